@@ -1,0 +1,1 @@
+"""Tables and pixels between the stages: manifest, labels, splits, store, dataset."""

@@ -1,0 +1,1 @@
+"""Figures from a table of predictions; knows no torch."""

@@ -1,0 +1,1 @@
+"""From a file to the grey values of one breast."""

@@ -1,0 +1,1 @@
+"""PatchDropout around an untouched timm vision transformer."""

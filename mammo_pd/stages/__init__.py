@@ -1,0 +1,1 @@
+"""What each command does: reads files, writes files, can be killed and run again."""

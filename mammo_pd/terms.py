@@ -1,0 +1,68 @@
+"""The words of the project as enumerations, in DICOM's own codes where DICOM has one."""
+
+from enum import StrEnum
+
+
+class Status(StrEnum):
+    """What became of one image found in the folder."""
+
+    OK = "ok"
+    EXCLUDED = "excluded"  # read, and by its nature not for training
+    FAILED = "failed"  # could not be read
+
+
+class Reason(StrEnum):
+    """Why an image is not ``ok``."""
+
+    NOT_MAMMOGRAPHY = "not_mammography"
+    MULTI_FRAME = "multi_frame"
+    NO_BREAST = "no_breast_found"
+    DUPLICATE = "duplicate_image"
+    NOT_IN_TABLE = "not_in_label_table"  # an image file that is not DICOM and that no row names
+
+    NOT_AN_IMAGE = "not_an_image"
+    UNREADABLE = "unreadable_file"
+    NO_PIXELS = "no_pixel_data"
+    COLOUR = "colour_image"
+    DECODE_FAILED = "decode_failed"
+    HEADER_CONTRADICTS = "header_contradicts_pixels"
+    EMPTY_PIXELS = "constant_pixels"
+    WORKER_DIED = "worker_died"
+    FILE_MISSING = "file_missing"
+
+
+class Laterality(StrEnum):
+    """Image Laterality (0020,0062)."""
+
+    LEFT = "L"
+    RIGHT = "R"
+
+
+class VoiPolicy(StrEnum):
+    """Which value-of-interest transformation makes the grey scale.
+
+    ``auto``: the VOI LUT Sequence, else the first window with its VOI LUT Function, else the full
+    stored range. ``lut`` and ``window`` insist on one; ``raw`` takes the stored range.
+    """
+
+    AUTO = "auto"
+    LUT = "lut"
+    WINDOW = "window"
+    RAW = "raw"
+
+
+class Level(StrEnum):
+    """The unit that a figure speaks of."""
+
+    IMAGE = "image"
+    BREAST = "breast"
+    EXAM = "exam"
+    PATIENT = "patient"
+
+
+class Split(StrEnum):
+    """Which part of a split an image belongs to."""
+
+    TRAIN = "train"
+    VAL = "val"
+    TEST = "test"
