@@ -1,0 +1,185 @@
+"""A timm vision transformer that is given kept patches instead of an image, else timm's own code.
+
+Shapes: B images, N patches on the grid, K of them kept, P the patch's side, D the embedding width.
+"""
+
+import difflib
+import pickle
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models import VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mammo_pd.errors import InputError
+
+
+class PatchViT(nn.Module):
+    """An untouched timm `VisionTransformer` behind an embedding that takes any subset of patches.
+
+    The weights are timm's, under timm's names, in ``self.vit``; so is everything after the
+    embedding (blocks, norm, pooling, head).
+
+    Raises:
+        InputError: the model is not a plain vision transformer with absolute position embeddings.
+    """
+
+    def __init__(self, vit: VisionTransformer) -> None:
+        super().__init__()
+        if type(vit) is not VisionTransformer or vit.pos_embed is None or vit.dynamic_img_size:
+            raise InputError(
+                f"{type(vit).__name__} is not a plain vision transformer with an absolute position "
+                "embedding, so patches cannot be dropped from it; choose one of timm's vit_*, "
+                "deit_*, deit3_* or *_dinov2 models."
+            )
+        self.vit = vit
+
+    @property
+    def patch_size(self) -> int:
+        """P, in pixels."""
+        return int(self.vit.patch_embed.patch_size[0])
+
+    @property
+    def grid_size(self) -> tuple[int, int]:
+        """Patches on the canvas, (rows, columns)."""
+        rows, columns = self.vit.patch_embed.grid_size
+        return int(rows), int(columns)
+
+    @property
+    def num_tokens(self) -> int:
+        """N, the patches of the whole canvas; class and register tokens are not counted."""
+        rows, columns = self.grid_size
+        return rows * columns
+
+    def forward(self, patches: Tensor, positions: Tensor) -> Tensor:
+        """Score images by their kept patches.
+
+        Args:
+            patches: (B, K, P * P) standardised pixels, one channel.
+            positions: (B, K) int64 in [0, N).
+
+        Returns:
+            (B, classes) logits. With all N patches this is timm's own forward.
+        """
+        x = self.embed(patches, positions)
+        x = self.vit.norm_pre(x)
+        x = self.vit.blocks(x)
+        x = self.vit.norm(x)
+        return self.vit.forward_head(x)  # type: ignore[no-any-return]
+
+    def embed(self, patches: Tensor, positions: Tensor) -> Tensor:
+        """Project kept patches and add the position embedding of where each one lies.
+
+        Class and register tokens are put in front as timm does; they are never dropped.
+
+        Args:
+            patches: (B, K, P * P) standardised pixels, one channel.
+            positions: (B, K) int64 in [0, N).
+
+        Returns:
+            (B, prefix tokens + K, D).
+        """
+        vit = self.vit
+        projection = vit.patch_embed.proj
+        x = F.linear(patches, projection.weight.flatten(1), projection.bias)
+        x = vit.patch_embed.norm(x)
+
+        in_prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
+        x = x + vit.pos_embed[0, in_prefix:][positions]
+        prefix = [token for token in (vit.cls_token, vit.reg_token) if token is not None]
+        if prefix:
+            front = torch.cat(prefix, dim=1)
+            if in_prefix:
+                front = front + vit.pos_embed[:, :in_prefix]
+            x = torch.cat([front.expand(len(x), -1, -1), x], dim=1)
+        return vit.pos_drop(x)  # type: ignore[no-any-return]
+
+
+def build_vit(
+    name: str,
+    canvas: tuple[int, int],
+    *,
+    weights: str | None = None,
+    drop_path_rate: float = 0.0,
+    global_pool: str | None = None,
+) -> PatchViT:
+    """Build a timm vision transformer for one-channel images of any canvas, with one logit.
+
+    Args:
+        name: timm's name of the model, such as ``vit_small_patch16_224``.
+        canvas: (height, width) in pixels, multiples of the patch size.
+        weights: None for random weights; a local file (safetensors, or a PyTorch state dict, read
+            without unpickling code); or ``"timm"`` for the weights that timm's hub has under
+            ``name``. The position embedding is resampled to the canvas, three input channels are
+            summed to one.
+        drop_path_rate: stochastic depth.
+        global_pool: timm's ``global_pool``; None takes the model's own.
+
+    Raises:
+        InputError: no such model, not a plain vision transformer, a canvas that is no multiple of
+            the patch size, or weights that cannot be had or do not fit.
+    """
+    _check_name(name)
+    options: dict[str, Any] = {"drop_path_rate": drop_path_rate}
+    if global_pool is not None:
+        options["global_pool"] = global_pool
+    if weights not in (None, "timm"):
+        options["pretrained_cfg_overlay"] = _local_weights(Path(str(weights)))
+    try:
+        vit = timm.create_model(
+            name,
+            pretrained=weights is not None,
+            img_size=canvas,
+            in_chans=1,
+            num_classes=1,
+            **options,
+        )
+    except (TypeError, AssertionError) as error:
+        raise InputError(
+            f"timm cannot build {name!r} for a canvas of {canvas[0]}x{canvas[1]}: {error}. "
+            "Choose a plain vision transformer (vit_*, deit_*, deit3_*) and a canvas that is a "
+            "multiple of its patch size."
+        ) from error
+    except (RuntimeError, OSError, pickle.UnpicklingError) as error:
+        if weights is None:
+            raise
+        raise InputError(
+            f"the weights {weights!r} cannot be loaded into {name!r}: "
+            f"{str(error).splitlines()[0][:300]}. Give a file saved from the same architecture, "
+            "or, where there is no network, download it elsewhere and name the file."
+        ) from error
+    return PatchViT(vit)
+
+
+def patch_size_of(name: str) -> int:
+    """The patch's side in pixels of a timm model, without making its weights.
+
+    Raises:
+        InputError: no such model, or not a vision transformer.
+    """
+    _check_name(name)
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    return PatchViT(model).patch_size
+
+
+def _check_name(name: str) -> None:
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models("*vit*"), n=4)
+        raise InputError(
+            f"timm {timm.__version__} has no model {name!r}; "
+            + (f"near it are {', '.join(near)}." if near else "try vit_small_patch16_224.")
+        )
+
+
+def _local_weights(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise InputError(
+            f"the weights file {file} does not exist; give a local file, or 'timm' for the weights "
+            "of timm's hub where there is a network."
+        )
+    # Google's .npz checkpoints have a loader of their own in timm.
+    return {"file": str(file), "custom_load": file.suffix == ".npz"}

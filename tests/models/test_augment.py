@@ -1,0 +1,162 @@
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mammo_pd.models.augment import (
+    AugmentSettings,
+    RaggedImages,
+    change_intensity,
+    compose,
+    draw_affine,
+    fit_canvas,
+    sample_patches,
+)
+from mammo_pd.models.patch_dropout import draw_uniform, image_key
+
+STILL = AugmentSettings(0, 0, 0, 0, 0, 0, 0)
+PATCH = 8
+
+
+def ragged(*images: Tensor) -> RaggedImages:
+    """Images of float values 0 to 65535 as the stored uint16, viewed as int16."""
+    sizes = torch.tensor([image.numel() for image in images])
+    flat = torch.cat([image.flatten() for image in images]).to(torch.int32)
+    return RaggedImages(
+        pixels=torch.where(flat > 32767, flat - 65536, flat).to(torch.int16),
+        offsets=torch.cumsum(sizes, 0) - sizes,
+        heights=torch.tensor([image.shape[0] for image in images]),
+        widths=torch.tensor([image.shape[1] for image in images]),
+    )
+
+
+def random_image(height: int, width: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 65536, (height, width), generator=generator).float()
+
+
+def patchify(image: Tensor, patch: int = PATCH) -> Tensor:
+    """(H, W) to (N, P * P), by torch's own unfold."""
+    return F.unfold(image[None, None], patch, stride=patch)[0].T
+
+
+def keys_of(count: int) -> Tensor:
+    return torch.tensor([image_key(0, 0, str(i)) for i in range(count)])
+
+
+def warp_whole(image: Tensor, matrix: Tensor, canvas: tuple[int, int]) -> Tensor:
+    """The whole image through the same map by torch's grid_sample, the oracle."""
+    row, column = torch.meshgrid(
+        torch.arange(canvas[0]) + 0.5, torch.arange(canvas[1]) + 0.5, indexing="ij"
+    )
+    at = torch.stack([row, column, torch.ones_like(row)], -1) @ matrix.T
+    grid = torch.stack([at[..., 1] / image.shape[1], at[..., 0] / image.shape[0]], -1) * 2 - 1
+    return F.grid_sample(
+        image[None, None].double(), grid[None].double(), padding_mode="zeros", align_corners=False
+    )[0, 0].float()
+
+
+def test_identity_equals_patchify() -> None:
+    canvas = (48, 40)
+    images = [random_image(*canvas, seed=seed) for seed in range(3)]
+    batch = ragged(*images)
+    positions = draw_uniform(keys_of(3), 30, 7)
+    matrix = compose(
+        fit_canvas(batch.heights, batch.widths, canvas), draw_affine(keys_of(3), canvas, STILL)
+    )
+    sampled = sample_patches(batch, matrix, positions, canvas[1] // PATCH, PATCH)
+    for index, image in enumerate(images):
+        assert torch.equal(sampled[index], patchify(image)[positions[index]])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        AugmentSettings(0, 1, 0, 0, 0, 0, 0),
+        AugmentSettings(1, 0, 0, 0, 0, 0, 0),
+        AugmentSettings(0, 0, 45, 0, 0, 0, 0),
+        AugmentSettings(0, 0, 0, 0.5, 0, 0, 0),
+        AugmentSettings(0, 0, 0, 0, 0.3, 0, 0),
+        AugmentSettings(0.5, 0.5, 30, 0.2, 0.1, 0, 0),
+    ],
+    ids=["vertical", "horizontal", "rotation", "scale", "shift", "all"],
+)
+def test_kept_patches_equal_warping_the_whole_image_first(settings: AugmentSettings) -> None:
+    canvas = (64, 48)
+    images = [random_image(90, 50, 1), random_image(61, 77, 2), random_image(64, 48, 3)]
+    batch, keys = ragged(*images), keys_of(3)
+    matrix = compose(
+        fit_canvas(batch.heights, batch.widths, canvas), draw_affine(keys, canvas, settings)
+    )
+    positions = draw_uniform(keys, 48, 12)
+    sampled = sample_patches(batch, matrix, positions, canvas[1] // PATCH, PATCH)
+    for index, image in enumerate(images):
+        whole = patchify(warp_whole(image, matrix[index], canvas))
+        # Grey values of up to 65535: float32 coordinates are good to a few of them.
+        torch.testing.assert_close(sampled[index], whole[positions[index]], atol=8.0, rtol=0)
+
+
+def test_flip_twice_is_the_identity() -> None:
+    canvas = (32, 24)
+    flip = draw_affine(keys_of(1), canvas, AugmentSettings(1, 1, 0, 0, 0, 0, 0))
+    still = draw_affine(keys_of(1), canvas, STILL)
+    torch.testing.assert_close(compose(flip, flip), still)
+    image = random_image(*canvas)
+    every = torch.arange(12)[None]
+    flipped = sample_patches(ragged(image), flip, every, 3, PATCH)
+    assert torch.equal(flipped[0], patchify(image.flip(0, 1)))
+
+
+def test_fit_keeps_the_aspect_ratio_and_the_chest_wall_at_the_left() -> None:
+    matrix = fit_canvas(torch.tensor([200, 100]), torch.tensor([50, 100]), (100, 80))
+    assert matrix[:, 0, 0].tolist() == [2.0, 1.25]
+    assert torch.equal(matrix[:, 0, 0], matrix[:, 1, 1])
+    assert matrix[:, 1, 2].tolist() == [0.0, 0.0]
+    # The image's middle row lies in the canvas's middle row.
+    assert (matrix[:, 0, 0] * 50 + matrix[:, 0, 2]).tolist() == [100.0, 50.0]
+
+
+def test_outside_the_image_is_air() -> None:
+    image = torch.full((64, 16), 65535.0)
+    batch = ragged(image)
+    matrix = fit_canvas(batch.heights, batch.widths, (64, 64))
+    sampled = sample_patches(batch, matrix, torch.arange(64)[None], 8, PATCH)
+    canvas = F.fold(sampled[0].T[None], (64, 64), PATCH, stride=PATCH)[0, 0]
+    assert (canvas[:, :16] == 65535).all()
+    assert (canvas[:, 16:] == 0).all()
+
+
+def test_every_affine_draw_lies_within_its_settings() -> None:
+    settings = AugmentSettings(0.5, 0.5, 15, 0.1, 0.05, 0, 0)
+    linear = draw_affine(keys_of(2000), (100, 80), settings)[:, :, :2]
+    zoom = torch.linalg.det(linear).abs().rsqrt()
+    assert zoom.min() > 0.8999
+    assert zoom.max() < 1.1001
+    assert zoom.std() > 0.05
+    mirrored = (torch.linalg.det(linear) < 0).float().mean()
+    assert abs(mirrored - 0.5) < 0.06
+    tilt = torch.atan2(linear[:, 0, 1].abs(), linear[:, 0, 0].abs()) * 180 / math.pi
+    assert tilt.max() < 15.001
+    assert tilt.max() > 14
+
+
+def test_intensity_leaves_air_and_changes_each_image_by_its_own_draw() -> None:
+    pixels = torch.linspace(0, 1, 64).expand(5, 2, 64)
+    keys = keys_of(5)
+    changed = change_intensity(pixels, keys, AugmentSettings())
+    assert (changed[:, :, 0] == 0).all()
+    assert changed.min() >= 0
+    assert changed.max() <= 1
+    assert len(changed[:, 0, 20].unique()) == 5
+    assert torch.equal(change_intensity(pixels, keys, STILL), pixels)
+
+
+def test_settings_out_of_range_are_refused() -> None:
+    with pytest.raises(ValueError, match="vertical_flip"):
+        AugmentSettings(vertical_flip=1.5)
+    with pytest.raises(ValueError, match="rotation_degrees"):
+        AugmentSettings(rotation_degrees=-1)
+    with pytest.raises(ValueError, match="scale"):
+        AugmentSettings(scale=1.0)

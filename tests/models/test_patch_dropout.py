@@ -1,0 +1,84 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from timm.layers import PatchDropout
+
+from mammo_pd.models import patch_dropout
+from mammo_pd.models.patch_dropout import count_kept, draw_uniform, hashed, image_key
+
+
+def keys_of(*image_ids: str, seed: int = 0, epoch: int = 0) -> torch.Tensor:
+    return torch.tensor([image_key(seed, epoch, image_id) for image_id in image_ids])
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "keep_rate", "expected"),
+    [(196, 0.25, 49), (3136, 0.25, 784), (140 * 70, 0.1, 980), (4096, 1.0, 4096), (10, 0.01, 1)],
+)
+def test_kept_count_is_the_papers(num_tokens: int, keep_rate: float, expected: int) -> None:
+    assert count_kept(num_tokens, keep_rate) == expected
+
+
+def test_timm_counts_one_lower_where_the_rounding_differs() -> None:
+    dropped = PatchDropout(0.9, num_prefix_tokens=0).train()
+    assert dropped(torch.zeros(1, 9800, 1)).shape[1] == 979
+    assert count_kept(9800, 0.1) == 980
+
+
+@pytest.mark.parametrize("keep_rate", [0, -0.1, 1.01, float("nan")])
+def test_keep_rate_out_of_range_is_refused(keep_rate: float) -> None:
+    with pytest.raises(ValueError, match="keep_rate"):
+        count_kept(100, keep_rate)
+
+
+@given(st.integers(1, 300), st.floats(0.01, 1.0), st.integers(0, 2**31))
+def test_draws_are_sorted_positions_without_repeats(n: int, keep: float, seed: int) -> None:
+    kept = count_kept(n, keep)
+    drawn = draw_uniform(keys_of("a", "b", seed=seed), n, kept)
+    assert drawn.shape == (2, kept)
+    assert (drawn[:, 1:] > drawn[:, :-1]).all()
+    assert drawn.min() >= 0
+    assert drawn.max() < n
+
+
+def test_draw_depends_on_image_seed_and_epoch_only() -> None:
+    together = draw_uniform(keys_of("a", "b", "c"), 196, 49)
+    reordered = draw_uniform(keys_of("c", "a"), 196, 49)
+    assert torch.equal(together[[2, 0]], reordered)
+    for other in (keys_of("a", seed=1), keys_of("a", epoch=1), keys_of("d")):
+        assert not torch.equal(draw_uniform(other, 196, 49)[0], together[0])
+
+
+def test_every_position_is_kept_equally_often() -> None:
+    keys = keys_of(*map(str, range(4000)))
+    counts = draw_uniform(keys, 64, 16).flatten().bincount(minlength=64)
+    # 1000 expected, binomial: six standard deviations either way.
+    assert (counts - 1000).abs().max() < 6 * (4000 * 0.25 * 0.75) ** 0.5
+
+
+def test_pairs_of_positions_are_kept_independently() -> None:
+    keys = keys_of(*map(str, range(20000)))
+    drawn = draw_uniform(keys, 8, 4)
+    both = ((drawn == 0).any(1) & (drawn == 7).any(1)).float().mean()
+    assert abs(both - 3 / 14) < 6 * (3 / 14 * 11 / 14 / 20000) ** 0.5
+
+
+def test_keep_all_is_every_position_in_order() -> None:
+    assert torch.equal(draw_uniform(keys_of("a"), 9, 9)[0], torch.arange(9))
+
+
+def test_hash_is_splitmix64() -> None:
+    # The first outputs for seed 1234567 that its authors' implementation prints.
+    published = [6457827717110365317, 3203168211198807973, 9817491932198370423]
+    state = torch.tensor([1234567]) + torch.arange(1, 4) * patch_dropout._GOLDEN_GAMMA
+    mixed = [value % 2**64 for value in patch_dropout._mix(state).tolist()]
+    assert mixed == published
+    assert hashed(torch.tensor([5]), 3, 0).max() < 2**53
+
+
+@pytest.mark.gpu
+def test_draw_is_the_same_on_the_gpu() -> None:
+    keys = keys_of(*map(str, range(32)))
+    here = draw_uniform(keys, 4096, 1024)
+    assert torch.equal(draw_uniform(keys.cuda(), 4096, 1024).cpu(), here)

@@ -1,0 +1,137 @@
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch.nn import functional as F
+
+from mammo_pd.errors import InputError
+from mammo_pd.models.augment import AugmentSettings, RaggedImages
+from mammo_pd.models.patch_dropout import image_key
+from mammo_pd.models.sampler import PatchSampler
+from mammo_pd.models.vit import PatchViT, build_vit, patch_size_of
+
+CANVAS = (96, 64)
+NAMES = {
+    "class token": ("vit_tiny_patch16_224", None),
+    "average pooled": ("vit_tiny_patch16_224", "avg"),
+    "deit3, class token not embedded": ("deit3_small_patch16_224", None),
+    "registers": ("vit_wee_patch16_reg1_gap_256", None),
+    "dinov2": ("vit_small_patch14_dinov2", None),
+}
+
+
+def vit_of(kind: str) -> PatchViT:
+    torch.manual_seed(0)
+    name, pool = NAMES[kind]
+    canvas = (98, 70) if "patch14" in name else CANVAS
+    model = build_vit(name, canvas, global_pool=pool).eval()
+    # A fresh position embedding is small; large ones show a wrong position clearly.
+    torch.nn.init.normal_(model.vit.pos_embed)
+    return model
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_keep_1_without_augmentation_equals_timms_own_forward(kind: str) -> None:
+    model = vit_of(kind)
+    canvas = tuple(side * model.patch_size for side in model.grid_size)
+    sampler = PatchSampler(canvas, model.patch_size)
+    stored = torch.randint(0, 65536, (2, *canvas), dtype=torch.int32)
+    images = RaggedImages(
+        pixels=torch.where(stored > 32767, stored - 65536, stored).to(torch.int16).flatten(),
+        offsets=torch.tensor([0, stored[0].numel()]),
+        heights=torch.tensor([canvas[0]] * 2),
+        widths=torch.tensor([canvas[1]] * 2),
+    )
+    still = AugmentSettings(0, 0, 0, 0, 0, 0, 0)
+    keys = torch.tensor([image_key(0, 0, "a"), image_key(0, 0, "b")])
+    with torch.no_grad():
+        expected = model.vit((stored[:, None].float() / 65535 - 0.5) / 0.5)
+        trained = model(*sampler.for_training(images, keys, 1.0, still))
+        evaluated = model(*sampler.for_evaluation(images))
+    assert expected.std() > 0
+    torch.testing.assert_close(trained, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(evaluated, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_dropping_before_embedding_equals_dropping_after(kind: str) -> None:
+    model = vit_of(kind)
+    rows, columns = model.grid_size
+    image = torch.randn(1, 1, rows * model.patch_size, columns * model.patch_size)
+    kept = torch.tensor([[0, 3, 4, 11, rows * columns - 1]])
+    with torch.no_grad():
+        whole = model.vit._pos_embed(model.vit.patch_embed(image))
+        prefix = model.vit.num_prefix_tokens
+        expected = torch.cat([whole[:, :prefix], whole[:, prefix:][:, kept[0]]], dim=1)
+        patches = F.unfold(image, model.patch_size, stride=model.patch_size).mT[:, kept[0]]
+        embedded = model.embed(patches, kept)
+    torch.testing.assert_close(embedded, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_positions_are_attended_to_as_a_set() -> None:
+    model = vit_of("class token")
+    patches, positions = torch.randn(1, 6, 256), torch.tensor([[1, 5, 7, 9, 12, 20]])
+    order = torch.tensor([3, 0, 5, 1, 4, 2])
+    with torch.no_grad():
+        torch.testing.assert_close(
+            model(patches[:, order], positions[:, order]), model(patches, positions)
+        )
+        moved = model(patches, positions + 1)
+    assert not torch.allclose(moved, model(patches, positions))
+
+
+def test_embedding_gradient_reaches_kept_positions_only() -> None:
+    model = vit_of("class token")
+    model(torch.randn(1, 2, 256), torch.tensor([[2, 9]])).sum().backward()
+    touched = model.vit.pos_embed.grad.abs().sum(-1)[0] > 0
+    assert touched.nonzero().flatten().tolist() == [0, 3, 10]
+
+
+def test_local_weights_are_resampled_to_canvas_and_channel(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    source = timm.create_model("vit_tiny_patch16_224", num_classes=1000)
+    save_file(source.state_dict(), tmp_path / "w.safetensors")
+    torch.save(source.state_dict(), tmp_path / "w.pth")
+    for file in ("w.safetensors", "w.pth"):
+        model = build_vit("vit_tiny_patch16_224", CANVAS, weights=str(tmp_path / file))
+        assert model.vit.pos_embed.shape == (1, 1 + 24, 192)
+        torch.testing.assert_close(
+            model.vit.patch_embed.proj.weight,
+            source.patch_embed.proj.weight.sum(1, keepdim=True),
+        )
+        torch.testing.assert_close(
+            model.vit.blocks[3].mlp.fc1.weight, source.blocks[3].mlp.fc1.weight
+        )
+
+
+def test_weights_that_hold_code_are_not_run(tmp_path: Path) -> None:
+    class Payload:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return Path.touch, (tmp_path / "ran",)  # type: ignore[return-value]
+
+    torch.save({"state_dict": Payload()}, tmp_path / "w.pth")
+    with pytest.raises(InputError, match="weights"):
+        build_vit("vit_tiny_patch16_224", CANVAS, weights=str(tmp_path / "w.pth"))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
+    save_file(timm.create_model("vit_small_patch16_224").state_dict(), tmp_path / "w.safetensors")
+    with pytest.raises(InputError, match=r"w\.safetensors"):
+        build_vit("vit_tiny_patch16_224", CANVAS, weights=str(tmp_path / "w.safetensors"))
+    with pytest.raises(InputError, match="does not exist"):
+        build_vit("vit_tiny_patch16_224", CANVAS, weights=str(tmp_path / "none.safetensors"))
+
+
+def test_models_that_cannot_drop_patches_are_refused() -> None:
+    with pytest.raises(InputError, match="plain vision transformer"):
+        build_vit("resnet18", CANVAS)
+    with pytest.raises(InputError, match="vit_tiny_patch16_224"):
+        build_vit("vit_tiny_patch16_225", CANVAS)
+
+
+def test_patch_size_is_known_before_the_canvas() -> None:
+    assert patch_size_of("vit_tiny_patch16_224") == 16
+    assert patch_size_of("vit_small_patch14_dinov2") == 14
