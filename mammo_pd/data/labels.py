@@ -1,0 +1,214 @@
+"""The label table: a CSV that says of each image whether it is positive, and what else is known.
+
+It is checked whole before anything else happens. Rows find their image by ``path``,
+``sop_instance_uid`` or the data set's own ``image_id``.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mammo_pd.data.manifest import MANIFEST_SCHEMA
+from mammo_pd.errors import InputError
+
+_PATH_COLUMNS = ("path", "file", "filename", "image_path")
+_KEYS = (*_PATH_COLUMNS, "sop_instance_uid", "image_id")
+_OVERRIDES = ("laterality", "view", "age")
+# Columns that may hold a name or an identifier stay out of the manifest; places and devices are
+# wanted as strata.
+_PERSONAL = re.compile(r"(^|_)(id|ids|uid|path|file|filename|name|accession|birth|dob|mrn)(_|$)")
+_NOT_PERSONAL = ("site_id", "machine_id")
+_LATERALITY = {"l": "L", "left": "L", "r": "R", "right": "R"}
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """The rows of a label table, found by any of three keys.
+
+    Attributes:
+        source: where it came from.
+        definition: a sentence on what makes an image positive, for reports.
+        carried: the columns that are carried along to the manifest.
+        rows: one dictionary per image: ``label`` (0, 1 or None), ``patient_id``, ``exam_id``,
+            ``laterality``, ``view``, ``age`` (or None each) and ``further``.
+    """
+
+    source: Path
+    definition: str
+    carried: tuple[str, ...]
+    rows: tuple[dict[str, Any], ...]
+    _by_path: dict[Path, int]
+    _by_name: dict[str, int]
+    _by_uid: dict[str, int]
+    _by_image_id: dict[str, int]
+
+    def find(self, path: Path, sop_instance_uid: str | None = None) -> int | None:
+        """The index in `rows` of an image, or None.
+
+        A path in the table is relative to the table, or to the folder of images. The data set's
+        ``image_id`` is the file's stem, the last part of one (``train_images_10011_1031443799``),
+        or the last component of the SOP Instance UID, as in the RSNA set.
+        """
+        found = self._by_path.get(path.resolve())
+        if found is None and self._by_name:
+            parts = path.parts
+            for start in range(len(parts)):
+                found = self._by_name.get("/".join(parts[start:]))
+                if found is not None:
+                    break
+        if found is None and sop_instance_uid:
+            found = self._by_uid.get(sop_instance_uid)
+            if found is None:
+                found = self._by_image_id.get(sop_instance_uid.rpartition(".")[2])
+        if found is None:
+            found = self._by_image_id.get(path.stem)
+        if found is None:
+            found = self._by_image_id.get(path.stem.rpartition("_")[2])
+        return found
+
+
+def read_labels(
+    path: Path, *, label_column: str | None = None, positive: Iterable[str] = ()
+) -> LabelTable:
+    """Read and check a label table.
+
+    Args:
+        path: CSV with a header.
+        label_column: the column that holds the label; by default ``label``, else ``cancer``.
+        positive: the values that count as positive; by default 1 (and true, yes). With it, every
+            other value is negative; an empty cell is no label.
+
+    Returns:
+        The table.
+
+    Raises:
+        InputError: no such file, no column that finds an image, an image named twice, a label
+            that is neither 0 nor 1.
+    """
+    frame = _read_csv(path)
+    keys = [name for name in _KEYS if name in frame.columns]
+    if not keys:
+        raise InputError(
+            f"{path} has no column that finds an image; add one of path, sop_instance_uid or "
+            f"image_id. It has: {', '.join(frame.columns)}."
+        )
+    for name in keys:
+        _refuse_repeats(frame, name, path)
+    label = _read_label(frame, path, label_column, tuple(positive))
+    label_name = _label_column(frame, path, label_column)
+
+    reserved = {*MANIFEST_SCHEMA.names, *keys, "patient_id", "exam_id"}
+    carried = tuple(
+        name
+        for name in frame.columns
+        if name not in reserved and (name in _NOT_PERSONAL or not _PERSONAL.search(name.lower()))
+    )
+    rows = []
+    for index, record in enumerate(frame.to_dict("records")):
+        row: dict[str, Any] = {
+            "label": label[index],
+            "patient_id": record.get("patient_id") or None,
+            "exam_id": record.get("exam_id") or record.get("study_id") or None,
+            "further": {name: record[name] or None for name in carried},
+        }
+        for name in _OVERRIDES:
+            row[name] = record.get(name) or None
+        row["view"] = row["view"] or record.get("view_position") or None
+        if row["laterality"] is not None:
+            row["laterality"] = _LATERALITY.get(row["laterality"].strip().lower())
+        if row["age"] is not None:
+            row["age"] = pd.to_numeric(row["age"], errors="coerce")
+        rows.append(row)
+
+    values = ", ".join(positive) if positive else "1"
+    return LabelTable(
+        source=path,
+        definition=f"positive where the label table's column {label_name} is {values}",
+        carried=carried,
+        rows=tuple(rows),
+        _by_path=_index(frame, _PATH_COLUMNS, lambda value: path.parent.resolve() / value),
+        _by_name=_index(frame, _PATH_COLUMNS, lambda value: value.replace("\\", "/")),
+        _by_uid=_index(frame, ("sop_instance_uid",), str),
+        _by_image_id=_index(frame, ("image_id",), str),
+    )
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    if not path.is_file():
+        raise InputError(f"the label table {path} does not exist; give a CSV file with a header.")
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (ValueError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"the label table {path} cannot be read as CSV ({error}); save it as "
+            "comma-separated UTF-8 with one header line."
+        ) from error
+    if frame.empty:
+        raise InputError(f"the label table {path} has no rows; give one row per image.")
+    frame.columns = frame.columns.str.strip()
+    stripped: pd.DataFrame = frame.apply(lambda column: column.str.strip())
+    return stripped
+
+
+def _refuse_repeats(frame: pd.DataFrame, key: str, path: Path) -> None:
+    named = frame[frame[key] != ""]
+    repeated = named[named[key].duplicated(keep=False)]
+    if repeated.empty:
+        return
+    value = repeated[key].iloc[0]
+    same = repeated[repeated[key] == value]
+    lines = ", ".join(str(index + 2) for index in same.index[:4])
+    kind = "repeat" if len(same.drop_duplicates()) == 1 else "contradict"
+    raise InputError(
+        f"{path}: {len(repeated)} rows share their {key} with another; lines {lines} {kind} one "
+        "another. Keep one row per image."
+    )
+
+
+def _label_column(frame: pd.DataFrame, path: Path, wanted: str | None) -> str:
+    for name in (wanted,) if wanted else ("label", "cancer"):
+        if name in frame.columns:
+            return name
+    raise InputError(
+        f"{path} has no column {wanted or 'label'!r}; name one with --label-column. "
+        f"It has: {', '.join(frame.columns)}."
+    )
+
+
+def _read_label(
+    frame: pd.DataFrame, path: Path, label_column: str | None, positive: tuple[str, ...]
+) -> list[int | None]:
+    name = _label_column(frame, path, label_column)
+    values = frame[name]
+    if positive:
+        unknown = sorted(set(positive) - set(values))
+        if unknown:
+            raise InputError(
+                f"{path}: no row's {name} is {', '.join(unknown)}, so nothing would be positive; "
+                f"it holds {', '.join(sorted(set(values))[:10])}."
+            )
+        return [None if value == "" else int(value in positive) for value in values]
+    known = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1, "no": 0, "yes": 1, "": None}
+    for line, value in enumerate(values, start=2):
+        if value.lower() not in known:
+            raise InputError(
+                f"{path}, line {line}: the {name} {value!r} is neither 0 nor 1; say which values "
+                f"are positive with --positive, such as --positive {value}."
+            )
+    return [known[value.lower()] for value in values]
+
+
+def _index(
+    frame: pd.DataFrame, columns: Iterable[str], make_key: Callable[[str], Any]
+) -> dict[Any, int]:
+    return {
+        make_key(value): row
+        for name in columns
+        if name in frame.columns
+        for row, value in enumerate(frame[name])
+        if value
+    }

@@ -1,0 +1,124 @@
+"""The manifest, one row per image found: its columns, reading it, writing it."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mammo_pd.errors import InputError
+from mammo_pd.files import write_beside
+from mammo_pd.terms import Status
+
+MANIFEST_SCHEMA = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("patient_id", pa.string()),
+        ("exam_id", pa.string()),
+        ("laterality", pa.string()),
+        ("view", pa.string()),
+        ("label", pa.int8()),
+        ("status", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("decoder", pa.string()),
+        ("transfer_syntax", pa.string()),
+        ("photometric_interpretation", pa.string()),
+        ("voi_applied", pa.string()),
+        ("rows", pa.int32()),
+        ("columns", pa.int32()),
+        ("crop_top", pa.int32()),
+        ("crop_left", pa.int32()),
+        ("crop_height", pa.int32()),
+        ("crop_width", pa.int32()),
+        ("flipped", pa.bool_()),
+        ("image_side", pa.string()),
+        ("laterality_agrees", pa.bool_()),
+        ("breast_verdict", pa.string()),
+        ("breast_area_fraction", pa.float32()),
+        ("breast_solidity", pa.float32()),
+        ("imager_pixel_spacing_row", pa.float64()),
+        ("imager_pixel_spacing_column", pa.float64()),
+        ("manufacturer", pa.string()),
+        ("model", pa.string()),
+        ("age", pa.float32()),
+        ("processing", pa.string()),
+        ("burned_in_annotation", pa.string()),
+        ("implant", pa.bool_()),
+        ("phantom", pa.bool_()),
+        ("patient_id_source", pa.string()),
+        ("pixel_hash", pa.string()),
+        ("fingerprint", pa.string()),
+    ]
+)
+
+_ROWS_PER_GROUP = 20_000
+
+
+def write_manifest(path: Path, rows: Iterable[dict[str, Any]], further: pa.Schema) -> int:
+    """Write the manifest whole, a group of rows at a time, so that a million do not sit in memory.
+
+    Args:
+        path: the Parquet file, replaced when complete.
+        rows: one dictionary per image; a column that is missing becomes null.
+        further: columns of the label table that are carried along, after the manifest's own.
+
+    Returns:
+        How many rows were written.
+    """
+    schema = pa.unify_schemas([MANIFEST_SCHEMA, further])
+    count = 0
+    group: list[dict[str, Any]] = []
+    with write_beside(path) as beside, pq.ParquetWriter(beside, schema) as writer:
+        for row in rows:
+            group.append(row)
+            if len(group) == _ROWS_PER_GROUP:
+                writer.write_table(pa.Table.from_pylist(group, schema))
+                count, group = count + len(group), []
+        writer.write_table(pa.Table.from_pylist(group, schema))
+    return count + len(group)
+
+
+def read_manifest(path: Path, *, status: Status | None = Status.OK) -> pd.DataFrame:
+    """Read the manifest, by default the images that can be used, sorted by ``image_id``.
+
+    Args:
+        path: the Parquet file.
+        status: only rows of this status; None for all.
+
+    Returns:
+        One row per image, with pandas' nullable types, so that a missing label stays missing.
+
+    Raises:
+        InputError: there is no manifest, it is not one, or a column is missing.
+    """
+    if not path.is_file():
+        raise InputError(
+            f"there is no manifest at {path}; make the store with: mammo-pd preprocess DICOM_DIR"
+        )
+    try:
+        table = pq.read_table(
+            path, filters=None if status is None else [("status", "=", str(status))]
+        )
+    except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
+        raise InputError(
+            f"{path} is not a manifest ({str(error).splitlines()[0]}); "
+            "make it anew with: mammo-pd preprocess DICOM_DIR"
+        ) from error
+    missing = [name for name in MANIFEST_SCHEMA.names if name not in table.column_names]
+    if missing:
+        raise InputError(
+            f"{path} lacks the columns {', '.join(missing)}; it was written by another version: "
+            "make it anew with: mammo-pd preprocess DICOM_DIR"
+        )
+    types = {
+        pa.string(): pd.StringDtype(),
+        pa.int8(): pd.Int8Dtype(),
+        pa.int32(): pd.Int32Dtype(),
+        pa.int64(): pd.Int64Dtype(),
+        pa.bool_(): pd.BooleanDtype(),
+    }
+    frame: pd.DataFrame = table.to_pandas(types_mapper=types.get)
+    return frame.sort_values("image_id", ignore_index=True)

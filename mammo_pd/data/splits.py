@@ -1,0 +1,269 @@
+"""Patient-level splits: made, hashed, written, read back and checked; a leak is an error.
+
+A patient is more than a patient ID: IDs are joined wherever two of them share an exam or hold
+pixel-identical images, since archives give one woman several IDs and one film several names.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mammo_pd.errors import InputError
+from mammo_pd.files import write_beside, write_text
+from mammo_pd.terms import Split
+
+_LINKS = ("patient_id", "exam_id", "pixel_hash")
+_STRATIFY = ("manufacturer", "site_id")
+
+
+@dataclass(frozen=True)
+class SplitTable:
+    """Which image belongs to which part.
+
+    Attributes:
+        name: what it is called in the store.
+        table: ``image_id``, ``patient_id`` and ``split`` or ``fold``, sorted by ``image_id``.
+        hash: of the table; it changes if one image changes sides.
+    """
+
+    name: str
+    table: pd.DataFrame
+    hash: str
+
+    @property
+    def folds(self) -> int | None:
+        """How many folds; None for train, val and test."""
+        return int(self.table["fold"].max()) + 1 if "fold" in self.table else None
+
+    def parts(self, fold: int | None = None) -> pd.Series:
+        """``train``, ``val`` or ``test`` for each row of `table`.
+
+        With folds, ``fold`` is tested on, the next one validates, and the rest train.
+
+        Raises:
+            InputError: a fold is asked for where there is none, or the other way round.
+        """
+        if self.folds is None:
+            if fold is not None:
+                raise InputError(
+                    f"the split {self.name} has no folds; leave --fold away, or make folds with: "
+                    "mammo-pd split --folds 5 --name folds"
+                )
+            return self.table["split"]
+        if fold is None or not 0 <= fold < self.folds:
+            raise InputError(
+                f"the split {self.name} has folds 0 to {self.folds - 1}; say which one to test on "
+                f"with --fold (was: {fold})."
+            )
+        numbers = self.table["fold"]
+        parts = pd.Series(str(Split.TRAIN), index=numbers.index, name="split")
+        parts[numbers == (fold + 1) % self.folds] = str(Split.VAL)
+        parts[numbers == fold] = str(Split.TEST)
+        return parts
+
+
+def patient_groups(manifest: pd.DataFrame) -> pd.Series:
+    """Number the groups of images that must stay on one side of every split.
+
+    Args:
+        manifest: rows with ``patient_id``, ``exam_id`` and ``pixel_hash``; missing values link
+            nothing.
+
+    Returns:
+        One integer per row, aligned with ``manifest``.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    rows, nodes, count = [], [], len(manifest)
+    for name in _LINKS:
+        codes, values = pd.factorize(manifest[name])
+        known = codes >= 0
+        rows.append(np.flatnonzero(known))
+        nodes.append(codes[known] + count)
+        count += len(values)
+    row, node = np.concatenate(rows), np.concatenate(nodes)
+    graph = coo_array((np.ones(len(row), dtype=np.int8), (row, node)), shape=(count, count))
+    _, component = connected_components(graph, directed=False)
+    return pd.Series(pd.factorize(component[: len(manifest)])[0], index=manifest.index)
+
+
+def make_split(
+    manifest: pd.DataFrame,
+    *,
+    name: str = "default",
+    fractions: tuple[float, float, float] = (0.7, 0.1, 0.2),
+    folds: int | None = None,
+    seed: int = 0,
+) -> SplitTable:
+    """Split patients into train, val and test, or into folds, stratified by label and vendor.
+
+    The same manifest and seed give the same split, whatever the order of the rows.
+
+    Args:
+        manifest: rows that can be used (status ``ok``).
+        name: what the split is called.
+        fractions: shares of train, val and test; they add up to 1.
+        folds: how many folds instead.
+        seed: of the shuffle.
+
+    Returns:
+        The split, checked for leaks.
+
+    Raises:
+        InputError: too few patients of a class to have one in every part.
+    """
+    if folds is None and (min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6):
+        raise InputError(
+            f"the fractions {fractions} are not three positive numbers that add up to 1; "
+            "give for instance --fractions 0.7 0.1 0.2"
+        )
+    if folds is not None and folds < 3:
+        raise InputError(
+            f"{folds} folds are too few: one tests, one validates, the rest train; give at least 3."
+        )
+    manifest = manifest.sort_values("image_id", ignore_index=True)
+    groups = patient_groups(manifest)
+    patients = _one_row_per_group(manifest, groups)
+    shares = [1 / folds] * folds if folds else list(fractions)
+    _refuse_too_few(patients, len(shares))
+    # Dealt out in this order, each part gets its share of every label, and within it of every
+    # vendor; the shuffle decides within a vendor.
+    patients["order"] = np.random.default_rng(seed).permutation(len(patients))
+    patients = patients.sort_values(["label", "vendor", "order"])
+    dealt = np.concatenate(
+        [_deal(len(same), shares) for _, same in patients.groupby("label", sort=True)]
+    )
+    assigned = pd.Series(dealt, index=patients.index, name="fold")
+    if not folds:
+        assigned = assigned.map(dict(enumerate(map(str, Split)))).rename("split")
+    table = manifest[["image_id", "patient_id"]].assign(
+        **{str(assigned.name): groups.map(assigned)}
+    )
+    split = SplitTable(name, table, _hash(table))
+    check_split(split, manifest)
+    return split
+
+
+def check_split(split: SplitTable, manifest: pd.DataFrame) -> None:
+    """Refuse a split with a patient on two sides.
+
+    Args:
+        split: the split.
+        manifest: rows that can be used; those that the split does not name are not looked at.
+
+    Raises:
+        InputError: a leak, or images that the manifest does not have.
+    """
+    column = "fold" if "fold" in split.table else "split"
+    joined = manifest.merge(split.table[["image_id", column]], on="image_id", how="inner")
+    if len(joined) < len(split.table):
+        raise InputError(
+            f"the split {split.name} names {len(split.table) - len(joined)} images that the store "
+            "does not have as usable; it belongs to another state of the store. Make a new one: "
+            "mammo-pd split --name NEW"
+        )
+    sides = joined.groupby(patient_groups(joined))[column].nunique()
+    leaks = int((sides > 1).sum())
+    if leaks:
+        raise InputError(
+            f"the split {split.name} has {leaks} patients on more than one side (by patient, exam "
+            "or identical pixels), so its figures would be too good; make a new one with: "
+            "mammo-pd split --name NEW"
+        )
+
+
+def write_split(split: SplitTable, folder: Path, facts: dict[str, Any]) -> Path:
+    """Write ``NAME.csv`` and beside it ``NAME.json`` with the hash and how it was made."""
+    path = folder / f"{split.name}.csv"
+    write_text(
+        path.with_suffix(".json"), json.dumps({"hash": split.hash, **facts}, indent=2) + "\n"
+    )
+    with write_beside(path) as beside:
+        split.table.to_csv(beside, index=False)
+    return path
+
+
+def read_split(folder: Path, name: str) -> SplitTable:
+    """Read a split and check that it is the one that was made.
+
+    Raises:
+        InputError: there is none of that name, or it was changed after it was made.
+    """
+    path = folder / f"{name}.csv"
+    if not path.is_file():
+        made = sorted(other.stem for other in folder.glob("*.csv"))
+        raise InputError(
+            f"there is no split {name!r} in {folder}"
+            + (f" (there are: {', '.join(made)})" if made else "")
+            + f"; make it with: mammo-pd split --name {name}"
+        )
+    try:
+        table = pd.read_csv(path, dtype={"image_id": "string", "patient_id": "string"})
+        expected = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["hash"]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"the split {path} cannot be read ({error}); make a new one: mammo-pd split --name NEW"
+        ) from error
+    missing = {"image_id", "patient_id"} - set(table.columns)
+    if missing or not {"split", "fold"} & set(table.columns):
+        raise InputError(f"{path} needs the columns image_id, patient_id and split or fold.")
+    found = _hash(table)
+    if found != expected:
+        raise InputError(
+            f"{path} was changed after it was made (hash {found[:12]}, was {expected[:12]}); "
+            "restore it, or make a new one: mammo-pd split --name NEW"
+        )
+    return SplitTable(name, table.sort_values("image_id", ignore_index=True), found)
+
+
+def _hash(table: pd.DataFrame) -> str:
+    column = "fold" if "fold" in table else "split"
+    lines = sorted(table["image_id"] + "," + table[column].astype(str))
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _one_row_per_group(manifest: pd.DataFrame, groups: pd.Series) -> pd.DataFrame:
+    vendor = [manifest[name].fillna("") for name in _STRATIFY if name in manifest]
+    label = manifest["label"].astype("Float64")
+    return pd.DataFrame(
+        {
+            "label": label.groupby(groups).max().map({0.0: "0", 1.0: "1"}).fillna("unknown"),
+            "vendor": pd.concat(vendor, axis=1)
+            .astype(str)
+            .agg("/".join, axis=1)
+            .groupby(groups)
+            .first(),
+        }
+    )
+
+
+def _refuse_too_few(patients: pd.DataFrame, parts: int) -> None:
+    counts = patients["label"].value_counts()
+    for label, word in (("1", "positive"), ("0", "negative")):
+        found = int(counts.get(label, 0))
+        if found < parts:
+            raise InputError(
+                f"only {found} patients are {word}, and each of the {parts} parts of a split needs "
+                "one; check the label table and its label column (--labels, --label-column, "
+                "--positive), or add patients."
+            )
+
+
+def _deal(count: int, shares: list[float]) -> list[int]:
+    """Deal ``count`` patients to parts, each next one to the part that is furthest behind."""
+    # A part whose share rounds to nobody gets its one first, so no class is absent from a part.
+    start = [part for part, share in enumerate(shares) if count * share < 1][:count]
+    dealt = list(start)
+    held = [start.count(part) for part in range(len(shares))]
+    for _ in range(count - len(start)):
+        total = len(dealt) + 1
+        part = max(range(len(shares)), key=lambda i: (shares[i] * total - held[i], -i))
+        held[part] += 1
+        dealt.append(part)
+    return dealt
