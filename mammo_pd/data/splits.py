@@ -15,7 +15,7 @@ import pandas as pd
 
 from mammo_pd.errors import InputError
 from mammo_pd.files import write_beside, write_text
-from mammo_pd.terms import Split
+from mammo_pd.terms import Split, Status
 
 _LINKS = ("patient_id", "exam_id", "pixel_hash")
 _STRATIFY = ("manufacturer", "site_id")
@@ -106,7 +106,8 @@ def make_split(
     The same manifest and seed give the same split, whatever the order of the rows.
 
     Args:
-        manifest: rows that can be used (status ``ok``).
+        manifest: all rows; those whose status is ``ok`` are split, the others still show which
+            patients are one.
         name: what the split is called.
         fractions: shares of train, val and test; they add up to 1.
         folds: how many folds instead.
@@ -127,8 +128,7 @@ def make_split(
         raise InputError(
             f"{folds} folds are too few: one tests, one validates, the rest train; give at least 3."
         )
-    manifest = manifest.sort_values("image_id", ignore_index=True)
-    groups = patient_groups(manifest)
+    manifest, groups = _usable(manifest)
     patients = _one_row_per_group(manifest, groups)
     shares = [1 / folds] * folds if folds else list(fractions)
     _refuse_too_few(patients, len(shares))
@@ -155,20 +155,21 @@ def check_split(split: SplitTable, manifest: pd.DataFrame) -> None:
 
     Args:
         split: the split.
-        manifest: rows that can be used; those that the split does not name are not looked at.
+        manifest: all rows; those that the split does not name may lie on either side.
 
     Raises:
         InputError: a leak, or images that the manifest does not have.
     """
     column = "fold" if "fold" in split.table else "split"
-    joined = manifest.merge(split.table[["image_id", column]], on="image_id", how="inner")
+    usable, groups = _usable(manifest)
+    joined = usable.assign(group=groups).merge(split.table[["image_id", column]], on="image_id")
     if len(joined) < len(split.table):
         raise InputError(
             f"the split {split.name} names {len(split.table) - len(joined)} images that the store "
             "does not have as usable; it belongs to another state of the store. Make a new one: "
             "mammo-pd split --name NEW"
         )
-    sides = joined.groupby(patient_groups(joined))[column].nunique()
+    sides = joined.groupby("group")[column].nunique()
     leaks = int((sides > 1).sum())
     if leaks:
         raise InputError(
@@ -220,6 +221,13 @@ def read_split(folder: Path, name: str) -> SplitTable:
             "restore it, or make a new one: mammo-pd split --name NEW"
         )
     return SplitTable(name, table.sort_values("image_id", ignore_index=True), found)
+
+
+def _usable(manifest: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
+    manifest = manifest.sort_values("image_id", ignore_index=True)
+    usable = manifest["status"] == Status.OK
+    groups = patient_groups(manifest)
+    return manifest[usable], groups[usable]
 
 
 def _hash(table: pd.DataFrame) -> str:

@@ -24,6 +24,7 @@ def manifest_of(patients: int, images_each: int = 4, prevalence: float = 0.3) ->
             "patient_id": f"p{patient:04d}",
             "exam_id": f"e{patient:04d}-{image // 2}",
             "pixel_hash": f"h{patient:04d}-{image}",
+            "status": "ok",
             "label": int(patient < patients * prevalence and image < 2),
             "manufacturer": "AB"[patient % 2],
         }
@@ -82,6 +83,15 @@ def test_groups_are_joined_through_chains() -> None:
         }
     ).convert_dtypes()
     assert patient_groups(frame).tolist() == [0, 0, 0, 0, 1]
+
+
+def test_an_excluded_image_still_shows_that_two_patients_are_one() -> None:
+    frame = manifest_of(30)
+    link = frame.iloc[[0]].assign(image_id="x", patient_id="p0029", status="excluded")
+    split = make_split(pd.concat([frame, link], ignore_index=True))
+    sides = split.table[split.table["patient_id"].isin(["p0000", "p0029"])]["split"]
+    assert "x" not in set(split.table["image_id"])
+    assert sides.nunique() == 1
 
 
 def test_same_seed_same_split_whatever_the_order() -> None:
@@ -167,6 +177,7 @@ def test_rsna_and_vindr_tables_split_without_leak(corpus: Path) -> None:
             "label": rsna["cancer"].astype("Int8"),
             "manufacturer": rsna["machine_id"],
             "site_id": rsna["site_id"],
+            "status": "ok",
         }
     )
     split = make_split(frame)

@@ -1,0 +1,331 @@
+"""The store: pixels as memory-mappable pyramids, the manifest, and the owner-only record.
+
+    store/
+      store.json            what the pixels were made with, and the fingerprint of that
+      manifest.parquet      one row per image found
+      pixels/ab/abcd…/      native.npy, 2048.npy, 1024.npy, 512.npy: uint16, chest wall on the left
+      splits/               NAME.csv and NAME.json
+      private/              owner only: the key of the hashes, and which file each image came from
+
+Paths and original identifiers are in ``private/`` and nowhere else: leave it behind when the store
+is handed on.
+"""
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mammo_pd.errors import InputError
+from mammo_pd.files import write_text
+
+FORMAT = 1
+# Long sides in pixels that every image has below its native size.
+LEVELS = (2048, 1024, 512)
+
+
+@dataclass(frozen=True)
+class StorePaths:
+    """Where everything in a store lies."""
+
+    root: Path
+
+    @property
+    def manifest(self) -> Path:
+        """One row per image found."""
+        return self.root / "manifest.parquet"
+
+    @property
+    def facts(self) -> Path:
+        """What the store was made with."""
+        return self.root / "store.json"
+
+    @property
+    def splits(self) -> Path:
+        """The folder of splits."""
+        return self.root / "splits"
+
+    @property
+    def private(self) -> Path:
+        """The owner-only folder."""
+        return self.root / "private"
+
+    @property
+    def partial(self) -> Path:
+        """Where workers write before the image is taken into the store."""
+        return self.root / "pixels" / ".partial"
+
+    def image(self, image_id: str) -> Path:
+        """The folder of one image's levels."""
+        return self.root / "pixels" / image_id[:2] / image_id
+
+
+def open_store(root: Path) -> StorePaths:
+    """Find a store that was made before.
+
+    Raises:
+        InputError: there is none.
+    """
+    paths = StorePaths(root)
+    if not paths.facts.is_file():
+        raise InputError(
+            f"there is no store at {root}; make it with: mammo-pd preprocess DICOM_DIR --out {root}"
+            " (or name another with --store or the environment variable MAMMO_PD_STORE)"
+        )
+    return paths
+
+
+def read_facts(paths: StorePaths) -> dict[str, Any]:
+    """What the store was made with: ``format``, ``settings``, ``fingerprint``, ``labels``.
+
+    Raises:
+        InputError: unreadable, or of another format.
+    """
+    try:
+        facts: dict[str, Any] = json.loads(paths.facts.read_text(encoding="utf-8"))
+        found = facts["format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{paths.facts} cannot be read ({error}); make the store anew.") from error
+    if found != FORMAT:
+        raise InputError(
+            f"{paths.root} has store format {found}, and this version reads {FORMAT}; make it anew "
+            "with: mammo-pd preprocess DICOM_DIR --out ANOTHER"
+        )
+    return facts
+
+
+def fingerprint_of(settings: Mapping[str, Any]) -> str:
+    """A short hash of everything that decides the pixels."""
+    text = json.dumps(settings, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def create_or_match(root: Path, settings: Mapping[str, Any]) -> StorePaths:
+    """Make a store, or open one that was made with the same settings.
+
+    Raises:
+        InputError: the folder holds something else, or a store made with other settings.
+    """
+    paths = StorePaths(root)
+    if paths.facts.is_file():
+        facts = read_facts(paths)
+        if facts["fingerprint"] != fingerprint_of(settings):
+            changed = [
+                f"{name} was {facts['settings'].get(name)!r}, is {settings.get(name)!r}"
+                for name in sorted({*facts["settings"], *settings})
+                if facts["settings"].get(name) != settings.get(name)
+            ]
+            raise InputError(
+                f"the store {root} was made with other settings ({'; '.join(changed)}), and one "
+                "store never mixes two; use the same settings, or another --out."
+            )
+        return paths
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise InputError(
+            f"{root} exists and is not a store of mammo-pd; name an empty or new folder with --out."
+        )
+    root.mkdir(parents=True, exist_ok=True)
+    write_facts(paths, {"settings": dict(settings), "fingerprint": fingerprint_of(settings)})
+    return paths
+
+
+def write_facts(paths: StorePaths, facts: Mapping[str, Any]) -> None:
+    """Write what the store was made with."""
+    write_text(paths.facts, json.dumps({"format": FORMAT, **facts}, indent=2) + "\n")
+
+
+def write_levels(folder: Path, levels: Mapping[str, npt.NDArray[np.uint16]]) -> None:
+    """Write one image's pyramid, each level as (height, width) uint16 in ``NAME.npy``."""
+    folder.mkdir(parents=True)
+    for name, pixels in levels.items():
+        np.save(folder / f"{name}.npy", np.ascontiguousarray(pixels), allow_pickle=False)
+
+
+def take_in(paths: StorePaths, partial: Path, image_id: str) -> None:
+    """Move a finished image from where a worker wrote it to its place, replacing an older one."""
+    place = paths.image(image_id)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if place.exists():
+        shutil.rmtree(place)
+    partial.rename(place)
+
+
+def choose_level(height: int, width: int, canvas: tuple[int, int]) -> str:
+    """The smallest level that is still at least as fine as the canvas.
+
+    Args:
+        height: of the native level, pixels.
+        width: of the native level, pixels.
+        canvas: (height, width) in pixels that the model sees.
+
+    Returns:
+        The level's name.
+    """
+    # The image fills the canvas in one direction; that one decides.
+    wanted = min(canvas[0] / height, canvas[1] / width)
+    long_side = max(height, width)
+    for level in sorted(LEVELS):
+        if level < long_side and level >= wanted * long_side - 0.5:
+            return str(level)
+    return "native"
+
+
+def read_level(paths: StorePaths, image_id: str, level: str) -> npt.NDArray[np.uint16]:
+    """Memory-map one level of one image.
+
+    Returns:
+        (height, width) uint16, read-only.
+
+    Raises:
+        InputError: the file is missing or not what the store writes.
+    """
+    file = paths.image(image_id) / f"{level}.npy"
+    try:
+        pixels: npt.NDArray[np.uint16] = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{file} cannot be read ({error}); run the same mammo-pd preprocess again to mend it."
+        ) from error
+    return pixels
+
+
+class Hasher:
+    """Keyed hashes of identifiers: the same input gives the same hash in this store only."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    def hash(self, kind: str, value: str | bytes) -> str:
+        """80 bits as 20 hexadecimal digits.
+
+        Args:
+            kind: what is hashed, so that equal patient and exam IDs do not show as equal.
+            value: the identifier, or pixels.
+        """
+        data = value.encode() if isinstance(value, str) else value
+        digest = hashlib.blake2b(digest_size=10, key=self._key, person=kind.encode()[:16])
+        digest.update(data)
+        return digest.hexdigest()
+
+
+class Record:
+    """The owner-only record: one row per source file, kept as the run goes on.
+
+    It is what makes a run safe to kill: an image counts as done when its row is committed. A
+    SQLite file, so that a million rows need no memory and half a write is no write.
+    """
+
+    def __init__(self, paths: StorePaths) -> None:
+        paths.private.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.hasher = Hasher(_read_or_make_key(paths.private / "key"))
+        file = paths.private / "images.sqlite"
+        file.touch(mode=0o600)
+        self._database = sqlite3.connect(file, isolation_level=None)
+        self._database.execute(
+            "CREATE TABLE IF NOT EXISTS images (source TEXT PRIMARY KEY, size INTEGER, "
+            "mtime_ns INTEGER, image_id TEXT, status TEXT, reason TEXT, facts TEXT, "
+            "identifiers TEXT, labels TEXT)"
+        )
+        self._database.execute("CREATE INDEX IF NOT EXISTS by_image_id ON images (image_id)")
+        self._database.execute("BEGIN")
+
+    def __enter__(self) -> "Record":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.commit()
+        self._database.close()
+
+    def commit(self) -> None:
+        """Make everything put so far outlast a kill."""
+        self._database.execute("COMMIT")
+        self._database.execute("BEGIN")
+
+    def known(self, source: Path) -> tuple[int, int, str, str, str | None] | None:
+        """Size, modification time in ns, image_id, status and reason of a source file, if done."""
+        row = self._database.execute(
+            "SELECT size, mtime_ns, image_id, status, reason FROM images WHERE source = ?",
+            (str(source),),
+        ).fetchone()
+        return row  # type: ignore[no-any-return]
+
+    def source_of(self, image_id: str) -> Path | None:
+        """The source file that holds this image_id."""
+        row = self._database.execute(
+            "SELECT source FROM images WHERE image_id = ?", (image_id,)
+        ).fetchone()
+        return Path(row[0]) if row else None
+
+    def put(
+        self,
+        source: Path,
+        stat: os.stat_result,
+        image_id: str,
+        facts: Mapping[str, Any],
+        identifiers: Mapping[str, str],
+    ) -> None:
+        """Record one source file, replacing what was known of it; its labels are kept."""
+        self._database.execute(
+            "INSERT INTO images VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL) ON CONFLICT (source) DO "
+            "UPDATE SET size=excluded.size, mtime_ns=excluded.mtime_ns, "
+            "image_id=excluded.image_id, status=excluded.status, reason=excluded.reason, "
+            "facts=excluded.facts, identifiers=excluded.identifiers",
+            (
+                str(source),
+                stat.st_size,
+                stat.st_mtime_ns,
+                image_id,
+                facts["status"],
+                facts.get("reason"),
+                json.dumps(facts),
+                json.dumps(identifiers),
+            ),
+        )
+
+    def put_labels(self, source: Path, labels: Mapping[str, Any] | None) -> None:
+        """Record what the label table says of one image."""
+        self._database.execute(
+            "UPDATE images SET labels = ? WHERE source = ?",
+            (None if labels is None else json.dumps(labels), str(source)),
+        )
+
+    def rows(self) -> Iterator[tuple[Path, str, dict[str, Any], dict[str, str], dict[str, Any]]]:
+        """Source, image_id, facts, identifiers and labels of every image, by image_id."""
+        cursor = self._database.execute(
+            "SELECT source, image_id, facts, identifiers, labels FROM images "
+            "ORDER BY image_id, source"
+        )
+        with closing(cursor):
+            for source, image_id, facts, identifiers, labels in cursor:
+                yield (
+                    Path(source),
+                    image_id,
+                    json.loads(facts),
+                    json.loads(identifiers),
+                    json.loads(labels) if labels else {},
+                )
+
+
+def _read_or_make_key(path: Path) -> bytes:
+    try:
+        with path.open("xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+            file.write(secrets.token_bytes(32))
+    except FileExistsError:
+        pass
+    key = path.read_bytes()
+    if len(key) != 32:
+        raise InputError(
+            f"{path} is not a key of 32 bytes; restore it from a copy, or make the store anew, "
+            "since without it new images would get other identifiers."
+        )
+    return key
