@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -41,11 +41,9 @@ def _umask() -> int:
     return mask
 
 
-def each_file(folder: Path, wanted: Callable[[Path], bool]) -> Iterator[Path]:
-    """Every file under ``folder`` for which ``wanted`` holds, in sorted order, links to folders not followed."""
+def each_file(folder: Path) -> Iterator[Path]:
+    """Every file under ``folder`` in sorted order; links to folders are not followed."""
     for root, folders, names in os.walk(folder):
         folders.sort()
         for name in sorted(names):
-            path = Path(root, name)
-            if wanted(path):
-                yield path
+            yield Path(root, name)

@@ -25,10 +25,22 @@ class Reason(StrEnum):
     NO_PIXELS = "no_pixel_data"
     COLOUR = "colour_image"
     DECODE_FAILED = "decode_failed"
+    NO_VOI = "voi_missing"  # the policy insists on a LUT or window that the header lacks
     HEADER_CONTRADICTS = "header_contradicts_pixels"
     EMPTY_PIXELS = "constant_pixels"
     WORKER_DIED = "worker_died"
     FILE_MISSING = "file_missing"
+
+    @property
+    def excludes(self) -> bool:
+        """Whether the image was read and is, by its nature, not for training."""
+        return self in (
+            Reason.NOT_MAMMOGRAPHY,
+            Reason.MULTI_FRAME,
+            Reason.NO_BREAST,
+            Reason.DUPLICATE,
+            Reason.NOT_IN_TABLE,
+        )
 
 
 class Laterality(StrEnum):

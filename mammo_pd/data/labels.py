@@ -32,14 +32,14 @@ class LabelTable:
     Attributes:
         source: where it came from.
         definition: a sentence on what makes an image positive, for reports.
-        carried: the columns that are carried along to the manifest.
+        column_types: the columns that are carried along to the manifest, each "number" or "text".
         rows: one dictionary per image: ``label`` (0, 1 or None), ``patient_id``, ``exam_id``,
             ``laterality``, ``view``, ``age`` (or None each) and ``further``.
     """
 
     source: Path
     definition: str
-    carried: tuple[str, ...]
+    column_types: dict[str, str]
     rows: tuple[dict[str, Any], ...]
     _by_path: dict[Path, int]
     _by_name: dict[str, int]
@@ -102,33 +102,41 @@ def read_labels(
     label_name = _label_column(frame, path, label_column)
 
     reserved = {*MANIFEST_SCHEMA.names, *keys, "patient_id", "exam_id"}
-    carried = tuple(
-        name
+    carried: dict[str, list[Any]] = {
+        name: [value or None for value in frame[name]]
         for name in frame.columns
         if name not in reserved and (name in _NOT_PERSONAL or not _PERSONAL.search(name.lower()))
-    )
+    }
+    column_types = dict.fromkeys(carried, "text")
+    for column, values in carried.items():
+        numbers = [None if value is None else _number(value) for value in values]
+        if any(number is not None for number in numbers) and numbers.count(None) == values.count(
+            None
+        ):
+            carried[column] = numbers
+            column_types[column] = "number"
     rows = []
     for index, record in enumerate(frame.to_dict("records")):
         row: dict[str, Any] = {
             "label": label[index],
             "patient_id": record.get("patient_id") or None,
             "exam_id": record.get("exam_id") or record.get("study_id") or None,
-            "further": {name: record[name] or None for name in carried},
+            "further": {name: values[index] for name, values in carried.items()},
         }
-        for name in _OVERRIDES:
-            row[name] = record.get(name) or None
+        for key in _OVERRIDES:
+            row[key] = record.get(key) or None
         row["view"] = row["view"] or record.get("view_position") or None
         if row["laterality"] is not None:
             row["laterality"] = _LATERALITY.get(row["laterality"].strip().lower())
         if row["age"] is not None:
-            row["age"] = pd.to_numeric(row["age"], errors="coerce")
+            row["age"] = _number(row["age"])
         rows.append(row)
 
-    values = ", ".join(positive) if positive else "1"
+    meaning = ", ".join(positive) if positive else "1"
     return LabelTable(
         source=path,
-        definition=f"positive where the label table's column {label_name} is {values}",
-        carried=carried,
+        definition=f"positive where the label table's column {label_name} is {meaning}",
+        column_types=column_types,
         rows=tuple(rows),
         _by_path=_index(frame, _PATH_COLUMNS, lambda value: path.parent.resolve() / value),
         _by_name=_index(frame, _PATH_COLUMNS, lambda value: value.replace("\\", "/")),
@@ -200,6 +208,13 @@ def _read_label(
                 f"are positive with --positive, such as --positive {value}."
             )
     return [known[value.lower()] for value in values]
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def _index(

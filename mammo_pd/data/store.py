@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mammo_pd.errors import InputError
-from mammo_pd.files import write_text
+from mammo_pd.files import write_beside, write_text
 
 FORMAT = 1
 # Long sides in pixels that every image has below its native size.
@@ -317,11 +317,10 @@ class Record:
 
 
 def _read_or_make_key(path: Path) -> bytes:
-    try:
-        with path.open("xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-            file.write(secrets.token_bytes(32))
-    except FileExistsError:
-        pass
+    if not path.exists():
+        with write_beside(path) as beside:
+            beside.write_bytes(secrets.token_bytes(32))
+        path.chmod(0o600)
     key = path.read_bytes()
     if len(key) != 32:
         raise InputError(

@@ -1,0 +1,437 @@
+"""The command line: ``mammo-pd COMMAND``. Heavy imports happen inside the command chosen."""
+
+import argparse
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mammo_pd import __version__
+from mammo_pd.errors import InputError
+from mammo_pd.terms import VoiPolicy
+
+if TYPE_CHECKING:
+    from mammo_pd.stages.preprocess import PreprocessSummary
+
+_TORCHVISION_REMEDY = (
+    "torch and torchvision do not match (they must come from the same index); install both anew, "
+    "for instance with: pip install --force-reinstall 'torch>=2.11' 'torchvision>=0.26'"
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the process's exit status is returned."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options) or 0)
+    except InputError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        print(
+            "\nmammo-pd: interrupted; what was done is kept, and the same command goes on with it "
+            "(training: add --resume).",
+            file=sys.stderr,
+        )
+        return 130
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return _fail(
+                "the disk is full; what was done is kept. Free some space, and the same command "
+                "goes on (training: add --resume)."
+            )
+        raise
+    except (ImportError, RuntimeError) as error:
+        if "torchvision::" in str(error):
+            return _fail(_TORCHVISION_REMEDY)
+        raise
+
+
+def _fail(message: str) -> int:
+    print(f"mammo-pd: error: {message}", file=sys.stderr)
+    return 2
+
+
+# ---- the commands
+
+
+def _preprocess(options: argparse.Namespace) -> None:
+    from mammo_pd.data.labels import read_labels
+    from mammo_pd.imaging.transforms import ImagingSettings
+    from mammo_pd.stages.preprocess import preprocess
+
+    if options.labels is None and (options.label_column or options.positive):
+        raise InputError("--label-column and --positive speak of a table; name it with --labels.")
+    labels = options.labels and read_labels(
+        options.labels, label_column=options.label_column, positive=options.positive or ()
+    )
+    summary = preprocess(
+        options.folder,
+        options.out,
+        labels=labels,
+        settings=ImagingSettings(voi=VoiPolicy(options.voi)),
+        workers=options.workers,
+        contact_sheet=options.contact_sheet,
+        crosswalk=options.crosswalk,
+    )
+    _print_summary(summary, has_table=labels is not None)
+    print(f"\nwrote {options.out / 'manifest.parquet'} and the pixels of {summary.ok} images")
+    for file in (options.contact_sheet, options.crosswalk):
+        if file is not None:
+            print(f"wrote {file}")
+    if summary.labelled:
+        print(f"next: mammo-pd train{_store_option(options.out)} --res 1024 --keep 0.25")
+    else:
+        print(
+            f"next: mammo-pd preprocess {options.folder}{_out_option(options.out)} --labels "
+            "TABLE.csv   (no image has a label yet; nothing is decoded again)"
+        )
+
+
+def _print_summary(summary: "PreprocessSummary", *, has_table: bool) -> None:
+    print()
+    for (status, reason), count in sorted(summary.by_status.items(), key=lambda item: -item[1]):
+        line = f"{count:>8}  {status}" + (f"  {reason}" if reason else "")
+        print(line + (f"   such as {summary.details[reason]}" if reason else ""))
+    if summary.labelled or has_table:
+        print(
+            f"{summary.labelled} of {summary.ok} usable images have a label, {summary.positive} of "
+            "them positive"
+        )
+    if summary.unmatched_labels:
+        print(f"warning: {summary.unmatched_labels} rows of the label table match no image here")
+    if summary.disagreeing:
+        print(
+            f"warning: the side of {summary.disagreeing} images differs between label table and "
+            "DICOM; the table's was taken"
+        )
+
+
+def _split(options: argparse.Namespace) -> None:
+    from mammo_pd.data.manifest import read_manifest
+    from mammo_pd.data.store import open_store
+    from mammo_pd.stages.split import FRACTIONS, count_parts, split_store
+
+    paths = open_store(options.store)
+    split = split_store(
+        paths,
+        name=options.name,
+        fractions=tuple(options.fractions or FRACTIONS),
+        folds=options.folds,
+        seed=options.seed,
+    )
+    counts = count_parts(read_manifest(paths.manifest, status=None), split)
+    print("part    patients   images  positive  unlabelled")
+    for row in counts:
+        print(
+            f"{row['part']:<6}{row['patients']:>10}{row['images']:>9}{row['positives']:>10}"
+            f"{row['unlabelled']:>12}"
+        )
+    print(f"\nwrote {paths.splits / (split.name + '.csv')} (hash {split.hash[:12]})")
+    named = "" if split.name == "default" else f" --split {split.name}"
+    fold = " --fold 0" if split.folds else ""
+    store = _store_option(options.store)
+    print(f"next: mammo-pd train{store}{named}{fold} --res 1024 --keep 0.25")
+
+
+_DAILY = {
+    "res": "data.res",
+    "split": "data.split",
+    "fold": "data.fold",
+    "keep": "patch_dropout.keep_rate",
+    "model": "model.name",
+    "weights": "model.weights",
+    "epochs": "training.epochs",
+    "batch_size": "training.batch_size",
+    "lr": "training.lr",
+    "seed": "training.seed",
+    "devices": "device.devices",
+}
+
+
+def _train(options: argparse.Namespace) -> None:
+    from mammo_pd.config import load_config, parse_assignments
+    from mammo_pd.stages.train import latest_run, train
+
+    given = {name: getattr(options, name) for name in _DAILY if getattr(options, name) is not None}
+    resume = None
+    if options.resume is not None:
+        if given or options.config or options.assignments:
+            raise InputError(
+                "--resume takes the run's own configuration; leave the other settings away, or "
+                "train anew without --resume."
+            )
+        resume = latest_run(options.runs) if options.resume == "" else Path(options.resume)
+    overrides = parse_assignments(options.assignments)
+    overrides |= {_DAILY[name]: value for name, value in given.items()}
+    config = load_config(options.config, overrides)
+    run = train(options.store, options.runs, config, resume=resume)
+    print(f"\nwrote {run}: best.safetensors, last.safetensors, history.csv, config.yaml")
+    print(f"metrics: mlflow ui --backend-store-uri sqlite:///{options.runs / 'mlflow.db'}")
+    print(f"next: mammo-pd evaluate {run}")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from mammo_pd.stages.evaluate import evaluate_file, evaluate_predictions, summary_table
+
+    choices: dict[str, Any] = {
+        "aggregation": options.aggregation,
+        "resamples": options.resamples,
+        "prevalence": options.prevalence,
+    }
+    if options.predictions is not None:
+        if options.run_folders:
+            raise InputError("give runs or --predictions, not both.")
+        out = options.out or options.predictions.with_name(options.predictions.stem + "-report")
+        metrics = evaluate_file(options.predictions, out, **choices)
+    else:
+        from mammo_pd.stages.predict import context_of, join_folds, predict
+        from mammo_pd.stages.train import latest_run
+
+        folders = options.run_folders or [latest_run(options.runs)]
+        print(f"evaluating {', '.join(map(str, folders))}")
+        scored = [
+            predict(
+                folder,
+                store=options.store,
+                checkpoint=options.checkpoint,
+                accept_other_split=options.accept_other_split,
+            )
+            for folder in folders
+        ]
+        out = options.out or (
+            folders[0] / "report"
+            if len(folders) == 1
+            else folders[-1].with_name(f"{folders[-1].name}-folds-report")
+        )
+        metrics = evaluate_predictions(
+            join_folds(scored), out, context=context_of(scored), **choices
+        )
+    print(summary_table(metrics))
+    print(f"\nwrote {out}: index.html, metrics.json, predictions, ROC and PR curves")
+    print(f"next: open {out / 'index.html'}")
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from mammo_pd.stages.demo import demo
+
+    demo(options.out, options.runs)
+
+
+# ---- the options
+
+
+def _store_option(store: Path) -> str:
+    return "" if store == _default_store() else f" --store {store}"
+
+
+def _out_option(store: Path) -> str:
+    return "" if store == _default_store() else f" --out {store}"
+
+
+def _default_store() -> Path:
+    return Path(os.environ.get("MAMMO_PD_STORE", "store"))
+
+
+def _default_runs() -> Path:
+    return Path(os.environ.get("MAMMO_PD_RUNS", "runs"))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mammo-pd",
+        description="Train vision transformers on full-resolution mammograms with PatchDropout.",
+        epilog="The whole job: mammo-pd preprocess DICOM_DIR --labels TABLE.csv; "
+        "mammo-pd train --res 1024 --keep 0.25; mammo-pd evaluate. "
+        "Research use only, not a medical device.",
+    )
+    parser.add_argument("--version", action="version", version=f"mammo-pd {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_preprocess(commands)
+    _add_split(commands)
+    _add_train(commands)
+    _add_evaluate(commands)
+    _add_demo(commands)
+    return parser
+
+
+def _add(commands: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    command.set_defaults(run=run)
+    return command
+
+
+def _add_preprocess(commands: Any) -> None:
+    command = _add(
+        commands, "preprocess", _preprocess, "Take a folder of mammograms into a store of tensors."
+    )
+    command.add_argument("folder", metavar="DICOM_DIR", type=Path)
+    command.add_argument(
+        "--out",
+        metavar="STORE",
+        type=Path,
+        default=_default_store(),
+        help="the store to make or add to (default: $MAMMO_PD_STORE, else store)",
+    )
+    command.add_argument(
+        "--labels",
+        metavar="TABLE",
+        type=Path,
+        help="CSV with a column path, sop_instance_uid or image_id, and a label; needed for PNG, "
+        "PGM and TIFF",
+    )
+    command.add_argument(
+        "--label-column", metavar="NAME", help="the label's column (default: label, else cancer)"
+    )
+    command.add_argument(
+        "--positive",
+        metavar="VALUE",
+        nargs="+",
+        help="values that count as positive (default: 1); all others are then negative",
+    )
+    command.add_argument(
+        "--voi",
+        choices=list(VoiPolicy),
+        default=VoiPolicy.AUTO,
+        help="grey scale: VOI LUT, else window, else full range (auto); or insist on one",
+    )
+    command.add_argument("--workers", metavar="N", type=int, help="processes (default: all cores)")
+    command.add_argument(
+        "--contact-sheet", metavar="PNG", type=Path, help="draw every crop, to be looked at"
+    )
+    command.add_argument(
+        "--crosswalk",
+        metavar="CSV",
+        type=Path,
+        help="write image_id, path and original identifiers in the clear",
+    )
+
+
+def _add_split(commands: Any) -> None:
+    command = _add(
+        commands, "split", _split, "Split a store by patient: train, val and test, or folds."
+    )
+    command.add_argument("store", metavar="STORE", nargs="?", type=Path, default=_default_store())
+    command.add_argument("--name", default="default", help="what the split is called")
+    parts = command.add_mutually_exclusive_group()
+    parts.add_argument(
+        "--fractions",
+        metavar=("TRAIN", "VAL", "TEST"),
+        nargs=3,
+        type=float,
+        help="shares of the patients (default: 0.7 0.1 0.2)",
+    )
+    parts.add_argument("--folds", metavar="K", type=int, help="K folds instead")
+    command.add_argument("--seed", type=int, default=0)
+
+
+def _add_train(commands: Any) -> None:
+    command = _add(commands, "train", _train, "Train a vision transformer with PatchDropout.")
+    _add_store_and_runs(command)
+    command.add_argument(
+        "--res",
+        metavar="RES",
+        help="canvas: a height in pixels (width is 4/5 of it), HxW, or full (default: 1024)",
+    )
+    command.add_argument(
+        "--keep", metavar="RATE", type=float, help="share of patches kept (default: 0.25)"
+    )
+    command.add_argument("--model", help="timm's name (default: vit_small_patch16_224)")
+    command.add_argument(
+        "--weights", help="a local file, or 'timm' for its hub (default: random weights)"
+    )
+    command.add_argument("--epochs", metavar="N", type=int)
+    command.add_argument("--batch-size", metavar="N", type=int, help="over all devices")
+    command.add_argument("--lr", metavar="RATE", type=float, help="peak learning rate")
+    command.add_argument("--seed", metavar="N", type=int)
+    command.add_argument("--devices", metavar="N", type=int)
+    command.add_argument("--split", metavar="NAME", help="a split of the store")
+    command.add_argument("--fold", metavar="I", type=int, help="the fold to test on")
+    command.add_argument("--config", metavar="FILE", type=Path, help="a YAML recipe")
+    command.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        dest="assignments",
+        action="append",
+        default=[],
+        help="any setting of a recipe, such as training.weight_decay=0.1; may be repeated",
+    )
+    command.add_argument(
+        "--resume",
+        metavar="RUN",
+        nargs="?",
+        const="",
+        help="go on with a run (default: the latest) from its last checkpoint",
+    )
+
+
+def _add_evaluate(commands: Any) -> None:
+    command = _add(
+        commands,
+        "evaluate",
+        _evaluate,
+        "Score a run's test images on all patches and write the ROC report.",
+    )
+    command.add_argument(
+        "run_folders",
+        metavar="RUN",
+        nargs="*",
+        type=Path,
+        help="a run, or the runs of all folds (default: the latest)",
+    )
+    _add_store_and_runs(command)
+    command.set_defaults(store=None)
+    command.add_argument(
+        "--predictions",
+        metavar="CSV",
+        type=Path,
+        help="anyone's predictions: image_id, patient_id, exam_id, laterality, view, label, score",
+    )
+    command.add_argument("--out", metavar="DIR", type=Path, help="the report (default: RUN/report)")
+    command.add_argument(
+        "--checkpoint", choices=("best", "last"), default="best", help="which weights"
+    )
+    command.add_argument(
+        "--aggregation",
+        choices=("mean", "max", "noisy_or"),
+        default="mean",
+        help="how the images of a breast, exam or patient are joined",
+    )
+    command.add_argument("--resamples", metavar="N", type=int, default=2000)
+    command.add_argument(
+        "--prevalence", metavar="P", type=float, help="re-weight to this share of positives"
+    )
+    command.add_argument(
+        "--accept-other-split",
+        action="store_true",
+        help="score the split as it is now, though the run was trained on another",
+    )
+
+
+def _add_demo(commands: Any) -> None:
+    command = _add(
+        commands,
+        "demo",
+        _demo,
+        "The whole job on phantom mammograms made here: DICOM files, store, training, report.",
+    )
+    command.add_argument("--out", metavar="DIR", type=Path, default=Path("demo"))
+    command.set_defaults(runs=None)
+
+
+def _add_store_and_runs(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--store",
+        metavar="STORE",
+        type=Path,
+        default=_default_store(),
+        help="made by preprocess (default: $MAMMO_PD_STORE, else store)",
+    )
+    command.add_argument(
+        "--runs",
+        metavar="DIR",
+        type=Path,
+        default=_default_runs(),
+        help="the folder of runs (default: $MAMMO_PD_RUNS, else runs)",
+    )

@@ -1,0 +1,241 @@
+"""A run's configuration: strict YAML into frozen dataclasses, checked once when it is made."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mammo_pd.errors import InputError
+from mammo_pd.models.augment import AugmentSettings
+from mammo_pd.models.patch_dropout import count_kept
+from mammo_pd.training.loop import TrainingSettings
+
+CANVAS_ASPECT = 0.8
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """What is trained on.
+
+    Attributes:
+        split: name of a split of the store.
+        fold: which fold to test on, where the split has folds.
+        res: the canvas: a height in pixels, whose width is 4/5 of it; ``HEIGHTxWIDTH``; or
+            ``full``, the largest native breast of the split.
+        workers: processes that read; None for one less than the cores, at most 8.
+    """
+
+    split: str = "default"
+    fold: int | None = None
+    res: int | str = 1024
+    workers: int | None = None
+
+
+@dataclass(frozen=True)
+class PatchDropoutSettings:
+    """How many patches are kept.
+
+    Attributes:
+        keep_rate: share of the patches kept in training; evaluation keeps all.
+    """
+
+    keep_rate: float = 0.25
+
+    def __post_init__(self) -> None:
+        count_kept(1, self.keep_rate)
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Which vision transformer.
+
+    Attributes:
+        name: timm's.
+        weights: null for random, a local file, or ``timm`` for those of timm's hub.
+        drop_path_rate: stochastic depth.
+        global_pool: timm's; null for the model's own.
+    """
+
+    name: str = "vit_small_patch16_224"
+    weights: str | None = None
+    drop_path_rate: float = 0.1
+    global_pool: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.drop_path_rate < 1:
+            raise ValueError(f"drop_path_rate is {self.drop_path_rate}; allowed is 0 to below 1")
+
+
+@dataclass(frozen=True)
+class DeviceSettings:
+    """Where it runs.
+
+    Attributes:
+        accelerator: Lightning Fabric's: ``auto``, ``cpu``, ``cuda``.
+        devices: how many.
+        precision: Lightning Fabric's, such as ``bf16-mixed`` or ``32-true``; ``auto`` takes bf16
+            where the device has it.
+        compile: whether blocks are compiled; null to do so on a GPU with a C compiler at hand.
+    """
+
+    accelerator: str = "auto"
+    devices: int = 1
+    precision: str = "auto"
+    compile: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.devices < 1:
+            raise ValueError(f"devices is {self.devices}; allowed is 1 and above")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides a run, but for where the store and the runs lie."""
+
+    data: DataSettings = field(default_factory=DataSettings)
+    patch_dropout: PatchDropoutSettings = field(default_factory=PatchDropoutSettings)
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    device: DeviceSettings = field(default_factory=DeviceSettings)
+
+
+def load_config(file: Path | None = None, overrides: Mapping[str, Any] | None = None) -> RunConfig:
+    """Make the configuration of a run.
+
+    Args:
+        file: YAML; what it leaves out keeps its default.
+        overrides: values by dotted path, such as ``{"training.lr": 1e-4}``, that win over the file.
+
+    Raises:
+        InputError: an unknown key, a wrong type or a value out of range; the message names the
+            path.
+    """
+    values: Any = {}
+    if file is not None:
+        try:
+            values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise InputError(f"the configuration {file} cannot be read: {error}") from error
+    where = str(file) if file is not None else "the configuration"
+    if not isinstance(values, dict):
+        raise InputError(f"{where} is not a mapping of sections ({_names(RunConfig)}).")
+    for path, value in (overrides or {}).items():
+        _set(values, path, value)
+    config = _build(RunConfig, values, "", where)
+    assert isinstance(config, RunConfig)
+    return config
+
+
+def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
+    """Read ``key=value`` pairs as `load_config` takes them; values are YAML.
+
+    Raises:
+        InputError: no equals sign, or a value that is not YAML.
+    """
+    parsed = {}
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals:
+            raise InputError(f"--set {assignment} has no '='; write --set training.lr=0.0001")
+        try:
+            parsed[path.strip()] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise InputError(f"--set {assignment}: the value is not YAML ({error})") from error
+    return parsed
+
+
+def dump_config(config: RunConfig) -> str:
+    """The whole configuration as YAML that `load_config` reads back."""
+    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)
+
+
+def canvas_of(res: int | str, patch_size: int, largest: tuple[int, int]) -> tuple[int, int]:
+    """The canvas that ``res`` asks for.
+
+    Args:
+        res: as in `DataSettings`.
+        patch_size: P, in pixels.
+        largest: (height, width) of the largest native crop, for ``full``.
+
+    Returns:
+        (height, width) in pixels, multiples of ``patch_size``.
+
+    Raises:
+        InputError: not of a known form, or not a multiple of the patch size.
+    """
+    text = str(res).strip().lower()
+    if text == "full":
+        height, width = (-(-side // patch_size) * patch_size for side in largest)
+        return height, width
+    height_text, cross, width_text = text.partition("x")
+    if not height_text.isdigit() or (cross and not width_text.isdigit()):
+        raise InputError(
+            f"--res {res} is not understood; give a height such as 1024, a canvas such as "
+            "1024x832, or full."
+        )
+    height = int(height_text)
+    nearest = max(1, round(height * CANVAS_ASPECT / patch_size)) * patch_size
+    width = int(width_text) if cross else nearest
+    if height < patch_size or height % patch_size or width < patch_size or width % patch_size:
+        down = max(1, height // patch_size) * patch_size
+        raise InputError(
+            f"--res {res} is not a multiple of the model's patch of {patch_size} pixels; the "
+            f"nearest heights are {down} and {down + patch_size}."
+        )
+    return height, width
+
+
+def _set(values: dict[str, Any], path: str, value: Any) -> None:
+    *sections, name = path.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise InputError(f"{path} cannot be set: {section} is not a section.")
+    values[name] = value
+
+
+def _names(kind: Any) -> str:
+    return ", ".join(item.name for item in dataclasses.fields(kind))
+
+
+def _build(kind: Any, values: Any, path: str, where: str) -> Any:
+    if not isinstance(values, dict):
+        raise InputError(f"{where}: {path} is a section with the keys {_names(kind)}.")
+    hints = typing.get_type_hints(kind)
+    prefix = f"{path}." if path else ""
+    given = {}
+    for name, value in values.items():
+        if name not in hints:
+            raise InputError(
+                f"{where}: there is no key {prefix}{name}; {path or 'the top level'} has "
+                f"{_names(kind)}."
+            )
+        if dataclasses.is_dataclass(hints[name]):
+            given[name] = _build(hints[name], value, prefix + name, where)
+        else:
+            given[name] = _typed(hints[name], value, prefix + name, where)
+    try:
+        return kind(**given)
+    except ValueError as error:
+        raise InputError(f"{where}: {prefix}{error}.") from error
+
+
+def _typed(hint: Any, value: Any, path: str, where: str) -> Any:
+    allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for kind in allowed:
+        # bool is an int to Python, and YAML reads 1e-4 as text.
+        if isinstance(value, kind) and not (isinstance(value, bool) and kind is not bool):
+            return value
+        if kind is float and not isinstance(value, bool):
+            try:
+                return float(value)
+            except (TypeError, ValueError):
+                continue
+    names = " or ".join("null" if kind is type(None) else kind.__name__ for kind in allowed)
+    raise InputError(f"{where}: {path} is {value!r}; it must be {names}.")

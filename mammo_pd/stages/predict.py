@@ -1,0 +1,186 @@
+"""Score the images of a run's split with its checkpoint, on all patches."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from mammo_pd.config import load_config
+from mammo_pd.data.dataset import MammogramDataset
+from mammo_pd.data.manifest import MANIFEST_SCHEMA, read_manifest
+from mammo_pd.data.splits import check_split, read_split
+from mammo_pd.data.store import open_store, read_facts
+from mammo_pd.errors import InputError
+from mammo_pd.evaluation.report import ReportContext
+from mammo_pd.files import write_beside
+from mammo_pd.models.sampler import PatchSampler
+from mammo_pd.models.vit import build_vit
+from mammo_pd.stages.split import count_parts
+from mammo_pd.stages.train import make_fabric, make_loader, read_run, rows_of, to_device
+from mammo_pd.terms import Split, Status
+from mammo_pd.training.checkpoint import load_state, load_weights
+
+_IMAGES_AT_ONCE = 8
+# What a report can stratify by; the manifest's other columns are of no use to it.
+_STRATA = ("manufacturer", "model", "age", "processing", "implant")
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A run's predictions and what a reader must know of them.
+
+    Attributes:
+        file: ``predictions.csv`` of the run.
+        table: what it holds.
+        facts: of the run, as `mammo_pd.stages.train.read_run` gives them.
+        epoch: whose weights were used.
+        parts: patients, images and positives of each part of the split.
+        exclusions: images of the store that were left out, by reason.
+        phantom: whether any image is a phantom.
+    """
+
+    file: Path
+    table: pd.DataFrame
+    facts: dict[str, Any]
+    epoch: int
+    parts: list[dict[str, int | str]]
+    exclusions: dict[str, int]
+    phantom: bool
+
+
+def predict(
+    run: Path,
+    *,
+    store: Path | None = None,
+    checkpoint: str = "best",
+    accept_other_split: bool = False,
+    say: Callable[[str], None] = print,
+) -> Scored:
+    """Score the validation and test images of a run and write ``predictions.csv`` into it.
+
+    Args:
+        run: a run's folder.
+        store: where the store lies now; by default where it was trained from.
+        checkpoint: ``best`` by validation AUC, or ``last``.
+        accept_other_split: score the split as it is now, though the run was trained on another.
+        say: takes one line for people.
+
+    Raises:
+        InputError: no checkpoint yet, or a store or split other than the run was trained on.
+    """
+    facts = read_run(run)
+    config = load_config(run / "config.yaml")
+    paths = open_store(store or Path(facts["store"]))
+    if read_facts(paths)["fingerprint"] != facts["store_fingerprint"]:
+        raise InputError(
+            f"the run {run.name} was trained on a store made with other settings than "
+            f"{paths.root}; name its own with --store."
+        )
+    manifest = read_manifest(paths.manifest, status=None)
+    split = read_split(paths.splits, config.data.split)
+    if split.hash != facts["split_hash"] and not accept_other_split:
+        raise InputError(
+            f"the split {split.name!r} of {paths.root} is not the one that the run {run.name} was "
+            "trained on, so images it is tested on may have been trained on; restore the split, or "
+            "say --accept-other-split if you know that no patient is on both sides."
+        )
+    check_split(split, manifest)
+    rows = rows_of(manifest, split, config.data.fold)
+    rows = rows[rows["split"] != Split.TRAIN].reset_index(drop=True)
+
+    canvas = (int(facts["canvas"][0]), int(facts["canvas"][1]))
+    fabric = make_fabric(config)
+    model = build_vit(config.model.name, canvas, global_pool=config.model.global_pool)
+    if checkpoint == "best":
+        epoch = int(load_weights(run / "best.safetensors", model.vit)["epoch"])
+    else:
+        epoch = len(load_state(run / "last.safetensors", model)["history"])
+    module = fabric.setup_module(model)
+    module.eval()
+    sampler = PatchSampler(canvas, model.patch_size)
+    dataset = MammogramDataset(paths, rows, canvas)
+    starts = range(0, len(dataset), _IMAGES_AT_ONCE)
+    batches = [list(range(s, min(s + _IMAGES_AT_ONCE, len(dataset)))) for s in starts]
+    scores = torch.empty(len(dataset), dtype=torch.float64)
+    with torch.inference_mode():
+        loader = make_loader(dataset, batches, config.data.workers, fabric.device)
+        for batch in tqdm(loader, desc="evaluate", unit="batch", leave=False, disable=None):
+            logits = module(*sampler.for_evaluation(to_device(batch, fabric.device)))[:, 0]
+            scores[batch.rows] = torch.sigmoid(logits.double()).cpu()
+
+    columns = ["image_id", "patient_id", "exam_id", "laterality", "view", "label"]
+    table = rows[columns].assign(score=scores.numpy(), split=rows["split"])
+    if config.data.fold is not None:
+        table["fold"] = config.data.fold
+    further = [name for name in rows if name not in (*MANIFEST_SCHEMA.names, *table.columns)]
+    for name in (*_STRATA, *further):
+        table[name] = rows[name]
+    file = run / "predictions.csv"
+    with write_beside(file) as beside:
+        table.to_csv(beside, index=False)
+    say(
+        f"scored {len(table)} images on all {model.num_tokens} patches with the weights of epoch "
+        f"{epoch}"
+    )
+    reasons = manifest.loc[manifest["status"] != Status.OK, "reason"]
+    return Scored(
+        file=file,
+        table=table,
+        facts=facts,
+        epoch=epoch,
+        parts=count_parts(manifest, split),
+        exclusions=dict(Counter(reasons)),
+        phantom=bool(manifest["phantom"].fillna(False).any()),
+    )
+
+
+def join_folds(scored: Sequence[Scored]) -> pd.DataFrame:
+    """The predictions to judge: of one run all, of several the test images of each.
+
+    Raises:
+        InputError: the runs rest on different splits, or two test the same fold.
+    """
+    if len(scored) == 1:
+        return scored[0].table
+    if len({one.facts["split_hash"] for one in scored}) > 1:
+        raise InputError("the runs rest on different splits; evaluate them one by one.")
+    folds = [one.facts["fold"] for one in scored]
+    if len(set(folds)) < len(folds):
+        raise InputError(
+            f"the runs test the folds {folds}; give one run for each fold, or one run alone."
+        )
+    tested = [one.table[one.table["split"] == Split.TEST] for one in scored]
+    return pd.concat(tested, ignore_index=True).drop(columns="split")
+
+
+def context_of(scored: Sequence[Scored]) -> ReportContext:
+    """What a reader of the report must know of the runs that made the predictions."""
+    first = scored[0]
+    facts = first.facts
+    height, width = facts["canvas"]
+    epochs = sorted({one.epoch for one in scored})
+    notes = [
+        f"Trained on {facts['num_keep']} of {facts['num_tokens']} patches of each image "
+        "(PatchDropout); scored here on all of them.",
+        f"Weights of epoch {', '.join(map(str, epochs))}.",
+    ]
+    folds = f"{len(scored)} folds" if len(scored) > 1 else None
+    return ReportContext(
+        title="Phantom mammograms: a demonstration" if first.phantom else "Evaluation report",
+        model=f"{facts['model']}, canvas {height}x{width} pixels",
+        run_id=", ".join(one.facts["run_id"] for one in scored),
+        split_name=facts["split"],
+        split_hash=facts["split_hash"],
+        split_part=folds or str(Split.TEST),
+        store_fingerprint=facts["store_fingerprint"],
+        label_definition=facts["label_definition"],
+        exclusions=first.exclusions,
+        parts=first.parts,
+        phantom=first.phantom,
+        notes=notes,
+    )

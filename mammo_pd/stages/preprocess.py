@@ -1,0 +1,524 @@
+"""From a folder of mammograms to a store: decode, grey scale, crop, pyramid, manifest.
+
+The work on one image runs in worker processes; this process alone writes the record, so an image
+is either wholly in the store or not at all. Killed and started again, it goes on where it was.
+"""
+
+import csv
+import hashlib
+import multiprocessing
+import os
+import shutil
+import signal
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from tqdm import tqdm
+
+from mammo_pd.data.labels import LabelTable
+from mammo_pd.data.manifest import write_manifest
+from mammo_pd.data.store import (
+    LEVELS,
+    Record,
+    StorePaths,
+    create_or_match,
+    read_facts,
+    take_in,
+    write_facts,
+    write_levels,
+)
+from mammo_pd.errors import ImageError, InputError
+from mammo_pd.files import each_file, write_beside
+from mammo_pd.imaging.contact_sheet import draw_contact_sheet
+from mammo_pd.imaging.find import looks_like_image
+from mammo_pd.imaging.geometry import Box
+from mammo_pd.imaging.raster import RASTER_SUFFIXES
+from mammo_pd.imaging.transforms import (
+    ALGORITHM_VERSION,
+    ImagingSettings,
+    mammogram_transforms,
+    process_mammogram,
+)
+from mammo_pd.terms import Reason, Status
+
+# Images under way for each worker: enough to never wait, few enough to hold little.
+_WINDOW = 4
+# A kill costs at most this many images of work.
+_COMMIT_EVERY = 16
+
+
+@dataclass(frozen=True)
+class Job:
+    """One source file to be processed.
+
+    Attributes:
+        source: the file.
+        named: the label table names it, so it is a mammogram whatever its tags lack.
+        partial: where the worker writes its levels.
+        thumbnail: whether a thumbnail of the whole frame is wanted.
+    """
+
+    source: Path
+    named: bool
+    partial: Path
+    thumbnail: bool
+
+
+@dataclass
+class Outcome:
+    """What a worker found in one file.
+
+    Attributes:
+        facts: columns of the manifest.
+        identifiers: the original ones, for the owner-only record.
+        pixel_digest: of the stored native pixels; empty where there are none.
+        thumbnail: (h, w) uint8 whole frame, where wanted.
+    """
+
+    facts: dict[str, Any]
+    identifiers: dict[str, str] = field(default_factory=dict)
+    pixel_digest: bytes = b""
+    thumbnail: npt.NDArray[np.uint8] | None = None
+
+
+@dataclass(frozen=True)
+class PreprocessSummary:
+    """What a run did and what the store now holds.
+
+    Attributes:
+        found: images in the folder.
+        done_before: of them, those that needed no work.
+        other_files: files passed over because they are no images.
+        by_status: images of the folder by (status, reason).
+        labelled: of the folder's ok images, those with a label.
+        positive: of those, the positive ones.
+        unmatched_labels: rows of the label table that match no image.
+        disagreeing: images whose side by table and by tag differ.
+        details: one example sentence for each reason.
+    """
+
+    found: int
+    done_before: int
+    other_files: int
+    by_status: dict[tuple[str, str], int]
+    labelled: int
+    positive: int
+    unmatched_labels: int
+    disagreeing: int
+    details: dict[str, str]
+
+    @property
+    def ok(self) -> int:
+        """Images of the folder that can be used."""
+        return sum(n for (status, _), n in self.by_status.items() if status == Status.OK)
+
+
+def preprocess(
+    folder: Path,
+    out: Path,
+    *,
+    labels: LabelTable | None = None,
+    settings: ImagingSettings | None = None,
+    workers: int | None = None,
+    contact_sheet: Path | None = None,
+    crosswalk: Path | None = None,
+    say: Callable[[str], None] = print,
+) -> PreprocessSummary:
+    """Take every mammogram under a folder into a store.
+
+    Args:
+        folder: DICOM files, or PNG, PGM and TIFF that the label table names.
+        out: the store, made or added to.
+        labels: the label table; without one, labels of an earlier run are kept.
+        settings: what decides the pixels.
+        workers: processes; by default one for each core.
+        contact_sheet: a PNG to draw every crop of the folder on.
+        crosswalk: a CSV to write image_id, path and original identifiers to.
+        say: takes one line for people.
+
+    Raises:
+        InputError: no images, a store with other settings, a full disk, an ambiguous label table.
+    """
+    settings = settings or ImagingSettings()
+    folder = folder.resolve()
+    sources, other_files = _find(folder)
+    described = {
+        **{name: str(value) for name, value in asdict(settings).items()},
+        "algorithm": ALGORITHM_VERSION,
+        "levels": list(LEVELS),
+    }
+    paths = create_or_match(out, described)
+    fingerprint = read_facts(paths)["fingerprint"]
+    with Record(paths) as record:
+        named = {source for source in sources if labels and labels.find(source) is not None}
+        wanted = [
+            source
+            for source in sources
+            if _is_pending(source, paths, record, source in named, contact_sheet is not None)
+        ]
+        rasters = [
+            source
+            for source in wanted
+            if source.suffix.lower() in RASTER_SUFFIXES and source not in named
+        ]
+        for source in rasters:
+            _commit(_not_in_table(), source, folder, paths, record, fingerprint, None)
+        jobs = [
+            Job(
+                source,
+                source in named,
+                paths.partial / hashlib.sha256(str(source).encode()).hexdigest()[:20],
+                contact_sheet is not None,
+            )
+            for source in sorted(set(wanted) - set(rasters))
+        ]
+        workers = max(1, min(workers or _cores(), len(jobs)))
+        say(
+            f"{len(sources)} images in {folder}"
+            + (
+                f", {len(sources) - len(wanted)} of them done before"
+                if len(wanted) < len(sources)
+                else ""
+            )
+            + (f"; {other_files} other files passed over" if other_files else "")
+        )
+        shutil.rmtree(paths.partial, ignore_errors=True)
+        bar = tqdm(total=len(jobs), unit="image", desc="preprocess", disable=not jobs or None)
+        with bar:
+            for number, (job, outcome) in enumerate(_run(jobs, settings, workers), start=1):
+                _commit(outcome, job.source, folder, paths, record, fingerprint, job.partial)
+                if number % _COMMIT_EVERY == 0:
+                    record.commit()
+                bar.update()
+        record.commit()
+        shutil.rmtree(paths.partial, ignore_errors=True)
+        summary = _finish(folder, set(sources), paths, record, labels, len(wanted), other_files)
+        if contact_sheet is not None:
+            _draw(contact_sheet, folder, paths, record)
+        if crosswalk is not None:
+            _write_crosswalk(crosswalk, record)
+    return summary
+
+
+def _find(folder: Path) -> tuple[list[Path], int]:
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder; give the folder that holds the mammograms.")
+    seen: Counter[bool] = Counter()
+    sources = []
+    for path in each_file(folder):
+        is_image = looks_like_image(path)
+        seen[is_image] += 1
+        if is_image:
+            sources.append(path)
+    if not sources:
+        raise InputError(
+            f"{folder} holds no images (DICOM by ending or preamble, PNG, PGM, TIFF) among "
+            f"{seen[False]} files; give the folder that holds the mammograms."
+        )
+    return sources, seen[False]
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _is_pending(
+    source: Path, paths: StorePaths, record: Record, named: bool, thumbnail: bool
+) -> bool:
+    """Whether a file is new, changed, now named by the label table, or its pixels are gone."""
+    known = record.known(source)
+    if known is None:
+        return True
+    size, mtime_ns, image_id, status, reason = known
+    stat = source.stat()
+    if (stat.st_size, stat.st_mtime_ns) != (size, mtime_ns):
+        return True
+    if status == Status.OK:
+        return not (paths.image(image_id) / "native.npy").is_file() or (
+            thumbnail and not _thumbnail(paths, image_id).is_file()
+        )
+    return named and reason in (Reason.NOT_MAMMOGRAPHY, Reason.NOT_IN_TABLE)
+
+
+def _run(jobs: list[Job], settings: ImagingSettings, workers: int) -> Iterator[tuple[Job, Outcome]]:
+    """Process the jobs and give their outcomes in the jobs' order.
+
+    In that order, so that which of two copies of an image is kept does not depend on timing.
+    """
+    waiting = deque(jobs)
+    under_way: deque[tuple[Job, Future[Outcome]]] = deque()
+    pool = _start_pool(settings, workers)
+    try:
+        while waiting or under_way:
+            while waiting and len(under_way) < workers * _WINDOW:
+                job = waiting.popleft()
+                under_way.append((job, pool.submit(_process, job)))
+            job, future = under_way[0]
+            try:
+                outcome = future.result()
+            except BrokenProcessPool:
+                # One of those under way killed its worker, and which one is not known: each is
+                # tried alone, so that only the culprit is lost.
+                pool.shutdown(cancel_futures=True)
+                yield from _run_alone([job for job, _ in under_way], settings)
+                under_way.clear()
+                pool = _start_pool(settings, workers)
+                continue
+            under_way.popleft()
+            yield job, outcome
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _run_alone(jobs: list[Job], settings: ImagingSettings) -> Iterator[tuple[Job, Outcome]]:
+    pool = _start_pool(settings, 1)
+    try:
+        for job in jobs:
+            shutil.rmtree(job.partial, ignore_errors=True)
+            try:
+                yield job, pool.submit(_process, job).result()
+            except BrokenProcessPool:
+                detail = "the process that read it died (a decoder crash, or out of memory)"
+                yield job, _failed(ImageError(Reason.WORKER_DIED, detail))
+                pool = _start_pool(settings, 1)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_pool(settings: ImagingSettings, workers: int) -> ProcessPoolExecutor:
+    # A fork server imports everything once and has no threads that a fork could freeze.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_start_worker, initargs=(settings,)
+    )
+
+
+_transforms: Any = None
+
+
+def _start_worker(settings: ImagingSettings) -> None:
+    import SimpleITK
+    import torch
+
+    global _transforms  # one process, one composition
+    _transforms = mammogram_transforms(settings)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+
+
+def _process(job: Job) -> Outcome:
+    try:
+        sample = process_mammogram(job.source, _transforms, assume_mammogram=job.named)
+        levels = sample["image_levels"]
+        shutil.rmtree(job.partial, ignore_errors=True)
+        write_levels(job.partial, levels)
+    except ImageError as error:
+        return _failed(error)
+    native = levels["native"]
+    digest = hashlib.sha256(repr(native.shape).encode())
+    digest.update(np.ascontiguousarray(native).data)
+    return Outcome(
+        {**sample["image_facts"], "status": str(Status.OK), "reason": None, "detail": None},
+        sample["image_identifiers"],
+        digest.digest(),
+        sample["image_thumbnail"] if job.thumbnail else None,
+    )
+
+
+def _failed(error: ImageError) -> Outcome:
+    status = Status.EXCLUDED if error.reason.excludes else Status.FAILED
+    return Outcome({"status": str(status), "reason": str(error.reason), "detail": error.detail})
+
+
+def _not_in_table() -> Outcome:
+    detail = "an image file that is not DICOM and that no row of a label table names"
+    return _failed(ImageError(Reason.NOT_IN_TABLE, detail))
+
+
+def _commit(
+    outcome: Outcome,
+    source: Path,
+    folder: Path,
+    paths: StorePaths,
+    record: Record,
+    fingerprint: str,
+    partial: Path | None,
+) -> None:
+    """Take one outcome into the store and the record, pixels first."""
+    uid = outcome.identifiers.get("sop_instance_uid")
+    hasher = record.hasher
+    place = source.relative_to(folder).as_posix()
+    image_id = hasher.hash("image", uid if uid else f"file:{place}")
+    facts = dict(outcome.facts)
+    holder = record.source_of(image_id)
+    if holder is not None and holder != source:
+        # The name in the store is taken, so this one gets a name of its own.
+        image_id = hasher.hash("image", f"file:{place}")
+        if facts["status"] == Status.OK:
+            detail = "has the SOP Instance UID of another image in the store"
+            facts.update(_failed(ImageError(Reason.DUPLICATE, detail)).facts)
+    if facts["status"] == Status.OK and partial is not None:
+        take_in(paths, partial, image_id)
+        facts["pixel_hash"] = hasher.hash("pixels", outcome.pixel_digest)
+        if outcome.thumbnail is not None:
+            file = _thumbnail(paths, image_id)
+            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            np.save(file, outcome.thumbnail, allow_pickle=False)
+    facts["fingerprint"] = fingerprint
+    record.put(source, source.stat(), image_id, facts, outcome.identifiers)
+
+
+def _thumbnail(paths: StorePaths, image_id: str) -> Path:
+    # The whole frame can show a burnt-in name, so it is for the owner only.
+    return paths.private / "thumbnails" / image_id[:2] / f"{image_id}.npy"
+
+
+def _finish(
+    folder: Path,
+    sources: set[Path],
+    paths: StorePaths,
+    record: Record,
+    labels: LabelTable | None,
+    pending: int,
+    other_files: int,
+) -> PreprocessSummary:
+    """Join the labels, write the manifest of the whole store, and count this folder's images."""
+    facts = read_facts(paths)
+    unmatched = 0
+    if labels is not None:
+        unmatched = _join_labels(folder, labels, record)
+        known = facts.get("labels", {}).get("columns", {})
+        facts["labels"] = {
+            "definition": labels.definition,
+            "columns": {**known, **labels.column_types},
+        }
+    further = facts.get("labels", {}).get("columns", {})
+    by_status: Counter[tuple[str, str]] = Counter()
+    details: dict[str, str] = {}
+    counts: Counter[str] = Counter()
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for source, image_id, image, identifiers, labelled in record.rows():
+            row = _manifest_row(image_id, image, identifiers, labelled, record)
+            if source in sources:
+                by_status[row["status"], row.get("reason") or ""] += 1
+                if row.get("reason"):
+                    details.setdefault(row["reason"], f"{source.name}: {row['detail']}")
+                if row["status"] == Status.OK and row["label"] is not None:
+                    counts["labelled"] += 1
+                    counts["positive"] += row["label"]
+                tag, table = image.get("laterality"), labelled.get("laterality")
+                counts["disagreeing"] += bool(tag and table and tag != table)
+            yield row
+
+    schema = pa.schema(
+        [
+            (name, pa.float64() if kind == "number" else pa.string())
+            for name, kind in further.items()
+        ]
+    )
+    write_manifest(paths.manifest, rows(), schema)
+    write_facts(paths, facts)
+    return PreprocessSummary(
+        found=len(sources),
+        done_before=len(sources) - pending,
+        other_files=other_files,
+        by_status=dict(by_status),
+        labelled=counts["labelled"],
+        positive=counts["positive"],
+        unmatched_labels=unmatched,
+        disagreeing=counts["disagreeing"],
+        details=details,
+    )
+
+
+def _join_labels(folder: Path, labels: LabelTable, record: Record) -> int:
+    """Record each image's row of the label table; give the number of rows that match no image."""
+    found: dict[Path, int | None] = {}
+    for source, _, image, identifiers, _ in record.rows():
+        row = labels.find(source, identifiers.get("sop_instance_uid"))
+        # What another table said of images elsewhere in the store stays.
+        if row is not None or source.is_relative_to(folder):
+            duplicate = image.get("reason") == Reason.DUPLICATE
+            found[source] = None if duplicate else row
+    times = Counter(row for row in found.values() if row is not None)
+    if not times:
+        raise InputError(
+            f"no row of {labels.source} names an image in {folder}; its path must be relative to "
+            "the table or to that folder, or give sop_instance_uid or the data set's image_id. The "
+            "images are in the store: run again with the mended table, and only it is read."
+        )
+    row, most = times.most_common(1)[0]
+    if most > 1:
+        names = sorted(source for source, at in found.items() if at == row)
+        raise InputError(
+            f"line {row + 2} of {labels.source} names {most} images ({names[0]}, {names[1]}, ...); "
+            "give paths that tell them apart. The images are in the store: run again with the "
+            "mended table, and only it is read."
+        )
+    for source, row in found.items():
+        record.put_labels(source, None if row is None else labels.rows[row])
+    record.commit()
+    return len(labels.rows) - len(times)
+
+
+def _manifest_row(
+    image_id: str,
+    image: dict[str, Any],
+    identifiers: dict[str, str],
+    labelled: dict[str, Any],
+    record: Record,
+) -> dict[str, Any]:
+    exam = labelled.get("exam_id") or identifiers.get("study_instance_uid")
+    patient, source = labelled.get("patient_id"), "table"
+    if not patient:
+        patient, source = identifiers.get("patient_id"), "tag"
+    if not patient:
+        patient, source = (f"exam:{exam}", "exam") if exam else (f"image:{image_id}", "image")
+    row = {
+        **image,
+        **labelled.get("further", {}),
+        "image_id": image_id,
+        "patient_id": record.hasher.hash("patient", patient),
+        "patient_id_source": source,
+        "exam_id": record.hasher.hash("exam", exam) if exam else None,
+        "label": labelled.get("label"),
+    }
+    for name in ("laterality", "view", "age"):
+        if labelled.get(name) is not None:
+            row[name] = labelled[name]
+    return row
+
+
+def _draw(file: Path, folder: Path, paths: StorePaths, record: Record) -> None:
+    def items() -> Iterator[tuple[npt.NDArray[np.uint8], Box, str]]:
+        for source, image_id, image, _, _ in record.rows():
+            if image["status"] == Status.OK and source.is_relative_to(folder):
+                thumbnail = np.load(_thumbnail(paths, image_id), allow_pickle=False)
+                scale = max(thumbnail.shape) / max(image["rows"], image["columns"])
+                sides = (image[f"crop_{side}"] for side in ("top", "left", "height", "width"))
+                box = Box(*(round(side * scale) for side in sides))
+                yield thumbnail, box, f"{image_id[:6]} {image['breast_verdict']}"
+
+    draw_contact_sheet(items(), file)
+
+
+def _write_crosswalk(file: Path, record: Record) -> None:
+    """Write which file each image_id came from; the caller asked for identifiers in the clear."""
+    with write_beside(file) as beside, beside.open("w", newline="", encoding="utf-8") as opened:
+        writer = csv.writer(opened)
+        names = ("sop_instance_uid", "study_instance_uid", "patient_id", "accession_number")
+        writer.writerow(("image_id", "path", *names))
+        for source, image_id, _, identifiers, _ in record.rows():
+            writer.writerow((image_id, source, *(identifiers.get(name, "") for name in names)))
+        beside.chmod(0o600)

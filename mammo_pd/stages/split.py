@@ -1,0 +1,85 @@
+"""Make a patient-level split of a store, and count what is in its parts."""
+
+from collections.abc import Callable
+
+import pandas as pd
+
+from mammo_pd.data.manifest import read_manifest
+from mammo_pd.data.splits import SplitTable, make_split, patient_groups, read_split, write_split
+from mammo_pd.data.store import StorePaths
+from mammo_pd.errors import InputError
+from mammo_pd.terms import Status
+
+FRACTIONS = (0.7, 0.1, 0.2)
+
+
+def split_store(
+    paths: StorePaths,
+    *,
+    name: str = "default",
+    fractions: tuple[float, float, float] = FRACTIONS,
+    folds: int | None = None,
+    seed: int = 0,
+    say: Callable[[str], None] = print,
+) -> SplitTable:
+    """Split the usable images of a store by patient and write the split into it.
+
+    Args:
+        paths: the store.
+        name: of the split; an existing one is never replaced by another.
+        fractions: shares of train, val and test.
+        folds: how many folds instead.
+        seed: of the shuffle.
+        say: takes one line for people.
+
+    Raises:
+        InputError: a split of that name that differs, or too few patients of a class.
+    """
+    manifest = read_manifest(paths.manifest, status=None)
+    split = make_split(manifest, name=name, fractions=fractions, folds=folds, seed=seed)
+    if (paths.splits / f"{name}.csv").is_file() and read_split(
+        paths.splits, name
+    ).hash != split.hash:
+        raise InputError(
+            f"there is another split {name!r} in {paths.splits}, and runs may rest on it; give "
+            "this one another --name."
+        )
+    usable = manifest[manifest["status"] == Status.OK]
+    unknown = usable["patient_id_source"].isin(["exam", "image"])
+    if unknown.any():
+        say(
+            f"warning: {unknown.sum()} of {len(usable)} images have no patient ID, so each exam or "
+            "image counts as a patient of its own; give patient_id in the label table."
+        )
+    write_split(
+        split,
+        paths.splits,
+        {"seed": seed, "folds": folds, "fractions": None if folds else list(fractions)},
+    )
+    return split
+
+
+def count_parts(manifest: pd.DataFrame, split: SplitTable) -> list[dict[str, int | str]]:
+    """Patients, images and positives of each part or fold.
+
+    Args:
+        manifest: all rows.
+        split: the split.
+
+    Returns:
+        One row per part: ``part``, ``patients`` (joined where they are one), ``images``,
+        ``unlabelled``, ``positives`` (images).
+    """
+    column = "fold" if split.folds else "split"
+    manifest = manifest.assign(group=patient_groups(manifest))
+    joined = manifest.merge(split.table[["image_id", column]], on="image_id")
+    return [
+        {
+            "part": str(part),
+            "patients": int(rows["group"].nunique()),
+            "images": len(rows),
+            "unlabelled": int(rows["label"].isna().sum()),
+            "positives": int(rows["label"].sum()),
+        }
+        for part, rows in joined.groupby(column, sort=bool(split.folds))
+    ]

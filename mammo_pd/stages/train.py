@@ -1,0 +1,400 @@
+"""Train a vision transformer with PatchDropout on a store: a run that can be killed and resumed."""
+
+import dataclasses
+import json
+import os
+import platform
+import secrets
+import warnings
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import timm
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from mammo_pd import __version__
+from mammo_pd.config import RunConfig, canvas_of, dump_config, load_config
+from mammo_pd.data.dataset import Batch, EpochBatches, MammogramDataset, collate
+from mammo_pd.data.manifest import read_manifest
+from mammo_pd.data.splits import SplitTable, check_split, read_split
+from mammo_pd.data.store import StorePaths, open_store, read_facts
+from mammo_pd.errors import InputError
+from mammo_pd.evaluation.levels import Aggregation, roll_up
+from mammo_pd.evaluation.roc import auc
+from mammo_pd.files import write_text
+from mammo_pd.models.augment import RaggedImages
+from mammo_pd.models.patch_dropout import count_kept, image_key
+from mammo_pd.models.sampler import PatchSampler
+from mammo_pd.models.vit import PatchViT, build_vit, patch_size_of
+from mammo_pd.stages.split import split_store
+from mammo_pd.terms import Level, Split, Status
+from mammo_pd.tracking import NoRun, Run
+from mammo_pd.training.loop import Task, fit
+
+_MAX_WORKERS = 8
+
+
+def train(
+    store: Path,
+    runs: Path,
+    config: RunConfig,
+    *,
+    resume: Path | None = None,
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Train, and write a run folder: configuration, checkpoints, history, MLflow record.
+
+    Args:
+        store: made by preprocess.
+        runs: the folder of runs.
+        config: everything that decides the run; with ``resume`` the run's own is taken.
+        resume: a run folder to go on with.
+        say: takes one line for people.
+
+    Returns:
+        The run's folder.
+
+    Raises:
+        InputError: no store, a split with a leak or a class missing, a canvas that does not fit, a
+            run to be resumed that rests on another split or store.
+    """
+    if resume is not None:
+        facts = read_run(resume)
+        config = load_config(resume / "config.yaml")
+        store = Path(facts["store"])
+    paths = open_store(store)
+    manifest, split = _read_or_make_split(paths, config, say)
+    rows = rows_of(manifest, split, config.data.fold)
+    rows = rows[rows["label"].notna()]
+    _refuse_one_class(rows, config.data.split)
+
+    patch_size = patch_size_of(config.model.name)
+    canvas = canvas_of(config.data.res, patch_size, _largest(rows))
+    fabric = make_fabric(config)
+    fabric.launch()
+    fabric.seed_everything(config.training.seed, verbose=False)
+    model = build_vit(
+        config.model.name,
+        canvas,
+        weights=config.model.weights,
+        drop_path_rate=config.model.drop_path_rate,
+        global_pool=config.model.global_pool,
+    )
+    sampler = PatchSampler(canvas, patch_size)
+    kept = count_kept(model.num_tokens, config.patch_dropout.keep_rate)
+
+    chief = fabric.global_rank == 0
+    if resume is None:
+        folder = runs / str(fabric.broadcast(_new_run_id()))
+        facts = _describe_run(folder, store, paths, split, config, canvas, model, kept, fabric)
+        if chief:
+            folder.mkdir(parents=True)
+            write_text(folder / "config.yaml", dump_config(config))
+    else:
+        folder = resume
+        _refuse_changed(facts, split, paths)
+    say_if = say if chief else _say_nothing
+    say_if(
+        f"{config.model.name}, canvas {canvas[0]}x{canvas[1]}, {kept} of {model.num_tokens} "
+        f"patches kept; {_count(rows)}; {facts['environment']['device']}, "
+        f"{fabric.strategy.precision.precision}"
+    )
+    with warnings.catch_warnings():
+        # Fabric advises more loader workers than a small machine has cores.
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        task = _task(fabric, paths, rows, canvas, sampler, config)
+        if not chief:
+            fit(fabric, model, model.vit, task, config.training, folder, NoRun(), say=say_if)
+            return folder
+        with Run(runs, folder.name, facts.get("mlflow_run_id")) as tracker:
+            facts["mlflow_run_id"] = tracker.run_id
+            _write_facts(folder, facts)
+            tracker.describe(
+                parameters=json.loads(json.dumps(_parameters(config, canvas, model, kept))),
+                tags={
+                    "split_hash": split.hash,
+                    "store_fingerprint": facts["store_fingerprint"],
+                    "mammo_pd_version": __version__,
+                    **{f"environment.{name}": str(v) for name, v in facts["environment"].items()},
+                },
+            )
+            tracker.keep(folder / "config.yaml")
+            history = fit(fabric, model, model.vit, task, config.training, folder, tracker, say=say)
+            with_history = pd.DataFrame(history)
+            write_text(folder / "history.csv", with_history.to_csv(index=False))
+            tracker.keep(folder / "history.csv")
+    _write_facts(folder, {**facts, "finished": _now()})
+    return folder
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """What a run was made with.
+
+    Raises:
+        InputError: not a run folder.
+    """
+    file = folder / "run.json"
+    try:
+        facts: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{folder} is not a run ({file.name} cannot be read: {error}); name a folder that "
+            "mammo-pd train made."
+        ) from error
+    return facts
+
+
+def latest_run(runs: Path) -> Path:
+    """The run that was started last.
+
+    Raises:
+        InputError: there is none.
+    """
+    started = sorted(file.parent for file in runs.glob("*/run.json")) if runs.is_dir() else []
+    if not started:
+        raise InputError(
+            f"there is no run in {runs}; train one with: mammo-pd train --res 1024 --keep 0.25"
+        )
+    return started[-1]
+
+
+def rows_of(manifest: pd.DataFrame, split: SplitTable, fold: int | None) -> pd.DataFrame:
+    """The usable rows of the manifest that a split names, with the column ``split``."""
+    usable = manifest[manifest["status"] == Status.OK]
+    parts = split.table[["image_id"]].assign(split=split.parts(fold))
+    # A column of that name can come from the label table; the split's own counts.
+    usable = usable.drop(columns="split", errors="ignore")
+    return usable.merge(parts, on="image_id").sort_values("image_id", ignore_index=True)
+
+
+def make_fabric(config: RunConfig) -> Fabric:
+    """Lightning Fabric for a configuration, in bf16 where the device has it."""
+    device = config.device
+    precision = device.precision
+    if precision == "auto":
+        on_gpu = device.accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available()
+        precision = "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
+    try:
+        return Fabric(accelerator=device.accelerator, devices=device.devices, precision=precision)
+    except (ValueError, RuntimeError) as error:
+        raise InputError(
+            f"Lightning Fabric cannot use accelerator {device.accelerator}, devices "
+            f"{device.devices}, precision {precision}: {error}"
+        ) from error
+
+
+def make_loader(
+    dataset: MammogramDataset, batches: Any, workers: int | None, device: torch.device
+) -> "DataLoader[Batch]":
+    """Read batches in worker processes, into pinned memory where there is a GPU."""
+    if workers is None:
+        workers = min(_MAX_WORKERS, max(0, len(os.sched_getaffinity(0)) - 1))
+    return DataLoader(
+        dataset,  # type: ignore[arg-type]
+        batch_sampler=batches,
+        collate_fn=collate,
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        persistent_workers=workers > 0,
+    )
+
+
+def to_device(batch: Batch, device: torch.device) -> RaggedImages:
+    """Copy a batch's images to the device without waiting for it."""
+    return RaggedImages(*(tensor.to(device, non_blocking=True) for tensor in batch[:4]))
+
+
+class _TrainBatches:
+    """The training loader with its sampler's epoch."""
+
+    def __init__(self, loader: "DataLoader[Batch]", batches: EpochBatches) -> None:
+        self._loader = loader
+        self._batches = batches
+
+    def set_epoch(self, epoch: int) -> None:
+        self._batches.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Any:
+        return iter(self._loader)
+
+
+def _task(
+    fabric: Fabric,
+    paths: StorePaths,
+    rows: pd.DataFrame,
+    canvas: tuple[int, int],
+    sampler: PatchSampler,
+    config: RunConfig,
+) -> Task:
+    training, keep_rate = config.training, config.patch_dropout.keep_rate
+    train_rows = rows[rows["split"] == Split.TRAIN]
+    val_rows = rows[rows["split"] == Split.VAL].reset_index(drop=True)
+    train_set = MammogramDataset(paths, train_rows, canvas)
+    val_set = MammogramDataset(paths, val_rows, canvas)
+    rank, world = fabric.global_rank, fabric.world_size
+    batches = EpochBatches(
+        len(train_set), training.batch_size, seed=training.seed, rank=rank, world_size=world
+    )
+    device = fabric.device
+
+    def train_input(batch: Batch, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
+        keys = torch.tensor(
+            [image_key(training.seed, epoch, train_set.image_ids[row]) for row in batch.rows]
+        ).to(device, non_blocking=True)
+        patches, positions = sampler.for_training(
+            to_device(batch, device), keys, keep_rate, config.augment
+        )
+        return patches, positions, batch.labels.to(device, non_blocking=True)
+
+    def val_input(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        return (*sampler.for_evaluation(to_device(batch, device)), batch.rows)
+
+    def val_metrics(scores: npt.NDArray[np.float64]) -> dict[str, float]:
+        scored = val_rows.assign(score=scores)
+        return {f"val_auc_{level}": _auc_at(scored, level) for level in (Level.IMAGE, Level.BREAST)}
+
+    # All patches at once take more room than the kept ones.
+    share = max(1, int(training.batch_size / world * keep_rate))
+    mine = range(rank, len(val_set), world)
+    val_batches = [list(mine[start : start + share]) for start in range(0, len(mine), share)]
+    workers = config.data.workers
+    return Task(
+        train=_TrainBatches(make_loader(train_set, batches, workers, device), batches),
+        train_input=train_input,
+        val=make_loader(val_set, val_batches, workers, device),
+        val_input=val_input,
+        val_metrics=val_metrics,
+    )
+
+
+def _auc_at(scored: pd.DataFrame, level: Level) -> float:
+    units = roll_up(scored, level, Aggregation.MEAN)
+    return auc(units["label"], units["score"])
+
+
+def _read_or_make_split(
+    paths: StorePaths, config: RunConfig, say: Callable[[str], None]
+) -> tuple[pd.DataFrame, SplitTable]:
+    manifest = read_manifest(paths.manifest, status=None)
+    name = config.data.split
+    if name == "default" and not (paths.splits / "default.csv").is_file():
+        say("no split was made yet; making the default one: 70/10/20 % of the patients, seed 0")
+        split_store(paths, say=say)
+    split = read_split(paths.splits, name)
+    check_split(split, manifest)
+    return manifest, split
+
+
+def _refuse_one_class(rows: pd.DataFrame, split: str) -> None:
+    for part in Split:
+        labels = rows.loc[rows["split"] == part, "label"]
+        for label, word in ((1, "positive"), (0, "negative")):
+            if not (labels == label).any():
+                raise InputError(
+                    f"the part {part} of the split {split} has no {word} image, so neither "
+                    "training nor an AUC is possible; check the labels (mammo-pd preprocess "
+                    "--labels), or make another split: mammo-pd split --name NEW"
+                )
+
+
+def _largest(rows: pd.DataFrame) -> tuple[int, int]:
+    return int(rows["crop_height"].max()), int(rows["crop_width"].max())
+
+
+def _count(rows: pd.DataFrame) -> str:
+    sizes = rows.groupby("split")["label"].agg(["size", "sum"])
+    return ", ".join(
+        f"{part} {n} ({positive} positive)" for part, n, positive in sizes.itertuples()
+    )
+
+
+def _new_run_id() -> str:
+    # Sorted by name is sorted by time.
+    return f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def _describe_run(
+    folder: Path,
+    store: Path,
+    paths: StorePaths,
+    split: SplitTable,
+    config: RunConfig,
+    canvas: tuple[int, int],
+    model: PatchViT,
+    kept: int,
+    fabric: Fabric,
+) -> dict[str, Any]:
+    made = read_facts(paths)
+    on_gpu = fabric.device.type == "cuda"
+    return {
+        "run_id": folder.name,
+        "started": _now(),
+        "store": str(store.resolve()),
+        "store_fingerprint": made["fingerprint"],
+        "label_definition": made.get("labels", {}).get("definition"),
+        "split": split.name,
+        "split_hash": split.hash,
+        "fold": config.data.fold,
+        "model": config.model.name,
+        "canvas": list(canvas),
+        "num_tokens": model.num_tokens,
+        "num_keep": kept,
+        "environment": {
+            "mammo_pd": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "timm": timm.__version__,
+            "platform": platform.platform(),
+            "device": torch.cuda.get_device_name(fabric.device) if on_gpu else "CPU",
+            "devices": fabric.world_size,
+        },
+    }
+
+
+def _parameters(
+    config: RunConfig, canvas: tuple[int, int], model: PatchViT, kept: int
+) -> dict[str, Any]:
+    parameters = dataclasses.asdict(config)
+    weights = parameters["model"]["weights"]
+    if weights not in (None, "timm"):
+        # A path of this machine stays on it.
+        parameters["model"]["weights"] = Path(weights).name
+    parameters["canvas"] = f"{canvas[0]}x{canvas[1]}"
+    parameters["num_tokens"], parameters["num_keep"] = model.num_tokens, kept
+    return parameters
+
+
+def _refuse_changed(facts: dict[str, Any], split: SplitTable, paths: StorePaths) -> None:
+    if facts["split_hash"] != split.hash:
+        raise InputError(
+            f"the run {facts['run_id']} was started on another split {split.name!r}; restore that "
+            "split, or train anew without --resume."
+        )
+    if facts["store_fingerprint"] != read_facts(paths)["fingerprint"]:
+        raise InputError(
+            f"the run {facts['run_id']} was started on a store made with other settings; train "
+            "anew without --resume."
+        )
+
+
+def _write_facts(folder: Path, facts: dict[str, Any]) -> None:
+    write_text(folder / "run.json", json.dumps(facts, indent=2) + "\n")
+
+
+def _now() -> str:
+    return datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+def _say_nothing(line: str) -> None:
+    pass

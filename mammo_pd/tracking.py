@@ -1,0 +1,102 @@
+"""MLflow, the only place that imports it: a local SQLite store by default."""
+
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+EXPERIMENT = "mammo-pd"
+
+
+class Run:
+    """One MLflow run; as a context manager it is closed as finished, failed or killed.
+
+    Args:
+        runs: the folder of runs; ``mlflow.db`` and ``mlartifacts`` go into it, unless the
+            environment variable ``MLFLOW_TRACKING_URI`` names a server.
+        name: of the run.
+        mlflow_run_id: a run to go on with.
+    """
+
+    def __init__(self, runs: Path, name: str, mlflow_run_id: str | None = None) -> None:
+        # The first call makes the database by a hundred migrations, each logged.
+        import logging
+
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+
+        runs.mkdir(parents=True, exist_ok=True)
+        local = f"sqlite:///{(runs / 'mlflow.db').resolve()}"
+        self.uri = os.environ.get("MLFLOW_TRACKING_URI", local)
+        self._client = MlflowClient(self.uri)
+        experiment = self._client.get_experiment_by_name(EXPERIMENT)
+        if experiment is not None:
+            experiment_id = experiment.experiment_id
+        else:
+            artifacts = (runs / "mlartifacts").resolve().as_uri() if self.uri == local else None
+            experiment_id = self._client.create_experiment(EXPERIMENT, artifact_location=artifacts)
+        self.run_id = mlflow_run_id or ""
+        if mlflow_run_id is not None:
+            try:
+                self._client.update_run(mlflow_run_id, status="RUNNING")
+            except MlflowException:
+                # The record of metrics is gone; the run itself is not.
+                self.run_id = ""
+        if not self.run_id:
+            self.run_id = self._client.create_run(experiment_id, run_name=name).info.run_id
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        status = "FINISHED" if kind is None else "KILLED" if kind is KeyboardInterrupt else "FAILED"
+        self._client.set_terminated(self.run_id, status)
+
+    def describe(self, parameters: dict[str, Any], tags: dict[str, str]) -> None:
+        """Log what the run was made with; nested parameters are named with dots."""
+        from mlflow.entities import Param, RunTag
+
+        self._client.log_batch(
+            self.run_id,
+            params=[Param(name, str(value)) for name, value in _flatten(parameters)],
+            tags=[RunTag(name, value) for name, value in tags.items()],
+        )
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        """Log metrics of one step or epoch."""
+        import time
+
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        self._client.log_batch(
+            self.run_id, metrics=[Metric(name, value, now, step) for name, value in metrics.items()]
+        )
+
+    def keep(self, file: Path) -> None:
+        """Keep a file as an artifact of the run."""
+        self._client.log_artifact(self.run_id, str(file))
+
+
+class NoRun:
+    """Takes the place of a run in the processes that do not report."""
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        """Log nothing."""
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    flat = []
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat += _flatten(value, f"{prefix}{name}.")
+        else:
+            flat.append((prefix + name, value))
+    return flat

@@ -1,0 +1,112 @@
+"""Checkpoints as safetensors: one file each, so that one is whole or absent, and runs no code."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from mammo_pd.errors import InputError
+from mammo_pd.files import write_beside
+
+_MODEL = "model."
+_OPTIMIZER = "optimizer."
+
+
+def save_weights(path: Path, model: nn.Module, facts: dict[str, Any]) -> None:
+    """Write a model's weights under its own names, with facts in the file's header.
+
+    Args:
+        path: ends in ``.safetensors``; replaced when complete.
+        model: its ``state_dict`` is written; what it names is what another tool reads.
+        facts: plain values.
+    """
+    tensors = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
+    with write_beside(path) as beside:
+        save_file(tensors, beside, {"facts": json.dumps(facts)})
+
+
+def load_weights(path: Path, model: nn.Module) -> dict[str, Any]:
+    """Load weights that `save_weights` wrote.
+
+    Returns:
+        The facts written with them.
+
+    Raises:
+        InputError: no such file, not one of ours, or of another architecture.
+    """
+    tensors, facts = _read(path)
+    _load_into(model, tensors, path)
+    return facts
+
+
+def save_state(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, facts: dict[str, Any]
+) -> None:
+    """Write everything that training needs to go on, as one file."""
+    tensors = {
+        _MODEL + name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()
+    }
+    state = optimizer.state_dict()
+    for index, values in state["state"].items():
+        for name, value in values.items():
+            tensors[f"{_OPTIMIZER}{index}.{name}"] = value.detach().contiguous()
+    header = {"facts": json.dumps(facts), "param_groups": json.dumps(state["param_groups"])}
+    with write_beside(path) as beside:
+        save_file(tensors, beside, header)
+
+
+def load_state(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None = None
+) -> dict[str, Any]:
+    """Load what `save_state` wrote; without an optimizer, the model alone.
+
+    Returns:
+        The facts written with it.
+
+    Raises:
+        InputError: no such file, not one of ours, or of another architecture.
+    """
+    tensors, facts = _read(path)
+    _load_into(
+        model,
+        {name.removeprefix(_MODEL): t for name, t in tensors.items() if name.startswith(_MODEL)},
+        path,
+    )
+    if optimizer is None:
+        return facts
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith(_OPTIMIZER):
+            index, _, key = name.removeprefix(_OPTIMIZER).partition(".")
+            state.setdefault(int(index), {})[key] = tensor
+    with safe_open(path, "pt") as file:
+        groups = json.loads(file.metadata()["param_groups"])
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    return facts
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    if not path.is_file():
+        raise InputError(f"there is no checkpoint at {path}; name a run that has one.")
+    try:
+        with safe_open(path, "pt") as file:
+            facts: dict[str, Any] = json.loads((file.metadata() or {})["facts"])
+            return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise InputError(
+            f"{path} is not a checkpoint of mammo-pd ({error}); name a run that has one."
+        ) from error
+
+
+def _load_into(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise InputError(
+            f"{path} does not fit the model ({str(error).splitlines()[-1].strip()[:200]}); it was "
+            "trained with another model or canvas than the run's configuration says."
+        ) from error
