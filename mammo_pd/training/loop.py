@@ -225,7 +225,10 @@ def _train_epoch(
             loss = F.binary_cross_entropy_with_logits(logits, labels, pos_weight=positive_weight)
             fabric.backward(loss)
             if settings.clip_norm:
-                fabric.clip_gradients(model, optimizer, max_norm=settings.clip_norm)
+                # Checking the norm here would wait for the device; the loss is checked below.
+                fabric.clip_gradients(
+                    model, optimizer, max_norm=settings.clip_norm, error_if_nonfinite=False
+                )
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 

@@ -1,0 +1,101 @@
+from pathlib import Path
+
+import pytest
+
+from mammo_pd.data.labels import read_labels
+from mammo_pd.errors import InputError
+
+
+def table(folder: Path, text: str) -> Path:
+    path = folder / "labels.csv"
+    path.write_text(text)
+    return path
+
+
+def test_image_is_found_by_path_uid_or_the_sets_own_id(tmp_path: Path) -> None:
+    by_path = read_labels(table(tmp_path, "path,label\na/1.png,1\nb/1.png,0\n"))
+    assert by_path.find(tmp_path / "b" / "1.png") == 1
+    assert by_path.find(Path("elsewhere/a/1.png")) == 0
+    assert by_path.find(Path("elsewhere/1.png")) is None
+    by_uid = read_labels(table(tmp_path, "sop_instance_uid,label\n1.2.3,0\n1.2.34,1\n"))
+    assert by_uid.find(Path("x.dcm"), "1.2.34") == 1
+    assert by_uid.find(Path("x.dcm")) is None
+    by_id = read_labels(table(tmp_path, "image_id,label\n220375232,1\n"))
+    for name, uid in (
+        ("220375232.dcm", None),
+        ("train_images_10011_220375232.dcm", None),
+        ("x.dcm", "1.2.840.10009.1.2.3.10011.1.220375232"),
+    ):
+        assert by_id.find(Path(name), uid) == 0
+
+
+def test_label_column_and_positive_values_are_chosen(tmp_path: Path) -> None:
+    path = table(tmp_path, "path,tissue\na.png,D\nb.png,F\nc.png,\nd.png,G\n")
+    labels = read_labels(path, label_column="tissue", positive=["D"])
+    assert [row["label"] for row in labels.rows] == [1, 0, None, 0]
+    assert "tissue is D" in labels.definition
+
+
+def test_label_falls_back_to_cancer_and_reads_words(tmp_path: Path) -> None:
+    labels = read_labels(table(tmp_path, "path,cancer\na.png,True\nb.png,0\nc.png,\n"))
+    assert [row["label"] for row in labels.rows] == [1, 0, None]
+
+
+def test_further_columns_are_carried_but_not_what_may_identify(tmp_path: Path) -> None:
+    labels = read_labels(
+        table(
+            tmp_path,
+            "path,label,density,radius,patient_name,accession_number,series_id,site_id\n"
+            "a.png,1,B,3.5,Doe^Jane,77,9,2\nb.png,0,,,x,1,2,1\n",
+        )
+    )
+    assert labels.column_types == {"density": "text", "radius": "number", "site_id": "number"}
+    assert labels.rows[0]["further"] == {"density": "B", "radius": 3.5, "site_id": 2.0}
+    assert labels.rows[1]["further"] == {"density": None, "radius": None, "site_id": 1.0}
+
+
+def test_laterality_and_view_are_read_in_the_sets_words(tmp_path: Path) -> None:
+    labels = read_labels(
+        table(tmp_path, "image_id,label,laterality,view_position,age\na,1,LEFT,CC,061\n")
+    )
+    row = labels.rows[0]
+    assert (row["laterality"], row["view"], row["age"]) == ("L", "CC", 61.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "cannot be read as CSV"),
+        ("path,label\n", "no rows"),
+        ("file_no,label\n1,1\n", "no column that finds an image"),
+        ("path,malignant\na.png,1\n", "--label-column"),
+        ("path,label\na.png,2\n", r"line 2: the label '2' is neither 0 nor 1.*--positive 2"),
+        ("path,label\na.png,1\nb.png,0\na.png,1\n", "lines 2, 4 repeat"),
+        ("path,label\na.png,1\na.png,0\n", "lines 2, 3 contradict"),
+    ],
+)
+def test_bad_tables_are_refused_with_cause_and_remedy(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        read_labels(table(tmp_path, text))
+
+
+def test_missing_table_and_positive_that_never_occurs_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not exist"):
+        read_labels(tmp_path / "none.csv")
+    path = table(tmp_path, "path,tissue\na.png,D\n")
+    with pytest.raises(InputError, match="nothing would be positive; it holds D"):
+        read_labels(path, label_column="tissue", positive=["dense"])
+
+
+@pytest.mark.corpus
+def test_published_counts_of_rsna_and_mias(corpus: Path) -> None:
+    rsna = read_labels(corpus / "labels" / "rsna_train.csv")
+    assert len(rsna.rows) == 54_706
+    assert sum(row["label"] for row in rsna.rows) == 1_158
+    assert len({row["patient_id"] for row in rsna.rows}) == 11_913
+    mias = read_labels(corpus / "mias" / "labels.csv", label_column="tissue", positive=["D"])
+    assert sum(row["label"] for row in mias.rows) == 78
+    first = mias.find(corpus / "mias" / "images" / "mdb001.png")
+    assert first == 0

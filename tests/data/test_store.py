@@ -1,0 +1,95 @@
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mammo_pd.data.store import (
+    Hasher,
+    Record,
+    choose_level,
+    create_or_match,
+    open_store,
+    read_level,
+    take_in,
+    write_levels,
+)
+from mammo_pd.errors import InputError
+
+SETTINGS = {"voi": "auto", "algorithm": 1}
+
+
+def test_store_of_other_settings_is_refused_and_names_them(tmp_path: Path) -> None:
+    create_or_match(tmp_path / "s", SETTINGS)
+    create_or_match(tmp_path / "s", SETTINGS)
+    with pytest.raises(InputError, match=r"voi was 'auto', is 'raw'.*another --out"):
+        create_or_match(tmp_path / "s", SETTINGS | {"voi": "raw"})
+
+
+def test_folder_that_holds_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").touch()
+    with pytest.raises(InputError, match="not a store"):
+        create_or_match(tmp_path, SETTINGS)
+    assert list(tmp_path.iterdir()) == [tmp_path / "thesis.txt"]
+
+
+def test_missing_store_is_named_with_the_command_that_makes_it(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="mammo-pd preprocess DICOM_DIR"):
+        open_store(tmp_path / "none")
+
+
+def test_levels_are_read_back_memory_mapped(tmp_path: Path) -> None:
+    paths = create_or_match(tmp_path / "s", SETTINGS)
+    native = np.arange(12, dtype=np.uint16).reshape(3, 4)
+    write_levels(paths.partial / "x", {"native": native})
+    take_in(paths, paths.partial / "x", "abcd")
+    pixels = read_level(paths, "abcd", "native")
+    assert isinstance(pixels, np.memmap)
+    assert np.array_equal(pixels, native)
+    with pytest.raises(InputError, match="run the same mammo-pd preprocess again"):
+        read_level(paths, "abcd", "512")
+
+
+@pytest.mark.parametrize(
+    ("size", "canvas", "level"),
+    [
+        ((3328, 1700), (1024, 816), "1024"),
+        ((3328, 1700), (1040, 832), "2048"),
+        ((3328, 1700), (512, 408), "512"),
+        ((3328, 1700), (3328, 2656), "native"),
+        ((1000, 600), (1024, 816), "native"),
+        # A wide image: the canvas's width decides.
+        ((1500, 3000), (1024, 816), "1024"),
+        ((1500, 3000), (1024, 1040), "2048"),
+    ],
+)
+def test_level_is_the_smallest_that_is_as_fine_as_the_canvas(
+    size: tuple[int, int], canvas: tuple[int, int], level: str
+) -> None:
+    assert choose_level(*size, canvas) == level
+
+
+def test_hashes_are_keyed_and_differ_by_kind() -> None:
+    one, other = Hasher(b"k" * 32), Hasher(b"l" * 32)
+    assert one.hash("patient", "10011") == one.hash("patient", "10011")
+    assert one.hash("patient", "10011") != other.hash("patient", "10011")
+    assert one.hash("patient", "10011") != one.hash("exam", "10011")
+
+
+def test_record_is_for_the_owner_only_and_its_key_stays(tmp_path: Path) -> None:
+    paths = create_or_match(tmp_path / "s", SETTINGS)
+    with Record(paths) as record:
+        first = record.hasher.hash("patient", "a")
+    with Record(paths) as record:
+        assert record.hasher.hash("patient", "a") == first
+    assert stat.S_IMODE(paths.private.stat().st_mode) == 0o700
+    for file in paths.private.iterdir():
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_damaged_key_is_refused(tmp_path: Path) -> None:
+    paths = create_or_match(tmp_path / "s", SETTINGS)
+    Record(paths).__exit__()
+    (paths.private / "key").write_bytes(b"short")
+    with pytest.raises(InputError, match="not a key of 32 bytes"):
+        Record(paths)

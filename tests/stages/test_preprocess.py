@@ -1,0 +1,303 @@
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from mammo_pd.data.labels import read_labels
+from mammo_pd.data.manifest import read_manifest
+from mammo_pd.data.store import StorePaths, open_store, read_level
+from mammo_pd.errors import InputError
+from mammo_pd.imaging.transforms import ImagingSettings
+from mammo_pd.stages import preprocess as stage
+from mammo_pd.stages.preprocess import PreprocessSummary, preprocess
+from mammo_pd.terms import VoiPolicy
+
+
+def quiet(folder: Path, out: Path, **options: object) -> PreprocessSummary:
+    return preprocess(folder, out, say=lambda _: None, workers=2, **options)  # type: ignore[arg-type]
+
+
+def some(phantoms: Path, folder: Path, women: int = 2) -> Path:
+    """Copy the first women's images, flat, with the table beside."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for patient in sorted(phantoms.glob("PHANTOM*"))[:women]:
+        shutil.copytree(patient, folder / patient.name)
+    shutil.copy(phantoms / "labels.csv", folder)
+    return folder
+
+
+def everything(out: Path) -> dict[str, bytes]:
+    """Every file of a store that training reads."""
+    return {
+        str(file.relative_to(out)): file.read_bytes()
+        for file in sorted((out / "pixels").rglob("*.npy"))
+    }
+
+
+def test_store_holds_each_image_with_its_label_and_pyramid(
+    phantoms: Path, phantom_store: Path
+) -> None:
+    manifest = read_manifest(phantom_store / "manifest.parquet", status=None)
+    table = pd.read_csv(phantoms / "labels.csv")
+    assert (manifest["status"] == "ok").all()
+    assert len(manifest) == len(table) == 48
+    assert manifest["label"].sum() == table["label"].sum()
+    assert manifest["phantom"].all()
+    assert set(manifest["laterality"]) == {"L", "R"}
+    assert set(manifest["view"]) == {"CC", "MLO"}
+    assert manifest["patient_id"].nunique() == 12
+    paths = open_store(phantom_store)
+    for row in manifest.itertuples():
+        native = read_level(paths, row.image_id, "native")
+        assert native.dtype == np.uint16
+        assert native.shape == (row.crop_height, row.crop_width)
+        # The chest wall is on the left, so the left half holds more of the breast.
+        half = native.shape[1] // 2
+        assert (native[:, :half] > 0).mean() > (native[:, half:] > 0).mean()
+
+
+def test_nothing_that_was_written_for_others_holds_an_identifier(
+    phantoms: Path, phantom_store: Path
+) -> None:
+    table = pd.read_csv(phantoms / "labels.csv", dtype=str)
+    forbidden = {
+        *table["patient_id"],
+        *table["sop_instance_uid"],
+        *table["exam_id"],
+        *table["path"],
+        "PHANTOM^",
+    }
+    for file in phantom_store.rglob("*"):
+        if file.is_file() and "private" not in file.relative_to(phantom_store).parts:
+            content = file.read_bytes()
+            if file.suffix == ".parquet":
+                content = pd.read_parquet(file).to_csv().encode()
+            assert not [name for name in forbidden if name.encode() in content]
+
+
+def test_second_run_does_no_work_and_changes_nothing(phantoms: Path, tmp_path: Path) -> None:
+    folder = some(phantoms, tmp_path / "d")
+    labels = read_labels(folder / "labels.csv")
+    quiet(folder, tmp_path / "s", labels=labels)
+    before = read_manifest(tmp_path / "s" / "manifest.parquet")
+    times = {file: file.stat().st_mtime_ns for file in (tmp_path / "s").rglob("*.npy")}
+    again = quiet(folder, tmp_path / "s")
+    assert again.done_before == again.found == 8
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "s").rglob("*.npy")} == times
+    pd.testing.assert_frame_equal(read_manifest(tmp_path / "s" / "manifest.parquet"), before)
+
+
+def test_changed_file_is_redone_and_a_lost_level_mended(phantoms: Path, tmp_path: Path) -> None:
+    folder = some(phantoms, tmp_path / "d", women=1)
+    quiet(folder, tmp_path / "s")
+    whole = everything(tmp_path / "s")
+    os.utime(next(folder.rglob("*.dcm")), (1, 1))
+    shutil.rmtree(next((tmp_path / "s" / "pixels").glob("??/*")))
+    again = quiet(folder, tmp_path / "s")
+    assert 1 <= again.found - again.done_before <= 2
+    assert everything(tmp_path / "s") == whole
+
+
+def test_killed_run_is_completed_by_the_next(phantoms: Path, tmp_path: Path) -> None:
+    program = (
+        "from pathlib import Path\n"
+        "from mammo_pd.stages.preprocess import preprocess\n"
+        "if __name__ == '__main__':\n"
+        f"    preprocess(Path({str(phantoms)!r}), Path({str(tmp_path / 'killed')!r}), workers=1)\n"
+    )
+    script = tmp_path / "run.py"
+    script.write_text(program)
+    with subprocess.Popen([sys.executable, script], start_new_session=True) as process:
+        deadline = time.monotonic() + 120
+        while len(list((tmp_path / "killed").glob("pixels/??/*"))) < 3:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGKILL)
+    assert not (tmp_path / "killed" / "manifest.parquet").exists()
+    quiet(phantoms, tmp_path / "killed")
+    quiet(phantoms, tmp_path / "whole")
+    # Another store has another key, so other names: the pixels are compared.
+    pixels = [sorted(everything(tmp_path / name).values()) for name in ("killed", "whole")]
+    assert pixels[0] == pixels[1]
+    assert not (tmp_path / "killed" / "pixels" / ".partial").exists()
+    manifest = read_manifest(tmp_path / "killed" / "manifest.parquet", status=None)
+    assert len(manifest) == 48
+
+
+def test_bad_files_are_recorded_and_passed_over(phantoms: Path, tmp_path: Path) -> None:
+    folder = some(phantoms, tmp_path / "d", women=1)
+    source = next(folder.rglob("L_CC.dcm"))
+    (folder / "half.dcm").write_bytes(source.read_bytes()[: source.stat().st_size // 2])
+    (folder / "text.dcm").write_text("no image at all")
+    (folder / "empty.dcm").touch()
+    (folder / "notes.txt").write_text("nothing")
+    summary = quiet(folder, tmp_path / "s")
+    assert summary.ok == 4
+    assert summary.found == 7
+    assert summary.other_files == 2  # notes.txt and labels.csv
+    manifest = read_manifest(tmp_path / "s" / "manifest.parquet", status=None)
+    failed = manifest[manifest["status"] == "failed"]
+    assert len(failed) == 3
+    assert failed["reason"].notna().all()
+    assert failed["detail"].str.len().min() > 10
+
+
+def test_worker_that_dies_loses_one_image_only(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = some(phantoms, tmp_path / "d")
+    shutil.copy(next(folder.rglob("*.dcm")), folder / "killer.dcm")
+    monkeypatch.setattr(stage, "_process", _process_or_die)
+    summary = quiet(folder, tmp_path / "s")
+    assert summary.by_status == {("ok", ""): 8, ("failed", "worker_died"): 1}
+
+
+def _process_or_die(job: stage.Job) -> stage.Outcome:
+    if job.source.name == "killer.dcm":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return _process(job)
+
+
+_process = stage._process
+
+
+def test_same_image_twice_is_kept_once(phantoms: Path, tmp_path: Path) -> None:
+    folder = some(phantoms, tmp_path / "d", women=1)
+    source = next(folder.rglob("L_CC.dcm"))
+    shutil.copy(source, folder / "zz_copy.dcm")
+    summary = quiet(folder, tmp_path / "s", labels=read_labels(folder / "labels.csv"))
+    assert summary.by_status == {("ok", ""): 4, ("excluded", "duplicate_image"): 1}
+    manifest = read_manifest(tmp_path / "s" / "manifest.parquet", status=None)
+    assert manifest["image_id"].is_unique
+    # Which of the two is kept is decided by the path, not by timing.
+    assert "zz_copy.dcm" in summary.details["duplicate_image"]
+
+
+def test_new_label_table_is_taken_without_decoding(phantoms: Path, tmp_path: Path) -> None:
+    folder = some(phantoms, tmp_path / "d")
+    first = quiet(folder, tmp_path / "s")
+    assert first.labelled == 0
+    labels = read_labels(folder / "labels.csv", label_column="density", positive=["B", "C"])
+    second = quiet(folder, tmp_path / "s", labels=labels)
+    assert second.done_before == second.found
+    assert second.labelled == 8
+
+
+def test_table_that_names_no_image_loses_nothing(phantoms: Path, tmp_path: Path) -> None:
+    folder = some(phantoms, tmp_path / "d", women=1)
+    table = tmp_path / "t.csv"
+    table.write_text("path,label\nother.dcm,1\n")
+    with pytest.raises(InputError, match=r"no row of .*t\.csv names an image"):
+        quiet(folder, tmp_path / "s", labels=read_labels(table))
+    assert quiet(folder, tmp_path / "s").done_before == 4
+
+
+def test_row_that_names_two_images_is_refused(phantoms: Path, tmp_path: Path) -> None:
+    folder = some(phantoms, tmp_path / "d")
+    table = tmp_path / "t.csv"
+    table.write_text("path,label\nL_CC.dcm,1\n")
+    with pytest.raises(InputError, match=r"line 2 .* names 2 images"):
+        quiet(folder, tmp_path / "s", labels=read_labels(table))
+
+
+def test_png_and_tiff_are_taken_where_a_table_names_them(tmp_path: Path) -> None:
+    folder = tmp_path / "d"
+    folder.mkdir()
+    row, column = np.mgrid[:400, :300]
+    breast = ((row - 200) / 180) ** 2 + (column / 220) ** 2 < 1
+    texture = np.random.default_rng(0).normal(0, 8, (400, 300))
+    grey = np.where(breast, 150 + texture - column / 4, 4).clip(0, 255)
+    Image.fromarray(grey.astype(np.uint8)).save(folder / "a.png")
+    Image.fromarray((grey * 257).astype(np.uint16)).save(folder / "b.tiff")
+    Image.fromarray(grey.astype(np.uint8)).save(folder / "unnamed.pgm")
+    (folder / "t.csv").write_text("path,label,patient_id,view\na.png,1,p1,MLO\nb.tiff,0,p2,CC\n")
+    summary = quiet(folder, tmp_path / "s", labels=read_labels(folder / "t.csv"))
+    assert summary.by_status == {("ok", ""): 2, ("excluded", "not_in_label_table"): 1}
+    manifest = read_manifest(tmp_path / "s" / "manifest.parquet")
+    assert sorted(manifest["view"]) == ["CC", "MLO"]
+    assert manifest["patient_id"].nunique() == 2
+    # Named by a later table, it is taken.
+    (folder / "t.csv").write_text("path,label\na.png,1\nb.tiff,0\nunnamed.pgm,1\n")
+    assert quiet(folder, tmp_path / "s", labels=read_labels(folder / "t.csv")).ok == 3
+
+
+def test_folder_without_images_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "a.txt").touch()
+    with pytest.raises(InputError, match="holds no images"):
+        quiet(tmp_path / "d", tmp_path / "s")
+    with pytest.raises(InputError, match="not a folder"):
+        quiet(tmp_path / "none", tmp_path / "s")
+    assert not (tmp_path / "s").exists()
+
+
+def test_other_settings_in_one_store_are_refused(phantoms: Path, tmp_path: Path) -> None:
+    folder = some(phantoms, tmp_path / "d", women=1)
+    quiet(folder, tmp_path / "s")
+    before = everything(tmp_path / "s")
+    with pytest.raises(InputError, match="voi was 'auto', is 'raw'"):
+        quiet(folder, tmp_path / "s", settings=ImagingSettings(voi=VoiPolicy.RAW))
+    assert everything(tmp_path / "s") == before
+
+
+def test_full_disk_keeps_what_is_done(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = some(phantoms, tmp_path / "d")
+    monkeypatch.setattr(stage, "_process", _process_until_full)
+    with pytest.raises(OSError, match="No space left"):
+        quiet(folder, tmp_path / "s")
+    monkeypatch.undo()
+    again = quiet(folder, tmp_path / "s")
+    assert again.ok == 8
+    assert again.done_before >= 1
+
+
+def _process_until_full(job: stage.Job) -> stage.Outcome:
+    if job.source.name == "R_MLO.dcm" and "0002" in str(job.source):
+        raise OSError(28, "No space left on device")
+    return _process(job)
+
+
+def test_contact_sheet_and_crosswalk_are_written_on_request(phantoms: Path, tmp_path: Path) -> None:
+    folder = some(phantoms, tmp_path / "d", women=1)
+    quiet(folder, tmp_path / "s")
+    sheet, crosswalk = tmp_path / "sheet.png", tmp_path / "c.csv"
+    summary = quiet(folder, tmp_path / "s", contact_sheet=sheet, crosswalk=crosswalk)
+    assert summary.ok == 4
+    with Image.open(sheet) as image:
+        assert np.ptp(np.asarray(image)) > 100
+    rows = pd.read_csv(crosswalk)
+    assert sorted(Path(path).name for path in rows["path"]) == sorted(
+        file.name for file in folder.rglob("*.dcm")
+    )
+    manifest = read_manifest(tmp_path / "s" / "manifest.parquet")
+    assert set(rows["image_id"]) == set(manifest["image_id"])
+
+
+@pytest.mark.corpus
+def test_real_mammograms_are_taken_and_the_rest_is_not(corpus: Path, tmp_path: Path) -> None:
+    labels = read_labels(corpus / "labels" / "rsna_train.csv")
+    summary = quiet(corpus / "mg_dicom", tmp_path / "s", labels=labels)
+    assert summary.by_status == {
+        ("ok", ""): 11,
+        ("excluded", "multi_frame"): 1,
+        ("excluded", "no_breast_found"): 1,
+    }
+    assert summary.labelled == 4
+    manifest = read_manifest(tmp_path / "s" / "manifest.parquet")
+    rsna = manifest[manifest["label"].notna()]
+    assert sorted(rsna["laterality"] + rsna["view"]) == ["LCC", "LMLO", "RCC", "RMLO"]
+    assert rsna["patient_id"].nunique() == 1
+    assert re.search(r"text_page|no breast", summary.details["no_breast_found"])
+    assert StorePaths(tmp_path / "s").manifest.is_file()

@@ -1,0 +1,171 @@
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mammo_pd import cli
+from mammo_pd.cli import main
+
+ROOT = Path(__file__).parents[1]
+COMMANDS = ("preprocess", "split", "train", "evaluate", "demo")
+HEAVY = ("torch", "timm", "monai", "lightning", "sklearn", "pandas", "numpy", "mlflow", "pydicom")
+
+
+@pytest.mark.parametrize("words", [["--help"], *([command, "--help"] for command in COMMANDS)])
+def test_help_imports_nothing_heavy(words: list[str]) -> None:
+    """Counted in modules, not in seconds."""
+    program = (
+        "import sys\n"
+        "from mammo_pd.cli import main\n"
+        "try:\n"
+        f"    main({words!r})\n"
+        "except SystemExit:\n"
+        "    pass\n"
+        f"heavy = [name for name in {HEAVY!r} if name in sys.modules]\n"
+        "print(len(sys.modules), heavy, file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "usage: mammo-pd" in done.stdout
+    count, _, heavy = done.stderr.strip().partition(" ")
+    assert heavy == "[]"
+    assert int(count) < 200
+
+
+def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert re.fullmatch(r"mammo-pd \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+def test_whole_job_by_the_three_commands(
+    phantoms: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Each command names what it wrote and the next command, which is then typed."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["preprocess", str(phantoms), "--labels", str(phantoms / "labels.csv")]) == 0
+    assert next_command(capsys) == "mammo-pd train --res 1024 --keep 0.25"
+    small = "--res 128 --keep 0.25 --model vit_tiny_patch16_224 --epochs 1 --batch-size 8"
+    assert main(["train", *small.split(), "--set", "data.workers=0"]) == 0
+    command = next_command(capsys)
+    assert command.startswith("mammo-pd evaluate runs/")
+    assert main([*command.split()[1:], "--resamples", "50"]) == 0
+    report = next_command(capsys).removeprefix("open ")
+    assert Path(report).is_file()
+    page = Path(report).read_text()
+    assert "phantom" in page.lower()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["runs", "store"]
+
+
+def next_command(capsys: pytest.CaptureFixture[str]) -> str:
+    printed = capsys.readouterr().out
+    found = re.search(r"^next: (.*)$", printed, re.MULTILINE)
+    assert found is not None, printed
+    return found.group(1)
+
+
+def test_default_places_come_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MAMMO_PD_STORE", str(tmp_path / "here"))
+    assert main(["split"]) == 2
+    assert str(tmp_path / "here") in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["preprocess", "nowhere"], "nowhere"),
+        (["preprocess", ".", "--positive", "D"], "--labels"),
+        (["preprocess", ".", "--labels", "none.csv"], "none.csv does not exist"),
+        (["split"], "mammo-pd preprocess DICOM_DIR"),
+        (["train"], "mammo-pd preprocess DICOM_DIR"),
+        (["train", "--keep", "0"], r"keep_rate 0.0 is not in \(0, 1\]"),
+        (["train", "--set", "training.epoch=3"], "training.epoch"),
+        (["train", "--resume", "--lr", "1"], "--resume takes the run's own configuration"),
+        (["train", "--resume"], "there is no run in runs"),
+        (["evaluate"], "there is no run in runs"),
+        (["evaluate", "--predictions", "none.csv"], "none.csv"),
+        (["evaluate", "run", "--predictions", "none.csv"], "not both"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_a_status(
+    words: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("mammo-pd: error: ")
+    assert error.count("\n") == 1
+    assert re.search(message, error)
+    assert not list(tmp_path.iterdir())
+
+
+def test_full_disk_says_so_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fill(options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cli, "_split", fill)
+    assert main(["split"]) == 2
+    assert "the disk is full; what was done is kept" in capsys.readouterr().err
+
+
+def test_mismatched_torchvision_says_the_remedy(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def mismatch(options: object) -> None:
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setattr(cli, "_train", mismatch)
+    assert main(["train"]) == 2
+    assert "pip install --force-reinstall" in capsys.readouterr().err
+
+
+def test_demo_is_the_commands_themselves(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from mammo_pd.imaging import phantom
+
+    typed = []
+    monkeypatch.setattr(phantom, "write_phantoms", lambda folder, *_, **__: folder / "labels.csv")
+    for name in ("_preprocess", "_split", "_train", "_evaluate"):
+        monkeypatch.setattr(cli, name, lambda options, name=name: typed.append((name, options)))
+    assert main(["demo", "--out", str(tmp_path)]) == 0
+    assert [name for name, _ in typed] == ["_preprocess", "_split", "_train", "_evaluate"]
+    assert typed[0][1].out == typed[1][1].store == typed[2][1].store == tmp_path / "store"
+
+
+def commands_in(text: str) -> list[str]:
+    blocks = re.findall(r"```(?:sh|bash|console)?\n(.*?)```", text, re.DOTALL)
+    joined = "\n".join(blocks).replace("\\\n", " ")
+    return [
+        line.split("#")[0].strip().removeprefix("$ ")
+        for line in joined.splitlines()
+        if line.strip().removeprefix("$ ").startswith("mammo-pd")
+    ]
+
+
+@pytest.mark.parametrize("file", ["README.md", "docker/README.md", "data_manifests/README.md"])
+def test_commands_in_the_pages_are_understood(file: str) -> None:
+    found = commands_in((ROOT / file).read_text())
+    if file == "README.md":
+        assert len(found) >= 4
+    for command in found:
+        cli._parser().parse_args(command.split()[1:])
+
+
+def test_the_pages_make_targets_exist() -> None:
+    targets = re.findall(r"^make (\w+)", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert {"demo", "test"} <= set(targets)
+    if shutil.which("make"):
+        for target in targets:
+            subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=True, capture_output=True)

@@ -1,0 +1,30 @@
+import stat
+from pathlib import Path
+
+import pytest
+
+from mammo_pd.files import each_file, write_beside, write_text
+
+
+def test_failed_write_leaves_the_old_file_and_nothing_beside(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    with pytest.raises(RuntimeError, match="killed"), write_beside(path) as beside:
+        beside.write_text("ne")
+        raise RuntimeError("killed")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_written_file_has_ordinary_rights(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.txt", "x")
+    (tmp_path / "b.txt").touch()
+    modes = {stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()}
+    assert len(modes) == 1
+
+
+def test_files_come_in_sorted_order(tmp_path: Path) -> None:
+    for name in ("b/2", "a/9", "a/10", "c"):
+        write_text(tmp_path / name, "")
+    found = [path.relative_to(tmp_path).as_posix() for path in each_file(tmp_path)]
+    assert found == ["c", "a/10", "a/9", "b/2"]
