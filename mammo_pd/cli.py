@@ -224,7 +224,7 @@ def _demo(options: argparse.Namespace) -> None:
     for command in (
         ["preprocess", dicom, "--labels", table, "--out", store],
         ["split", store],
-        ["train", "--store", store, "--runs", runs, *_DEMO_TRAINING],
+        ["train", "--store", store, "--runs", runs, *_DEMO_TRAINING.split()],
         ["evaluate", "--store", store, "--runs", runs],
     ):
         words = [str(word) for word in command]
@@ -240,7 +240,7 @@ def _demo(options: argparse.Namespace) -> None:
 _DEMO_PHANTOMS: dict[str, Any] = {"patients": 80, "scale": 0.3, "prevalence": 0.5}
 _DEMO_TRAINING = (
     "--res 320 --keep 0.25 --model vit_tiny_patch16_224 --epochs 12 --batch-size 16 --lr 5e-4"
-).split()
+)
 
 
 # ---- the options
