@@ -58,7 +58,7 @@ def _fail(message: str) -> int:
 
 def _preprocess(options: argparse.Namespace) -> None:
     from mammo_pd.data.labels import read_labels
-    from mammo_pd.imaging.transforms import ImagingSettings
+    from mammo_pd.imaging.settings import ImagingSettings
     from mammo_pd.stages.preprocess import preprocess
 
     if options.labels is None and (options.label_column or options.positive):

@@ -2,6 +2,9 @@
 
 from enum import StrEnum
 
+# Long sides in pixels of the levels that every stored image has below its native size.
+PYRAMID_LONG_SIDES = (2048, 1024, 512)
+
 
 class Status(StrEnum):
     """What became of one image found in the folder."""

@@ -28,10 +28,9 @@ import numpy.typing as npt
 
 from mammo_pd.errors import InputError
 from mammo_pd.files import write_beside, write_text
+from mammo_pd.terms import PYRAMID_LONG_SIDES
 
 FORMAT = 1
-# Long sides in pixels that every image has below its native size.
-LEVELS = (2048, 1024, 512)
 
 
 @dataclass(frozen=True)
@@ -174,7 +173,7 @@ def choose_level(height: int, width: int, canvas: tuple[int, int]) -> str:
     # The image fills the canvas in one direction; that one decides.
     wanted = min(canvas[0] / height, canvas[1] / width)
     long_side = max(height, width)
-    for level in sorted(LEVELS):
+    for level in sorted(PYRAMID_LONG_SIDES):
         if level < long_side and level >= wanted * long_side - 0.5:
             return str(level)
     return "native"

@@ -26,7 +26,6 @@ from tqdm import tqdm
 from mammo_pd.data.labels import LabelTable
 from mammo_pd.data.manifest import write_manifest
 from mammo_pd.data.store import (
-    LEVELS,
     Record,
     StorePaths,
     create_or_match,
@@ -41,13 +40,8 @@ from mammo_pd.imaging.contact_sheet import draw_contact_sheet
 from mammo_pd.imaging.find import looks_like_image
 from mammo_pd.imaging.geometry import Box
 from mammo_pd.imaging.raster import RASTER_SUFFIXES
-from mammo_pd.imaging.transforms import (
-    ALGORITHM_VERSION,
-    ImagingSettings,
-    mammogram_transforms,
-    process_mammogram,
-)
-from mammo_pd.terms import Reason, Status
+from mammo_pd.imaging.settings import ALGORITHM_VERSION, ImagingSettings
+from mammo_pd.terms import PYRAMID_LONG_SIDES, Reason, Status
 
 # Images under way for each worker: enough to never wait, few enough to hold little.
 _WINDOW = 4
@@ -153,7 +147,7 @@ def preprocess(
     described = {
         **{name: str(value) for name, value in asdict(settings).items()},
         "algorithm": ALGORITHM_VERSION,
-        "levels": list(LEVELS),
+        "levels": list(PYRAMID_LONG_SIDES),
     }
     paths = create_or_match(out, described)
     fingerprint = read_facts(paths)["fingerprint"]
@@ -294,9 +288,9 @@ def _run_alone(jobs: list[Job], settings: ImagingSettings) -> Iterator[tuple[Job
 
 
 def _start_pool(settings: ImagingSettings, workers: int) -> ProcessPoolExecutor:
-    # A fork server imports everything once and has no threads that a fork could freeze.
+    # A fork server imports MONAI once for all workers and has no threads that a fork could freeze.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload([__name__, "mammo_pd.imaging.transforms"])
     return ProcessPoolExecutor(
         workers, mp_context=context, initializer=_start_worker, initargs=(settings,)
     )
@@ -306,17 +300,20 @@ _transforms: Any = None
 
 
 def _start_worker(settings: ImagingSettings) -> None:
-    import SimpleITK
-    import torch
+    from threadpoolctl import threadpool_limits
+
+    from mammo_pd.imaging.transforms import mammogram_transforms
 
     global _transforms  # one process, one composition
     _transforms = mammogram_transforms(settings)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
-    SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    # There is a worker for each core already; more threads only wait for one another.
+    threadpool_limits(1)
 
 
 def _process(job: Job) -> Outcome:
+    from mammo_pd.imaging.transforms import process_mammogram
+
     try:
         sample = process_mammogram(job.source, _transforms, assume_mammogram=job.named)
         levels = sample["image_levels"]

@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import secrets
+import shutil
 import warnings
 from collections.abc import Callable
 from datetime import datetime
@@ -89,6 +90,11 @@ def train(
         global_pool=config.model.global_pool,
     )
     sampler = PatchSampler(canvas, patch_size)
+    compiled = _should_compile(
+        config, fabric.device, say if fabric.global_rank == 0 else _say_nothing
+    )
+    if compiled:
+        model.compile()
     kept = count_kept(model.num_tokens, config.patch_dropout.keep_rate)
 
     chief = fabric.global_rank == 0
@@ -110,7 +116,7 @@ def train(
     with warnings.catch_warnings():
         # Fabric advises more loader workers than a small machine has cores.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        task = _task(fabric, paths, rows, canvas, sampler, config)
+        task = _task(fabric, paths, rows, canvas, sampler, config, compiled=compiled)
         if not chief:
             fit(fabric, model, model.vit, task, config.training, folder, NoRun(), say=say_if)
             return folder
@@ -236,6 +242,8 @@ def _task(
     canvas: tuple[int, int],
     sampler: PatchSampler,
     config: RunConfig,
+    *,
+    compiled: bool,
 ) -> Task:
     training, keep_rate = config.training, config.patch_dropout.keep_rate
     train_rows = rows[rows["split"] == Split.TRAIN]
@@ -247,14 +255,13 @@ def _task(
         len(train_set), training.batch_size, seed=training.seed, rank=rank, world_size=world
     )
     device = fabric.device
+    sample = torch.compile(sampler.for_training) if compiled else sampler.for_training
 
     def train_input(batch: Batch, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
         keys = torch.tensor(
             [image_key(training.seed, epoch, train_set.image_ids[row]) for row in batch.rows]
         ).to(device, non_blocking=True)
-        patches, positions = sampler.for_training(
-            to_device(batch, device), keys, keep_rate, config.augment
-        )
+        patches, positions = sample(to_device(batch, device), keys, keep_rate, config.augment)
         return patches, positions, batch.labels.to(device, non_blocking=True)
 
     def val_input(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -281,6 +288,20 @@ def _task(
 def _auc_at(scored: pd.DataFrame, level: Level) -> float:
     units = roll_up(scored, level, Aggregation.MEAN)
     return auc(units["label"], units["score"])
+
+
+def _should_compile(config: RunConfig, device: torch.device, say: Callable[[str], None]) -> bool:
+    if config.device.compile is not None:
+        return config.device.compile
+    if device.type != "cuda":
+        return False
+    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        say(
+            "warning: no C compiler is found, and torch.compile needs one at run time: training "
+            "runs uncompiled, and slower. Install gcc, or name a compiler in CC."
+        )
+    return compiler is not None
 
 
 def _read_or_make_split(

@@ -16,7 +16,7 @@ from mammo_pd.data.labels import read_labels
 from mammo_pd.data.manifest import read_manifest
 from mammo_pd.data.store import StorePaths, open_store, read_level
 from mammo_pd.errors import InputError
-from mammo_pd.imaging.transforms import ImagingSettings
+from mammo_pd.imaging.settings import ImagingSettings
 from mammo_pd.stages import preprocess as stage
 from mammo_pd.stages.preprocess import PreprocessSummary, preprocess
 from mammo_pd.terms import VoiPolicy

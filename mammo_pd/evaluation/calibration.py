@@ -1,0 +1,134 @@
+"""Calibration: does a score of 0.2 mean that two in ten are positive?
+
+Labels and scores go in; slope, intercept and reliability bins come out.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mammo_pd.evaluation.roc import Curve, Floats, Ranking, total_of_products
+
+# A score of exactly 0 or 1 has no finite logit.
+_CLIP = 1e-7
+_STEPS = 50
+_CONVERGED = 1e-10
+
+
+@dataclass(frozen=True)
+class Coefficient:
+    """An estimate with its standard error, robust to patients having several units."""
+
+    estimate: float
+    standard_error: float
+
+
+def calibration_line(
+    label: ArrayLike, score: ArrayLike, patient: ArrayLike
+) -> tuple[Coefficient, Coefficient] | None:
+    """Slope and intercept of the logistic recalibration.
+
+    The slope is that of the label on the score's logit (1 is right; below 1 the scores are too
+    extreme). The intercept is fitted with the slope held at 1, calibration in the large (0 is
+    right; below 0 the scores are too high on average). Source: Van Calster et al. 2019.
+
+    Args:
+        label: (n,) 0 or 1.
+        score: (n,) in [0, 1], clipped by 1e-7.
+        patient: (n,) int, from 0; standard errors are summed up by patient (the sandwich).
+
+    Returns:
+        Slope and intercept, or None where the slope has no finite value: one class only, scores all
+        the same, or classes that a threshold separates without error.
+    """
+    labels = np.asarray(label, dtype=np.float64)
+    clipped = np.clip(np.asarray(score, dtype=np.float64), _CLIP, 1.0 - _CLIP)
+    logit = np.log(clipped) - np.log1p(-clipped)
+    patients = np.asarray(patient, dtype=np.int64)
+    positives, negatives = logit[labels == 1], logit[labels == 0]
+    if not len(positives) or not len(negatives):
+        return None
+    overlap = positives.min() < negatives.max() and negatives.min() < positives.max()
+    if not overlap:
+        return None
+    ones = np.ones_like(logit)
+    slope = _logistic(np.column_stack([logit, ones]), labels, np.zeros_like(logit), patients)
+    intercept = _logistic(ones[:, None], labels, logit, patients)
+    return None if slope is None or intercept is None else (slope, intercept)
+
+
+def _logistic(
+    columns: Floats, label: Floats, offset: Floats, patient: NDArray[np.int64]
+) -> Coefficient | None:
+    """The first coefficient of a logistic regression with an offset, by Newton's method."""
+    beta = np.zeros(columns.shape[1])
+    likelihood = -np.inf
+    for _ in range(_STEPS):
+        linear = columns @ beta + offset
+        probability = 1.0 / (1.0 + np.exp(-linear))
+        information = columns.T @ (columns * (probability * (1.0 - probability))[:, None])
+        score = columns * (label - probability)[:, None]
+        try:
+            step = np.linalg.solve(information, score.sum(axis=0))
+        except np.linalg.LinAlgError:
+            return None
+        # Newton can overshoot where the scores are extreme: halve until the likelihood rises.
+        for _ in range(_STEPS):
+            linear = columns @ (beta + step) + offset
+            moved = total_of_products(label, linear) - float(np.logaddexp(0.0, linear).sum())
+            if moved >= likelihood or not np.any(np.abs(step) > _CONVERGED):
+                break
+            step = step / 2.0
+        likelihood, beta = moved, beta + step
+        if np.all(np.abs(step) < _CONVERGED):
+            by_patient = np.stack(
+                [np.bincount(patient, weights=score[:, j]) for j in range(score.shape[1])]
+            )
+            inverse = np.linalg.inv(information)
+            robust = inverse @ (by_patient @ by_patient.T) @ inverse
+            return Coefficient(float(beta[0]), float(np.sqrt(robust[0, 0])))
+    return None
+
+
+@dataclass(frozen=True)
+class ReliabilityBins:
+    """Groups of about as many units each, by falling score; equal scores are never parted.
+
+    Attributes:
+        edges: (bins + 1,) int64, points of the curve between which each bin lies, from 0.
+        mean_score: (bins,) float64.
+        n: (bins,) int64, units in each.
+    """
+
+    edges: NDArray[np.int64]
+    mean_score: Floats
+    n: NDArray[np.int64]
+
+    def observed(self, curve: Curve) -> Floats:
+        """(bins,) share of positives in each bin under a curve's weights; NaN where it is empty."""
+        positive = np.diff(curve.true_positives[self.edges])
+        every = positive + np.diff(curve.false_positives[self.edges])
+        observed = np.full(len(every), np.nan)
+        np.divide(positive, every, out=observed, where=every > 0)
+        return observed
+
+
+def reliability_bins(ranking: Ranking, score: ArrayLike, bins: int) -> ReliabilityBins:
+    """Cut a ranking into bins of about equal size.
+
+    Args:
+        ranking: of the units.
+        score: (n,) the units' scores, in the order given to the ranking.
+        bins: how many are wanted; ties can make them fewer.
+    """
+    falling = np.asarray(score, dtype=np.float64)[ranking.order]
+    n = len(falling)
+    ends = ranking.last + 1  # units above and in each step
+    wanted = np.arange(1, bins + 1) * n / bins
+    points = np.unique(np.searchsorted(ends, wanted - 0.5, side="left")) + 1
+    edges = np.concatenate([[0], points]).astype(np.int64)
+    counted = np.concatenate([[0], ends])[edges]
+    total = np.concatenate([[0.0], np.cumsum(falling)])[counted]
+    size = np.diff(counted)
+    return ReliabilityBins(edges, np.diff(total) / size, size.astype(np.int64))

@@ -1,0 +1,205 @@
+"""Two or more models on the same images: their tables go in, paired differences in AUC come out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from statistics import NormalDist
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from mammo_pd.errors import InputError
+from mammo_pd.evaluation.bootstrap import corrected_interval, patient_weights
+from mammo_pd.evaluation.levels import Aggregation, roll_up
+from mammo_pd.evaluation.measures import Figure, auc_with_interval, number
+from mammo_pd.evaluation.roc import Floats, Ranking, auc, auc_influence, placements
+from mammo_pd.terms import Level
+
+_PAIRED = (
+    "difference",
+    "difference_ci_low",
+    "difference_ci_high",
+    "delong_se",
+    "delong_ci_low",
+    "delong_ci_high",
+    "delong_z",
+    "delong_p",
+)
+# What models that are compared must agree on.
+_SAME = ("patient_id", "exam_id", "laterality", "label")
+
+
+@dataclass(frozen=True)
+class PairedDelong:
+    """A difference in AUC of two scores of the same units, and what DeLong's method says of it.
+
+    Attributes:
+        difference: the first AUC less the second.
+        standard_error: of the difference; NaN with fewer than two positives or two negatives.
+        z: difference over standard error; NaN where that is 0.
+        p: two-sided.
+    """
+
+    difference: float
+    standard_error: float
+    z: float
+    p: float
+
+
+def paired_delong(label: ArrayLike, first: ArrayLike, second: ArrayLike) -> PairedDelong:
+    """Compare two scores of the same units (DeLong, DeLong and Clarke-Pearson 1988).
+
+    The units are taken as independent of one another.
+
+    Args:
+        label: (n,) 0 or 1, both present.
+        first: (n,) score of one model.
+        second: (n,) score of the other.
+    """
+    labels = np.asarray(label, dtype=bool)
+    difference = auc(labels, first) - auc(labels, second)
+    nan = float("nan")
+    if labels.sum() < 2 or (~labels).sum() < 2:
+        return PairedDelong(difference, nan, nan, nan)
+    # The variance of a difference is that of the differences of the components.
+    variance = sum(
+        float(np.var(one - other, ddof=1)) / len(one)
+        for one, other in zip(placements(labels, first), placements(labels, second), strict=True)
+    )
+    error = float(np.sqrt(variance))
+    if error == 0.0:
+        return PairedDelong(difference, error, nan, nan)
+    z = difference / error
+    return PairedDelong(difference, error, z, 2.0 * NormalDist().cdf(-abs(z)))
+
+
+def on_the_same_images(
+    tables: Mapping[str, pd.DataFrame], *, intersect: bool = False
+) -> tuple[dict[str, pd.DataFrame], int]:
+    """Bring tables to the same images in the same order.
+
+    Args:
+        tables: by name, each as ``check_predictions`` returns it.
+        intersect: keep the images that all have, where they differ.
+
+    Returns:
+        The tables, and how many images were left out of at least one.
+
+    Raises:
+        InputError: the images differ and ``intersect`` is off, none is in all, or the tables
+            contradict one another on an image's patient, exam, laterality or label.
+    """
+    if len(tables) < 2:
+        raise InputError("A comparison needs two sets of predictions or more.")
+    indexed = {name: table.set_index("image_id") for name, table in tables.items()}
+    every = set().union(*(table.index for table in indexed.values()))
+    common = sorted(every.intersection(*(table.index for table in indexed.values())))
+    left_out = len(every) - len(common)
+    if left_out and not intersect:
+        counts = ", ".join(f"{name}: {len(table):,}" for name, table in tables.items())
+        raise InputError(
+            f"These predictions are on different images ({counts}; {len(common):,} in all of "
+            "them), so a difference could come from the images: score the same ones, or ask for "
+            "the comparison on the images that all have."
+        )
+    if not common:
+        raise InputError("No image is in all of these predictions: there is nothing to compare.")
+    aligned = {name: table.loc[common].reset_index() for name, table in indexed.items()}
+    first = next(iter(aligned))
+    for name, table in aligned.items():
+        for column in _SAME:
+            ours, theirs = aligned[first][column], table[column]
+            if not (ours.eq(theirs) | (ours.isna() & theirs.isna())).all():
+                raise InputError(
+                    f"{first} and {name} contradict one another in the column {column} of the "
+                    "same images: give both the same table of labels."
+                )
+    return aligned, left_out
+
+
+def compare(
+    tables: Mapping[str, pd.DataFrame], *, aggregation: Aggregation, resamples: int, seed: int
+) -> tuple[list[dict[str, Figure]], list[dict[str, Figure]]]:
+    """AUC of each model and paired difference of each two, at every level.
+
+    Args:
+        tables: as ``on_the_same_images`` returns them, every row with a label.
+        aggregation: how the scores of a unit's images are joined.
+        resamples: how many times patients are drawn; every model sees the same draws.
+        seed: of the draws.
+
+    Returns:
+        Rows ``level, model`` with what ``auc_with_interval`` returns; and rows ``level, first,
+        second, difference`` (first less second), its interval by patient ``difference_ci_low,
+        difference_ci_high``, and by DeLong ``delong_se, delong_ci_low, delong_ci_high, delong_z,
+        delong_p``. None where a figure does not exist.
+    """
+    alone: list[dict[str, Figure]] = []
+    paired: list[dict[str, Figure]] = []
+    for level in Level:
+        units = {name: roll_up(table, level, aggregation) for name, table in tables.items()}
+        for name, rows in units.items():
+            found = auc_with_interval(rows, resamples=resamples, seed=seed)
+            resampled = found["auc_ci_low"] is not None
+            alone.append({"level": level.value, "model": name, **found})
+        drawn = _drawn(units, resamples, seed)
+        for first, second in combinations(units, 2):
+            # Where one AUC has no interval (too few patients), their difference has none either.
+            spread = _spread(units[first], units[second], drawn[first] - drawn[second])
+            spread = spread if resampled else None
+            paired.append(
+                {
+                    "level": level.value,
+                    "first": first,
+                    "second": second,
+                    **_difference(units[first], units[second], spread),
+                }
+            )
+    return alone, paired
+
+
+def _drawn(units: Mapping[str, pd.DataFrame], resamples: int, seed: int) -> dict[str, Floats]:
+    """The AUC of each model in each resample of patients, NaN where a class is missing."""
+    rankings = {name: Ranking.of(rows["label"], rows["score"]) for name, rows in units.items()}
+    code, patients = pd.factorize(next(iter(units.values()))["patient_id"], sort=True)
+    in_order = {name: np.asarray(code)[ranking.order] for name, ranking in rankings.items()}
+    drawn = {name: np.full(resamples, np.nan) for name in units}
+    for i, weight in enumerate(patient_weights(len(patients), resamples, seed)):
+        for name, ranking in rankings.items():
+            curve = ranking.curve(weight[in_order[name]])
+            if curve.has_both_classes:
+                drawn[name][i] = curve.auc()
+    return drawn
+
+
+def _spread(first: pd.DataFrame, second: pd.DataFrame, drawn: Floats) -> tuple[float, float] | None:
+    label = first["label"]
+    if label.min() == label.max():
+        return None
+    patient = np.asarray(pd.factorize(first["patient_id"], sort=True)[0])
+    influence = auc_influence(label, first["score"], patient)
+    influence -= auc_influence(label, second["score"], patient)
+    estimate = auc(label, first["score"]) - auc(label, second["score"])
+    return corrected_interval(drawn, estimate, influence)
+
+
+def _difference(
+    first: pd.DataFrame, second: pd.DataFrame, spread: tuple[float, float] | None
+) -> dict[str, Figure]:
+    label = first["label"].to_numpy()
+    low, high = spread or (None, None)
+    if label.min() == label.max():
+        return dict.fromkeys(_PAIRED)
+    delong = paired_delong(label, first["score"], second["score"])
+    reach = NormalDist().inv_cdf(0.975) * delong.standard_error
+    return {
+        "difference": delong.difference,
+        "difference_ci_low": low,
+        "difference_ci_high": high,
+        "delong_se": number(delong.standard_error),
+        "delong_ci_low": number(delong.difference - reach),
+        "delong_ci_high": number(delong.difference + reach),
+        "delong_z": number(delong.z),
+        "delong_p": number(delong.p),
+    }

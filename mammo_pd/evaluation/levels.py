@@ -1,0 +1,123 @@
+"""From images to breasts, exams and patients: image rows go in, one row per unit comes out."""
+
+from enum import StrEnum
+
+import numpy as np
+import pandas as pd
+
+from mammo_pd.terms import Laterality, Level
+
+STANDARD_VIEWS = ("CC", "MLO")
+
+
+class Aggregation(StrEnum):
+    """How the scores of a unit's images become the unit's score."""
+
+    MEAN = "mean"
+    MAX = "max"
+    NOISY_OR = "noisy_or"  # 1 - prod(1 - score): any image alone can make the unit positive
+
+
+def units_of(predictions: pd.DataFrame, level: Level) -> np.ndarray:
+    """Number the unit that each image belongs to.
+
+    A breast is one side of one exam of one patient; an image without laterality stands for itself.
+    An image without ``exam_id`` belongs to one unnamed exam of its patient.
+
+    Args:
+        predictions: as ``check_predictions`` returns it.
+        level: the unit wanted.
+
+    Returns:
+        (n images,) int64, from 0, in the order of the units' keys.
+    """
+    if level is Level.IMAGE:
+        return np.arange(len(predictions), dtype=np.int64)
+    keys = [predictions["patient_id"]]
+    if level in (Level.BREAST, Level.EXAM):
+        keys.append(predictions["exam_id"].fillna(""))
+    if level is Level.BREAST:
+        side = predictions["laterality"]
+        keys.append(side.where(side.notna(), "image " + predictions["image_id"]))
+    return np.asarray(predictions.groupby(keys, sort=True).ngroup(), dtype=np.int64)
+
+
+def roll_up(
+    predictions: pd.DataFrame, level: Level, aggregation: Aggregation = Aggregation.MEAN
+) -> pd.DataFrame:
+    """One row per unit of a level.
+
+    A unit is positive when any of its images is. Its score is the mean, the maximum or the noisy-or
+    of its images' scores. Units with few images (an exam of one view) are kept as they are.
+
+    Args:
+        predictions: as ``check_predictions`` returns it, every row with a label.
+        level: the unit wanted.
+        aggregation: how scores are joined.
+
+    Returns:
+        ``patient_id``, ``exam_id`` and ``laterality`` where the level has them (``image_id`` and
+        ``view`` too for images), ``label`` (int64, 0 or 1), ``score`` (float64 in [0, 1]),
+        ``n_images``.
+    """
+    identity = {
+        Level.IMAGE: ["image_id", "patient_id", "exam_id", "laterality", "view"],
+        Level.BREAST: ["patient_id", "exam_id", "laterality"],
+        Level.EXAM: ["patient_id", "exam_id"],
+        Level.PATIENT: ["patient_id"],
+    }[level]
+    unit = units_of(predictions, level)
+    order = np.argsort(unit, kind="stable")
+    starts = np.flatnonzero(np.diff(unit[order], prepend=-1))
+    counts = np.diff(starts, append=len(order))
+    score = predictions["score"].to_numpy(dtype=np.float64)[order]
+    label = predictions["label"].to_numpy(dtype=np.float64)[order]
+
+    units = predictions[identity].iloc[order[starts]].reset_index(drop=True)
+    units["label"] = np.maximum.reduceat(label, starts).astype(np.int64)
+    units["score"] = _join(score, starts, counts, aggregation)
+    units["n_images"] = counts
+    return units
+
+
+def _join(
+    score: np.ndarray, starts: np.ndarray, counts: np.ndarray, aggregation: Aggregation
+) -> np.ndarray:
+    if aggregation is Aggregation.MAX:
+        return np.maximum.reduceat(score, starts)
+    if aggregation is Aggregation.NOISY_OR:
+        return 1.0 - np.multiply.reduceat(1.0 - score, starts)
+    # A mean of equal scores can round past them, and so past 1.
+    mean = np.add.reduceat(score, starts) / counts
+    lowest, highest = np.minimum.reduceat(score, starts), np.maximum.reduceat(score, starts)
+    within: np.ndarray = np.minimum(np.maximum(mean, lowest), highest)
+    return within
+
+
+def count_units(predictions: pd.DataFrame) -> dict[str, int]:
+    """How many images, breasts, exams and patients there are, and where their keys are missing.
+
+    Returns:
+        ``images, patients, exams, breasts``; ``images_without_laterality`` (each stands for itself
+        at breast level), ``images_without_exam_id`` (joined to one exam per patient),
+        ``images_without_view``; ``incomplete_exams``: exams that lack one of the four standard
+        images L-CC, L-MLO, R-CC, R-MLO. They are kept.
+    """
+    exam = units_of(predictions, Level.EXAM)
+    n_exams = int(exam.max()) + 1
+    sides = [side.value for side in Laterality]
+    standard = predictions["laterality"].isin(sides) & predictions["view"].isin(STANDARD_VIEWS)
+    seen = pd.DataFrame(
+        {"exam": exam, "side": predictions["laterality"], "view": predictions["view"]}
+    )[standard].drop_duplicates()
+    views = np.bincount(seen["exam"], minlength=n_exams)
+    return {
+        "images": len(predictions),
+        "patients": int(predictions["patient_id"].nunique()),
+        "exams": n_exams,
+        "breasts": int(units_of(predictions, Level.BREAST).max()) + 1,
+        "images_without_laterality": int(predictions["laterality"].isna().sum()),
+        "images_without_exam_id": int(predictions["exam_id"].isna().sum()),
+        "images_without_view": int(predictions["view"].isna().sum()),
+        "incomplete_exams": int((views < len(sides) * len(STANDARD_VIEWS)).sum()),
+    }

@@ -1,0 +1,274 @@
+"""Discrimination: labels and scores go in; ROC counts, AUC, DeLong and their kin come out.
+
+Everything is read off one sorted pass: units in order of falling score, ties taken as one step,
+and the weight of positives and negatives counted from the top. Weights make a resample of the same
+units a matter of two cumulative sums.
+
+Shapes: n units, t distinct scores, and t + 1 points of the curve, the first at (0, 0).
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+
+
+def total_of_products(a: Floats, b: Floats) -> float:
+    """Sum of a * b without BLAS: its threads cost more than they save, and move the last digits."""
+    return float(np.einsum("i,i->", a, b))
+
+
+# A count of weights is an exact integer; a product such as (1 - 0.9) * n is not.
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The weight of positives and negatives at or above each threshold.
+
+    Attributes:
+        true_positives: (t + 1,) float64, rising from 0.
+        false_positives: (t + 1,) float64, rising from 0.
+    """
+
+    true_positives: Floats
+    false_positives: Floats
+
+    @property
+    def positives(self) -> float:
+        """Weight of all positives."""
+        return float(self.true_positives[-1])
+
+    @property
+    def negatives(self) -> float:
+        """Weight of all negatives."""
+        return float(self.false_positives[-1])
+
+    @property
+    def has_both_classes(self) -> bool:
+        """Whether there is a positive and a negative: without both there is no ROC."""
+        return self.positives > 0 and self.negatives > 0
+
+    def rates(self, point: int) -> tuple[float, float]:
+        """Sensitivity and specificity of one point."""
+        sensitivity = float(self.true_positives[point]) / self.positives
+        return sensitivity, 1.0 - float(self.false_positives[point]) / self.negatives
+
+    @cached_property
+    def sensitivity(self) -> Floats:
+        """(t + 1,) share of the positives at or above each threshold."""
+        return self.true_positives / self.positives
+
+    @cached_property
+    def false_positive_rate(self) -> Floats:
+        """(t + 1,) share of the negatives at or above each threshold, 1 - specificity."""
+        return self.false_positives / self.negatives
+
+    def auc(self) -> float:
+        """Area under the ROC curve: the share of (positive, negative) pairs in order, ties half.
+
+        Equal to the Mann-Whitney statistic through mid-ranks (Hanley and McNeil 1982).
+        """
+        tp, fp = self.true_positives, self.false_positives
+        doubled = total_of_products(np.diff(fp), tp[1:] + tp[:-1])
+        return doubled / (2.0 * self.positives * self.negatives)
+
+    def partial_auc(self, min_specificity: float) -> float:
+        """Area where specificity is at least ``min_specificity``, standardised.
+
+        0.5 is chance and 1 is perfect (McClish 1989), as scikit-learn's ``max_fpr`` has it.
+        """
+        limit = 1.0 - min_specificity
+        within = limit * self.negatives
+        stop = int(np.searchsorted(self.false_positives, within, side="right"))
+        # One point beyond the limit, to interpolate to it.
+        x = self.false_positives[: stop + 1] / self.negatives
+        y = self.true_positives[: stop + 1] / self.positives
+        x_kept = np.append(x[:stop], limit)
+        y_kept = np.append(
+            y[:stop], np.interp(limit, x[stop - 1 : stop + 1], y[stop - 1 : stop + 1])
+        )
+        area = total_of_products(np.diff(x_kept), y_kept[1:] + y_kept[:-1]) / 2.0
+        chance = limit * limit / 2.0
+        return 0.5 * (1.0 + (area - chance) / (limit - chance))
+
+    def average_precision(self, prevalence: float | None = None) -> float:
+        """Mean precision over the recall steps, without interpolation (scikit-learn's).
+
+        Args:
+            prevalence: what the share of positives would be where the model is used; the classes
+                are re-weighted to it. As it is in the data when None.
+        """
+        tp, fp = self.true_positives[1:], self.false_positives[1:]
+        if prevalence is not None:
+            fp = fp * (self.positives / self.negatives * (1.0 - prevalence) / prevalence)
+        gained = np.diff(self.true_positives)
+        flagged = tp + fp
+        # A resample can leave out every unit above a threshold: nothing flagged, nothing gained.
+        return total_of_products(gained, tp / np.maximum(flagged, _ROUNDING)) / self.positives
+
+    def at_specificity(self, specificity: float) -> int:
+        """Index of the most sensitive point whose specificity is at least this."""
+        allowed = (1.0 - specificity) * self.negatives
+        allowed += _ROUNDING * self.negatives
+        return int(np.searchsorted(self.false_positives, allowed, side="right")) - 1
+
+    def at_sensitivity(self, sensitivity: float) -> int:
+        """Index of the most specific point whose sensitivity is at least this."""
+        wanted = sensitivity * self.positives - _ROUNDING * self.positives
+        return int(np.searchsorted(self.true_positives, wanted, side="left"))
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Units sorted once by falling score, so that any weighting of them is quick to count.
+
+    Attributes:
+        order: (n,) intp, the units by falling score.
+        last: (t,) intp, the place in ``order`` of the last unit of each distinct score.
+        thresholds: (t,) float64, the distinct scores, falling. Point k + 1 of a curve flags every
+            unit whose score is at least ``thresholds[k]``.
+        positive: (n,) float64, 1 for a positive and 0 for a negative, in sorted order.
+    """
+
+    order: NDArray[np.intp]
+    last: NDArray[np.intp]
+    thresholds: Floats
+    positive: Floats
+
+    @classmethod
+    def of(cls, label: ArrayLike, score: ArrayLike) -> "Ranking":
+        """Sort units.
+
+        Args:
+            label: (n,) 0 or 1.
+            score: (n,) higher is more likely positive; no NaN.
+        """
+        labels = np.asarray(label, dtype=np.float64)
+        scores = np.asarray(score, dtype=np.float64)
+        order = np.argsort(-scores, kind="stable")
+        falling = scores[order]
+        last = np.flatnonzero(np.append(falling[1:] != falling[:-1], True))
+        return cls(order, last, falling[last], labels[order])
+
+    def curve(self, weight_in_order: Floats | None = None) -> Curve:
+        """Count positives and negatives from the top.
+
+        Args:
+            weight_in_order: (n,) how often each unit counts, in the order of ``order``; once each
+                when None.
+        """
+        if weight_in_order is None:
+            weight_in_order = np.ones(len(self.order))
+        positive = weight_in_order * self.positive
+        true_positives = np.zeros(len(self.last) + 1)
+        false_positives = np.zeros(len(self.last) + 1)
+        np.take(np.cumsum(positive), self.last, out=true_positives[1:])
+        np.take(np.cumsum(weight_in_order), self.last, out=false_positives[1:])
+        false_positives[1:] -= true_positives[1:]
+        return Curve(true_positives, false_positives)
+
+    def index_of(self, threshold: float) -> int:
+        """Index of the curve's point that flags the scores of at least ``threshold``."""
+        return int(np.searchsorted(-self.thresholds, -threshold, side="right"))
+
+
+def auc(label: ArrayLike, score: ArrayLike) -> float:
+    """Area under the ROC curve, ties counted half; NaN where only one class is there."""
+    curve = Ranking.of(label, score).curve()
+    return curve.auc() if curve.has_both_classes else float("nan")
+
+
+def placements(label: ArrayLike, score: ArrayLike) -> tuple[Floats, Floats]:
+    """Share of the other class that each unit is in order with, ties counted half.
+
+    Returns:
+        ``(positives,)`` share of the negatives below each positive, and ``(negatives,)`` share of
+        the positives above each negative, in the order given: DeLong's structural components,
+        by sorting (Sun and Xu 2014). The mean of either is the AUC.
+    """
+    labels = np.asarray(label, dtype=bool)
+    scores = np.asarray(score, dtype=np.float64)
+    positives, negatives = scores[labels], scores[~labels]
+    return _share_below(positives, negatives), 1.0 - _share_below(negatives, positives)
+
+
+def _share_below(scores: Floats, others: Floats) -> Floats:
+    ranked = np.sort(others)
+    below = np.searchsorted(ranked, scores, side="left")
+    not_above = np.searchsorted(ranked, scores, side="right")
+    return (below + not_above) / (2.0 * len(others))
+
+
+def auc_influence(label: ArrayLike, score: ArrayLike, group: NDArray[np.intp]) -> Floats:
+    """How much each group of units (a patient) moves the AUC, to first order.
+
+    Args:
+        label: (n,) 0 or 1, both present.
+        score: (n,).
+        group: (n,) from 0.
+
+    Returns:
+        (groups,) float64; the sum is 0. Source: Obuchowski 1997, whose variance of a clustered AUC
+        is the sum of their squares.
+    """
+    labels = np.asarray(label, dtype=bool)
+    of_positives, of_negatives = placements(labels, score)
+    moved = np.empty(len(labels))
+    moved[labels] = (of_positives - of_positives.mean()) / len(of_positives)
+    moved[~labels] = (of_negatives - of_negatives.mean()) / len(of_negatives)
+    return np.bincount(group, weights=moved).astype(np.float64)
+
+
+def delong_standard_error(label: ArrayLike, score: ArrayLike) -> float:
+    """Standard error of the AUC after DeLong, DeLong and Clarke-Pearson (1988).
+
+    It takes the units as independent of one another, which images of one patient are not.
+
+    Returns:
+        The standard error; NaN with fewer than two positives or two negatives.
+    """
+    labels = np.asarray(label, dtype=bool)
+    if labels.sum() < 2 or (~labels).sum() < 2:
+        return float("nan")
+    of_positives, of_negatives = placements(labels, score)
+    variance = of_positives.var(ddof=1) / len(of_positives)
+    variance += of_negatives.var(ddof=1) / len(of_negatives)
+    return float(np.sqrt(variance))
+
+
+def normal_interval(
+    estimate: float, standard_error: float, level: float = 0.95
+) -> tuple[float, float]:
+    """Interval of a share from its standard error, cut off at 0 and 1 (as pROC does)."""
+    reach = NormalDist().inv_cdf(0.5 + level / 2.0) * standard_error
+    return max(0.0, estimate - reach), min(1.0, estimate + reach)
+
+
+def probabilistic_f1(label: ArrayLike, score: ArrayLike, weight: ArrayLike | None = None) -> float:
+    """F1 with probabilities in place of decisions, the measure of the RSNA 2022 competition.
+
+    Source: Yacouby and Axman 2020, and the competition's evaluation page.
+
+    Returns:
+        The score in [0, 1]; 0 where no positive has any probability.
+    """
+    labels = np.asarray(label, dtype=np.float64)
+    scores = np.asarray(score, dtype=np.float64)
+    weights = np.ones_like(scores) if weight is None else np.asarray(weight, dtype=np.float64)
+    return f1_of_sums(
+        total_of_products(weights, labels * scores),
+        total_of_products(weights, scores),
+        total_of_products(weights, labels),
+    )
+
+
+def f1_of_sums(true_positive: float, flagged: float, positives: float) -> float:
+    """F1 from the weight of hits, of all that is flagged, and of all positives."""
+    # 2PR / (P + R) with P = hits / flagged and R = hits / positives.
+    total = flagged + positives
+    return 2.0 * true_positive / total if total > 0 else 0.0

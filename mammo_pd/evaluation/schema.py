@@ -1,0 +1,78 @@
+"""What other programs may rely on in metrics.json, as JSON Schema."""
+
+from mammo_pd.evaluation.measures import LIFT, OPERATING
+from mammo_pd.evaluation.thresholds import FIXED_RATES
+from mammo_pd.terms import Level
+
+SCHEMA_VERSION = 1
+
+_COUNT: dict[str, object] = {"type": "integer", "minimum": 0}
+_SHARE: dict[str, object] = {"type": ["number", "null"], "minimum": 0, "maximum": 1}
+_NUMBER: dict[str, object] = {"type": ["number", "null"]}
+_TEXT: dict[str, object] = {"type": ["string", "null"]}
+
+
+def _with_interval(name: str, kind: dict[str, object]) -> dict[str, object]:
+    return {name: kind, f"{name}_ci_low": kind, f"{name}_ci_high": kind}
+
+
+def _object(properties: dict[str, object], required: list[str]) -> dict[str, object]:
+    return {"type": "object", "properties": properties, "required": required}
+
+
+def _rates(names: tuple[str, ...]) -> dict[str, object]:
+    rates: dict[str, object] = {}
+    for name in names:
+        rates |= _with_interval(name, _NUMBER if name == "lift" else _SHARE)
+    return rates
+
+
+def metrics_schema() -> dict[str, object]:
+    """The schema of ``metrics.json``, JSON Schema 2020-12.
+
+    Shares lie in [0, 1]; null is a figure that does not exist, and ``remarks`` says why. Intervals
+    are of 95 %.
+    """
+    counted: dict[str, object] = {
+        "n": _COUNT,
+        "n_positive": _COUNT,
+        "n_patients": _COUNT,
+        "n_positive_patients": _COUNT,
+        "prevalence": _SHARE,
+        **_with_interval("auc", _SHARE),
+    }
+    level = dict(counted)
+    for name in ("partial_auc_90", "average_precision", "pf1", "brier"):
+        level |= _with_interval(name, _SHARE)
+    for rate in FIXED_RATES:
+        level |= _with_interval(f"sensitivity_at_specificity_{rate * 100:.0f}", _SHARE)
+        level |= _with_interval(f"specificity_at_sensitivity_{rate * 100:.0f}", _SHARE)
+    for name in ("calibration_slope", "calibration_intercept"):
+        level |= _with_interval(name, _NUMBER)
+    level |= {"auc_delong_se": _NUMBER, "auc_delong_ci_low": _SHARE, "auc_delong_ci_high": _SHARE}
+    point = {"code": _TEXT, "rule": _TEXT, "threshold": {"type": "number"}}
+    point |= dict.fromkeys(("tp", "fp", "fn", "tn"), _COUNT) | _rates(OPERATING)
+    level |= {
+        "operating_points": {"type": "array", "items": _object(point, list(point))},
+        "lift": {"type": "array", "items": _object({"share_flagged": _SHARE} | _rates(LIFT), [])},
+        "remarks": {"type": "array", "items": {"type": "string"}},
+    }
+    stratum = {"column": _TEXT, "value": _TEXT, "level": {"enum": list(Level)}, "remark": _TEXT}
+    fold = {"level": {"enum": list(Level)}, "fold": _TEXT, "remark": _TEXT}
+    always = [*counted, "operating_points", "lift", "remarks"]
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "metrics.json of a mammo-pd report",
+        **_object(
+            {
+                "schema_version": {"const": SCHEMA_VERSION},
+                **{one.value: _object(level, always) for one in Level},
+                "counts": {"type": "object", "additionalProperties": _COUNT},
+                "computation": {"type": "object"},
+                "context": {"type": "object"},
+                "strata": {"type": "array", "items": _object(stratum | counted, list(stratum))},
+                "folds": {"type": "array", "items": _object(fold | counted, list(fold))},
+            },
+            ["schema_version", *Level, "counts", "computation", "context", "strata", "folds"],
+        ),
+    }

@@ -1,0 +1,154 @@
+"""Figures by stratum: a column goes in, one AUC with its interval per value comes out."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+
+from mammo_pd.errors import InputError
+from mammo_pd.evaluation.levels import Aggregation, roll_up, units_of
+from mammo_pd.evaluation.measures import Figure, auc_with_interval
+from mammo_pd.terms import Level
+
+KNOWN_COLUMNS = (
+    "view",
+    "laterality",
+    "density",
+    "age",
+    "manufacturer",
+    "vendor",
+    "site",
+    "lesion_type",
+    "tumour_size_mm",
+)
+
+# Below this an AUC says next to nothing, and would still be quoted.
+MIN_PER_CLASS = 10
+_MOST_VALUES = 12
+NOT_KNOWN = "not known"
+SEVERAL = "several"
+OTHER = "other"
+
+# Lower edges; the last band is open.
+_BANDS = {"age": (0, 40, 50, 60, 70), "tumour_size_mm": (0, 10, 20, 50)}
+
+
+def known_strata(predictions: pd.DataFrame) -> list[str]:
+    """The columns worth stratifying by that the table has and that are not empty."""
+    return [
+        name
+        for name in KNOWN_COLUMNS
+        if name in predictions.columns and (_values(predictions, name) != "").any()
+    ]
+
+
+def stratify(
+    predictions: pd.DataFrame,
+    columns: Sequence[str],
+    *,
+    aggregation: Aggregation,
+    resamples: int,
+    seed: int,
+) -> list[dict[str, Figure]]:
+    """AUC by the values of each column.
+
+    The view is a property of an image and is judged at image level; all else is judged at breast
+    level. A breast whose images disagree on a value counts as ``several``. A column that only
+    positives carry (a lesion's type or size) compares the positives of each value with all
+    negatives.
+
+    Args:
+        predictions: as ``check_predictions`` returns it, every row with a label.
+        columns: to stratify by; ages and tumour sizes are cut into bands.
+        aggregation: how the scores of a breast's images are joined.
+        resamples: how many times patients are drawn.
+        seed: of the draws.
+
+    Returns:
+        One row per value: ``column, value, level, compared_with``, then what ``auc_with_interval``
+        returns; no AUC where a class has fewer than 10 units, and a remark that says so.
+
+    Raises:
+        InputError: the table has no such column.
+    """
+    absent = [name for name in columns if name not in predictions.columns]
+    if absent:
+        raise InputError(
+            f"The predictions have no column {', '.join(absent)} to stratify by: add it, or name "
+            f"one of {', '.join(map(str, predictions.columns))}."
+        )
+    rows: list[dict[str, Figure]] = []
+    for column in columns:
+        level = Level.IMAGE if column == "view" else Level.BREAST
+        units = roll_up(predictions, level, aggregation)
+        value = _of_units(predictions, column, units_of(predictions, level))
+        label = units["label"].to_numpy()
+        negatives_lack_it = not (value[label == 0] != "").any()
+        for name in _in_order(value if not negatives_lack_it else value[label == 1]):
+            within = value == name
+            if negatives_lack_it:
+                within = (within & (label == 1)) | (label == 0)
+            rows.append(
+                {
+                    "column": column,
+                    "value": name or NOT_KNOWN,
+                    "level": level.value,
+                    "compared_with": "all negatives" if negatives_lack_it else "its own negatives",
+                    **_figures(units[within], resamples, seed),
+                }
+            )
+    return rows
+
+
+def _figures(units: pd.DataFrame, resamples: int, seed: int) -> dict[str, Figure]:
+    positives = int(units["label"].sum())
+    fewest = min(positives, len(units) - positives)
+    if fewest >= MIN_PER_CLASS:
+        return auc_with_interval(units, resamples=resamples, seed=seed)
+    counted = auc_with_interval(units, resamples=0, seed=seed)
+    return counted | {
+        "auc": None,
+        "remark": f"too few: an AUC is given from {MIN_PER_CLASS} of each class on",
+    }
+
+
+def _values(predictions: pd.DataFrame, column: str) -> np.ndarray:
+    """The column as text; empty where it is not known."""
+    given = predictions[column]
+    if column in _BANDS:
+        return _banded(pd.to_numeric(given, errors="coerce"), _BANDS[column])
+    text = given.astype("str").str.strip()
+    text = text.where(given.notna() & ~text.isin(["nan", "None", "<NA>"]), "")
+    return text.to_numpy(dtype=object)
+
+
+def _banded(number: pd.Series, edges: tuple[int, ...]) -> np.ndarray:
+    names = [f"under {edges[1]}"]
+    names += [f"{low} to under {high}" for low, high in pairwise(edges[1:])]
+    names.append(f"{edges[-1]} and over")
+    known = number.notna().to_numpy() & (number >= edges[0]).to_numpy()
+    band = np.searchsorted(np.asarray(edges), number.to_numpy(dtype=np.float64), side="right") - 1
+    named = np.asarray(names, dtype=object)[np.clip(band, 0, len(names) - 1)]
+    return np.where(known, named, "")
+
+
+def _of_units(predictions: pd.DataFrame, column: str, unit: np.ndarray) -> np.ndarray:
+    """(units,) the value of each unit: that of its images, ``several`` where they disagree."""
+    table = pd.DataFrame({"unit": unit, "value": _values(predictions, column)})
+    known = table[table["value"] != ""].drop_duplicates()
+    once = known.groupby("unit")["value"].agg(["first", "size"])
+    values = np.full(int(unit.max()) + 1, "", dtype=object)
+    values[once.index.to_numpy()] = once["first"].where(once["size"] == 1, SEVERAL).to_numpy()
+    kinds, counts = np.unique(values[values != ""].astype(str), return_counts=True)
+    if len(kinds) > _MOST_VALUES:
+        rare = kinds[np.argsort(-counts, kind="stable")[_MOST_VALUES - 1 :]]
+        values[np.isin(values.astype(str), rare)] = OTHER
+    return values
+
+
+def _in_order(values: np.ndarray) -> list[str]:
+    """Values in their order, bands by their lower edge, the odd ones last."""
+    last = {OTHER: 1, SEVERAL: 2, "": 3}
+    kinds = set(values.tolist())
+    return sorted(kinds, key=lambda kind: (last.get(kind, 0), not kind.startswith("under "), kind))

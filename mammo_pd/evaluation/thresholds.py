@@ -1,0 +1,172 @@
+"""Operating points: validation labels and scores go in, thresholds to apply elsewhere come out.
+
+A threshold that is chosen on the same units that it is judged on flatters itself; hence the two
+steps. A unit is flagged when its score is at least the threshold.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from mammo_pd.evaluation.roc import Curve, Ranking
+
+FIXED_RATES = (0.80, 0.90, 0.95)
+FLAGGED_SHARES = (0.01, 0.02, 0.05, 0.10, 0.20)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How well radiologists did on such exams, to set the model beside them.
+
+    Attributes:
+        sensitivity: in (0, 1].
+        specificity: in (0, 1].
+    """
+
+    sensitivity: float
+    specificity: float
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A score from which on a unit is flagged, and how it was chosen.
+
+    Attributes:
+        code: a short name for tables.
+        rule: how it was chosen, for people.
+        value: the lowest score that is flagged.
+    """
+
+    code: str
+    rule: str
+    value: float
+
+
+def choose_thresholds(
+    label: ArrayLike, score: ArrayLike, *, miss_cost: float, prevalence: float | None = None
+) -> list[Threshold]:
+    """Choose operating points.
+
+    Args:
+        label: (n,) 0 or 1, both present.
+        score: (n,) in [0, 1].
+        miss_cost: how many false alarms one missed positive is worth.
+        prevalence: share of positives where the model is to be used, for the cost rule; as it is
+            among these units when None.
+
+    Returns:
+        Youden's point (the largest sensitivity + specificity - 1), the cheapest point, and the
+        points that reach each of the fixed specificities and sensitivities. Empty where only one
+        class is there.
+    """
+    ranking = Ranking.of(label, score)
+    curve = ranking.curve()
+    if not curve.has_both_classes:
+        return []
+    share = (
+        curve.positives / (curve.positives + curve.negatives) if prevalence is None else prevalence
+    )
+    benefit = curve.sensitivity - curve.false_positive_rate
+    cost = share * miss_cost * (1.0 - curve.sensitivity) + (1.0 - share) * curve.false_positive_rate
+    chosen = [
+        ("youden", "largest sensitivity + specificity − 1 (Youden)", int(np.argmax(benefit))),
+        (
+            "cost",
+            f"lowest cost, a miss worth {miss_cost:g} false alarms",
+            int(np.argmin(cost)),
+        ),
+    ]
+    chosen += [
+        (
+            f"specificity_{rate:.0%}".rstrip("%"),
+            f"specificity of {rate:.0%}",
+            curve.at_specificity(rate),
+        )
+        for rate in FIXED_RATES
+    ]
+    chosen += [
+        (
+            f"sensitivity_{rate:.0%}".rstrip("%"),
+            f"sensitivity of {rate:.0%}",
+            curve.at_sensitivity(rate),
+        )
+        for rate in FIXED_RATES
+    ]
+    return [Threshold(code, rule, _score_at(ranking, point)) for code, rule, point in chosen]
+
+
+def _score_at(ranking: Ranking, point: int) -> float:
+    if point == 0:  # nobody is flagged: the next number above every score
+        return float(np.nextafter(ranking.thresholds[0], np.inf))
+    return float(ranking.thresholds[point - 1])
+
+
+def rates_at(curve: Curve, point: int, prevalence: float | None = None) -> dict[str, float]:
+    """What flagging at one point of a curve means.
+
+    Args:
+        curve: with both classes.
+        point: index of the point.
+        prevalence: share of positives where the model is to be used; as counted when None.
+
+    Returns:
+        ``sensitivity, specificity, recall_rate`` (share of all flagged), ``ppv, npv`` (NaN where
+        nobody, or everybody, is flagged).
+    """
+    sensitivity, specificity = curve.rates(point)
+    false_alarms = 1.0 - specificity
+    share = (
+        curve.positives / (curve.positives + curve.negatives) if prevalence is None else prevalence
+    )
+    flagged = share * sensitivity + (1.0 - share) * false_alarms
+    nan = float("nan")
+    return {
+        "sensitivity": sensitivity,
+        "specificity": specificity,
+        "recall_rate": flagged,
+        "ppv": share * sensitivity / flagged if flagged > 0 else nan,
+        "npv": (1.0 - share) * specificity / (1.0 - flagged) if flagged < 1 else nan,
+    }
+
+
+def beside_reader(
+    curve: Curve, reader: Reader, prevalence: float | None = None
+) -> dict[str, float]:
+    """What the model does where it is as sensitive, or as specific, as the readers."""
+    as_sensitive = rates_at(curve, curve.at_sensitivity(reader.sensitivity), prevalence)
+    as_specific = rates_at(curve, curve.at_specificity(reader.specificity), prevalence)
+    return {
+        "specificity_at_reader_sensitivity": as_sensitive["specificity"],
+        "recall_rate_at_reader_sensitivity": as_sensitive["recall_rate"],
+        "sensitivity_at_reader_specificity": as_specific["sensitivity"],
+    }
+
+
+def lift(curve: Curve, prevalence: float | None = None) -> dict[float, dict[str, float]]:
+    """What flagging only the highest scores finds, by the share of all that is flagged.
+
+    Args:
+        curve: with both classes.
+        prevalence: share of positives where the model is to be used; as counted when None.
+
+    Returns:
+        For each of ``FLAGGED_SHARES``: ``sensitivity``; ``ppv``; ``lift``, the ppv over the
+        prevalence. At most that share is flagged: units of one score are flagged together or not
+        at all, and where that leaves none, ppv and lift are NaN.
+    """
+    share = (
+        curve.positives / (curve.positives + curve.negatives) if prevalence is None else prevalence
+    )
+    flagged = curve.true_positives * (share / curve.positives)
+    flagged += curve.false_positives * ((1.0 - share) / curve.negatives)
+    table = {}
+    for limit in FLAGGED_SHARES:
+        point = int(np.searchsorted(flagged, limit * (1.0 + 1e-9), side="right")) - 1
+        rates = rates_at(curve, point, prevalence)
+        table[limit] = {
+            "sensitivity": rates["sensitivity"],
+            "ppv": rates["ppv"],
+            "lift": rates["ppv"] / share,
+        }
+    return table

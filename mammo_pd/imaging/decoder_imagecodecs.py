@@ -1,0 +1,89 @@
+"""imagecodecs as a pixel-decoder plugin of pydicom: one grey codestream in, its bytes out.
+
+Written as pydicom's own plugins are (pydicom/pixels/decoders). Importing this module registers it.
+Frames in colour are left to the plugins behind it.
+"""
+
+from collections.abc import Callable
+
+import imagecodecs
+import numpy as np
+from pydicom import uid
+from pydicom.pixels.decoders.base import DecodeRunner, get_decoder
+
+from mammo_pd.imaging.codestream import can_skip_a_difference
+
+PLUGIN = "imagecodecs"
+# Part of a refusal that no other decoder's answer can mend.
+CONTRADICTION = "the header says"
+
+# {transfer syntax: (codec of imagecodecs, its decode function)}
+_CODECS: dict[str, tuple[str, str]] = {
+    uid.JPEGBaseline8Bit: ("JPEG8", "jpeg8_decode"),
+    uid.JPEGExtended12Bit: ("JPEG8", "jpeg8_decode"),
+    uid.JPEGLossless: ("JPEG8", "jpeg8_decode"),
+    uid.JPEGLosslessSV1: ("JPEG8", "jpeg8_decode"),
+    uid.JPEGLSLossless: ("JPEGLS", "jpegls_decode"),
+    uid.JPEGLSNearLossless: ("JPEGLS", "jpegls_decode"),
+    uid.JPEG2000Lossless: ("JPEG2K", "jpeg2k_decode"),
+    uid.JPEG2000: ("JPEG2K", "jpeg2k_decode"),
+    # OpenJPEG also here: OpenJPH, as imagecodecs calls it, gives back damaged frames as sound.
+    uid.HTJ2KLossless: ("JPEG2K", "jpeg2k_decode"),
+    uid.HTJ2KLosslessRPCL: ("JPEG2K", "jpeg2k_decode"),
+    uid.HTJ2K: ("JPEG2K", "jpeg2k_decode"),
+    uid.RLELossless: ("DICOMRLE", "dicomrle_decode"),
+}
+
+DECODER_DEPENDENCIES = dict.fromkeys(_CODECS, ("imagecodecs>=2024.9.22",))
+
+
+def is_available(uid: str) -> bool:
+    """Return True where the installed imagecodecs holds the codec for this transfer syntax."""
+    codec = getattr(imagecodecs, _CODECS[uid][0], None) if uid in _CODECS else None
+    return codec is not None and bool(codec.available)
+
+
+def _decode_frame(src: bytes, runner: DecodeRunner) -> bytes:
+    if runner.samples_per_pixel != 1:
+        raise NotImplementedError("this plugin decodes grey frames only")
+    syntax = runner.transfer_syntax
+    if syntax == uid.RLELossless:
+        return _decode_rle(src, runner)
+    decode: Callable[[bytes], np.ndarray] = getattr(imagecodecs, _CODECS[syntax][1])
+    frame = decode(src)
+    if frame.shape != (runner.rows, runner.columns):
+        raise ValueError(
+            f"the codestream holds {frame.shape}, {CONTRADICTION} ({runner.rows}, {runner.columns})"
+        )
+    if frame.dtype.kind not in "iu":
+        raise ValueError(f"the codestream holds {frame.dtype} values")
+    lossless_jpeg = syntax in (uid.JPEGLossless, uid.JPEGLosslessSV1)
+    if lossless_jpeg and can_skip_a_difference(src):
+        # libjpeg-turbo conceals a stream that has gone astray; a second decoder tells.
+        second: np.ndarray = imagecodecs.jpegsof3_decode(src)
+        if not np.array_equal(frame, second):
+            raise ValueError("two decoders disagree on the codestream")
+    # The container is as wide as the codestream's precision asks, not as Bits Allocated says.
+    runner.set_option("bits_allocated", 8 * frame.dtype.itemsize)
+    return frame.tobytes()
+
+
+def _decode_rle(src: bytes, runner: DecodeRunner) -> bytes:
+    width = runner.bits_allocated // 8
+    expected = runner.rows * runner.columns * width
+    frame = bytes(imagecodecs.dicomrle_decode(src, dtype=f"<u{width}"))
+    if len(frame) >= expected + runner.columns * width:
+        raise ValueError(f"the codestream holds {len(frame)} bytes, {CONTRADICTION} {expected}")
+    if len(frame) != expected:
+        raise ValueError(f"the codestream holds {len(frame)} bytes instead of {expected}")
+    return frame
+
+
+def _register() -> None:
+    for syntax in _CODECS:
+        decoder = get_decoder(uid.UID(syntax))
+        if PLUGIN not in decoder.available_plugins and is_available(syntax):
+            decoder.add_plugin(PLUGIN, (__name__, "_decode_frame"))
+
+
+_register()

@@ -1,0 +1,324 @@
+"""DICOM files: from a path to a header, and from a header to the stored values.
+
+Whatever is wrong with a file comes out as an ``ImageError`` with a reason code; no sentence of
+ours holds a path or an identifier.
+"""
+
+import logging
+import re
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from pydicom import config, uid
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import get_frame
+from pydicom.errors import InvalidDicomError
+from pydicom.pixels.decoders.base import Decoder, get_decoder
+
+from mammo_pd.errors import ImageError
+from mammo_pd.imaging import decoder_imagecodecs
+from mammo_pd.imaging.codestream import CodestreamSize, is_whole, read_codestream_size
+from mammo_pd.imaging.header import integer, text, value
+from mammo_pd.terms import Reason
+
+# What pydicom logs can quote paths and values; what matters of it is in our own errors.
+logging.getLogger("pydicom").propagate = False
+
+# The largest film digitised in earnest (24 x 30 cm at 25 micrometres) has 115 million pixels.
+MAX_PIXELS = 2**27
+# One run of two bytes holds at most 128 bytes (PS3.5 G.3.1).
+_MAX_RLE_RATIO = 64
+
+_DECODER_ORDER = (decoder_imagecodecs.PLUGIN, "pylibjpeg", "pydicom", "gdcm", "pyjpegls", "pillow")
+
+_LOSSY = frozenset(
+    {
+        uid.JPEGBaseline8Bit,
+        uid.JPEGExtended12Bit,
+        uid.JPEGLSNearLossless,
+        uid.JPEG2000,
+        uid.HTJ2K,
+    }
+)
+_KINDS = {
+    **dict.fromkeys(uid.JPEGTransferSyntaxes, "jpeg"),
+    **dict.fromkeys(uid.JPEGLSTransferSyntaxes, "jpeg_ls"),
+    **dict.fromkeys(uid.JPEG2000TransferSyntaxes, "jpeg_2000"),
+}
+
+
+@dataclass(frozen=True)
+class StoredValues:
+    """The stored values of one image.
+
+    Attributes:
+        values: (H, W) integers as stored, before any grey-scale transformation.
+        decoder: which library answered.
+    """
+
+    values: np.ndarray
+    decoder: str
+
+
+def read_dataset(path: Path) -> Dataset:
+    """Read a DICOM file, with or without preamble and file meta information.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The dataset, pixel data included; its file meta information always names a transfer
+        syntax, if need be the one in which the dataset itself was found to be encoded.
+
+    Raises:
+        ImageError: the file is not DICOM, or cannot be parsed (``not_an_image``,
+            ``unreadable_file``).
+    """
+    with warnings.catch_warnings(), config.disable_value_validation():
+        warnings.simplefilter("ignore")
+        try:
+            try:
+                dataset = pydicom.dcmread(path)
+            except InvalidDicomError:
+                dataset = pydicom.dcmread(path, force=True)
+                if "SOPClassUID" not in dataset and "Rows" not in dataset:
+                    raise ImageError(
+                        Reason.NOT_AN_IMAGE, "The file holds no DICOM dataset."
+                    ) from None
+            _complete_file_meta(dataset)
+        except ImageError:
+            raise
+        except FileNotFoundError:
+            raise ImageError(Reason.UNREADABLE, "The file is no longer there.") from None
+        except PermissionError:
+            raise ImageError(
+                Reason.UNREADABLE, "The file may not be read; give the right to read it."
+            ) from None
+        except (Exception, RecursionError) as error:  # a bad file can raise almost anything
+            raise ImageError(
+                Reason.UNREADABLE, f"pydicom cannot parse the file ({type(error).__name__})."
+            ) from error
+    return dataset
+
+
+def decode(dataset: Dataset) -> StoredValues:
+    """Decode the one grey frame of a dataset.
+
+    Decoders are tried in turn: imagecodecs, pylibjpeg, pydicom's own. What the header says of
+    size, components and depth is checked against the codestream before anything is allocated.
+
+    Args:
+        dataset: as ``read_dataset`` gives it.
+
+    Returns:
+        (Rows, Columns) stored values, signed where Pixel Representation says so.
+
+    Raises:
+        ImageError: there are several frames, colour, no pixels, a contradiction between header
+            and pixel data, no decoder that can, or a constant image.
+    """
+    with warnings.catch_warnings(), config.disable_value_validation():
+        warnings.simplefilter("ignore")
+        try:
+            return _decode(dataset)
+        except ImageError:
+            raise
+        except Exception as error:  # an element can hold a value of any kind
+            raise ImageError(
+                Reason.UNREADABLE, f"The header cannot be read ({type(error).__name__})."
+            ) from error
+
+
+def _decode(dataset: Dataset) -> StoredValues:
+    frames = integer(dataset, "NumberOfFrames") or 1
+    if frames > 1:
+        raise ImageError(
+            Reason.MULTI_FRAME,
+            f"The file holds {frames} frames; only single projections are taken.",
+        )
+    if "PixelData" not in dataset or not value(dataset, "PixelData"):
+        raise ImageError(Reason.NO_PIXELS, "The file holds no pixel data.")
+    rows, columns = _check_header(dataset)
+    if _decoder(dataset).is_encapsulated:
+        stored = _decode_encapsulated(dataset, rows, columns)
+    else:
+        stored = _decode_native(dataset)
+    # Big-endian files come out big-endian; all that follows works in the machine's own order.
+    stored = StoredValues(
+        stored.values.astype(stored.values.dtype.newbyteorder("="), copy=False), stored.decoder
+    )
+    if stored.values.shape != (rows, columns):
+        raise ImageError(
+            Reason.HEADER_CONTRADICTS,
+            f"The header says {rows} x {columns}, the pixel data give "
+            f"{' x '.join(map(str, stored.values.shape))}.",
+        )
+    if stored.values.min() == stored.values.max():
+        raise ImageError(Reason.EMPTY_PIXELS, f"Every pixel has the value {stored.values.flat[0]}.")
+    return stored
+
+
+def _complete_file_meta(dataset: Dataset) -> None:
+    if getattr(dataset, "file_meta", None) is None:
+        dataset.file_meta = FileMetaDataset()
+    if dataset.file_meta.get("TransferSyntaxUID"):
+        return
+    implicit, little = dataset.original_encoding
+    dataset.file_meta.TransferSyntaxUID = (
+        uid.ImplicitVRLittleEndian
+        if implicit
+        else uid.ExplicitVRLittleEndian
+        if little
+        else uid.ExplicitVRBigEndian
+    )
+
+
+def _check_header(dataset: Dataset) -> tuple[int, int]:
+    """(Rows, Columns), once the header describes a grey image of a size that can be."""
+    for keyword in ("Rows", "Columns", "BitsAllocated", "BitsStored", "SamplesPerPixel"):
+        if (integer(dataset, keyword) or 0) < 1:
+            raise ImageError(
+                Reason.UNREADABLE, f"The header gives no usable {keyword}; the image is lost."
+            )
+    photometric = text(dataset, "PhotometricInterpretation")
+    if photometric is None:
+        raise ImageError(
+            Reason.UNREADABLE,
+            "The header gives no PhotometricInterpretation, so black and white are unknown.",
+        )
+    if integer(dataset, "SamplesPerPixel") != 1 or not photometric.startswith("MONOCHROME"):
+        raise ImageError(Reason.COLOUR, "The image is in colour; a mammogram is grey.")
+    rows, columns = integer(dataset, "Rows") or 0, integer(dataset, "Columns") or 0
+    if rows * columns > MAX_PIXELS:
+        raise ImageError(
+            Reason.HEADER_CONTRADICTS,
+            f"The header claims {rows} x {columns} pixels, more than any mammogram has.",
+        )
+    return rows, columns
+
+
+def _decode_native(dataset: Dataset) -> StoredValues:
+    options: Any = {"allow_excess_frames": False}
+    try:
+        values, _ = _decoder(dataset).as_array(dataset, **options)
+    except (Exception, MemoryError) as error:
+        reason, sentence = (
+            Reason.DECODE_FAILED,
+            f"The pixel data cannot be read ({type(error).__name__}).",
+        )
+        if "number of bytes of pixel data is less than expected" in str(error):
+            reason = Reason.HEADER_CONTRADICTS
+            sentence = "The pixel data are shorter than the header says; the file may be cut off."
+        raise ImageError(reason, sentence) from error
+    return StoredValues(values, "pydicom")
+
+
+def _decode_encapsulated(dataset: Dataset, rows: int, columns: int) -> StoredValues:
+    decoder = _decoder(dataset)
+    try:
+        frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
+    except Exception as error:
+        raise ImageError(
+            Reason.DECODE_FAILED, "The encapsulated pixel data are damaged."
+        ) from error
+    deeper = _check_codestream(dataset, frame, rows, columns)
+
+    refusals = []
+    options: Any = {"correct_unused_bits": not deeper}
+    plugins = [name for name in _DECODER_ORDER if name in decoder.available_plugins]
+    for plugin in plugins:
+        try:
+            values, _ = decoder.as_array(dataset, index=0, decoding_plugin=plugin, **options)
+        except (Exception, MemoryError) as error:
+            if decoder_imagecodecs.CONTRADICTION in str(error):
+                raise ImageError(
+                    Reason.HEADER_CONTRADICTS, "Header and pixel data disagree on the size."
+                ) from error
+            refusals.append(_cause(error, plugin))
+            continue
+        if deeper:
+            bits_stored = integer(dataset, "BitsStored") or 16
+            values = _within_depth(values, bits_stored, lossy=decoder.UID in _LOSSY)
+        return StoredValues(values, plugin)
+    raise ImageError(
+        Reason.DECODE_FAILED,
+        f"No decoder reads this {decoder.UID.name} codestream: {'; '.join(refusals) or 'none'}.",
+    )
+
+
+def _check_codestream(dataset: Dataset, frame: bytes, rows: int, columns: int) -> bool:
+    """Compare header and codestream.
+
+    Returns:
+        Whether the codestream is deeper than Bits Stored of an unsigned image, so that the values
+        have to be checked once they are there.
+    """
+    syntax = dataset.file_meta.TransferSyntaxUID
+    bits_allocated = integer(dataset, "BitsAllocated") or 16
+    if syntax == uid.RLELossless:
+        if rows * columns * bits_allocated // 8 > _MAX_RLE_RATIO * len(frame):
+            raise ImageError(
+                Reason.HEADER_CONTRADICTS,
+                f"The header says {rows} x {columns}, more than the pixel data can hold.",
+            )
+        return False
+    size = read_codestream_size(frame)
+    if size is None:
+        raise ImageError(
+            Reason.DECODE_FAILED, f"The pixel data do not begin as {syntax.name} does."
+        )
+    expected = CodestreamSize(_KINDS.get(syntax, size.kind), rows, columns, 1, size.precision)
+    if size != expected:
+        raise ImageError(
+            Reason.HEADER_CONTRADICTS,
+            f"The header says {expected.kind}, {rows} x {columns}, 1 sample; the codestream says "
+            f"{size.kind}, {size.rows} x {size.columns}, {size.components}.",
+        )
+    if not is_whole(frame):
+        raise ImageError(
+            Reason.DECODE_FAILED, "The pixel data have no end marker; the file may be cut off."
+        )
+    if size.precision > bits_allocated:
+        raise ImageError(
+            Reason.HEADER_CONTRADICTS,
+            f"The header allocates {bits_allocated} bits, the codestream holds {size.precision}.",
+        )
+    unsigned = integer(dataset, "PixelRepresentation") == 0
+    return unsigned and size.precision > (integer(dataset, "BitsStored") or 0)
+
+
+def _within_depth(values: np.ndarray, bits_stored: int, *, lossy: bool) -> np.ndarray:
+    highest, largest = 2**bits_stored - 1, int(values.max())
+    if lossy and largest <= highest * 1.25:
+        return np.asarray(
+            np.minimum(values, highest)
+        )  # a lossy codec may overshoot white by a little
+    if largest > highest:
+        raise ImageError(
+            Reason.HEADER_CONTRADICTS,
+            f"The header says {bits_stored} bits, the pixel data reach {largest}.",
+        )
+    return values
+
+
+def _decoder(dataset: Dataset) -> Decoder:
+    syntax = dataset.file_meta.TransferSyntaxUID
+    try:
+        return get_decoder(syntax)
+    except (NotImplementedError, ValueError):
+        known = syntax.name if syntax.is_transfer_syntax else "it names"
+        raise ImageError(
+            Reason.DECODE_FAILED, f"No decoder knows the transfer syntax {known}."
+        ) from None
+
+
+def _cause(error: BaseException, plugin: str) -> str:
+    """A decoder's own words, or the kind of error: pydicom's words can quote the header."""
+    line = str(error).strip().rpartition("\n")[2].strip()
+    if isinstance(error, RuntimeError) and line.startswith(f"{plugin}:"):
+        return re.sub(r"\S*[/\\]\S*", "…", line)[:160]
+    return f"{plugin}: {type(error).__name__}"

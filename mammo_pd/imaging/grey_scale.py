@@ -1,0 +1,242 @@
+"""The grey scale of DICOM: stored values in, presentation values over the full uint16 range out.
+
+Stored values → modality LUT or rescale → value of interest (VOI LUT, window, or the full stored
+range) → inversion → uint16. Every step is a function of one stored value, so it is worked out
+once for each value that can occur, and the image is one look-up.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from pydicom.dataset import Dataset
+from pydicom.pixels.processing import apply_modality_lut, apply_windowing
+
+from mammo_pd.errors import ImageError
+from mammo_pd.imaging.header import functional_group, integer, items, numbers, text, value
+from mammo_pd.imaging.raster import stored_depth
+from mammo_pd.terms import Reason, VoiPolicy
+
+WHITE = 65535
+_WINDOW_FUNCTIONS = frozenset({"LINEAR", "LINEAR_EXACT", "SIGMOID"})
+
+
+@dataclass(frozen=True)
+class GreyImage:
+    """One image in its grey scale.
+
+    Attributes:
+        pixels: (H, W) uint16 over 0..65535, black to white; padding is 0.
+        full_range: (H, W) uint16, the same without the value-of-interest step, so that nothing is
+            clipped: what the breast is searched in. It is ``pixels`` itself where there was none.
+        voi_applied: ``lut``, ``window:FUNCTION`` or ``full_range``.
+    """
+
+    pixels: np.ndarray
+    full_range: np.ndarray
+    voi_applied: str
+
+
+def apply_grey_scale(
+    stored: np.ndarray, header: Dataset, policy: VoiPolicy = VoiPolicy.AUTO
+) -> GreyImage:
+    """Make the grey scale that the header asks for.
+
+    Args:
+        stored: (H, W) integers of up to 32 bits, as decoded.
+        header: the image's dataset.
+        policy: which value-of-interest transformation to use; ``auto`` takes the first VOI LUT,
+            else the first window with its VOI LUT Function, else the full stored range.
+
+    Returns:
+        The image. Inversion (MONOCHROME1, or Presentation LUT Shape INVERSE, or both: once) is
+        done in the fixed range, so it does not depend on the image's own maximum.
+
+    Raises:
+        ImageError: the policy insists on a LUT or window that the header does not give, or a
+            look-up table cannot be read.
+
+    Source: DICOM PS3.3 C.11.1 (modality LUT), C.11.2 (VOI), C.7.6.3.1.2 (MONOCHROME1), C.11.6
+        (Presentation LUT Shape), C.7.5.1.1.2 (pixel padding).
+    """
+    if stored.dtype.itemsize > 2:
+        low, high = int(stored.min()), int(stored.max())
+        narrower = np.uint16 if low >= 0 else np.int16
+        if low < np.iinfo(narrower).min or high > np.iinfo(narrower).max:
+            raise ImageError(
+                Reason.UNREADABLE, f"The stored values, {low} to {high}, do not fit 16 bits."
+            )
+        stored = stored.astype(narrower)
+    every_value = _every_value(stored.dtype)
+    padding = _is_padding(every_value, header)
+    index = stored.view(np.dtype(f"u{stored.dtype.itemsize}"))
+
+    def look_up(policy: VoiPolicy) -> tuple[np.ndarray, str]:
+        grey, voi_applied = _presentation_values(every_value.astype(np.float64), header, policy)
+        table = np.rint(grey).astype(np.uint16)
+        table[padding] = 0
+        return _look_up(table, index), voi_applied
+
+    pixels, voi_applied = look_up(policy)
+    full_range = pixels if voi_applied == "full_range" else look_up(VoiPolicy.RAW)[0]
+    return GreyImage(pixels, full_range, voi_applied)
+
+
+def stretch_raster(stored: np.ndarray) -> GreyImage:
+    """Bring a raster image to the full uint16 range.
+
+    Args:
+        stored: (H, W) uint8 or uint16.
+
+    Returns:
+        The image, scaled by the bit depth that holds its values (an 8-bit one by 257);
+        ``voi_applied`` says which, as in ``full_range:12bit``.
+    """
+    depth = stored_depth(stored)
+    levels = np.arange(2**depth, dtype=np.float64)
+    table = np.rint(levels * (WHITE / (2**depth - 1))).astype(np.uint16)
+    pixels = _look_up(table, stored)
+    return GreyImage(pixels, pixels, f"full_range:{depth}bit")
+
+
+def _presentation_values(
+    stored: np.ndarray, header: Dataset, policy: VoiPolicy
+) -> tuple[np.ndarray, str]:
+    """Presentation values (float64, 0..65535) of stored values, and which VOI was applied."""
+    low, high = _stored_range(header)
+    modality = _apply_modality(np.concatenate([stored, [low, high]]), header)
+    of_interest, ends = modality[:-2], modality[-2:]
+    grey, voi_applied = _apply_voi(of_interest, ends, header, policy)
+    inverse = (
+        text(header, "PhotometricInterpretation") == "MONOCHROME1"
+        or text(header, "PresentationLUTShape") == "INVERSE"
+    )
+    return (WHITE - grey if inverse else grey), voi_applied
+
+
+def _stored_range(header: Dataset) -> tuple[int, int]:
+    bits = min(integer(header, "BitsStored") or 16, 16)
+    if integer(header, "PixelRepresentation") == 1:
+        return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    return 0, 2**bits - 1
+
+
+def _apply_modality(stored: np.ndarray, header: Dataset) -> np.ndarray:
+    table = items(header, "ModalityLUTSequence")
+    if table:
+        # pydicom looks up with the input's own type, so it has to be an integer.
+        module = Dataset()
+        module.ModalityLUTSequence = [_readable_lut(table[0], header)]
+        return apply_modality_lut(stored.astype(np.int64), module).astype(np.float64)
+    group = functional_group(header, "PixelValueTransformationSequence")
+    for holder in (header, *([] if group is None else [group])):
+        slope, intercept = numbers(holder, "RescaleSlope"), numbers(holder, "RescaleIntercept")
+        if slope and intercept and slope[0] != 0:
+            module = Dataset()
+            module.RescaleSlope, module.RescaleIntercept = slope[0], intercept[0]
+            return apply_modality_lut(stored, module)
+    return stored
+
+
+def _apply_voi(
+    values: np.ndarray, ends: np.ndarray, header: Dataset, policy: VoiPolicy
+) -> tuple[np.ndarray, str]:
+    if policy in (VoiPolicy.AUTO, VoiPolicy.LUT):
+        tables = items(header, "VOILUTSequence")
+        if tables:
+            return _apply_voi_lut(values, _readable_lut(tables[0], header)), "lut"
+        if policy == VoiPolicy.LUT:
+            raise ImageError(Reason.NO_VOI, "The header gives no VOI LUT Sequence, as asked for.")
+    if policy in (VoiPolicy.AUTO, VoiPolicy.WINDOW):
+        window = _first_window(header)
+        if window is not None:
+            return apply_windowing(values, window), f"window:{window.VOILUTFunction}"
+        if policy == VoiPolicy.WINDOW:
+            raise ImageError(Reason.NO_VOI, "The header gives no usable window, as asked for.")
+    low, high = float(ends.min()), float(ends.max())
+    return np.clip((values - low) / (high - low), 0, 1) * WHITE, "full_range"
+
+
+def _apply_voi_lut(values: np.ndarray, table: Dataset) -> np.ndarray:
+    # Not pydicom's apply_voi: it indexes with the table's own type, so an 8-bit table of more
+    # than 256 entries goes wrong in silence; and the values may be fractions after a rescale.
+    entries, first, depth = table.LUTDescriptor
+    data = np.asarray(table.LUTData, dtype=np.float64)
+    grey = data[np.clip(np.rint(values) - first, 0, entries - 1).astype(np.intp)]
+    # A descriptor can name fewer bits than the entries use.
+    depth = max(depth, int(data.max()).bit_length())
+    return np.asarray(grey * (WHITE / (2**depth - 1)))
+
+
+def _readable_lut(item: Dataset, header: Dataset) -> Dataset:
+    """A LUT item whose data are a list of as many integers as its descriptor says.
+
+    Raises:
+        ImageError: the item is damaged.
+    """
+    descriptor = [int(entry) for entry in numbers(item, "LUTDescriptor")]
+    data = value(item, "LUTData")
+    if len(descriptor) != 3 or data is None:
+        raise ImageError(Reason.UNREADABLE, "A look-up table of the header is incomplete.")
+    entries, first, depth = descriptor[0] or 2**16, descriptor[1], descriptor[2]
+    if isinstance(data, bytes):
+        little = header.file_meta.TransferSyntaxUID.is_little_endian
+        width = 1 if len(data) < 2 * entries else 2
+        data = np.frombuffer(data, dtype=f"{'<' if little else '>'}u{width}").tolist()
+    if len(data) < entries or not 1 <= depth <= 16:
+        raise ImageError(Reason.UNREADABLE, "A look-up table of the header is incomplete.")
+    if integer(header, "PixelRepresentation") == 1 and first >= 2**15:
+        first -= 2**16  # the first value mapped is signed where the pixels are
+    readable = Dataset()
+    readable.add_new("LUTDescriptor", "SS", [0 if entries == 2**16 else entries, first, depth])
+    readable.add_new("LUTData", "US", [int(entry) for entry in data[:entries]])
+    readable.LUTDescriptor = [entries, first, depth]
+    return readable
+
+
+def _first_window(header: Dataset) -> Dataset | None:
+    """The first window as a VOI module whose output range is 0..65535; None where unusable."""
+    group = functional_group(header, "FrameVOILUTSequence")
+    for holder in (header, *([] if group is None else [group])):
+        center, width = numbers(holder, "WindowCenter"), numbers(holder, "WindowWidth")
+        function = (text(holder, "VOILUTFunction") or "LINEAR").upper()
+        if not center or not width or function not in _WINDOW_FUNCTIONS:
+            continue
+        # A linear window of width 1 is a step; narrower ones are not allowed (C.11.2.1.2.1).
+        if width[0] < (1 if function == "LINEAR" else np.nextafter(0, 1)):
+            continue
+        window = Dataset()
+        window.PhotometricInterpretation = "MONOCHROME2"
+        window.BitsStored, window.PixelRepresentation = 16, 0
+        window.WindowCenter, window.WindowWidth = center[0], width[0]
+        window.VOILUTFunction = function
+        return window
+    return None
+
+
+def _is_padding(every_value: np.ndarray, header: Dataset) -> np.ndarray:
+    """Which values mean that there is nothing: Pixel Padding Value, or the range to its limit."""
+    first = integer(header, "PixelPaddingValue")
+    last = integer(header, "PixelPaddingRangeLimit")
+    if first is None:
+        return np.zeros(every_value.shape, bool)
+    # Padding is often written unsigned where pixels are signed, and the reverse.
+    low, high = sorted(
+        int(np.uint16(end % 2**16).astype(every_value.dtype))
+        for end in (first, first if last is None else last)
+    )
+    return np.asarray((every_value >= low) & (every_value <= high))
+
+
+def _every_value(dtype: np.dtype) -> np.ndarray:
+    """All values of an 8 or 16-bit type, in the order of their unsigned bit patterns."""
+    unsigned = np.dtype(f"u{dtype.itemsize}")
+    return np.arange(2 ** (8 * dtype.itemsize), dtype=np.uint32).astype(unsigned).view(dtype)
+
+
+def _look_up(table: np.ndarray, index: np.ndarray) -> np.ndarray:
+    found = np.empty(index.shape, table.dtype)
+    # Strip by strip: numpy widens an index to 64 bits, which should stay in the cache.
+    for start in range(0, index.shape[0], 16):
+        strip = slice(start, start + 16)
+        np.take(table, index[strip].astype(np.intp), out=found[strip], mode="clip")
+    return found

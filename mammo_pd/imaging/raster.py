@@ -1,0 +1,91 @@
+"""Images that are not DICOM: 8 and 16-bit grey PNG, PGM and TIFF, from a file to an array."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from mammo_pd.errors import ImageError
+from mammo_pd.terms import Reason
+
+RASTER_SUFFIXES = frozenset({".png", ".pgm", ".tif", ".tiff"})
+# The depths at which detectors and digitisers store.
+_STANDARD_DEPTHS = (8, 10, 12, 14, 16)
+_COLOUR_MODES = frozenset({"RGB", "RGBA", "P", "PA", "CMYK", "YCbCr", "LAB", "HSV", "RGBX"})
+
+
+def read_raster(path: Path) -> np.ndarray:
+    """Read a grey image; a colour file whose channels are equal is grey.
+
+    Args:
+        path: a PNG, PGM or TIFF file.
+
+    Returns:
+        (H, W) uint8 or uint16.
+
+    Raises:
+        ImageError: the file is missing, damaged, in colour, several pages, neither 8 nor 16-bit,
+            or of one value throughout.
+    """
+    try:
+        with Image.open(path) as image:
+            pages = getattr(image, "n_frames", 1)
+            if pages > 1:
+                raise ImageError(
+                    Reason.MULTI_FRAME,
+                    f"The file holds {pages} pages; only single images are taken.",
+                )
+            pixels = _grey(image)
+    except ImageError:
+        raise
+    except FileNotFoundError:
+        raise ImageError(Reason.UNREADABLE, "The file is no longer there.") from None
+    except PermissionError:
+        raise ImageError(
+            Reason.UNREADABLE, "The file may not be read; give the right to read it."
+        ) from None
+    except UnidentifiedImageError:
+        raise ImageError(
+            Reason.NOT_AN_IMAGE, "The file is not a PNG, PGM or TIFF that Pillow knows."
+        ) from None
+    except (Exception, Image.DecompressionBombError, MemoryError) as error:
+        raise ImageError(
+            Reason.UNREADABLE, f"The file is damaged or cut off ({type(error).__name__})."
+        ) from error
+    if pixels.min() == pixels.max():
+        raise ImageError(Reason.EMPTY_PIXELS, f"Every pixel has the value {pixels.flat[0]}.")
+    return pixels
+
+
+def stored_depth(pixels: np.ndarray) -> int:
+    """Bits that a raster file's values are meant to fill.
+
+    8 for an 8-bit file. A 16-bit file often carries 10, 12 or 14-bit values: the smallest of the
+    usual depths above 8 that holds the largest value.
+
+    Args:
+        pixels: (H, W) uint8 or uint16.
+    """
+    if pixels.dtype == np.uint8:
+        return 8
+    needed = int(pixels.max()).bit_length()
+    return next(depth for depth in _STANDARD_DEPTHS if depth >= needed)
+
+
+def _grey(image: Image.Image) -> np.ndarray:
+    if image.mode in _COLOUR_MODES:
+        channels = np.asarray(image.convert("RGB"))
+        red = channels[..., 0]
+        if not ((channels[..., 1] == red).all() and (channels[..., 2] == red).all()):
+            raise ImageError(Reason.COLOUR, "The image is in colour; a mammogram is grey.")
+        return np.ascontiguousarray(red)
+    if image.mode in {"L", "LA", "1"}:
+        return np.asarray(image.convert("L"))
+    pixels = np.asarray(image)
+    if pixels.ndim != 2 or pixels.dtype.kind not in "iu":
+        raise ImageError(
+            Reason.UNREADABLE, f"The image holds {pixels.dtype} values; 8 or 16-bit are taken."
+        )
+    if pixels.min() < 0 or pixels.max() > 65535:
+        raise ImageError(Reason.UNREADABLE, "The values do not fit 16 bits.")
+    return pixels.astype(np.uint16)

@@ -1,0 +1,267 @@
+"""MONAI dictionary transforms from a file to a cropped, turned mammogram and its pyramid.
+
+Thin around the pure functions of this package, so that each can be taken into another MONAI
+pipeline. Beside the image they keep, for the key ``image``: ``image_facts`` (what the manifest
+wants, plain values), ``image_identifiers`` (original identifiers: never to be written but to the
+owner-only record), and at the end ``image_levels`` and ``image_thumbnail``.
+"""
+
+from collections.abc import Hashable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monai.config import KeysCollection
+from monai.transforms import Compose, MapTransform
+
+from mammo_pd.errors import ImageError
+from mammo_pd.imaging.breast import find_breast
+from mammo_pd.imaging.dicom import decode, read_dataset
+from mammo_pd.imaging.geometry import (
+    area_average,
+    block_mean,
+    build_pyramid,
+    fitted_size,
+    turn_chest_wall_left,
+)
+from mammo_pd.imaging.grey_scale import apply_grey_scale, stretch_raster
+from mammo_pd.imaging.header import (
+    HeaderFacts,
+    check_is_mammogram,
+    read_facts,
+    read_identifiers,
+)
+from mammo_pd.imaging.raster import RASTER_SUFFIXES, read_raster
+from mammo_pd.imaging.settings import ImagingSettings
+from mammo_pd.terms import Laterality, Reason, VoiPolicy
+
+THUMBNAIL_LONG_SIDE = 256
+
+
+class LoadMammogramd(MapTransform):
+    """Read a file: the path under the key becomes (1, H, W) stored values.
+
+    Adds ``KEY_facts``, ``KEY_identifiers`` and ``KEY_header`` (the DICOM dataset without its pixel
+    data, for the grey scale; None for a raster file). ``KEY_assume_mammogram``, where given and
+    true, says that a missing Modality is no obstacle.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Load every key.
+
+        Raises:
+            ImageError: the file cannot be used; its reason says why.
+        """
+        sample = dict(data)
+        for key in self.key_iterator(sample):
+            path = Path(sample[key])
+            assume = bool(sample.pop(f"{key}_assume_mammogram", False))
+            if path.suffix.lower() in RASTER_SUFFIXES:
+                stored, decoder, header = read_raster(path), "pillow", None
+                facts = _facts_of_raster(stored)
+                identifiers: dict[str, str] = {}
+            else:
+                header = read_dataset(path)
+                check_is_mammogram(header, assume_mammogram=assume)
+                decoded = decode(header)
+                stored, decoder = decoded.values, decoded.decoder
+                facts = _plain(read_facts(header))
+                facts["transfer_syntax"] = str(header.file_meta.TransferSyntaxUID)
+                identifiers = read_identifiers(header)
+                del header.PixelData
+            facts |= {"rows": stored.shape[0], "columns": stored.shape[1], "decoder": decoder}
+            sample[key] = stored[None]
+            sample[f"{key}_facts"] = facts
+            sample[f"{key}_identifiers"] = identifiers
+            sample[f"{key}_header"] = header
+        return sample
+
+
+class ApplyGreyScaled(MapTransform):
+    """Turn (1, H, W) stored values into (1, H, W) uint16 presentation values, black to white.
+
+    Uses up ``KEY_header``; adds ``KEY_full_range`` (the same before any window, (H, W)) and the
+    fact ``voi_applied``.
+    """
+
+    def __init__(self, keys: KeysCollection, voi: VoiPolicy = VoiPolicy.AUTO) -> None:
+        super().__init__(keys)
+        self.voi = voi
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Apply to every key."""
+        sample = dict(data)
+        for key in self.key_iterator(sample):
+            header = sample.pop(f"{key}_header")
+            stored = sample[key][0]
+            grey = (
+                stretch_raster(stored)
+                if header is None
+                else apply_grey_scale(stored, header, self.voi)
+            )
+            sample[key] = grey.pixels[None]
+            sample[f"{key}_full_range"] = grey.full_range
+            sample[f"{key}_facts"] = sample[f"{key}_facts"] | {"voi_applied": grey.voi_applied}
+        return sample
+
+
+class CropBreastd(MapTransform):
+    """Crop to the breast and set what is not breast to 0.
+
+    Uses up ``KEY_full_range``; adds ``KEY_thumbnail`` (the full frame, uint8, long side 256) and
+    the facts crop_top, crop_left, crop_height, crop_width, image_side (where the chest wall lies:
+    as seen, or as the laterality tag says where the verdict is doubtful), breast_verdict,
+    breast_area_fraction, breast_solidity and laterality_agrees (None where it cannot be told).
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Crop every key.
+
+        Raises:
+            ImageError: the image holds no breast (``no_breast_found``).
+        """
+        sample = dict(data)
+        for key in self.key_iterator(sample):
+            pixels = sample[key][0]
+            region = find_breast(sample.pop(f"{key}_full_range", pixels))
+            facts = sample[f"{key}_facts"]
+            laterality = facts["laterality"]
+            # A doubtful image shows no chest wall to go by: there the tag is the better guess.
+            side, agrees = region.side, None
+            if laterality is not None:
+                tagged = "right" if laterality == Laterality.RIGHT else "left"
+                side = region.side if region.verdict == "ok" else tagged
+                agrees = region.side == tagged if region.verdict == "ok" else None
+            sample[key] = region.cut_out(pixels)[None]
+            sample[f"{key}_thumbnail"] = _thumbnail(pixels)
+            sample[f"{key}_facts"] = facts | {
+                "crop_top": region.box.top,
+                "crop_left": region.box.left,
+                "crop_height": region.box.height,
+                "crop_width": region.box.width,
+                "image_side": side,
+                "breast_verdict": region.verdict,
+                "breast_area_fraction": round(region.area_fraction, 4),
+                "breast_solidity": round(region.solidity, 4),
+                "laterality_agrees": agrees,
+            }
+        return sample
+
+
+class OrientChestWallLeftd(MapTransform):
+    """Mirror the image where the chest wall lies on the right; adds the fact ``flipped``."""
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Turn every key."""
+        sample = dict(data)
+        for key in self.key_iterator(sample):
+            facts = sample[f"{key}_facts"]
+            side = facts["image_side"]
+            sample[key] = turn_chest_wall_left(sample[key][0], side)[None]
+            sample[f"{key}_facts"] = facts | {"flipped": side == "right"}
+        return sample
+
+
+class BuildPyramidd(MapTransform):
+    """Add ``KEY_levels``: native and long sides 2048, 1024, 512 as (h, w) uint16."""
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Build for every key."""
+        sample = dict(data)
+        for key in self.key_iterator(sample):
+            sample[f"{key}_levels"] = build_pyramid(sample[key][0])
+        return sample
+
+
+def mammogram_transforms(settings: ImagingSettings) -> Compose:
+    """Compose the whole way from ``{"image": path}`` to the pyramid."""
+    return Compose(
+        [
+            LoadMammogramd("image"),
+            ApplyGreyScaled("image", settings.voi),
+            CropBreastd("image"),
+            OrientChestWallLeftd("image"),
+            BuildPyramidd("image"),
+        ]
+    )
+
+
+def process_mammogram(
+    path: Path, transforms: Compose, *, assume_mammogram: bool = False
+) -> dict[str, Any]:
+    """Run one file through the transforms.
+
+    Args:
+        path: the file.
+        transforms: as ``mammogram_transforms`` gives them.
+        assume_mammogram: the user's own table names the file, so a missing Modality is no
+            obstacle.
+
+    Returns:
+        ``image`` (1, h, w) uint16, ``image_levels``, ``image_facts``, ``image_identifiers``,
+        ``image_thumbnail`` ((h, w) uint8, the full frame).
+
+    Raises:
+        ImageError: the image cannot be used. Nothing else is raised for a bad file.
+    """
+    try:
+        sample = transforms({"image": path, "image_assume_mammogram": assume_mammogram})
+    except Exception as error:
+        raise _image_error(error) from error
+    return dict(sample)
+
+
+def _image_error(error: BaseException) -> ImageError:
+    """The ImageError that MONAI wrapped into its RuntimeError, or one for whatever it was."""
+    cause: BaseException | None = error
+    root = error
+    while cause is not None:
+        if isinstance(cause, ImageError):
+            return cause
+        root = cause
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(root, MemoryError):
+        return ImageError(Reason.DECODE_FAILED, "Memory ran out while the image was prepared.")
+    return ImageError(
+        Reason.UNREADABLE, f"The image could not be prepared ({type(root).__name__})."
+    )
+
+
+def _plain(facts: HeaderFacts) -> dict[str, Any]:
+    plain = asdict(facts)
+    spacing = plain.pop("imager_pixel_spacing") or (None, None)
+    modifiers = plain.pop("view_modifiers")
+    return plain | {
+        "laterality": None if facts.laterality is None else str(facts.laterality),
+        "view_modifiers": ";".join(modifiers) or None,
+        "imager_pixel_spacing_row": spacing[0],
+        "imager_pixel_spacing_column": spacing[1],
+    }
+
+
+def _facts_of_raster(stored: np.ndarray) -> dict[str, Any]:
+    nothing = HeaderFacts(
+        laterality=None,
+        view=None,
+        view_modifiers=(),
+        rows=stored.shape[0],
+        columns=stored.shape[1],
+        photometric_interpretation=None,
+        imager_pixel_spacing=None,
+        manufacturer=None,
+        model=None,
+        age=None,
+        processing=None,
+        burned_in_annotation=None,
+        implant=None,
+        phantom=None,
+    )
+    return _plain(nothing) | {"transfer_syntax": None}
+
+
+def _thumbnail(pixels: np.ndarray) -> np.ndarray:
+    long_side = max(pixels.shape)
+    reduced = block_mean(pixels, max(long_side // (2 * THUMBNAIL_LONG_SIDE), 1))
+    size = fitted_size(reduced.shape, min(THUMBNAIL_LONG_SIDE, max(reduced.shape)))
+    return (area_average(reduced, size) / 257).astype(np.uint8)

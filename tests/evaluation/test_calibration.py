@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+from sklearn.calibration import calibration_curve
+
+from mammo_pd.evaluation.calibration import calibration_line, reliability_bins
+from mammo_pd.evaluation.roc import Ranking
+
+from .test_roc import PAIRED_A, PAIRED_LABEL, random_units
+
+
+def test_equals_rs_glm_with_errors_clustered_in_threes():
+    slope, intercept = calibration_line(PAIRED_LABEL, PAIRED_A, np.arange(60) // 3)
+    # R 4.2.2: glm(y ~ qlogis(a)), glm(y ~ 1 + offset(qlogis(a))), sandwich summed over clusters.
+    assert slope.estimate == pytest.approx(1.73531306790927, rel=1e-8)
+    assert slope.standard_error == pytest.approx(0.440143073656047, rel=1e-6)
+    assert intercept.estimate == pytest.approx(-0.649483172629834, rel=1e-8)
+    assert intercept.standard_error == pytest.approx(0.464872520967017, rel=1e-6)
+
+
+def test_scores_that_are_the_truths_own_probabilities_are_calibrated():
+    draw = np.random.default_rng(0)
+    score = 1 / (1 + np.exp(-draw.normal(-2, 1.5, 40_000)))
+    label = (draw.random(len(score)) < score).astype(int)
+    slope, intercept = calibration_line(label, score, np.arange(len(score)))
+    assert slope.estimate == pytest.approx(1, abs=4 * slope.standard_error)
+    assert intercept.estimate == pytest.approx(0, abs=4 * intercept.standard_error)
+    overconfident = 1 / (1 + np.exp(-3 * np.log(score / (1 - score)) - 1))
+    slope, intercept = calibration_line(label, overconfident, np.arange(len(score)))
+    assert slope.estimate == pytest.approx(1 / 3, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("label", "score"),
+    [
+        ([1, 1, 1], [0.1, 0.2, 0.3]),
+        ([0, 1, 1], [0.4, 0.4, 0.4]),
+        ([0, 0, 1], [0.1, 0.2, 0.3]),
+        ([0, 1, 1], [0.3, 0.3, 0.4]),
+        ([1, 0, 0], [0.1, 0.2, 0.3]),
+    ],
+)
+def test_no_finite_slope(label, score):
+    assert calibration_line(label, score, np.arange(3)) is None
+
+
+def test_scores_of_zero_and_one_do_not_break_it():
+    label, score = random_units(0)
+    score[:3] = (1, 0, 1)
+    slope, _ = calibration_line(label, score, np.arange(len(score)))
+    assert np.isfinite(slope.estimate)
+
+
+def test_bins_equal_scikit_learns_quantiles():
+    label, score = random_units(2, n=1000)
+    ranking = Ranking.of(label, score)
+    bins = reliability_bins(ranking, score, 10)
+    observed, mean = calibration_curve(label, score, n_bins=10, strategy="quantile")
+    np.testing.assert_allclose(bins.mean_score[::-1], mean, atol=1e-3)
+    np.testing.assert_allclose(bins.observed(ranking.curve())[::-1], observed, atol=0.011)
+    assert bins.n.tolist() == [100] * 10
+
+
+def test_ties_are_not_parted():
+    label = np.array([0, 1] * 50)
+    score = np.repeat([0.1, 0.2, 0.9], [60, 30, 10])
+    ranking = Ranking.of(label, score)
+    bins = reliability_bins(ranking, score, 10)
+    assert bins.n.tolist() == [10, 30, 60]
+    np.testing.assert_allclose(bins.mean_score, [0.9, 0.2, 0.1])
+    np.testing.assert_allclose(bins.observed(ranking.curve()), 0.5)

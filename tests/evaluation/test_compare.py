@@ -1,0 +1,144 @@
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from mammo_pd.errors import InputError
+from mammo_pd.evaluation.bootstrap import corrected_interval, patient_weights
+from mammo_pd.evaluation.compare import compare, on_the_same_images, paired_delong
+from mammo_pd.evaluation.levels import Aggregation
+from mammo_pd.evaluation.predictions import check_predictions
+
+from .conftest import made_up
+from .test_roc import PAIRED_A, PAIRED_B, PAIRED_LABEL
+
+
+@pytest.fixture
+def two():
+    first = check_predictions(made_up(40))
+    noise = np.random.default_rng(5).normal(0, 0.2, len(first))
+    second = first.assign(score=np.clip(first["score"] + noise, 0, 1))
+    return {"a": first, "b": second}
+
+
+def test_paired_delong_equals_proc():
+    # R 4.2.2, pROC 1.18.0: roc.test(a, b, method = "delong").
+    found = paired_delong(PAIRED_LABEL, PAIRED_A, PAIRED_B)
+    assert found.difference == pytest.approx(0.819444444444444 - 0.611111111111111)
+    assert found.z == pytest.approx(3.02422314365985, rel=1e-9)
+    assert found.p == pytest.approx(0.00249272506014135, rel=1e-9)
+    reach = 1.95996398454005 * found.standard_error
+    assert found.difference - reach == pytest.approx(0.0733149134893652, rel=1e-9)
+    assert found.difference + reach == pytest.approx(0.343351753177301, rel=1e-9)
+
+
+def test_a_model_does_not_differ_from_itself(two):
+    _, paired = compare({"a": two["a"], "b": two["a"]}, **how(resamples=100))
+    for row in paired:
+        assert row["difference"] == row["difference_ci_low"] == row["difference_ci_high"] == 0
+        assert row["delong_p"] is None
+
+
+def how(**more):
+    return {"aggregation": Aggregation.MEAN, "resamples": 50, "seed": 2} | more
+
+
+def test_the_paired_interval_is_that_of_copied_patients(two):
+    patients = np.sort(two["a"]["patient_id"].unique())
+    place = {p: np.flatnonzero(two["a"]["patient_id"] == p) for p in patients}
+    label = two["a"]["label"].to_numpy()
+
+    def difference(rows):
+        a, b = (roc_auc_score(label[rows], t["score"].to_numpy()[rows]) for t in two.values())
+        return a - b
+
+    drawn = []
+    for weight in patient_weights(len(patients), 50, seed=2):
+        times = np.repeat(patients, weight.astype(int))
+        drawn.append(difference(np.concatenate([place[p] for p in times])))
+    every = np.arange(len(label))
+    left_out = [difference(np.setdiff1d(every, place[p])) for p in patients]
+    expected = corrected_interval(
+        np.array(drawn), difference(every), np.mean(left_out) - np.array(left_out)
+    )
+    _, paired = compare(two, **how())
+    assert paired[0]["level"] == "image"
+    found = paired[0]["difference_ci_low"], paired[0]["difference_ci_high"]
+    assert found == pytest.approx(expected, abs=2e-3)
+
+
+def test_turning_the_pair_round_turns_the_sign(two):
+    _, paired = compare(two, **how())
+    _, turned = compare(dict(reversed(two.items())), **how())
+    for row, back in zip(paired, turned, strict=True):
+        assert row["difference"] == pytest.approx(-back["difference"])
+        assert row["difference_ci_low"] == pytest.approx(-back["difference_ci_high"])
+        assert row["delong_p"] == pytest.approx(back["delong_p"])
+
+
+def test_three_models_make_three_pairs(two):
+    alone, paired = compare({**two, "c": two["b"]}, **how(resamples=10))
+    assert len(alone) == 12
+    assert [(row["first"], row["second"]) for row in paired[:3]] == [
+        ("a", "b"),
+        ("a", "c"),
+        ("b", "c"),
+    ]
+
+
+def test_the_order_of_rows_does_not_matter(two):
+    shuffled = {"a": two["a"], "b": two["b"].sample(frac=1, random_state=0)}
+    first, _ = on_the_same_images(two)
+    second, _ = on_the_same_images(shuffled)
+    pd.testing.assert_frame_equal(first["b"], second["b"])
+
+
+def test_different_images_are_refused_or_joined(two):
+    fewer = {"a": two["a"], "b": two["b"].iloc[4:]}
+    with pytest.raises(InputError, match=r"different images.*a: 160, b: 156; 156 in all"):
+        on_the_same_images(fewer)
+    aligned, left_out = on_the_same_images(fewer, intersect=True)
+    assert left_out == 4
+    assert len(aligned["a"]) == len(aligned["b"]) == 156
+
+
+def test_no_image_in_common(two):
+    with pytest.raises(InputError, match="No image is in all"):
+        on_the_same_images({"a": two["a"].iloc[:9], "b": two["b"].iloc[9:]}, intersect=True)
+
+
+@pytest.mark.parametrize("column", ["label", "patient_id", "laterality"])
+def test_contradicting_tables(two, column):
+    two["b"][column] = two["b"][column].to_numpy()[::-1]
+    with pytest.raises(InputError, match=f"contradict one another in the column {column}"):
+        on_the_same_images(two)
+
+
+def test_one_table_is_no_comparison(two):
+    with pytest.raises(InputError, match="two sets"):
+        on_the_same_images({"a": two["a"]})
+
+
+def test_one_class_has_no_difference(two):
+    healthy = {name: table.assign(label=0.0) for name, table in two.items()}
+    alone, paired = compare(healthy, **how())
+    assert paired[0]["difference"] is None
+    assert alone[0]["remark"]
+
+
+@pytest.mark.slow
+def test_the_paired_interval_covers_no_difference_95_times_in_100():
+    draw = np.random.default_rng(0)
+    trials, inside = 600, 0
+    for trial in range(trials):
+        # Another seed than the resamples', or data and draws would be one stream of numbers.
+        first = check_predictions(made_up(150, seed=50_000 + trial))
+        logit = np.log(first["score"] / (1 - first["score"]))
+        tables = {
+            name: first.assign(score=1 / (1 + np.exp(-logit - draw.normal(0, 0.8, len(first)))))
+            for name in "ab"
+        }
+        _, paired = compare(tables, **how(resamples=400, seed=trial))
+        image = paired[0]
+        inside += image["difference_ci_low"] <= 0 <= image["difference_ci_high"]
+    assert 0.93 <= inside / trials <= 0.97

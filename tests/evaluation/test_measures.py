@@ -1,0 +1,195 @@
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import norm
+from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
+
+from mammo_pd.evaluation.bootstrap import (
+    corrected_interval,
+    patient_weights,
+    percentile_interval,
+)
+from mammo_pd.evaluation.levels import roll_up
+from mammo_pd.evaluation.measures import assess, auc_with_interval
+from mammo_pd.evaluation.predictions import check_predictions
+from mammo_pd.evaluation.roc import auc
+from mammo_pd.evaluation.thresholds import choose_thresholds
+from mammo_pd.terms import Level
+
+from .conftest import made_up
+
+
+def units_of(label, score, patient=None):
+    patient = np.arange(len(label)) if patient is None else patient
+    return pd.DataFrame({"patient_id": patient, "label": label, "score": score})
+
+
+def assessed(units, **how):
+    return assess(units, **({"thresholds": [], "resamples": 200, "seed": 0} | how))
+
+
+def test_the_interval_is_that_of_copied_patients(predictions):
+    # The slow, obvious way: copy the rows of every patient drawn, then ask scikit-learn.
+    images = roll_up(check_predictions(predictions), Level.IMAGE)
+    patients = np.sort(images["patient_id"].unique())
+    groups = dict(tuple(images.groupby("patient_id")))
+
+    def measured(rows):
+        label, score = rows["label"], rows["score"]
+        return (
+            roc_auc_score(label, score),
+            average_precision_score(label, score),
+            brier_score_loss(label, score),
+        )
+
+    drawn = []
+    for weight in patient_weights(len(patients), 50, seed=3):
+        times = dict(zip(patients, weight.astype(int), strict=True))
+        drawn.append(measured(pd.concat([groups[p] for p in patients for _ in range(times[p])])))
+    drawn = np.array(drawn)
+    low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
+    figures = assessed(images, resamples=50, seed=3).figures
+    for place, name in ((1, "average_precision"), (2, "brier")):
+        found = figures[f"{name}_ci_low"], figures[f"{name}_ci_high"]
+        assert found == pytest.approx((low[place], high[place]))
+
+    # BCa as Efron and Tibshirani 1993, 14.3, has it, with the jackknife over patients.
+    left_out = [measured(images[images["patient_id"] != p])[0] for p in patients]
+    away = np.mean(left_out) - left_out
+    acceleration = (away**3).sum() / (6 * (away**2).sum() ** 1.5)
+    bias = norm.ppf((drawn[:, 0] < measured(images)[0]).mean())
+    moved = bias + norm.ppf([0.025, 0.975])
+    share = norm.cdf(bias + moved / (1 - acceleration * moved))
+    expected = np.quantile(drawn[:, 0], share)
+    assert (figures["auc_ci_low"], figures["auc_ci_high"]) == pytest.approx(expected, abs=2e-3)
+    lean = auc_with_interval(images, resamples=50, seed=3)
+    assert lean["auc_ci_low"] == figures["auc_ci_low"]
+    assert lean["auc_ci_high"] == figures["auc_ci_high"]
+
+
+def test_correcting_a_symmetric_figure_changes_nothing():
+    values = np.r_[np.linspace(-1, 1, 2001), np.nan]
+    assert corrected_interval(values, 0.0, np.array([-1.0, 1.0])) == pytest.approx(
+        percentile_interval(values)
+    )
+    # An estimate below most of its resamples: they run too high, and both ends come down.
+    low, high = corrected_interval(values, -0.2, np.array([-1.0, 1.0]))
+    assert low < percentile_interval(values)[0]
+    assert high < percentile_interval(values)[1]
+
+
+def test_point_figures_equal_scikit_learn(predictions):
+    images = roll_up(check_predictions(predictions), Level.IMAGE)
+    figures = assessed(images).figures
+    assert figures["auc"] == pytest.approx(roc_auc_score(images["label"], images["score"]))
+    assert figures["brier"] == pytest.approx(brier_score_loss(images["label"], images["score"]))
+    assert figures["resamples_used"] == 200
+
+
+def test_the_same_seed_gives_the_same_interval(predictions):
+    images = roll_up(check_predictions(predictions), Level.IMAGE)
+    assert assessed(images).figures == assessed(images).figures
+    assert assessed(images, seed=1).figures["auc_ci_low"] != assessed(images).figures["auc_ci_low"]
+
+
+def test_images_of_one_patient_widen_the_interval():
+    # Ten images that are copies of one another know no more than one.
+    draw = np.random.default_rng(0)
+    label = np.r_[np.ones(40, int), np.zeros(40, int)]
+    score = 1 / (1 + np.exp(-(label + draw.normal(size=80))))
+    copied = units_of(np.repeat(label, 10), np.repeat(score, 10), np.repeat(np.arange(80), 10))
+    alone = assessed(units_of(label, score)).figures
+    together = assessed(copied).figures
+    assert together["auc_ci_low"] == pytest.approx(alone["auc_ci_low"])
+    width = together["auc_delong_ci_high"] - together["auc_delong_ci_low"]
+    assert width < 0.5 * (together["auc_ci_high"] - together["auc_ci_low"])
+
+
+def test_at_patient_level_bootstrap_and_delong_agree():
+    patients = roll_up(check_predictions(made_up(400)), Level.PATIENT)
+    figures = assessed(patients, resamples=2000).figures
+    assert figures["auc_ci_low"] == pytest.approx(figures["auc_delong_ci_low"], abs=0.01)
+    assert figures["auc_ci_high"] == pytest.approx(figures["auc_delong_ci_high"], abs=0.01)
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_one_class_only_is_a_sentence(label):
+    one = assessed(units_of([label] * 5, np.linspace(0, 1, 5)))
+    assert one.figures["auc"] is None
+    assert one.figures["n"] == 5
+    assert "need both classes" in one.remarks[0]
+    assert (
+        "need both classes"
+        in auc_with_interval(units_of([label] * 5, [0.5] * 5), resamples=10, seed=0)["remark"]
+    )
+
+
+def test_all_scores_tied():
+    one = assessed(units_of([0, 1] * 20, [0.5] * 40))
+    assert (one.figures["auc"], one.figures["auc_ci_low"], one.figures["auc_ci_high"]) == (0.5,) * 3
+    assert one.figures["calibration_slope"] is None
+    assert any("All scores are the same" in remark for remark in one.remarks)
+    assert any("No calibration slope" in remark for remark in one.remarks)
+
+
+def test_one_patient_has_an_auc_and_no_interval():
+    one = assessed(units_of([0, 1, 1, 0], [0.1, 0.8, 0.3, 0.4], ["p"] * 4))
+    assert one.figures["auc"] == 0.75
+    assert one.figures["auc_ci_low"] is None
+    assert any("at least two patients" in remark for remark in one.remarks)
+    assert np.isnan(one.roc_band.low).all()
+
+
+def test_classes_that_do_not_overlap_are_no_certainty():
+    one = assessed(units_of([0] * 10 + [1] * 10, np.linspace(0, 1, 20)))
+    assert one.figures["auc"] == 1.0
+    assert any("not certainty" in remark for remark in one.remarks)
+
+
+def test_resamples_with_one_class_are_left_out_and_counted():
+    one = assessed(units_of([1, 1] + [0] * 30, np.linspace(0, 1, 32)), resamples=2000)
+    # (1 - 2/32) ** 32 = .127 of the resamples hold no positive.
+    assert one.figures["resamples_used"] == pytest.approx(2000 * (1 - 0.127), rel=0.03)
+    assert any("one class only" in remark for remark in one.remarks)
+
+
+def test_operating_points_are_applied_not_chosen_again(predictions):
+    validation = roll_up(check_predictions(made_up(80, seed=5)), Level.IMAGE)
+    images = roll_up(check_predictions(predictions), Level.IMAGE)
+    thresholds = choose_thresholds(validation["label"], validation["score"], miss_cost=10)
+    points = assessed(images, thresholds=thresholds).operating_points
+    assert [point["threshold"] for point in points] == [chosen.value for chosen in thresholds]
+    for point in points:
+        flagged = images["score"] >= point["threshold"]
+        assert point["tp"] == (flagged & (images["label"] == 1)).sum()
+        assert point["tn"] == (~flagged & (images["label"] == 0)).sum()
+        assert point["tp"] + point["fp"] + point["fn"] + point["tn"] == len(images)
+        assert point["sensitivity_ci_low"] <= point["sensitivity"] <= point["sensitivity_ci_high"]
+
+
+def test_percentile_interval():
+    values = np.r_[np.arange(101.0), np.nan]
+    assert percentile_interval(values, level=0.9) == pytest.approx((5.0, 95.0))
+    assert percentile_interval(np.full(200, np.nan)) is None
+    assert percentile_interval(np.r_[np.ones(99), np.full(901, np.nan)]) is None
+
+
+def test_patient_weights_draw_with_replacement():
+    weights = np.array(list(patient_weights(50, 400, seed=0)))
+    assert (weights.sum(axis=1) == 50).all()
+    assert weights.mean() == 1.0
+    assert weights.var() == pytest.approx(1 - 1 / 50, rel=0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", [Level.IMAGE, Level.BREAST, Level.PATIENT])
+def test_the_interval_covers_the_truth_95_times_in_100(level):
+    # The truth: the AUC of very many patients drawn in the same way.
+    truth_rows = roll_up(check_predictions(made_up(100_000, seed=99)), level)
+    truth = auc(truth_rows["label"], truth_rows["score"])
+    trials, inside = 1200, 0
+    for trial in range(trials):
+        units = roll_up(check_predictions(made_up(150, seed=1000 + trial)), level)
+        figures = auc_with_interval(units, resamples=400, seed=trial)
+        inside += figures["auc_ci_low"] <= truth <= figures["auc_ci_high"]
+    assert 0.93 <= inside / trials <= 0.97

@@ -1,0 +1,103 @@
+import numpy as np
+import pytest
+
+from mammo_pd.errors import InputError
+from mammo_pd.evaluation.levels import Aggregation, roll_up
+from mammo_pd.evaluation.predictions import check_predictions
+from mammo_pd.evaluation.roc import auc
+from mammo_pd.evaluation.strata import known_strata, stratify
+from mammo_pd.terms import Level
+
+from .conftest import made_up
+
+HOW = {"aggregation": Aggregation.MEAN, "resamples": 20, "seed": 0}
+
+
+def by_value(table, column):
+    return {row["value"]: row for row in stratify(check_predictions(table), [column], **HOW)}
+
+
+def test_the_view_is_judged_per_image(predictions):
+    rows = by_value(predictions, "view")
+    assert list(rows) == ["CC", "MLO"]
+    cc = predictions[predictions["view"] == "CC"]
+    assert rows["CC"]["auc"] == pytest.approx(auc(cc["label"], cc["score"]))
+    assert rows["CC"]["n"] == 120
+    assert rows["CC"]["level"] == "image"
+
+
+def test_laterality_is_judged_per_breast(predictions):
+    rows = by_value(predictions, "laterality")
+    breasts = roll_up(check_predictions(predictions), Level.BREAST)
+    left = breasts[breasts["laterality"] == "L"]
+    assert rows["L"]["auc"] == pytest.approx(auc(left["label"], left["score"]))
+    assert rows["L"]["level"] == "breast"
+
+
+def test_ages_are_banded():
+    table = made_up(200)
+    table["age"] = np.repeat(np.random.default_rng(0).integers(30, 90, 200), 4).astype(str)
+    table.loc[table.index[:8], "age"] = ""
+    rows = by_value(table, "age")
+    assert list(rows) == [
+        "under 40",
+        "40 to under 50",
+        "50 to under 60",
+        "60 to under 70",
+        "70 and over",
+        "not known",
+    ]
+    assert sum(row["n"] for row in rows.values()) == 400
+
+
+def test_too_few_say_so_instead_of_a_figure():
+    table = made_up(100)
+    table["site"] = np.repeat(["a"] * 95 + ["b"] * 5, 4)
+    rows = by_value(table, "site")
+    assert rows["a"]["auc"] is not None
+    assert rows["b"]["auc"] is None
+    assert rows["b"]["n"] == 10
+    assert "too few" in rows["b"]["remark"]
+
+
+def test_what_only_positives_have_is_compared_with_all_negatives():
+    table = made_up(200)
+    kind = np.random.default_rng(0).choice(["mass", "calcification"], len(table) // 2).repeat(2)
+    table["lesion_type"] = np.where(table["label"] == 1, kind, None)
+    rows = by_value(table, "lesion_type")
+    assert set(rows) == {"mass", "calcification"}
+    positives = sum(row["n_positive"] for row in rows.values())
+    breasts = roll_up(check_predictions(table), Level.BREAST)
+    assert positives == breasts["label"].sum()
+    negatives = len(breasts) - positives
+    assert rows["mass"]["n"] == negatives + rows["mass"]["n_positive"]
+    assert rows["mass"]["compared_with"] == "all negatives"
+
+
+def test_a_breast_whose_images_disagree(predictions):
+    predictions["density"] = "b"
+    predictions.loc[0, "density"] = "c"
+    rows = by_value(predictions, "density")
+    assert rows["several"]["n"] == 1
+    assert "c" not in rows
+
+
+def test_many_values_are_joined():
+    table = made_up(300)
+    table["site"] = np.repeat([f"s{i // 10:02d}" for i in range(300)], 4)
+    rows = by_value(table, "site")
+    assert len(rows) == 12
+    assert rows["other"]["n"] == 600 - 11 * 20
+
+
+def test_known_strata_are_those_that_are_there(predictions):
+    assert known_strata(check_predictions(predictions)) == ["view", "laterality"]
+    predictions["density"] = ""
+    predictions["manufacturer"] = "GE"
+    predictions["view"] = ""
+    assert known_strata(check_predictions(predictions)) == ["laterality", "manufacturer"]
+
+
+def test_a_column_that_is_not_there(predictions):
+    with pytest.raises(InputError, match="no column parity to stratify by"):
+        stratify(check_predictions(predictions), ["parity"], **HOW)

@@ -1,0 +1,219 @@
+import csv
+
+import numpy as np
+import pytest
+from dicom_files import half_disk
+
+from mammo_pd.errors import ImageError
+from mammo_pd.imaging.breast import find_breast
+from mammo_pd.imaging.dicom import decode, read_dataset
+from mammo_pd.imaging.geometry import Box
+from mammo_pd.imaging.grey_scale import apply_grey_scale, stretch_raster
+from mammo_pd.imaging.raster import read_raster
+from mammo_pd.terms import Reason
+
+# (top, left, bottom, right) as measured by eye on a grid drawn over the image: all tissue that is
+# joined to the breast, in pixels of the full frame.
+BY_EYE = {
+    "mg_dicom/fodicom_GH133_ge_R_MLO_voilut_sigmoid.dcm": (0, 1150, 2240, 2394),
+    "mg_dicom/ge_essential_R_CC.dcm": (400, 1140, 2210, 1914),
+    "mg_dicom/ge_essential_R_XCCL.dcm": (0, 440, 2294, 1914),
+    "mg_dicom/nema_MG1_J2KI.dcm": (0, 0, 4480, 2050),
+    "mg_dicom/train_images_10011_1031443799.dcm": (0, 1090, 2776, 2082),
+    "mg_dicom/train_images_10011_220375232.dcm": (130, 0, 2555, 1020),
+    "mg_dicom/train_images_10011_270344397.dcm": (0, 0, 2700, 955),
+    "nyu_png/bcc_1_L_CC.png": (220, 0, 2790, 1180),
+    "mias/images/mdb002.png": (0, 187, 1010, 680),
+    "mias/images/mdb012.png": (0, 187, 1024, 697),
+    "mias/images/mdb066.png": (0, 257, 1024, 640),
+    "mias/images/mdb112.png": (0, 187, 990, 787),
+    "mias/images/mdb138.png": (0, 187, 1024, 762),
+    "mias/images/mdb140.png": (0, 12, 1024, 785),
+    "mias/images/mdb274.png": (0, 10, 930, 755),
+}
+
+
+def whole_range(path):
+    if path.suffix == ".png":
+        return stretch_raster(read_raster(path)).full_range
+    dataset = read_dataset(path)
+    return apply_grey_scale(decode(dataset).values, dataset).full_range
+
+
+def breast(side="left", shape=(960, 640)):
+    return half_disk(shape, side=side) * np.uint16(16)
+
+
+def test_a_plain_breast():
+    region = find_breast(breast())
+    assert (region.verdict, region.side) == ("ok", "left")
+    assert region.box.overlap(Box(96, 0, 768, 384)) > 0.9
+    assert region.solidity > 0.95
+
+
+def test_left_mirrored_equals_right():
+    left, right = find_breast(breast()), find_breast(breast("right"))
+    assert right.side == "right"
+    assert (right.box.top, right.box.height, right.box.width) == (
+        left.box.top, left.box.height, left.box.width
+    )  # fmt: skip
+    np.testing.assert_array_equal(left.mask, right.mask[:, ::-1])
+
+
+def with_marker(pixels):
+    pixels[60:140, 500:600] = 65535
+
+
+def with_vertical_line(pixels):
+    pixels[:, 560:568] = 65535
+
+
+def with_tape_at_the_far_edge(pixels):
+    pixels[:, 600:] = 65535
+
+
+def with_paddle_edge(pixels):
+    pixels[-20:, :] = 40000
+
+
+def with_film_background(pixels):
+    noise = np.random.default_rng(0).normal(4000, 400, pixels.shape)
+    pixels[:] = np.maximum(pixels, noise.astype(np.uint16))
+
+
+def with_letters(pixels):
+    pixels[30:60, 420:600:12] = 60000
+
+
+@pytest.mark.parametrize(
+    "disturb",
+    [
+        with_marker,
+        with_vertical_line,
+        with_tape_at_the_far_edge,
+        with_paddle_edge,
+        with_film_background,
+        with_letters,
+    ],
+)
+def test_what_is_not_breast_does_not_move_the_crop(disturb):
+    pixels = breast()
+    plain = find_breast(pixels)
+    disturb(pixels)
+    region = find_breast(pixels)
+    assert region.verdict == "ok"
+    assert region.box.overlap(plain.box) > 0.9
+    crop = region.cut_out(pixels)
+    assert crop[-1, -1] == 0  # the corner beyond the nipple
+
+
+def test_a_breast_cut_off_at_the_frames_edge():
+    region = find_breast(breast()[400:])
+    assert region.verdict == "ok"
+    assert region.box.top == 0
+
+
+def test_a_spot_view_is_kept_whole_and_flagged():
+    pixels = breast()[350:600, :200].copy()
+    region = find_breast(pixels)
+    assert region.verdict == "fills_frame"
+    assert region.box == Box.whole(pixels.shape)
+    np.testing.assert_array_equal(region.cut_out(pixels), pixels)
+
+
+def test_a_small_breast_is_kept_whole_and_flagged():
+    pixels = np.zeros((960, 640), np.uint16)
+    pixels[300:560, :180] = breast(shape=(260, 180))
+    assert find_breast(pixels).verdict == "small"
+
+
+def test_two_breasts_are_kept_whole_and_flagged():
+    region = find_breast(np.maximum(breast(shape=(960, 560)), breast("right", shape=(960, 560))))
+    assert region.verdict == "two_sided"
+
+
+@pytest.mark.parametrize("content", ["letters", "lines", "noise"])
+def test_what_is_no_breast_is_refused(content):
+    pixels = np.zeros((960, 640), np.uint16)
+    if content == "letters":
+        pixels[50:900:40, 50:600:7] = 65535
+    elif content == "lines":
+        pixels[::60, :] = 65535
+    else:
+        pixels[:] = np.random.default_rng(0).integers(0, 65536, pixels.shape)
+        pixels[::8, ::8] = 0
+        pixels[np.indices(pixels.shape).sum(0) % 40 < 22] = 0
+    with pytest.raises(ImageError) as caught:
+        find_breast(pixels)
+    assert caught.value.reason == Reason.NO_BREAST
+
+
+def test_a_strip_of_an_image_is_refused():
+    with pytest.raises(ImageError, match="too narrow"):
+        find_breast(np.ones((2000, 5), np.uint16))
+
+
+@pytest.mark.corpus
+@pytest.mark.parametrize("name", BY_EYE)
+def test_boxes_as_measured_by_eye(corpus, name):
+    top, left, bottom, right = BY_EYE[name]
+    region = find_breast(whole_range(corpus / name))
+    assert region.verdict == "ok"
+    assert region.box.overlap(Box(top, left, bottom - top, right - left)) >= 0.9
+
+
+@pytest.mark.corpus
+@pytest.mark.parametrize(
+    ("name", "verdict"),
+    [
+        ("hologic_dsm_stereo_scout_mono1", "no_chest_wall"),
+        ("fodicom_OutOfBoundsOverlay_siemens_stereo", "two_sided"),
+    ],
+)
+def test_spot_views_of_the_corpus_are_kept_whole(corpus, name, verdict):
+    pixels = whole_range(corpus / "mg_dicom" / f"{name}.dcm")
+    region = find_breast(pixels)
+    assert region.verdict == verdict
+    assert region.box == Box.whole(pixels.shape)
+
+
+@pytest.mark.corpus
+@pytest.mark.parametrize("name", ["ge_essential_R_CC", "train_images_10011_220375232"])
+def test_an_inverted_film_is_flagged(corpus, name):
+    pixels = 65535 - whole_range(corpus / "mg_dicom" / f"{name}.dcm")
+    pixels[:, 200:208] = 0
+    region = find_breast(pixels)
+    assert region.verdict != "ok"
+    assert region.box == Box.whole(pixels.shape)
+
+
+@pytest.mark.corpus
+def test_a_page_of_text_is_no_breast(corpus):
+    with pytest.raises(ImageError) as caught:
+        find_breast(whole_range(corpus / "mg_dicom" / "clunie_MG_text_page_not_a_breast.dcm"))
+    assert caught.value.reason == Reason.NO_BREAST
+
+
+@pytest.mark.corpus
+def test_no_lesion_of_mias_lies_outside_its_crop(corpus):
+    lesions = 0
+    verdicts = set()
+    for row in csv.DictReader((corpus / "mias" / "labels.csv").open()):
+        pixels = whole_range(corpus / "mias" / row["file"])
+        region = find_breast(pixels)
+        verdicts.add(region.verdict)
+        if region.verdict != "ok":
+            assert row["image_id"] in ("mdb151", "mdb152")  # they fill the film
+        else:
+            # Odd films show the one breast, even films the other: the sides alternate.
+            assert region.side == ("right" if int(row["image_id"][3:]) % 2 else "left")
+        if not row["x"].isdigit():
+            continue
+        x, y = int(row["x"]), 1023 - int(row["y_from_bottom"])
+        assert region.box.top <= y < region.box.bottom, row["image_id"]
+        assert region.box.left <= x < region.box.right, row["image_id"]
+        height, width = region.mask.shape
+        assert region.mask[min(y // region.block, height - 1), min(x // region.block, width - 1)]
+        lesions += 1
+    assert lesions > 70
+    assert verdicts == {"ok", "two_sided"}

@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+from dicom_files import ENCODERS, half_disk, make_dataset
+from pydicom import uid
+from pydicom.encaps import encapsulate
+from pydicom.pixels.decoders.base import get_decoder
+
+from mammo_pd.imaging import decoder_imagecodecs
+from mammo_pd.imaging.dicom import read_dataset
+
+LOSSLESS = [*ENCODERS]
+
+
+@pytest.mark.parametrize("syntax", decoder_imagecodecs.DECODER_DEPENDENCIES)
+def test_every_syntax_of_the_table_is_registered(syntax):
+    assert decoder_imagecodecs.PLUGIN in get_decoder(uid.UID(syntax)).available_plugins
+
+
+@pytest.mark.parametrize("syntax", LOSSLESS)
+@pytest.mark.parametrize("plugin", ["imagecodecs", "pylibjpeg"])
+def test_both_decoders_give_back_what_was_encoded(syntax, plugin):
+    pixels = half_disk()
+    decoded, _ = get_decoder(syntax).as_array(make_dataset(pixels, syntax), decoding_plugin=plugin)
+    np.testing.assert_array_equal(decoded, pixels)
+
+
+def test_rle_as_pydicom_decodes_it():
+    pixels = half_disk((97, 63))
+    dataset = make_dataset(pixels)
+    dataset.compress(uid.RLELossless, generate_instance_uid=False)
+    decoder = get_decoder(uid.RLELossless)
+    ours, _ = decoder.as_array(dataset, decoding_plugin="imagecodecs")
+    theirs, _ = decoder.as_array(dataset, decoding_plugin="pydicom")
+    np.testing.assert_array_equal(ours, pixels)
+    np.testing.assert_array_equal(theirs, pixels)
+
+
+def test_a_frame_of_another_size_is_refused():
+    dataset = make_dataset(half_disk((96, 64)), uid.JPEGLSLossless, Rows=64, Columns=96)
+    with pytest.raises(RuntimeError, match="the header says"):
+        get_decoder(uid.JPEGLSLossless).as_array(dataset, decoding_plugin="imagecodecs")
+
+
+def test_colour_is_left_to_the_others():
+    dataset = make_dataset(half_disk(), uid.JPEGLSLossless, SamplesPerPixel=3)
+    dataset.PhotometricInterpretation, dataset.PlanarConfiguration = "RGB", 0
+    dataset.PixelData = encapsulate([b"\xff\xd8\xff\xd9"])
+    with pytest.raises(RuntimeError, match="grey frames only"):
+        get_decoder(uid.JPEGLSLossless).as_array(dataset, decoding_plugin="imagecodecs")
+
+
+@pytest.mark.corpus
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mg_dicom/ge_essential_R_CC.dcm",
+        "mg_dicom/hologic_dsm_stereo_scout_mono1.dcm",
+        "mg_dicom/fodicom_OutOfBoundsOverlay_siemens_stereo.dcm",
+        "mg_dicom/train_images_10011_220375232.dcm",
+        "dicom_zoo/good/229600_XA1_JLSL",
+        "dicom_zoo/good/61f38f_JLSL_16_15_1_1F.dcm",
+        "dicom_zoo/good/ca3265_SignedShortLosslessBug.dcm",
+        "dicom_zoo/good/2df92c_J2K_pixelrep_mismatch.dcm",
+        "dicom_zoo/good/5f0539_XA1_J2KR",
+    ],
+)
+def test_bit_exact_with_pylibjpeg_on_real_files(corpus, name):
+    dataset = read_dataset(corpus / name)
+    decoder = get_decoder(dataset.file_meta.TransferSyntaxUID)
+    ours, _ = decoder.as_array(dataset, decoding_plugin="imagecodecs")
+    theirs, _ = decoder.as_array(dataset, decoding_plugin="pylibjpeg")
+    np.testing.assert_array_equal(ours, theirs)

@@ -1,0 +1,224 @@
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.sr._snomed_dict import mapping
+from pydicom.sr.codedict import codes
+
+from mammo_pd.errors import ImageError
+from mammo_pd.imaging.dicom import read_dataset
+from mammo_pd.imaging.header import (
+    VIEW_MODIFIER_OF_CODE,
+    VIEW_OF_CODE,
+    check_is_mammogram,
+    read_facts,
+    read_identifiers,
+)
+from mammo_pd.terms import Reason
+
+VIEWS = {
+    "CranioCaudal": "CC",
+    "MedioLateralObliqueProjection": "MLO",
+    "MedioLateralProjection": "ML",
+    "LateroMedial": "LM",
+    "LateroMedialOblique": "LMO",
+    "CaudoCranial": "FB",
+    "SuperolateralToInferomedialOblique": "SIO",
+    "InferomedialToSuperolateralOblique": "ISO",
+    "CranioCaudalExaggeratedLaterally": "XCCL",
+    "CranioCaudalExaggeratedMedially": "XCCM",
+    "TissueSpecimenFromBreast": "SPECIMEN",
+}
+
+
+def header(**tags):
+    dataset = Dataset()
+    for keyword, value in tags.items():
+        setattr(dataset, keyword, value)
+    return dataset
+
+
+def coded(code, **inside):
+    return [header(CodeValue=code, CodingSchemeDesignator="SCT", CodeMeaning="x", **inside)]
+
+
+@pytest.mark.parametrize(("name", "view"), VIEWS.items())
+def test_view_codes_are_those_of_the_standard(name, view):
+    code = getattr(codes.cid4014, name).value
+    assert VIEW_OF_CODE[code] == view
+    assert VIEW_OF_CODE[mapping["SCT"][code]] == view
+
+
+MODIFIERS = [name for name in dir(codes.cid4015) if hasattr(getattr(codes.cid4015, name), "value")]
+
+
+@pytest.mark.parametrize("name", MODIFIERS)
+def test_view_modifier_codes_are_those_of_the_standard(name):
+    code = getattr(codes.cid4015, name)
+    word = VIEW_MODIFIER_OF_CODE[code.value]
+    assert word.replace("_", "") == name.lower()
+    assert VIEW_MODIFIER_OF_CODE[mapping["SCT"][code.value]] == word
+
+
+@pytest.mark.parametrize(
+    ("tags", "view"),
+    [
+        ({"ViewPosition": "MLO"}, "MLO"),
+        ({"ViewPosition": "LMLO"}, "MLO"),
+        ({"ViewPosition": "RCC"}, "CC"),
+        ({"ViewPosition": "LM"}, "LM"),
+        ({"ViewPosition": "", "ViewCodeSequence": coded("R-10242")}, "CC"),
+        ({"ViewCodeSequence": coded("Y-X1770")}, "XCCL"),
+        ({"AcquisitionDeviceProcessingDescription": "MAMMO,R-MLO"}, "MLO"),
+        ({"SeriesDescription": "L CC"}, "CC"),
+        ({"SeriesDescription": "Routine mammogram"}, None),
+        ({"SeriesDescription": "ACCESS"}, None),
+        ({"PatientOrientation": ["P", "L"]}, "CC"),
+        ({"PatientOrientation": ["A", "FR"]}, "MLO"),
+        ({"PatientOrientation": ["A", "F"]}, None),
+        ({"PatientOrientation": ""}, None),
+        ({}, None),
+    ],
+)
+def test_view_from_every_place(tags, view):
+    assert read_facts(header(**tags)).view == view
+
+
+def frame_anatomy(side):
+    return [header(FrameAnatomySequence=[header(FrameLaterality=side)])]
+
+
+@pytest.mark.parametrize(
+    ("tags", "side"),
+    [
+        ({"ImageLaterality": "L", "Laterality": "R"}, "L"),
+        ({"ImageLaterality": "", "Laterality": "R"}, "R"),
+        ({"ImageLaterality": "B"}, None),
+        ({"ImageLaterality": "U", "Laterality": "L"}, "L"),
+        ({"SharedFunctionalGroupsSequence": frame_anatomy("R")}, "R"),
+        ({"PerFrameFunctionalGroupsSequence": frame_anatomy("L")}, "L"),
+        ({"ViewPosition": "RMLO"}, "R"),
+        ({"SeriesDescription": "LEFT MLO"}, "L"),
+        ({"ProtocolName": "CC LEFT"}, "L"),
+        ({"PatientOrientation": ["P", "L"]}, "R"),
+        ({"PatientOrientation": ["A", "FR"]}, "L"),
+        ({}, None),
+    ],
+)
+def test_laterality_from_every_place(tags, side):
+    assert read_facts(header(**tags)).laterality == side
+
+
+@pytest.mark.parametrize(
+    ("tags", "age"),
+    [
+        ({"PatientAge": "063Y"}, 63),
+        ({"PatientAge": "410M"}, 34.17),
+        ({"PatientAge": "000Y"}, None),
+        ({"PatientBirthDate": "19500101", "StudyDate": "20100101"}, 60),
+        ({"PatientBirthDate": "00000000", "StudyDate": "20100101"}, None),
+        ({"PatientBirthDate": "20200101", "StudyDate": "20100101"}, None),
+        ({}, None),
+    ],
+)
+def test_age_in_years(tags, age):
+    assert read_facts(header(**tags)).age == (None if age is None else pytest.approx(age, abs=0.01))
+
+
+def test_modifiers_beside_and_inside_the_view():
+    facts = read_facts(
+        header(ViewCodeSequence=coded("R-10242", ViewModifierCodeSequence=coded("R-102D7")))
+    )
+    assert facts.view_modifiers == ("spot_compression",)
+    facts = read_facts(header(ViewModifierCodeSequence=coded("399209000")))
+    assert facts.view_modifiers == ("implant_displaced",)
+
+
+def test_spacing_is_at_the_detector():
+    facts = read_facts(header(ImagerPixelSpacing=[0.07, 0.08], PixelSpacing=[0.05, 0.05]))
+    assert facts.imager_pixel_spacing == (0.07, 0.08)
+    assert read_facts(header(PixelSpacing=[0.05, 0.05])).imager_pixel_spacing is None
+    assert read_facts(header(ImagerPixelSpacing=[0, 0])).imager_pixel_spacing is None
+
+
+def test_yes_no_and_processing():
+    facts = read_facts(header(BurnedInAnnotation="YES", BreastImplantPresent="NO"))
+    assert (facts.burned_in_annotation, facts.implant) == (True, False)
+    raw = read_facts(header(SOPClassUID="1.2.840.10008.5.1.4.1.1.1.2.1"))
+    assert raw.processing == "FOR PROCESSING"
+
+
+def test_identifiers_are_kept_apart_from_facts():
+    dataset = header(
+        SOPInstanceUID="1.2.3", PatientID="SECRET", AccessionNumber="A1", ImageLaterality="L"
+    )
+    assert read_identifiers(dataset) == {
+        "sop_instance_uid": "1.2.3",
+        "patient_id": "SECRET",
+        "accession_number": "A1",
+    }
+    assert "SECRET" not in str(read_facts(dataset))
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"Modality": "MG"},
+        {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.1.2"},
+        {"Modality": "RG", "BodyPartExamined": "BREAST"},
+        {"Modality": "CR", "ViewPosition": "MLO"},
+        {"Modality": "DX", "ViewCodeSequence": coded("399162004")},
+        {"Modality": "OT", "AnatomicRegionSequence": coded("T-04000")},
+        {"ImageLaterality": "L"},
+    ],
+)
+def test_mammograms(tags):
+    check_is_mammogram(header(**tags))
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"Modality": "CT"},
+        {"Modality": "US", "BodyPartExamined": "BREAST"},
+        {"Modality": "MR", "ImageLaterality": "L"},
+        {"Modality": "CR", "ImageLaterality": "L", "ViewPosition": "AP"},
+        {"Modality": "DX", "BodyPartExamined": "CHEST", "ViewPosition": "PA"},
+        {},
+    ],
+)
+def test_what_is_no_mammogram(tags):
+    with pytest.raises(ImageError) as caught:
+        check_is_mammogram(header(**tags))
+    assert caught.value.reason == Reason.NOT_MAMMOGRAPHY
+
+
+def test_a_named_file_needs_no_modality_but_a_ct_stays_a_ct():
+    check_is_mammogram(header(), assume_mammogram=True)
+    with pytest.raises(ImageError):
+        check_is_mammogram(header(Modality="CT"), assume_mammogram=True)
+
+
+def test_a_modality_that_is_no_code_is_not_quoted():
+    with pytest.raises(ImageError) as caught:
+        check_is_mammogram(header(Modality="Jane^Doe"))
+    assert "Jane" not in caught.value.detail
+
+
+@pytest.mark.corpus
+@pytest.mark.parametrize(
+    ("name", "side", "view", "age", "spacing"),
+    [
+        ("fodicom_GH133_ge_R_MLO_voilut_sigmoid", "R", "MLO", None, 0.09409),
+        ("ge_essential_R_XCCL", "R", "XCCL", 34.17, 0.09409),
+        ("hologic_dsm_stereo_scout_mono1", "L", "CC", 51.92, 0.1),
+        ("nema_MG1_J2KI", "L", "MLO", 75, None),
+        ("train_images_10011_220375232", "L", None, None, None),
+    ],
+)
+def test_facts_of_real_files(corpus, name, side, view, age, spacing):
+    dataset = read_dataset(corpus / "mg_dicom" / f"{name}.dcm")
+    check_is_mammogram(dataset)
+    facts = read_facts(dataset)
+    assert (facts.laterality, facts.view) == (side, view)
+    assert facts.age == (None if age is None else pytest.approx(age, abs=0.01))
+    row_spacing = facts.imager_pixel_spacing and facts.imager_pixel_spacing[0]
+    assert row_spacing == (None if spacing is None else pytest.approx(spacing, abs=1e-4))
