@@ -1,6 +1,8 @@
 """MLflow, the only place that imports it: a local SQLite store by default."""
 
+import logging
 import os
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,9 +21,9 @@ class Run:
     """
 
     def __init__(self, runs: Path, name: str, mlflow_run_id: str | None = None) -> None:
+        # MLflow reports its use over the network unless told not to.
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         # The first call makes the database by a hundred migrations, each logged.
-        import logging
-
         logging.getLogger("alembic").setLevel(logging.WARNING)
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
         from mlflow import MlflowClient
@@ -71,8 +73,6 @@ class Run:
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         """Log metrics of one step or epoch."""
-        import time
-
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)

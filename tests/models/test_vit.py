@@ -135,3 +135,22 @@ def test_models_that_cannot_drop_patches_are_refused() -> None:
 def test_patch_size_is_known_before_the_canvas() -> None:
     assert patch_size_of("vit_tiny_patch16_224") == 16
     assert patch_size_of("vit_small_patch14_dinov2") == 14
+
+
+@pytest.mark.slow
+def test_compiled_equals_eager() -> None:
+    model = vit_of("class token").train()
+    sampler = PatchSampler(CANVAS, 16)
+    pixels = torch.randint(-32768, 32768, (2 * 120 * 70,), dtype=torch.int16)
+    images = RaggedImages(
+        pixels, torch.tensor([0, 120 * 70]), torch.tensor([120] * 2), torch.tensor([70] * 2)
+    )
+    keys = torch.tensor([image_key(0, 0, "a"), image_key(0, 0, "b")])
+    patches, positions = sampler.for_training(images, keys, 0.25, AugmentSettings())
+    compiled = torch.compile(sampler.for_training)(images, keys, 0.25, AugmentSettings())
+    assert torch.equal(compiled[1], positions)
+    torch.testing.assert_close(compiled[0], patches, atol=1e-3, rtol=0)
+    with torch.no_grad():
+        expected = model(patches, positions)
+        model.compile()
+        torch.testing.assert_close(model(patches, positions), expected, atol=1e-4, rtol=1e-4)
