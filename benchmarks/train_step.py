@@ -83,7 +83,8 @@ def step_of(case: Case) -> Callable[[], None]:
 
     else:
         model = build_vit(case.model, case.canvas).cuda()
-        sampler = PatchSampler(case.canvas, 16)
+        compiled = case.who.endswith("compiled")
+        sampler = PatchSampler(case.canvas, 16, compiled=compiled)
         size = case.canvas[0] * case.canvas[1]
         images = RaggedImages(
             torch.randint(-32768, 32768, (case.batch * size,), dtype=torch.int16, device="cuda"),
@@ -93,13 +94,11 @@ def step_of(case: Case) -> Callable[[], None]:
         )
         keys = torch.tensor([image_key(0, 0, str(i)) for i in range(case.batch)], device="cuda")
         augment = AugmentSettings()
-        sample = sampler.for_training
-        if case.who.endswith("compiled"):
+        if compiled:
             model.compile()
-            sample = torch.compile(sample)  # type: ignore[assignment]
 
         def logits() -> Tensor:
-            return model(*sample(images, keys, case.keep_rate, augment))  # type: ignore[no-any-return]
+            return model(*sampler.for_training(images, keys, case.keep_rate, augment))  # type: ignore[no-any-return]
 
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)

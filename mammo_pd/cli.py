@@ -24,6 +24,8 @@ _TORCHVISION_REMEDY = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the process's exit status is returned."""
     options = _parser().parse_args(arguments)
+    # Threads that spin while they wait take a shared machine's cores from whoever has work to do.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         return int(options.run(options) or 0)
     except InputError as error:

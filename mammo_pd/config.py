@@ -27,7 +27,8 @@ class DataSettings:
         fold: which fold to test on, where the split has folds.
         res: the canvas: a height in pixels, whose width is 4/5 of it; ``HEIGHTxWIDTH``; or
             ``full``, the largest native breast of the split.
-        workers: processes that read; None for one less than the cores, at most 8.
+        workers: processes that read; null for one less than the cores, at most 8, and on a CPU
+            for none.
     """
 
     split: str = "default"

@@ -181,22 +181,33 @@ def sample_patches(
     return (above * (1 - down) + below * down).flatten(2)
 
 
-def change_intensity(pixels: Tensor, keys: Tensor, settings: AugmentSettings) -> Tensor:
-    """Draw each image's gamma and contrast and apply them to the pixels given; air stays 0.
+def draw_intensity(keys: Tensor, settings: AugmentSettings) -> Tensor:
+    """Draw each image's gamma and contrast.
 
     Args:
-        pixels: (B, K, P * P) float32 in [0, 1].
         keys: (B,) int64, from `mammo_pd.models.patch_dropout.image_key`.
         settings: how far.
 
     Returns:
-        (B, K, P * P) float32 in [0, 1].
+        (B, 2) float32: an exponent and a factor.
     """
     draw = 2 * _uniform(keys, 2, _INTENSITY_STREAM) - 1
     exponent = torch.exp(draw[:, 0] * math.log1p(settings.gamma))
-    contrast = 1 + draw[:, 1] * settings.contrast
-    changed = pixels.pow(exponent[:, None, None]) * contrast[:, None, None]
-    return changed.clamp(0, 1)
+    return torch.stack([exponent, 1 + draw[:, 1] * settings.contrast], dim=1)
+
+
+def change_intensity(pixels: Tensor, drawn: Tensor) -> Tensor:
+    """Apply gamma and contrast to the pixels given; air stays 0.
+
+    Args:
+        pixels: (B, K, P * P) float32 in [0, 1].
+        drawn: (B, 2), from `draw_intensity`.
+
+    Returns:
+        (B, K, P * P) float32 in [0, 1].
+    """
+    exponent, factor = drawn[:, 0, None, None], drawn[:, 1, None, None]
+    return (pixels.pow(exponent) * factor).clamp(0, 1)
 
 
 def _uniform(keys: Tensor, count: int, stream: int) -> Tensor:

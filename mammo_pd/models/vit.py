@@ -123,7 +123,8 @@ def build_vit(
             the patch size, or weights that cannot be had or do not fit.
     """
     _check_name(name)
-    options: dict[str, Any] = {"drop_path_rate": drop_path_rate}
+    # The canvas is fixed here, so the position embedding is resampled once, not at every step.
+    options: dict[str, Any] = {"drop_path_rate": drop_path_rate, "dynamic_img_size": False}
     if global_pool is not None:
         options["global_pool"] = global_pool
     if weights not in (None, "timm"):
@@ -161,8 +162,14 @@ def patch_size_of(name: str) -> int:
         InputError: no such model, or not a vision transformer.
     """
     _check_name(name)
-    with torch.device("meta"):
-        model = timm.create_model(name)
+    try:
+        with torch.device("meta"):
+            model = timm.create_model(name, dynamic_img_size=False)
+    except TypeError as error:
+        raise InputError(
+            f"{name!r} is not a plain vision transformer; choose one of timm's vit_*, deit_*, "
+            "deit3_* or *_dinov2 models."
+        ) from error
     return PatchViT(model).patch_size
 
 

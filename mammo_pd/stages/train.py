@@ -89,10 +89,10 @@ def train(
         drop_path_rate=config.model.drop_path_rate,
         global_pool=config.model.global_pool,
     )
-    sampler = PatchSampler(canvas, patch_size)
     compiled = _should_compile(
         config, fabric.device, say if fabric.global_rank == 0 else _say_nothing
     )
+    sampler = PatchSampler(canvas, patch_size, compiled=compiled)
     if compiled:
         model.compile()
     kept = count_kept(model.num_tokens, config.patch_dropout.keep_rate)
@@ -116,7 +116,7 @@ def train(
     with warnings.catch_warnings():
         # Fabric advises more loader workers than a small machine has cores.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        task = _task(fabric, paths, rows, canvas, sampler, config, compiled=compiled)
+        task = _task(fabric, paths, rows, canvas, sampler, config)
         if not chief:
             fit(fabric, model, model.vit, task, config.training, folder, NoRun(), say=say_if)
             return folder
@@ -202,7 +202,9 @@ def make_loader(
 ) -> "DataLoader[Batch]":
     """Read batches in worker processes, into pinned memory where there is a GPU."""
     if workers is None:
-        workers = min(_MAX_WORKERS, max(0, len(os.sched_getaffinity(0)) - 1))
+        # On a CPU the model needs every core, and reading is the smaller part.
+        cores = len(os.sched_getaffinity(0)) if device.type == "cuda" else 1
+        workers = min(_MAX_WORKERS, cores - 1)
     return DataLoader(
         dataset,  # type: ignore[arg-type]
         batch_sampler=batches,
@@ -242,8 +244,6 @@ def _task(
     canvas: tuple[int, int],
     sampler: PatchSampler,
     config: RunConfig,
-    *,
-    compiled: bool,
 ) -> Task:
     training, keep_rate = config.training, config.patch_dropout.keep_rate
     train_rows = rows[rows["split"] == Split.TRAIN]
@@ -255,13 +255,13 @@ def _task(
         len(train_set), training.batch_size, seed=training.seed, rank=rank, world_size=world
     )
     device = fabric.device
-    sample = torch.compile(sampler.for_training) if compiled else sampler.for_training
 
     def train_input(batch: Batch, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
         keys = torch.tensor(
             [image_key(training.seed, epoch, train_set.image_ids[row]) for row in batch.rows]
         ).to(device, non_blocking=True)
-        patches, positions = sample(to_device(batch, device), keys, keep_rate, config.augment)
+        images = to_device(batch, device)
+        patches, positions = sampler.for_training(images, keys, keep_rate, config.augment)
         return patches, positions, batch.labels.to(device, non_blocking=True)
 
     def val_input(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:

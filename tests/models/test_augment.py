@@ -11,6 +11,7 @@ from mammo_pd.models.augment import (
     change_intensity,
     compose,
     draw_affine,
+    draw_intensity,
     fit_canvas,
     sample_patches,
 )
@@ -145,12 +146,12 @@ def test_every_affine_draw_lies_within_its_settings() -> None:
 def test_intensity_leaves_air_and_changes_each_image_by_its_own_draw() -> None:
     pixels = torch.linspace(0, 1, 64).expand(5, 2, 64)
     keys = keys_of(5)
-    changed = change_intensity(pixels, keys, AugmentSettings())
+    changed = change_intensity(pixels, draw_intensity(keys, AugmentSettings()))
     assert (changed[:, :, 0] == 0).all()
     assert changed.min() >= 0
     assert changed.max() <= 1
     assert len(changed[:, 0, 20].unique()) == 5
-    assert torch.equal(change_intensity(pixels, keys, STILL), pixels)
+    assert torch.equal(change_intensity(pixels, draw_intensity(keys, STILL)), pixels)
 
 
 def test_settings_out_of_range_are_refused() -> None:

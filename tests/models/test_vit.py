@@ -19,6 +19,7 @@ NAMES = {
     "deit3, class token not embedded": ("deit3_small_patch16_224", None),
     "registers": ("vit_wee_patch16_reg1_gap_256", None),
     "dinov2": ("vit_small_patch14_dinov2", None),
+    "dynamic image size by default": ("test_vit", None),
 }
 
 
@@ -147,7 +148,9 @@ def test_compiled_equals_eager() -> None:
     )
     keys = torch.tensor([image_key(0, 0, "a"), image_key(0, 0, "b")])
     patches, positions = sampler.for_training(images, keys, 0.25, AugmentSettings())
-    compiled = torch.compile(sampler.for_training)(images, keys, 0.25, AugmentSettings())
+    compiled = PatchSampler(CANVAS, 16, compiled=True).for_training(
+        images, keys, 0.25, AugmentSettings()
+    )
     assert torch.equal(compiled[1], positions)
     torch.testing.assert_close(compiled[0], patches, atol=1e-3, rtol=0)
     with torch.no_grad():
