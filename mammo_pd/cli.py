@@ -225,7 +225,7 @@ def _demo(options: argparse.Namespace) -> None:
     table = write_phantoms(dicom, PhantomSettings(**_DEMO_PHANTOMS), processes=cores)
     for command in (
         ["preprocess", dicom, "--labels", table, "--out", store],
-        ["split", store],
+        ["split", store, *_DEMO_SPLIT.split()],
         ["train", "--store", store, "--runs", runs, *_DEMO_TRAINING.split()],
         ["evaluate", "--store", store, "--runs", runs],
     ):
@@ -239,10 +239,9 @@ def _demo(options: argparse.Namespace) -> None:
 
 
 # What a tiny model learns within minutes on two cores.
-_DEMO_PHANTOMS: dict[str, Any] = {"patients": 80, "scale": 0.3, "prevalence": 0.5}
-_DEMO_TRAINING = (
-    "--res 320 --keep 0.25 --model vit_tiny_patch16_224 --epochs 12 --batch-size 16 --lr 5e-4"
-)
+_DEMO_PHANTOMS: dict[str, Any] = {"patients": 120, "scale": 0.3}
+_DEMO_SPLIT = "--fractions 0.6 0.1 0.3"
+_DEMO_TRAINING = "--res 384x304 --keep 0.25 --model test_vit --epochs 30 --batch-size 16 --lr 5e-4"
 
 
 # ---- the options

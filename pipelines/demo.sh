@@ -14,14 +14,14 @@ from pathlib import Path
 from mammo_pd.imaging.phantom import PhantomSettings, write_phantoms
 
 if __name__ == "__main__":
-    write_phantoms(Path(sys.argv[1]), PhantomSettings(patients=80, scale=0.3, prevalence=0.5), 1)
+    write_phantoms(Path(sys.argv[1]), PhantomSettings(patients=120, scale=0.3), 2)
 PYTHON
 
 # 1. DICOM to a store: grey scale, crop, pyramid, manifest. Look at every crop.
 mammo-pd preprocess "$out/dicom" --labels "$out/dicom/labels.csv" --contact-sheet "$out/crops.png"
 
 # 2. Patients to train, val and test, once and for all runs.
-mammo-pd split
+mammo-pd split --fractions 0.6 0.1 0.3
 
 # 3. A tiny ViT on a quarter of the patches.
 mammo-pd train --config "$(dirname "$0")/../configs/smoke_cpu.yaml"

@@ -181,7 +181,7 @@ def _result(report: "Report") -> str:
     tiles = "".join(_tile(level, one) for level, one in report.levels.items())
     said = _in_words(report)
     label = report.context.label_definition
-    meaning = f"<p>A positive is: {escape(label)}</p>" if label else ""
+    meaning = f"<p>The label is {escape(label)}.</p>" if label else ""
     return f'{meaning}<div class="tiles">{tiles}</div>{said}{_remarks(report.levels)}'
 
 

@@ -171,7 +171,10 @@ def _grow_to_skin(grey: np.ndarray, core: np.ndarray, long_side: int) -> np.ndar
 def _background(grey: np.ndarray, core: np.ndarray, reach: float) -> tuple[float, float]:
     """Level and noise of what lies around the breast, both 0 where that is plain black."""
     far = ndimage.distance_transform_edt(~core) > reach
-    dark = far & (grey < 0.5 * float(np.median(grey[core])))
+    lit = grey[far & (grey > 0)]
+    # Air need not be near black: a detector's can lie at a quarter of the range.
+    lowest = float(np.percentile(lit, 5)) if lit.size else 0.0
+    dark = far & (grey < 0.5 * (lowest + float(np.median(grey[core]))))
     film = dark & (grey > 0)
     if film.sum() < 0.05 * dark.sum() or not film.any():
         return 0.0, 0.0

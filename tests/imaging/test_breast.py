@@ -217,3 +217,16 @@ def test_no_lesion_of_mias_lies_outside_its_crop(corpus):
         lesions += 1
     assert lesions > 70
     assert verdicts == {"ok", "two_sided"}
+
+
+def test_detector_air_at_a_quarter_of_the_range_is_air() -> None:
+    """Padding is 0 and the detector's own air far above it: the frame must not count as breast."""
+    row, column = np.mgrid[:800, :600]
+    breast = ((row - 400) / 330) ** 2 + (column / 300) ** 2 < 1
+    noise = np.random.default_rng(0).normal(0, 300, breast.shape)
+    pixels = np.where(breast, 26_000 + 20 * (300 - column), 14_000) + noise
+    pixels[:, 570:] = 0
+    region = find_breast(pixels.clip(0, 65535).astype(np.uint16))
+    assert region.verdict == "ok"
+    assert region.side == "left"
+    assert region.box.overlap(Box(70, 0, 660, 300)) > 0.9
