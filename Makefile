@@ -10,7 +10,7 @@ demo: setup
 	$(BIN)/mammo-pd demo
 
 test: check
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2
 
 check: setup
 	$(BIN)/ruff check .

@@ -5,12 +5,13 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mammo_pd import __version__
 from mammo_pd.errors import InputError
-from mammo_pd.terms import VoiPolicy
+from mammo_pd.terms import Frames, VoiPolicy
 
 if TYPE_CHECKING:
     from mammo_pd.stages.preprocess import PreprocessSummary
@@ -37,17 +38,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 130
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return _fail(
-                "the disk is full; what was done is kept. Free some space, and the same command "
-                "goes on (training: add --resume)."
-            )
-        raise
-    except (ImportError, RuntimeError) as error:
-        if "torchvision::" in str(error):
-            return _fail(_TORCHVISION_REMEDY)
-        raise
+    except Exception as error:
+        remedy = _remedy(error)
+        if remedy is None:
+            raise
+        return _fail(remedy)
+
+
+def _remedy(error: Exception) -> str | None:
+    """A sentence for what the machine, not the user, got wrong; None for a fault of ours."""
+    text = str(error)
+    # numpy, SQLite and safetensors each say in their own words that a disk is full.
+    words = ("No space left", "disk is full", "requested and", "File too large", "quota exceeded")
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    if full or any(word in text for word in words):
+        return (
+            "the disk is full; what was done is kept. Free some space, and the same command goes "
+            "on (training: add --resume)."
+        )
+    if "torchvision::" in text:
+        return _TORCHVISION_REMEDY
+    if isinstance(error, OSError) and error.filename is not None:
+        return (
+            f"{error.filename} cannot be read or written ({error.strerror}); check that it exists "
+            "and its rights."
+        )
+    return None
 
 
 def _fail(message: str) -> int:
@@ -65,19 +81,44 @@ def _preprocess(options: argparse.Namespace) -> None:
 
     if options.labels is None and (options.label_column or options.positive):
         raise InputError("--label-column and --positive speak of a table; name it with --labels.")
-    labels = options.labels and read_labels(
-        options.labels, label_column=options.label_column, positive=options.positive or ()
-    )
+    labels = None
+    if options.labels is not None and options.source is None:
+        labels = read_labels(
+            options.labels, label_column=options.label_column, positive=options.positive or ()
+        )
+    elif options.source is not None:
+        from mammo_pd.data.sources import read_source
+
+        if options.labels is None or options.label_column or options.positive:
+            raise InputError(
+                "--source reads the data set's own table, which --labels names, and defines its "
+                "label (--definition); --label-column and --positive have no place beside it."
+            )
+        labels = read_source(
+            options.source, options.labels, options.folder, definition=options.definition
+        )
+    key = None
+    if options.key is not None:
+        if not options.key.is_file():
+            raise InputError(f"the key {options.key} does not exist; name a store's private/key.")
+        key = options.key.read_bytes()
     summary = preprocess(
         options.folder,
         options.out,
         labels=labels,
-        settings=ImagingSettings(voi=VoiPolicy(options.voi)),
+        settings=ImagingSettings(voi=VoiPolicy(options.voi), frames=Frames(options.frames)),
         workers=options.workers,
+        scheduler=options.scheduler,
         contact_sheet=options.contact_sheet,
         crosswalk=options.crosswalk,
+        key=key,
     )
     _print_summary(summary, has_table=labels is not None)
+    if not summary.ok:
+        raise InputError(
+            f"none of the {summary.found} images in {options.folder} can be used; the reasons "
+            f"stand above and in {options.out / 'manifest.parquet'}."
+        )
     print(f"\nwrote {options.out / 'manifest.parquet'} and the pixels of {summary.ok} images")
     for file in (options.contact_sheet, options.crosswalk):
         if file is not None:
@@ -103,6 +144,11 @@ def _print_summary(summary: "PreprocessSummary", *, has_table: bool) -> None:
         )
     if summary.unmatched_labels:
         print(f"warning: {summary.unmatched_labels} rows of the label table match no image here")
+    if summary.closed_folders:
+        print(
+            f"warning: {summary.closed_folders} folders could not be listed, so what they hold is "
+            "missing; make them readable and run again"
+        )
     if summary.disagreeing:
         print(
             f"warning: the side of {summary.disagreeing} images differs between label table and "
@@ -168,9 +214,12 @@ def _train(options: argparse.Namespace) -> None:
     overrides = parse_assignments(options.assignments)
     overrides |= {_DAILY[name]: value for name, value in given.items()}
     config = load_config(options.config, overrides)
-    run = train(options.store, options.runs, config, resume=resume)
+    store = options.store or (None if resume is not None else _default_store())
+    run = train(store, options.runs, config, resume=resume)
+    if run is None:
+        return  # one process of several speaks for all
     print(f"\nwrote {run}: best.safetensors, last.safetensors, history.csv, config.yaml")
-    print(f"metrics: mlflow ui --backend-store-uri sqlite:///{options.runs / 'mlflow.db'}")
+    print(f"metrics: mlflow ui --backend-store-uri sqlite:///{run.parent / 'mlflow.db'}")
     print(f"next: mammo-pd evaluate {run}")
 
 
@@ -188,6 +237,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         out = options.out or options.predictions.with_name(options.predictions.stem + "-report")
         metrics = evaluate_file(options.predictions, out, **choices)
     else:
+        from mammo_pd.stages.explain import ErrorPictures
         from mammo_pd.stages.predict import context_of, join_folds, predict
         from mammo_pd.stages.train import latest_run
 
@@ -207,24 +257,64 @@ def _evaluate(options: argparse.Namespace) -> None:
             if len(folders) == 1
             else folders[-1].with_name(f"{folders[-1].name}-folds-report")
         )
+        pictures = ErrorPictures(scored)
         metrics = evaluate_predictions(
-            join_folds(scored), out, context=context_of(scored), **choices
+            join_folds(scored),
+            out,
+            context=replace(context_of(scored), pictures=pictures.legend),
+            thumbnail=pictures,
+            **choices,
         )
     print(summary_table(metrics))
     print(f"\nwrote {out}: index.html, metrics.json, predictions, ROC and PR curves")
     print(f"next: open {out / 'index.html'}")
 
 
+def _compare(options: argparse.Namespace) -> None:
+    from mammo_pd.evaluation.predictions import read_predictions
+    from mammo_pd.evaluation.report import ReportContext
+    from mammo_pd.stages.evaluate import compare_predictions, difference_table
+
+    if len(options.models) < 2:
+        raise InputError("name two or more runs, or files of predictions, to compare.")
+    tables = {}
+    for model in options.models:
+        file = model / "predictions.csv" if model.is_dir() else model
+        if not file.is_file():
+            raise InputError(
+                f"{model} has no predictions yet; make them with: mammo-pd evaluate {model}"
+            )
+        # A run goes by its folder's name, a file by its own; where two agree, by the whole path.
+        name = model.name if model.is_dir() else model.stem
+        tables[str(model) if name in tables else name] = read_predictions(file)
+    context = ReportContext(title="Comparison of " + " and ".join(tables))
+    metrics = compare_predictions(
+        tables,
+        options.out,
+        context=context,
+        intersect=options.intersect,
+        aggregation=options.aggregation,
+        resamples=options.resamples,
+    )
+    print(difference_table(metrics))
+    print(f"\nwrote {options.out}: index.html, metrics.json")
+    print(f"next: open {options.out / 'index.html'}")
+
+
 def _demo(options: argparse.Namespace) -> None:
+    from mammo_pd.files import write_text
     from mammo_pd.imaging.phantom import PhantomSettings, write_phantoms
 
     out: Path = options.out
     dicom, store, runs = out / "dicom", out / "store", out / "runs"
     cores = len(os.sched_getaffinity(0))
     print(f"writing phantom mammograms as DICOM files to {dicom}; they stand in for real ones")
+    # Phantoms need no secret: with one key for all demos, all have the same split and draws.
+    key = out / "key"
+    write_text(key, f"{'phantoms need no secret key':<32}")
     table = write_phantoms(dicom, PhantomSettings(**_DEMO_PHANTOMS), processes=cores)
     for command in (
-        ["preprocess", dicom, "--labels", table, "--out", store],
+        ["preprocess", dicom, "--labels", table, "--out", store, "--key", key],
         ["split", store, *_DEMO_SPLIT.split()],
         ["train", "--store", store, "--runs", runs, *_DEMO_TRAINING.split()],
         ["evaluate", "--store", store, "--runs", runs],
@@ -277,6 +367,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_split(commands)
     _add_train(commands)
     _add_evaluate(commands)
+    _add_compare(commands)
     _add_demo(commands)
     return parser
 
@@ -307,6 +398,15 @@ def _add_preprocess(commands: Any) -> None:
         "PGM and TIFF",
     )
     command.add_argument(
+        "--source",
+        metavar="NAME",
+        help="TABLE is a public data set's own: rsna, vindr-mammo, cbis-ddsm, cmmd, inbreast, "
+        "embed, csaw-cc or mias (DIR of tables for some; see data_manifests/)",
+    )
+    command.add_argument(
+        "--definition", metavar="NAME", help="which of the data set's labels (default: its first)"
+    )
+    command.add_argument(
         "--label-column", metavar="NAME", help="the label's column (default: label, else cancer)"
     )
     command.add_argument(
@@ -321,7 +421,20 @@ def _add_preprocess(commands: Any) -> None:
         default=VoiPolicy.AUTO,
         help="grey scale: VOI LUT, else window, else full range (auto); or insist on one",
     )
-    command.add_argument("--workers", metavar="N", type=int, help="processes (default: all cores)")
+    command.add_argument(
+        "--frames",
+        choices=list(Frames),
+        default=Frames.EXCLUDE,
+        help="of files of several frames (tomosynthesis), take none, the middle one, or the "
+        "maximum over all (mip)",
+    )
+    where = command.add_mutually_exclusive_group()
+    where.add_argument("--workers", metavar="N", type=int, help="processes (default: all cores)")
+    where.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="a Dask scheduler, such as tcp://host:8786, whose workers do the work",
+    )
     command.add_argument(
         "--contact-sheet", metavar="PNG", type=Path, help="draw every crop, to be looked at"
     )
@@ -330,6 +443,12 @@ def _add_preprocess(commands: Any) -> None:
         metavar="CSV",
         type=Path,
         help="write image_id, path and original identifiers in the clear",
+    )
+    command.add_argument(
+        "--key",
+        metavar="FILE",
+        type=Path,
+        help="private/key of another store, so that images get the same names (default: a new one)",
     )
 
 
@@ -406,7 +525,6 @@ def _add_evaluate(commands: Any) -> None:
         help="a run, or the runs of all folds (default: the latest)",
     )
     _add_store_and_runs(command)
-    command.set_defaults(store=None)
     command.add_argument(
         "--predictions",
         metavar="CSV",
@@ -417,13 +535,7 @@ def _add_evaluate(commands: Any) -> None:
     command.add_argument(
         "--checkpoint", choices=("best", "last"), default="best", help="which weights"
     )
-    command.add_argument(
-        "--aggregation",
-        choices=("mean", "max", "noisy_or"),
-        default="mean",
-        help="how the images of a breast, exam or patient are joined",
-    )
-    command.add_argument("--resamples", metavar="N", type=int, default=2000)
+    _add_statistics(command)
     command.add_argument(
         "--prevalence", metavar="P", type=float, help="re-weight to this share of positives"
     )
@@ -431,6 +543,38 @@ def _add_evaluate(commands: Any) -> None:
         "--accept-other-split",
         action="store_true",
         help="score the split as it is now, though the run was trained on another",
+    )
+
+
+def _add_compare(commands: Any) -> None:
+    command = _add(
+        commands, "compare", _compare, "Compare models on the same images: paired AUC differences."
+    )
+    command.add_argument(
+        "models",
+        metavar="RUN",
+        nargs="+",
+        type=Path,
+        help="a run that was evaluated, or a CSV of predictions",
+    )
+    command.add_argument("--out", metavar="DIR", type=Path, default=Path("comparison"))
+    command.add_argument(
+        "--intersect",
+        action="store_true",
+        help="compare on the images that all have, where they differ",
+    )
+    _add_statistics(command)
+
+
+def _add_statistics(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--aggregation",
+        choices=("mean", "max", "noisy_or"),
+        default="mean",
+        help="how the images of a breast, exam or patient are joined",
+    )
+    command.add_argument(
+        "--resamples", metavar="N", type=int, default=2000, help="of the patients, for intervals"
     )
 
 
@@ -449,8 +593,8 @@ def _add_store_and_runs(command: argparse.ArgumentParser) -> None:
         "--store",
         metavar="STORE",
         type=Path,
-        default=_default_store(),
-        help="made by preprocess (default: $MAMMO_PD_STORE, else store)",
+        help="made by preprocess (default: the run's own; for a new run $MAMMO_PD_STORE, else "
+        "store)",
     )
     command.add_argument(
         "--runs",

@@ -184,10 +184,11 @@ def canvas_of(res: int | str, patch_size: int, largest: tuple[int, int]) -> tupl
     nearest = max(1, round(height * CANVAS_ASPECT / patch_size)) * patch_size
     width = int(width_text) if cross else nearest
     if height < patch_size or height % patch_size or width < patch_size or width % patch_size:
-        down = max(1, height // patch_size) * patch_size
+        side = height if height < patch_size or height % patch_size else width
+        down = max(1, side // patch_size) * patch_size
         raise InputError(
-            f"--res {res} is not a multiple of the model's patch of {patch_size} pixels; the "
-            f"nearest heights are {down} and {down + patch_size}."
+            f"--res {res}: {side} is not a multiple of the model's patch of {patch_size} pixels; "
+            f"the nearest are {down} and {down + patch_size}."
         )
     return height, width
 

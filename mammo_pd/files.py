@@ -2,17 +2,21 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 
 @contextmanager
-def write_beside(path: Path) -> Iterator[Path]:
+def write_beside(path: Path, *, mode: int = 0o666) -> Iterator[Path]:
     """Give a temporary path beside ``path``, renamed onto it if the block ends without error.
 
     A reader therefore sees the old file or the new one, never half of it; a killed writer leaves
     the old file as it was.
+
+    Args:
+        path: the file to be written.
+        mode: its rights, less the process's umask; 0o600 is for the owner alone.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
@@ -20,7 +24,7 @@ def write_beside(path: Path) -> Iterator[Path]:
     beside = Path(name)
     try:
         yield beside
-        beside.chmod(0o666 & ~_umask())
+        beside.chmod(mode & ~_umask())
         with beside.open("rb") as written:
             os.fsync(written.fileno())
         beside.replace(path)
@@ -41,9 +45,14 @@ def _umask() -> int:
     return mask
 
 
-def each_file(folder: Path) -> Iterator[Path]:
-    """Every file under ``folder`` in sorted order; links to folders are not followed."""
-    for root, folders, names in os.walk(folder):
+def each_file(folder: Path, closed: Callable[[OSError], None]) -> Iterator[Path]:
+    """Every file under ``folder`` in sorted order; links to folders are not followed.
+
+    Args:
+        folder: where to begin.
+        closed: is told of each folder that cannot be listed.
+    """
+    for root, folders, names in os.walk(folder, onerror=closed):
         folders.sort()
         for name in sorted(names):
             yield Path(root, name)

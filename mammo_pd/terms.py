@@ -2,8 +2,9 @@
 
 from enum import StrEnum
 
-# Long sides in pixels of the levels that every stored image has below its native size.
-PYRAMID_LONG_SIDES = (2048, 1024, 512)
+# Long sides in pixels of the levels that every stored image has below its native size; no level is
+# more than twice as fine as the next, so a bilinear read between two skips no pixel.
+PYRAMID_LONG_SIDES = (4096, 2048, 1024, 512)
 
 
 class Status(StrEnum):
@@ -32,7 +33,11 @@ class Reason(StrEnum):
     HEADER_CONTRADICTS = "header_contradicts_pixels"
     EMPTY_PIXELS = "constant_pixels"
     WORKER_DIED = "worker_died"
-    FILE_MISSING = "file_missing"
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether the cause may lie outside the file, so that the next run tries again."""
+        return self in (Reason.UNREADABLE, Reason.WORKER_DIED)
 
     @property
     def excludes(self) -> bool:
@@ -64,6 +69,18 @@ class VoiPolicy(StrEnum):
     LUT = "lut"
     WINDOW = "window"
     RAW = "raw"
+
+
+class Frames(StrEnum):
+    """What is taken of a file of several frames, as of tomosynthesis.
+
+    ``exclude``: nothing; ``middle``: the middle frame; ``mip``: the maximum over all frames, each
+    in its own grey scale.
+    """
+
+    EXCLUDE = "exclude"
+    MIDDLE = "middle"
+    MIP = "mip"
 
 
 class Level(StrEnum):

@@ -80,9 +80,9 @@ class Run:
             self.run_id, metrics=[Metric(name, value, now, step) for name, value in metrics.items()]
         )
 
-    def keep(self, file: Path) -> None:
-        """Keep a file as an artifact of the run."""
-        self._client.log_artifact(self.run_id, str(file))
+    def keep(self, name: str, text: str) -> None:
+        """Keep a text as an artifact of the run."""
+        self._client.log_text(self.run_id, text, name)
 
 
 class NoRun:

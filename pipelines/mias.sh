@@ -6,7 +6,7 @@
 set -euo pipefail
 films=$1
 out=${2:-mias}
-export MAMMO_PD_STORE=$out/store MAMMO_PD_RUNS=$out/runs
+export MAMMO_PD_STORE=$out/store
 
 # 1. Films to a store; the label is the tissue. Look at the crops: film markers and strips are gone.
 mammo-pd preprocess "$films" --labels "$films/labels.csv" --label-column tissue --positive D \
@@ -16,10 +16,16 @@ mammo-pd preprocess "$films" --labels "$films/labels.csv" --label-column tissue 
 mammo-pd split --folds 5 --name five
 
 # 3. One run for each fold. The last weights are used below, not the best on so small a fold.
+# Killed and started again, the file goes on with the fold it was at.
 for fold in 0 1 2 3 4; do
-  mammo-pd train --split five --fold "$fold" --res 384x240 --keep 0.25 \
+  runs=$out/runs/fold$fold
+  if compgen -G "$runs/2*/run.json" >/dev/null; then
+    mammo-pd train --runs "$runs" --resume
+    continue
+  fi
+  mammo-pd train --runs "$runs" --split five --fold "$fold" --res 384x240 --keep 0.25 \
     --model vit_tiny_patch16_224 --epochs 20 --batch-size 16 --lr 5e-4
 done
 
 # 4. Every woman is scored by the run that has not seen her.
-mammo-pd evaluate "$MAMMO_PD_RUNS"/2* --checkpoint last --out "$out/report"
+mammo-pd evaluate "$out"/runs/fold?/2* --checkpoint last --out "$out/report"

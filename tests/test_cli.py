@@ -10,7 +10,7 @@ from mammo_pd import cli
 from mammo_pd.cli import main
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("preprocess", "split", "train", "evaluate", "demo")
+COMMANDS = ("preprocess", "split", "train", "evaluate", "compare", "demo")
 HEAVY = ("torch", "timm", "monai", "lightning", "sklearn", "pandas", "numpy", "mlflow", "pydicom")
 
 
@@ -91,6 +91,9 @@ def test_default_places_come_from_the_environment(
         (["train", "--resume"], "there is no run in runs"),
         (["evaluate"], "there is no run in runs"),
         (["evaluate", "--predictions", "none.csv"], "none.csv"),
+        (["compare", "one"], "two or more"),
+        (["compare", "one.csv", "two.csv"], "one.csv has no predictions yet"),
+        (["preprocess", ".", "--scheduler", "tcp://127.0.0.1:9"], "holds no images"),
         (["evaluate", "run", "--predictions", "none.csv"], "not both"),
     ],
 )

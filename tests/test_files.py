@@ -26,5 +26,5 @@ def test_written_file_has_ordinary_rights(tmp_path: Path) -> None:
 def test_files_come_in_sorted_order(tmp_path: Path) -> None:
     for name in ("b/2", "a/9", "a/10", "c"):
         write_text(tmp_path / name, "")
-    found = [path.relative_to(tmp_path).as_posix() for path in each_file(tmp_path)]
+    found = [path.relative_to(tmp_path).as_posix() for path in each_file(tmp_path, closed=print)]
     assert found == ["c", "a/10", "a/9", "b/2"]

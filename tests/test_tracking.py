@@ -38,10 +38,8 @@ def test_run_is_gone_on_with_and_replaced_where_it_is_gone(tmp_path: Path) -> No
 
 
 def test_artifacts_lie_beside_the_database(tmp_path: Path) -> None:
-    file = tmp_path / "config.yaml"
-    file.write_text("x: 1\n")
     with Run(tmp_path / "runs", "a") as run:
-        run.keep(file)
+        run.keep("config.yaml", "x: 1\n")
     kept = list((tmp_path / "runs" / "mlartifacts").rglob("config.yaml"))
     assert [path.read_text() for path in kept] == ["x: 1\n"]
 

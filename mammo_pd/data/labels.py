@@ -5,9 +5,9 @@ It is checked whole before anything else happens. Rows find their image by ``pat
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
@@ -17,11 +17,40 @@ from mammo_pd.errors import InputError
 
 _PATH_COLUMNS = ("path", "file", "filename", "image_path")
 _KEYS = (*_PATH_COLUMNS, "sop_instance_uid", "image_id")
-_OVERRIDES = ("laterality", "view", "age")
+_OVERRIDES = ("laterality", "view", "age", "implant")
 # Columns that may hold a name or an identifier stay out of the manifest; places and devices are
 # wanted as strata.
-_PERSONAL = re.compile(r"(^|_)(id|ids|uid|path|file|filename|name|accession|birth|dob|mrn)(_|$)")
+_PERSONAL = frozenset(
+    [
+        "id",
+        "ids",
+        "uid",
+        "uids",
+        "path",
+        "file",
+        "filename",
+        "name",
+        "names",
+        "surname",
+        "forename",
+        "firstname",
+        "lastname",
+        "accession",
+        "birth",
+        "birthdate",
+        "birthday",
+        "dob",
+        "mrn",
+        "ssn",
+        "address",
+        "phone",
+        "email",
+    ]
+)
 _NOT_PERSONAL = ("site_id", "machine_id")
+# The last component of a UID names an image only where it is no mere counter.
+_FEWEST_DIGITS = 5
+_BOOLEAN = {"0": False, "1": True, "no": False, "yes": True, "false": False, "true": True}
 _LATERALITY = {"l": "L", "left": "L", "r": "R", "right": "R"}
 
 
@@ -53,22 +82,26 @@ class LabelTable:
         ``image_id`` is the file's stem, the last part of one (``train_images_10011_1031443799``),
         or the last component of the SOP Instance UID, as in the RSNA set.
         """
-        found = self._by_path.get(path.resolve())
-        if found is None and self._by_name:
+        found = {
+            self._by_path.get(path.absolute()),
+            self._by_path.get(path.resolve()),
+            self._by_image_id.get(path.stem),
+            self._by_image_id.get(_long_number(path.stem.rpartition("_")[2])),
+        }
+        if self._by_name:
             parts = path.parts
-            for start in range(len(parts)):
-                found = self._by_name.get("/".join(parts[start:]))
-                if found is not None:
-                    break
-        if found is None and sop_instance_uid:
-            found = self._by_uid.get(sop_instance_uid)
-            if found is None:
-                found = self._by_image_id.get(sop_instance_uid.rpartition(".")[2])
-        if found is None:
-            found = self._by_image_id.get(path.stem)
-        if found is None:
-            found = self._by_image_id.get(path.stem.rpartition("_")[2])
-        return found
+            found |= {self._by_name.get("/".join(parts[start:])) for start in range(len(parts))}
+        if sop_instance_uid:
+            found.add(self._by_uid.get(sop_instance_uid))
+            found.add(self._by_image_id.get(_long_number(sop_instance_uid.rpartition(".")[2])))
+        found.discard(None)
+        if len(found) > 1:
+            lines = ", ".join(str(row + 2) for row in sorted(found, key=str) if row is not None)
+            raise InputError(
+                f"{path} is named by more than one row of {self.source} (lines {lines}); keep one "
+                "row per image."
+            )
+        return found.pop() if found else None
 
 
 def read_labels(
@@ -89,23 +122,48 @@ def read_labels(
         InputError: no such file, no column that finds an image, an image named twice, a label
             that is neither 0 nor 1.
     """
-    frame = _read_csv(path)
+    frame = read_csv(path)
+    label = _read_label(frame, path, label_column, tuple(positive))
+    name = _label_column(frame, path, label_column)
+    meaning = ", ".join(positive) if positive else "1"
+    return label_table(
+        frame,
+        label,
+        source=path,
+        definition=f"positive where the label table's column {name} is {meaning}",
+    )
+
+
+def label_table(
+    frame: pd.DataFrame, label: Sequence[int | None], *, source: Path, definition: str
+) -> LabelTable:
+    """Check rows that are already in memory, and index them by what finds an image.
+
+    Args:
+        frame: one row per image, every cell text, empty where unknown.
+        label: for each row 1, 0, or None where unknown.
+        source: where the rows came from; relative paths are looked up beside it.
+        definition: a sentence on what makes an image positive.
+
+    Returns:
+        The table.
+
+    Raises:
+        InputError: no column that finds an image, or an image named twice.
+    """
     keys = [name for name in _KEYS if name in frame.columns]
     if not keys:
         raise InputError(
-            f"{path} has no column that finds an image; add one of path, sop_instance_uid or "
+            f"{source} has no column that finds an image; add one of path, sop_instance_uid or "
             f"image_id. It has: {', '.join(frame.columns)}."
         )
     for name in keys:
-        _refuse_repeats(frame, name, path)
-    label = _read_label(frame, path, label_column, tuple(positive))
-    label_name = _label_column(frame, path, label_column)
-
+        _refuse_repeats(frame, name, source)
     reserved = {*MANIFEST_SCHEMA.names, *keys, "patient_id", "exam_id"}
     carried: dict[str, list[Any]] = {
         name: [value or None for value in frame[name]]
         for name in frame.columns
-        if name not in reserved and (name in _NOT_PERSONAL or not _PERSONAL.search(name.lower()))
+        if name not in reserved and (name in _NOT_PERSONAL or not _is_personal(name))
     }
     column_types = dict.fromkeys(carried, "text")
     for column, values in carried.items():
@@ -130,26 +188,44 @@ def read_labels(
             row["laterality"] = _LATERALITY.get(row["laterality"].strip().lower())
         if row["age"] is not None:
             row["age"] = _number(row["age"])
+        if row["implant"] is not None:
+            row["implant"] = _BOOLEAN.get(row["implant"].strip().lower())
         rows.append(row)
-
-    meaning = ", ".join(positive) if positive else "1"
+    beside = source.parent.resolve()
     return LabelTable(
-        source=path,
-        definition=f"positive where the label table's column {label_name} is {meaning}",
+        source=source,
+        definition=definition,
         column_types=column_types,
         rows=tuple(rows),
-        _by_path=_index(frame, _PATH_COLUMNS, lambda value: path.parent.resolve() / value),
-        _by_name=_index(frame, _PATH_COLUMNS, lambda value: value.replace("\\", "/")),
-        _by_uid=_index(frame, ("sop_instance_uid",), str),
-        _by_image_id=_index(frame, ("image_id",), str),
+        _by_path=_index(
+            frame,
+            _PATH_COLUMNS,
+            lambda value: beside / PurePosixPath(value.replace("\\", "/")),
+            source,
+        ),
+        _by_name=_index(
+            frame,
+            _PATH_COLUMNS,
+            lambda value: PurePosixPath(value.replace("\\", "/")).as_posix(),
+            source,
+        ),
+        _by_uid=_index(frame, ("sop_instance_uid",), str, source),
+        _by_image_id=_index(frame, ("image_id",), str, source),
     )
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
+def read_csv(path: Path, separator: str = ",") -> pd.DataFrame:
+    """Read a CSV with a header, every cell text without blanks around it, empty where missing.
+
+    Raises:
+        InputError: no such file, no CSV, or no rows.
+    """
     if not path.is_file():
         raise InputError(f"the label table {path} does not exist; give a CSV file with a header.")
     try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        frame = pd.read_csv(
+            path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig"
+        )
     except (ValueError, UnicodeDecodeError) as error:
         raise InputError(
             f"the label table {path} cannot be read as CSV ({error}); save it as "
@@ -217,13 +293,27 @@ def _number(text: str) -> float | None:
         return None
 
 
+def _is_personal(name: str) -> bool:
+    """Whether a column's name, in whatever spelling, says that it identifies someone."""
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name)
+    return not _PERSONAL.isdisjoint(re.split(r"[^a-z0-9]+", spaced.lower()))
+
+
+def _long_number(text: str) -> str:
+    return text if text.isdigit() and len(text) >= _FEWEST_DIGITS else ""
+
+
 def _index(
-    frame: pd.DataFrame, columns: Iterable[str], make_key: Callable[[str], Any]
+    frame: pd.DataFrame, columns: Iterable[str], make_key: Callable[[str], Any], source: Path
 ) -> dict[Any, int]:
-    return {
-        make_key(value): row
-        for name in columns
-        if name in frame.columns
-        for row, value in enumerate(frame[name])
-        if value
-    }
+    found: dict[Any, int] = {}
+    for name in columns:
+        if name not in frame.columns:
+            continue
+        for row, value in enumerate(frame[name]):
+            if value and found.setdefault(make_key(value), row) != row:
+                raise InputError(
+                    f"{source}: lines {found[make_key(value)] + 2} and {row + 2} name the same "
+                    f"image ({value}); keep one row per image."
+                )
+    return found

@@ -30,6 +30,8 @@ MANIFEST_SCHEMA = pa.schema(
         ("voi_applied", pa.string()),
         ("rows", pa.int32()),
         ("columns", pa.int32()),
+        ("number_of_frames", pa.int32()),
+        ("frame", pa.string()),
         ("crop_top", pa.int32()),
         ("crop_left", pa.int32()),
         ("crop_height", pa.int32()),

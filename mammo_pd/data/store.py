@@ -3,7 +3,7 @@
     store/
       store.json            what the pixels were made with, and the fingerprint of that
       manifest.parquet      one row per image found
-      pixels/ab/abcd…/      native.npy, 2048.npy, 1024.npy, 512.npy: uint16, chest wall on the left
+      pixels/ab/abcd…/      native.npy, 4096.npy, 2048.npy, …: uint16, chest wall on the left
       splits/               NAME.csv and NAME.json
       private/              owner only: the key of the hashes, and which file each image came from
 
@@ -13,7 +13,6 @@ is handed on.
 
 import hashlib
 import json
-import os
 import secrets
 import shutil
 import sqlite3
@@ -159,6 +158,11 @@ def take_in(paths: StorePaths, partial: Path, image_id: str) -> None:
     partial.rename(place)
 
 
+def stored_bytes(paths: StorePaths, image_id: str) -> int:
+    """The size of an image's levels together; 0 where there are none."""
+    return sum(file.stat().st_size for file in paths.image(image_id).glob("*.npy"))
+
+
 def choose_level(height: int, width: int, canvas: tuple[int, int]) -> str:
     """The smallest level that is still at least as fine as the canvas.
 
@@ -222,21 +226,28 @@ class Record:
 
     It is what makes a run safe to kill: an image counts as done when its row is committed. A
     SQLite file, so that a million rows need no memory and half a write is no write.
+
+    Args:
+        paths: the store.
+        key: of the hashes, 32 bytes, where they are to be those of another store.
+
+    Raises:
+        InputError: another run is writing, or the store has another key.
     """
 
-    def __init__(self, paths: StorePaths) -> None:
+    def __init__(self, paths: StorePaths, key: bytes | None = None) -> None:
         paths.private.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.hasher = Hasher(_read_or_make_key(paths.private / "key"))
+        self.hasher = Hasher(_read_or_make_key(paths.private / "key", key))
         file = paths.private / "images.sqlite"
         file.touch(mode=0o600)
-        self._database = sqlite3.connect(file, isolation_level=None)
+        self._database = sqlite3.connect(file, isolation_level=None, timeout=1)
+        self._begin()
         self._database.execute(
             "CREATE TABLE IF NOT EXISTS images (source TEXT PRIMARY KEY, size INTEGER, "
-            "mtime_ns INTEGER, image_id TEXT, status TEXT, reason TEXT, facts TEXT, "
-            "identifiers TEXT, labels TEXT)"
+            "mtime_ns INTEGER, image_id TEXT, status TEXT, reason TEXT, stored_bytes INTEGER, "
+            "facts TEXT, identifiers TEXT, labels TEXT)"
         )
         self._database.execute("CREATE INDEX IF NOT EXISTS by_image_id ON images (image_id)")
-        self._database.execute("BEGIN")
 
     def __enter__(self) -> "Record":
         return self
@@ -248,12 +259,22 @@ class Record:
     def commit(self) -> None:
         """Make everything put so far outlast a kill."""
         self._database.execute("COMMIT")
-        self._database.execute("BEGIN")
+        self._begin()
 
-    def known(self, source: Path) -> tuple[int, int, str, str, str | None] | None:
-        """Size, modification time in ns, image_id, status and reason of a source file, if done."""
+    def _begin(self) -> None:
+        try:
+            self._database.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            raise InputError(
+                f"the record of the store cannot be written ({error}); is another mammo-pd "
+                "preprocess at work on this store? Wait for it, or name another --out."
+            ) from error
+
+    def known(self, source: Path) -> tuple[int, int, str, str, str | None, int] | None:
+        """Size, modification time in ns, image_id, status, reason and stored bytes of a file."""
         row = self._database.execute(
-            "SELECT size, mtime_ns, image_id, status, reason FROM images WHERE source = ?",
+            "SELECT size, mtime_ns, image_id, status, reason, stored_bytes FROM images "
+            "WHERE source = ?",
             (str(source),),
         ).fetchone()
         return row  # type: ignore[no-any-return]
@@ -268,24 +289,35 @@ class Record:
     def put(
         self,
         source: Path,
-        stat: os.stat_result,
+        version: tuple[int, int],
         image_id: str,
         facts: Mapping[str, Any],
         identifiers: Mapping[str, str],
+        stored_bytes: int,
     ) -> None:
-        """Record one source file, replacing what was known of it; its labels are kept."""
+        """Record one source file, replacing what was known of it; its labels are kept.
+
+        Args:
+            source: the file.
+            version: its size in bytes and modification time in ns, as it was read.
+            image_id: its name in the store.
+            facts: columns of the manifest.
+            identifiers: the original ones.
+            stored_bytes: of its levels together, by which a lost or half one is seen.
+        """
         self._database.execute(
-            "INSERT INTO images VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL) ON CONFLICT (source) DO "
+            "INSERT INTO images VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL) ON CONFLICT (source) DO "
             "UPDATE SET size=excluded.size, mtime_ns=excluded.mtime_ns, "
             "image_id=excluded.image_id, status=excluded.status, reason=excluded.reason, "
+            "stored_bytes=excluded.stored_bytes, "
             "facts=excluded.facts, identifiers=excluded.identifiers",
             (
                 str(source),
-                stat.st_size,
-                stat.st_mtime_ns,
+                *version,
                 image_id,
                 facts["status"],
                 facts.get("reason"),
+                stored_bytes,
                 json.dumps(facts),
                 json.dumps(identifiers),
             ),
@@ -315,15 +347,19 @@ class Record:
                 )
 
 
-def _read_or_make_key(path: Path) -> bytes:
+def _read_or_make_key(path: Path, wanted: bytes | None) -> bytes:
     if not path.exists():
-        with write_beside(path) as beside:
-            beside.write_bytes(secrets.token_bytes(32))
-        path.chmod(0o600)
+        with write_beside(path, mode=0o600) as beside:
+            beside.write_bytes(secrets.token_bytes(32) if wanted is None else wanted)
     key = path.read_bytes()
     if len(key) != 32:
         raise InputError(
             f"{path} is not a key of 32 bytes; restore it from a copy, or make the store anew, "
             "since without it new images would get other identifiers."
+        )
+    if wanted is not None and key != wanted:
+        raise InputError(
+            "the store has another key than the one given, and its images are named by its own; "
+            "leave --key away, or make another store with --out."
         )
     return key

@@ -64,7 +64,7 @@ th[scope=row] { font-weight: 400; }
 .wrap { white-space: normal; min-width: 13rem; max-width: 19rem; }
 .prose td, .prose th { text-align: left; white-space: normal; }
 .gallery { display: grid; gap: .9rem;
-  grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); }
+  grid-template-columns: repeat(auto-fill, minmax(min(17rem, 100%), 1fr)); }
 .gallery figure { margin: 0; }
 .gallery img { width: 100%; height: auto; border: 1px solid var(--grid); background: #000; }
 .gallery figcaption { font-size: .8rem; }

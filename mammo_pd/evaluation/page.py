@@ -499,7 +499,9 @@ def _gallery(report: "Report") -> str:
         "false alarm": "Negatives with the highest scores",
         "miss": "Positives with the lowest scores",
     }
-    return "".join(
+    told = report.context.pictures
+    legend = f"<p>{escape(told)}</p>" if rows and told else ""
+    return legend + "".join(
         f'<h3>{heading[kind]}</h3><div class="gallery">{"".join(shown)}</div>'
         for kind, shown in rows.items()
     )

@@ -39,6 +39,7 @@ class ReportContext:
             images, positives``.
         phantom: whether the images are phantoms; the page then says so at its head.
         notes: further sentences for the reader.
+        pictures: what the pictures of the errors show, in a few sentences; None without pictures.
         created: when, in ISO 8601.
     """
 
@@ -54,6 +55,7 @@ class ReportContext:
     parts: Sequence[Row] = ()
     phantom: bool = False
     notes: Sequence[str] = ()
+    pictures: str | None = None
     created: str | None = None
 
 

@@ -11,6 +11,12 @@ _START_OF_FRAME_JPEG_LS = 0xF7
 _HUFFMAN_TABLES, _SCAN = 0xC4, 0xDA
 _END = b"\xff\xd9"
 _WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
+_JPEG_XL_START = b"\xff\x0a"
+_JPEG_XL_BOX = b"\0\0\0\x0cJXL \r\n\x87\n"
+# Boxes of the container that hold the codestream, with the bytes before it: a part has a number.
+_JPEG_XL_CODESTREAM_BOXES = {b"jxlc": 0, b"jxlp": 4}
+# Width by height, where the size gives a ratio instead of a width.
+_JPEG_XL_RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
 
 
 @dataclass(frozen=True)
@@ -18,7 +24,7 @@ class CodestreamSize:
     """The size that a codestream declares.
 
     Attributes:
-        kind: ``jpeg``, ``jpeg_ls`` or ``jpeg_2000`` (HTJ2K included).
+        kind: ``jpeg``, ``jpeg_ls``, ``jpeg_2000`` (HTJ2K included) or ``jpeg_xl``.
         rows: number of rows.
         columns: number of columns.
         components: samples per pixel.
@@ -39,10 +45,11 @@ def read_codestream_size(frame: bytes) -> CodestreamSize | None:
         frame: one frame's codestream.
 
     Returns:
-        What the codestream declares, or None where it is none of JPEG, JPEG-LS, JPEG 2000, or is
-        cut off before its size.
+        What the codestream declares, or None where it is none of JPEG, JPEG-LS, JPEG 2000 and
+        JPEG XL, or is cut off before its size.
 
-    Source: ISO/IEC 10918-1 B.2.2 (SOF), ISO/IEC 14495-1 C.2.2, ISO/IEC 15444-1 A.5.1 (SIZ).
+    Source: ISO/IEC 10918-1 B.2.2 (SOF), ISO/IEC 14495-1 C.2.2, ISO/IEC 15444-1 A.5.1 (SIZ),
+        ISO/IEC 18181-1 D.2 (SizeHeader), D.3 (ImageMetadata).
     """
     if frame.startswith(_JPEG_START):
         return _read_jpeg(frame)
@@ -51,6 +58,10 @@ def read_codestream_size(frame: bytes) -> CodestreamSize | None:
         start = frame.find(_JPEG_2000_START)
     if start >= 0 and frame.startswith(_JPEG_2000_START, start):
         return _read_jpeg_2000(frame[start : start + 64])
+    if frame.startswith(_JPEG_XL_BOX):
+        frame = _codestream_of_container(frame)
+    if frame.startswith(_JPEG_XL_START):
+        return _read_jpeg_xl(frame[2:66])
     return None
 
 
@@ -118,3 +129,75 @@ def _read_jpeg_2000(head: bytes) -> CodestreamSize | None:
         components=number(40, 2),
         precision=(head[42] & 0x7F) + 1,
     )
+
+
+def _codestream_of_container(frame: bytes) -> bytes:
+    """The first part of the codestream in a JPEG XL container; empty where there is none."""
+    offset = 0
+    while offset + 8 <= len(frame):
+        length, kind = int.from_bytes(frame[offset : offset + 4], "big"), frame[offset + 4 :][:4]
+        if kind in _JPEG_XL_CODESTREAM_BOXES:
+            return frame[offset + 8 + _JPEG_XL_CODESTREAM_BOXES[kind] :]
+        if length < 8:  # the last box, or one of over 4 GB
+            break
+        offset += length
+    return b""
+
+
+class _Bits:
+    """Bits from the lowest of the first byte on; as many zeros as asked for after the end."""
+
+    def __init__(self, data: bytes) -> None:
+        self._bits = int.from_bytes(data, "little")
+
+    def read(self, count: int) -> int:
+        taken = self._bits & ((1 << count) - 1)
+        self._bits >>= count
+        return taken
+
+    def choose(self, *options: tuple[int, int]) -> int:
+        """One of four (offset, number of further bits): U32 of ISO/IEC 18181-1 B.2.2."""
+        offset, count = options[self.read(2)]
+        return offset + self.read(count)
+
+
+def _read_jpeg_xl_size(bits: _Bits) -> tuple[int, int]:
+    """(rows, columns)."""
+    small = bits.read(1)
+
+    def length() -> int:
+        return 8 * (bits.read(5) + 1) if small else bits.choose((1, 9), (1, 13), (1, 18), (1, 30))
+
+    rows, ratio = length(), bits.read(3)
+    if ratio == 0:
+        return rows, length()
+    width, height = _JPEG_XL_RATIOS[ratio - 1]
+    return rows, rows * width // height
+
+
+def _read_jpeg_xl(head: bytes) -> CodestreamSize | None:
+    bits = _Bits(head)
+    rows, columns = _read_jpeg_xl_size(bits)
+    if bits.read(1):  # all of the metadata as by default
+        return CodestreamSize("jpeg_xl", rows, columns, 3, 8)
+    if bits.read(1):
+        bits.read(3)  # orientation
+        if bits.read(1):
+            _read_jpeg_xl_size(bits)
+        if bits.read(2):  # a preview or an animation: no single image
+            return None
+    is_float = bits.read(1)
+    if is_float:
+        return None
+    precision = bits.choose((8, 0), (10, 0), (12, 0), (1, 6))
+    bits.read(1)  # whether 16-bit buffers suffice
+    further_channels = bits.choose((0, 0), (1, 0), (2, 4), (1, 12))
+    if further_channels:
+        return None
+    bits.read(1)  # whether XYB-encoded
+    default_colour = bits.read(1)
+    is_grey = False
+    if not default_colour:
+        bits.read(1)  # whether an ICC profile follows
+        is_grey = bits.choose((0, 0), (1, 0), (2, 4), (18, 6)) == 1
+    return CodestreamSize("jpeg_xl", rows, columns, 1 if is_grey else 3, precision)

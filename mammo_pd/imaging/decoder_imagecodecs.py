@@ -1,7 +1,8 @@
 """imagecodecs as a pixel-decoder plugin of pydicom: one grey codestream in, its bytes out.
 
-Written as pydicom's own plugins are (pydicom/pixels/decoders). Importing this module registers it.
-Frames in colour are left to the plugins behind it.
+Written as pydicom's own plugins are (pydicom/pixels/decoders). Importing this module registers it,
+and the transfer syntaxes of JPEG XL where pydicom does not know them yet. Frames in colour are left
+to the plugins behind it.
 """
 
 from collections.abc import Callable
@@ -9,13 +10,24 @@ from collections.abc import Callable
 import imagecodecs
 import numpy as np
 from pydicom import uid
-from pydicom.pixels.decoders.base import DecodeRunner, get_decoder
+from pydicom._uid_dict import UID_dictionary
+from pydicom.pixels.decoders.base import Decoder, DecodeRunner, get_decoder
 
 from mammo_pd.imaging.codestream import can_skip_a_difference
 
 PLUGIN = "imagecodecs"
 # Part of a refusal that no other decoder's answer can mend.
 CONTRADICTION = "the header says"
+
+JPEG_XL_LOSSLESS = uid.UID("1.2.840.10008.1.2.4.110")
+JPEG_XL_RECOMPRESSION = uid.UID("1.2.840.10008.1.2.4.111")
+JPEG_XL = uid.UID("1.2.840.10008.1.2.4.112")
+# {transfer syntax: (name, keyword)}, as in DICOM PS3.6 A.
+_JPEG_XL_NAMES = {
+    JPEG_XL_LOSSLESS: ("JPEG XL Lossless", "JPEGXLLossless"),
+    JPEG_XL_RECOMPRESSION: ("JPEG XL JPEG Recompression", "JPEGXLJPEGRecompression"),
+    JPEG_XL: ("JPEG XL", "JPEGXL"),
+}
 
 # {transfer syntax: (codec of imagecodecs, its decode function)}
 _CODECS: dict[str, tuple[str, str]] = {
@@ -31,6 +43,9 @@ _CODECS: dict[str, tuple[str, str]] = {
     uid.HTJ2KLossless: ("JPEG2K", "jpeg2k_decode"),
     uid.HTJ2KLosslessRPCL: ("JPEG2K", "jpeg2k_decode"),
     uid.HTJ2K: ("JPEG2K", "jpeg2k_decode"),
+    JPEG_XL_LOSSLESS: ("JPEGXL", "jpegxl_decode"),
+    JPEG_XL_RECOMPRESSION: ("JPEGXL", "jpegxl_decode"),
+    JPEG_XL: ("JPEGXL", "jpegxl_decode"),
     uid.RLELossless: ("DICOMRLE", "dicomrle_decode"),
 }
 
@@ -43,7 +58,7 @@ def is_available(uid: str) -> bool:
     return codec is not None and bool(codec.available)
 
 
-def _decode_frame(src: bytes, runner: DecodeRunner) -> bytes:
+def _decode_frame(src: bytes, runner: DecodeRunner) -> bytes | memoryview:
     if runner.samples_per_pixel != 1:
         raise NotImplementedError("this plugin decodes grey frames only")
     syntax = runner.transfer_syntax
@@ -65,7 +80,8 @@ def _decode_frame(src: bytes, runner: DecodeRunner) -> bytes:
             raise ValueError("two decoders disagree on the codestream")
     # The container is as wide as the codestream's precision asks, not as Bits Allocated says.
     runner.set_option("bits_allocated", 8 * frame.dtype.itemsize)
-    return frame.tobytes()
+    # The bytes as they lie: a copy would cost a sixth of the decoding.
+    return np.ascontiguousarray(frame).data.cast("B")
 
 
 def _decode_rle(src: bytes, runner: DecodeRunner) -> bytes:
@@ -79,9 +95,30 @@ def _decode_rle(src: bytes, runner: DecodeRunner) -> bytes:
     return frame
 
 
+def find_decoder(syntax: str) -> Decoder:
+    """Find pydicom's decoder for a transfer syntax, or ours where pydicom has none.
+
+    Raises:
+        NotImplementedError: neither has one.
+    """
+    try:
+        return get_decoder(syntax)
+    except NotImplementedError:
+        if syntax in _OWN_DECODERS:
+            return _OWN_DECODERS[syntax]
+        raise
+
+
+_OWN_DECODERS: dict[str, Decoder] = {}
+
+
 def _register() -> None:
+    for jpeg_xl, (name, keyword) in _JPEG_XL_NAMES.items():
+        # pydicom asks its dictionary whether a syntax is one, and encapsulated.
+        UID_dictionary.setdefault(jpeg_xl, (name, "Transfer Syntax", "", "", keyword))
+        _OWN_DECODERS[jpeg_xl] = Decoder(jpeg_xl)
     for syntax in _CODECS:
-        decoder = get_decoder(uid.UID(syntax))
+        decoder = find_decoder(uid.UID(syntax))
         if PLUGIN not in decoder.available_plugins and is_available(syntax):
             decoder.add_plugin(PLUGIN, (__name__, "_decode_frame"))
 

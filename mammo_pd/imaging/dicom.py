@@ -7,6 +7,7 @@ ours holds a path or an identifier.
 import logging
 import re
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,12 @@ from pydicom import config, uid
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import get_frame
 from pydicom.errors import InvalidDicomError
-from pydicom.pixels.decoders.base import Decoder, get_decoder
+from pydicom.pixels.decoders.base import Decoder
 
 from mammo_pd.errors import ImageError
 from mammo_pd.imaging import decoder_imagecodecs
 from mammo_pd.imaging.codestream import CodestreamSize, is_whole, read_codestream_size
-from mammo_pd.imaging.header import integer, text, value
+from mammo_pd.imaging.header import integer, number_of_frames, text, value
 from mammo_pd.terms import Reason
 
 # What pydicom logs can quote paths and values; what matters of it is in our own errors.
@@ -42,18 +43,23 @@ _LOSSY = frozenset(
         uid.JPEGLSNearLossless,
         uid.JPEG2000,
         uid.HTJ2K,
+        decoder_imagecodecs.JPEG_XL_RECOMPRESSION,
+        decoder_imagecodecs.JPEG_XL,
     }
 )
 _KINDS = {
     **dict.fromkeys(uid.JPEGTransferSyntaxes, "jpeg"),
     **dict.fromkeys(uid.JPEGLSTransferSyntaxes, "jpeg_ls"),
     **dict.fromkeys(uid.JPEG2000TransferSyntaxes, "jpeg_2000"),
+    decoder_imagecodecs.JPEG_XL_LOSSLESS: "jpeg_xl",
+    decoder_imagecodecs.JPEG_XL_RECOMPRESSION: "jpeg_xl",
+    decoder_imagecodecs.JPEG_XL: "jpeg_xl",
 }
 
 
 @dataclass(frozen=True)
 class StoredValues:
-    """The stored values of one image.
+    """The stored values of one frame.
 
     Attributes:
         values: (H, W) integers as stored, before any grey-scale transformation.
@@ -105,14 +111,48 @@ def read_dataset(path: Path) -> Dataset:
     return dataset
 
 
-def decode(dataset: Dataset) -> StoredValues:
-    """Decode the one grey frame of a dataset.
+class StoredFrames:
+    """All frames of a file, each decoded when its turn comes, so that they never sit in memory.
+
+    Iterating gives each frame's (Rows, Columns) stored values, as ``decode`` does, but a constant
+    frame is no error: tomosynthesis may begin and end with one.
+
+    Attributes:
+        shape: (frames, Rows, Columns).
+        decoder: which library answered for the first frame.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        """Decode the first frame.
+
+        Args:
+            dataset: as ``read_dataset`` gives it.
+
+        Raises:
+            ImageError: as from ``decode``; so does the iteration.
+        """
+        self._dataset = dataset
+        first = _decode_quietly(dataset, 0)
+        self._first = first.values
+        self.decoder = first.decoder
+        self.shape = (number_of_frames(dataset), *first.values.shape)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Give the frames in order."""
+        yield self._first
+        for frame in range(1, self.shape[0]):
+            yield _decode_quietly(self._dataset, frame).values
+
+
+def decode(dataset: Dataset, frame: int | None = None) -> StoredValues:
+    """Decode one grey frame of a dataset.
 
     Decoders are tried in turn: imagecodecs, pylibjpeg, pydicom's own. What the header says of
     size, components and depth is checked against the codestream before anything is allocated.
 
     Args:
         dataset: as ``read_dataset`` gives it.
+        frame: which, from 0; without it, the file must hold one frame only.
 
     Returns:
         (Rows, Columns) stored values, signed where Pixel Representation says so.
@@ -121,10 +161,17 @@ def decode(dataset: Dataset) -> StoredValues:
         ImageError: there are several frames, colour, no pixels, a contradiction between header
             and pixel data, no decoder that can, or a constant image.
     """
+    stored = _decode_quietly(dataset, frame)
+    if stored.values.min() == stored.values.max():
+        raise ImageError(Reason.EMPTY_PIXELS, f"Every pixel has the value {stored.values.flat[0]}.")
+    return stored
+
+
+def _decode_quietly(dataset: Dataset, frame: int | None) -> StoredValues:
     with warnings.catch_warnings(), config.disable_value_validation():
         warnings.simplefilter("ignore")
         try:
-            return _decode(dataset)
+            return _decode(dataset, frame)
         except ImageError:
             raise
         except Exception as error:  # an element can hold a value of any kind
@@ -133,20 +180,21 @@ def decode(dataset: Dataset) -> StoredValues:
             ) from error
 
 
-def _decode(dataset: Dataset) -> StoredValues:
-    frames = integer(dataset, "NumberOfFrames") or 1
-    if frames > 1:
+def _decode(dataset: Dataset, frame: int | None) -> StoredValues:
+    frames = number_of_frames(dataset)
+    if frame is None and frames > 1:
         raise ImageError(
             Reason.MULTI_FRAME,
-            f"The file holds {frames} frames; only single projections are taken.",
+            f"The file holds {frames} frames; only single projections are taken (--frames).",
         )
+    frame = frame or 0
     if "PixelData" not in dataset or not value(dataset, "PixelData"):
         raise ImageError(Reason.NO_PIXELS, "The file holds no pixel data.")
     rows, columns = _check_header(dataset)
     if _decoder(dataset).is_encapsulated:
-        stored = _decode_encapsulated(dataset, rows, columns)
+        stored = _decode_encapsulated(dataset, frame, rows, columns)
     else:
-        stored = _decode_native(dataset)
+        stored = _decode_native(dataset, frame)
     # Big-endian files come out big-endian; all that follows works in the machine's own order.
     stored = StoredValues(
         stored.values.astype(stored.values.dtype.newbyteorder("="), copy=False), stored.decoder
@@ -157,8 +205,6 @@ def _decode(dataset: Dataset) -> StoredValues:
             f"The header says {rows} x {columns}, the pixel data give "
             f"{' x '.join(map(str, stored.values.shape))}.",
         )
-    if stored.values.min() == stored.values.max():
-        raise ImageError(Reason.EMPTY_PIXELS, f"Every pixel has the value {stored.values.flat[0]}.")
     return stored
 
 
@@ -201,10 +247,10 @@ def _check_header(dataset: Dataset) -> tuple[int, int]:
     return rows, columns
 
 
-def _decode_native(dataset: Dataset) -> StoredValues:
+def _decode_native(dataset: Dataset, frame: int) -> StoredValues:
     options: Any = {"allow_excess_frames": False}
     try:
-        values, _ = _decoder(dataset).as_array(dataset, **options)
+        values, _ = _decoder(dataset).as_array(dataset, index=frame, **options)
     except (Exception, MemoryError) as error:
         reason, sentence = (
             Reason.DECODE_FAILED,
@@ -217,22 +263,28 @@ def _decode_native(dataset: Dataset) -> StoredValues:
     return StoredValues(values, "pydicom")
 
 
-def _decode_encapsulated(dataset: Dataset, rows: int, columns: int) -> StoredValues:
+def _decode_encapsulated(dataset: Dataset, frame: int, rows: int, columns: int) -> StoredValues:
     decoder = _decoder(dataset)
     try:
-        frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
+        offsets = tuple(value(dataset, f"ExtendedOffsetTable{part}") for part in ("", "Lengths"))
+        codestream = get_frame(
+            dataset.PixelData,
+            frame,
+            number_of_frames=number_of_frames(dataset),
+            extended_offsets=None if None in offsets else offsets,
+        )
     except Exception as error:
         raise ImageError(
             Reason.DECODE_FAILED, "The encapsulated pixel data are damaged."
         ) from error
-    deeper = _check_codestream(dataset, frame, rows, columns)
+    deeper = _check_codestream(dataset, codestream, rows, columns)
 
     refusals = []
     options: Any = {"correct_unused_bits": not deeper}
     plugins = [name for name in _DECODER_ORDER if name in decoder.available_plugins]
     for plugin in plugins:
         try:
-            values, _ = decoder.as_array(dataset, index=0, decoding_plugin=plugin, **options)
+            values, _ = decoder.as_array(dataset, index=frame, decoding_plugin=plugin, **options)
         except (Exception, MemoryError) as error:
             if decoder_imagecodecs.CONTRADICTION in str(error):
                 raise ImageError(
@@ -278,7 +330,8 @@ def _check_codestream(dataset: Dataset, frame: bytes, rows: int, columns: int) -
             f"The header says {expected.kind}, {rows} x {columns}, 1 sample; the codestream says "
             f"{size.kind}, {size.rows} x {size.columns}, {size.components}.",
         )
-    if not is_whole(frame):
+    # JPEG XL has no end marker; its decoder misses what is cut off.
+    if size.kind != "jpeg_xl" and not is_whole(frame):
         raise ImageError(
             Reason.DECODE_FAILED, "The pixel data have no end marker; the file may be cut off."
         )
@@ -308,7 +361,7 @@ def _within_depth(values: np.ndarray, bits_stored: int, *, lossy: bool) -> np.nd
 def _decoder(dataset: Dataset) -> Decoder:
     syntax = dataset.file_meta.TransferSyntaxUID
     try:
-        return get_decoder(syntax)
+        return decoder_imagecodecs.find_decoder(syntax)
     except (NotImplementedError, ValueError):
         known = syntax.name if syntax.is_transfer_syntax else "it names"
         raise ImageError(

@@ -189,22 +189,19 @@ def _area_weights(length: int, wanted: int) -> sparse.csr_array:
 
 
 def _average_rows(pixels: np.ndarray, wanted: int) -> np.ndarray:
-    """(H, W) to (wanted, W) float32, by matrix products over blocks of the banded weights."""
-    length = pixels.shape[0]
-    if length == wanted:
-        return pixels.astype(np.float32)
-    weights = _area_weights(length, wanted)
-    averaged = np.empty((wanted, pixels.shape[1]), np.float32)
-    for start in range(0, wanted, _BLOCK):
-        band = weights[start : start + _BLOCK]
-        low, high = int(band.indices.min()), int(band.indices.max()) + 1
-        dense = band[:, low:high].toarray().astype(np.float32)
-        np.matmul(dense, pixels[low:high].astype(np.float32), out=averaged[start : start + _BLOCK])
+    """(H, W) to (wanted, W) float32."""
+    wide = pixels.astype(np.float32)
+    if pixels.shape[0] == wanted:
+        return wide
+    averaged: np.ndarray = _area_weights(pixels.shape[0], wanted).astype(np.float32) @ wide
     return averaged
 
 
 def _average_columns(pixels: np.ndarray, wanted: int) -> np.ndarray:
-    """(H, W) float32 to (H, wanted) float32."""
+    """(H, W) float32 to (H, wanted) float32, by products with dense blocks of the weights.
+
+    Along the rows a sparse product would stride through memory.
+    """
     length = pixels.shape[1]
     if length == wanted:
         return pixels

@@ -5,6 +5,7 @@ range) → inversion → uint16. Every step is a function of one stored value, s
 once for each value that can occur, and the image is one look-up.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,6 +82,33 @@ def apply_grey_scale(
     return GreyImage(pixels, full_range, voi_applied)
 
 
+def brightest(images: Iterable[GreyImage]) -> GreyImage:
+    """The maximum over the frames of one file, pixel by pixel.
+
+    Args:
+        images: one or more, of one shape; each is let go before the next is asked for.
+
+    Returns:
+        The image; ``voi_applied`` names each transformation that a frame had, in order.
+
+    Raises:
+        ImageError: every pixel has one value (``constant_pixels``).
+    """
+    applied: dict[str, None] = {}
+    pixels = full_range = None
+    for image in images:
+        applied[image.voi_applied] = None
+        if pixels is None or full_range is None:
+            pixels, full_range = image.pixels.copy(), image.full_range.copy()
+        else:
+            np.maximum(pixels, image.pixels, out=pixels)
+            np.maximum(full_range, image.full_range, out=full_range)
+    assert pixels is not None and full_range is not None
+    if full_range.min() == full_range.max():
+        raise ImageError(Reason.EMPTY_PIXELS, "Every pixel of every frame has one value.")
+    return GreyImage(pixels, full_range, "|".join(applied))
+
+
 def stretch_raster(stored: np.ndarray) -> GreyImage:
     """Bring a raster image to the full uint16 range.
 
@@ -127,8 +155,7 @@ def _apply_modality(stored: np.ndarray, header: Dataset) -> np.ndarray:
         module = Dataset()
         module.ModalityLUTSequence = [_readable_lut(table[0], header)]
         return apply_modality_lut(stored.astype(np.int64), module).astype(np.float64)
-    group = functional_group(header, "PixelValueTransformationSequence")
-    for holder in (header, *([] if group is None else [group])):
+    for holder in _with_frames_own(header, "PixelValueTransformationSequence"):
         slope, intercept = numbers(holder, "RescaleSlope"), numbers(holder, "RescaleIntercept")
         if slope and intercept and slope[0] != 0:
             module = Dataset()
@@ -141,9 +168,9 @@ def _apply_voi(
     values: np.ndarray, ends: np.ndarray, header: Dataset, policy: VoiPolicy
 ) -> tuple[np.ndarray, str]:
     if policy in (VoiPolicy.AUTO, VoiPolicy.LUT):
-        tables = items(header, "VOILUTSequence")
-        if tables:
-            return _apply_voi_lut(values, _readable_lut(tables[0], header)), "lut"
+        for holder in _with_frames_own(header, "FrameVOILUTSequence"):
+            for table in items(holder, "VOILUTSequence")[:1]:
+                return _apply_voi_lut(values, _readable_lut(table, header)), "lut"
         if policy == VoiPolicy.LUT:
             raise ImageError(Reason.NO_VOI, "The header gives no VOI LUT Sequence, as asked for.")
     if policy in (VoiPolicy.AUTO, VoiPolicy.WINDOW):
@@ -195,8 +222,7 @@ def _readable_lut(item: Dataset, header: Dataset) -> Dataset:
 
 def _first_window(header: Dataset) -> Dataset | None:
     """The first window as a VOI module whose output range is 0..65535; None where unusable."""
-    group = functional_group(header, "FrameVOILUTSequence")
-    for holder in (header, *([] if group is None else [group])):
+    for holder in _with_frames_own(header, "FrameVOILUTSequence"):
         center, width = numbers(holder, "WindowCenter"), numbers(holder, "WindowWidth")
         function = (text(holder, "VOILUTFunction") or "LINEAR").upper()
         if not center or not width or function not in _WINDOW_FUNCTIONS:
@@ -211,6 +237,12 @@ def _first_window(header: Dataset) -> Dataset | None:
         window.VOILUTFunction = function
         return window
     return None
+
+
+def _with_frames_own(header: Dataset, keyword: str) -> tuple[Dataset, ...]:
+    """Where an attribute may stand: the frame's own functional group, then the header."""
+    group = functional_group(header, keyword)
+    return (header,) if group is None else (group, header)
 
 
 def _is_padding(every_value: np.ndarray, header: Dataset) -> np.ndarray:

@@ -58,8 +58,8 @@ _SIDE_AND_VIEW = re.compile(
     r"[\s_^,/.-]*(?P<side_after>LEFT|RIGHT|L|R)?(?![A-Z])"
 )
 
-# Free texts where acquisition stations put "R CC" or "MLO L" when View Position is empty;
-# computed-radiography readers (Fujifilm) name the exposure menu in the first two.
+# Free texts where acquisition stations put "R CC" or "MLO L" when View Position is empty. Fujifilm
+# names the exposure menu in the first (reginabarzilaygroup/Mirai, pull request 11).
 _TEXTS_WITH_VIEW = (
     "AcquisitionDeviceProcessingDescription",
     "AcquisitionDeviceProcessingCode",
@@ -92,6 +92,7 @@ class HeaderFacts:
         view_modifiers: CID 4015 modifiers in words, sorted.
         rows: Rows.
         columns: Columns.
+        number_of_frames: Number of Frames, 1 where it is not given.
         photometric_interpretation: Photometric Interpretation.
         imager_pixel_spacing: (row, column) mm at the detector.
         manufacturer: Manufacturer.
@@ -108,6 +109,7 @@ class HeaderFacts:
     view_modifiers: tuple[str, ...]
     rows: int | None
     columns: int | None
+    number_of_frames: int | None
     photometric_interpretation: str | None
     imager_pixel_spacing: tuple[float, float] | None
     manufacturer: str | None
@@ -127,6 +129,7 @@ def read_facts(header: Dataset) -> HeaderFacts:
         view_modifiers=find_view_modifiers(header),
         rows=integer(header, "Rows"),
         columns=integer(header, "Columns"),
+        number_of_frames=number_of_frames(header),
         photometric_interpretation=text(header, "PhotometricInterpretation"),
         imager_pixel_spacing=find_imager_pixel_spacing(header),
         manufacturer=text(header, "Manufacturer"),
@@ -271,6 +274,34 @@ def find_age(header: Dataset) -> float | None:
     return round(years, 2) if 0 < years < 120 else None
 
 
+def number_of_frames(header: Dataset) -> int:
+    """Number of Frames, 1 where it is not given or is no number."""
+    return max(integer(header, "NumberOfFrames") or 1, 1)
+
+
+def header_of_frame(header: Dataset, frame: int) -> Dataset:
+    """The header as it stands for one frame: of the per-frame groups, only that frame's is left.
+
+    Args:
+        header: of the whole file.
+        frame: which, from 0.
+
+    Returns:
+        A new dataset that shares its elements with ``header``.
+
+    Source: DICOM PS3.3 C.7.6.16.1 (Multi-frame Functional Groups).
+    """
+    single = Dataset()
+    single.update(header)
+    single.file_meta = header.file_meta
+    groups = items(header, "PerFrameFunctionalGroupsSequence")
+    if groups:
+        # A new element: to assign would change the one that is shared.
+        own = groups[frame : frame + 1]
+        single.add_new("PerFrameFunctionalGroupsSequence", "SQ", own)
+    return single
+
+
 def functional_group(header: Dataset, keyword: str) -> Dataset | None:
     """The first item of a functional group sequence: the shared one, else the first frame's.
 
@@ -359,7 +390,8 @@ def _side_and_view_from_texts(header: Dataset) -> tuple[Laterality | None, str |
 def _from_orientation(header: Dataset) -> tuple[Laterality | None, str | None]:
     # PS3.3 C.8.11.7.1.? : mammograms are shown with the axilla or the lateral side on top, so the
     # columns of a right breast run towards the patient's left.
-    given = value(header, "PatientOrientation")
+    group = functional_group(header, "PatientOrientationInFrameSequence")
+    given = value(header if group is None else group, "PatientOrientation")
     try:
         row, column = (str(entry).strip() for entry in given)
     except (TypeError, ValueError):

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from mammo_pd.terms import VoiPolicy
+from mammo_pd.terms import Frames, VoiPolicy
 
 # Part of the store's fingerprint: raised whenever the same file gives other pixels.
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -14,6 +14,8 @@ class ImagingSettings:
 
     Attributes:
         voi: which value-of-interest transformation makes the grey scale.
+        frames: what is taken of a file of several frames.
     """
 
     voi: VoiPolicy = VoiPolicy.AUTO
+    frames: Frames = Frames.EXCLUDE

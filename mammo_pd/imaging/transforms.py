@@ -3,7 +3,7 @@
 Thin around the pure functions of this package, so that each can be taken into another MONAI
 pipeline. Beside the image they keep, for the key ``image``: ``image_facts`` (what the manifest
 wants, plain values), ``image_identifiers`` (original identifiers: never to be written but to the
-owner-only record), and at the end ``image_levels`` and ``image_thumbnail``.
+owner-only record), and at the end ``image_levels`` and, where wanted, ``image_thumbnail``.
 """
 
 from collections.abc import Hashable, Mapping
@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from monai.config import KeysCollection
 from monai.transforms import Compose, MapTransform
+from pydicom.dataset import Dataset
 
 from mammo_pd.errors import ImageError
 from mammo_pd.imaging.breast import find_breast
-from mammo_pd.imaging.dicom import decode, read_dataset
+from mammo_pd.imaging.dicom import StoredFrames, decode, read_dataset
 from mammo_pd.imaging.geometry import (
     area_average,
     block_mean,
@@ -25,16 +26,18 @@ from mammo_pd.imaging.geometry import (
     fitted_size,
     turn_chest_wall_left,
 )
-from mammo_pd.imaging.grey_scale import apply_grey_scale, stretch_raster
+from mammo_pd.imaging.grey_scale import apply_grey_scale, brightest, stretch_raster
 from mammo_pd.imaging.header import (
     HeaderFacts,
     check_is_mammogram,
+    header_of_frame,
+    number_of_frames,
     read_facts,
     read_identifiers,
 )
 from mammo_pd.imaging.raster import RASTER_SUFFIXES, read_raster
 from mammo_pd.imaging.settings import ImagingSettings
-from mammo_pd.terms import Laterality, Reason, VoiPolicy
+from mammo_pd.terms import Frames, Laterality, Reason, VoiPolicy
 
 THUMBNAIL_LONG_SIDE = 256
 
@@ -42,10 +45,19 @@ THUMBNAIL_LONG_SIDE = 256
 class LoadMammogramd(MapTransform):
     """Read a file: the path under the key becomes (1, H, W) stored values.
 
+    Of a file of several frames it takes what ``frames`` says; with ``mip`` they are
+    ``StoredFrames`` of shape (frames, H, W), and ``ApplyGreyScaled`` takes the maximum. The fact
+    ``frame`` says what was taken: the frame's number from 1, as DICOM counts, or ``mip``; None for
+    a single frame.
+
     Adds ``KEY_facts``, ``KEY_identifiers`` and ``KEY_header`` (the DICOM dataset without its pixel
     data, for the grey scale; None for a raster file). ``KEY_assume_mammogram``, where given and
     true, says that a missing Modality is no obstacle.
     """
+
+    def __init__(self, keys: KeysCollection, frames: Frames = Frames.EXCLUDE) -> None:
+        super().__init__(keys)
+        self.frames = frames
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Load every key.
@@ -58,31 +70,47 @@ class LoadMammogramd(MapTransform):
             path = Path(sample[key])
             assume = bool(sample.pop(f"{key}_assume_mammogram", False))
             if path.suffix.lower() in RASTER_SUFFIXES:
-                stored, decoder, header = read_raster(path), "pillow", None
-                facts = _facts_of_raster(stored)
-                identifiers: dict[str, str] = {}
+                raster = read_raster(path)
+                sample[key] = raster[None]
+                sample[f"{key}_facts"] = _facts_of_raster(raster)
+                sample[f"{key}_identifiers"] = {}
+                sample[f"{key}_header"] = None
             else:
                 header = read_dataset(path)
                 check_is_mammogram(header, assume_mammogram=assume)
-                decoded = decode(header)
-                stored, decoder = decoded.values, decoded.decoder
-                facts = _plain(read_facts(header))
-                facts["transfer_syntax"] = str(header.file_meta.TransferSyntaxUID)
-                identifiers = read_identifiers(header)
-                del header.PixelData
-            facts |= {"rows": stored.shape[0], "columns": stored.shape[1], "decoder": decoder}
-            sample[key] = stored[None]
-            sample[f"{key}_facts"] = facts
-            sample[f"{key}_identifiers"] = identifiers
-            sample[f"{key}_header"] = header
+                sample[key], header, facts = self._decode(header)
+                facts |= _plain(read_facts(header)) | {
+                    "transfer_syntax": str(header.file_meta.TransferSyntaxUID),
+                    "rows": sample[key].shape[1],
+                    "columns": sample[key].shape[2],
+                }
+                sample[f"{key}_facts"] = facts
+                sample[f"{key}_identifiers"] = read_identifiers(header)
+                sample[f"{key}_header"] = header
         return sample
+
+    def _decode(self, header: Dataset) -> tuple[np.ndarray | StoredFrames, Dataset, dict[str, Any]]:
+        """Stored values, the header that goes with them, and the facts ``decoder``, ``frame``."""
+        several = number_of_frames(header) > 1
+        if several and self.frames == Frames.MIP:
+            frames = StoredFrames(header)
+            return frames, header, {"decoder": frames.decoder, "frame": "mip"}
+        number = None
+        if several and self.frames == Frames.MIDDLE:
+            number = number_of_frames(header) // 2
+        decoded = decode(header, number)
+        if number is not None:
+            header = header_of_frame(header, number)
+        del header.PixelData
+        taken = None if number is None else str(number + 1)
+        return decoded.values[None], header, {"decoder": decoded.decoder, "frame": taken}
 
 
 class ApplyGreyScaled(MapTransform):
     """Turn (1, H, W) stored values into (1, H, W) uint16 presentation values, black to white.
 
-    Uses up ``KEY_header``; adds ``KEY_full_range`` (the same before any window, (H, W)) and the
-    fact ``voi_applied``.
+    Several frames become their maximum, each in its own grey scale. Uses up ``KEY_header``; adds
+    ``KEY_full_range`` (the same before any window, (H, W)) and the fact ``voi_applied``.
     """
 
     def __init__(self, keys: KeysCollection, voi: VoiPolicy = VoiPolicy.AUTO) -> None:
@@ -94,12 +122,16 @@ class ApplyGreyScaled(MapTransform):
         sample = dict(data)
         for key in self.key_iterator(sample):
             header = sample.pop(f"{key}_header")
-            stored = sample[key][0]
-            grey = (
-                stretch_raster(stored)
-                if header is None
-                else apply_grey_scale(stored, header, self.voi)
-            )
+            stored = sample[key]
+            if header is None:
+                grey = stretch_raster(stored[0])
+            elif isinstance(stored, StoredFrames):
+                grey = brightest(
+                    apply_grey_scale(frame, header_of_frame(header, number), self.voi)
+                    for number, frame in enumerate(stored)
+                )
+            else:
+                grey = apply_grey_scale(stored[0], header, self.voi)
             sample[key] = grey.pixels[None]
             sample[f"{key}_full_range"] = grey.full_range
             sample[f"{key}_facts"] = sample[f"{key}_facts"] | {"voi_applied": grey.voi_applied}
@@ -109,11 +141,16 @@ class ApplyGreyScaled(MapTransform):
 class CropBreastd(MapTransform):
     """Crop to the breast and set what is not breast to 0.
 
-    Uses up ``KEY_full_range``; adds ``KEY_thumbnail`` (the full frame, uint8, long side 256) and
-    the facts crop_top, crop_left, crop_height, crop_width, image_side (where the chest wall lies:
-    as seen, or as the laterality tag says where the verdict is doubtful), breast_verdict,
-    breast_area_fraction, breast_solidity and laterality_agrees (None where it cannot be told).
+    Uses up ``KEY_full_range``; adds, where wanted, ``KEY_thumbnail`` (the full frame, uint8, long
+    side 256) and the facts crop_top, crop_left, crop_height, crop_width, image_side (where the
+    chest wall lies: as seen, or as the laterality tag says where the verdict is doubtful),
+    breast_verdict, breast_area_fraction, breast_solidity and laterality_agrees (None where it
+    cannot be told).
     """
+
+    def __init__(self, keys: KeysCollection, *, thumbnail: bool = False) -> None:
+        super().__init__(keys)
+        self.thumbnail = thumbnail
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Crop every key.
@@ -134,7 +171,8 @@ class CropBreastd(MapTransform):
                 side = region.side if region.verdict == "ok" else tagged
                 agrees = region.side == tagged if region.verdict == "ok" else None
             sample[key] = region.cut_out(pixels)[None]
-            sample[f"{key}_thumbnail"] = _thumbnail(pixels)
+            if self.thumbnail:
+                sample[f"{key}_thumbnail"] = _thumbnail(pixels)
             sample[f"{key}_facts"] = facts | {
                 "crop_top": region.box.top,
                 "crop_left": region.box.left,
@@ -164,7 +202,7 @@ class OrientChestWallLeftd(MapTransform):
 
 
 class BuildPyramidd(MapTransform):
-    """Add ``KEY_levels``: native and long sides 2048, 1024, 512 as (h, w) uint16."""
+    """Add ``KEY_levels``: native and the long sides of the pyramid as (h, w) uint16."""
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Build for every key."""
@@ -174,13 +212,18 @@ class BuildPyramidd(MapTransform):
         return sample
 
 
-def mammogram_transforms(settings: ImagingSettings) -> Compose:
-    """Compose the whole way from ``{"image": path}`` to the pyramid."""
+def mammogram_transforms(settings: ImagingSettings, *, thumbnail: bool = False) -> Compose:
+    """Compose the whole way from ``{"image": path}`` to the pyramid.
+
+    Args:
+        settings: what decides the pixels.
+        thumbnail: whether a small picture of the whole frame is wanted.
+    """
     return Compose(
         [
-            LoadMammogramd("image"),
+            LoadMammogramd("image", settings.frames),
             ApplyGreyScaled("image", settings.voi),
-            CropBreastd("image"),
+            CropBreastd("image", thumbnail=thumbnail),
             OrientChestWallLeftd("image"),
             BuildPyramidd("image"),
         ]
@@ -199,8 +242,8 @@ def process_mammogram(
             obstacle.
 
     Returns:
-        ``image`` (1, h, w) uint16, ``image_levels``, ``image_facts``, ``image_identifiers``,
-        ``image_thumbnail`` ((h, w) uint8, the full frame).
+        ``image`` (1, h, w) uint16, ``image_levels``, ``image_facts``, ``image_identifiers``
+        and, where the transforms make it, ``image_thumbnail`` ((h, w) uint8, the full frame).
 
     Raises:
         ImageError: the image cannot be used. Nothing else is raised for a bad file.
@@ -247,6 +290,7 @@ def _facts_of_raster(stored: np.ndarray) -> dict[str, Any]:
         view_modifiers=(),
         rows=stored.shape[0],
         columns=stored.shape[1],
+        number_of_frames=1,
         photometric_interpretation=None,
         imager_pixel_spacing=None,
         manufacturer=None,
@@ -257,7 +301,7 @@ def _facts_of_raster(stored: np.ndarray) -> dict[str, Any]:
         implant=None,
         phantom=None,
     )
-    return _plain(nothing) | {"transfer_syntax": None}
+    return _plain(nothing) | {"transfer_syntax": None, "decoder": "pillow", "frame": None}
 
 
 def _thumbnail(pixels: np.ndarray) -> np.ndarray:

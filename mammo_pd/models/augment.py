@@ -114,7 +114,7 @@ def draw_affine(keys: Tensor, canvas: tuple[int, int], settings: AugmentSettings
     flip_column = 1 - 2 * (draw[:, 1] < settings.horizontal_flip).float()
     angle = (2 * draw[:, 2] - 1) * math.radians(settings.rotation_degrees)
     zoom = 1 + (2 * draw[:, 3] - 1) * settings.scale
-    shift = (2 * draw[:, 4:6] - 1) * settings.shift * keys.new_tensor(canvas)
+    shift = (2 * draw[:, 4:6] - 1) * settings.shift
     cosine, sine = torch.cos(angle) / zoom, torch.sin(angle) / zoom
     linear = torch.stack(
         [
@@ -123,9 +123,11 @@ def draw_affine(keys: Tensor, canvas: tuple[int, int], settings: AugmentSettings
         ],
         dim=1,
     )
-    centre = torch.tensor([canvas[0] / 2, canvas[1] / 2], device=keys.device)
-    offset = centre - (linear @ (centre + shift)[:, :, None])[:, :, 0]
-    return torch.cat([linear, offset[:, :, None]], dim=2)
+    # In scalars: a tensor made of them on the host would have to wait for the device.
+    moved_row, moved_column = canvas[0] * (0.5 + shift[:, 0]), canvas[1] * (0.5 + shift[:, 1])
+    offset_row = canvas[0] / 2 - linear[:, 0, 0] * moved_row - linear[:, 0, 1] * moved_column
+    offset_column = canvas[1] / 2 - linear[:, 1, 0] * moved_row - linear[:, 1, 1] * moved_column
+    return torch.cat([linear, torch.stack([offset_row, offset_column], dim=1)[:, :, None]], dim=2)
 
 
 def compose(outer: Tensor, inner: Tensor) -> Tensor:

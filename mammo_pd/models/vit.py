@@ -10,6 +10,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.layers import PatchEmbed
 from timm.models import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -29,7 +30,7 @@ class PatchViT(nn.Module):
 
     def __init__(self, vit: VisionTransformer) -> None:
         super().__init__()
-        if type(vit) is not VisionTransformer or vit.pos_embed is None or vit.dynamic_img_size:
+        if not _is_plain(vit):
             raise InputError(
                 f"{type(vit).__name__} is not a plain vision transformer with an absolute position "
                 "embedding, so patches cannot be dropped from it; choose one of timm's vit_*, "
@@ -96,6 +97,22 @@ class PatchViT(nn.Module):
                 front = front + vit.pos_embed[:, :in_prefix]
             x = torch.cat([front.expand(len(x), -1, -1), x], dim=1)
         return vit.pos_drop(x)  # type: ignore[no-any-return]
+
+
+def _is_plain(vit: nn.Module) -> bool:
+    """Whether patches are embedded one by one and have an absolute position embedding."""
+    # A hybrid's convolutional stem, or a distilled model's second head, is no plain ViT.
+    if type(vit) is not VisionTransformer:
+        return False
+    embed: Any = vit.patch_embed
+    return (
+        type(embed) is PatchEmbed
+        and vit.pos_embed is not None
+        and not vit.dynamic_img_size
+        and embed.patch_size[0] == embed.patch_size[1]
+        and embed.proj.kernel_size == embed.proj.stride == tuple(embed.patch_size)
+        and embed.proj.padding == (0, 0)
+    )
 
 
 def build_vit(

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,22 @@ from mammo_pd.config import load_config
 from mammo_pd.data.dataset import MammogramDataset
 from mammo_pd.data.manifest import MANIFEST_SCHEMA, read_manifest
 from mammo_pd.data.splits import check_split, read_split
-from mammo_pd.data.store import open_store, read_facts
+from mammo_pd.data.store import StorePaths, open_store, read_facts
 from mammo_pd.errors import InputError
 from mammo_pd.evaluation.report import ReportContext
 from mammo_pd.files import write_beside
 from mammo_pd.models.sampler import PatchSampler
-from mammo_pd.models.vit import build_vit
+from mammo_pd.models.vit import PatchViT, build_vit
 from mammo_pd.stages.split import count_parts
-from mammo_pd.stages.train import make_fabric, make_loader, read_run, rows_of, to_device
+from mammo_pd.stages.train import (
+    count_in_no_part,
+    hash_of_labels,
+    make_fabric,
+    make_loader,
+    read_run,
+    rows_of,
+    to_device,
+)
 from mammo_pd.terms import Split, Status
 from mammo_pd.training.checkpoint import load_state, load_weights
 
@@ -40,8 +48,12 @@ class Scored:
         facts: of the run, as `mammo_pd.stages.train.read_run` gives them.
         epoch: whose weights were used.
         parts: patients, images and positives of each part of the split.
+        label_definition: of the labels as they are in the store now.
         exclusions: images of the store that were left out, by reason.
         phantom: whether any image is a phantom.
+        paths: the store.
+        images: the manifest's rows of the images scored.
+        model: in evaluation mode, on its device.
     """
 
     file: Path
@@ -49,8 +61,12 @@ class Scored:
     facts: dict[str, Any]
     epoch: int
     parts: list[dict[str, int | str]]
+    label_definition: str | None
     exclusions: dict[str, int]
     phantom: bool
+    paths: StorePaths
+    images: pd.DataFrame
+    model: PatchViT
 
 
 def predict(
@@ -75,6 +91,8 @@ def predict(
     """
     facts = read_run(run)
     config = load_config(run / "config.yaml")
+    # One device is enough, and it need not be of the kind that trained.
+    config = replace(config, device=replace(config.device, devices=1, accelerator="auto"))
     paths = open_store(store or Path(facts["store"]))
     if read_facts(paths)["fingerprint"] != facts["store_fingerprint"]:
         raise InputError(
@@ -91,6 +109,12 @@ def predict(
         )
     check_split(split, manifest)
     rows = rows_of(manifest, split, config.data.fold)
+    if hash_of_labels(rows) != facts["labels_hash"] and not accept_other_split:
+        raise InputError(
+            f"the labels in {paths.root} have changed since the run {run.name} was trained; put "
+            "them back with mammo-pd preprocess --labels, or say --accept-other-split to score the "
+            "run by the labels as they are now."
+        )
     rows = rows[rows["split"] != Split.TRAIN].reset_index(drop=True)
 
     canvas = (int(facts["canvas"][0]), int(facts["canvas"][1]))
@@ -117,7 +141,9 @@ def predict(
     table = rows[columns].assign(score=scores.numpy(), split=rows["split"])
     if config.data.fold is not None:
         table["fold"] = config.data.fold
-    further = [name for name in rows if name not in (*MANIFEST_SCHEMA.names, *table.columns)]
+    # A column fold of the label table is not the fold of this split.
+    kept_apart = (*MANIFEST_SCHEMA.names, *table.columns, "fold")
+    further = [name for name in rows if name not in kept_apart]
     for name in (*_STRATA, *further):
         table[name] = rows[name]
     file = run / "predictions.csv"
@@ -127,15 +153,22 @@ def predict(
         f"scored {len(table)} images on all {model.num_tokens} patches with the weights of epoch "
         f"{epoch}"
     )
-    reasons = manifest.loc[manifest["status"] != Status.OK, "reason"]
+    exclusions = Counter(manifest.loc[manifest["status"] != Status.OK, "reason"])
+    left_out = count_in_no_part(manifest, split)
+    if left_out:
+        exclusions["in no part of the split"] = left_out
     return Scored(
         file=file,
         table=table,
         facts=facts,
         epoch=epoch,
         parts=count_parts(manifest, split),
-        exclusions=dict(Counter(reasons)),
+        label_definition=read_facts(paths).get("labels", {}).get("definition"),
+        exclusions=exclusions,
         phantom=bool(manifest["phantom"].fillna(False).any()),
+        paths=paths,
+        images=rows,
+        model=model,
     )
 
 
@@ -178,7 +211,7 @@ def context_of(scored: Sequence[Scored]) -> ReportContext:
         split_hash=facts["split_hash"],
         split_part=folds or str(Split.TEST),
         store_fingerprint=facts["store_fingerprint"],
-        label_definition=facts["label_definition"],
+        label_definition=first.label_definition,
         exclusions=first.exclusions,
         parts=first.parts,
         phantom=first.phantom,

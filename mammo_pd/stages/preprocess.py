@@ -10,11 +10,13 @@ import multiprocessing
 import os
 import shutil
 import signal
+import uuid
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from mammo_pd.data.store import (
     StorePaths,
     create_or_match,
     read_facts,
+    stored_bytes,
     take_in,
     write_facts,
     write_levels,
@@ -55,13 +58,17 @@ class Job:
 
     Attributes:
         source: the file.
+        version: its size in bytes and modification time in ns.
         named: the label table names it, so it is a mammogram whatever its tags lack.
-        partial: where the worker writes its levels.
+        settings: what decides the pixels.
+        partial: the folder in which workers write.
         thumbnail: whether a thumbnail of the whole frame is wanted.
     """
 
     source: Path
+    version: tuple[int, int]
     named: bool
+    settings: ImagingSettings
     partial: Path
     thumbnail: bool
 
@@ -73,12 +80,14 @@ class Outcome:
     Attributes:
         facts: columns of the manifest.
         identifiers: the original ones, for the owner-only record.
+        levels: where the worker wrote the levels; None where there are none.
         pixel_digest: of the stored native pixels; empty where there are none.
         thumbnail: (h, w) uint8 whole frame, where wanted.
     """
 
     facts: dict[str, Any]
     identifiers: dict[str, str] = field(default_factory=dict)
+    levels: Path | None = None
     pixel_digest: bytes = b""
     thumbnail: npt.NDArray[np.uint8] | None = None
 
@@ -96,6 +105,7 @@ class PreprocessSummary:
         positive: of those, the positive ones.
         unmatched_labels: rows of the label table that match no image.
         disagreeing: images whose side by table and by tag differ.
+        closed_folders: folders that could not be listed.
         details: one example sentence for each reason.
     """
 
@@ -107,6 +117,7 @@ class PreprocessSummary:
     positive: int
     unmatched_labels: int
     disagreeing: int
+    closed_folders: int
     details: dict[str, str]
 
     @property
@@ -122,8 +133,10 @@ def preprocess(
     labels: LabelTable | None = None,
     settings: ImagingSettings | None = None,
     workers: int | None = None,
+    scheduler: str | None = None,
     contact_sheet: Path | None = None,
     crosswalk: Path | None = None,
+    key: bytes | None = None,
     say: Callable[[str], None] = print,
 ) -> PreprocessSummary:
     """Take every mammogram under a folder into a store.
@@ -134,8 +147,12 @@ def preprocess(
         labels: the label table; without one, labels of an earlier run are kept.
         settings: what decides the pixels.
         workers: processes; by default one for each core.
+        scheduler: address of a Dask scheduler, such as ``tcp://host:8786``, whose workers take the
+            place of processes here; they must see the folder and the store under the same paths.
         contact_sheet: a PNG to draw every crop of the folder on.
         crosswalk: a CSV to write image_id, path and original identifiers to.
+        key: of the hashes, 32 bytes, so that images get the names that they have in another store;
+            by default a new store makes its own.
         say: takes one line for people.
 
     Raises:
@@ -143,58 +160,54 @@ def preprocess(
     """
     settings = settings or ImagingSettings()
     folder = folder.resolve()
-    sources, other_files = _find(folder)
+    closed: list[OSError] = []
+    sources, other_files = _find(folder, closed)
     described = {
         **{name: str(value) for name, value in asdict(settings).items()},
         "algorithm": ALGORITHM_VERSION,
         "levels": list(PYRAMID_LONG_SIDES),
     }
-    paths = create_or_match(out, described)
+    paths = create_or_match(out.resolve(), described)
     fingerprint = read_facts(paths)["fingerprint"]
-    with Record(paths) as record:
-        named = {source for source in sources if labels and labels.find(source) is not None}
-        wanted = [
-            source
-            for source in sources
-            if _is_pending(source, paths, record, source in named, contact_sheet is not None)
-        ]
-        rasters = [
-            source
-            for source in wanted
-            if source.suffix.lower() in RASTER_SUFFIXES and source not in named
-        ]
-        for source in rasters:
-            _commit(_not_in_table(), source, folder, paths, record, fingerprint, None)
-        jobs = [
-            Job(
+    with Record(paths, key) as record:
+        jobs: list[Job] = []
+        rasters: list[Job] = []
+        for source in sources:
+            job = Job(
                 source,
-                source in named,
-                paths.partial / hashlib.sha256(str(source).encode()).hexdigest()[:20],
+                _version(source),
+                labels is not None and labels.find(source) is not None,
+                settings,
+                paths.partial,
                 contact_sheet is not None,
             )
-            for source in sorted(set(wanted) - set(rasters))
-        ]
-        workers = max(1, min(workers or _cores(), len(jobs)))
-        say(
-            f"{len(sources)} images in {folder}"
-            + (
-                f", {len(sources) - len(wanted)} of them done before"
-                if len(wanted) < len(sources)
-                else ""
-            )
-            + (f"; {other_files} other files passed over" if other_files else "")
-        )
+            if not _is_pending(job, paths, record):
+                continue
+            unnamed_raster = source.suffix.lower() in RASTER_SUFFIXES and not job.named
+            (rasters if unnamed_raster else jobs).append(job)
+        for job in rasters:
+            _commit(job, _not_in_table(), folder, paths, record, fingerprint)
+        pending = len(jobs) + len(rasters)
+        done = f", {len(sources) - pending} of them done before" if pending < len(sources) else ""
+        other = f"; {other_files} other files passed over" if other_files else ""
+        say(f"{len(sources)} images in {folder}{done}{other}")
         shutil.rmtree(paths.partial, ignore_errors=True)
-        bar = tqdm(total=len(jobs), unit="image", desc="preprocess", disable=not jobs or None)
-        with bar:
-            for number, (job, outcome) in enumerate(_run(jobs, settings, workers), start=1):
-                _commit(outcome, job.source, folder, paths, record, fingerprint, job.partial)
+        outcomes = (
+            _run_here(jobs, max(1, min(workers or _cores(), len(jobs))))
+            if scheduler is None
+            else _run_on_cluster(jobs, scheduler)
+        )
+        with tqdm(
+            total=len(jobs), unit="image", desc="preprocess", disable=not jobs or None
+        ) as bar:
+            for number, (job, outcome) in enumerate(outcomes, start=1):
+                _commit(job, outcome, folder, paths, record, fingerprint)
                 if number % _COMMIT_EVERY == 0:
                     record.commit()
                 bar.update()
         record.commit()
         shutil.rmtree(paths.partial, ignore_errors=True)
-        summary = _finish(folder, set(sources), paths, record, labels, len(wanted), other_files)
+        summary = _finish(folder, set(sources), paths, record, labels, pending, other_files, closed)
         if contact_sheet is not None:
             _draw(contact_sheet, folder, paths, record)
         if crosswalk is not None:
@@ -202,12 +215,12 @@ def preprocess(
     return summary
 
 
-def _find(folder: Path) -> tuple[list[Path], int]:
+def _find(folder: Path, closed: list[OSError]) -> tuple[list[Path], int]:
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; give the folder that holds the mammograms.")
     seen: Counter[bool] = Counter()
     sources = []
-    for path in each_file(folder):
+    for path in each_file(folder, closed.append):
         is_image = looks_like_image(path)
         seen[is_image] += 1
         if is_image:
@@ -224,109 +237,156 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _is_pending(
-    source: Path, paths: StorePaths, record: Record, named: bool, thumbnail: bool
-) -> bool:
+def _version(source: Path) -> tuple[int, int]:
+    try:
+        stat = source.stat()
+    except OSError:
+        return -1, -1  # a broken link: the worker says what is wrong with it
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _is_pending(job: Job, paths: StorePaths, record: Record) -> bool:
     """Whether a file is new, changed, now named by the label table, or its pixels are gone."""
-    known = record.known(source)
+    known = record.known(job.source)
     if known is None:
         return True
-    size, mtime_ns, image_id, status, reason = known
-    stat = source.stat()
-    if (stat.st_size, stat.st_mtime_ns) != (size, mtime_ns):
+    size, mtime_ns, image_id, status, reason, kept = known
+    if (size, mtime_ns) != job.version:
         return True
-    if status == Status.OK:
-        return not (paths.image(image_id) / "native.npy").is_file() or (
-            thumbnail and not _thumbnail(paths, image_id).is_file()
+    if reason is None:
+        return stored_bytes(paths, image_id) != kept or (
+            job.thumbnail and not _thumbnail(paths, image_id).is_file()
         )
-    return named and reason in (Reason.NOT_MAMMOGRAPHY, Reason.NOT_IN_TABLE)
+    if job.named and reason in (Reason.NOT_MAMMOGRAPHY, Reason.NOT_IN_TABLE):
+        return True
+    return status == Status.FAILED and Reason(reason).may_pass
 
 
-def _run(jobs: list[Job], settings: ImagingSettings, workers: int) -> Iterator[tuple[Job, Outcome]]:
-    """Process the jobs and give their outcomes in the jobs' order.
+def _in_order(
+    jobs: Iterable[Job], submit: Callable[[Job], "Future[Outcome]"], ahead: int
+) -> Iterator[tuple[Job, "Future[Outcome]"]]:
+    """Submit jobs, a few ahead, and give them in their order.
 
     In that order, so that which of two copies of an image is kept does not depend on timing.
     """
-    waiting = deque(jobs)
     under_way: deque[tuple[Job, Future[Outcome]]] = deque()
-    pool = _start_pool(settings, workers)
-    try:
-        while waiting or under_way:
-            while waiting and len(under_way) < workers * _WINDOW:
-                job = waiting.popleft()
-                under_way.append((job, pool.submit(_process, job)))
-            job, future = under_way[0]
-            try:
-                outcome = future.result()
-            except BrokenProcessPool:
-                # One of those under way killed its worker, and which one is not known: each is
-                # tried alone, so that only the culprit is lost.
-                pool.shutdown(cancel_futures=True)
-                yield from _run_alone([job for job, _ in under_way], settings)
-                under_way.clear()
-                pool = _start_pool(settings, workers)
-                continue
-            under_way.popleft()
-            yield job, outcome
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    for job in jobs:
+        under_way.append((job, submit(job)))
+        if len(under_way) > ahead:
+            yield under_way.popleft()
+    yield from under_way
 
 
-def _run_alone(jobs: list[Job], settings: ImagingSettings) -> Iterator[tuple[Job, Outcome]]:
-    pool = _start_pool(settings, 1)
+def _run_here(jobs: list[Job], workers: int) -> Iterator[tuple[Job, Outcome]]:
+    """Process the jobs in processes of this machine; one that dies loses its own image only."""
+    done = 0
+    while done < len(jobs):
+        pool = _start_pool(workers)
+        try:
+            for job, future in _in_order(jobs[done:], _submitter(pool), workers * _WINDOW):
+                yield job, future.result()
+                done += 1
+        except BrokenProcessPool:
+            # One of those under way killed its worker, and which one is not known: each is tried
+            # alone, so that only the culprit is lost.
+            suspects = jobs[done : done + workers * _WINDOW + 1]
+            yield from _run_alone(suspects)
+            done += len(suspects)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _submitter(pool: ProcessPoolExecutor) -> "Callable[[Job], Future[Outcome]]":
+    return lambda job: pool.submit(_process, job)
+
+
+def _run_alone(jobs: list[Job]) -> Iterator[tuple[Job, Outcome]]:
+    pool = _start_pool(1)
     try:
         for job in jobs:
-            shutil.rmtree(job.partial, ignore_errors=True)
             try:
                 yield job, pool.submit(_process, job).result()
             except BrokenProcessPool:
-                detail = "the process that read it died (a decoder crash, or out of memory)"
-                yield job, _failed(ImageError(Reason.WORKER_DIED, detail))
-                pool = _start_pool(settings, 1)
+                yield job, _worker_died()
+                pool = _start_pool(1)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _start_pool(settings: ImagingSettings, workers: int) -> ProcessPoolExecutor:
+def _start_pool(workers: int) -> ProcessPoolExecutor:
     # A fork server imports MONAI once for all workers and has no threads that a fork could freeze.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, "mammo_pd.imaging.transforms"])
     return ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_start_worker, initargs=(settings,)
+        workers,
+        mp_context=context,
+        initializer=signal.signal,
+        initargs=(signal.SIGINT, signal.SIG_IGN),
     )
 
 
-_transforms: Any = None
+def _run_on_cluster(jobs: list[Job], scheduler: str) -> Iterator[tuple[Job, Outcome]]:
+    """Process the jobs on a Dask cluster, which gives a dead worker's jobs to the others."""
+    try:
+        from distributed import Client, KilledWorker
+    except ImportError as error:
+        raise InputError(
+            "--scheduler needs Dask; install it with: pip install 'mammo-pd[cluster]'"
+        ) from error
+    try:
+        client = Client(scheduler, timeout="10s")
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"no Dask scheduler answers at {scheduler} ({error}); start one with: dask scheduler"
+        ) from error
+    with client:
+        threads = sum(client.nthreads().values())
+        ahead = max(1, threads) * _WINDOW
+        for job, future in _in_order(
+            jobs, lambda job: client.submit(_process, job, pure=False), ahead
+        ):
+            try:
+                yield job, future.result()
+            except KilledWorker:
+                yield job, _worker_died()
 
 
-def _start_worker(settings: ImagingSettings) -> None:
+def _worker_died() -> Outcome:
+    detail = "the process that read it died (a decoder crash, or out of memory)"
+    return _failed(ImageError(Reason.WORKER_DIED, detail))
+
+
+@lru_cache(maxsize=1)
+def _prepare(settings: ImagingSettings, thumbnail: bool) -> Any:
+    """Compose the transforms once in each process."""
     from threadpoolctl import threadpool_limits
 
     from mammo_pd.imaging.transforms import mammogram_transforms
 
-    global _transforms  # one process, one composition
-    _transforms = mammogram_transforms(settings)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # There is a worker for each core already; more threads only wait for one another.
     threadpool_limits(1)
+    return mammogram_transforms(settings, thumbnail=thumbnail)
 
 
 def _process(job: Job) -> Outcome:
     from mammo_pd.imaging.transforms import process_mammogram
 
+    transforms = _prepare(job.settings, job.thumbnail)
     try:
-        sample = process_mammogram(job.source, _transforms, assume_mammogram=job.named)
-        levels = sample["image_levels"]
-        shutil.rmtree(job.partial, ignore_errors=True)
-        write_levels(job.partial, levels)
+        sample = process_mammogram(job.source, transforms, assume_mammogram=job.named)
     except ImageError as error:
         return _failed(error)
+    levels = sample["image_levels"]
+    # Of its own for each try: a worker that was given up for dead may still be writing.
+    folder = job.partial / uuid.uuid4().hex
+    write_levels(folder, levels)
     native = levels["native"]
     digest = hashlib.sha256(repr(native.shape).encode())
     digest.update(np.ascontiguousarray(native).data)
     return Outcome(
         {**sample["image_facts"], "status": str(Status.OK), "reason": None, "detail": None},
         sample["image_identifiers"],
+        folder,
         digest.digest(),
         sample["image_thumbnail"] if job.thumbnail else None,
     )
@@ -343,36 +403,38 @@ def _not_in_table() -> Outcome:
 
 
 def _commit(
+    job: Job,
     outcome: Outcome,
-    source: Path,
     folder: Path,
     paths: StorePaths,
     record: Record,
     fingerprint: str,
-    partial: Path | None,
 ) -> None:
     """Take one outcome into the store and the record, pixels first."""
+    source = job.source
     uid = outcome.identifiers.get("sop_instance_uid")
     hasher = record.hasher
-    place = source.relative_to(folder).as_posix()
-    image_id = hasher.hash("image", uid if uid else f"file:{place}")
+    image_id = hasher.hash("image", uid or f"file:{source.relative_to(folder).as_posix()}")
     facts = dict(outcome.facts)
+    if outcome.pixel_digest:
+        facts["pixel_hash"] = hasher.hash("pixels", outcome.pixel_digest)
     holder = record.source_of(image_id)
     if holder is not None and holder != source:
         # The name in the store is taken, so this one gets a name of its own.
-        image_id = hasher.hash("image", f"file:{place}")
-        if facts["status"] == Status.OK:
+        image_id = hasher.hash("image", f"file:{source}")
+        if facts["status"] == Status.OK and uid:
+            # It keeps its patient, exam and pixel hash: they may show that two patients are one.
             detail = "has the SOP Instance UID of another image in the store"
             facts.update(_failed(ImageError(Reason.DUPLICATE, detail)).facts)
-    if facts["status"] == Status.OK and partial is not None:
-        take_in(paths, partial, image_id)
-        facts["pixel_hash"] = hasher.hash("pixels", outcome.pixel_digest)
+    if facts["status"] == Status.OK and outcome.levels is not None:
+        take_in(paths, outcome.levels, image_id)
         if outcome.thumbnail is not None:
             file = _thumbnail(paths, image_id)
             file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             np.save(file, outcome.thumbnail, allow_pickle=False)
     facts["fingerprint"] = fingerprint
-    record.put(source, source.stat(), image_id, facts, outcome.identifiers)
+    size = stored_bytes(paths, image_id) if facts["status"] == Status.OK else 0
+    record.put(source, job.version, image_id, facts, outcome.identifiers, size)
 
 
 def _thumbnail(paths: StorePaths, image_id: str) -> Path:
@@ -388,6 +450,7 @@ def _finish(
     labels: LabelTable | None,
     pending: int,
     other_files: int,
+    closed: list[OSError],
 ) -> PreprocessSummary:
     """Join the labels, write the manifest of the whole store, and count this folder's images."""
     facts = read_facts(paths)
@@ -395,10 +458,12 @@ def _finish(
     if labels is not None:
         unmatched = _join_labels(folder, labels, record)
         known = facts.get("labels", {}).get("columns", {})
-        facts["labels"] = {
-            "definition": labels.definition,
-            "columns": {**known, **labels.column_types},
+        # Two tables can disagree on whether a column holds numbers; then it holds text.
+        columns = {
+            name: kind if known.get(name, kind) == kind else "text"
+            for name, kind in {**known, **labels.column_types}.items()
         }
+        facts["labels"] = {"definition": labels.definition, "columns": columns}
     further = facts.get("labels", {}).get("columns", {})
     by_status: Counter[tuple[str, str]] = Counter()
     details: dict[str, str] = {}
@@ -407,6 +472,9 @@ def _finish(
     def rows() -> Iterator[dict[str, Any]]:
         for source, image_id, image, identifiers, labelled in record.rows():
             row = _manifest_row(image_id, image, identifiers, labelled, record)
+            for name, kind in further.items():
+                if kind == "text" and row.get(name) is not None:
+                    row[name] = str(row[name])
             if source in sources:
                 by_status[row["status"], row.get("reason") or ""] += 1
                 if row.get("reason"):
@@ -435,6 +503,7 @@ def _finish(
         positive=counts["positive"],
         unmatched_labels=unmatched,
         disagreeing=counts["disagreeing"],
+        closed_folders=len(closed),
         details=details,
     )
 
@@ -443,9 +512,9 @@ def _join_labels(folder: Path, labels: LabelTable, record: Record) -> int:
     """Record each image's row of the label table; give the number of rows that match no image."""
     found: dict[Path, int | None] = {}
     for source, _, image, identifiers, _ in record.rows():
-        row = labels.find(source, identifiers.get("sop_instance_uid"))
         # What another table said of images elsewhere in the store stays.
-        if row is not None or source.is_relative_to(folder):
+        if source.is_relative_to(folder):
+            row = labels.find(source, identifiers.get("sop_instance_uid"))
             duplicate = image.get("reason") == Reason.DUPLICATE
             found[source] = None if duplicate else row
     times = Counter(row for row in found.values() if row is not None)
@@ -491,7 +560,7 @@ def _manifest_row(
         "exam_id": record.hasher.hash("exam", exam) if exam else None,
         "label": labelled.get("label"),
     }
-    for name in ("laterality", "view", "age"):
+    for name in ("laterality", "view", "age", "implant"):
         if labelled.get(name) is not None:
             row[name] = labelled[name]
     return row
@@ -507,15 +576,18 @@ def _draw(file: Path, folder: Path, paths: StorePaths, record: Record) -> None:
                 box = Box(*(round(side * scale) for side in sides))
                 yield thumbnail, box, f"{image_id[:6]} {image['breast_verdict']}"
 
-    draw_contact_sheet(items(), file)
+    for page in draw_contact_sheet(items(), file):
+        page.chmod(0o600)
 
 
 def _write_crosswalk(file: Path, record: Record) -> None:
     """Write which file each image_id came from; the caller asked for identifiers in the clear."""
-    with write_beside(file) as beside, beside.open("w", newline="", encoding="utf-8") as opened:
+    with (
+        write_beside(file, mode=0o600) as beside,
+        beside.open("w", newline="", encoding="utf-8") as opened,
+    ):
         writer = csv.writer(opened)
         names = ("sop_instance_uid", "study_instance_uid", "patient_id", "accession_number")
         writer.writerow(("image_id", "path", *names))
         for source, image_id, _, identifiers, _ in record.rows():
             writer.writerow((image_id, source, *(identifiers.get(name, "") for name in names)))
-        beside.chmod(0o600)

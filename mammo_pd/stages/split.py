@@ -36,6 +36,10 @@ def split_store(
         InputError: a split of that name that differs, or too few patients of a class.
     """
     manifest = read_manifest(paths.manifest, status=None)
+    if not (manifest["status"] == Status.OK).any():
+        raise InputError(
+            f"{paths.root} has no usable image; the manifest's columns reason and detail say why."
+        )
     split = make_split(manifest, name=name, fractions=fractions, folds=folds, seed=seed)
     if (paths.splits / f"{name}.csv").is_file() and read_split(
         paths.splits, name

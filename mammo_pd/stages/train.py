@@ -1,6 +1,7 @@
 """Train a vision transformer with PatchDropout on a store: a run that can be killed and resumed."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import platform
@@ -8,6 +9,7 @@ import secrets
 import shutil
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -44,24 +46,24 @@ _MAX_WORKERS = 8
 
 
 def train(
-    store: Path,
+    store: Path | None,
     runs: Path,
     config: RunConfig,
     *,
     resume: Path | None = None,
     say: Callable[[str], None] = print,
-) -> Path:
+) -> Path | None:
     """Train, and write a run folder: configuration, checkpoints, history, MLflow record.
 
     Args:
-        store: made by preprocess.
+        store: made by preprocess; None with ``resume`` for where it was trained from.
         runs: the folder of runs.
         config: everything that decides the run; with ``resume`` the run's own is taken.
         resume: a run folder to go on with.
         say: takes one line for people.
 
     Returns:
-        The run's folder.
+        The run's folder; None in the processes beside the first.
 
     Raises:
         InputError: no store, a split with a leak or a class missing, a canvas that does not fit, a
@@ -70,12 +72,20 @@ def train(
     if resume is not None:
         facts = read_run(resume)
         config = load_config(resume / "config.yaml")
-        store = Path(facts["store"])
+        store = store or Path(facts["store"])
+        runs = resume.parent
+        if (resume / "last.safetensors").is_file():
+            # Everything is in there: the weights it began with need not be at hand any more.
+            config = replace(config, model=replace(config.model, weights=None))
+    assert store is not None
+    _refuse_uneven(config)
     paths = open_store(store)
     manifest, split = _read_or_make_split(paths, config, say)
     rows = rows_of(manifest, split, config.data.fold)
     rows = rows[rows["label"].notna()]
     _refuse_one_class(rows, config.data.split)
+    labels_hash = hash_of_labels(rows)
+    left_out = count_in_no_part(manifest, split)
 
     patch_size = patch_size_of(config.model.name)
     canvas = canvas_of(config.data.res, patch_size, _largest(rows))
@@ -101,25 +111,31 @@ def train(
     if resume is None:
         folder = runs / str(fabric.broadcast(_new_run_id()))
         facts = _describe_run(folder, store, paths, split, config, canvas, model, kept, fabric)
+        facts["labels_hash"] = labels_hash
         if chief:
             folder.mkdir(parents=True)
             write_text(folder / "config.yaml", dump_config(config))
     else:
         folder = resume
-        _refuse_changed(facts, split, paths)
+        _refuse_changed(facts, split, paths, labels_hash)
     say_if = say if chief else _say_nothing
     say_if(
         f"{config.model.name}, canvas {canvas[0]}x{canvas[1]}, {kept} of {model.num_tokens} "
         f"patches kept; {_count(rows)}; {facts['environment']['device']}, "
         f"{fabric.strategy.precision.precision}"
     )
+    if left_out:
+        say_if(
+            f"warning: {left_out} usable images are in no part of the split {split.name} (they "
+            "came after it was made); to use them: mammo-pd split --name NEW"
+        )
     with warnings.catch_warnings():
         # Fabric advises more loader workers than a small machine has cores.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         task = _task(fabric, paths, rows, canvas, sampler, config)
         if not chief:
             fit(fabric, model, model.vit, task, config.training, folder, NoRun(), say=say_if)
-            return folder
+            return None
         with Run(runs, folder.name, facts.get("mlflow_run_id")) as tracker:
             facts["mlflow_run_id"] = tracker.run_id
             _write_facts(folder, facts)
@@ -132,11 +148,11 @@ def train(
                     **{f"environment.{name}": str(v) for name, v in facts["environment"].items()},
                 },
             )
-            tracker.keep(folder / "config.yaml")
+            tracker.keep("config.yaml", dump_config(_without_paths(config)))
             history = fit(fabric, model, model.vit, task, config.training, folder, tracker, say=say)
-            with_history = pd.DataFrame(history)
-            write_text(folder / "history.csv", with_history.to_csv(index=False))
-            tracker.keep(folder / "history.csv")
+            table = pd.DataFrame(history).to_csv(index=False)
+            write_text(folder / "history.csv", table)
+            tracker.keep("history.csv", table)
     _write_facts(folder, {**facts, "finished": _now()})
     return folder
 
@@ -187,7 +203,9 @@ def make_fabric(config: RunConfig) -> Fabric:
     precision = device.precision
     if precision == "auto":
         on_gpu = device.accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available()
-        precision = "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
+        # Older GPUs emulate bf16, at no gain; they are fast in fp16.
+        bf16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
+        precision = "bf16-mixed" if bf16 else "16-mixed" if on_gpu else "32-true"
     try:
         return Fabric(accelerator=device.accelerator, devices=device.devices, precision=precision)
     except (ValueError, RuntimeError) as error:
@@ -212,6 +230,8 @@ def make_loader(
         num_workers=workers,
         pin_memory=device.type == "cuda",
         persistent_workers=workers > 0,
+        # Its own, or starting workers would take numbers from the model's stochastic depth.
+        generator=torch.Generator(),
     )
 
 
@@ -317,6 +337,28 @@ def _read_or_make_split(
     return manifest, split
 
 
+def hash_of_labels(rows: pd.DataFrame) -> str:
+    """A hash of which images are labelled, and how; it changes if one label does."""
+    known = rows[rows["label"].notna()]
+    lines = known["image_id"] + "," + known["label"].astype(str)
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+
+def count_in_no_part(manifest: pd.DataFrame, split: SplitTable) -> int:
+    """How many usable images a split does not name."""
+    usable = manifest.loc[manifest["status"] == Status.OK, "image_id"]
+    return int((~usable.isin(split.table["image_id"])).sum())
+
+
+def _refuse_uneven(config: RunConfig) -> None:
+    batch, devices = config.training.batch_size, config.device.devices
+    if batch % devices:
+        raise InputError(
+            f"--batch-size {batch} cannot be shared evenly by {devices} devices; the nearest "
+            f"are {max(1, batch // devices) * devices} and {(batch // devices + 1) * devices}."
+        )
+
+
 def _refuse_one_class(rows: pd.DataFrame, split: str) -> None:
     for part in Split:
         labels = rows.loc[rows["split"] == part, "label"]
@@ -386,17 +428,23 @@ def _describe_run(
 def _parameters(
     config: RunConfig, canvas: tuple[int, int], model: PatchViT, kept: int
 ) -> dict[str, Any]:
-    parameters = dataclasses.asdict(config)
-    weights = parameters["model"]["weights"]
-    if weights not in (None, "timm"):
-        # A path of this machine stays on it.
-        parameters["model"]["weights"] = Path(weights).name
+    parameters = dataclasses.asdict(_without_paths(config))
     parameters["canvas"] = f"{canvas[0]}x{canvas[1]}"
     parameters["num_tokens"], parameters["num_keep"] = model.num_tokens, kept
     return parameters
 
 
-def _refuse_changed(facts: dict[str, Any], split: SplitTable, paths: StorePaths) -> None:
+def _without_paths(config: RunConfig) -> RunConfig:
+    """The configuration as MLflow may see it: a path of this machine stays on it."""
+    weights = config.model.weights
+    if weights in (None, "timm"):
+        return config
+    return replace(config, model=replace(config.model, weights=Path(str(weights)).name))
+
+
+def _refuse_changed(
+    facts: dict[str, Any], split: SplitTable, paths: StorePaths, labels_hash: str
+) -> None:
     if facts["split_hash"] != split.hash:
         raise InputError(
             f"the run {facts['run_id']} was started on another split {split.name!r}; restore that "
@@ -406,6 +454,11 @@ def _refuse_changed(facts: dict[str, Any], split: SplitTable, paths: StorePaths)
         raise InputError(
             f"the run {facts['run_id']} was started on a store made with other settings; train "
             "anew without --resume."
+        )
+    if facts["labels_hash"] != labels_hash:
+        raise InputError(
+            f"the labels in {paths.root} have changed since the run {facts['run_id']} was started; "
+            "put them back with mammo-pd preprocess --labels, or train anew without --resume."
         )
 
 

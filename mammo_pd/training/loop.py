@@ -35,7 +35,7 @@ class TrainingSettings:
         epochs: passes over the training images.
         batch_size: images in a step, over all devices.
         lr: peak learning rate of AdamW.
-        weight_decay: of AdamW, on matrices only.
+        weight_decay: of AdamW; on matrices, not on biases, norms, tokens or position embeddings.
         warmup_epochs: epochs of linear warm-up before the cosine; may be a fraction.
         clip_norm: largest norm of the gradient; 0 for no limit.
         positive_weight: weight of a positive image in the loss.
@@ -129,7 +129,7 @@ def fit(
     """
     # ---- model and optimiser
     optimizer = torch.optim.AdamW(
-        _decayed_and_not(model, settings.weight_decay),
+        _decayed_and_not(weights, settings.weight_decay),
         lr=settings.lr,
         betas=(0.9, 0.95),
         fused=fabric.device.type == "cuda",
@@ -275,10 +275,12 @@ def _validate(fabric: Any, model: nn.Module, task: Task) -> npt.NDArray[np.float
     return ordered
 
 
-def _decayed_and_not(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def _decayed_and_not(weights: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     from timm.optim import param_groups_weight_decay
 
-    groups: list[dict[str, Any]] = param_groups_weight_decay(model, weight_decay)
+    # timm's models name what else is to be spared: tokens and position embeddings.
+    named: Any = getattr(weights, "no_weight_decay", set)
+    groups: list[dict[str, Any]] = param_groups_weight_decay(weights, weight_decay, named())
     return groups
 
 

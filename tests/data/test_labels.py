@@ -62,6 +62,36 @@ def test_laterality_and_view_are_read_in_the_sets_words(tmp_path: Path) -> None:
     assert (row["laterality"], row["view"], row["age"]) == ("L", "CC", 61.0)
 
 
+def test_names_are_recognised_in_hospital_spelling(tmp_path: Path) -> None:
+    personal = [
+        "PatientID",
+        "PatientName",
+        "PatientBirthDate",
+        "StudyInstanceUID",
+        "AccessionNumber",
+        "Patient Name",
+        "image file path",
+        "surname",
+    ]
+    plain = ["BreastDensity", "tumour size", "filenumbering"]
+    head = ",".join(["path", "label", *personal, *plain])
+    labels = read_labels(table(tmp_path, head + "\na.png,1" + ",x" * 11 + "\n"))
+    assert sorted(labels.column_types) == sorted(plain)
+
+
+def test_counters_find_no_image_by_accident(tmp_path: Path) -> None:
+    labels = read_labels(table(tmp_path, "image_id,label\n1,1\n2,0\n"))
+    assert labels.find(Path("x.dcm"), "1.2.840.1") is None
+    assert labels.find(Path("womanA_2.png")) is None
+    assert labels.find(Path("2.png")) == 1
+
+
+def test_image_that_two_rows_claim_is_refused(tmp_path: Path) -> None:
+    labels = read_labels(table(tmp_path, "path,image_id,label\na.png,,1\n,a,0\n"))
+    with pytest.raises(InputError, match=r"named by more than one row .*lines 2, 3"):
+        labels.find(tmp_path / "a.png")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -72,6 +102,7 @@ def test_laterality_and_view_are_read_in_the_sets_words(tmp_path: Path) -> None:
         ("path,label\na.png,2\n", r"line 2: the label '2' is neither 0 nor 1.*--positive 2"),
         ("path,label\na.png,1\nb.png,0\na.png,1\n", "lines 2, 4 repeat"),
         ("path,label\na.png,1\na.png,0\n", "lines 2, 3 contradict"),
+        ("path,label\na.png,1\n./a.png,0\n", "lines 2 and 3 name the same"),
     ],
 )
 def test_bad_tables_are_refused_with_cause_and_remedy(

@@ -13,7 +13,8 @@ LOSSLESS = [*ENCODERS]
 
 @pytest.mark.parametrize("syntax", decoder_imagecodecs.DECODER_DEPENDENCIES)
 def test_every_syntax_of_the_table_is_registered(syntax):
-    assert decoder_imagecodecs.PLUGIN in get_decoder(uid.UID(syntax)).available_plugins
+    decoder = decoder_imagecodecs.find_decoder(uid.UID(syntax))
+    assert decoder_imagecodecs.PLUGIN in decoder.available_plugins
 
 
 @pytest.mark.parametrize("syntax", LOSSLESS)

@@ -20,7 +20,7 @@ from mammo_pd.imaging.transforms import (
 )
 from mammo_pd.terms import Reason
 
-WHOLE_WAY = mammogram_transforms(ImagingSettings())
+WHOLE_WAY = mammogram_transforms(ImagingSettings(), thumbnail=True)
 
 
 def write_breast(path, *, side="left", **tags):

@@ -127,8 +127,11 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
 
 
 def test_models_that_cannot_drop_patches_are_refused() -> None:
-    with pytest.raises(InputError, match="plain vision transformer"):
-        build_vit("resnet18", CANVAS)
+    for name in ("resnet18", "vit_tiny_r_s16_p8_224", "deit_tiny_distilled_patch16_224"):
+        with pytest.raises(InputError, match="plain vision transformer"):
+            build_vit(name, CANVAS)
+        with pytest.raises(InputError, match="plain vision transformer"):
+            patch_size_of(name)
     with pytest.raises(InputError, match="vit_tiny_patch16_224"):
         build_vit("vit_tiny_patch16_225", CANVAS)
 

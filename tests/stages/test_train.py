@@ -1,8 +1,10 @@
 import json
 import re
+import shutil
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,11 +15,11 @@ from safetensors.torch import load_file
 from mammo_pd.config import RunConfig, load_config
 from mammo_pd.data.store import open_store
 from mammo_pd.errors import InputError
+from mammo_pd.models.sampler import PatchSampler
 from mammo_pd.models.vit import PatchViT, build_vit
 from mammo_pd.stages.predict import context_of, join_folds, predict
 from mammo_pd.stages.split import split_store
 from mammo_pd.stages.train import latest_run, read_run, train
-from mammo_pd.tracking import Run
 
 SMALL = {
     "data.res": "128x96",
@@ -34,8 +36,10 @@ def small(**changes: object) -> RunConfig:
     return load_config(None, {**SMALL, **named})
 
 
-def quiet(*arguments: object, **options: object) -> Path:
-    return train(*arguments, say=lambda _: None, **options)  # type: ignore[arg-type]
+def quiet(*arguments: Any, **options: Any) -> Path:
+    folder = train(*arguments, say=lambda _: None, **options)
+    assert folder is not None
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -84,25 +88,27 @@ class KilledError(Exception):
 
 
 def test_resumed_run_equals_an_unbroken_one(
-    run: Path, phantom_store: Path, monkeypatch: pytest.MonkeyPatch
+    phantom_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """KilledError in the third epoch, between two steps, and gone on with."""
-    runs = run.parent.with_name(run.parent.name + "-broken")
-    log = Run.log
+    """Killed between two steps of the third epoch, with a loader process, and gone on with."""
+    config = small(data__workers=1, model__drop_path_rate=0.2)
+    run = quiet(phantom_store, tmp_path / "whole", config)
+    sample, calls = PatchSampler.for_training, iter(range(1000))
 
-    def log_until_killed(self: Run, metrics: dict[str, float], step: int) -> None:
-        log(self, metrics, step)
-        if step > 10:
+    def sample_until_killed(self: PatchSampler, *arguments: Any) -> Any:
+        if next(calls) == 9:
             raise KilledError
+        return sample(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "log", log_until_killed)
+        patch.setattr(PatchSampler, "for_training", sample_until_killed)
         with pytest.raises(KilledError):
-            quiet(phantom_store, runs, small())
-    broken = latest_run(runs)
+            quiet(phantom_store, tmp_path / "broken", config)
+    broken = latest_run(tmp_path / "broken")
     assert "finished" not in read_run(broken)
-    again = quiet(phantom_store, runs, load_config(), resume=broken)
+    again = train(None, tmp_path / "elsewhere", load_config(), resume=broken, say=lambda _: None)
     assert again == broken
+    assert not (tmp_path / "elsewhere").exists()
     for name in ("best.safetensors", "last.safetensors"):
         whole, resumed = load_file(run / name), load_file(again / name)
         assert whole.keys() == resumed.keys()
@@ -111,7 +117,6 @@ def test_resumed_run_equals_an_unbroken_one(
     columns = ["epoch", "train_loss", "val_auc_image", "val_auc_breast"]
     histories = [pd.read_csv(folder / "history.csv")[columns] for folder in (run, again)]
     pd.testing.assert_frame_equal(*histories)
-    assert read_run(broken)["mlflow_run_id"] == read_run(again)["mlflow_run_id"]
 
 
 def test_finished_run_that_is_resumed_stays_as_it_is(run: Path, phantom_store: Path) -> None:
@@ -154,6 +159,7 @@ def test_predictions_follow_the_contract(run: Path) -> None:
     )
     context = context_of([scored])
     assert context.phantom
+    assert context.label_definition == read_run(run)["label_definition"]
     assert context.split_hash == read_run(run)["split_hash"]
 
 
@@ -199,7 +205,7 @@ def refusals() -> list[tuple[str, dict[str, object], str]]:
     return [
         ("other split", {"data__split": "nine"}, r"no split 'nine'.*--name nine"),
         ("fold of no folds", {"data__fold": 1}, "has no folds"),
-        ("canvas", {"data__res": 100}, "nearest heights are 96 and 112"),
+        ("canvas", {"data__res": 100}, "the nearest are 96 and 112"),
         ("model", {"model__name": "resnet18"}, "plain vision transformer"),
         ("no GPU", {"device__accelerator": "cuda"}, "Lightning Fabric cannot use"),
     ]
@@ -209,7 +215,7 @@ def refusals() -> list[tuple[str, dict[str, object], str]]:
 def test_what_cannot_be_trained_is_refused(
     phantom_store: Path, tmp_path: Path, changes: dict[str, object], message: str
 ) -> None:
-    if "CUDA" in message and torch.cuda.is_available():
+    if "Fabric" in message and torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     with pytest.raises(InputError, match=message):
         quiet(phantom_store, tmp_path, small(**changes))
@@ -239,6 +245,62 @@ def test_another_split_than_the_trained_one_is_refused_unless_told(
     edit(copy / "run.json", lambda facts: facts.update(store_fingerprint="x"))
     with pytest.raises(InputError, match="store made with other settings"):
         predict(copy, accept_other_split=True, say=lambda _: None)
+
+
+def test_labels_that_changed_under_a_run_are_refused(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / run.name
+    shutil.copytree(run, copy)
+    edit(copy / "run.json", lambda facts: facts.update(labels_hash="0" * 64))
+    with pytest.raises(InputError, match=r"labels in .* have changed"):
+        predict(copy, say=lambda _: None)
+    with pytest.raises(InputError, match=r"labels in .* have changed"):
+        quiet(None, tmp_path, load_config(), resume=copy)
+
+
+def test_path_of_the_weights_stays_out_of_mlflow(
+    run: Path, phantom_store: Path, tmp_path: Path
+) -> None:
+    weights = shutil.copy(run / "best.safetensors", tmp_path / "secret-place.safetensors")
+    folder = quiet(
+        phantom_store, tmp_path / "runs", small(model__weights=str(weights), training__epochs=1)
+    )
+    kept = [file.read_bytes() for file in (tmp_path / "runs").rglob("*") if file.is_file()]
+    logged = [file.read_text() for file in (tmp_path / "runs" / "mlartifacts").rglob("config.yaml")]
+    assert len(logged) == 1
+    assert str(tmp_path) not in logged[0]
+    assert "secret-place.safetensors" in logged[0]
+    assert str(tmp_path) in (folder / "config.yaml").read_text()
+    assert kept
+
+
+def test_batch_that_devices_cannot_share_is_refused(phantom_store: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="the nearest are 6 and 9"):
+        quiet(phantom_store, tmp_path, small(training__batch_size=8, device__devices=3))
+
+
+def test_images_that_came_after_the_split_are_spoken_of(
+    phantom_store: Path, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(phantom_store, store)
+    manifest = pd.read_parquet(store / "manifest.parquet")
+    late = manifest.iloc[:4].assign(image_id=["a", "b", "c", "d"], pixel_hash=None)
+    split_store(open_store(store), say=lambda _: None)
+    pd.concat([manifest, late]).to_parquet(store / "manifest.parquet")
+    said: list[str] = []
+    folder = train(store, tmp_path, small(training__epochs=1), say=said.append)
+    assert any("4 usable images are in no part" in line for line in said)
+    assert folder is not None
+    assert predict(folder, say=lambda _: None).exclusions == {"in no part of the split": 4}
+
+
+def test_store_without_a_usable_image_is_not_split(phantom_store: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(phantom_store, store)
+    manifest = pd.read_parquet(store / "manifest.parquet").assign(status="failed", reason="x")
+    manifest.to_parquet(store / "manifest.parquet")
+    with pytest.raises(InputError, match="no usable image"):
+        split_store(open_store(store), say=lambda _: None)
 
 
 def test_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:

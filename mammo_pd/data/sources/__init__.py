@@ -1,0 +1,71 @@
+"""Public data sets: each module turns one set's own table, as downloaded, into label rows.
+
+Nothing is fetched. What each set is, what makes an image positive and what is wrong with it stands
+at the head of its module, and in short in ``data_manifests/README.md``.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from mammo_pd.data.labels import LabelTable, label_table
+from mammo_pd.data.sources import (
+    cbis_ddsm,
+    cmmd,
+    csaw_cc,
+    embed,
+    inbreast,
+    mias,
+    rsna,
+    vindr,
+)
+from mammo_pd.data.sources.source import Source
+from mammo_pd.errors import InputError
+
+SOURCES: Mapping[str, Source] = {
+    module.SOURCE.name: module.SOURCE
+    for module in (cbis_ddsm, cmmd, csaw_cc, embed, inbreast, mias, rsna, vindr)
+}
+_LABELS = {"1": 1, "0": 0, "": None}
+
+
+def read_source(
+    name: str, table: Path, images: Path, *, definition: str | None = None
+) -> LabelTable:
+    """Read a public data set's own table.
+
+    Args:
+        name: one of `SOURCES`.
+        table: the set's table, or the folder that holds its tables.
+        images: the folder of images; looked into only for the sets whose table names no files.
+        definition: what makes an image positive, one of the set's; by default its first.
+
+    Returns:
+        The label table.
+
+    Raises:
+        InputError: no such set or definition, not that set's table, or no image of it.
+    """
+    source = SOURCES.get(name)
+    if source is None:
+        raise InputError(f"there is no data set {name!r}; choose one of {', '.join(SOURCES)}.")
+    definition = definition or next(iter(source.definitions))
+    if definition not in source.definitions:
+        raise InputError(
+            f"{source.title} has no label {definition!r}; choose one of "
+            f"{', '.join(source.definitions)}."
+        )
+    rows = source.read(table, definition)
+    if source.locate is not None:
+        rows = source.locate(rows, images)
+    for line, value in enumerate(rows["label"], start=2):
+        if value not in _LABELS:
+            raise InputError(
+                f"{table}, line {line}: the label {value!r} is neither 0 nor 1; give "
+                f"{source.table} as it was downloaded."
+            )
+    return label_table(
+        rows,
+        [_LABELS[value] for value in rows["label"]],
+        source=table,
+        definition=f"{source.title}: {source.definitions[definition]}",
+    )

@@ -1,0 +1,52 @@
+"""Finding a set's images in a folder, where its tables do not name the files."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from mammo_pd.errors import InputError
+from mammo_pd.files import each_file
+
+_SUFFIXES = (".dcm", ".dicom", ".png", ".pgm", ".tif", ".tiff")
+
+
+def image_files(folder: Path) -> Iterator[Path]:
+    """The files under a folder whose ending is an image's, in sorted order, links resolved."""
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder; give the folder that holds the mammograms.")
+    files = each_file(folder, closed=_refuse)
+    return (file.resolve() for file in files if file.suffix.lower() in _SUFFIXES)
+
+
+def _refuse(error: OSError) -> None:
+    raise InputError(
+        f"the folder {error.filename} cannot be listed ({error.strerror}); make it readable."
+    ) from error
+
+
+def one_file_each(
+    folder: Path, name_of: Callable[[Path], str | None], expected: str
+) -> dict[str, Path]:
+    """The file of each image, {name: file}.
+
+    Args:
+        folder: where to look, at any depth.
+        name_of: gives the set's name of the image in a file, or None.
+        expected: how the set names its files, for the error.
+
+    Raises:
+        InputError: no file is an image of the set, or two are the same one.
+    """
+    found: dict[str, Path] = {}
+    for file in image_files(folder):
+        name = name_of(file)
+        if name is None:
+            continue
+        if name in found:
+            raise InputError(
+                f"{found[name]} and {file} are both image {name}; give a folder that holds each "
+                "image once."
+            )
+        found[name] = file
+    if not found:
+        raise InputError(f"no file under {folder} is {expected}; keep the names as downloaded.")
+    return found

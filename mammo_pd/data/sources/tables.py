@@ -1,0 +1,74 @@
+"""Reading a data set's own table, and saying what is wrong when it is not that table."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from mammo_pd.data.labels import read_csv
+from mammo_pd.errors import InputError
+
+
+def read_table(path: Path, columns: Sequence[str], called: str) -> pd.DataFrame:
+    """Read a table and check that it has the set's columns.
+
+    Args:
+        path: CSV, with commas or semicolons, or an Excel sheet.
+        columns: what it must have.
+        called: what the set's own table is called.
+
+    Returns:
+        Every cell text without blanks around it, empty where missing.
+
+    Raises:
+        InputError: no such file, not a table, or a column is missing.
+    """
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give the table itself, {called}.")
+    if path.suffix.lower() in (".xls", ".xlsx"):
+        frame = _read_excel(path)
+    else:
+        frame = read_csv(path, _separator(path))
+    missing = [name for name in columns if name not in frame.columns]
+    if missing:
+        raise InputError(
+            f"{path} has no column {', '.join(missing)}, so it is not {called}; give that table as "
+            f"it was downloaded. It has: {', '.join(frame.columns)}."
+        )
+    return frame
+
+
+def choose(frame: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
+    """The columns that are there, under their new names ({old: new})."""
+    present = {old: new for old, new in names.items() if old in frame.columns}
+    return frame[list(present)].rename(columns=present)
+
+
+def codes(values: pd.Series) -> pd.Series:
+    """Codes as whole numbers: a column with gaps is often saved as 1.0 where 1 was meant."""
+    return values.str.replace(r"\.0+$", "", regex=True)
+
+
+def _separator(path: Path) -> str:
+    if not path.is_file():
+        return ","
+    with path.open(encoding="utf-8-sig", errors="replace") as opened:
+        header = opened.readline()
+    return ";" if header.count(";") > header.count(",") else ","
+
+
+def _read_excel(path: Path) -> pd.DataFrame:
+    if not path.is_file():
+        raise InputError(f"the label table {path} does not exist; give the sheet, or a CSV of it.")
+    try:
+        frame = pd.read_excel(path, dtype=str, keep_default_na=False)
+    except ImportError as error:
+        raise InputError(
+            f"{path} is an Excel sheet, and what reads one is not installed ({error}); save the "
+            "sheet as CSV and give that, or: pip install openpyxl"
+        ) from error
+    except Exception as error:  # a damaged archive can raise almost anything
+        raise InputError(f"{path} is no Excel sheet ({error}); save it as CSV.") from error
+    frame.columns = frame.columns.str.strip()
+    stripped: pd.DataFrame = frame.apply(lambda column: column.str.strip())
+    return stripped

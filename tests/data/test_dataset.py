@@ -1,0 +1,85 @@
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from mammo_pd.data.dataset import Batch, EpochBatches, MammogramDataset, collate
+from mammo_pd.data.manifest import read_manifest
+from mammo_pd.data.store import open_store, read_level
+from mammo_pd.models.patch_dropout import draw_uniform, image_key
+
+
+@pytest.fixture
+def dataset(phantom_store: Path) -> MammogramDataset:
+    rows = read_manifest(phantom_store / "manifest.parquet")
+    return MammogramDataset(open_store(phantom_store), rows, (128, 96))
+
+
+def test_images_lie_end_to_end_in_a_batch(dataset: MammogramDataset, phantom_store: Path) -> None:
+    batch = collate([dataset[3], dataset[0], dataset[7]])
+    assert batch.rows.tolist() == [3, 0, 7]
+    for place, row in enumerate(batch.rows.tolist()):
+        start, height, width = (int(part[place]) for part in batch[1:4])
+        stored = read_level(open_store(phantom_store), dataset.image_ids[row], "native")
+        flat = batch.pixels[start : start + height * width].numpy().view(np.uint16)
+        assert np.array_equal(flat.reshape(height, width), stored)
+        assert batch.labels[place] == dataset.labels[row]
+
+
+def test_nothing_is_read_before_it_is_batched(dataset: MammogramDataset) -> None:
+    assert isinstance(dataset[0].pixels, np.memmap)
+
+
+def test_epoch_takes_every_image_once_in_another_order() -> None:
+    batches = EpochBatches(50, 10, seed=1)
+    first = list(batches)
+    batches.epoch = 1
+    second = list(batches)
+    assert len(batches) == len(first) == 5
+    assert sorted(chain(*first)) == sorted(chain(*second)) == list(range(50))
+    assert first != second
+    again = EpochBatches(50, 10, seed=1)
+    again.epoch = 1
+    assert list(again) == second
+
+
+def test_two_processes_see_together_what_one_would() -> None:
+    alone = list(EpochBatches(53, 10, seed=1))
+    pair = [list(EpochBatches(53, 10, seed=1, rank=rank, world_size=2)) for rank in (0, 1)]
+    assert len(alone) == 5
+    for whole, left, right in zip(alone, *pair, strict=True):
+        assert len(left) == len(right) == 5
+        assert sorted(left + right) == sorted(whole)
+
+
+def test_a_set_smaller_than_a_batch_is_one_batch() -> None:
+    assert [len(batch) for batch in EpochBatches(7, 32, seed=0)] == [7]
+
+
+def test_draw_of_an_image_does_not_change_with_worker_rank_or_order(
+    dataset: MammogramDataset,
+) -> None:
+    """Through the real loader: each image's positions are the same however it came."""
+
+    def draws(workers: int, rank: int, world: int, seed: int) -> dict[str, list[int]]:
+        batches = EpochBatches(len(dataset), 8, seed=seed, rank=rank, world_size=world)
+        loader: DataLoader[Batch] = DataLoader(
+            dataset,  # type: ignore[arg-type]
+            batch_sampler=batches,
+            collate_fn=collate,
+            num_workers=workers,
+        )
+        found = {}
+        for batch in loader:
+            ids = [dataset.image_ids[row] for row in batch.rows.tolist()]
+            keys = torch.tensor([image_key(0, 2, image_id) for image_id in ids])
+            found |= dict(zip(ids, draw_uniform(keys, 48, 12).tolist(), strict=True))
+        return found
+
+    alone = draws(0, 0, 1, seed=0)
+    assert len(alone) == len(dataset)
+    assert draws(2, 0, 1, seed=5) == alone
+    assert draws(0, 0, 2, seed=1) | draws(1, 1, 2, seed=1) == alone
