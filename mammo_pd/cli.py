@@ -143,7 +143,10 @@ def _print_summary(summary: "PreprocessSummary", *, has_table: bool) -> None:
             "them positive"
         )
     if summary.unmatched_labels:
-        print(f"warning: {summary.unmatched_labels} rows of the label table match no image here")
+        print(
+            f"warning: {summary.unmatched_labels} rows of the label table match no image here; if "
+            "that is more than you expect, compare its paths or identifiers with the folder"
+        )
     if summary.closed_folders:
         print(
             f"warning: {summary.closed_folders} folders could not be listed, so what they hold is "
