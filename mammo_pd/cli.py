@@ -227,12 +227,15 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
+    from mammo_pd.evaluation.thresholds import Reader
     from mammo_pd.stages.evaluate import evaluate_file, evaluate_predictions, summary_table
 
     choices: dict[str, Any] = {
         "aggregation": options.aggregation,
         "resamples": options.resamples,
         "prevalence": options.prevalence,
+        "miss_cost": options.miss_cost,
+        "reader": options.reader and Reader(*options.reader),
     }
     if options.predictions is not None:
         if options.run_folders:
@@ -541,6 +544,20 @@ def _add_evaluate(commands: Any) -> None:
     _add_statistics(command)
     command.add_argument(
         "--prevalence", metavar="P", type=float, help="re-weight to this share of positives"
+    )
+    command.add_argument(
+        "--miss-cost",
+        metavar="C",
+        type=float,
+        default=10.0,
+        help="false alarms that one miss counts as, for the cost threshold (default: 10)",
+    )
+    command.add_argument(
+        "--reader",
+        metavar=("SENSITIVITY", "SPECIFICITY"),
+        nargs=2,
+        type=float,
+        help="the radiologists' operating point, set beside the exam level",
     )
     command.add_argument(
         "--accept-other-split",

@@ -18,6 +18,7 @@ from mammo_pd.imaging.geometry import area_average, fitted_size
 from mammo_pd.models.augment import fit_canvas
 from mammo_pd.models.saliency import attention_rollout, refuse_other_attention
 from mammo_pd.models.sampler import PatchSampler
+from mammo_pd.models.vit import PatchViT
 from mammo_pd.stages.predict import Scored
 from mammo_pd.stages.train import to_device
 from mammo_pd.terms import Split
@@ -27,6 +28,8 @@ _GAP = 4
 _HEAT = (255, 120, 0)
 _MARK = (0, 225, 255)
 _STRONGEST = 0.7
+# Roll-out's work grows with the square of the patches: a few seconds an image up to here.
+_MOST_PATCHES_ON_CPU = 2048
 # How label tables place a lesion: down, across, radius.
 _SPELLINGS = (("lesion_row", "lesion_column", "lesion_radius"), ("y_from_bottom", "x", "radius"))
 
@@ -162,7 +165,8 @@ class ErrorPictures:
         try:
             for one in scored:
                 refuse_other_attention(one.model)
-            self._unexplained = None
+                _refuse_too_slow(one.model)
+            self._unexplained: str | None = None
         except InputError as error:
             self._unexplained = str(error)
 
@@ -215,6 +219,15 @@ class ErrorPictures:
                 lesion.radius * scale,
             )
         return draw_picture(area_average(sample.pixels, size), heat, lesion)
+
+
+def _refuse_too_slow(model: PatchViT) -> None:
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    if on_cpu and model.num_tokens > _MOST_PATCHES_ON_CPU:
+        raise InputError(
+            f"attention roll-out over {model.num_tokens} patches takes minutes an image on a CPU; "
+            "evaluate on a GPU to see it."
+        )
 
 
 def _number(value: object) -> float | None:

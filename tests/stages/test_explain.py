@@ -19,6 +19,7 @@ from mammo_pd.imaging.geometry import Box, area_average, to_stored_frame
 from mammo_pd.models.augment import RaggedImages
 from mammo_pd.models.sampler import PatchSampler
 from mammo_pd.models.vit import PatchViT, build_vit
+from mammo_pd.stages import explain
 from mammo_pd.stages.explain import (
     ErrorPictures,
     LesionMark,
@@ -253,3 +254,12 @@ def test_the_report_of_a_run_shows_them_and_that_of_a_table_does_not(
     text = (tmp_path / "t" / "index.html").read_text(encoding="utf-8")
     assert "<img" not in text
     assert "attention roll-out" not in text
+
+
+def test_roll_out_that_would_take_minutes_on_a_cpu_is_left_out(
+    scored: Scored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(explain, "_MOST_PATCHES_ON_CPU", 10)
+    pictures = explain.ErrorPictures([scored])
+    assert "takes minutes an image on a CPU" in pictures.legend
+    assert pictures(scored.table["image_id"][0]) is not None
