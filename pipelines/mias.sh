@@ -24,7 +24,7 @@ for fold in 0 1 2 3 4; do
     continue
   fi
   mammo-pd train --runs "$runs" --split five --fold "$fold" --res 384x240 --keep 0.25 \
-    --model vit_tiny_patch16_224 --epochs 20 --batch-size 16 --lr 5e-4
+    --model vit_tiny_patch16_224 --epochs 12 --batch-size 16 --lr 5e-4
 done
 
 # 4. Every woman is scored by the run that has not seen her.
