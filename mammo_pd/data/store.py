@@ -13,6 +13,7 @@ is handed on.
 
 import hashlib
 import json
+import os
 import secrets
 import shutil
 import sqlite3
@@ -215,7 +216,7 @@ class Hasher:
             kind: what is hashed, so that equal patient and exam IDs do not show as equal.
             value: the identifier, or pixels.
         """
-        data = value.encode() if isinstance(value, str) else value
+        data = os.fsencode(value) if isinstance(value, str) else value
         digest = hashlib.blake2b(digest_size=10, key=self._key, person=kind.encode()[:16])
         digest.update(data)
         return digest.hexdigest()
@@ -225,7 +226,8 @@ class Record:
     """The owner-only record: one row per source file, kept as the run goes on.
 
     It is what makes a run safe to kill: an image counts as done when its row is committed. A
-    SQLite file, so that a million rows need no memory and half a write is no write.
+    SQLite file, so that a million rows need no memory and half a write is no write. Paths are kept
+    as the bytes that they are: a file's name need not be text.
 
     Args:
         paths: the store.
@@ -243,7 +245,7 @@ class Record:
         self._database = sqlite3.connect(file, isolation_level=None, timeout=1)
         self._begin()
         self._database.execute(
-            "CREATE TABLE IF NOT EXISTS images (source TEXT PRIMARY KEY, size INTEGER, "
+            "CREATE TABLE IF NOT EXISTS images (source BLOB PRIMARY KEY, size INTEGER, "
             "mtime_ns INTEGER, image_id TEXT, status TEXT, reason TEXT, stored_bytes INTEGER, "
             "facts TEXT, identifiers TEXT, labels TEXT)"
         )
@@ -275,7 +277,7 @@ class Record:
         row = self._database.execute(
             "SELECT size, mtime_ns, image_id, status, reason, stored_bytes FROM images "
             "WHERE source = ?",
-            (str(source),),
+            (os.fsencode(source),),
         ).fetchone()
         return row  # type: ignore[no-any-return]
 
@@ -284,7 +286,7 @@ class Record:
         row = self._database.execute(
             "SELECT source FROM images WHERE image_id = ?", (image_id,)
         ).fetchone()
-        return Path(row[0]) if row else None
+        return Path(os.fsdecode(row[0])) if row else None
 
     def put(
         self,
@@ -312,7 +314,7 @@ class Record:
             "stored_bytes=excluded.stored_bytes, "
             "facts=excluded.facts, identifiers=excluded.identifiers",
             (
-                str(source),
+                os.fsencode(source),
                 *version,
                 image_id,
                 facts["status"],
@@ -327,7 +329,7 @@ class Record:
         """Record what the label table says of one image."""
         self._database.execute(
             "UPDATE images SET labels = ? WHERE source = ?",
-            (None if labels is None else json.dumps(labels), str(source)),
+            (None if labels is None else json.dumps(labels), os.fsencode(source)),
         )
 
     def rows(self) -> Iterator[tuple[Path, str, dict[str, Any], dict[str, str], dict[str, Any]]]:
@@ -339,7 +341,7 @@ class Record:
         with closing(cursor):
             for source, image_id, facts, identifiers, labels in cursor:
                 yield (
-                    Path(source),
+                    Path(os.fsdecode(source)),
                     image_id,
                     json.loads(facts),
                     json.loads(identifiers),

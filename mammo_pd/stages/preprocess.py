@@ -478,7 +478,7 @@ def _finish(
             if source in sources:
                 by_status[row["status"], row.get("reason") or ""] += 1
                 if row.get("reason"):
-                    details.setdefault(row["reason"], f"{source.name}: {row['detail']}")
+                    details.setdefault(row["reason"], f"{_shown(source.name)}: {row['detail']}")
                 if row["status"] == Status.OK and row["label"] is not None:
                     counts["labelled"] += 1
                     counts["positive"] += row["label"]
@@ -506,6 +506,11 @@ def _finish(
         closed_folders=len(closed),
         details=details,
     )
+
+
+def _shown(name: str) -> str:
+    # A file's name need not be text, and a terminal takes nothing else.
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _join_labels(folder: Path, labels: LabelTable, record: Record) -> int:
@@ -584,7 +589,7 @@ def _write_crosswalk(file: Path, record: Record) -> None:
     """Write which file each image_id came from; the caller asked for identifiers in the clear."""
     with (
         write_beside(file, mode=0o600) as beside,
-        beside.open("w", newline="", encoding="utf-8") as opened,
+        beside.open("w", newline="", encoding="utf-8", errors="backslashreplace") as opened,
     ):
         writer = csv.writer(opened)
         names = ("sop_instance_uid", "study_instance_uid", "patient_id", "accession_number")

@@ -241,6 +241,18 @@ def test_two_runs_on_one_store_do_not_mix(phantoms: Path, tmp_path: Path) -> Non
         quiet(folder, tmp_path / "s")
 
 
+def test_file_whose_name_is_no_text_is_recorded(phantoms: Path, tmp_path: Path) -> None:
+    folder = some(phantoms, tmp_path / "d", women=1)
+    source = next(folder.rglob("L_CC.dcm"))
+    source.rename(folder / os.fsdecode(b"z\xff.dcm"))
+    (folder / os.fsdecode(b"\xfe.dcm")).write_text("no image")
+    summary = quiet(folder, tmp_path / "s", crosswalk=tmp_path / "c.csv")
+    assert summary.ok == 4
+    assert summary.found == 5
+    assert r"\udcfe.dcm" in next(iter(summary.details.values()))
+    assert quiet(folder, tmp_path / "s").done_before >= 4
+
+
 def test_broken_link_is_recorded(phantoms: Path, tmp_path: Path) -> None:
     folder = some(phantoms, tmp_path / "d", women=1)
     (folder / "gone.dcm").symlink_to(tmp_path / "nowhere.dcm")
