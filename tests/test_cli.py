@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from mammo_pd import cli
@@ -60,6 +61,16 @@ def test_whole_job_by_the_three_commands(
     page = Path(report).read_text()
     assert "phantom" in page.lower()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["runs", "store"]
+    # Nothing but the owner's own folder holds what went in: no name, identifier or path.
+    table = pd.read_csv(phantoms / "labels.csv", dtype=str)
+    columns = ("patient_id", "sop_instance_uid", "exam_id", "path")
+    forbidden = {value for name in columns for value in table[name]} | {"PHANTOM^"}
+    for file in tmp_path.rglob("*"):
+        if file.is_file() and "private" not in file.relative_to(tmp_path).parts:
+            content = file.read_bytes()
+            if file.suffix == ".parquet":
+                content = pd.read_parquet(file).to_csv().encode()
+            assert not [value for value in forbidden if value.encode() in content], file
 
 
 def next_command(capsys: pytest.CaptureFixture[str]) -> str:
