@@ -1,0 +1,71 @@
+"""Measure the report on 100,000 made-up predictions: every level, 2,000 resamples of the patients.
+
+    python benchmarks/evaluate.py [benchmarks/results/evaluate_MACHINE_DATE.md]
+
+Prints wall-clock and processor seconds and the most memory held. The scores are random numbers; only
+time and memory are of interest.
+"""
+
+import os
+import platform
+import resource
+import sys
+import tempfile
+import time
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mammo_pd.evaluation.report import ReportContext
+from mammo_pd.stages.evaluate import RESAMPLES, evaluate_predictions
+
+PATIENTS = 25_000
+
+
+def predictions() -> pd.DataFrame:
+    """Four images for each patient, one breast of every twentieth positive."""
+    random = np.random.default_rng(0)
+    patient = np.repeat(np.arange(PATIENTS), 4)
+    laterality = np.tile(["L", "L", "R", "R"], PATIENTS)
+    ill, left = random.random(PATIENTS) < 0.05, random.random(PATIENTS) < 0.5
+    label = (ill[patient] & ((laterality == "L") == left[patient])).astype(int)
+    shared = random.normal(0, 1, PATIENTS)[patient]
+    logit = random.normal(0, 1, 4 * PATIENTS) + shared + 1.5 * label - 2
+    return pd.DataFrame(
+        {
+            "image_id": [f"i{number}" for number in range(4 * PATIENTS)],
+            "patient_id": [f"p{number}" for number in patient],
+            "exam_id": [f"e{number}" for number in patient],
+            "laterality": laterality,
+            "view": np.tile(["CC", "MLO"], 2 * PATIENTS),
+            "label": label,
+            "score": 1 / (1 + np.exp(-logit)),
+        }
+    )
+
+
+def main() -> None:
+    """Run once and print."""
+    table = predictions()
+    load = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory() as folder:
+        start, busy = time.perf_counter(), time.process_time()
+        evaluate_predictions(table, Path(folder) / "report", context=ReportContext())
+        wall, busy = time.perf_counter() - start, time.process_time() - busy
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    text = (
+        f"# Evaluation, {date.today()}\n\n"
+        f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, load before {load:.1f}; Python "
+        f"{platform.python_version()}, numpy {np.__version__}, pandas {pd.__version__}.\n\n"
+        "| images | patients | resamples | wall s | processor s | GiB |\n|---|---|---|---|---|---|\n"
+        f"| {len(table):,} | {PATIENTS:,} | {RESAMPLES:,} | {wall:.0f} | {busy:.0f} | {memory:.2f} |\n"
+    )
+    print(text)
+    if len(sys.argv) > 1:
+        Path(sys.argv[1]).write_text(text)
+
+
+if __name__ == "__main__":
+    main()
