@@ -2,8 +2,8 @@
 
     python benchmarks/evaluate.py [benchmarks/results/evaluate_MACHINE_DATE.md]
 
-Prints wall-clock and processor seconds and the most memory held. The scores are random numbers; only
-time and memory are of interest.
+Prints wall-clock and processor seconds and the most memory held. The scores are random numbers;
+only time and memory are of interest.
 """
 
 import os
@@ -55,12 +55,20 @@ def main() -> None:
         evaluate_predictions(table, Path(folder) / "report", context=ReportContext())
         wall, busy = time.perf_counter() - start, time.process_time() - busy
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    text = (
-        f"# Evaluation, {date.today()}\n\n"
-        f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, load before {load:.1f}; Python "
-        f"{platform.python_version()}, numpy {np.__version__}, pandas {pd.__version__}.\n\n"
-        "| images | patients | resamples | wall s | processor s | GiB |\n|---|---|---|---|---|---|\n"
-        f"| {len(table):,} | {PATIENTS:,} | {RESAMPLES:,} | {wall:.0f} | {busy:.0f} | {memory:.2f} |\n"
+    cores = len(os.sched_getaffinity(0))
+    text = "\n".join(
+        [
+            f"# Evaluation, {date.today()}",
+            "",
+            f"{platform.machine()}, {cores} cores, load before {load:.1f}; "
+            f"Python {platform.python_version()}, numpy {np.__version__}, pandas {pd.__version__}.",
+            "",
+            "| images | patients | resamples | wall s | processor s | GiB |",
+            "|---|---|---|---|---|---|",
+            f"| {len(table):,} | {PATIENTS:,} | {RESAMPLES:,} "
+            f"| {wall:.0f} | {busy:.0f} | {memory:.2f} |",
+            "",
+        ]
     )
     print(text)
     if len(sys.argv) > 1:
