@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mammo_pd import __version__
 from mammo_pd.errors import InputError
-from mammo_pd.terms import Frames, VoiPolicy
+from mammo_pd.terms import Draw, Frames, VoiPolicy
 
 if TYPE_CHECKING:
     from mammo_pd.stages.preprocess import PreprocessSummary
@@ -191,6 +191,7 @@ _DAILY = {
     "split": "data.split",
     "fold": "data.fold",
     "keep": "patch_dropout.keep_rate",
+    "draw": "patch_dropout.draw",
     "model": "model.name",
     "weights": "model.weights",
     "epochs": "training.epochs",
@@ -307,6 +308,39 @@ def _compare(options: argparse.Namespace) -> None:
     print(f"next: open {options.out / 'index.html'}")
 
 
+def _bench(options: argparse.Namespace) -> None:
+    from mammo_pd.stages.bench import bench
+
+    bench(
+        options.out,
+        resolutions=options.res,
+        keep_rates=options.keep,
+        models=options.model,
+        batch_size=options.batch_size,
+        store=options.store,
+        runs=options.runs if options.mlflow else None,
+    )
+    print((options.out / "bench.md").read_text())
+    print(f"wrote {options.out}: bench.json, bench.md, bench.png")
+    print(f"next: mammo-pd budget --bench {options.out / 'bench.json'}")
+
+
+def _budget(options: argparse.Namespace) -> None:
+    from mammo_pd.stages.budget import budget
+
+    text, best = budget(
+        options.memory,
+        hours=options.hours,
+        images=options.images,
+        bench=options.bench,
+        models=options.model,
+        resolutions=options.res,
+        keep_rates=options.keep,
+    )
+    print(text)
+    print(f"next: {best}")
+
+
 def _demo(options: argparse.Namespace) -> None:
     from mammo_pd.files import write_text
     from mammo_pd.imaging.phantom import PhantomSettings, write_phantoms
@@ -374,6 +408,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_evaluate(commands)
     _add_compare(commands)
+    _add_bench(commands)
+    _add_budget(commands)
     _add_demo(commands)
     return parser
 
@@ -485,14 +521,28 @@ def _add_train(commands: Any) -> None:
         help="canvas: a height in pixels (width is 4/5 of it), HxW, or full (default: 1024)",
     )
     command.add_argument(
-        "--keep", metavar="RATE", type=float, help="share of patches kept (default: 0.25)"
+        "--keep",
+        metavar="RATE",
+        help="share of patches kept (default: 0.25); 0.5:0.25 is linear over the epochs, random is "
+        "drawn for each step; +N after it keeps all patches in the last N epochs",
+    )
+    command.add_argument(
+        "--draw",
+        choices=list(Draw),
+        help="which patches: any (uniform, the default), those that hold breast first (tissue), or "
+        "evenly spread (grid)",
     )
     command.add_argument("--model", help="timm's name (default: vit_small_patch16_224)")
     command.add_argument(
         "--weights", help="a local file, or 'timm' for its hub (default: random weights)"
     )
     command.add_argument("--epochs", metavar="N", type=int)
-    command.add_argument("--batch-size", metavar="N", type=int, help="over all devices")
+    command.add_argument(
+        "--batch-size",
+        metavar="N",
+        type=_number_or_auto,
+        help="over all devices, or auto for as many as fit",
+    )
     command.add_argument("--lr", metavar="RATE", type=float, help="peak learning rate")
     command.add_argument("--seed", metavar="N", type=int)
     command.add_argument("--devices", metavar="N", type=int)
@@ -598,6 +648,91 @@ def _add_statistics(command: argparse.ArgumentParser) -> None:
     )
 
 
+_RESOLUTIONS = ["1024", "2048x1664", "3328x2560"]
+_KEEP_RATES = [0.25, 1.0]
+_MODELS = ["vit_small_patch16_224"]
+
+
+def _add_bench(commands: Any) -> None:
+    command = _add(
+        commands,
+        "bench",
+        _bench,
+        "Measure training steps on this machine: images/s, memory, share of the ceiling, waiting; "
+        "beside timm's patch_drop_rate.",
+    )
+    _add_choices(command, resolutions=_RESOLUTIONS, keep_rates=_KEEP_RATES, models=_MODELS)
+    command.add_argument(
+        "--batch-size",
+        metavar="N",
+        type=int,
+        help="images in a step (default: what about 20 GiB hold, at most 128)",
+    )
+    command.add_argument(
+        "--store", metavar="STORE", type=Path, help="read its images (default: made-up ones)"
+    )
+    command.add_argument("--out", metavar="DIR", type=Path, default=Path("bench"))
+    command.add_argument("--mlflow", action="store_true", help="log to the MLflow of --runs too")
+    command.add_argument("--runs", metavar="DIR", type=Path, default=_default_runs())
+
+
+def _add_budget(commands: Any) -> None:
+    command = _add(
+        commands,
+        "budget",
+        _budget,
+        "Say which resolution, model, keep rate and batch fit in a GPU, and in how much time.",
+    )
+    command.add_argument(
+        "--memory",
+        metavar="SIZE",
+        help="of the GPU, such as 24GB (default: that of the --bench file, else of this machine's)",
+    )
+    command.add_argument("--hours", metavar="H", type=float, help="there are for training")
+    command.add_argument("--images", metavar="N", type=int, help="to train on")
+    command.add_argument(
+        "--bench", metavar="FILE", type=Path, help="bench.json of this GPU, to go by its speed"
+    )
+    _add_choices(
+        command,
+        resolutions=["512", "1024", "1536", "2048x1664", "3328x2560"],
+        keep_rates=[0.1, 0.25, 0.5, 1.0],
+        models=["vit_small_patch16_224", "vit_base_patch16_224"],
+    )
+
+
+def _add_choices(
+    command: argparse.ArgumentParser,
+    *,
+    resolutions: list[str],
+    keep_rates: list[float],
+    models: list[str],
+) -> None:
+    shown = " ".join(resolutions)
+    command.add_argument(
+        "--res",
+        metavar="RES",
+        nargs="+",
+        default=resolutions,
+        help=f"canvases, as of train (default: {shown})",
+    )
+    command.add_argument(
+        "--keep",
+        metavar="RATE",
+        nargs="+",
+        type=float,
+        default=keep_rates,
+        help=f"shares of patches kept (default: {' '.join(map(str, keep_rates))})",
+    )
+    command.add_argument(
+        "--model",
+        metavar="NAME",
+        nargs="+",
+        default=models,
+        help=f"timm's names (default: {' '.join(models)})",
+    )
+
+
 def _add_demo(commands: Any) -> None:
     command = _add(
         commands,
@@ -606,6 +741,10 @@ def _add_demo(commands: Any) -> None:
         "The whole job on phantom mammograms made here: DICOM files, store, training, report.",
     )
     command.add_argument("--out", metavar="DIR", type=Path, default=Path("demo"))
+
+
+def _number_or_auto(text: str) -> int | str:
+    return text if text == "auto" else int(text)
 
 
 def _add_store_and_runs(command: argparse.ArgumentParser) -> None:

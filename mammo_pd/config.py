@@ -12,7 +12,8 @@ import yaml
 
 from mammo_pd.errors import InputError
 from mammo_pd.models.augment import AugmentSettings
-from mammo_pd.models.patch_dropout import count_kept
+from mammo_pd.models.keep_schedule import KeepSchedule
+from mammo_pd.terms import Draw
 from mammo_pd.training.loop import TrainingSettings
 
 CANVAS_ASPECT = 0.8
@@ -27,8 +28,8 @@ class DataSettings:
         fold: which fold to test on, where the split has folds.
         res: the canvas: a height in pixels, whose width is 4/5 of it; ``HEIGHTxWIDTH``; or
             ``full``, the largest native breast of the split.
-        workers: processes that read; null for one less than the cores, at most 8, and on a CPU
-            for none.
+        workers: threads that read ahead; null for one less than the cores, at most 8, and on a
+            CPU for one.
     """
 
     split: str = "default"
@@ -36,19 +37,33 @@ class DataSettings:
     res: int | str = 1024
     workers: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"workers is {self.workers}; allowed is 1 and above, or null")
+
 
 @dataclass(frozen=True)
 class PatchDropoutSettings:
-    """How many patches are kept.
+    """Which patches are kept in training; evaluation keeps all.
 
     Attributes:
-        keep_rate: share of the patches kept in training; evaluation keeps all.
+        keep_rate: share of the patches kept: a number; ``0.5:0.25``, linear over the epochs;
+            or ``random``, the official code's; each with ``+N`` for N last epochs that keep all.
+        draw: ``uniform``, ``tissue`` or ``grid``.
     """
 
-    keep_rate: float = 0.25
+    keep_rate: float | str = 0.25
+    draw: str = str(Draw.UNIFORM)
 
     def __post_init__(self) -> None:
-        count_kept(1, self.keep_rate)
+        KeepSchedule.parse(self.keep_rate)
+        if self.draw not in list(Draw):
+            raise ValueError(f"draw is {self.draw!r}; allowed is {', '.join(Draw)}")
+
+    @property
+    def schedule(self) -> KeepSchedule:
+        """The keep rate over the epochs."""
+        return KeepSchedule.parse(self.keep_rate)
 
 
 @dataclass(frozen=True)
@@ -60,12 +75,15 @@ class ModelSettings:
         weights: null for random, a local file, or ``timm`` for those of timm's hub.
         drop_path_rate: stochastic depth.
         global_pool: timm's; null for the model's own.
+        checkpointing: whether blocks are computed anew in the backward pass: a fraction of the
+            memory for about a third more time.
     """
 
     name: str = "vit_small_patch16_224"
     weights: str | None = None
     drop_path_rate: float = 0.1
     global_pool: str | None = None
+    checkpointing: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.drop_path_rate < 1:
@@ -78,7 +96,7 @@ class DeviceSettings:
 
     Attributes:
         accelerator: Lightning Fabric's: ``auto``, ``cpu``, ``cuda``.
-        devices: how many.
+        devices: how many; under torchrun its own number counts.
         precision: Lightning Fabric's, such as ``bf16-mixed`` or ``32-true``; ``auto`` takes bf16
             where the device has it.
         compile: whether blocks are compiled; null to do so on a GPU with a C compiler at hand.
@@ -104,6 +122,14 @@ class RunConfig:
     model: ModelSettings = field(default_factory=ModelSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     device: DeviceSettings = field(default_factory=DeviceSettings)
+
+    def __post_init__(self) -> None:
+        full = self.patch_dropout.schedule.full_epochs
+        if full and full >= self.training.epochs:
+            raise ValueError(
+                f"patch_dropout.keep_rate {self.patch_dropout.keep_rate} keeps every patch in the "
+                f"last {full} epochs, and there are {self.training.epochs} (training.epochs)"
+            )
 
 
 def load_config(file: Path | None = None, overrides: Mapping[str, Any] | None = None) -> RunConfig:

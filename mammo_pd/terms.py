@@ -98,3 +98,23 @@ class Split(StrEnum):
     TRAIN = "train"
     VAL = "val"
     TEST = "test"
+
+
+class Draw(StrEnum):
+    """How the kept positions are drawn.
+
+    ``uniform``: every subset equally likely (the paper's); ``tissue``: patches that hold breast
+    first, air only to fill up; ``grid``: evenly spread, at a random offset (the structured sampling
+    that the paper compares with).
+    """
+
+    UNIFORM = "uniform"
+    TISSUE = "tissue"
+    GRID = "grid"
+
+
+# splitmix64's constants as signed 64-bit integers (Steele, Lea, Flood, "Fast splittable
+# pseudorandom number generators", OOPSLA 2014): torch has no full uint64 arithmetic.
+_GOLDEN_GAMMA = 0x9E3779B97F4A7C15 - (1 << 64)
+_MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
+_MIX_2 = 0x94D049BB133111EB - (1 << 64)

@@ -5,7 +5,7 @@ import yaml
 
 from mammo_pd.config import RunConfig, canvas_of, dump_config, load_config, parse_assignments
 from mammo_pd.errors import InputError
-from mammo_pd.models.vit import patch_size_of
+from mammo_pd.models.vit import build_plain
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -96,7 +96,7 @@ def test_there_are_recipes() -> None:
 @pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_recipe_builds_and_says_how_to_run_it(file: Path) -> None:
     config = load_config(file)
-    canvas_of(config.data.res, patch_size_of(config.model.name), (3328, 2560))
+    canvas_of(config.data.res, build_plain(config.model.name).patch_size, (3328, 2560))
     # Complete: nothing is left to a default that could change under it.
     given, whole = (yaml.safe_load(text) for text in (file.read_text(), dump_config(config)))
     assert given == whole

@@ -1,6 +1,7 @@
-"""Images of a store as batches for training: memory-mapped levels, end to end in one buffer."""
+"""Images of a store as batches for training: levels read end to end into one buffer."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
 from typing import NamedTuple
 
 import numpy as np
@@ -8,35 +9,21 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
 
-from mammo_pd.data.store import StorePaths, choose_level, read_level
-
-
-class Sample(NamedTuple):
-    """One image of the dataset.
-
-    Attributes:
-        pixels: (h, w) uint16, memory-mapped: nothing is read until it is batched.
-        label: 0 or 1; NaN where there is none.
-        row: of the image in the dataset.
-    """
-
-    pixels: npt.NDArray[np.uint16]
-    label: float
-    row: int
+from mammo_pd.data.store import StorePaths, choose_level, level_shape, read_level_into
 
 
 class Batch(NamedTuple):
     """Images of different sizes, end to end in one buffer.
 
     Attributes:
-        pixels: (sum of height x width,) int16, a view of uint16.
+        pixels: (sum of height x width,) int16, a view of uint16: torch has few operations on
+            uint16, and CUDA cannot index it.
         offsets: (B,) int64, where each image starts in ``pixels``.
         heights: (B,) int64, pixels.
         widths: (B,) int64, pixels.
-        labels: (B,) float32.
-        rows: (B,) int64, of the images in the dataset.
+        labels: (B,) float32; NaN where there is none.
+        rows: (B,) int64, of the images in the dataset; always on the CPU.
     """
 
     pixels: Tensor
@@ -47,7 +34,7 @@ class Batch(NamedTuple):
     rows: Tensor
 
 
-class MammogramDataset(Dataset[Sample]):
+class MammogramDataset:
     """The images of some rows of a manifest, at the smallest level that serves the canvas.
 
     Args:
@@ -65,35 +52,67 @@ class MammogramDataset(Dataset[Sample]):
             choose_level(height, width, canvas)
             for height, width in zip(heights, widths, strict=True)
         ]
+        # Height, width and where the pixels begin in the file, once they were looked up.
+        self._shapes: list[tuple[int, int, int] | None] = [None] * len(self.image_ids)
 
     def __len__(self) -> int:
         return len(self.image_ids)
 
-    def __getitem__(self, row: int) -> Sample:
-        pixels = read_level(self._paths, self.image_ids[row], self._levels[row])
-        return Sample(pixels, float(self.labels[row]), row)
+    def by_size(self) -> list[int]:
+        """Rows in the order of their pixels, the largest first."""
+        sizes = [height * width for height, width, _ in map(self._shape, range(len(self)))]
+        return sorted(range(len(self)), key=lambda row: -sizes[row])
+
+    def read(
+        self,
+        rows: Sequence[int],
+        *,
+        buffer: Callable[[int], Tensor] | None = None,
+        executor: Executor | None = None,
+    ) -> Batch:
+        """Read some images, each file straight to its place in the batch.
+
+        Args:
+            rows: of the dataset.
+            buffer: gives memory for so many pixels, int16; new memory by default.
+            executor: threads that read; the caller's own by default.
+
+        Raises:
+            InputError: a level is missing or damaged.
+        """
+        each = map if executor is None else executor.map
+        shapes = list(each(self._shape, rows))
+        sizes = [height * width for height, width, _ in shapes]
+        offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        count = int(offsets[-1])
+        pixels = torch.empty(count, dtype=torch.int16) if buffer is None else buffer(count)
+        flat = pixels.numpy()
+
+        def fill(place: int) -> None:
+            row, (_, _, start) = rows[place], shapes[place]
+            out = flat[offsets[place] : offsets[place + 1]]
+            read_level_into(self._paths, self.image_ids[row], self._levels[row], start, out)
+
+        # Exhausted, so that an error in a thread is raised here.
+        list(each(fill, range(len(rows))))
+        return Batch(
+            pixels=pixels,
+            offsets=torch.from_numpy(offsets[:-1]),
+            heights=torch.tensor([shape[0] for shape in shapes]),
+            widths=torch.tensor([shape[1] for shape in shapes]),
+            labels=torch.from_numpy(self.labels[list(rows)]),
+            rows=torch.tensor(list(rows)),
+        )
+
+    def _shape(self, row: int) -> tuple[int, int, int]:
+        known = self._shapes[row]
+        if known is None:
+            known = level_shape(self._paths, self.image_ids[row], self._levels[row])
+            self._shapes[row] = known
+        return known
 
 
-def collate(samples: Sequence[Sample]) -> Batch:
-    """Copy the images into one buffer."""
-    sizes = [sample.pixels.size for sample in samples]
-    offsets = np.concatenate([[0], np.cumsum(sizes)])
-    # torch has few operations on uint16, and CUDA cannot index it.
-    buffer = torch.empty(int(offsets[-1]), dtype=torch.int16)
-    flat = buffer.numpy().view(np.uint16)
-    for sample, start in zip(samples, offsets, strict=False):
-        flat[start : start + sample.pixels.size] = sample.pixels.reshape(-1)
-    return Batch(
-        pixels=buffer,
-        offsets=torch.from_numpy(offsets[:-1]),
-        heights=torch.tensor([sample.pixels.shape[0] for sample in samples]),
-        widths=torch.tensor([sample.pixels.shape[1] for sample in samples]),
-        labels=torch.tensor([sample.label for sample in samples], dtype=torch.float32),
-        rows=torch.tensor([sample.row for sample in samples]),
-    )
-
-
-class EpochBatches(Sampler[list[int]]):
+class EpochBatches:
     """The batches of one epoch for one process: shuffled by (seed, epoch) alone.
 
     A global batch is cut into equal shares, so that two processes see together what one would see.

@@ -197,10 +197,65 @@ def read_level(paths: StorePaths, image_id: str, level: str) -> npt.NDArray[np.u
     try:
         pixels: npt.NDArray[np.uint16] = np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise InputError(
-            f"{file} cannot be read ({error}); run the same mammo-pd preprocess again to mend it."
-        ) from error
+        raise _lost_level(file, error) from error
     return pixels
+
+
+def level_shape(paths: StorePaths, image_id: str, level: str) -> tuple[int, int, int]:
+    """Height and width of one level in pixels, and where in the file its pixels begin, in bytes.
+
+    Raises:
+        InputError: the file is missing or not what the store writes.
+    """
+    file = paths.image(image_id) / f"{level}.npy"
+    try:
+        with file.open("rb") as stream:
+            if np.lib.format.read_magic(stream) != (1, 0):
+                raise ValueError("another version of the format")
+            shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
+            if fortran_order or dtype != np.uint16 or len(shape) != 2:
+                raise ValueError(f"{dtype} of shape {shape}")
+            return shape[0], shape[1], stream.tell()
+    except (OSError, ValueError) as error:
+        raise _lost_level(file, error) from error
+
+
+def read_level_into(
+    paths: StorePaths, image_id: str, level: str, start: int, out: npt.NDArray[np.int16]
+) -> None:
+    """Copy one level's pixels from the file (the page cache, if warm) into memory that is there.
+
+    Args:
+        paths: the store.
+        image_id: of the image.
+        level: its name.
+        start: of the pixels in the file, in bytes, from `level_shape`.
+        out: (height * width,) int16, contiguous: the uint16 pixels as they lie in the file.
+
+    Raises:
+        InputError: the file is missing or too short.
+    """
+    file = paths.image(image_id) / f"{level}.npy"
+    rest = out.data.cast("B")
+    try:
+        handle = os.open(file, os.O_RDONLY)
+        try:
+            while rest:
+                # Releases the interpreter while it copies, as memory-mapped reads do not.
+                count = os.preadv(handle, [rest], start)
+                if not count:
+                    raise ValueError("it is too short")
+                rest, start = rest[count:], start + count
+        finally:
+            os.close(handle)
+    except (OSError, ValueError) as error:
+        raise _lost_level(file, error) from error
+
+
+def _lost_level(file: Path, error: Exception) -> InputError:
+    return InputError(
+        f"{file} cannot be read ({error}); run the same mammo-pd preprocess again to mend it."
+    )
 
 
 class Hasher:

@@ -17,10 +17,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mammo_pd.models.patch_dropout import hashed
+from mammo_pd.models.patch_dropout import uniform
 
-_AFFINE_STREAM = 1
-_INTENSITY_STREAM = 2
+_STREAM = 1
+# A patch is probed at so many pixels along each side.
+_PROBES = 4
 
 
 class RaggedImages(NamedTuple):
@@ -98,23 +99,34 @@ def fit_canvas(heights: Tensor, widths: Tensor, canvas: tuple[int, int]) -> Tens
     return matrix
 
 
-def draw_affine(keys: Tensor, canvas: tuple[int, int], settings: AugmentSettings) -> Tensor:
-    """Draw each image's flip, rotation, scale and shift about the centre of the canvas.
+def draw_augmentation(keys: Tensor) -> Tensor:
+    """Draw the numbers that `affine_of` and `intensity_of` are made from.
 
     Args:
         keys: (B,) int64, from `mammo_pd.models.patch_dropout.image_key`.
+
+    Returns:
+        (B, 8) float32 in [0, 1).
+    """
+    return uniform(keys, 8, _STREAM)
+
+
+def affine_of(drawn: Tensor, canvas: tuple[int, int], settings: AugmentSettings) -> Tensor:
+    """Each image's flip, rotation, scale and shift about the centre of the canvas.
+
+    Args:
+        drawn: (B, 8), from `draw_augmentation`.
         canvas: (height, width) in pixels.
         settings: how far.
 
     Returns:
         (B, 2, 3) float32, canvas to canvas.
     """
-    draw = _uniform(keys, 6, _AFFINE_STREAM)
-    flip_row = 1 - 2 * (draw[:, 0] < settings.vertical_flip).float()
-    flip_column = 1 - 2 * (draw[:, 1] < settings.horizontal_flip).float()
-    angle = (2 * draw[:, 2] - 1) * math.radians(settings.rotation_degrees)
-    zoom = 1 + (2 * draw[:, 3] - 1) * settings.scale
-    shift = (2 * draw[:, 4:6] - 1) * settings.shift
+    flip_row = 1 - 2 * (drawn[:, 0] < settings.vertical_flip).float()
+    flip_column = 1 - 2 * (drawn[:, 1] < settings.horizontal_flip).float()
+    angle = (2 * drawn[:, 2] - 1) * math.radians(settings.rotation_degrees)
+    zoom = 1 + (2 * drawn[:, 3] - 1) * settings.scale
+    shift = (2 * drawn[:, 4:6] - 1) * settings.shift
     cosine, sine = torch.cos(angle) / zoom, torch.sin(angle) / zoom
     linear = torch.stack(
         [
@@ -183,36 +195,64 @@ def sample_patches(
     return (above * (1 - down) + below * down).flatten(2)
 
 
-def draw_intensity(keys: Tensor, settings: AugmentSettings) -> Tensor:
-    """Draw each image's gamma and contrast.
+def probe_tissue(
+    images: RaggedImages, matrix: Tensor, grid_size: tuple[int, int], patch_size: int
+) -> Tensor:
+    """Tell which patches hold breast, from a few pixels of each: air is 0 in the store.
 
     Args:
-        keys: (B,) int64, from `mammo_pd.models.patch_dropout.image_key`.
+        images: B stored images.
+        matrix: (B, 2, 3) float32, canvas to stored image.
+        grid_size: patches on the canvas, (rows, columns); N is their product.
+        patch_size: P.
+
+    Returns:
+        (B, N) bool: whether any of 4x4 evenly spaced pixels of the patch, each the nearest of the
+        image, is above 0.
+    """
+    device = matrix.device
+    step = patch_size / _PROBES
+
+    def along(count: int) -> Tensor:
+        return (torch.arange(count * _PROBES, device=device, dtype=torch.float32) + 0.5) * step
+
+    row, column = along(grid_size[0])[None, :, None], along(grid_size[1])[None, None, :]
+    m = matrix[:, :, :, None, None]
+    source_row = torch.floor(m[:, 0, 0] * row + m[:, 0, 1] * column + m[:, 0, 2]).long()
+    source_column = torch.floor(m[:, 1, 0] * row + m[:, 1, 1] * column + m[:, 1, 2]).long()
+    height, width = images.heights[:, None, None], images.widths[:, None, None]
+    inside = (source_row >= 0) & (source_row < height)
+    inside &= (source_column >= 0) & (source_column < width)
+    index = images.offsets[:, None, None] + source_row * width + source_column
+    bright = inside & (images.pixels[torch.where(inside, index, 0)] != 0)
+    probes = bright.view(-1, grid_size[0], _PROBES, grid_size[1], _PROBES)
+    return probes.any(dim=4).any(dim=2).flatten(1)
+
+
+def intensity_of(drawn: Tensor, settings: AugmentSettings) -> Tensor:
+    """Each image's gamma and contrast.
+
+    Args:
+        drawn: (B, 8), from `draw_augmentation`.
         settings: how far.
 
     Returns:
         (B, 2) float32: an exponent and a factor.
     """
-    draw = 2 * _uniform(keys, 2, _INTENSITY_STREAM) - 1
+    draw = 2 * drawn[:, 6:] - 1
     exponent = torch.exp(draw[:, 0] * math.log1p(settings.gamma))
     return torch.stack([exponent, 1 + draw[:, 1] * settings.contrast], dim=1)
 
 
-def change_intensity(pixels: Tensor, drawn: Tensor) -> Tensor:
+def change_intensity(pixels: Tensor, change: Tensor) -> Tensor:
     """Apply gamma and contrast to the pixels given; air stays 0.
 
     Args:
         pixels: (B, K, P * P) float32 in [0, 1].
-        drawn: (B, 2), from `draw_intensity`.
+        change: (B, 2), from `intensity_of`.
 
     Returns:
         (B, K, P * P) float32 in [0, 1].
     """
-    exponent, factor = drawn[:, 0, None, None], drawn[:, 1, None, None]
+    exponent, factor = change[:, 0, None, None], change[:, 1, None, None]
     return (pixels.pow(exponent) * factor).clamp(0, 1)
-
-
-def _uniform(keys: Tensor, count: int, stream: int) -> Tensor:
-    """(B, count) float32 in [0, 1)."""
-    # 24 bits are what a float32 can hold: the draw never rounds up to 1.
-    return (hashed(keys, count, stream) >> 29).float() / (1 << 24)

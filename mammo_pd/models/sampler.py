@@ -1,19 +1,24 @@
 """From a batch of stored images to standardised kept patches: draw, then read only what is kept."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from mammo_pd.models.augment import (
     AugmentSettings,
     RaggedImages,
+    affine_of,
     change_intensity,
     compose,
-    draw_affine,
-    draw_intensity,
+    draw_augmentation,
     fit_canvas,
+    intensity_of,
+    probe_tissue,
     sample_patches,
 )
-from mammo_pd.models.patch_dropout import count_kept, draw_uniform
+from mammo_pd.models.patch_dropout import draw_grid, draw_tissue, draw_uniform
+from mammo_pd.terms import Draw
 
 
 class PatchSampler:
@@ -24,8 +29,10 @@ class PatchSampler:
         patch_size: P, in pixels.
         mean: grey value, of 0 to 1, that becomes 0.
         std: grey values to one unit.
-        compiled: read the pixels by compiled code. The draws never are: compilers take liberties
-            with overflowing integers, and a draw is to be the same everywhere.
+        draw: how the kept positions are drawn.
+        augment: how far training images are moved and changed.
+        compiled: read pixels by compiled code. The draws never are: compilers take liberties with
+            large integers (docs/log.md), and a draw is to be the same everywhere.
     """
 
     def __init__(
@@ -35,13 +42,23 @@ class PatchSampler:
         *,
         mean: float = 0.5,
         std: float = 0.5,
+        draw: Draw = Draw.UNIFORM,
+        augment: AugmentSettings | None = None,
         compiled: bool = False,
     ) -> None:
         self.canvas = canvas
         self.patch_size = patch_size
         self._mean = mean
         self._std = std
-        self._read_changed = torch.compile(self._read_and_change) if compiled else None
+        self._draw = draw
+        self._augment = augment or AugmentSettings()
+        self._place: Callable[..., tuple[Tensor, Tensor]] = self._affine_and_intensity
+        self._probe: Callable[..., Tensor] = probe_tissue
+        self._read_changed: Callable[..., Tensor] = self._read_and_change
+        if compiled:
+            self._place = torch.compile(self._affine_and_intensity)
+            self._probe = torch.compile(probe_tissue)
+            self._read_changed = torch.compile(self._read_and_change)
 
     @property
     def grid_size(self) -> tuple[int, int]:
@@ -50,25 +67,22 @@ class PatchSampler:
 
     @torch.no_grad()
     def for_training(
-        self, images: RaggedImages, keys: Tensor, keep_rate: float, augment: AugmentSettings
+        self, images: RaggedImages, keys: Tensor, num_keep: int
     ) -> tuple[Tensor, Tensor]:
         """Kept patches of augmented images.
 
         Args:
             images: B stored images, on the device.
             keys: (B,) int64, from `mammo_pd.models.patch_dropout.image_key`.
-            keep_rate: share of the patches that is kept.
-            augment: how far images are moved and changed.
+            num_keep: K, from `mammo_pd.models.patch_dropout.choose_num_keep`.
 
         Returns:
             patches (B, K, P * P) float32, positions (B, K) int64.
         """
-        rows, columns = self.grid_size
-        positions = draw_uniform(keys, rows * columns, count_kept(rows * columns, keep_rate))
-        fit = fit_canvas(images.heights, images.widths, self.canvas)
-        matrix = compose(fit, draw_affine(keys, self.canvas, augment))
-        read = self._read_changed or self._read_and_change
-        return read(images, matrix, positions, draw_intensity(keys, augment)), positions
+        drawn = draw_augmentation(keys)
+        matrix, intensity = self._place(images.heights, images.widths, drawn)
+        positions = self._draw_positions(images, keys, matrix, num_keep)
+        return self._read_changed(images, matrix, positions, intensity), positions
 
     @torch.no_grad()
     def for_evaluation(self, images: RaggedImages) -> tuple[Tensor, Tensor]:
@@ -85,6 +99,30 @@ class PatchSampler:
         positions = positions.expand(len(images.heights), -1)
         matrix = fit_canvas(images.heights, images.widths, self.canvas)
         return self._standardise(self._read(images, matrix, positions)), positions
+
+    @torch.no_grad()
+    def tissue(self, images: RaggedImages) -> Tensor:
+        """Which patches of the images as they are hold breast: (B, N) bool."""
+        matrix = fit_canvas(images.heights, images.widths, self.canvas)
+        return probe_tissue(images, matrix, self.grid_size, self.patch_size)
+
+    def _affine_and_intensity(
+        self, heights: Tensor, widths: Tensor, drawn: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        fit = fit_canvas(heights, widths, self.canvas)
+        matrix = compose(fit, affine_of(drawn, self.canvas, self._augment))
+        return matrix, intensity_of(drawn, self._augment)
+
+    def _draw_positions(
+        self, images: RaggedImages, keys: Tensor, matrix: Tensor, num_keep: int
+    ) -> Tensor:
+        rows, columns = self.grid_size
+        if self._draw is Draw.TISSUE and num_keep < rows * columns:
+            tissue = self._probe(images, matrix, self.grid_size, self.patch_size)
+            return draw_tissue(keys, tissue, num_keep)
+        if self._draw is Draw.GRID and num_keep < rows * columns:
+            return draw_grid(keys, self.grid_size, num_keep)
+        return draw_uniform(keys, rows * columns, num_keep)
 
     def _read_and_change(
         self, images: RaggedImages, matrix: Tensor, positions: Tensor, intensity: Tensor

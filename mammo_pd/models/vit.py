@@ -11,22 +11,26 @@ from typing import Any
 import timm
 import torch
 from timm.layers import PatchEmbed
-from timm.models import VisionTransformer
+from timm.models import VisionTransformer, checkpoint_seq
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mammo_pd.errors import InputError
+from mammo_pd.models.drop_path import draw_paths, replace_drop_paths
 
 
 class PatchViT(nn.Module):
     """An untouched timm `VisionTransformer` behind an embedding that takes any subset of patches.
 
     The weights are timm's, under timm's names, in ``self.vit``; so is everything after the
-    embedding (blocks, norm, pooling, head).
+    embedding (blocks, norm, pooling, head). Stochastic depth alone is ours: it is drawn by image
+    (`mammo_pd.models.drop_path`), so that a run does not depend on how many devices share it.
 
     Raises:
         InputError: the model is not a plain vision transformer with absolute position embeddings.
     """
+
+    _path_keep: Tensor
 
     def __init__(self, vit: VisionTransformer) -> None:
         super().__init__()
@@ -37,6 +41,10 @@ class PatchViT(nn.Module):
                 "deit_*, deit3_* or *_dinov2 models."
             )
         self.vit = vit
+        self._drop_paths = replace_drop_paths(vit.blocks)
+        keep = torch.tensor([1 - path.drop_prob for path in self._drop_paths])
+        self.register_buffer("_path_keep", keep, persistent=False)
+        self._embed_with = self.embed
 
     @property
     def patch_size(self) -> int:
@@ -55,21 +63,45 @@ class PatchViT(nn.Module):
         rows, columns = self.grid_size
         return rows * columns
 
-    def forward(self, patches: Tensor, positions: Tensor) -> Tensor:
+    @property
+    def num_prefix(self) -> int:
+        """Class and register tokens, which go through the blocks beside the patches."""
+        return int(self.vit.num_prefix_tokens)
+
+    def compile_blocks(self) -> None:
+        """Compile the embedding and the blocks, each block by the code of the first.
+
+        Whole-model compilation was no faster (docs/log.md), and takes its time again for each new
+        number of patches.
+        """
+        self._embed_with = torch.compile(self.embed)
+        for block in self.vit.blocks:
+            block.compile()
+
+    def forward(self, patches: Tensor, positions: Tensor, keys: Tensor | None = None) -> Tensor:
         """Score images by their kept patches.
 
         Args:
             patches: (B, K, P * P) standardised pixels, one channel.
             positions: (B, K) int64 in [0, N).
+            keys: (B,) int64, which stochastic depth is drawn from; needed only in training, and
+                only of a model that has it.
 
         Returns:
             (B, classes) logits. With all N patches this is timm's own forward.
         """
-        x = self.embed(patches, positions)
-        x = self.vit.norm_pre(x)
-        x = self.vit.blocks(x)
-        x = self.vit.norm(x)
-        return self.vit.forward_head(x)  # type: ignore[no-any-return]
+        if self.training and self._drop_paths:
+            assert keys is not None, "stochastic depth is drawn by image: training needs the keys"
+            draw_paths(self._drop_paths, self._path_keep, keys)
+        vit = self.vit
+        x = self._embed_with(patches, positions)
+        x = vit.norm_pre(x)
+        x = checkpoint_seq(vit.blocks, x) if vit.grad_checkpointing else vit.blocks(x)
+        if vit.global_pool == "token" and vit.attn_pool is None:
+            # Only the class token is looked at from here on.
+            x = x[:, :1]
+        x = vit.norm(x)
+        return vit.forward_head(x)  # type: ignore[no-any-return]
 
     def embed(self, patches: Tensor, positions: Tensor) -> Tensor:
         """Project kept patches and add the position embedding of where each one lies.
@@ -122,6 +154,7 @@ def build_vit(
     weights: str | None = None,
     drop_path_rate: float = 0.0,
     global_pool: str | None = None,
+    checkpointing: bool = False,
 ) -> PatchViT:
     """Build a timm vision transformer for one-channel images of any canvas, with one logit.
 
@@ -134,6 +167,8 @@ def build_vit(
             summed to one.
         drop_path_rate: stochastic depth.
         global_pool: timm's ``global_pool``; None takes the model's own.
+        checkpointing: compute each block anew in the backward pass instead of keeping what it
+            made: about a third more time for a fraction of the memory.
 
     Raises:
         InputError: no such model, not a plain vision transformer, a canvas that is no multiple of
@@ -169,25 +204,25 @@ def build_vit(
             f"{str(error).splitlines()[0][:300]}. Give a file saved from the same architecture, "
             "or, where there is no network, download it elsewhere and name the file."
         ) from error
+    vit.set_grad_checkpointing(checkpointing)
     return PatchViT(vit)
 
 
-def patch_size_of(name: str) -> int:
-    """The patch's side in pixels of a timm model, without making its weights.
+def build_plain(name: str) -> PatchViT:
+    """A timm model as it comes, without memory for its weights: to look at its shape.
 
     Raises:
-        InputError: no such model, or not a vision transformer.
+        InputError: no such model, or not a plain vision transformer.
     """
     _check_name(name)
     try:
         with torch.device("meta"):
-            model = timm.create_model(name, dynamic_img_size=False)
+            return PatchViT(timm.create_model(name, dynamic_img_size=False))
     except TypeError as error:
         raise InputError(
             f"{name!r} is not a plain vision transformer; choose one of timm's vit_*, deit_*, "
             "deit3_* or *_dinov2 models."
         ) from error
-    return PatchViT(model).patch_size
 
 
 def _check_name(name: str) -> None:

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from PIL import Image, ImageDraw
 
-from mammo_pd.data.dataset import MammogramDataset, collate
+from mammo_pd.data.dataset import MammogramDataset
 from mammo_pd.errors import InputError
 from mammo_pd.imaging.geometry import area_average, fitted_size
 from mammo_pd.models.augment import fit_canvas
@@ -197,15 +197,16 @@ class ErrorPictures:
             return None
         height, width = one.facts["canvas"]
         rows = self._images.loc[[image_id]]
-        sample = MammogramDataset(one.paths, rows, (height, width))[0]
-        shape = (sample.pixels.shape[0], sample.pixels.shape[1])
+        stored = MammogramDataset(one.paths, rows, (height, width)).read([0])
+        shape = (int(stored.heights[0]), int(stored.widths[0]))
+        pixels = stored.pixels.numpy().view(np.uint16).reshape(shape)
         size = fitted_size(shape, _LONG_SIDE) if max(shape) > _LONG_SIDE else shape
         heat = None
         if self._unexplained is None:
             parameter = next(one.model.parameters())
             sampler = PatchSampler((height, width), one.model.patch_size)
-            batch = to_device(collate([sample]), parameter.device)
-            patches, positions = sampler.for_evaluation(batch)
+            images = to_device(stored, parameter.device)
+            patches, positions = sampler.for_evaluation(images)
             shares = attention_rollout(one.model, patches.to(parameter.dtype), positions)
             of_patches = shares[0, -one.model.num_tokens :].reshape(one.model.grid_size)
             heat = heat_on_image(of_patches.cpu().numpy(), shape, size, (height, width))
@@ -218,7 +219,7 @@ class ErrorPictures:
                 (lesion.column + 0.5) * scale - 0.5,
                 lesion.radius * scale,
             )
-        return draw_picture(area_average(sample.pixels, size), heat, lesion)
+        return draw_picture(area_average(pixels, size), heat, lesion)
 
 
 def _refuse_too_slow(model: PatchViT) -> None:

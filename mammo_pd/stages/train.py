@@ -1,16 +1,18 @@
 """Train a vision transformer with PatchDropout on a store: a run that can be killed and resumed."""
 
+import copy
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import platform
 import secrets
 import shutil
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,11 @@ import timm
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from mammo_pd import __version__
 from mammo_pd.config import RunConfig, canvas_of, dump_config, load_config
-from mammo_pd.data.dataset import Batch, EpochBatches, MammogramDataset, collate
+from mammo_pd.data.dataset import Batch, EpochBatches, MammogramDataset
+from mammo_pd.data.loader import BatchLoader
 from mammo_pd.data.manifest import read_manifest
 from mammo_pd.data.splits import SplitTable, check_split, read_split
 from mammo_pd.data.store import StorePaths, open_store, read_facts
@@ -34,15 +36,21 @@ from mammo_pd.evaluation.levels import Aggregation, roll_up
 from mammo_pd.evaluation.roc import auc
 from mammo_pd.files import write_text
 from mammo_pd.models.augment import RaggedImages
-from mammo_pd.models.patch_dropout import count_kept, image_key
+from mammo_pd.models.cost import largest_fitting, shape_of, training_bytes
+from mammo_pd.models.patch_dropout import choose_num_keep, image_key
 from mammo_pd.models.sampler import PatchSampler
-from mammo_pd.models.vit import PatchViT, build_vit, patch_size_of
+from mammo_pd.models.vit import PatchViT, build_plain, build_vit
 from mammo_pd.stages.split import split_store
-from mammo_pd.terms import Level, Split, Status
+from mammo_pd.terms import Draw, Level, Split, Status
 from mammo_pd.tracking import NoRun, Run
-from mammo_pd.training.loop import Task, fit
+from mammo_pd.training.batch_size import largest_batch
+from mammo_pd.training.loop import Part, Task, fit, train_step
 
-_MAX_WORKERS = 8
+_MAX_THREADS = 8
+# The memory model is good to 15 %: what lies further above the device's memory cannot fit.
+_SURELY_TOO_LARGE = 1.2
+# Images from which the tissue's share of the canvas is told.
+_TISSUE_SAMPLE = 64
 
 
 def train(
@@ -78,7 +86,8 @@ def train(
             # Everything is in there: the weights it began with need not be at hand any more.
             config = replace(config, model=replace(config.model, weights=None))
     assert store is not None
-    _refuse_uneven(config)
+    devices, nodes = count_devices(config)
+    _refuse_uneven(config, devices * nodes)
     paths = open_store(store)
     manifest, split = _read_or_make_split(paths, config, say)
     rows = rows_of(manifest, split, config.data.fold)
@@ -87,9 +96,8 @@ def train(
     labels_hash = hash_of_labels(rows)
     left_out = count_in_no_part(manifest, split)
 
-    patch_size = patch_size_of(config.model.name)
-    canvas = canvas_of(config.data.res, patch_size, _largest(rows))
-    fabric = make_fabric(config)
+    canvas = canvas_of(config.data.res, build_plain(config.model.name).patch_size, _largest(rows))
+    fabric = make_fabric(config, devices=devices, nodes=nodes)
     fabric.launch()
     fabric.seed_everything(config.training.seed, verbose=False)
     model = build_vit(
@@ -98,14 +106,21 @@ def train(
         weights=config.model.weights,
         drop_path_rate=config.model.drop_path_rate,
         global_pool=config.model.global_pool,
+        checkpointing=config.model.checkpointing,
     )
-    compiled = _should_compile(
-        config, fabric.device, say if fabric.global_rank == 0 else _say_nothing
-    )
-    sampler = PatchSampler(canvas, patch_size, compiled=compiled)
+    compiled = compile_here(config, say if fabric.global_rank == 0 else _say_nothing)
+    train_rows = rows[rows["split"] == Split.TRAIN]
+    train_set = MammogramDataset(paths, train_rows, canvas)
+    if config.training.batch_size == "auto":
+        found = _find_batch_size(fabric, model, train_set, canvas, config, compiled)
+        config = replace(config, training=replace(config.training, batch_size=found))
+        say(f"batch size {found}: the largest that fits")
+    _refuse_too_large(fabric, config, canvas, model)
+    sampler = _sampler_of(canvas, model, config, compiled)
     if compiled:
-        model.compile()
-    kept = count_kept(model.num_tokens, config.patch_dropout.keep_rate)
+        model.compile_blocks()
+    schedule = config.patch_dropout.schedule
+    kept = choose_num_keep(model.num_tokens, schedule.base, model.num_prefix)
 
     chief = fabric.global_rank == 0
     if resume is None:
@@ -129,30 +144,31 @@ def train(
             f"warning: {left_out} usable images are in no part of the split {split.name} (they "
             "came after it was made); to use them: mammo-pd split --name NEW"
         )
-    with warnings.catch_warnings():
-        # Fabric advises more loader workers than a small machine has cores.
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        task = _task(fabric, paths, rows, canvas, sampler, config)
-        if not chief:
-            fit(fabric, model, model.vit, task, config.training, folder, NoRun(), say=say_if)
-            return None
-        with Run(runs, folder.name, facts.get("mlflow_run_id")) as tracker:
-            facts["mlflow_run_id"] = tracker.run_id
-            _write_facts(folder, facts)
-            tracker.describe(
-                parameters=json.loads(json.dumps(_parameters(config, canvas, model, kept))),
-                tags={
-                    "split_hash": split.hash,
-                    "store_fingerprint": facts["store_fingerprint"],
-                    "mammo_pd_version": __version__,
-                    **{f"environment.{name}": str(v) for name, v in facts["environment"].items()},
-                },
-            )
-            tracker.keep("config.yaml", dump_config(_without_paths(config)))
-            history = fit(fabric, model, model.vit, task, config.training, folder, tracker, say=say)
-            table = pd.DataFrame(history).to_csv(index=False)
-            write_text(folder / "history.csv", table)
-            tracker.keep("history.csv", table)
+    if chief and config.patch_dropout.draw == Draw.TISSUE:
+        share = _tissue_share(train_set, sampler, fabric.device)
+        kept_share = min(1.0, kept / model.num_tokens / share)
+        say(f"tissue is {share:.0%} of the canvas; {kept_share:.0%} of it is kept")
+    task = _task(fabric, paths, rows, canvas, model, train_set, sampler, config)
+    if not chief:
+        fit(fabric, model, model.vit, task, config.training, folder, NoRun(), say=say_if)
+        return None
+    with Run(runs, folder.name, facts.get("mlflow_run_id")) as tracker:
+        facts["mlflow_run_id"] = tracker.run_id
+        _write_facts(folder, facts)
+        tracker.describe(
+            parameters=json.loads(json.dumps(_parameters(config, canvas, model, kept))),
+            tags={
+                "split_hash": split.hash,
+                "store_fingerprint": facts["store_fingerprint"],
+                "mammo_pd_version": __version__,
+                **{f"environment.{name}": str(v) for name, v in facts["environment"].items()},
+            },
+        )
+        tracker.keep("config.yaml", dump_config(_without_paths(config)))
+        history = fit(fabric, model, model.vit, task, config.training, folder, tracker, say=say)
+        table = pd.DataFrame(history).to_csv(index=False)
+        write_text(folder / "history.csv", table)
+        tracker.keep("history.csv", table)
     _write_facts(folder, {**facts, "finished": _now()})
     return folder
 
@@ -197,7 +213,24 @@ def rows_of(manifest: pd.DataFrame, split: SplitTable, fold: int | None) -> pd.D
     return usable.merge(parts, on="image_id").sort_values("image_id", ignore_index=True)
 
 
-def make_fabric(config: RunConfig) -> Fabric:
+def count_devices(config: RunConfig) -> tuple[int, int]:
+    """Devices of each machine, and machines: torchrun's where it started us, else --devices.
+
+    Raises:
+        InputError: the two disagree.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return config.device.devices, 1
+    local, world = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+    if config.device.devices not in (1, local):
+        raise InputError(
+            f"--devices {config.device.devices} contradicts torchrun, which started {local} "
+            "processes on this machine; leave --devices away."
+        )
+    return local, world // local
+
+
+def make_fabric(config: RunConfig, *, devices: int = 1, nodes: int = 1) -> Fabric:
     """Lightning Fabric for a configuration, in bf16 where the device has it."""
     device = config.device
     precision = device.precision
@@ -207,45 +240,52 @@ def make_fabric(config: RunConfig) -> Fabric:
         bf16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
         precision = "bf16-mixed" if bf16 else "16-mixed" if on_gpu else "32-true"
     try:
-        return Fabric(accelerator=device.accelerator, devices=device.devices, precision=precision)
+        return Fabric(
+            accelerator=device.accelerator, devices=devices, num_nodes=nodes, precision=precision
+        )
     except (ValueError, RuntimeError) as error:
         raise InputError(
             f"Lightning Fabric cannot use accelerator {device.accelerator}, devices "
-            f"{device.devices}, precision {precision}: {error}"
+            f"{devices}, precision {precision}: {error}"
         ) from error
 
 
 def make_loader(
     dataset: MammogramDataset, batches: Any, workers: int | None, device: torch.device
-) -> "DataLoader[Batch]":
-    """Read batches in worker processes, into pinned memory where there is a GPU."""
+) -> BatchLoader:
+    """Read batches ahead in threads, into pinned memory where there is a GPU."""
     if workers is None:
         # On a CPU the model needs every core, and reading is the smaller part.
         cores = len(os.sched_getaffinity(0)) if device.type == "cuda" else 1
-        workers = min(_MAX_WORKERS, cores - 1)
-    return DataLoader(
-        dataset,  # type: ignore[arg-type]
-        batch_sampler=batches,
-        collate_fn=collate,
-        num_workers=workers,
-        pin_memory=device.type == "cuda",
-        persistent_workers=workers > 0,
-        # Its own, or starting workers would take numbers from the model's stochastic depth.
-        generator=torch.Generator(),
-    )
+        workers = max(1, min(_MAX_THREADS, cores - 1))
+    return BatchLoader(dataset, batches, device, workers)
 
 
 def to_device(batch: Batch, device: torch.device) -> RaggedImages:
-    """Copy a batch's images to the device without waiting for it."""
+    """Copy a batch's images to the device; those that are there stay."""
     return RaggedImages(*(tensor.to(device, non_blocking=True) for tensor in batch[:4]))
+
+
+def keys_of(
+    dataset: MammogramDataset, rows: Tensor, seed: int, epoch: int, device: torch.device
+) -> Tensor:
+    """The keys (B,) int64 of some images in one epoch, on the device."""
+    keys = torch.tensor([image_key(seed, epoch, dataset.image_ids[row]) for row in rows.tolist()])
+    if device.type == "cuda":
+        keys = keys.pin_memory()
+    return keys.to(device, non_blocking=True)
 
 
 class _TrainBatches:
     """The training loader with its sampler's epoch."""
 
-    def __init__(self, loader: "DataLoader[Batch]", batches: EpochBatches) -> None:
+    def __init__(self, loader: BatchLoader, batches: EpochBatches) -> None:
         self._loader = loader
         self._batches = batches
+
+    @property
+    def waited(self) -> float:
+        return self._loader.waited
 
     def set_epoch(self, epoch: int) -> None:
         self._batches.epoch = epoch
@@ -257,32 +297,45 @@ class _TrainBatches:
         return iter(self._loader)
 
 
+def _sampler_of(
+    canvas: tuple[int, int], model: PatchViT, config: RunConfig, compiled: bool
+) -> PatchSampler:
+    return PatchSampler(
+        canvas,
+        model.patch_size,
+        draw=Draw(config.patch_dropout.draw),
+        augment=config.augment,
+        compiled=compiled,
+    )
+
+
 def _task(
     fabric: Fabric,
     paths: StorePaths,
     rows: pd.DataFrame,
     canvas: tuple[int, int],
+    model: PatchViT,
+    train_set: MammogramDataset,
     sampler: PatchSampler,
     config: RunConfig,
 ) -> Task:
-    training, keep_rate = config.training, config.patch_dropout.keep_rate
-    train_rows = rows[rows["split"] == Split.TRAIN]
+    training, schedule = config.training, config.patch_dropout.schedule
+    batch_size = _known(training.batch_size)
     val_rows = rows[rows["split"] == Split.VAL].reset_index(drop=True)
-    train_set = MammogramDataset(paths, train_rows, canvas)
     val_set = MammogramDataset(paths, val_rows, canvas)
     rank, world = fabric.global_rank, fabric.world_size
     batches = EpochBatches(
-        len(train_set), training.batch_size, seed=training.seed, rank=rank, world_size=world
+        len(train_set), batch_size, seed=training.seed, rank=rank, world_size=world
     )
     device = fabric.device
 
-    def train_input(batch: Batch, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
-        keys = torch.tensor(
-            [image_key(training.seed, epoch, train_set.image_ids[row]) for row in batch.rows]
-        ).to(device, non_blocking=True)
-        images = to_device(batch, device)
-        patches, positions = sampler.for_training(images, keys, keep_rate, config.augment)
-        return patches, positions, batch.labels.to(device, non_blocking=True)
+    def train_parts(batch: Batch, epoch: int, step: int) -> list[Part]:
+        keys = keys_of(train_set, batch.rows, training.seed, epoch, device)
+        rate = schedule.keep_rate(epoch, training.epochs, step, training.seed)
+        num_keep = choose_num_keep(model.num_tokens, rate, model.num_prefix)
+        # More patches than the batch size was chosen for go through in more parts.
+        count = min(len(keys), training.accumulate * math.ceil(rate / schedule.base))
+        return parts_of(batch, keys, num_keep, sampler, count, device)
 
     def val_input(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         return (*sampler.for_evaluation(to_device(batch, device)), batch.rows)
@@ -292,17 +345,204 @@ def _task(
         return {f"val_auc_{level}": _auc_at(scored, level) for level in (Level.IMAGE, Level.BREAST)}
 
     # All patches at once take more room than the kept ones.
-    share = max(1, int(training.batch_size / world * keep_rate))
+    share = max(1, int(batch_size / world / training.accumulate * schedule.base))
     mine = range(rank, len(val_set), world)
     val_batches = [list(mine[start : start + share]) for start in range(0, len(mine), share)]
     workers = config.data.workers
     return Task(
         train=_TrainBatches(make_loader(train_set, batches, workers, device), batches),
-        train_input=train_input,
+        train_parts=train_parts,
+        does_not_fit=lambda: _does_not_fit(device, config, canvas, model, world),
         val=make_loader(val_set, val_batches, workers, device),
         val_input=val_input,
         val_metrics=val_metrics,
     )
+
+
+def parts_of(
+    batch: Batch,
+    keys: Tensor,
+    num_keep: int,
+    sampler: PatchSampler,
+    count: int,
+    device: torch.device,
+) -> list[Part]:
+    """Cut a batch into ``count`` parts of nearly equal size, each drawn and read when it is due."""
+    images, labels = to_device(batch, device), batch.labels.to(device, non_blocking=True)
+    edges = [len(keys) * number // count for number in range(count + 1)]
+
+    def part(start: int, end: int) -> Part:
+        def inputs() -> tuple[tuple[Tensor, ...], Tensor]:
+            some = RaggedImages(images.pixels, *(each[start:end] for each in images[1:]))
+            own = keys[start:end]
+            return (*sampler.for_training(some, own, num_keep), own), labels[start:end]
+
+        return Part(end - start, inputs)
+
+    return [part(start, end) for start, end in pairwise(edges)]
+
+
+def _find_batch_size(
+    fabric: Fabric,
+    model: PatchViT,
+    train_set: MammogramDataset,
+    canvas: tuple[int, int],
+    config: RunConfig,
+    compiled: bool,
+) -> int:
+    """The largest batch that fits, measured on the largest images; the model is left as it was."""
+    device = fabric.device
+    if device.type != "cuda":
+        raise InputError(
+            "--batch-size auto measures a GPU's memory, and there is none here; give a number."
+        )
+    share = fabric.world_size * config.training.accumulate
+    memory = torch.cuda.get_device_properties(device).total_memory
+    measure = _step_memory(fabric, model, train_set, canvas, config, compiled, share)
+    found = largest_batch(measure, memory, most=len(train_set), share=share)
+    del measure
+    if compiled:
+        # Code for any batch size is slower than code for one.
+        torch.compiler.reset()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    if not found:
+        raise InputError(_does_not_fit(device, config, canvas, model, fabric.world_size))
+    return found
+
+
+def _step_memory(
+    fabric: Fabric,
+    model: PatchViT,
+    train_set: MammogramDataset,
+    canvas: tuple[int, int],
+    config: RunConfig,
+    compiled: bool,
+    share: int,
+) -> Callable[[int], int | None]:
+    """Make what runs a step of so many images, on a copy of the model, and measures its memory."""
+    device = fabric.device
+    probe = copy.deepcopy(model)
+    if compiled:
+        probe.compile_blocks()
+    sampler = _sampler_of(canvas, model, config, compiled)
+    # A rate of 0 changes no weight.
+    optimizer = torch.optim.AdamW(probe.parameters(), lr=0.0, fused=True)
+    module, optimizer = fabric.setup(probe, optimizer)
+    module.train()
+    base = config.patch_dropout.schedule.base
+    num_keep = choose_num_keep(model.num_tokens, base, model.num_prefix)
+    largest = train_set.by_size()
+
+    def measure(batch_size: int) -> int | None:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        try:
+            for _ in range(2):
+                batch = train_set.read(largest[: batch_size // share])
+                keys = keys_of(train_set, batch.rows, 0, 0, device)
+                parts = parts_of(batch, keys, num_keep, sampler, 1, device)
+                train_step(fabric, module, optimizer, parts, clip_norm=1.0)
+            # The loader holds the next batch while this one is computed.
+            ahead = batch.pixels.nbytes * config.training.accumulate
+            held = float(torch.cuda.max_memory_allocated(device) + ahead)
+        except torch.OutOfMemoryError:
+            held = math.inf
+        optimizer.zero_grad(set_to_none=True)
+        # All processes go by the fullest.
+        most = fabric.all_gather(torch.tensor(held, device=device, dtype=torch.float64)).max()
+        return int(most) if math.isfinite(most) else None
+
+    return measure
+
+
+def _refuse_too_large(
+    fabric: Fabric, config: RunConfig, canvas: tuple[int, int], model: PatchViT
+) -> None:
+    """Refuse at once what cannot fit by far; what only may not is tried."""
+    if fabric.device.type != "cuda":
+        return
+    memory = torch.cuda.get_device_properties(fabric.device).total_memory
+    if _predicted_bytes(config, canvas, model, fabric.world_size) > _SURELY_TOO_LARGE * memory:
+        raise InputError(_does_not_fit(fabric.device, config, canvas, model, fabric.world_size))
+
+
+def _predicted_bytes(
+    config: RunConfig, canvas: tuple[int, int], model: PatchViT, world: int
+) -> int:
+    at_a_time = math.ceil(_known(config.training.batch_size) / world / config.training.accumulate)
+    num_keep = choose_num_keep(
+        model.num_tokens, config.patch_dropout.schedule.base, model.num_prefix
+    )
+    return training_bytes(
+        shape_of(config.model.name),
+        canvas,
+        num_keep,
+        at_a_time,
+        checkpointing=config.model.checkpointing,
+    )
+
+
+def _does_not_fit(
+    device: torch.device, config: RunConfig, canvas: tuple[int, int], model: PatchViT, world: int
+) -> str:
+    name = torch.cuda.get_device_name(device)
+    memory = torch.cuda.get_device_properties(device).total_memory
+    return what_fits(config, canvas, model, memory, name, world)
+
+
+def what_fits(
+    config: RunConfig,
+    canvas: tuple[int, int],
+    model: PatchViT,
+    memory: int,
+    name: str,
+    world: int = 1,
+) -> str:
+    """The sentence that refuses a batch and says which one fits.
+
+    Args:
+        config: of the run.
+        canvas: (height, width) in pixels.
+        model: of the run.
+        memory: of the device, in bytes.
+        name: of the device.
+        world: how many of it.
+    """
+    schedule, training = config.patch_dropout.schedule, config.training
+    num_keep = choose_num_keep(model.num_tokens, schedule.base, model.num_prefix)
+    shape = shape_of(config.model.name)
+    fits = largest_fitting(
+        shape, canvas, num_keep, 0.9 * memory, checkpointing=config.model.checkpointing
+    )
+    fits *= world * training.accumulate
+    doing = (
+        f"about {fits} fit (--batch-size {fits}, or auto to measure it); for more, keep the batch "
+        "and compute it in parts (--set training.accumulate=4), or lower --keep or --res"
+        if fits
+        else "not even one image fits; lower --keep or --res, choose a smaller --model, or compute "
+        "blocks anew in the backward pass (--set model.checkpointing=true)"
+    )
+    each = f"{world} devices of " if world > 1 else ""
+    return (
+        f"a batch of {training.batch_size} images of {canvas[0]}x{canvas[1]} with {num_keep} "
+        f"patches kept does not fit in {each}{memory / 2**30:.0f} GiB ({name}): {doing}."
+    )
+
+
+def _tissue_share(dataset: MammogramDataset, sampler: PatchSampler, device: torch.device) -> float:
+    """The share of the canvas's patches that hold breast, over a few training images."""
+    step = max(1, len(dataset) // _TISSUE_SAMPLE)
+    shares = [
+        sampler.tissue(to_device(dataset.read([row]), device)).float().mean().item()
+        for row in range(0, len(dataset), step)
+    ]
+    return float(np.mean(shares))
+
+
+def _known(batch_size: int | str) -> int:
+    assert isinstance(batch_size, int), "auto is resolved before training"
+    return batch_size
 
 
 def _auc_at(scored: pd.DataFrame, level: Level) -> float:
@@ -310,10 +550,12 @@ def _auc_at(scored: pd.DataFrame, level: Level) -> float:
     return auc(units["label"], units["score"])
 
 
-def _should_compile(config: RunConfig, device: torch.device, say: Callable[[str], None]) -> bool:
+def compile_here(config: RunConfig, say: Callable[[str], None]) -> bool:
+    """Whether to compile: as configured, else on a GPU if there is a compiler, saying so if not."""
     if config.device.compile is not None:
         return config.device.compile
-    if device.type != "cuda":
+    on_gpu = config.device.accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available()
+    if not on_gpu:
         return False
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
@@ -350,9 +592,9 @@ def count_in_no_part(manifest: pd.DataFrame, split: SplitTable) -> int:
     return int((~usable.isin(split.table["image_id"])).sum())
 
 
-def _refuse_uneven(config: RunConfig) -> None:
-    batch, devices = config.training.batch_size, config.device.devices
-    if batch % devices:
+def _refuse_uneven(config: RunConfig, devices: int) -> None:
+    batch = config.training.batch_size
+    if isinstance(batch, int) and batch % devices:
         raise InputError(
             f"--batch-size {batch} cannot be shared evenly by {devices} devices; the nearest "
             f"are {max(1, batch // devices) * devices} and {(batch // devices + 1) * devices}."

@@ -7,10 +7,10 @@ in. Everything random follows from (seed, epoch), so a resumed run equals an unb
 import math
 import resource
 import time
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +33,8 @@ class TrainingSettings:
 
     Attributes:
         epochs: passes over the training images.
-        batch_size: images in a step, over all devices.
+        batch_size: images in a step, over all devices; ``auto`` for as many as fit.
+        accumulate: parts that each device computes its share of a step in, one after the other.
         lr: peak learning rate of AdamW.
         weight_decay: of AdamW; on matrices, not on biases, norms, tokens or position embeddings.
         warmup_epochs: epochs of linear warm-up before the cosine; may be a fraction.
@@ -43,7 +44,8 @@ class TrainingSettings:
     """
 
     epochs: int = 30
-    batch_size: int = 32
+    batch_size: int | str = 32
+    accumulate: int = 1
     lr: float = 3e-4
     weight_decay: float = 0.05
     warmup_epochs: float = 2.0
@@ -52,8 +54,10 @@ class TrainingSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
+        for name in ("epochs", "batch_size", "accumulate"):
+            if getattr(self, name) == "auto" and name == "batch_size":
+                continue
+            if isinstance(getattr(self, name), str) or getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed is 1 and above")
         for name in ("lr", "positive_weight"):
             if not getattr(self, name) > 0:
@@ -73,8 +77,24 @@ class Tracker(Protocol):
 class TrainBatches(Sized, Iterable[Any], Protocol):
     """The training batches of the epoch that was set."""
 
+    @property
+    def waited(self) -> float:
+        """Seconds that the last pass waited for data."""
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of this epoch."""
+
+
+class Part(NamedTuple):
+    """A part of a step's batch, computed by itself.
+
+    Attributes:
+        images: how many.
+        inputs: makes what the model is called with, and the labels (images,), on the device.
+    """
+
+    images: int
+    inputs: Callable[[], tuple[tuple[Tensor, ...], Tensor]]
 
 
 @dataclass(frozen=True)
@@ -83,8 +103,9 @@ class Task:
 
     Attributes:
         train: batches for training.
-        train_input: of a batch and an epoch, makes patches (B, K, P * P), positions (B, K) and
-            labels (B,), on the device.
+        train_parts: of a batch, the epoch and the step in it, both from 0: the parts it is
+            computed in.
+        does_not_fit: says what to do about a batch that does not fit in the device's memory.
         val: batches for validation.
         val_input: of a batch, makes patches (B, N, P * P), positions (B, N) and rows of the
             validation set (B,).
@@ -92,7 +113,8 @@ class Task:
     """
 
     train: TrainBatches
-    train_input: Callable[[Any, int], tuple[Tensor, Tensor, Tensor]]
+    train_parts: Callable[[Any, int, int], Sequence[Part]]
+    does_not_fit: Callable[[], str]
     val: Iterable[Any]
     val_input: Callable[[Any], tuple[Tensor, Tensor, Tensor]]
     val_metrics: Callable[[npt.NDArray[np.float64]], dict[str, float]]
@@ -125,7 +147,7 @@ def fit(
         One dictionary of metrics for each epoch.
 
     Raises:
-        InputError: the loss is no longer finite.
+        InputError: the loss is no longer finite, or the batch does not fit in memory.
     """
     # ---- model and optimiser
     optimizer = torch.optim.AdamW(
@@ -148,19 +170,23 @@ def fit(
     # ---- loop
     steps = len(task.train)
     for epoch in range(len(history), settings.epochs):
-        # Stochastic depth draws from torch's own generator.
+        # Dropout, of models that have it, draws from torch's own generator.
         torch.manual_seed(_mix_seed(settings.seed, epoch, fabric.global_rank))
         task.train.set_epoch(epoch)
         started = time.perf_counter()
-        loss, images = _train_epoch(
-            fabric, model, optimizer, positive_weight, task, settings, epoch, steps, tracker
-        )
+        try:
+            loss, images = _train_epoch(
+                fabric, model, optimizer, positive_weight, task, settings, epoch, steps, tracker
+            )
+        except torch.OutOfMemoryError as error:
+            raise InputError(task.does_not_fit()) from error
         seconds = time.perf_counter() - started
         scores = _validate(fabric, model, task)
         metrics = {
             "epoch": epoch + 1,
             "train_loss": loss,
             "train_images_per_second": images / seconds,
+            "train_wait_share": task.train.waited / seconds,
             "train_memory_gib": peak_memory_gib(fabric.device),
             **task.val_metrics(scores),
         }
@@ -190,6 +216,46 @@ def peak_memory_gib(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
+def train_step(
+    fabric: Any,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    parts: Sequence[Part],
+    *,
+    positive_weight: Tensor | None = None,
+    clip_norm: float = 0.0,
+) -> Tensor:
+    """One step: forward and backward of each part, then the optimiser. Nothing waits for a GPU.
+
+    Args:
+        fabric: a launched Lightning Fabric.
+        model: set up by it.
+        optimizer: set up by it.
+        parts: of this process's share of the batch.
+        positive_weight: () of a positive image in the loss; None for 1.
+        clip_norm: largest norm of the gradient; 0 for no limit.
+
+    Returns:
+        () the mean loss over this process's share, on the device.
+    """
+    images = sum(part.images for part in parts)
+    losses = []
+    for number, part in enumerate(parts, 1):
+        inputs, labels = part.inputs()
+        with fabric.no_backward_sync(model, enabled=number < len(parts)):
+            logits = model(*inputs)[:, 0].float()
+            loss = F.binary_cross_entropy_with_logits(logits, labels, pos_weight=positive_weight)
+            loss = loss * (part.images / images)
+            fabric.backward(loss)
+        losses.append(loss.detach())
+    if clip_norm:
+        # Checking the norm here would wait for the device; the loss is checked later.
+        fabric.clip_gradients(model, optimizer, max_norm=clip_norm, error_if_nonfinite=False)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return torch.stack(losses).sum()
+
+
 def _train_epoch(
     fabric: Any,
     model: nn.Module,
@@ -204,8 +270,7 @@ def _train_epoch(
     """One pass over the training images; gives the mean loss and how many images it saw."""
     model.train()
     warmup = round(settings.warmup_epochs * steps)
-    losses: list[Tensor] = []
-    total, images = 0.0, 0
+    images = 0
     show = fabric.global_rank == 0
     bar = tqdm(
         total=steps,
@@ -214,51 +279,95 @@ def _train_epoch(
         leave=False,
         disable=None if show else True,
     )
+
+    def report(mean: float, number: int, rate: float) -> None:
+        if not math.isfinite(mean):
+            raise InputError(
+                f"the loss is no longer finite in epoch {epoch + 1}, by step {number + 1}; "
+                "start again with a lower --lr (or from the last checkpoint: --resume)."
+            )
+        tracker.log({"step_loss": mean, "learning_rate": rate}, step=epoch * steps + number + 1)
+        elapsed = bar.format_dict["elapsed"] or 1e-9
+        memory = peak_memory_gib(fabric.device)
+        bar.set_postfix_str(f"loss {mean:.3f}, {images / elapsed:.0f} images/s, {memory:.1f} GiB")
+
+    losses = _LateLosses(fabric, report)
     with bar:
         for number, batch in enumerate(task.train):
             step = epoch * steps + number
             rate = learning_rate(step, settings.epochs * steps, warmup, settings.lr)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            patches, positions, labels = task.train_input(batch, epoch)
-            logits = model(patches, positions)[:, 0].float()
-            loss = F.binary_cross_entropy_with_logits(logits, labels, pos_weight=positive_weight)
-            fabric.backward(loss)
-            if settings.clip_norm:
-                # Checking the norm here would wait for the device; the loss is checked below.
-                fabric.clip_gradients(
-                    model, optimizer, max_norm=settings.clip_norm, error_if_nonfinite=False
-                )
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-
-            losses.append(loss.detach())
-            images += len(labels) * fabric.world_size
-            if len(losses) == _LOG_EVERY or number + 1 == steps:
-                values = torch.stack(losses).tolist()
-                losses.clear()
-                total += sum(values)
-                if not math.isfinite(total):
-                    raise InputError(
-                        f"the loss is no longer finite in epoch {epoch + 1}, step {number + 1}; "
-                        "start again with a lower --lr (or from the last checkpoint: --resume)."
-                    )
-                mean = sum(values) / len(values)
-                tracker.log({"step_loss": mean, "learning_rate": rate}, step=step + 1)
-                elapsed = bar.format_dict["elapsed"] or 1e-9
-                memory = peak_memory_gib(fabric.device)
-                bar.set_postfix_str(
-                    f"loss {mean:.3f}, {images / elapsed:.0f} images/s, {memory:.1f} GiB"
-                )
+            parts = task.train_parts(batch, epoch, number)
+            loss = train_step(
+                fabric,
+                model,
+                optimizer,
+                parts,
+                positive_weight=positive_weight,
+                clip_norm=settings.clip_norm,
+            )
+            images += sum(part.images for part in parts) * fabric.world_size
+            losses.add(loss, number, rate)
             bar.update()
-    return total / steps, images
+        return losses.finish() / steps, images
+
+
+class _LateLosses:
+    """Losses of the steps, read when they have long been computed: no step waits for the device."""
+
+    def __init__(self, fabric: Any, report: Callable[[float, int, float], None]) -> None:
+        self._fabric = fabric
+        self._report = report
+        self._window: list[Tensor] = []
+        self._at = (0, 0.0)
+        self._copied: tuple[Tensor, torch.cuda.Event | None, int, float] | None = None
+        self._total = 0.0
+
+    def add(self, loss: Tensor, number: int, rate: float) -> None:
+        self._window.append(loss)
+        self._at = (number, rate)
+        if len(self._window) == _LOG_EVERY:
+            self._hand_over()
+
+    def finish(self) -> float:
+        """The sum of all losses."""
+        if self._window:
+            self._hand_over()
+        self._read()
+        return self._total
+
+    def _hand_over(self) -> None:
+        self._read()
+        # The mean over the processes: each holds an equal share of the images.
+        values = self._fabric.all_reduce(torch.stack(self._window), reduce_op="mean")
+        self._window.clear()
+        event = None
+        if values.is_cuda:
+            host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            values = host.copy_(values, non_blocking=True)
+            event = torch.cuda.current_stream().record_event()
+        self._copied = (values, event, *self._at)
+
+    def _read(self) -> None:
+        if self._copied is None:
+            return
+        values, event, number, rate = self._copied
+        self._copied = None
+        if event is not None:
+            event.synchronize()
+        losses = values.tolist()
+        self._total += sum(losses)
+        self._report(sum(losses) / len(losses), number, rate)
 
 
 @torch.no_grad()
 def _validate(fabric: Any, model: nn.Module, task: Task) -> npt.NDArray[np.float64]:
     """Score every validation image on all its patches, in the validation set's order."""
     model.eval()
-    scored, rows = [], []
+    # Not empty even where there are fewer images than processes.
+    scored = [torch.empty(0, device=fabric.device)]
+    rows = [torch.empty(0, dtype=torch.int64)]
     for batch in task.val:
         patches, positions, index = task.val_input(batch)
         scored.append(torch.sigmoid(model(patches, positions)[:, 0].float()))

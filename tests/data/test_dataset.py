@@ -1,14 +1,16 @@
+import shutil
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
 
-from mammo_pd.data.dataset import Batch, EpochBatches, MammogramDataset, collate
+from mammo_pd.data.dataset import EpochBatches, MammogramDataset
+from mammo_pd.data.loader import BatchLoader
 from mammo_pd.data.manifest import read_manifest
 from mammo_pd.data.store import open_store, read_level
+from mammo_pd.errors import InputError
 from mammo_pd.models.patch_dropout import draw_uniform, image_key
 
 
@@ -19,7 +21,7 @@ def dataset(phantom_store: Path) -> MammogramDataset:
 
 
 def test_images_lie_end_to_end_in_a_batch(dataset: MammogramDataset, phantom_store: Path) -> None:
-    batch = collate([dataset[3], dataset[0], dataset[7]])
+    batch = dataset.read([3, 0, 7])
     assert batch.rows.tolist() == [3, 0, 7]
     for place, row in enumerate(batch.rows.tolist()):
         start, height, width = (int(part[place]) for part in batch[1:4])
@@ -29,8 +31,29 @@ def test_images_lie_end_to_end_in_a_batch(dataset: MammogramDataset, phantom_sto
         assert batch.labels[place] == dataset.labels[row]
 
 
-def test_nothing_is_read_before_it_is_batched(dataset: MammogramDataset) -> None:
-    assert isinstance(dataset[0].pixels, np.memmap)
+def test_images_are_ordered_by_size(dataset: MammogramDataset) -> None:
+    batch = dataset.read(dataset.by_size())
+    sizes = batch.heights * batch.widths
+    assert sizes.tolist() == sorted(sizes.tolist(), reverse=True)
+    assert sorted(batch.rows.tolist()) == list(range(len(dataset)))
+
+
+def test_level_that_was_cut_short_or_replaced_is_refused(
+    dataset: MammogramDataset, phantom_store: Path, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(phantom_store, store)
+    rows = read_manifest(store / "manifest.parquet")
+    files = [open_store(store).image(image_id) / "native.npy" for image_id in rows["image_id"]]
+    files[0].write_bytes(files[0].read_bytes()[:-2])
+    np.save(files[1], np.zeros((4, 4), np.float32))
+    files[2].unlink()
+    files[3].write_bytes(b"")
+    copy = MammogramDataset(open_store(store), rows, (128, 96))
+    for row in range(4):
+        with pytest.raises(InputError, match=r"native\.npy cannot be read .* again to mend it"):
+            copy.read([row])
+    assert len(copy.read([4]).pixels)
 
 
 def test_epoch_takes_every_image_once_in_another_order() -> None:
@@ -59,27 +82,21 @@ def test_a_set_smaller_than_a_batch_is_one_batch() -> None:
     assert [len(batch) for batch in EpochBatches(7, 32, seed=0)] == [7]
 
 
-def test_draw_of_an_image_does_not_change_with_worker_rank_or_order(
+def test_draw_of_an_image_does_not_change_with_thread_rank_or_order(
     dataset: MammogramDataset,
 ) -> None:
     """Through the real loader: each image's positions are the same however it came."""
 
-    def draws(workers: int, rank: int, world: int, seed: int) -> dict[str, list[int]]:
+    def draws(threads: int, rank: int, world: int, seed: int) -> dict[str, list[int]]:
         batches = EpochBatches(len(dataset), 8, seed=seed, rank=rank, world_size=world)
-        loader: DataLoader[Batch] = DataLoader(
-            dataset,  # type: ignore[arg-type]
-            batch_sampler=batches,
-            collate_fn=collate,
-            num_workers=workers,
-        )
         found = {}
-        for batch in loader:
+        for batch in BatchLoader(dataset, batches, torch.device("cpu"), threads):
             ids = [dataset.image_ids[row] for row in batch.rows.tolist()]
             keys = torch.tensor([image_key(0, 2, image_id) for image_id in ids])
             found |= dict(zip(ids, draw_uniform(keys, 48, 12).tolist(), strict=True))
         return found
 
-    alone = draws(0, 0, 1, seed=0)
+    alone = draws(1, 0, 1, seed=0)
     assert len(alone) == len(dataset)
-    assert draws(2, 0, 1, seed=5) == alone
-    assert draws(0, 0, 2, seed=1) | draws(1, 1, 2, seed=1) == alone
+    assert draws(4, 0, 1, seed=5) == alone
+    assert draws(1, 0, 2, seed=1) | draws(2, 1, 2, seed=1) == alone

@@ -8,11 +8,13 @@ from torch.nn import functional as F
 from mammo_pd.models.augment import (
     AugmentSettings,
     RaggedImages,
+    affine_of,
     change_intensity,
     compose,
-    draw_affine,
-    draw_intensity,
+    draw_augmentation,
     fit_canvas,
+    intensity_of,
+    probe_tissue,
     sample_patches,
 )
 from mammo_pd.models.patch_dropout import draw_uniform, image_key
@@ -65,7 +67,8 @@ def test_identity_equals_patchify() -> None:
     batch = ragged(*images)
     positions = draw_uniform(keys_of(3), 30, 7)
     matrix = compose(
-        fit_canvas(batch.heights, batch.widths, canvas), draw_affine(keys_of(3), canvas, STILL)
+        fit_canvas(batch.heights, batch.widths, canvas),
+        affine_of(draw_augmentation(keys_of(3)), canvas, STILL),
     )
     sampled = sample_patches(batch, matrix, positions, canvas[1] // PATCH, PATCH)
     for index, image in enumerate(images):
@@ -89,7 +92,8 @@ def test_kept_patches_equal_warping_the_whole_image_first(settings: AugmentSetti
     images = [random_image(90, 50, 1), random_image(61, 77, 2), random_image(64, 48, 3)]
     batch, keys = ragged(*images), keys_of(3)
     matrix = compose(
-        fit_canvas(batch.heights, batch.widths, canvas), draw_affine(keys, canvas, settings)
+        fit_canvas(batch.heights, batch.widths, canvas),
+        affine_of(draw_augmentation(keys), canvas, settings),
     )
     positions = draw_uniform(keys, 48, 12)
     sampled = sample_patches(batch, matrix, positions, canvas[1] // PATCH, PATCH)
@@ -101,8 +105,8 @@ def test_kept_patches_equal_warping_the_whole_image_first(settings: AugmentSetti
 
 def test_flip_twice_is_the_identity() -> None:
     canvas = (32, 24)
-    flip = draw_affine(keys_of(1), canvas, AugmentSettings(1, 1, 0, 0, 0, 0, 0))
-    still = draw_affine(keys_of(1), canvas, STILL)
+    flip = affine_of(draw_augmentation(keys_of(1)), canvas, AugmentSettings(1, 1, 0, 0, 0, 0, 0))
+    still = affine_of(draw_augmentation(keys_of(1)), canvas, STILL)
     torch.testing.assert_close(compose(flip, flip), still)
     image = random_image(*canvas)
     every = torch.arange(12)[None]
@@ -131,7 +135,7 @@ def test_outside_the_image_is_air() -> None:
 
 def test_every_affine_draw_lies_within_its_settings() -> None:
     settings = AugmentSettings(0.5, 0.5, 15, 0.1, 0.05, 0, 0)
-    linear = draw_affine(keys_of(2000), (100, 80), settings)[:, :, :2]
+    linear = affine_of(draw_augmentation(keys_of(2000)), (100, 80), settings)[:, :, :2]
     zoom = torch.linalg.det(linear).abs().rsqrt()
     assert zoom.min() > 0.8999
     assert zoom.max() < 1.1001
@@ -146,12 +150,14 @@ def test_every_affine_draw_lies_within_its_settings() -> None:
 def test_intensity_leaves_air_and_changes_each_image_by_its_own_draw() -> None:
     pixels = torch.linspace(0, 1, 64).expand(5, 2, 64)
     keys = keys_of(5)
-    changed = change_intensity(pixels, draw_intensity(keys, AugmentSettings()))
+    changed = change_intensity(pixels, intensity_of(draw_augmentation(keys), AugmentSettings()))
     assert (changed[:, :, 0] == 0).all()
     assert changed.min() >= 0
     assert changed.max() <= 1
     assert len(changed[:, 0, 20].unique()) == 5
-    assert torch.equal(change_intensity(pixels, draw_intensity(keys, STILL)), pixels)
+    assert torch.equal(
+        change_intensity(pixels, intensity_of(draw_augmentation(keys), STILL)), pixels
+    )
 
 
 def test_settings_out_of_range_are_refused() -> None:
@@ -161,3 +167,32 @@ def test_settings_out_of_range_are_refused() -> None:
         AugmentSettings(rotation_degrees=-1)
     with pytest.raises(ValueError, match="scale"):
         AugmentSettings(scale=1.0)
+
+
+def test_probed_tissue_is_where_a_patch_holds_breast() -> None:
+    """Against every pixel of each patch, for breast in blocks that no probe can miss."""
+    canvas = (64, 48)
+    blocks = torch.rand(3, 16, 12, generator=torch.Generator().manual_seed(0)) < 0.15
+    images = [one.repeat_interleave(4, 0).repeat_interleave(4, 1) * 500.0 for one in blocks]
+    batch = ragged(*images)
+    matrix = fit_canvas(batch.heights, batch.widths, canvas)
+    tissue = probe_tissue(batch, matrix, (8, 6), PATCH)
+    expected = torch.stack([patchify(image).amax(1) > 0 for image in images])
+    assert torch.equal(tissue, expected)
+    assert 0.2 < expected.float().mean() < 0.8
+
+
+def test_probes_go_through_the_augmentation_and_call_the_outside_air() -> None:
+    canvas = (64, 48)
+    settings = AugmentSettings(0.5, 0.5, 30, 0.2, 0.3, 0, 0)
+    batch = ragged(*[torch.full((90, 50), 9.0)] * 20)
+    drawn = draw_augmentation(keys_of(20))
+    matrix = compose(
+        fit_canvas(batch.heights, batch.widths, canvas), affine_of(drawn, canvas, settings)
+    )
+    tissue = probe_tissue(batch, matrix, (8, 6), PATCH)
+    every = torch.arange(48).expand(20, -1)
+    brightest = sample_patches(batch, matrix, every, 6, PATCH).amax(-1)
+    assert not tissue[brightest == 0].any()
+    # A patch that only the image's edge touches may be missed.
+    assert tissue[brightest == 9].float().mean() > 0.97

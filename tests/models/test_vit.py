@@ -4,13 +4,15 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn import functional as F
 
 from mammo_pd.errors import InputError
 from mammo_pd.models.augment import AugmentSettings, RaggedImages
 from mammo_pd.models.patch_dropout import image_key
 from mammo_pd.models.sampler import PatchSampler
-from mammo_pd.models.vit import PatchViT, build_vit, patch_size_of
+from mammo_pd.models.vit import PatchViT, build_plain, build_vit
+from mammo_pd.terms import Draw
 
 CANVAS = (96, 64)
 NAMES = {
@@ -37,7 +39,8 @@ def vit_of(kind: str) -> PatchViT:
 def test_keep_1_without_augmentation_equals_timms_own_forward(kind: str) -> None:
     model = vit_of(kind)
     canvas = tuple(side * model.patch_size for side in model.grid_size)
-    sampler = PatchSampler(canvas, model.patch_size)
+    still = AugmentSettings(0, 0, 0, 0, 0, 0, 0)
+    sampler = PatchSampler(canvas, model.patch_size, augment=still)
     stored = torch.randint(0, 65536, (2, *canvas), dtype=torch.int32)
     images = RaggedImages(
         pixels=torch.where(stored > 32767, stored - 65536, stored).to(torch.int16).flatten(),
@@ -45,11 +48,10 @@ def test_keep_1_without_augmentation_equals_timms_own_forward(kind: str) -> None
         heights=torch.tensor([canvas[0]] * 2),
         widths=torch.tensor([canvas[1]] * 2),
     )
-    still = AugmentSettings(0, 0, 0, 0, 0, 0, 0)
     keys = torch.tensor([image_key(0, 0, "a"), image_key(0, 0, "b")])
     with torch.no_grad():
         expected = model.vit((stored[:, None].float() / 65535 - 0.5) / 0.5)
-        trained = model(*sampler.for_training(images, keys, 1.0, still))
+        trained = model(*sampler.for_training(images, keys, model.num_tokens))
         evaluated = model(*sampler.for_evaluation(images))
     assert expected.std() > 0
     torch.testing.assert_close(trained, expected, atol=1e-5, rtol=1e-5)
@@ -131,32 +133,102 @@ def test_models_that_cannot_drop_patches_are_refused() -> None:
         with pytest.raises(InputError, match="plain vision transformer"):
             build_vit(name, CANVAS)
         with pytest.raises(InputError, match="plain vision transformer"):
-            patch_size_of(name)
+            build_plain(name)
     with pytest.raises(InputError, match="vit_tiny_patch16_224"):
         build_vit("vit_tiny_patch16_225", CANVAS)
 
 
 def test_patch_size_is_known_before_the_canvas() -> None:
-    assert patch_size_of("vit_tiny_patch16_224") == 16
-    assert patch_size_of("vit_small_patch14_dinov2") == 14
+    assert build_plain("vit_tiny_patch16_224").patch_size == 16
+    assert build_plain("vit_small_patch14_dinov2").patch_size == 14
+
+
+def batch_of(count: int) -> tuple[RaggedImages, torch.Tensor]:
+    """``count`` images of 120x70 random pixels whose right third is air, and their keys."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(-32768, 32768, (count, 120, 70), generator=generator).to(torch.int16)
+    pixels[:, :, 46:] = 0
+    images = RaggedImages(
+        pixels.flatten(),
+        torch.arange(count) * 120 * 70,
+        torch.tensor([120] * count),
+        torch.tensor([70] * count),
+    )
+    return images, torch.tensor([image_key(0, 0, str(number)) for number in range(count)])
+
+
+def test_checkpointing_changes_neither_scores_nor_gradients() -> None:
+    images, keys = batch_of(4)
+    patches, positions = PatchSampler(CANVAS, 16).for_training(images, keys, 6)
+    gradients = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        model = build_vit(
+            "vit_tiny_patch16_224", CANVAS, drop_path_rate=0.5, checkpointing=checkpointing
+        ).train()
+        model(patches, positions, keys).square().sum().backward()
+        gradients.append([weight.grad for weight in model.parameters()])
+    for plain, recomputed in zip(*gradients, strict=True):
+        torch.testing.assert_close(recomputed, plain)
+
+
+@pytest.mark.parametrize("draw", list(Draw))
+def test_sampler_draws_the_same_for_an_image_in_any_batch(draw: Draw) -> None:
+    sampler = PatchSampler(CANVAS, 16, draw=draw)
+    images, keys = batch_of(5)
+    patches, positions = sampler.for_training(images, keys, 6)
+    assert positions.shape == (5, 6)
+    assert (positions.diff(dim=1) > 0).all()
+    for number in range(5):
+        one = RaggedImages(images.pixels, *(part[number : number + 1] for part in images[1:]))
+        alone = sampler.for_training(one, keys[number : number + 1], 6)
+        assert torch.equal(alone[1][0], positions[number])
+        assert torch.equal(alone[0][0], patches[number])
+
+
+def test_tissue_draw_takes_the_breast_first() -> None:
+    still = AugmentSettings(0, 0, 0, 0, 0, 0, 0)
+    images, keys = batch_of(5)
+    sampler = PatchSampler(CANVAS, 16, draw=Draw.TISSUE, augment=still)
+    tissue = sampler.tissue(images)
+    breast = int(tissue[0].sum())
+    assert 0 < breast < 24
+    for kept in (1, breast - 1, breast, breast + 3, 24):
+        _, positions = sampler.for_training(images, keys, kept)
+        assert tissue.gather(1, positions).sum(1).tolist() == [min(kept, breast)] * 5
 
 
 @pytest.mark.slow
-def test_compiled_equals_eager() -> None:
-    model = vit_of("class token").train()
-    sampler = PatchSampler(CANVAS, 16)
-    pixels = torch.randint(-32768, 32768, (2 * 120 * 70,), dtype=torch.int16)
-    images = RaggedImages(
-        pixels, torch.tensor([0, 120 * 70]), torch.tensor([120] * 2), torch.tensor([70] * 2)
-    )
-    keys = torch.tensor([image_key(0, 0, "a"), image_key(0, 0, "b")])
-    patches, positions = sampler.for_training(images, keys, 0.25, AugmentSettings())
-    compiled = PatchSampler(CANVAS, 16, compiled=True).for_training(
-        images, keys, 0.25, AugmentSettings()
-    )
-    assert torch.equal(compiled[1], positions)
-    torch.testing.assert_close(compiled[0], patches, atol=1e-3, rtol=0)
-    with torch.no_grad():
-        expected = model(patches, positions)
-        model.compile()
-        torch.testing.assert_close(model(patches, positions), expected, atol=1e-4, rtol=1e-4)
+@pytest.mark.parametrize("draw", list(Draw))
+def test_compiled_equals_eager(draw: Draw) -> None:
+    torch.manual_seed(0)
+    model = build_vit("vit_tiny_patch16_224", CANVAS, drop_path_rate=0.5).train()
+    images, keys = batch_of(4)
+    patches, positions = PatchSampler(CANVAS, 16, draw=draw).for_training(images, keys, 6)
+    compiled = PatchSampler(CANVAS, 16, draw=draw, compiled=True)
+    read, drawn = compiled.for_training(images, keys, 6)
+    assert torch.equal(drawn, positions)
+    torch.testing.assert_close(read, patches, atol=1e-3, rtol=0)
+    expected = model(patches, positions, keys)
+    gradient = torch.autograd.grad(expected.sum(), model.vit.patch_embed.proj.weight)[0]
+    model.compile_blocks()
+    scores = model(patches, positions, keys)
+    torch.testing.assert_close(scores, expected, atol=1e-4, rtol=1e-4)
+    again = torch.autograd.grad(scores.sum(), model.vit.patch_embed.proj.weight)[0]
+    torch.testing.assert_close(again, gradient, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_other_numbers_of_patches_are_compiled_for_only_once_more() -> None:
+    torch.compiler.reset()
+    compiled = CompileCounterWithBackend("aot_eager")
+    model = build_vit("vit_tiny_patch16_224", CANVAS).train()
+    for block in model.vit.blocks:
+        block.compile(backend=compiled)
+    counts = []
+    for kept in (6, 6, 8, 10, 12, 24, 6):
+        model(torch.randn(2, kept, 256), torch.arange(kept).expand(2, -1)).sum().backward()
+        counts.append(compiled.frame_count)
+    torch.compiler.reset()
+    assert counts[0] == counts[1] == 1
+    assert counts[-1] == counts[2] == 2

@@ -40,7 +40,7 @@ def run(phantom_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         None,
         {
             "data.res": "128x96",
-            "data.workers": 0,
+            "data.workers": 1,
             "model.name": "vit_tiny_patch16_224",
             "training.epochs": 1,
             "training.batch_size": 8,

@@ -1,7 +1,10 @@
 import json
+import os
 import re
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,11 +22,11 @@ from mammo_pd.models.sampler import PatchSampler
 from mammo_pd.models.vit import PatchViT, build_vit
 from mammo_pd.stages.predict import context_of, join_folds, predict
 from mammo_pd.stages.split import split_store
-from mammo_pd.stages.train import latest_run, read_run, train
+from mammo_pd.stages.train import count_devices, latest_run, read_run, train, what_fits
 
 SMALL = {
     "data.res": "128x96",
-    "data.workers": 0,
+    "data.workers": 1,
     "model.name": "vit_tiny_patch16_224",
     "training.epochs": 4,
     "training.batch_size": 8,
@@ -131,9 +134,9 @@ def test_dropped_patches_are_not_touched_in_training_and_none_in_evaluation(
     seen: set[tuple[bool, int]] = set()
     forward = PatchViT.forward
 
-    def watch(self: PatchViT, patches: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def watch(self: PatchViT, patches: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
         seen.add((self.training, patches.shape[1]))
-        return forward(self, patches, positions)
+        return forward(self, patches, *others)
 
     monkeypatch.setattr(PatchViT, "forward", watch)
     folder = quiet(phantom_store, tmp_path, small(training__epochs=1))
@@ -276,6 +279,130 @@ def test_path_of_the_weights_stays_out_of_mlflow(
 def test_batch_that_devices_cannot_share_is_refused(phantom_store: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the nearest are 6 and 9"):
         quiet(phantom_store, tmp_path, small(training__batch_size=8, device__devices=3))
+
+
+def fitted(store: Path, runs: Path, *command: str) -> Path:
+    """A run of the command line in processes of its own, as a user starts it."""
+    words = (
+        "train --res 128x96 --model vit_tiny_patch16_224 --epochs 2 --batch-size 8 --keep 0.5 "
+        "--set device.accelerator=cpu --set model.drop_path_rate=0.3 --set training.accumulate=2"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())}
+    subprocess.run(
+        [*command[:-1], *words.split(), *command[-1].split(), "--store", store, "--runs", runs],
+        check=True,
+        env=environment,
+        timeout=300,
+        capture_output=True,
+    )
+    return latest_run(runs)
+
+
+def test_two_processes_equal_one(phantom_store: Path, tmp_path: Path) -> None:
+    """Started by --devices and by torchrun: the same draws, losses, scores and weights."""
+    module = [sys.executable, "-m", "mammo_pd"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    alone = fitted(phantom_store, tmp_path / "one", *module, "")
+    pairs = [
+        fitted(phantom_store, tmp_path / "two", *module, "--devices 2"),
+        fitted(phantom_store, tmp_path / "torchrun", *torchrun, "-m", "mammo_pd", ""),
+    ]
+    columns = ["epoch", "train_loss", "val_auc_image", "val_auc_breast"]
+    expected = pd.read_csv(alone / "history.csv")[columns]
+    weights = load_file(alone / "best.safetensors")
+    for pair in pairs:
+        assert read_run(pair)["environment"]["devices"] == 2
+        assert len(list(pair.parent.glob("*/run.json"))) == 1
+        history = pd.read_csv(pair / "history.csv")[columns]
+        pd.testing.assert_frame_equal(history, expected, rtol=1e-4)
+        for name, weight in load_file(pair / "best.safetensors").items():
+            torch.testing.assert_close(weight, weights[name], atol=2e-4, rtol=1e-3)
+
+
+def test_torchrun_that_contradicts_the_number_of_devices_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in (("RUN_ID", "x"), ("LOCAL_WORLD_SIZE", "2"), ("WORLD_SIZE", "4")):
+        prefix = "TORCHELASTIC_" if name == "RUN_ID" else ""
+        monkeypatch.setenv(prefix + name, value)
+    assert count_devices(small()) == (2, 2)
+    assert count_devices(small(device__devices=2)) == (2, 2)
+    with pytest.raises(InputError, match="contradicts torchrun"):
+        count_devices(small(device__devices=3))
+
+
+def test_stochastic_depth_and_draws_are_the_same_in_parts(
+    phantom_store: Path, tmp_path: Path
+) -> None:
+    """A run in parts, and one whose last epoch keeps every patch, in four parts of a quarter."""
+    histories = []
+    for accumulate in (1, 4):
+        config = small(
+            model__drop_path_rate=0.3,
+            training__accumulate=accumulate,
+            training__epochs=2,
+            patch_dropout__keep_rate="0.25+1",
+        )
+        histories.append(pd.read_csv(quiet(phantom_store, tmp_path, config) / "history.csv"))
+    columns = ["epoch", "train_loss", "val_auc_image"]
+    pd.testing.assert_frame_equal(histories[0][columns], histories[1][columns], rtol=1e-4)
+
+
+def test_every_patch_is_kept_in_the_last_epochs_in_more_parts(
+    phantom_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, int]] = []
+    forward = PatchViT.forward
+
+    def watch(self: PatchViT, patches: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            seen.append((patches.shape[0], patches.shape[1]))
+        return forward(self, patches, *others)
+
+    monkeypatch.setattr(PatchViT, "forward", watch)
+    config = small(training__epochs=3, patch_dropout__keep_rate="0.125:0.25+1")
+    quiet(phantom_store, tmp_path, config)
+    assert set(seen) == {(8, 6), (8, 12), (2, 48)}
+    assert seen == sorted(seen, key=lambda part: part[1])
+
+
+@pytest.mark.parametrize("draw", ["tissue", "grid"])
+def test_other_draws_train(phantom_store: Path, tmp_path: Path, draw: str) -> None:
+    said: list[str] = []
+    config = small(training__epochs=1, patch_dropout__draw=draw)
+    folder = train(phantom_store, tmp_path, config, say=said.append)
+    assert folder is not None
+    assert load_config(folder / "config.yaml").patch_dropout.draw == draw
+    assert any("of the canvas" in line and "of it is kept" in line for line in said) == (
+        draw == "tissue"
+    )
+
+
+@pytest.mark.parametrize("gib", [2, 11, 24, 80, 141])
+def test_gpu_of_any_size_refuses_too_large_a_batch_with_what_fits(gib: int) -> None:
+    config = small(
+        data__res="1024x1024", model__name="vit_small_patch16_224", training__batch_size=4096
+    )
+    model = build_vit("vit_small_patch16_224", (1024, 1024))
+    said = what_fits(config, (1024, 1024), model, gib * 2**30, "a GPU")
+    match = re.search(r"4096 images of 1024x1024 with 1023 patches .* about (\d+) fit", said)
+    assert match is not None
+    # About 0.16 GiB for each, as measured (benchmarks/results).
+    assert int(match[1]) == pytest.approx((0.9 * gib - 0.4) / 0.156, rel=0.1)
+    assert f"--batch-size {match[1]}" in said
+
+
+def test_gpu_too_small_for_one_image_says_what_else_to_change() -> None:
+    config = small(data__res="3328x2560", patch_dropout__keep_rate=1.0)
+    model = build_vit("vit_tiny_patch16_224", (3328, 2560))
+    said = what_fits(config, (3328, 2560), model, 2**30, "a GPU")
+    assert "not even one image fits; lower --keep or --res" in said
+
+
+def test_automatic_batch_size_needs_a_gpu(phantom_store: Path, tmp_path: Path) -> None:
+    config = small(training__batch_size="auto", device__accelerator="cpu")
+    with pytest.raises(InputError, match=r"measures a GPU's memory.*give a number"):
+        quiet(phantom_store, tmp_path, config)
 
 
 def test_images_that_came_after_the_split_are_spoken_of(

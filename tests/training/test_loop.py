@@ -10,7 +10,7 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from mammo_pd.errors import InputError
-from mammo_pd.training.loop import Task, TrainingSettings, fit, learning_rate
+from mammo_pd.training.loop import Part, Task, TrainingSettings, fit, learning_rate
 
 IMAGES, PATCHES = 8, 4
 
@@ -34,6 +34,8 @@ class OneBatch:
         self.pixels = torch.randn(IMAGES, PATCHES, 256, generator=generator)
         self.labels = torch.arange(IMAGES) % 2 * 1.0
 
+    waited = 0.0
+
     def set_epoch(self, epoch: int) -> None:
         pass
 
@@ -52,7 +54,9 @@ class Log:
         self.steps.append((step, metrics))
 
 
-def task_of(batch: OneBatch, scores_seen: list[np.ndarray] | None = None) -> Task:
+def task_of(
+    batch: OneBatch, scores_seen: list[np.ndarray] | None = None, parts: tuple[int, ...] = (IMAGES,)
+) -> Task:
     positions = torch.arange(PATCHES).expand(IMAGES, -1)
 
     def metrics(scores: np.ndarray) -> dict[str, float]:
@@ -60,9 +64,19 @@ def task_of(batch: OneBatch, scores_seen: list[np.ndarray] | None = None) -> Tas
             scores_seen.append(scores)
         return {"val_auc_image": float(scores[1::2].mean() - scores[::2].mean())}
 
+    def train_parts(pixels: Tensor, epoch: int, step: int) -> list[Part]:
+        cut = zip(
+            pixels.split(parts), positions.split(parts), batch.labels.split(parts), strict=True
+        )
+        return [
+            Part(len(some), lambda part=(some, at, labels): (part[:2], part[2]))  # type: ignore[misc]
+            for some, at, labels in cut
+        ]
+
     return Task(
         train=batch,
-        train_input=lambda pixels, epoch: (pixels, positions, batch.labels),
+        train_parts=train_parts,
+        does_not_fit=lambda: "a batch of 8 does not fit: about 2 fit",
         # The batches of the validation set come in any order.
         val=[slice(4, 8), slice(0, 4)],
         val_input=lambda rows: (
@@ -88,6 +102,43 @@ def test_one_batch_is_learnt_by_heart(tmp_path: Path) -> None:
     assert history[-1]["train_loss"] < 0.1 * history[0]["train_loss"]
     # Scores come back in the validation set's order.
     assert ((scores[-1] > 0.5) == (np.arange(IMAGES) % 2 == 1)).all()
+
+
+def test_parts_of_a_step_give_together_what_the_whole_gives(tmp_path: Path) -> None:
+    whole = run(tmp_path / "whole", task_of(OneBatch()), Log(), epochs=3, lr=1e-3)
+    for parts in ((4, 4), (3, 3, 2), (1,) * 8):
+        task = task_of(OneBatch(), parts=parts)
+        cut = run(tmp_path / str(parts), task, Log(), epochs=3, lr=1e-3)
+        for one, other in zip(whole, cut, strict=True):
+            assert other["train_loss"] == pytest.approx(one["train_loss"], abs=1e-5)
+
+
+def test_batch_that_does_not_fit_is_refused_with_what_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(TinyViT, "forward", full)
+    with pytest.raises(InputError, match="does not fit: about 2 fit"):
+        run(tmp_path, task_of(OneBatch()), Log(), epochs=1)
+
+
+def test_losses_are_read_late_and_all_of_them(tmp_path: Path) -> None:
+    class Many(OneBatch):
+        def __len__(self) -> int:
+            return 45
+
+        def __iter__(self):  # type: ignore[no-untyped-def]
+            for _ in range(45):
+                yield self.pixels
+
+    log = Log()
+    history = run(tmp_path, task_of(Many()), log, epochs=1, lr=1e-4)
+    logged = [(step, metrics["step_loss"]) for step, metrics in log.steps if "step_loss" in metrics]
+    assert [step for step, _ in logged] == [20, 40, 45]
+    mean = sum(loss * count for (_, loss), count in zip(logged, (20, 20, 5), strict=True)) / 45
+    assert history[0]["train_loss"] == pytest.approx(mean, abs=1e-6)
 
 
 def test_best_weights_are_those_of_the_best_epoch(tmp_path: Path) -> None:

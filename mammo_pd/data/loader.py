@@ -1,0 +1,129 @@
+"""Batches on the device before they are asked for: threads, pinned memory, a stream of its own.
+
+Threads and not processes: reading releases the interpreter, so a file's pixels go from the page
+cache to pinned memory in one copy, and from there to the GPU while it computes.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mammo_pd.data.dataset import Batch, MammogramDataset
+
+# One is being read, one is ready, one is on its way to the device.
+_SLOTS = 3
+# Batches of ragged images differ in size: pinned memory grows seldom, since making it is slow.
+_SLACK = 1.1
+
+
+class BatchLoader:
+    """Reads batches ahead; each comes on the device.
+
+    Args:
+        dataset: of a store.
+        batches: rows of each batch; asked anew for each pass.
+        device: where batches go. On a GPU they go through pinned memory on a stream of their own.
+        threads: how many read.
+    """
+
+    def __init__(
+        self,
+        dataset: MammogramDataset,
+        batches: Iterable[Sequence[int]],
+        device: torch.device,
+        threads: int,
+    ) -> None:
+        self._dataset = dataset
+        self._batches = batches
+        self._device = device
+        self._threads = threads
+        self._on_gpu = device.type == "cuda"
+        self._slots = [_Slot() for _ in range(_SLOTS)]
+        self._stream = torch.cuda.Stream(device) if self._on_gpu else None  # type: ignore[no-untyped-call]
+        self.waited = 0.0
+        """Seconds that the last pass waited for data."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        free: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
+        for slot in self._slots:
+            free.put(slot)
+        ready: queue.SimpleQueue[tuple[_Slot, Batch] | BaseException | None] = queue.SimpleQueue()
+        stop = threading.Event()
+        reader = threading.Thread(target=self._read_ahead, args=(free, ready, stop), daemon=True)
+        reader.start()
+        self.waited = 0.0
+        try:
+            while True:
+                started = time.perf_counter()
+                item = ready.get()
+                self.waited += time.perf_counter() - started
+                if item is None:
+                    return
+                if isinstance(item, BaseException):
+                    raise item
+                slot, batch = item
+                if self._on_gpu:
+                    batch = self._copy(slot, batch)
+                free.put(slot)
+                yield batch
+        finally:
+            stop.set()
+            free.put(self._slots[0])
+            reader.join()
+
+    def _read_ahead(
+        self,
+        free: "queue.SimpleQueue[_Slot]",
+        ready: "queue.SimpleQueue[tuple[_Slot, Batch] | BaseException | None]",
+        stop: threading.Event,
+    ) -> None:
+        try:
+            with ThreadPoolExecutor(self._threads) as executor:
+                for rows in self._batches:
+                    slot = free.get()
+                    if stop.is_set():
+                        return
+                    buffer = slot.pinned if self._on_gpu else None
+                    batch = self._dataset.read(rows, buffer=buffer, executor=executor)
+                    ready.put((slot, batch))
+            ready.put(None)
+        except BaseException as error:  # raised where the batch is asked for
+            ready.put(error)
+
+    def _copy(self, slot: "_Slot", batch: Batch) -> Batch:
+        """Start the copy to the device; what is computed next waits for it, the host does not."""
+        assert self._stream is not None
+        small = torch.stack([batch.offsets, batch.heights, batch.widths, batch.labels.long()])
+        known = ~batch.labels.isnan()
+        small[3] = torch.where(known, small[3], -1)
+        with torch.cuda.stream(self._stream):
+            pixels = batch.pixels.to(self._device, non_blocking=True)
+            numbers = small.pin_memory().to(self._device, non_blocking=True)
+            slot.copied = self._stream.record_event()
+        current = torch.cuda.current_stream(self._device)
+        current.wait_event(slot.copied)
+        for tensor in (pixels, numbers):
+            tensor.record_stream(current)
+        labels = torch.where(numbers[3] < 0, torch.nan, numbers[3].float())
+        return Batch(pixels, numbers[0], numbers[1], numbers[2], labels, batch.rows)
+
+
+@dataclass
+class _Slot:
+    """Pinned memory of one batch, and when the last copy out of it was over."""
+
+    memory: Tensor | None = None
+    copied: torch.cuda.Event | None = None
+
+    def pinned(self, count: int) -> Tensor:
+        if self.copied is not None:
+            self.copied.synchronize()
+        if self.memory is None or len(self.memory) < count:
+            self.memory = torch.empty(int(count * _SLACK), dtype=torch.int16, pin_memory=True)
+        return self.memory[:count]

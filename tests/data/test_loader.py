@@ -1,0 +1,76 @@
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from mammo_pd.data.dataset import MammogramDataset
+from mammo_pd.data.loader import BatchLoader
+from mammo_pd.data.manifest import read_manifest
+from mammo_pd.data.store import open_store
+from mammo_pd.errors import InputError
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+@pytest.fixture
+def dataset(phantom_store: Path) -> MammogramDataset:
+    rows = read_manifest(phantom_store / "manifest.parquet")
+    return MammogramDataset(open_store(phantom_store), rows, (128, 96))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_batches_come_in_order_and_whole(dataset: MammogramDataset, device: str) -> None:
+    """More batches than there are slots, of different sizes, twice over."""
+    rows = [[3, 1], [2], [0, 5, 4], [7, 6], [1], [9, 8], [11, 10, 12]]
+    loader = BatchLoader(dataset, rows, torch.device(device), threads=3)
+    for _ in range(2):
+        seen = 0
+        for expected, batch in zip(rows, loader, strict=True):
+            alone = dataset.read(expected)
+            assert batch.pixels.device.type == device
+            for one, other in zip(batch, alone, strict=True):
+                assert torch.equal(one.cpu(), other)
+            seen += 1
+        assert seen == len(rows)
+        assert loader.waited > 0
+
+
+def test_reader_ends_with_a_pass_that_is_broken_off(dataset: MammogramDataset) -> None:
+    before = threading.active_count()
+    passes = iter(BatchLoader(dataset, [[0], [1], [2], [3], [4], [5]], torch.device("cpu"), 2))
+    next(passes)
+    passes.close()
+    assert threading.active_count() == before
+
+
+def test_error_of_a_thread_is_raised_where_the_batch_is_asked_for(
+    dataset: MammogramDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dataset, "image_ids", [*dataset.image_ids[:2], "none"])
+    batches = iter(BatchLoader(dataset, [[0], [1], [2]], torch.device("cpu"), 2))
+    assert next(batches).rows.tolist() == [0]
+    assert next(batches).rows.tolist() == [1]
+    with pytest.raises(InputError, match="cannot be read"):
+        next(batches)
+
+
+def test_no_more_is_read_ahead_than_there_are_slots(
+    dataset: MammogramDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, rows = dataset.read, []
+
+    def watch(wanted: list[int], **options: object) -> object:
+        rows.append(wanted)
+        return read(wanted, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(dataset, "read", watch)
+    batches = iter(BatchLoader(dataset, [[row] for row in range(12)], torch.device("cpu"), 1))
+    next(batches)
+    deadline = time.monotonic() + 5
+    while len(rows) < 4 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    assert len(rows) == 4
+    batches.close()  # type: ignore[attr-defined]

@@ -1,0 +1,110 @@
+from typing import Any
+
+import pytest
+import torch
+
+from mammo_pd.errors import InputError
+from mammo_pd.models.cost import (
+    forward_macs,
+    largest_fitting,
+    shape_of,
+    training_bytes,
+    training_flops,
+)
+from mammo_pd.models.patch_dropout import count_kept
+from mammo_pd.models.vit import build_plain
+
+SMALL, BASE = "vit_small_patch16_224", "vit_base_patch16_224"
+SQUARE, TALL, FULL = (1024, 1024), (2048, 1664), (3328, 2560)
+# What the prototype held at most on an H200 (shared design, 2026-10): model, canvas, batch, K, GiB.
+MEASURED = [
+    (SMALL, SQUARE, 128, 1024, 19.2),
+    (BASE, SQUARE, 64, 1024, 19.9),
+    (SMALL, FULL, 8, 8320, 10.1),
+]
+
+
+def test_macs_are_the_papers_at_896() -> None:
+    """450 G at keep 1, 80 G at .25, of ViT-B/16 with three channels, every patch embedded."""
+    shape, tokens = shape_of(BASE), 56 * 56
+
+    def papers(keep_rate: float) -> float:
+        kept = count_kept(tokens, keep_rate)
+        per_patch = shape.patch_size**2 * shape.width
+        return (sum(forward_macs(shape, kept)) + (3 * tokens - kept) * per_patch) / 1e9
+
+    assert papers(1) == pytest.approx(450, rel=0.01)
+    assert papers(0.25) == pytest.approx(80, rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", SMALL, "vit_small_patch14_dinov2"])
+def test_macs_are_those_that_torch_counts(name: str) -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = build_plain(name)
+    shape, num_keep = shape_of(name), 40
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        patches = torch.empty(1, num_keep, shape.patch_size**2 * 3)
+        model.eval()(patches, torch.zeros(1, num_keep, dtype=torch.int64))
+    counted = counter.get_total_flops() / 2
+    # Three channels here, one there; and the head's row is not counted.
+    embedding = 2 * num_keep * shape.patch_size**2 * shape.width
+    assert counted == pytest.approx(sum(forward_macs(shape, num_keep)) + embedding, rel=1e-3)
+
+
+@pytest.mark.parametrize(("name", "canvas", "batch", "num_keep", "gib"), MEASURED)
+def test_memory_is_within_15_percent_of_what_was_measured(
+    name: str, canvas: tuple[int, int], batch: int, num_keep: int, gib: float
+) -> None:
+    predicted = training_bytes(shape_of(name), canvas, num_keep, batch) / 2**30
+    assert predicted == pytest.approx(gib, rel=0.15)
+
+
+def test_what_fits_fits_and_one_more_does_not() -> None:
+    shape = shape_of(SMALL)
+    for gib in (4, 24, 80):
+        fits = largest_fitting(shape, SQUARE, 1023, gib * 2**30)
+        assert training_bytes(shape, SQUARE, 1023, fits) <= gib * 2**30
+        assert training_bytes(shape, SQUARE, 1023, fits + 1) > gib * 2**30
+    assert largest_fitting(shape, FULL, 33280, 1e8) == 0
+
+
+def test_checkpointing_lets_more_fit() -> None:
+    shape = shape_of(SMALL)
+    plain = largest_fitting(shape, FULL, 8319, 24e9)
+    assert largest_fitting(shape, FULL, 8319, 24e9, checkpointing=True) > 2 * plain
+
+
+def test_flops_of_a_step_are_three_forward_passes() -> None:
+    shape = shape_of(SMALL)
+    assert training_flops(shape, 100) == 2 * 3 * sum(forward_macs(shape, 100))
+
+
+def test_other_models_are_refused() -> None:
+    with pytest.raises(InputError, match="plain vision transformer"):
+        shape_of("resnet18")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("name", "canvas", "keep", "batch", "checkpointing"),
+    [
+        (SMALL, SQUARE, 0.25, 32, False),
+        (SMALL, SQUARE, 0.25, 32, True),
+        (BASE, TALL, 0.25, 4, False),
+        (SMALL, TALL, 1.0, 2, False),
+        (SMALL, FULL, 0.25, 4, True),
+    ],
+)
+def test_memory_is_within_15_percent_of_this_gpus(
+    name: str, canvas: tuple[int, int], keep: float, batch: int, checkpointing: bool
+) -> None:
+    from mammo_pd.stages.bench import Bench
+
+    options: dict[str, Any] = {"checkpointing": checkpointing, "end_to_end": False}
+    with Bench(steps=2) as machine:
+        row = machine.ours(name, canvas, keep, batch, **options)
+    predicted = training_bytes(
+        shape_of(name), canvas, row.num_keep, batch, checkpointing=checkpointing
+    )
+    assert predicted / 2**30 == pytest.approx(row.peak_gib, rel=0.15)
