@@ -6,10 +6,12 @@ read counts as absent.
 """
 
 import re
+import warnings
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
+from pydicom import config
 from pydicom.dataset import Dataset
 
 from mammo_pd.errors import ImageError
@@ -317,7 +319,10 @@ def functional_group(header: Dataset, keyword: str) -> Dataset | None:
 def value(header: Dataset, keyword: str) -> Any:
     """The element's value, or None where it is absent or cannot be converted."""
     try:
-        return header.get(keyword)
+        # pydicom warns of a bad value in words that can quote it.
+        with warnings.catch_warnings(), config.disable_value_validation():
+            warnings.simplefilter("ignore")
+            return header.get(keyword)
     except Exception:  # pydicom converts on access, and a bad value can raise almost anything
         return None
 
