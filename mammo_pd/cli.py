@@ -431,8 +431,8 @@ def _add_preprocess(commands: Any) -> None:
         "--frames",
         choices=list(Frames),
         default=Frames.EXCLUDE,
-        help="of files of several frames (tomosynthesis), take none, the middle one, or the "
-        "maximum over all (mip)",
+        help="of files of several frames (tomosynthesis), take none, the middle one, the maximum "
+        "over all (mip), or each as an image of its own",
     )
     where = command.add_mutually_exclusive_group()
     where.add_argument("--workers", metavar="N", type=int, help="processes (default: all cores)")

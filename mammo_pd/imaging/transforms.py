@@ -6,8 +6,8 @@ wants, plain values), ``image_identifiers`` (original identifiers: never to be w
 owner-only record), and at the end ``image_levels`` and, where wanted, ``image_thumbnail``.
 """
 
-from collections.abc import Hashable, Mapping
-from dataclasses import asdict
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from pydicom.dataset import Dataset
 
 from mammo_pd.errors import ImageError
 from mammo_pd.imaging.breast import find_breast
-from mammo_pd.imaging.dicom import StoredFrames, decode, read_dataset
+from mammo_pd.imaging.dicom import StoredFrames, check_frames, decode, read_dataset
 from mammo_pd.imaging.geometry import (
     area_average,
     block_mean,
@@ -42,13 +42,27 @@ from mammo_pd.terms import Frames, Laterality, Reason, VoiPolicy
 THUMBNAIL_LONG_SIDE = 256
 
 
+@dataclass(frozen=True)
+class OneFrame:
+    """One frame of a file that has been read, and found to be a mammogram.
+
+    Attributes:
+        dataset: the whole file, as ``read_dataset`` gives it.
+        number: which frame, from 0; None where the file holds one.
+    """
+
+    dataset: Dataset
+    number: int | None
+
+
 class LoadMammogramd(MapTransform):
-    """Read a file: the path under the key becomes (1, H, W) stored values.
+    """Read a file: the path, or ``OneFrame``, under the key becomes (1, H, W) stored values.
 
     Of a file of several frames it takes what ``frames`` says; with ``mip`` they are
-    ``StoredFrames`` of shape (frames, H, W), and ``ApplyGreyScaled`` takes the maximum. The fact
-    ``frame`` says what was taken: the frame's number from 1, as DICOM counts, or ``mip``; None for
-    a single frame.
+    ``StoredFrames`` of shape (frames, H, W), and ``ApplyGreyScaled`` takes the maximum. ``each``
+    gives several images of one file, so there ``OneFrame`` says which (``process_each_frame``).
+    The fact ``frame`` says what was taken: the frame's number from 1, as DICOM counts, or ``mip``;
+    None for a single frame.
 
     Adds ``KEY_facts``, ``KEY_identifiers`` and ``KEY_header`` (the DICOM dataset without its pixel
     data, for the grey scale; None for a raster file). ``KEY_assume_mammogram``, where given and
@@ -67,18 +81,22 @@ class LoadMammogramd(MapTransform):
         """
         sample = dict(data)
         for key in self.key_iterator(sample):
-            path = Path(sample[key])
+            given = sample[key]
+            path = None if isinstance(given, OneFrame) else Path(given)
             assume = bool(sample.pop(f"{key}_assume_mammogram", False))
-            if path.suffix.lower() in RASTER_SUFFIXES:
+            if path is not None and path.suffix.lower() in RASTER_SUFFIXES:
                 raster = read_raster(path)
                 sample[key] = raster[None]
                 sample[f"{key}_facts"] = _facts_of_raster(raster)
                 sample[f"{key}_identifiers"] = {}
                 sample[f"{key}_header"] = None
             else:
-                header = read_dataset(path)
-                check_is_mammogram(header, assume_mammogram=assume)
-                sample[key], header, facts = self._decode(header)
+                if path is None:
+                    sample[key], header, facts = self._decode_one(given.dataset, given.number)
+                else:
+                    header = read_dataset(path)
+                    check_is_mammogram(header, assume_mammogram=assume)
+                    sample[key], header, facts = self._decode(header)
                 facts |= _plain(read_facts(header)) | {
                     "transfer_syntax": str(header.file_meta.TransferSyntaxUID),
                     "rows": sample[key].shape[1],
@@ -95,12 +113,15 @@ class LoadMammogramd(MapTransform):
         if several and self.frames == Frames.MIP:
             frames = StoredFrames(header)
             return frames, header, {"decoder": frames.decoder, "frame": "mip"}
-        number = None
-        if several and self.frames == Frames.MIDDLE:
-            number = number_of_frames(header) // 2
+        middle = several and self.frames == Frames.MIDDLE
+        return self._decode_one(header, number_of_frames(header) // 2 if middle else None)
+
+    def _decode_one(
+        self, header: Dataset, number: int | None
+    ) -> tuple[np.ndarray, Dataset, dict[str, Any]]:
         decoded = decode(header, number)
-        if number is not None:
-            header = header_of_frame(header, number)
+        # A header of its own, so that the next frame still finds the pixel data.
+        header = header_of_frame(header, number or 0)
         del header.PixelData
         taken = None if number is None else str(number + 1)
         return decoded.values[None], header, {"decoder": decoded.decoder, "frame": taken}
@@ -253,6 +274,47 @@ def process_mammogram(
     except Exception as error:
         raise _image_error(error) from error
     return dict(sample)
+
+
+def process_each_frame(
+    path: Path, transforms: Compose, *, assume_mammogram: bool = False
+) -> Iterator[tuple[int | None, dict[str, Any] | ImageError]]:
+    """Run every frame of a file through the transforms, one at a time; the file is read once.
+
+    Args:
+        path: the file.
+        transforms: as ``mammogram_transforms`` gives them.
+        assume_mammogram: as for ``process_mammogram``.
+
+    Yields:
+        The frame's number from 1, as DICOM counts, and what ``process_mammogram`` returns for it,
+        or why this frame cannot be used. A file of one frame gives one sample, of number None.
+
+    Raises:
+        ImageError: the file cannot be used, whatever the frame.
+    """
+    if path.suffix.lower() in RASTER_SUFFIXES:
+        yield None, process_mammogram(path, transforms, assume_mammogram=assume_mammogram)
+        return
+    dataset = read_dataset(path)
+    check_is_mammogram(dataset, assume_mammogram=assume_mammogram)
+    check_frames(dataset)
+    frames = number_of_frames(dataset)
+    if frames == 1:
+        yield None, _run(OneFrame(dataset, None), transforms)
+        return
+    for number in range(frames):
+        try:
+            yield number + 1, _run(OneFrame(dataset, number), transforms)
+        except ImageError as error:
+            yield number + 1, error
+
+
+def _run(frame: OneFrame, transforms: Compose) -> dict[str, Any]:
+    try:
+        return dict(transforms({"image": frame}))
+    except Exception as error:
+        raise _image_error(error) from error
 
 
 def _image_error(error: BaseException) -> ImageError:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from mammo_pd.imaging.phantom import PhantomSettings, write_phantoms
 from mammo_pd.imaging.settings import ImagingSettings
 from mammo_pd.stages import preprocess as stage
 from mammo_pd.stages.preprocess import PreprocessSummary, preprocess
+from mammo_pd.stages.split import split_store
 from mammo_pd.terms import Frames, VoiPolicy
 
 
@@ -457,17 +459,21 @@ def test_contact_sheet_and_crosswalk_are_written_on_request(phantoms: Path, tmp_
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
-def test_files_of_several_frames_are_taken_as_asked_for(phantoms: Path, tmp_path: Path) -> None:
-    folder = some(phantoms, tmp_path / "d", women=1)
-    source = next(folder.rglob("L_CC.dcm"))
+def make_scan(source: Path, levels: Sequence[float]) -> None:
+    """Make a file one of several frames, each a share as bright as what it was."""
     dataset = pydicom.dcmread(source)
     frame = dataset.pixel_array
-    dataset.NumberOfFrames = 3
-    dataset.PixelData = np.stack([frame, frame, frame]).tobytes()
+    dataset.NumberOfFrames = len(levels)
+    dataset.PixelData = b"".join((frame * level).astype(frame.dtype).tobytes() for level in levels)
     dataset["PixelData"].VR = "OW"
     dataset["PixelData"].is_undefined_length = False
     dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
     dataset.save_as(source)
+
+
+def test_files_of_several_frames_are_taken_as_asked_for(phantoms: Path, tmp_path: Path) -> None:
+    folder = some(phantoms, tmp_path / "d", women=1)
+    make_scan(next(folder.rglob("L_CC.dcm")), [1, 1, 1])
     assert quiet(folder, tmp_path / "none").by_status == {
         ("ok", ""): 3,
         ("excluded", "multi_frame"): 1,
@@ -480,6 +486,104 @@ def test_files_of_several_frames_are_taken_as_asked_for(phantoms: Path, tmp_path
         assert sorted(manifest["number_of_frames"]) == [1, 1, 1, 3]
     with pytest.raises(InputError, match="frames was 'mip', is 'middle'"):
         quiet(folder, tmp_path / "mip", settings=ImagingSettings(frames=Frames.MIDDLE))
+
+
+def test_each_frame_is_an_image_of_the_same_exam_and_woman(phantoms: Path, tmp_path: Path) -> None:
+    folder = some(phantoms, tmp_path / "d", women=12)
+    scan = next((folder / "PHANTOM0001").rglob("L_CC.dcm"))
+    make_scan(scan, [1, 0.9, 0, 0.8])
+    each = ImagingSettings(frames=Frames.EACH)
+    labels = read_labels(folder / "labels.csv")
+    sheet, crosswalk = tmp_path / "sheet.png", tmp_path / "c.csv"
+    summary = quiet(
+        folder,
+        tmp_path / "s",
+        settings=each,
+        labels=labels,
+        contact_sheet=sheet,
+        crosswalk=crosswalk,
+    )
+    # An empty frame is lost alone, and said to be.
+    assert summary.by_status == {("ok", ""): 50, ("failed", "constant_pixels"): 1}
+    manifest = read_manifest(tmp_path / "s" / "manifest.parquet", status=None)
+    frames = manifest[manifest["frame"].notna()].sort_values("frame")
+    assert frames["frame"].tolist() == ["1", "2", "3", "4"]
+    assert frames["image_id"].nunique() == 4
+    used = frames[frames["status"] == "ok"]
+    assert used["pixel_hash"].nunique() == 3
+    # One exam and one patient, those of her other views, so no split parts them; and one label.
+    woman = manifest[manifest["patient_id"] == used["patient_id"].iloc[0]]
+    assert len(woman) == 7
+    assert woman["exam_id"].nunique() == 1
+    assert used["label"].nunique() == 1
+    assert used["label"].notna().all()
+    split = split_store(open_store(tmp_path / "s"), folds=3)
+    hers = split.table[split.table["image_id"].isin(woman["image_id"])]
+    assert len(hers) == 6
+    assert hers["fold"].nunique() == 1
+    rows = pd.read_csv(crosswalk).set_index("image_id").loc[frames["image_id"]]
+    assert rows["frame"].tolist() == [1, 2, 3, 4]
+    assert set(rows["path"]) == {str(scan)}
+    # 40 crops to a page: the last ten make a second one.
+    with Image.open(tmp_path / "sheet-2.png") as image:
+        second_row = np.asarray(image)[256 + 14 :]
+    assert second_row[:, 256 : 2 * 256].max() > 200
+    assert second_row[:, 2 * 256 :].max() == 0
+
+
+def test_each_frame_is_done_once_and_redone_with_its_file(phantoms: Path, tmp_path: Path) -> None:
+    folder = some(phantoms, tmp_path / "d", women=1)
+    scan = next(folder.rglob("L_CC.dcm"))
+    make_scan(scan, [1, 0.9, 0.8])
+    each = ImagingSettings(frames=Frames.EACH)
+    labels = read_labels(folder / "labels.csv")
+    assert quiet(folder, tmp_path / "s", settings=each, labels=labels).ok == 6
+    before = everything(tmp_path / "s")
+    again = quiet(folder, tmp_path / "s", settings=each)
+    assert (again.done_before, again.ok, again.labelled) == (4, 6, 6)
+    lost = read_manifest(tmp_path / "s" / "manifest.parquet").query("frame == '2'")
+    shutil.rmtree(open_store(tmp_path / "s").image(lost["image_id"].item()))
+    assert quiet(folder, tmp_path / "s", settings=each).done_before == 3
+    assert everything(tmp_path / "s") == before
+    # A shorter scan in its place: the third frame leaves the store, the label stays.
+    make_scan(scan, [1, 0.7])
+    shorter = quiet(folder, tmp_path / "s", settings=each)
+    assert (shorter.ok, shorter.labelled) == (5, 5)
+    stored = {file.parent.name for file in (tmp_path / "s" / "pixels").rglob("native.npy")}
+    assert stored == set(read_manifest(tmp_path / "s" / "manifest.parquet")["image_id"])
+
+
+def test_frames_of_a_copy_are_duplicates(phantoms: Path, tmp_path: Path) -> None:
+    folder = some(phantoms, tmp_path / "d", women=1)
+    scan = next(folder.rglob("L_CC.dcm"))
+    make_scan(scan, [1, 0.9])
+    shutil.copy(scan, folder / "zz.dcm")
+    summary = quiet(
+        folder,
+        tmp_path / "s",
+        settings=ImagingSettings(frames=Frames.EACH),
+        labels=read_labels(folder / "labels.csv"),
+    )
+    assert summary.by_status == {("ok", ""): 5, ("excluded", "duplicate_image"): 2}
+    assert summary.labelled == 5
+
+
+def test_frames_of_a_woman_without_any_identifier_stay_together(
+    phantoms: Path, tmp_path: Path
+) -> None:
+    folder = some(phantoms, tmp_path / "d", women=1)
+    for file in folder.rglob("*.dcm"):
+        if file.name != "L_CC.dcm":
+            file.unlink()
+            continue
+        make_scan(file, [1, 0.9])
+        dataset = pydicom.dcmread(file)
+        del dataset.PatientID, dataset.StudyInstanceUID
+        dataset.save_as(file)
+    quiet(folder, tmp_path / "s", settings=ImagingSettings(frames=Frames.EACH))
+    manifest = read_manifest(tmp_path / "s" / "manifest.parquet")
+    assert manifest["patient_id_source"].tolist() == ["image", "image"]
+    assert manifest["patient_id"].nunique() == 1
 
 
 @pytest.mark.corpus
