@@ -289,12 +289,12 @@ def header_of_frame(header: Dataset, frame: int) -> Dataset:
         frame: which, from 0.
 
     Returns:
-        A new dataset that shares its elements with ``header``.
+        A new dataset that shares its elements, but for the private ones, with ``header``.
 
     Source: DICOM PS3.3 C.7.6.16.1 (Multi-frame Functional Groups).
     """
-    single = Dataset()
-    single.update(header)
+    # pydicom's update() would convert every private element, and fall over one bad value.
+    single = Dataset({entry.tag: entry for entry in header.elements() if not entry.tag.is_private})
     single.file_meta = header.file_meta
     groups = items(header, "PerFrameFunctionalGroupsSequence")
     if groups:

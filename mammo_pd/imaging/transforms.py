@@ -6,6 +6,7 @@ wants, plain values), ``image_identifiers`` (original identifiers: never to be w
 owner-only record), and at the end ``image_levels`` and, where wanted, ``image_thumbnail``.
 """
 
+import warnings
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -120,8 +121,9 @@ class LoadMammogramd(MapTransform):
         self, header: Dataset, number: int | None
     ) -> tuple[np.ndarray, Dataset, dict[str, Any]]:
         decoded = decode(header, number)
-        # A header of its own, so that the next frame still finds the pixel data.
-        header = header_of_frame(header, number or 0)
+        if number is not None:
+            # A header of its own, so that the next frame still finds the pixel data.
+            header = header_of_frame(header, number)
         del header.PixelData
         taken = None if number is None else str(number + 1)
         return decoded.values[None], header, {"decoder": decoded.decoder, "frame": taken}
@@ -177,7 +179,8 @@ class CropBreastd(MapTransform):
         """Crop every key.
 
         Raises:
-            ImageError: the image holds no breast (``no_breast_found``).
+            ImageError: the image holds no breast (``no_breast_found``), or its grey scale leaves
+                nothing of it (``constant_pixels``).
         """
         sample = dict(data)
         for key in self.key_iterator(sample):
@@ -191,7 +194,15 @@ class CropBreastd(MapTransform):
                 tagged = "right" if laterality == Laterality.RIGHT else "left"
                 side = region.side if region.verdict == "ok" else tagged
                 agrees = region.side == tagged if region.verdict == "ok" else None
-            sample[key] = region.cut_out(pixels)[None]
+            crop = region.cut_out(pixels)
+            # The breast is searched before the window; a window that misses it gives plain black.
+            if crop.min() == crop.max():
+                raise ImageError(
+                    Reason.EMPTY_PIXELS,
+                    f"The header's grey scale ({facts['voi_applied']}) gives every pixel the value "
+                    f"{crop.flat[0]}; --voi raw takes the stored range instead.",
+                )
+            sample[key] = crop[None]
             if self.thumbnail:
                 sample[f"{key}_thumbnail"] = _thumbnail(pixels)
             sample[f"{key}_facts"] = facts | {
@@ -269,11 +280,7 @@ def process_mammogram(
     Raises:
         ImageError: the image cannot be used. Nothing else is raised for a bad file.
     """
-    try:
-        sample = transforms({"image": path, "image_assume_mammogram": assume_mammogram})
-    except Exception as error:
-        raise _image_error(error) from error
-    return dict(sample)
+    return _run({"image": path, "image_assume_mammogram": assume_mammogram}, transforms)
 
 
 def process_each_frame(
@@ -301,18 +308,21 @@ def process_each_frame(
     check_frames(dataset)
     frames = number_of_frames(dataset)
     if frames == 1:
-        yield None, _run(OneFrame(dataset, None), transforms)
+        yield None, _run({"image": OneFrame(dataset, None)}, transforms)
         return
     for number in range(frames):
         try:
-            yield number + 1, _run(OneFrame(dataset, number), transforms)
+            yield number + 1, _run({"image": OneFrame(dataset, number)}, transforms)
         except ImageError as error:
             yield number + 1, error
 
 
-def _run(frame: OneFrame, transforms: Compose) -> dict[str, Any]:
+def _run(sample: dict[str, Any], transforms: Compose) -> dict[str, Any]:
     try:
-        return dict(transforms({"image": frame}))
+        # What is warned of a bad header says nothing that the manifest does not say better.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return dict(transforms(sample))
     except Exception as error:
         raise _image_error(error) from error
 

@@ -1,3 +1,4 @@
+import imagecodecs
 import numpy as np
 import pytest
 from dicom_files import ENCODERS, half_disk, make_dataset
@@ -23,6 +24,16 @@ def test_both_decoders_give_back_what_was_encoded(syntax, plugin):
     pixels = half_disk()
     decoded, _ = get_decoder(syntax).as_array(make_dataset(pixels, syntax), decoding_plugin=plugin)
     np.testing.assert_array_equal(decoded, pixels)
+
+
+@pytest.mark.parametrize("syntax", [uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL])
+def test_openjpeg_as_openjph_decodes_htj2k(syntax):
+    """The other decoders of the JPEG 2000 family here are all OpenJPEG; this one is another's."""
+    pixels = half_disk()
+    decoded, _ = get_decoder(syntax).as_array(
+        make_dataset(pixels, syntax), decoding_plugin="imagecodecs"
+    )
+    np.testing.assert_array_equal(decoded, imagecodecs.htj2k_decode(ENCODERS[syntax](pixels, 12)))
 
 
 def test_rle_as_pydicom_decodes_it():

@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pytest
 from dicom_files import ENCODERS, half_disk, make_dataset, write_dicom
@@ -139,6 +141,20 @@ def test_each_frame_of_a_file_of_one_is_that_file(tmp_path):
     alone = process(path, Frames.EXCLUDE)
     np.testing.assert_array_equal(sample["image"], alone["image"])
     assert sample["image_facts"] == alone["image_facts"]
+
+
+def test_a_bad_private_value_is_not_warned_about(tmp_path):
+    dataset = frames_dataset(frames_of_a_breast())
+    block = dataset.private_block(0x0019, "SOME VENDOR", create=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        block.add_new(1, "SH", "longer than sixteen letters")
+        path = write_dicom(tmp_path / "a.dcm", dataset)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = process_each(path)
+    assert [number for number, _ in found] == [1, 2, 3, 4]
+    assert all(isinstance(sample, dict) for _, sample in found)
 
 
 def test_a_damaged_frame_is_lost_alone(tmp_path):

@@ -1,9 +1,12 @@
+import warnings
+
 import numpy as np
 import pytest
 from dicom_files import half_disk, make_dataset, write_dicom
 from monai.transforms import Compose
 from PIL import Image
 from pydicom import uid
+from pydicom.dataset import Dataset
 
 from mammo_pd.errors import ImageError
 from mammo_pd.imaging import transforms
@@ -86,6 +89,23 @@ def test_a_spot_view_goes_by_its_tag(tmp_path):
     assert facts["breast_verdict"] == "fills_frame"
     assert (facts["image_side"], facts["laterality_agrees"]) == ("right", None)
     assert sample["image"].shape == (1, 250, 200)
+
+
+def test_a_table_that_starts_beyond_its_type_is_not_warned_about(tmp_path):
+    table = Dataset()
+    table.LUTDescriptor, table.LUTData = [16, 40000, 16], bytes(range(32))
+    path = write_breast(tmp_path / "a.dcm", VOILUTSequence=[table])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        facts = process_mammogram(path, WHOLE_WAY)["image_facts"]
+    assert facts["voi_applied"] == "lut"
+
+
+def test_a_window_that_misses_every_value_is_no_success(tmp_path):
+    path = write_breast(tmp_path / "a.dcm", WindowCenter=60000, WindowWidth=100)
+    with pytest.raises(ImageError, match=r"window:LINEAR.* the value 0; --voi raw") as caught:
+        process_mammogram(path, WHOLE_WAY)
+    assert caught.value.reason == Reason.EMPTY_PIXELS
 
 
 def test_a_right_breast_gives_the_same_pixels_as_its_mirror_image(tmp_path):
