@@ -329,9 +329,9 @@ def _run_alone(jobs: list[Job]) -> Iterator[tuple[Job, list[Outcome]]]:
 
 
 def _start_pool(workers: int) -> ProcessPoolExecutor:
-    # A fork server imports MONAI once for all workers and has no threads that a fork could freeze.
+    # A fork server imports what all workers need once, and has no threads that a fork could freeze.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "mammo_pd.imaging.transforms"])
+    context.set_forkserver_preload([__name__, "mammo_pd.imaging.pipeline"])
     return ProcessPoolExecutor(
         workers,
         mp_context=context,
@@ -373,31 +373,31 @@ def _worker_died() -> Outcome:
 
 @lru_cache(maxsize=1)
 def _prepare(settings: ImagingSettings, thumbnail: bool) -> Any:
-    """Compose the transforms once in each process."""
+    """Compose the steps once in each process."""
     from threadpoolctl import threadpool_limits
 
-    from mammo_pd.imaging.transforms import mammogram_transforms
+    from mammo_pd.imaging.pipeline import mammogram_steps
 
     # There is a worker for each core already; more threads only wait for one another.
     threadpool_limits(1)
-    return mammogram_transforms(settings, thumbnail=thumbnail)
+    return mammogram_steps(settings, thumbnail=thumbnail)
 
 
 def _process(job: Job) -> list[Outcome]:
     """Do the work on one file: one outcome, or with ``--frames each`` one for each frame."""
-    from mammo_pd.imaging.transforms import process_each_frame, process_mammogram
+    from mammo_pd.imaging.pipeline import process_each_frame, process_mammogram
 
-    transforms = _prepare(job.settings, job.thumbnail)
+    steps = _prepare(job.settings, job.thumbnail)
     try:
         if job.settings.frames == Frames.EACH:
-            found = process_each_frame(job.source, transforms, assume_mammogram=job.named)
+            found = process_each_frame(job.source, steps, assume_mammogram=job.named)
             return [
                 _failed(sample, frame)
                 if isinstance(sample, ImageError)
                 else _write(job, sample, frame)
                 for frame, sample in found
             ]
-        sample = process_mammogram(job.source, transforms, assume_mammogram=job.named)
+        sample = process_mammogram(job.source, steps, assume_mammogram=job.named)
     except ImageError as error:
         return [_failed(error)]
     return [_write(job, sample)]

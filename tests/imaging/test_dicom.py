@@ -17,8 +17,8 @@ from pydicom.encaps import encapsulate, get_frame
 
 from mammo_pd.errors import ImageError
 from mammo_pd.imaging.dicom import StoredFrames, decode, read_dataset
+from mammo_pd.imaging.pipeline import mammogram_steps, process_each_frame
 from mammo_pd.imaging.settings import ImagingSettings
-from mammo_pd.imaging.transforms import mammogram_transforms, process_each_frame
 from mammo_pd.terms import Frames, Reason
 
 NATIVE = [
@@ -239,7 +239,7 @@ def survive_mutations(folder, number: int) -> tuple[int, int, float, float]:
             file_to_mutate(folder / "original.dcm", syntax, frames=frames)
             originals.append((folder / "original.dcm").read_bytes())
     path = folder / "mutated.dcm"
-    each = mammogram_transforms(ImagingSettings(frames=Frames.EACH))
+    each = mammogram_steps(ImagingSettings(frames=Frames.EACH))
     refused = taken = before = 0
     slowest = 0.0
     for seed in range(-len(originals), number):

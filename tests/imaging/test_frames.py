@@ -10,12 +10,12 @@ from pydicom.encaps import encapsulate
 from mammo_pd.errors import ImageError
 from mammo_pd.imaging.dicom import StoredFrames, decode, read_dataset
 from mammo_pd.imaging.grey_scale import WHITE, apply_grey_scale, brightest
-from mammo_pd.imaging.settings import ImagingSettings
-from mammo_pd.imaging.transforms import (
-    mammogram_transforms,
+from mammo_pd.imaging.pipeline import (
+    mammogram_steps,
     process_each_frame,
     process_mammogram,
 )
+from mammo_pd.imaging.settings import ImagingSettings
 from mammo_pd.terms import Frames, Reason, VoiPolicy
 
 SHAPE = (480, 320)
@@ -51,7 +51,7 @@ def group_with_window(center, width):
 
 
 def process(path, frames):
-    return process_mammogram(path, mammogram_transforms(ImagingSettings(frames=frames)))
+    return process_mammogram(path, mammogram_steps(ImagingSettings(frames=frames)))
 
 
 @pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, *ENCODERS])
@@ -111,7 +111,7 @@ def test_a_single_frame_is_the_same_whatever_is_asked_for(tmp_path):
 
 
 def process_each(path):
-    return list(process_each_frame(path, mammogram_transforms(ImagingSettings(frames=Frames.EACH))))
+    return list(process_each_frame(path, mammogram_steps(ImagingSettings(frames=Frames.EACH))))
 
 
 @pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, *ENCODERS])
