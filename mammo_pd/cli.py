@@ -157,6 +157,16 @@ def _print_summary(summary: "PreprocessSummary", *, has_table: bool) -> None:
             f"warning: the side of {summary.disagreeing} images differs between label table and "
             "DICOM; the table's was taken"
         )
+    for count, what in (
+        (
+            summary.wrong_side,
+            "the breast lies on the other side than the laterality tag says (laterality_agrees)",
+        ),
+        (summary.burned_in, "text is burnt in, as the tag says (burned_in_annotation)"),
+        (summary.for_processing, "the image is FOR PROCESSING, not for display (processing)"),
+    ):
+        if count:
+            print(f"warning: in {count} of {summary.ok} usable images {what}; see the manifest")
 
 
 def _split(options: argparse.Namespace) -> None:

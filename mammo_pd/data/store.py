@@ -118,15 +118,17 @@ def create_or_match(root: Path, settings: Mapping[str, Any]) -> StorePaths:
     paths = StorePaths(root)
     if paths.facts.is_file():
         facts = read_facts(paths)
-        if facts["fingerprint"] != fingerprint_of(settings):
+        wanted = fingerprint_of(settings)
+        if facts["fingerprint"] != wanted:
             changed = [
                 f"{name} was {facts['settings'].get(name)!r}, is {settings.get(name)!r}"
                 for name in sorted({*facts["settings"], *settings})
                 if facts["settings"].get(name) != settings.get(name)
             ]
             raise InputError(
-                f"the store {root} was made with other settings ({'; '.join(changed)}), and one "
-                "store never mixes two; use the same settings, or another --out."
+                f"the store {root} was made with other settings ({'; '.join(changed)}: "
+                f"fingerprint {facts['fingerprint']}, now {wanted}), and one store never mixes "
+                "two; use the same settings, or another --out."
             )
         return paths
     if root.exists() and (not root.is_dir() or any(root.iterdir())):

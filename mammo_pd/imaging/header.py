@@ -214,7 +214,8 @@ def find_laterality(header: Dataset) -> Laterality | None:
 def find_view(header: Dataset) -> str | None:
     """Find the view: View Position, View Code Sequence, free texts, then Patient Orientation.
 
-    Source: DICOM PS3.16 CID 4014; PS3.3 C.8.11.7, C.7.6.1.1.1.
+    Source: DICOM PS3.16 CID 4014; PS3.3 C.8.11.7, C.7.6.1.1.1. Fujifilm's view in Acquisition
+        Device Processing Description (0018,1400): reginabarzilaygroup/Mirai, pull request 11.
     """
     given = text(header, "ViewPosition")
     if given is not None:

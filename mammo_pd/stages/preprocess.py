@@ -110,6 +110,10 @@ class PreprocessSummary:
         positive: of those, the positive ones.
         unmatched_labels: rows of the label table that match no image.
         disagreeing: images whose side by table and by tag differ.
+        wrong_side: of the folder's ok images, those whose breast lies on the other side than the
+            laterality tag leads to expect.
+        burned_in: those whose tag says that text is burnt in.
+        for_processing: those that the detector made for processing, not for display.
         closed_folders: folders that could not be listed.
         details: one example sentence for each reason.
     """
@@ -122,6 +126,9 @@ class PreprocessSummary:
     positive: int
     unmatched_labels: int
     disagreeing: int
+    wrong_side: int
+    burned_in: int
+    for_processing: int
     closed_folders: int
     details: dict[str, str]
 
@@ -534,6 +541,10 @@ def _finish(
                 if row["status"] == Status.OK and row["label"] is not None:
                     counts["labelled"] += 1
                     counts["positive"] += row["label"]
+                if row["status"] == Status.OK:
+                    counts["wrong_side"] += row["laterality_agrees"] is False
+                    counts["burned_in"] += row["burned_in_annotation"] is True
+                    counts["for_processing"] += row["processing"] == "FOR PROCESSING"
                 tag, table = image.facts.get("laterality"), image.labels.get("laterality")
                 counts["disagreeing"] += bool(tag and table and tag != table)
             yield row
@@ -555,6 +566,9 @@ def _finish(
         positive=counts["positive"],
         unmatched_labels=unmatched,
         disagreeing=counts["disagreeing"],
+        wrong_side=counts["wrong_side"],
+        burned_in=counts["burned_in"],
+        for_processing=counts["for_processing"],
         closed_folders=len(closed),
         details=details,
     )

@@ -553,6 +553,22 @@ def test_each_frame_is_done_once_and_redone_with_its_file(phantoms: Path, tmp_pa
     assert stored == set(read_manifest(tmp_path / "s" / "manifest.parquet")["image_id"])
 
 
+def test_what_a_reader_would_want_to_know_is_counted(phantoms: Path, tmp_path: Path) -> None:
+    folder = some(phantoms, tmp_path / "d", women=1)
+    for file, tags in {
+        "L_CC.dcm": {"ImageLaterality": "R"},
+        "R_CC.dcm": {"BurnedInAnnotation": "YES"},
+        "L_MLO.dcm": {"BurnedInAnnotation": "NO", "PresentationIntentType": "FOR PROCESSING"},
+    }.items():
+        dataset = pydicom.dcmread(next(folder.rglob(file)))
+        for keyword, value in tags.items():
+            setattr(dataset, keyword, value)
+        dataset.save_as(dataset.filename)
+    summary = quiet(folder, tmp_path / "s")
+    assert summary.ok == 4
+    assert (summary.wrong_side, summary.burned_in, summary.for_processing) == (1, 1, 1)
+
+
 def test_frames_of_a_copy_are_duplicates(phantoms: Path, tmp_path: Path) -> None:
     folder = some(phantoms, tmp_path / "d", women=1)
     scan = next(folder.rglob("L_CC.dcm"))
