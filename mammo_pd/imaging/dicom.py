@@ -98,6 +98,11 @@ def read_dataset(path: Path) -> Dataset:
                     raise ImageError(
                         Reason.NOT_AN_IMAGE, "The file holds no DICOM dataset."
                     ) from None
+            if not len(dataset):
+                # pydicom gives back nothing at all where compressed pixel data break off.
+                raise ImageError(
+                    Reason.UNREADABLE, "The file is cut off; copy it again from its source."
+                )
             _complete_file_meta(dataset)
         except ImageError:
             raise

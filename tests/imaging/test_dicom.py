@@ -17,7 +17,7 @@ from pydicom.encaps import encapsulate, get_frame
 
 from mammo_pd.errors import ImageError
 from mammo_pd.imaging.dicom import StoredFrames, decode, read_dataset
-from mammo_pd.imaging.pipeline import mammogram_steps, process_each_frame
+from mammo_pd.imaging.pipeline import mammogram_steps, process_each_frame, process_mammogram
 from mammo_pd.imaging.settings import ImagingSettings
 from mammo_pd.terms import Frames, Reason
 
@@ -83,6 +83,19 @@ def test_what_is_not_dicom_is_refused_without_a_traceback(tmp_path, content):
     with pytest.raises(ImageError) as caught:
         decode(read_dataset(path))
     assert caught.value.reason in (Reason.NOT_AN_IMAGE, Reason.UNREADABLE, Reason.NO_PIXELS)
+
+
+@pytest.mark.parametrize("syntax", [*NATIVE, *ENCODERS])
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_a_mammogram_that_is_cut_off_is_not_taken_for_another_kind_of_image(
+    tmp_path, syntax, share
+):
+    path = write_dicom(tmp_path / "a.dcm", make_dataset(half_disk((480, 320)), syntax))
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(ImageError) as caught:
+        process_mammogram(path, mammogram_steps(ImagingSettings()))
+    assert caught.value.reason in (Reason.UNREADABLE, Reason.HEADER_CONTRADICTS)
 
 
 def test_a_missing_file(tmp_path):
