@@ -602,6 +602,61 @@ def test_frames_of_a_woman_without_any_identifier_stay_together(
     assert manifest["patient_id"].nunique() == 1
 
 
+MANY_ROWS = """
+import sys
+from pathlib import Path
+from mammo_pd.data.manifest import read_manifest
+from mammo_pd.data.store import Record, RecordedImage, Source, create_or_match
+from mammo_pd.stages import preprocess as stage
+
+def peak():
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+number, out = int(sys.argv[1]), Path(sys.argv[2])
+folder = out.parent / "archive"
+paths = create_or_match(out, {"voi": "auto"})
+facts = {
+    "laterality": "L", "view": "MLO", "status": "ok", "reason": None, "detail": None,
+    "decoder": "imagecodecs", "transfer_syntax": "1.2.840.10008.1.2.4.70",
+    "voi_applied": "window:LINEAR", "rows": 3328, "columns": 2560, "number_of_frames": 1,
+    "crop_top": 0, "crop_left": 0, "crop_height": 3000, "crop_width": 1200, "flipped": False,
+    "laterality_agrees": True, "burned_in_annotation": False, "processing": "FOR PRESENTATION",
+    "manufacturer": "Vendor", "age": 50.0, "pixel_hash": "0" * 20, "fingerprint": "0" * 16,
+}
+with Record(paths) as record:
+    sources = [folder / f"exam{index // 4}" / f"{index}.dcm" for index in range(number)]
+    before = peak()
+    for index, source in enumerate(sources):
+        ids = {"sop_instance_uid": f"1.2.{index}", "patient_id": f"P{index // 4}"}
+        image_id = record.hasher.hash("image", f"1.2.{index}")
+        record.put(source, (1, 1), [RecordedImage(Source(source), image_id, facts, ids, 1)])
+        if index % 16 == 0:
+            record.commit()
+    known = set(sources)
+    summary = stage._finish(folder, known, paths, record, None, number, 0, [])
+print(peak() - before)
+assert summary.by_status == {("ok", ""): number}, summary
+manifest = read_manifest(paths.manifest)
+assert len(manifest) == number and manifest["image_id"].is_unique
+assert manifest["patient_id"].nunique() == number // 4
+"""
+
+
+@pytest.mark.slow
+def test_200_000_images_are_recorded_without_sitting_in_memory(tmp_path: Path) -> None:
+    took = {}
+    for number in (50_000, 200_000):
+        command = [sys.executable, "-c", MANY_ROWS, str(number), str(tmp_path / str(number))]
+        run = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stderr
+        took[number] = float(run.stdout)
+    print(f"MiB for the rows, record and manifest: {took}")
+    # A million rows would take five times as much more as 150,000 do.
+    assert took[200_000] < 250
+    assert took[200_000] < took[50_000] + 60
+
+
 @pytest.mark.corpus
 def test_real_mammograms_are_taken_and_the_rest_is_not(corpus: Path, tmp_path: Path) -> None:
     labels = read_labels(corpus / "labels" / "rsna_train.csv")
