@@ -114,6 +114,8 @@ def _preprocess(options: argparse.Namespace) -> None:
         key=key,
     )
     _print_summary(summary, has_table=labels is not None)
+    if summary.details and options.crosswalk is None:
+        print("which files these are, in the clear: the same command with --crosswalk FILE")
     if not summary.ok:
         raise InputError(
             f"none of the {summary.found} images in {options.folder} can be used; the reasons "

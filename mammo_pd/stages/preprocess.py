@@ -115,7 +115,8 @@ class PreprocessSummary:
         burned_in: those whose tag says that text is burnt in.
         for_processing: those that the detector made for processing, not for display.
         closed_folders: folders that could not be listed.
-        details: one example sentence for each reason.
+        details: one example for each reason: image_id and sentence. No file's name, which can be a
+            person's, or her image's UID: what is printed ends in logs.
     """
 
     found: int
@@ -537,7 +538,7 @@ def _finish(
             if path in sources:
                 by_status[row["status"], row.get("reason") or ""] += 1
                 if row.get("reason"):
-                    details.setdefault(row["reason"], f"{_shown(path.name)}: {row['detail']}")
+                    details.setdefault(row["reason"], f"{image.image_id}: {row['detail']}")
                 if row["status"] == Status.OK and row["label"] is not None:
                     counts["labelled"] += 1
                     counts["positive"] += row["label"]
@@ -572,11 +573,6 @@ def _finish(
         closed_folders=len(closed),
         details=details,
     )
-
-
-def _shown(name: str) -> str:
-    # A file's name need not be text, and a terminal takes nothing else.
-    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _join_labels(folder: Path, labels: LabelTable, record: Record) -> int:
