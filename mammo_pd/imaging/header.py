@@ -394,8 +394,8 @@ def _side_and_view_from_texts(header: Dataset) -> tuple[Laterality | None, str |
 
 
 def _from_orientation(header: Dataset) -> tuple[Laterality | None, str | None]:
-    # PS3.3 C.8.11.7.1.? : mammograms are shown with the axilla or the lateral side on top, so the
-    # columns of a right breast run towards the patient's left.
+    # Mammograms are shown with the axilla or the lateral side on top, so the columns of a right
+    # breast run towards the patient's left. What the two values mean: PS3.3 C.7.6.1.1.1.
     group = functional_group(header, "PatientOrientationInFrameSequence")
     given = value(header if group is None else group, "PatientOrientation")
     try:

@@ -130,6 +130,19 @@ def test_what_is_not_breast_does_not_move_the_crop(disturb):
     assert crop[-1, -1] == 0  # the corner beyond the nipple
 
 
+@pytest.mark.parametrize("level", [45000, 65535])
+@pytest.mark.parametrize("darker", [1, 2])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_an_implant_is_part_of_the_breast_and_not_all_of_it(level, darker, side):
+    pixels = breast() // darker
+    row, column = np.mgrid[:960, :640]
+    pixels[((row - 500) / 280) ** 2 + (column / 250) ** 2 < 1] = level
+    pixels = pixels if side == "left" else pixels[:, ::-1]
+    region = find_breast(pixels)
+    assert (region.verdict, region.side) == ("ok", side)
+    assert region.box.overlap(find_breast(breast(side)).box) > 0.9
+
+
 def test_a_breast_cut_off_at_the_frames_edge():
     region = find_breast(breast()[400:])
     assert region.verdict == "ok"
