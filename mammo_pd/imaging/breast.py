@@ -168,12 +168,11 @@ def _breast_around(
     padding. Film base and a detector's lit air reach the frame's far side, and the surroundings
     of a spot view have no straight wall.
     """
-    dark = grey[film][~bright[film]]
-    if dark.size == 0:
-        return None
-    around = _pieces_touching(
-        _opened((grey > _otsu(np.sqrt(dark)) ** 2) | core, opening) | core, core
-    )
+    dark = np.sqrt(grey[film][~bright[film]])
+    if dark.size == 0 or np.ptp(dark) < 0.01:
+        return None  # plain air: nothing to part
+    lit = (grey > _otsu(dark) ** 2) | core
+    around = _pieces_touching(_opened(lit, opening) | core, core)
     tissue = around & ~core
     if around.sum() < _MUCH_LARGER * core.sum() or not tissue.any():
         return None
