@@ -144,9 +144,10 @@ def test_an_implant_is_part_of_the_breast_and_not_all_of_it(level, darker, side)
 
 
 def test_a_breast_of_one_brightness_in_plain_air():
-    region = find_breast(np.where(breast() > 0, np.uint16(40000), np.uint16(0))[:, :384])
+    # Small enough that no pixel is the mean of breast and air.
+    region = find_breast(np.where(half_disk((240, 160)) > 0, np.uint16(40000), np.uint16(0)))
     assert region.verdict == "ok"
-    assert region.box.overlap(Box(96, 0, 768, 384)) > 0.9
+    assert region.box.overlap(Box(24, 0, 192, 96)) > 0.9
 
 
 def test_a_breast_cut_off_at_the_frames_edge():
