@@ -232,7 +232,7 @@ def race(
     context: Any = multiprocessing.get_context("spawn")
     if name == "mammo-pd":  # as the stage starts its workers
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["mammo_pd.imaging.transforms"])
+        context.set_forkserver_preload(["mammo_pd.imaging.pipeline"])
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
         # Everything is imported and every worker at work before the clock starts.
         warm = [file for some in files.values() for file in some[:1]] * workers
@@ -380,8 +380,6 @@ def main() -> None:
         say(f"| {case.name} | {case.bits_stored} | {' | '.join(f'{r:.2f}' for r in ratios)} |")
     say()
     say("## Peak memory of a worker, MiB")
-    say()
-    say("Most of mammo-pd's is torch and MONAI, which its workers share with one another.")
     say()
     say("| who | peak | of that its own |")
     say("|---|---|---|")

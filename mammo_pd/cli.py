@@ -114,6 +114,8 @@ def _preprocess(options: argparse.Namespace) -> None:
         key=key,
     )
     _print_summary(summary, has_table=labels is not None)
+    if summary.details and options.crosswalk is None:
+        print("which files these are, in the clear: the same command with --crosswalk FILE")
     if not summary.ok:
         raise InputError(
             f"none of the {summary.found} images in {options.folder} can be used; the reasons "
@@ -157,6 +159,16 @@ def _print_summary(summary: "PreprocessSummary", *, has_table: bool) -> None:
             f"warning: the side of {summary.disagreeing} images differs between label table and "
             "DICOM; the table's was taken"
         )
+    for count, what in (
+        (
+            summary.wrong_side,
+            "the breast lies on the other side than the laterality tag says (laterality_agrees)",
+        ),
+        (summary.burned_in, "text is burnt in, as the tag says (burned_in_annotation)"),
+        (summary.for_processing, "the image is FOR PROCESSING, not for display (processing)"),
+    ):
+        if count:
+            print(f"warning: in {count} of {summary.ok} usable images {what}; see the manifest")
 
 
 def _split(options: argparse.Namespace) -> None:
@@ -467,8 +479,8 @@ def _add_preprocess(commands: Any) -> None:
         "--frames",
         choices=list(Frames),
         default=Frames.EXCLUDE,
-        help="of files of several frames (tomosynthesis), take none, the middle one, or the "
-        "maximum over all (mip)",
+        help="of files of several frames (tomosynthesis), take none, the middle one, the maximum "
+        "over all (mip), or each as an image of its own",
     )
     where = command.add_mutually_exclusive_group()
     where.add_argument("--workers", metavar="N", type=int, help="processes (default: all cores)")

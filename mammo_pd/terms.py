@@ -75,12 +75,13 @@ class Frames(StrEnum):
     """What is taken of a file of several frames, as of tomosynthesis.
 
     ``exclude``: nothing; ``middle``: the middle frame; ``mip``: the maximum over all frames, each
-    in its own grey scale.
+    in its own grey scale; ``each``: every frame, as an image of its own.
     """
 
     EXCLUDE = "exclude"
     MIDDLE = "middle"
     MIP = "mip"
+    EACH = "each"
 
 
 class Level(StrEnum):

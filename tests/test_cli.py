@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+import pydicom
 import pytest
 
 from mammo_pd import cli
@@ -71,6 +72,31 @@ def test_whole_job_by_the_three_commands(
             if file.suffix == ".parquet":
                 content = pd.read_parquet(file).to_csv().encode()
             assert not [value for value in forbidden if value.encode() in content], file
+
+
+def test_nothing_printed_holds_an_identifier(
+    phantoms: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What is printed ends in a cluster's log; file names are often a UID or a name."""
+    folder = tmp_path / "archive"
+    folder.mkdir()
+    woman = sorted(phantoms.glob("PHANTOM*"))[0]
+    forbidden = {"Jane_Doe"}
+    for number, file in enumerate(sorted(woman.rglob("*.dcm"))):
+        dataset = pydicom.dcmread(file)
+        forbidden |= {str(dataset.PatientID), str(dataset.PatientName), dataset.SOPInstanceUID}
+        if number == 0:
+            # Too long for their kind, of which pydicom warns.
+            dataset.AccessionNumber = dataset.StudyID = "Jane_Doe, born in 1950, of this address"
+        dataset.save_as(folder / f"{dataset.SOPInstanceUID}.dcm")
+    content = next(folder.glob("*.dcm")).read_bytes()
+    (folder / "Jane_Doe.dcm").write_bytes(content[: len(content) // 2])
+    (folder / "Jane_Doe_2.dcm").write_bytes(content)
+    assert main(["preprocess", str(folder), "--out", str(tmp_path / "s")]) == 0
+    printed = capfd.readouterr()
+    assert "duplicate_image" in printed.out
+    assert "failed" in printed.out
+    assert not [value for value in forbidden if value in printed.out + printed.err]
 
 
 def next_command(capsys: pytest.CaptureFixture[str]) -> str:

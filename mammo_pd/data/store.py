@@ -17,9 +17,9 @@ import os
 import secrets
 import shutil
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -118,15 +118,17 @@ def create_or_match(root: Path, settings: Mapping[str, Any]) -> StorePaths:
     paths = StorePaths(root)
     if paths.facts.is_file():
         facts = read_facts(paths)
-        if facts["fingerprint"] != fingerprint_of(settings):
+        wanted = fingerprint_of(settings)
+        if facts["fingerprint"] != wanted:
             changed = [
                 f"{name} was {facts['settings'].get(name)!r}, is {settings.get(name)!r}"
                 for name in sorted({*facts["settings"], *settings})
                 if facts["settings"].get(name) != settings.get(name)
             ]
             raise InputError(
-                f"the store {root} was made with other settings ({'; '.join(changed)}), and one "
-                "store never mixes two; use the same settings, or another --out."
+                f"the store {root} was made with other settings ({'; '.join(changed)}: "
+                f"fingerprint {facts['fingerprint']}, now {wanted}), and one store never mixes "
+                "two; use the same settings, or another --out."
             )
         return paths
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
@@ -277,12 +279,48 @@ class Hasher:
         return digest.hexdigest()
 
 
-class Record:
-    """The owner-only record: one row per source file, kept as the run goes on.
+@dataclass(frozen=True)
+class Source:
+    """Where one image comes from.
 
-    It is what makes a run safe to kill: an image counts as done when its row is committed. A
-    SQLite file, so that a million rows need no memory and half a write is no write. Paths are kept
-    as the bytes that they are: a file's name need not be text.
+    Attributes:
+        path: the file.
+        frame: which of its frames, from 1, as DICOM counts; None where the file is one image.
+    """
+
+    path: Path
+    frame: int | None = None
+
+
+@dataclass(frozen=True)
+class RecordedImage:
+    """What is recorded of one image.
+
+    Attributes:
+        source: where it comes from.
+        image_id: its name in the store.
+        facts: columns of the manifest; ``status`` and, where not ok, ``reason`` among them.
+        identifiers: the original ones.
+        stored_bytes: of its levels together, by which a lost or half one is seen.
+        labels: what the label table says of it.
+    """
+
+    source: Source
+    image_id: str
+    facts: Mapping[str, Any]
+    identifiers: Mapping[str, str]
+    stored_bytes: int
+    labels: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Record:
+    """The owner-only record: one row per image, kept as the run goes on.
+
+    It is what makes a run safe to kill: a file counts as done when the rows of all its images are
+    committed, and they are committed together. A SQLite file, so that a million rows need no
+    memory and half a write is no write. Paths are kept as the bytes that they are: a file's name
+    need not be text. Where a file's frames are images of their own, a NUL, which no path holds,
+    and the frame's number follow.
 
     Args:
         paths: the store.
@@ -327,81 +365,97 @@ class Record:
                 "preprocess at work on this store? Wait for it, or name another --out."
             ) from error
 
-    def known(self, source: Path) -> tuple[int, int, str, str, str | None, int] | None:
-        """Size, modification time in ns, image_id, status, reason and stored bytes of a file."""
-        row = self._database.execute(
-            "SELECT size, mtime_ns, image_id, status, reason, stored_bytes FROM images "
-            "WHERE source = ?",
-            (os.fsencode(source),),
-        ).fetchone()
-        return row  # type: ignore[no-any-return]
+    def known(self, path: Path) -> list[tuple[int, int, str, str, str | None, int]]:
+        """Of each image of a file: size and modification time in ns of the file as it was read.
 
-    def source_of(self, image_id: str) -> Path | None:
-        """The source file that holds this image_id."""
+        And image_id, status, reason and stored bytes. Empty where the file is new.
+        """
+        return self._database.execute(
+            "SELECT size, mtime_ns, image_id, status, reason, stored_bytes FROM images "
+            f"WHERE {_OF_FILE}",
+            _of_file(path),
+        ).fetchall()
+
+    def source_of(self, image_id: str) -> Source | None:
+        """Where the image of this image_id comes from."""
         row = self._database.execute(
             "SELECT source FROM images WHERE image_id = ?", (image_id,)
         ).fetchone()
-        return Path(os.fsdecode(row[0])) if row else None
+        return _as_source(row[0]) if row else None
 
-    def put(
-        self,
-        source: Path,
-        version: tuple[int, int],
-        image_id: str,
-        facts: Mapping[str, Any],
-        identifiers: Mapping[str, str],
-        stored_bytes: int,
-    ) -> None:
-        """Record one source file, replacing what was known of it; its labels are kept.
+    def put(self, path: Path, version: tuple[int, int], images: Iterable[RecordedImage]) -> None:
+        """Record all images of one file, replacing what was known of it; its labels are kept.
 
         Args:
-            source: the file.
+            path: the file.
             version: its size in bytes and modification time in ns, as it was read.
-            image_id: its name in the store.
-            facts: columns of the manifest.
-            identifiers: the original ones.
-            stored_bytes: of its levels together, by which a lost or half one is seen.
+            images: of that file; a label table names files, so they all have the labels that the
+                file had, and not their own.
         """
-        self._database.execute(
-            "INSERT INTO images VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL) ON CONFLICT (source) DO "
-            "UPDATE SET size=excluded.size, mtime_ns=excluded.mtime_ns, "
-            "image_id=excluded.image_id, status=excluded.status, reason=excluded.reason, "
-            "stored_bytes=excluded.stored_bytes, "
-            "facts=excluded.facts, identifiers=excluded.identifiers",
+        labels = self._database.execute(
+            f"SELECT labels FROM images WHERE {_OF_FILE} LIMIT 1", _of_file(path)
+        ).fetchone() or (None,)
+        self._database.execute(f"DELETE FROM images WHERE {_OF_FILE}", _of_file(path))
+        self._database.executemany(
+            "INSERT INTO images VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
-                os.fsencode(source),
-                *version,
-                image_id,
-                facts["status"],
-                facts.get("reason"),
-                stored_bytes,
-                json.dumps(facts),
-                json.dumps(identifiers),
+                (
+                    _as_key(image.source),
+                    *version,
+                    image.image_id,
+                    image.facts["status"],
+                    image.facts.get("reason"),
+                    image.stored_bytes,
+                    json.dumps(image.facts),
+                    json.dumps(image.identifiers),
+                    *labels,
+                )
+                for image in images
             ),
         )
 
-    def put_labels(self, source: Path, labels: Mapping[str, Any] | None) -> None:
-        """Record what the label table says of one image."""
+    def put_labels(self, path: Path, labels: Mapping[str, Any] | None) -> None:
+        """Record what the label table says of the images of one file."""
         self._database.execute(
-            "UPDATE images SET labels = ? WHERE source = ?",
-            (None if labels is None else json.dumps(labels), os.fsencode(source)),
+            f"UPDATE images SET labels = :labels WHERE {_OF_FILE}",
+            {"labels": None if labels is None else json.dumps(labels), **_of_file(path)},
         )
 
-    def rows(self) -> Iterator[tuple[Path, str, dict[str, Any], dict[str, str], dict[str, Any]]]:
-        """Source, image_id, facts, identifiers and labels of every image, by image_id."""
+    def rows(self) -> Iterator[RecordedImage]:
+        """Every image, by image_id."""
         cursor = self._database.execute(
-            "SELECT source, image_id, facts, identifiers, labels FROM images "
+            "SELECT source, image_id, facts, identifiers, stored_bytes, labels FROM images "
             "ORDER BY image_id, source"
         )
         with closing(cursor):
-            for source, image_id, facts, identifiers, labels in cursor:
-                yield (
-                    Path(os.fsdecode(source)),
+            for source, image_id, facts, identifiers, size, labels in cursor:
+                yield RecordedImage(
+                    _as_source(source),
                     image_id,
                     json.loads(facts),
                     json.loads(identifiers),
+                    size,
                     json.loads(labels) if labels else {},
                 )
+
+
+# The keys of one file's images: its path alone, or with a NUL and more behind it.
+_OF_FILE = "(source = :path OR (source > :first AND source < :after))"
+
+
+def _of_file(path: Path) -> dict[str, bytes]:
+    key = os.fsencode(path)
+    return {"path": key, "first": key + b"\0", "after": key + b"\1"}
+
+
+def _as_key(source: Source) -> bytes:
+    key = os.fsencode(source.path)
+    return key if source.frame is None else key + b"\0" + str(source.frame).encode()
+
+
+def _as_source(key: bytes) -> Source:
+    path, _, frame = key.partition(b"\0")
+    return Source(Path(os.fsdecode(path)), int(frame) if frame else None)
 
 
 def _read_or_make_key(path: Path, wanted: bytes | None) -> bytes:

@@ -25,12 +25,18 @@ _MARGIN = 0.008  # air kept around the skin, so that it is never cut
 _DIM = 0.12
 _SKIN = 0.04
 
+# A core of implant: the breast is this much larger, and this bright beside it. Over the corpus film
+# base has up to 0.11 of the breast's own brightness.
+_MUCH_LARGER = 1.3
+_TISSUE_BESIDE_IMPLANT = 0.15
+
 _SMALLEST_AREA = 0.01  # below: no breast at all
 _SMALL_AREA = 0.05
 _FILLING_AREA = 0.93
 _LOWEST_SOLIDITY = 0.8  # 0.85 or more over the corpus
 # Over the corpus the wall's side has 0.81 or more, the other 0.44 or less.
 _WALL_CONTACT = 0.55
+_STRAIGHT_WALL = 0.8
 
 
 @dataclass(frozen=True)
@@ -145,7 +151,35 @@ def _find_core(grey: np.ndarray, opening: float) -> np.ndarray:
     not_white = 1 - 0.9 * (grey > 0.97)
     score = ndimage.sum_labels(not_white, labels, np.arange(1, count + 1))
     core: np.ndarray = labels == int(np.argmax(score)) + 1
-    return core
+    around = _breast_around(grey, film, bright, core, opening)
+    return core if around is None else around
+
+
+def _breast_around(
+    grey: np.ndarray,
+    film: tuple[slice, slice],
+    bright: np.ndarray,
+    core: np.ndarray,
+    opening: float,
+) -> np.ndarray | None:
+    """The breast around a core that is only what is brightest in it, as an implant; else None.
+
+    A second threshold, among what the first left dark, parts tissue from air or film base from
+    padding. Film base and a detector's lit air reach the frame's far side, and the surroundings
+    of a spot view have no straight wall.
+    """
+    dark = np.sqrt(grey[film][~bright[film]])
+    if dark.size == 0 or np.ptp(dark) < 0.01:
+        return None  # plain air: nothing to part
+    lit = (grey > _otsu(dark) ** 2) | core
+    around = _pieces_touching(_opened(lit, opening) | core, core)
+    tissue = around & ~core
+    if around.sum() < _MUCH_LARGER * core.sum() or not tissue.any():
+        return None
+    if np.median(grey[tissue]) < _TISSUE_BESIDE_IMPLANT * np.median(grey[core]):
+        return None
+    far, wall = sorted(_wall_contact(around))
+    return around if far < _WALL_CONTACT and wall > _STRAIGHT_WALL else None
 
 
 def _grow_to_skin(grey: np.ndarray, core: np.ndarray, long_side: int) -> np.ndarray:

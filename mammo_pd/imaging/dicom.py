@@ -8,6 +8,7 @@ import logging
 import re
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ logging.getLogger("pydicom").propagate = False
 
 # The largest film digitised in earnest (24 x 30 cm at 25 micrometres) has 115 million pixels.
 MAX_PIXELS = 2**27
+# Three times what a tomosynthesis scan of a thick breast has at a slice each millimetre.
+MAX_FRAMES = 512
 # One run of two bytes holds at most 128 bytes (PS3.5 G.3.1).
 _MAX_RLE_RATIO = 64
 
@@ -95,6 +98,11 @@ def read_dataset(path: Path) -> Dataset:
                     raise ImageError(
                         Reason.NOT_AN_IMAGE, "The file holds no DICOM dataset."
                     ) from None
+            if not len(dataset):
+                # pydicom gives back nothing at all where compressed pixel data break off.
+                raise ImageError(
+                    Reason.UNREADABLE, "The file is cut off; copy it again from its source."
+                )
             _complete_file_meta(dataset)
         except ImageError:
             raise
@@ -167,11 +175,47 @@ def decode(dataset: Dataset, frame: int | None = None) -> StoredValues:
     return stored
 
 
+def check_frames(dataset: Dataset) -> None:
+    """Refuse a file none of whose frames can be decoded, before each of them is tried.
+
+    Args:
+        dataset: as ``read_dataset`` gives it.
+
+    Raises:
+        ImageError: there are fewer frames than Number of Frames says, or more than any scan has;
+            or, as from ``decode``, colour, no pixels, a header that cannot be.
+    """
+    with _quiet():
+        frames = number_of_frames(dataset)
+        if frames > MAX_FRAMES:
+            raise ImageError(
+                Reason.HEADER_CONTRADICTS,
+                f"The header claims {frames} frames, more than any tomosynthesis has.",
+            )
+        _check_pixels(dataset)
+        if not _decoder(dataset).is_encapsulated:
+            _decode_native(dataset, 0)  # refuses pixel data that are too short for all frames
+            return
+        try:
+            _codestream(dataset, frames - 1)
+        except ImageError as error:
+            raise ImageError(
+                Reason.HEADER_CONTRADICTS,
+                f"The header claims {frames} frames; the pixel data hold fewer.",
+            ) from error
+
+
 def _decode_quietly(dataset: Dataset, frame: int | None) -> StoredValues:
+    with _quiet():
+        return _decode(dataset, frame)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
     with warnings.catch_warnings(), config.disable_value_validation():
         warnings.simplefilter("ignore")
         try:
-            return _decode(dataset, frame)
+            yield
         except ImageError:
             raise
         except Exception as error:  # an element can hold a value of any kind
@@ -188,9 +232,7 @@ def _decode(dataset: Dataset, frame: int | None) -> StoredValues:
             f"The file holds {frames} frames; only single projections are taken (--frames).",
         )
     frame = frame or 0
-    if "PixelData" not in dataset or not value(dataset, "PixelData"):
-        raise ImageError(Reason.NO_PIXELS, "The file holds no pixel data.")
-    rows, columns = _check_header(dataset)
+    rows, columns = _check_pixels(dataset)
     if _decoder(dataset).is_encapsulated:
         stored = _decode_encapsulated(dataset, frame, rows, columns)
     else:
@@ -223,8 +265,10 @@ def _complete_file_meta(dataset: Dataset) -> None:
     )
 
 
-def _check_header(dataset: Dataset) -> tuple[int, int]:
-    """(Rows, Columns), once the header describes a grey image of a size that can be."""
+def _check_pixels(dataset: Dataset) -> tuple[int, int]:
+    """(Rows, Columns), once there are pixels and a header of a grey image that can be."""
+    if "PixelData" not in dataset or not value(dataset, "PixelData"):
+        raise ImageError(Reason.NO_PIXELS, "The file holds no pixel data.")
     for keyword in ("Rows", "Columns", "BitsAllocated", "BitsStored", "SamplesPerPixel"):
         if (integer(dataset, keyword) or 0) < 1:
             raise ImageError(
@@ -265,19 +309,7 @@ def _decode_native(dataset: Dataset, frame: int) -> StoredValues:
 
 def _decode_encapsulated(dataset: Dataset, frame: int, rows: int, columns: int) -> StoredValues:
     decoder = _decoder(dataset)
-    try:
-        offsets = tuple(value(dataset, f"ExtendedOffsetTable{part}") for part in ("", "Lengths"))
-        codestream = get_frame(
-            dataset.PixelData,
-            frame,
-            number_of_frames=number_of_frames(dataset),
-            extended_offsets=None if None in offsets else offsets,
-        )
-    except Exception as error:
-        raise ImageError(
-            Reason.DECODE_FAILED, "The encapsulated pixel data are damaged."
-        ) from error
-    deeper = _check_codestream(dataset, codestream, rows, columns)
+    deeper = _check_codestream(dataset, _codestream(dataset, frame), rows, columns)
 
     refusals = []
     options: Any = {"correct_unused_bits": not deeper}
@@ -300,6 +332,21 @@ def _decode_encapsulated(dataset: Dataset, frame: int, rows: int, columns: int) 
         Reason.DECODE_FAILED,
         f"No decoder reads this {decoder.UID.name} codestream: {'; '.join(refusals) or 'none'}.",
     )
+
+
+def _codestream(dataset: Dataset, frame: int) -> bytes:
+    try:
+        offsets = tuple(value(dataset, f"ExtendedOffsetTable{part}") for part in ("", "Lengths"))
+        return get_frame(
+            dataset.PixelData,
+            frame,
+            number_of_frames=number_of_frames(dataset),
+            extended_offsets=None if None in offsets else offsets,
+        )
+    except Exception as error:
+        raise ImageError(
+            Reason.DECODE_FAILED, "The encapsulated pixel data are damaged."
+        ) from error
 
 
 def _check_codestream(dataset: Dataset, frame: bytes, rows: int, columns: int) -> bool:

@@ -6,10 +6,12 @@ read counts as absent.
 """
 
 import re
+import warnings
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
+from pydicom import config
 from pydicom.dataset import Dataset
 
 from mammo_pd.errors import ImageError
@@ -212,7 +214,8 @@ def find_laterality(header: Dataset) -> Laterality | None:
 def find_view(header: Dataset) -> str | None:
     """Find the view: View Position, View Code Sequence, free texts, then Patient Orientation.
 
-    Source: DICOM PS3.16 CID 4014; PS3.3 C.8.11.7, C.7.6.1.1.1.
+    Source: DICOM PS3.16 CID 4014; PS3.3 C.8.11.7, C.7.6.1.1.1. Fujifilm's view in Acquisition
+        Device Processing Description (0018,1400): reginabarzilaygroup/Mirai, pull request 11.
     """
     given = text(header, "ViewPosition")
     if given is not None:
@@ -287,12 +290,12 @@ def header_of_frame(header: Dataset, frame: int) -> Dataset:
         frame: which, from 0.
 
     Returns:
-        A new dataset that shares its elements with ``header``.
+        A new dataset that shares its elements, but for the private ones, with ``header``.
 
     Source: DICOM PS3.3 C.7.6.16.1 (Multi-frame Functional Groups).
     """
-    single = Dataset()
-    single.update(header)
+    # pydicom's update() would convert every private element, and fall over one bad value.
+    single = Dataset({entry.tag: entry for entry in header.elements() if not entry.tag.is_private})
     single.file_meta = header.file_meta
     groups = items(header, "PerFrameFunctionalGroupsSequence")
     if groups:
@@ -317,7 +320,10 @@ def functional_group(header: Dataset, keyword: str) -> Dataset | None:
 def value(header: Dataset, keyword: str) -> Any:
     """The element's value, or None where it is absent or cannot be converted."""
     try:
-        return header.get(keyword)
+        # pydicom warns of a bad value in words that can quote it.
+        with warnings.catch_warnings(), config.disable_value_validation():
+            warnings.simplefilter("ignore")
+            return header.get(keyword)
     except Exception:  # pydicom converts on access, and a bad value can raise almost anything
         return None
 
@@ -388,8 +394,8 @@ def _side_and_view_from_texts(header: Dataset) -> tuple[Laterality | None, str |
 
 
 def _from_orientation(header: Dataset) -> tuple[Laterality | None, str | None]:
-    # PS3.3 C.8.11.7.1.? : mammograms are shown with the axilla or the lateral side on top, so the
-    # columns of a right breast run towards the patient's left.
+    # Mammograms are shown with the axilla or the lateral side on top, so the columns of a right
+    # breast run towards the patient's left. What the two values mean: PS3.3 C.7.6.1.1.1.
     group = functional_group(header, "PatientOrientationInFrameSequence")
     given = value(header if group is None else group, "PatientOrientation")
     try:

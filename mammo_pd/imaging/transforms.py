@@ -1,54 +1,28 @@
 """MONAI dictionary transforms from a file to a cropped, turned mammogram and its pyramid.
 
-Thin around the pure functions of this package, so that each can be taken into another MONAI
-pipeline. Beside the image they keep, for the key ``image``: ``image_facts`` (what the manifest
-wants, plain values), ``image_identifiers`` (original identifiers: never to be written but to the
-owner-only record), and at the end ``image_levels`` and, where wanted, ``image_thumbnail``.
+Thin around the steps of ``pipeline``, so that each can be taken into another MONAI pipeline; what
+they keep beside the image stands there.
 """
 
 from collections.abc import Hashable, Mapping
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 from monai.config import KeysCollection
 from monai.transforms import Compose, MapTransform
-from pydicom.dataset import Dataset
 
-from mammo_pd.errors import ImageError
-from mammo_pd.imaging.breast import find_breast
-from mammo_pd.imaging.dicom import StoredFrames, decode, read_dataset
-from mammo_pd.imaging.geometry import (
-    area_average,
-    block_mean,
-    build_pyramid,
-    fitted_size,
-    turn_chest_wall_left,
-)
-from mammo_pd.imaging.grey_scale import apply_grey_scale, brightest, stretch_raster
-from mammo_pd.imaging.header import (
-    HeaderFacts,
-    check_is_mammogram,
-    header_of_frame,
-    number_of_frames,
-    read_facts,
-    read_identifiers,
-)
-from mammo_pd.imaging.raster import RASTER_SUFFIXES, read_raster
+from mammo_pd.imaging import pipeline
 from mammo_pd.imaging.settings import ImagingSettings
-from mammo_pd.terms import Frames, Laterality, Reason, VoiPolicy
-
-THUMBNAIL_LONG_SIDE = 256
+from mammo_pd.terms import Frames, VoiPolicy
 
 
 class LoadMammogramd(MapTransform):
-    """Read a file: the path under the key becomes (1, H, W) stored values.
+    """Read a file: the path, or ``OneFrame``, under the key becomes (1, H, W) stored values.
 
     Of a file of several frames it takes what ``frames`` says; with ``mip`` they are
-    ``StoredFrames`` of shape (frames, H, W), and ``ApplyGreyScaled`` takes the maximum. The fact
-    ``frame`` says what was taken: the frame's number from 1, as DICOM counts, or ``mip``; None for
-    a single frame.
+    ``StoredFrames`` of shape (frames, H, W), and ``ApplyGreyScaled`` takes the maximum. ``each``
+    gives several images of one file, so there ``OneFrame`` says which (``process_each_frame``).
+    The fact ``frame`` says what was taken: the frame's number from 1, as DICOM counts, or ``mip``;
+    None for a single frame.
 
     Adds ``KEY_facts``, ``KEY_identifiers`` and ``KEY_header`` (the DICOM dataset without its pixel
     data, for the grey scale; None for a raster file). ``KEY_assume_mammogram``, where given and
@@ -67,43 +41,8 @@ class LoadMammogramd(MapTransform):
         """
         sample = dict(data)
         for key in self.key_iterator(sample):
-            path = Path(sample[key])
-            assume = bool(sample.pop(f"{key}_assume_mammogram", False))
-            if path.suffix.lower() in RASTER_SUFFIXES:
-                raster = read_raster(path)
-                sample[key] = raster[None]
-                sample[f"{key}_facts"] = _facts_of_raster(raster)
-                sample[f"{key}_identifiers"] = {}
-                sample[f"{key}_header"] = None
-            else:
-                header = read_dataset(path)
-                check_is_mammogram(header, assume_mammogram=assume)
-                sample[key], header, facts = self._decode(header)
-                facts |= _plain(read_facts(header)) | {
-                    "transfer_syntax": str(header.file_meta.TransferSyntaxUID),
-                    "rows": sample[key].shape[1],
-                    "columns": sample[key].shape[2],
-                }
-                sample[f"{key}_facts"] = facts
-                sample[f"{key}_identifiers"] = read_identifiers(header)
-                sample[f"{key}_header"] = header
+            pipeline.load(sample, key, self.frames)
         return sample
-
-    def _decode(self, header: Dataset) -> tuple[np.ndarray | StoredFrames, Dataset, dict[str, Any]]:
-        """Stored values, the header that goes with them, and the facts ``decoder``, ``frame``."""
-        several = number_of_frames(header) > 1
-        if several and self.frames == Frames.MIP:
-            frames = StoredFrames(header)
-            return frames, header, {"decoder": frames.decoder, "frame": "mip"}
-        number = None
-        if several and self.frames == Frames.MIDDLE:
-            number = number_of_frames(header) // 2
-        decoded = decode(header, number)
-        if number is not None:
-            header = header_of_frame(header, number)
-        del header.PixelData
-        taken = None if number is None else str(number + 1)
-        return decoded.values[None], header, {"decoder": decoded.decoder, "frame": taken}
 
 
 class ApplyGreyScaled(MapTransform):
@@ -121,20 +60,7 @@ class ApplyGreyScaled(MapTransform):
         """Apply to every key."""
         sample = dict(data)
         for key in self.key_iterator(sample):
-            header = sample.pop(f"{key}_header")
-            stored = sample[key]
-            if header is None:
-                grey = stretch_raster(stored[0])
-            elif isinstance(stored, StoredFrames):
-                grey = brightest(
-                    apply_grey_scale(frame, header_of_frame(header, number), self.voi)
-                    for number, frame in enumerate(stored)
-                )
-            else:
-                grey = apply_grey_scale(stored[0], header, self.voi)
-            sample[key] = grey.pixels[None]
-            sample[f"{key}_full_range"] = grey.full_range
-            sample[f"{key}_facts"] = sample[f"{key}_facts"] | {"voi_applied": grey.voi_applied}
+            pipeline.to_grey_scale(sample, key, self.voi)
         return sample
 
 
@@ -156,34 +82,12 @@ class CropBreastd(MapTransform):
         """Crop every key.
 
         Raises:
-            ImageError: the image holds no breast (``no_breast_found``).
+            ImageError: the image holds no breast (``no_breast_found``), or its grey scale leaves
+                nothing of it (``constant_pixels``).
         """
         sample = dict(data)
         for key in self.key_iterator(sample):
-            pixels = sample[key][0]
-            region = find_breast(sample.pop(f"{key}_full_range", pixels))
-            facts = sample[f"{key}_facts"]
-            laterality = facts["laterality"]
-            # A doubtful image shows no chest wall to go by: there the tag is the better guess.
-            side, agrees = region.side, None
-            if laterality is not None:
-                tagged = "right" if laterality == Laterality.RIGHT else "left"
-                side = region.side if region.verdict == "ok" else tagged
-                agrees = region.side == tagged if region.verdict == "ok" else None
-            sample[key] = region.cut_out(pixels)[None]
-            if self.thumbnail:
-                sample[f"{key}_thumbnail"] = _thumbnail(pixels)
-            sample[f"{key}_facts"] = facts | {
-                "crop_top": region.box.top,
-                "crop_left": region.box.left,
-                "crop_height": region.box.height,
-                "crop_width": region.box.width,
-                "image_side": side,
-                "breast_verdict": region.verdict,
-                "breast_area_fraction": round(region.area_fraction, 4),
-                "breast_solidity": round(region.solidity, 4),
-                "laterality_agrees": agrees,
-            }
+            pipeline.crop_to_breast(sample, key, thumbnail=self.thumbnail)
         return sample
 
 
@@ -194,10 +98,7 @@ class OrientChestWallLeftd(MapTransform):
         """Turn every key."""
         sample = dict(data)
         for key in self.key_iterator(sample):
-            facts = sample[f"{key}_facts"]
-            side = facts["image_side"]
-            sample[key] = turn_chest_wall_left(sample[key][0], side)[None]
-            sample[f"{key}_facts"] = facts | {"flipped": side == "right"}
+            pipeline.turn(sample, key)
         return sample
 
 
@@ -208,7 +109,7 @@ class BuildPyramidd(MapTransform):
         """Build for every key."""
         sample = dict(data)
         for key in self.key_iterator(sample):
-            sample[f"{key}_levels"] = build_pyramid(sample[key][0])
+            pipeline.add_levels(sample, key)
         return sample
 
 
@@ -228,84 +129,3 @@ def mammogram_transforms(settings: ImagingSettings, *, thumbnail: bool = False) 
             BuildPyramidd("image"),
         ]
     )
-
-
-def process_mammogram(
-    path: Path, transforms: Compose, *, assume_mammogram: bool = False
-) -> dict[str, Any]:
-    """Run one file through the transforms.
-
-    Args:
-        path: the file.
-        transforms: as ``mammogram_transforms`` gives them.
-        assume_mammogram: the user's own table names the file, so a missing Modality is no
-            obstacle.
-
-    Returns:
-        ``image`` (1, h, w) uint16, ``image_levels``, ``image_facts``, ``image_identifiers``
-        and, where the transforms make it, ``image_thumbnail`` ((h, w) uint8, the full frame).
-
-    Raises:
-        ImageError: the image cannot be used. Nothing else is raised for a bad file.
-    """
-    try:
-        sample = transforms({"image": path, "image_assume_mammogram": assume_mammogram})
-    except Exception as error:
-        raise _image_error(error) from error
-    return dict(sample)
-
-
-def _image_error(error: BaseException) -> ImageError:
-    """The ImageError that MONAI wrapped into its RuntimeError, or one for whatever it was."""
-    cause: BaseException | None = error
-    root = error
-    while cause is not None:
-        if isinstance(cause, ImageError):
-            return cause
-        root = cause
-        cause = cause.__cause__ or cause.__context__
-    if isinstance(root, MemoryError):
-        return ImageError(Reason.DECODE_FAILED, "Memory ran out while the image was prepared.")
-    return ImageError(
-        Reason.UNREADABLE, f"The image could not be prepared ({type(root).__name__})."
-    )
-
-
-def _plain(facts: HeaderFacts) -> dict[str, Any]:
-    plain = asdict(facts)
-    spacing = plain.pop("imager_pixel_spacing") or (None, None)
-    modifiers = plain.pop("view_modifiers")
-    return plain | {
-        "laterality": None if facts.laterality is None else str(facts.laterality),
-        "view_modifiers": ";".join(modifiers) or None,
-        "imager_pixel_spacing_row": spacing[0],
-        "imager_pixel_spacing_column": spacing[1],
-    }
-
-
-def _facts_of_raster(stored: np.ndarray) -> dict[str, Any]:
-    nothing = HeaderFacts(
-        laterality=None,
-        view=None,
-        view_modifiers=(),
-        rows=stored.shape[0],
-        columns=stored.shape[1],
-        number_of_frames=1,
-        photometric_interpretation=None,
-        imager_pixel_spacing=None,
-        manufacturer=None,
-        model=None,
-        age=None,
-        processing=None,
-        burned_in_annotation=None,
-        implant=None,
-        phantom=None,
-    )
-    return _plain(nothing) | {"transfer_syntax": None, "decoder": "pillow", "frame": None}
-
-
-def _thumbnail(pixels: np.ndarray) -> np.ndarray:
-    long_side = max(pixels.shape)
-    reduced = block_mean(pixels, max(long_side // (2 * THUMBNAIL_LONG_SIDE), 1))
-    size = fitted_size(reduced.shape, min(THUMBNAIL_LONG_SIDE, max(reduced.shape)))
-    return (area_average(reduced, size) / 257).astype(np.uint8)

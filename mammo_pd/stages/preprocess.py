@@ -29,6 +29,8 @@ from mammo_pd.data.labels import LabelTable
 from mammo_pd.data.manifest import write_manifest
 from mammo_pd.data.store import (
     Record,
+    RecordedImage,
+    Source,
     StorePaths,
     create_or_match,
     read_facts,
@@ -44,7 +46,7 @@ from mammo_pd.imaging.find import looks_like_image
 from mammo_pd.imaging.geometry import Box
 from mammo_pd.imaging.raster import RASTER_SUFFIXES
 from mammo_pd.imaging.settings import ALGORITHM_VERSION, ImagingSettings
-from mammo_pd.terms import PYRAMID_LONG_SIDES, Reason, Status
+from mammo_pd.terms import PYRAMID_LONG_SIDES, Frames, Reason, Status
 
 # Images under way for each worker: enough to never wait, few enough to hold little.
 _WINDOW = 4
@@ -75,10 +77,11 @@ class Job:
 
 @dataclass
 class Outcome:
-    """What a worker found in one file.
+    """What a worker found in one file, or in one frame of it.
 
     Attributes:
         facts: columns of the manifest.
+        frame: which, from 1, where the frames of a file are images of their own.
         identifiers: the original ones, for the owner-only record.
         levels: where the worker wrote the levels; None where there are none.
         pixel_digest: of the stored native pixels; empty where there are none.
@@ -86,6 +89,7 @@ class Outcome:
     """
 
     facts: dict[str, Any]
+    frame: int | None = None
     identifiers: dict[str, str] = field(default_factory=dict)
     levels: Path | None = None
     pixel_digest: bytes = b""
@@ -97,16 +101,22 @@ class PreprocessSummary:
     """What a run did and what the store now holds.
 
     Attributes:
-        found: images in the folder.
+        found: image files in the folder.
         done_before: of them, those that needed no work.
         other_files: files passed over because they are no images.
-        by_status: images of the folder by (status, reason).
+        by_status: images of the folder by (status, reason); with ``--frames each`` every frame of
+            a file is one.
         labelled: of the folder's ok images, those with a label.
         positive: of those, the positive ones.
         unmatched_labels: rows of the label table that match no image.
         disagreeing: images whose side by table and by tag differ.
+        wrong_side: of the folder's ok images, those whose breast lies on the other side than the
+            laterality tag leads to expect.
+        burned_in: those whose tag says that text is burnt in.
+        for_processing: those that the detector made for processing, not for display.
         closed_folders: folders that could not be listed.
-        details: one example sentence for each reason.
+        details: one example for each reason: image_id and sentence. No file's name, which can be a
+            person's, or her image's UID: what is printed ends in logs.
     """
 
     found: int
@@ -117,6 +127,9 @@ class PreprocessSummary:
     positive: int
     unmatched_labels: int
     disagreeing: int
+    wrong_side: int
+    burned_in: int
+    for_processing: int
     closed_folders: int
     details: dict[str, str]
 
@@ -186,7 +199,7 @@ def preprocess(
             unnamed_raster = source.suffix.lower() in RASTER_SUFFIXES and not job.named
             (rasters if unnamed_raster else jobs).append(job)
         for job in rasters:
-            _commit(job, _not_in_table(), folder, paths, record, fingerprint)
+            _commit(job, [_not_in_table()], folder, paths, record, fingerprint)
         pending = len(jobs) + len(rasters)
         done = f", {len(sources) - pending} of them done before" if pending < len(sources) else ""
         other = f"; {other_files} other files passed over" if other_files else ""
@@ -200,8 +213,8 @@ def preprocess(
         with tqdm(
             total=len(jobs), unit="image", desc="preprocess", disable=not jobs or None
         ) as bar:
-            for number, (job, outcome) in enumerate(outcomes, start=1):
-                _commit(job, outcome, folder, paths, record, fingerprint)
+            for number, (job, found) in enumerate(outcomes, start=1):
+                _commit(job, found, folder, paths, record, fingerprint)
                 if number % _COMMIT_EVERY == 0:
                     record.commit()
                 bar.update()
@@ -248,9 +261,19 @@ def _version(source: Path) -> tuple[int, int]:
 def _is_pending(job: Job, paths: StorePaths, record: Record) -> bool:
     """Whether a file is new, changed, now named by the label table, or its pixels are gone."""
     known = record.known(job.source)
-    if known is None:
-        return True
-    size, mtime_ns, image_id, status, reason, kept = known
+    return not known or any(_needs_work(job, paths, *image) for image in known)
+
+
+def _needs_work(
+    job: Job,
+    paths: StorePaths,
+    size: int,
+    mtime_ns: int,
+    image_id: str,
+    status: str,
+    reason: str | None,
+    kept: int,
+) -> bool:
     if (size, mtime_ns) != job.version:
         return True
     if reason is None:
@@ -263,13 +286,13 @@ def _is_pending(job: Job, paths: StorePaths, record: Record) -> bool:
 
 
 def _in_order(
-    jobs: Iterable[Job], submit: Callable[[Job], "Future[Outcome]"], ahead: int
-) -> Iterator[tuple[Job, "Future[Outcome]"]]:
+    jobs: Iterable[Job], submit: Callable[[Job], "Future[list[Outcome]]"], ahead: int
+) -> Iterator[tuple[Job, "Future[list[Outcome]]"]]:
     """Submit jobs, a few ahead, and give them in their order.
 
     In that order, so that which of two copies of an image is kept does not depend on timing.
     """
-    under_way: deque[tuple[Job, Future[Outcome]]] = deque()
+    under_way: deque[tuple[Job, Future[list[Outcome]]]] = deque()
     for job in jobs:
         under_way.append((job, submit(job)))
         if len(under_way) > ahead:
@@ -277,7 +300,7 @@ def _in_order(
     yield from under_way
 
 
-def _run_here(jobs: list[Job], workers: int) -> Iterator[tuple[Job, Outcome]]:
+def _run_here(jobs: list[Job], workers: int) -> Iterator[tuple[Job, list[Outcome]]]:
     """Process the jobs in processes of this machine; one that dies loses its own image only."""
     done = 0
     while done < len(jobs):
@@ -296,27 +319,27 @@ def _run_here(jobs: list[Job], workers: int) -> Iterator[tuple[Job, Outcome]]:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _submitter(pool: ProcessPoolExecutor) -> "Callable[[Job], Future[Outcome]]":
+def _submitter(pool: ProcessPoolExecutor) -> "Callable[[Job], Future[list[Outcome]]]":
     return lambda job: pool.submit(_process, job)
 
 
-def _run_alone(jobs: list[Job]) -> Iterator[tuple[Job, Outcome]]:
+def _run_alone(jobs: list[Job]) -> Iterator[tuple[Job, list[Outcome]]]:
     pool = _start_pool(1)
     try:
         for job in jobs:
             try:
                 yield job, pool.submit(_process, job).result()
             except BrokenProcessPool:
-                yield job, _worker_died()
+                yield job, [_worker_died()]
                 pool = _start_pool(1)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _start_pool(workers: int) -> ProcessPoolExecutor:
-    # A fork server imports MONAI once for all workers and has no threads that a fork could freeze.
+    # A fork server imports what all workers need once, and has no threads that a fork could freeze.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "mammo_pd.imaging.transforms"])
+    context.set_forkserver_preload([__name__, "mammo_pd.imaging.pipeline"])
     return ProcessPoolExecutor(
         workers,
         mp_context=context,
@@ -325,7 +348,7 @@ def _start_pool(workers: int) -> ProcessPoolExecutor:
     )
 
 
-def _run_on_cluster(jobs: list[Job], scheduler: str) -> Iterator[tuple[Job, Outcome]]:
+def _run_on_cluster(jobs: list[Job], scheduler: str) -> Iterator[tuple[Job, list[Outcome]]]:
     """Process the jobs on a Dask cluster, which gives a dead worker's jobs to the others."""
     try:
         from distributed import Client, KilledWorker
@@ -348,7 +371,7 @@ def _run_on_cluster(jobs: list[Job], scheduler: str) -> Iterator[tuple[Job, Outc
             try:
                 yield job, future.result()
             except KilledWorker:
-                yield job, _worker_died()
+                yield job, [_worker_died()]
 
 
 def _worker_died() -> Outcome:
@@ -358,24 +381,37 @@ def _worker_died() -> Outcome:
 
 @lru_cache(maxsize=1)
 def _prepare(settings: ImagingSettings, thumbnail: bool) -> Any:
-    """Compose the transforms once in each process."""
+    """Compose the steps once in each process."""
     from threadpoolctl import threadpool_limits
 
-    from mammo_pd.imaging.transforms import mammogram_transforms
+    from mammo_pd.imaging.pipeline import mammogram_steps
 
     # There is a worker for each core already; more threads only wait for one another.
     threadpool_limits(1)
-    return mammogram_transforms(settings, thumbnail=thumbnail)
+    return mammogram_steps(settings, thumbnail=thumbnail)
 
 
-def _process(job: Job) -> Outcome:
-    from mammo_pd.imaging.transforms import process_mammogram
+def _process(job: Job) -> list[Outcome]:
+    """Do the work on one file: one outcome, or with ``--frames each`` one for each frame."""
+    from mammo_pd.imaging.pipeline import process_each_frame, process_mammogram
 
-    transforms = _prepare(job.settings, job.thumbnail)
+    steps = _prepare(job.settings, job.thumbnail)
     try:
-        sample = process_mammogram(job.source, transforms, assume_mammogram=job.named)
+        if job.settings.frames == Frames.EACH:
+            found = process_each_frame(job.source, steps, assume_mammogram=job.named)
+            return [
+                _failed(sample, frame)
+                if isinstance(sample, ImageError)
+                else _write(job, sample, frame)
+                for frame, sample in found
+            ]
+        sample = process_mammogram(job.source, steps, assume_mammogram=job.named)
     except ImageError as error:
-        return _failed(error)
+        return [_failed(error)]
+    return [_write(job, sample)]
+
+
+def _write(job: Job, sample: dict[str, Any], frame: int | None = None) -> Outcome:
     levels = sample["image_levels"]
     # Of its own for each try: a worker that was given up for dead may still be writing.
     folder = job.partial / uuid.uuid4().hex
@@ -385,6 +421,7 @@ def _process(job: Job) -> Outcome:
     digest.update(np.ascontiguousarray(native).data)
     return Outcome(
         {**sample["image_facts"], "status": str(Status.OK), "reason": None, "detail": None},
+        frame,
         sample["image_identifiers"],
         folder,
         digest.digest(),
@@ -392,9 +429,10 @@ def _process(job: Job) -> Outcome:
     )
 
 
-def _failed(error: ImageError) -> Outcome:
+def _failed(error: ImageError, frame: int | None = None) -> Outcome:
     status = Status.EXCLUDED if error.reason.excludes else Status.FAILED
-    return Outcome({"status": str(status), "reason": str(error.reason), "detail": error.detail})
+    facts = {"status": str(status), "reason": str(error.reason), "detail": error.detail}
+    return Outcome(facts if frame is None else {**facts, "frame": str(frame)}, frame)
 
 
 def _not_in_table() -> Outcome:
@@ -404,24 +442,45 @@ def _not_in_table() -> Outcome:
 
 def _commit(
     job: Job,
-    outcome: Outcome,
+    outcomes: list[Outcome],
     folder: Path,
     paths: StorePaths,
     record: Record,
     fingerprint: str,
 ) -> None:
-    """Take one outcome into the store and the record, pixels first."""
-    source = job.source
+    """Take what was found in one file into the store and the record, pixels first."""
+    images = [_take_in(job, outcome, folder, paths, record, fingerprint) for outcome in outcomes]
+    # What a changed file no longer holds leaves the store with it.
+    before = {image_id for _, _, image_id, *_ in record.known(job.source)}
+    for gone in before - {image.image_id for image in images}:
+        shutil.rmtree(paths.image(gone), ignore_errors=True)
+        _thumbnail(paths, gone).unlink(missing_ok=True)
+    record.put(job.source, job.version, images)
+
+
+def _take_in(
+    job: Job,
+    outcome: Outcome,
+    folder: Path,
+    paths: StorePaths,
+    record: Record,
+    fingerprint: str,
+) -> RecordedImage:
+    """Name one image and move its pixels to their place."""
+    source = Source(job.source, outcome.frame)
     uid = outcome.identifiers.get("sop_instance_uid")
     hasher = record.hasher
-    image_id = hasher.hash("image", uid or f"file:{source.relative_to(folder).as_posix()}")
+    # Neither a UID nor a number holds "#", so no frame has the name of another file's image.
+    part = "" if outcome.frame is None else f"#{outcome.frame}"
+    name = uid or f"file:{job.source.relative_to(folder).as_posix()}"
+    image_id = hasher.hash("image", name + part)
     facts = dict(outcome.facts)
     if outcome.pixel_digest:
         facts["pixel_hash"] = hasher.hash("pixels", outcome.pixel_digest)
     holder = record.source_of(image_id)
-    if holder is not None and holder != source:
+    if holder is not None and holder.path != job.source:
         # The name in the store is taken, so this one gets a name of its own.
-        image_id = hasher.hash("image", f"file:{source}")
+        image_id = hasher.hash("image", f"file:{job.source}{part}")
         if facts["status"] == Status.OK and uid:
             # It keeps its patient, exam and pixel hash: they may show that two patients are one.
             detail = "has the SOP Instance UID of another image in the store"
@@ -434,7 +493,7 @@ def _commit(
             np.save(file, outcome.thumbnail, allow_pickle=False)
     facts["fingerprint"] = fingerprint
     size = stored_bytes(paths, image_id) if facts["status"] == Status.OK else 0
-    record.put(source, job.version, image_id, facts, outcome.identifiers, size)
+    return RecordedImage(source, image_id, facts, outcome.identifiers, size)
 
 
 def _thumbnail(paths: StorePaths, image_id: str) -> Path:
@@ -470,19 +529,24 @@ def _finish(
     counts: Counter[str] = Counter()
 
     def rows() -> Iterator[dict[str, Any]]:
-        for source, image_id, image, identifiers, labelled in record.rows():
-            row = _manifest_row(image_id, image, identifiers, labelled, record)
+        for image in record.rows():
+            row = _manifest_row(image, record)
             for name, kind in further.items():
                 if kind == "text" and row.get(name) is not None:
                     row[name] = str(row[name])
-            if source in sources:
+            path = image.source.path
+            if path in sources:
                 by_status[row["status"], row.get("reason") or ""] += 1
                 if row.get("reason"):
-                    details.setdefault(row["reason"], f"{_shown(source.name)}: {row['detail']}")
+                    details.setdefault(row["reason"], f"{image.image_id}: {row['detail']}")
                 if row["status"] == Status.OK and row["label"] is not None:
                     counts["labelled"] += 1
                     counts["positive"] += row["label"]
-                tag, table = image.get("laterality"), labelled.get("laterality")
+                if row["status"] == Status.OK:
+                    counts["wrong_side"] += row["laterality_agrees"] is False
+                    counts["burned_in"] += row["burned_in_annotation"] is True
+                    counts["for_processing"] += row["processing"] == "FOR PROCESSING"
+                tag, table = image.facts.get("laterality"), image.labels.get("laterality")
                 counts["disagreeing"] += bool(tag and table and tag != table)
             yield row
 
@@ -503,25 +567,30 @@ def _finish(
         positive=counts["positive"],
         unmatched_labels=unmatched,
         disagreeing=counts["disagreeing"],
+        wrong_side=counts["wrong_side"],
+        burned_in=counts["burned_in"],
+        for_processing=counts["for_processing"],
         closed_folders=len(closed),
         details=details,
     )
 
 
-def _shown(name: str) -> str:
-    # A file's name need not be text, and a terminal takes nothing else.
-    return name.encode("utf-8", "backslashreplace").decode()
-
-
 def _join_labels(folder: Path, labels: LabelTable, record: Record) -> int:
     """Record each image's row of the label table; give the number of rows that match no image."""
     found: dict[Path, int | None] = {}
-    for source, _, image, identifiers, _ in record.rows():
+    duplicates: set[Path] = set()
+    for image in record.rows():
+        path = image.source.path
         # What another table said of images elsewhere in the store stays.
-        if source.is_relative_to(folder):
-            row = labels.find(source, identifiers.get("sop_instance_uid"))
-            duplicate = image.get("reason") == Reason.DUPLICATE
-            found[source] = None if duplicate else row
+        if path.is_relative_to(folder):
+            if image.facts.get("reason") == Reason.DUPLICATE:
+                duplicates.add(path)
+            # One row names a file, all of whose frames it speaks of. One that could not be decoded
+            # has no UID to be found by.
+            row = labels.find(path, image.identifiers.get("sop_instance_uid"))
+            if row is None:
+                row = found.get(path)
+            found[path] = None if path in duplicates else row
     times = Counter(row for row in found.values() if row is not None)
     if not times:
         raise InputError(
@@ -543,23 +612,20 @@ def _join_labels(folder: Path, labels: LabelTable, record: Record) -> int:
     return len(labels.rows) - len(times)
 
 
-def _manifest_row(
-    image_id: str,
-    image: dict[str, Any],
-    identifiers: dict[str, str],
-    labelled: dict[str, Any],
-    record: Record,
-) -> dict[str, Any]:
+def _manifest_row(image: RecordedImage, record: Record) -> dict[str, Any]:
+    identifiers, labelled = image.identifiers, image.labels
     exam = labelled.get("exam_id") or identifiers.get("study_instance_uid")
     patient, source = labelled.get("patient_id"), "table"
     if not patient:
         patient, source = identifiers.get("patient_id"), "tag"
     if not patient:
-        patient, source = (f"exam:{exam}", "exam") if exam else (f"image:{image_id}", "image")
+        # The frames of one file are one woman's, whatever else is not known of her.
+        only = image.image_id if image.source.frame is None else f"file:{image.source.path}"
+        patient, source = (f"exam:{exam}", "exam") if exam else (f"image:{only}", "image")
     row = {
-        **image,
+        **image.facts,
         **labelled.get("further", {}),
-        "image_id": image_id,
+        "image_id": image.image_id,
         "patient_id": record.hasher.hash("patient", patient),
         "patient_id_source": source,
         "exam_id": record.hasher.hash("exam", exam) if exam else None,
@@ -573,13 +639,14 @@ def _manifest_row(
 
 def _draw(file: Path, folder: Path, paths: StorePaths, record: Record) -> None:
     def items() -> Iterator[tuple[npt.NDArray[np.uint8], Box, str]]:
-        for source, image_id, image, _, _ in record.rows():
-            if image["status"] == Status.OK and source.is_relative_to(folder):
-                thumbnail = np.load(_thumbnail(paths, image_id), allow_pickle=False)
-                scale = max(thumbnail.shape) / max(image["rows"], image["columns"])
-                sides = (image[f"crop_{side}"] for side in ("top", "left", "height", "width"))
+        for image in record.rows():
+            facts = image.facts
+            if facts["status"] == Status.OK and image.source.path.is_relative_to(folder):
+                thumbnail = np.load(_thumbnail(paths, image.image_id), allow_pickle=False)
+                scale = max(thumbnail.shape) / max(facts["rows"], facts["columns"])
+                sides = (facts[f"crop_{side}"] for side in ("top", "left", "height", "width"))
                 box = Box(*(round(side * scale) for side in sides))
-                yield thumbnail, box, f"{image_id[:6]} {image['breast_verdict']}"
+                yield thumbnail, box, f"{image.image_id[:6]} {facts['breast_verdict']}"
 
     for page in draw_contact_sheet(items(), file):
         page.chmod(0o600)
@@ -593,6 +660,7 @@ def _write_crosswalk(file: Path, record: Record) -> None:
     ):
         writer = csv.writer(opened)
         names = ("sop_instance_uid", "study_instance_uid", "patient_id", "accession_number")
-        writer.writerow(("image_id", "path", *names))
-        for source, image_id, _, identifiers, _ in record.rows():
-            writer.writerow((image_id, source, *(identifiers.get(name, "") for name in names)))
+        writer.writerow(("image_id", "path", "frame", *names))
+        for image in record.rows():
+            given = (image.identifiers.get(name, "") for name in names)
+            writer.writerow((image.image_id, image.source.path, image.source.frame, *given))

@@ -9,7 +9,11 @@ from pydicom import uid
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 
+# {transfer syntax: (pixels, Bits Stored) to one frame}
 ENCODERS = {
+    uid.JPEGLossless: lambda a, bits: imagecodecs.jpeg8_encode(
+        a, lossless=True, predictor=4, bitspersample=bits
+    ),
     uid.JPEGLosslessSV1: lambda a, bits: imagecodecs.jpeg8_encode(
         a, lossless=True, bitspersample=bits
     ),
@@ -18,6 +22,16 @@ ENCODERS = {
         a, codecformat="j2k", reversible=True, bitspersample=bits
     ),
     uid.HTJ2KLossless: lambda a, bits: imagecodecs.htj2k_encode(a, reversible=True),
+    uid.HTJ2KLosslessRPCL: lambda a, bits: imagecodecs.htj2k_encode(a, reversible=True),
+}
+LOSSY_ENCODERS = {
+    uid.JPEGBaseline8Bit: lambda a, bits: imagecodecs.jpeg8_encode(a, level=95),
+    uid.JPEGExtended12Bit: lambda a, bits: imagecodecs.jpeg8_encode(a, level=95, bitspersample=12),
+    uid.JPEGLSNearLossless: lambda a, bits: imagecodecs.jpegls_encode(a, level=2),
+    uid.JPEG2000: lambda a, bits: imagecodecs.jpeg2k_encode(
+        a, codecformat="j2k", level=60, bitspersample=bits
+    ),
+    uid.HTJ2K: lambda a, bits: imagecodecs.htj2k_encode(a, reversible=False),
 }
 
 
@@ -60,7 +74,7 @@ def make_dataset(
         if value is not None:
             setattr(dataset, keyword, value)
     if uid.UID(syntax).is_encapsulated:
-        frame = ENCODERS[syntax](pixels, dataset.BitsStored)
+        frame = {**ENCODERS, **LOSSY_ENCODERS}[uid.UID(syntax)](pixels, dataset.BitsStored)
         dataset.PixelData = encapsulate([frame])
         dataset["PixelData"].is_undefined_length = True
     else:

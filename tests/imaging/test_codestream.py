@@ -6,10 +6,12 @@ from pydicom import uid
 from mammo_pd.imaging.codestream import CodestreamSize, is_whole, read_codestream_size
 
 KINDS = {
+    uid.JPEGLossless: "jpeg",
     uid.JPEGLosslessSV1: "jpeg",
     uid.JPEGLSLossless: "jpeg_ls",
     uid.JPEG2000Lossless: "jpeg_2000",
     uid.HTJ2KLossless: "jpeg_2000",
+    uid.HTJ2KLosslessRPCL: "jpeg_2000",
 }
 
 

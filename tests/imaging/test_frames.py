@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pytest
 from dicom_files import ENCODERS, half_disk, make_dataset, write_dicom
@@ -8,8 +10,12 @@ from pydicom.encaps import encapsulate
 from mammo_pd.errors import ImageError
 from mammo_pd.imaging.dicom import StoredFrames, decode, read_dataset
 from mammo_pd.imaging.grey_scale import WHITE, apply_grey_scale, brightest
+from mammo_pd.imaging.pipeline import (
+    mammogram_steps,
+    process_each_frame,
+    process_mammogram,
+)
 from mammo_pd.imaging.settings import ImagingSettings
-from mammo_pd.imaging.transforms import mammogram_transforms, process_mammogram
 from mammo_pd.terms import Frames, Reason, VoiPolicy
 
 SHAPE = (480, 320)
@@ -45,7 +51,7 @@ def group_with_window(center, width):
 
 
 def process(path, frames):
-    return process_mammogram(path, mammogram_transforms(ImagingSettings(frames=frames)))
+    return process_mammogram(path, mammogram_steps(ImagingSettings(frames=frames)))
 
 
 @pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, *ENCODERS])
@@ -102,6 +108,75 @@ def test_a_single_frame_is_the_same_whatever_is_asked_for(tmp_path):
     for sample in images:
         np.testing.assert_array_equal(sample["image"], images[0]["image"])
         assert sample["image_facts"]["frame"] is None
+
+
+def process_each(path):
+    return list(process_each_frame(path, mammogram_steps(ImagingSettings(frames=Frames.EACH))))
+
+
+@pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, *ENCODERS])
+def test_each_frame_as_it_would_be_alone(tmp_path, syntax):
+    frames = frames_of_a_breast()
+    windows = [(1000 + 100 * number, 4000) for number in range(4)]
+    found = process_each(
+        write_dicom(tmp_path / "a.dcm", frames_dataset(frames, syntax, windows=windows))
+    )
+    assert [number for number, _ in found] == [1, 2, 3, 4]
+    for (number, sample), frame, (center, width) in zip(found, frames, windows, strict=True):
+        alone = process(
+            write_dicom(
+                tmp_path / "b.dcm", make_dataset(frame, WindowCenter=center, WindowWidth=width)
+            ),
+            Frames.EXCLUDE,
+        )
+        np.testing.assert_array_equal(sample["image"], alone["image"])
+        assert sample["image_facts"]["frame"] == str(number)
+        assert sample["image_identifiers"] == alone["image_identifiers"]
+
+
+def test_each_frame_of_a_file_of_one_is_that_file(tmp_path):
+    path = write_dicom(tmp_path / "a.dcm", make_dataset(half_disk(SHAPE)))
+    ((number, sample),) = process_each(path)
+    assert number is None
+    alone = process(path, Frames.EXCLUDE)
+    np.testing.assert_array_equal(sample["image"], alone["image"])
+    assert sample["image_facts"] == alone["image_facts"]
+
+
+def test_a_bad_private_value_is_not_warned_about(tmp_path):
+    dataset = frames_dataset(frames_of_a_breast())
+    block = dataset.private_block(0x0019, "SOME VENDOR", create=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        block.add_new(1, "SH", "longer than sixteen letters")
+        path = write_dicom(tmp_path / "a.dcm", dataset)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = process_each(path)
+    assert [number for number, _ in found] == [1, 2, 3, 4]
+    assert all(isinstance(sample, dict) for _, sample in found)
+
+
+def test_a_damaged_frame_is_lost_alone(tmp_path):
+    frames = frames_of_a_breast()
+    encode = ENCODERS[uid.JPEGLSLossless]
+    dataset = frames_dataset(frames, uid.JPEGLSLossless)
+    codestreams = [encode(frame, 12) for frame in frames]
+    codestreams[1] = codestreams[1][: len(codestreams[1]) // 4 * 2]
+    dataset.PixelData = encapsulate(codestreams)
+    found = dict(process_each(write_dicom(tmp_path / "a.dcm", dataset)))
+    assert found[2].reason == Reason.DECODE_FAILED
+    assert [number for number in found if isinstance(found[number], dict)] == [1, 3, 4]
+
+
+@pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, *ENCODERS])
+@pytest.mark.parametrize("claim", [9, 2**31 - 1])
+def test_each_of_more_frames_than_there_are_is_refused_at_once(tmp_path, syntax, claim):
+    dataset = frames_dataset(frames_of_a_breast(), syntax)
+    dataset.NumberOfFrames = claim
+    with pytest.raises(ImageError) as caught:
+        process_each(write_dicom(tmp_path / "a.dcm", dataset))
+    assert caught.value.reason == Reason.HEADER_CONTRADICTS
 
 
 def test_each_frame_has_its_own_window(tmp_path):

@@ -1,4 +1,7 @@
+import warnings
+
 import pytest
+from dicom_files import half_disk, make_dataset, write_dicom
 from pydicom.dataset import Dataset
 from pydicom.sr._snomed_dict import mapping
 from pydicom.sr.codedict import codes
@@ -195,6 +198,20 @@ def test_a_named_file_needs_no_modality_but_a_ct_stays_a_ct():
     check_is_mammogram(header(), assume_mammogram=True)
     with pytest.raises(ImageError):
         check_is_mammogram(header(Modality="CT"), assume_mammogram=True)
+
+
+def test_a_value_that_breaks_the_standard_is_read_without_being_quoted(tmp_path):
+    """pydicom's warnings go to the terminal and into logs, and say what they warn of."""
+    dataset = make_dataset(half_disk())
+    dataset.PatientID = dataset.StudyInstanceUID = dataset.ViewPosition = "SECRET" * 20
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        path = write_dicom(tmp_path / "a.dcm", dataset)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        header = read_dataset(path)
+        read_facts(header)
+        assert read_identifiers(header)["study_instance_uid"] == "SECRET" * 20
 
 
 def test_a_modality_that_is_no_code_is_not_quoted():

@@ -1,13 +1,19 @@
+import subprocess
+import sys
+import warnings
+
 import numpy as np
 import pytest
 from dicom_files import half_disk, make_dataset, write_dicom
 from monai.transforms import Compose
 from PIL import Image
 from pydicom import uid
+from pydicom.dataset import Dataset
 
 from mammo_pd.errors import ImageError
-from mammo_pd.imaging import transforms
+from mammo_pd.imaging import pipeline
 from mammo_pd.imaging.geometry import Box
+from mammo_pd.imaging.pipeline import mammogram_steps, process_mammogram
 from mammo_pd.imaging.transforms import (
     ApplyGreyScaled,
     BuildPyramidd,
@@ -16,11 +22,10 @@ from mammo_pd.imaging.transforms import (
     LoadMammogramd,
     OrientChestWallLeftd,
     mammogram_transforms,
-    process_mammogram,
 )
-from mammo_pd.terms import Reason
+from mammo_pd.terms import Frames, Reason, VoiPolicy
 
-WHOLE_WAY = mammogram_transforms(ImagingSettings(), thumbnail=True)
+WHOLE_WAY = mammogram_steps(ImagingSettings(), thumbnail=True)
 
 
 def write_breast(path, *, side="left", **tags):
@@ -88,6 +93,23 @@ def test_a_spot_view_goes_by_its_tag(tmp_path):
     assert sample["image"].shape == (1, 250, 200)
 
 
+def test_a_table_that_starts_beyond_its_type_is_not_warned_about(tmp_path):
+    table = Dataset()
+    table.LUTDescriptor, table.LUTData = [16, 40000, 16], bytes(range(32))
+    path = write_breast(tmp_path / "a.dcm", VOILUTSequence=[table])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        facts = process_mammogram(path, WHOLE_WAY)["image_facts"]
+    assert facts["voi_applied"] == "lut"
+
+
+def test_a_window_that_misses_every_value_is_no_success(tmp_path):
+    path = write_breast(tmp_path / "a.dcm", WindowCenter=60000, WindowWidth=100)
+    with pytest.raises(ImageError, match=r"window:LINEAR.* the value 0; --voi raw") as caught:
+        process_mammogram(path, WHOLE_WAY)
+    assert caught.value.reason == Reason.EMPTY_PIXELS
+
+
 def test_a_right_breast_gives_the_same_pixels_as_its_mirror_image(tmp_path):
     left = process_mammogram(write_breast(tmp_path / "l.dcm"), WHOLE_WAY)
     right = process_mammogram(write_breast(tmp_path / "r.dcm", side="right"), WHOLE_WAY)
@@ -149,11 +171,44 @@ def test_any_other_error_becomes_a_reason_without_its_words(tmp_path, monkeypatc
     def fail(pixels):
         raise error
 
-    monkeypatch.setattr(transforms, "find_breast", fail)
+    monkeypatch.setattr(pipeline, "find_breast", fail)
     with pytest.raises(ImageError) as caught:
         process_mammogram(write_breast(tmp_path / "a.dcm"), WHOLE_WAY)
     assert caught.value.reason == reason
     assert "Patient" not in caught.value.detail
+
+
+@pytest.mark.parametrize("frames", [Frames.EXCLUDE, Frames.MIP])
+@pytest.mark.parametrize("voi", [VoiPolicy.AUTO, VoiPolicy.RAW])
+def test_monais_transforms_do_what_the_steps_do(tmp_path, frames, voi):
+    path = write_breast(tmp_path / "a.dcm", side="right", WindowCenter=1500, WindowWidth=2000)
+    settings = ImagingSettings(voi=voi, frames=frames)
+    ours = process_mammogram(path, mammogram_steps(settings, thumbnail=True))
+    monais = process_mammogram(path, mammogram_transforms(settings, thumbnail=True))
+    assert list(ours) == list(monais)
+    assert ours["image_facts"] == monais["image_facts"]
+    for name in ("image", "image_thumbnail"):
+        np.testing.assert_array_equal(ours[name], monais[name])
+    for name, level in ours["image_levels"].items():
+        np.testing.assert_array_equal(level, monais["image_levels"][name])
+
+
+def test_the_reason_comes_out_of_monais_wrapping_of_an_error(tmp_path):
+    path = write_breast(tmp_path / "a.dcm", NumberOfFrames=3)
+    with pytest.raises(ImageError) as caught:
+        process_mammogram(path, mammogram_transforms(ImagingSettings()))
+    assert caught.value.reason == Reason.MULTI_FRAME
+
+
+def test_the_steps_need_neither_monai_nor_torch():
+    """Together they are four fifths of a worker's memory."""
+    program = (
+        "import sys\n"
+        "import mammo_pd.stages.preprocess, mammo_pd.imaging.pipeline\n"
+        "sys.exit(', '.join({'monai', 'torch'} & set(sys.modules)) or 0)"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (run.returncode, run.stderr.strip()) == (0, "")
 
 
 def test_each_transform_fits_into_anothers_pipeline(tmp_path):
