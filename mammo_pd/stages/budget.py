@@ -23,8 +23,8 @@ from mammo_pd.stages.bench import OURS
 
 # Seconds of a training step for each multiply-accumulate of an image's forward pass through the
 # weights and through attention, and for each token, unit of width and block: compiled, bf16.
-# Fitted to benchmarks/results/train_step_h200_2026-11-24.md.
-_PER_PRODUCT, _PER_ATTENTION, _PER_ACTIVATION = 1.05e-14, 1.55e-14, 5.0e-11
+# Within 5 % of the rows of ours in benchmarks/results/train_step_h200_2026-11-24.md.
+_PER_PRODUCT, _PER_ATTENTION, _PER_ACTIVATION = 7.1e-15, 1.53e-14, 6.84e-11
 _REFERENCE = "one NVIDIA H200, as measured on 2026-11-24"
 # What is left to the CUDA context, and to gaps between the allocator's blocks.
 _USABLE = 0.9

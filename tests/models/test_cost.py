@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,17 +12,31 @@ from mammo_pd.models.cost import (
     training_bytes,
     training_flops,
 )
-from mammo_pd.models.patch_dropout import count_kept
+from mammo_pd.models.patch_dropout import choose_num_keep, count_kept
 from mammo_pd.models.vit import build_plain
 
 SMALL, BASE = "vit_small_patch16_224", "vit_base_patch16_224"
 SQUARE, TALL, FULL = (1024, 1024), (2048, 1664), (3328, 2560)
-# What the prototype held at most on an H200 (shared design, 2026-10): model, canvas, batch, K, GiB.
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+# What a prototype of these steps held at most on an H200: model, canvas, batch, K, GiB.
 MEASURED = [
     (SMALL, SQUARE, 128, 1024, 19.2),
     (BASE, SQUARE, 64, 1024, 19.9),
     (SMALL, FULL, 8, 8320, 10.1),
 ]
+
+
+def measured_rows() -> list[tuple[str, tuple[int, int], int, float, float]]:
+    """Model, canvas, batch, GiB and images/s of the rows of ours that the benchmark kept."""
+    rows = []
+    for line in (RESULTS / "train_step_h200_2026-11-24.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.split("|")[1:-1]]
+        if len(cells) > 9 and cells[2] == "mammo-pd" and cells[4] == "uniform":
+            height, width = map(int, cells[1].split("x"))
+            rows.append(
+                (cells[0], (height, width), int(cells[5]), float(cells[9]), float(cells[7]))
+            )
+    return rows
 
 
 def test_macs_are_the_papers_at_896() -> None:
@@ -58,6 +73,19 @@ def test_memory_is_within_15_percent_of_what_was_measured(
 ) -> None:
     predicted = training_bytes(shape_of(name), canvas, num_keep, batch) / 2**30
     assert predicted == pytest.approx(gib, rel=0.15)
+
+
+def test_memory_and_speed_are_near_what_the_benchmark_kept() -> None:
+    from mammo_pd.stages.budget import predicted_seconds
+
+    rows = measured_rows()
+    assert len(rows) >= 6
+    for name, canvas, batch, gib, rate in rows:
+        shape = shape_of(name)
+        num_keep = choose_num_keep(canvas[0] * canvas[1] // 256, 0.25, 1)
+        predicted = training_bytes(shape, canvas, num_keep, batch) / 2**30
+        assert predicted == pytest.approx(gib, rel=0.15)
+        assert 1 / predicted_seconds(shape, num_keep) == pytest.approx(rate, rel=0.1)
 
 
 def test_what_fits_fits_and_one_more_does_not() -> None:

@@ -1,0 +1,136 @@
+"""Measure `mammo-pd train` on a store of phantoms beside the bare step on the same images.
+
+    python benchmarks/train_end_to_end.py [benchmarks/results/train_end_to_end_MACHINE_DATE.md]
+    python benchmarks/train_end_to_end.py --small    # the same path at a tiny size, on a CPU too
+
+Phantoms are written as DICOM files at their native size, preprocessed, and multiplied by hard
+links, so that an epoch is long and the page cache holds it. Of a run the second epoch counts: the
+first one compiles. "bare" is the median step on one batch that lies on the device.
+"""
+
+import argparse
+import os
+import tempfile
+from datetime import date
+from pathlib import Path
+
+import pandas as pd
+
+from mammo_pd.config import RunConfig, load_config
+from mammo_pd.data.labels import read_labels
+from mammo_pd.data.store import open_store
+from mammo_pd.imaging.phantom import PhantomSettings, write_phantoms
+from mammo_pd.stages.bench import Bench, describe
+from mammo_pd.stages.preprocess import preprocess
+from mammo_pd.stages.split import split_store
+from mammo_pd.stages.train import train
+
+# Model, canvas, batch, and how often each image is there.
+CASES = [
+    ("vit_small_patch16_224", (1024, 1024), 128, 96),
+    ("vit_small_patch16_224", (3328, 2560), 8, 4),
+]
+SMALL = [("vit_tiny_patch16_224", (96, 64), 8, 2)]
+
+
+def make_store(folder: Path, women: int, scale: float) -> Path:
+    """Preprocess phantoms into a store."""
+    settings = PhantomSettings(patients=women, scale=scale, prevalence=0.5)
+    cores = len(os.sched_getaffinity(0))
+    table = write_phantoms(folder / "dicom", settings, processes=cores)
+    store = folder / "store"
+    preprocess(
+        folder / "dicom", store, labels=read_labels(table), workers=cores, say=lambda _: None
+    )
+    return store
+
+
+def multiply(store: Path, times: int) -> str:
+    """Let every image be there ``times`` times, as women of their own; gives the split's name."""
+    paths = open_store(store)
+    once = pd.read_parquet(paths.manifest)
+    once = once[(once["status"] == "ok") & ~once["patient_id"].str.contains("-")]
+    copies = []
+    for number in range(times):
+        ids = once["image_id"] + f"-{number}"
+        for image_id, copy in zip(once["image_id"], ids, strict=True):
+            place = paths.image(copy)
+            if not place.exists():
+                place.mkdir(parents=True)
+                for level in paths.image(image_id).glob("*.npy"):
+                    os.link(level, place / level.name)
+        names = {name: once[name] + f"-{number}" for name in ("patient_id", "exam_id")}
+        copies.append(once.assign(image_id=ids, pixel_hash=None, **names))
+    pd.concat([once, *copies]).to_parquet(paths.manifest)
+    name = f"times{times}"
+    split_store(paths, name=name, fractions=(0.9, 0.05, 0.05), say=lambda _: None)
+    return name
+
+
+def config_of(name: str, canvas: tuple[int, int], batch_size: int, split: str) -> RunConfig:
+    """Two epochs as a user trains them, but for stochastic depth, which the bare step lacks."""
+    return load_config(
+        None,
+        {
+            "data.res": f"{canvas[0]}x{canvas[1]}",
+            "data.split": split,
+            "model.name": name,
+            "model.drop_path_rate": 0.0,
+            "training.batch_size": batch_size,
+            "training.epochs": 2,
+        },
+    )
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", nargs="?", type=Path)
+    parser.add_argument("--small", action="store_true")
+    options = parser.parse_args()
+    lines = [
+        "| model | canvas | batch | images in the epoch | bare images/s | train images/s "
+        "| of the bare step | waiting |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        women, scale = (4, 0.1) if options.small else (36, 1.0)
+        store = make_store(folder, women, scale)
+        for name, canvas, batch_size, times in SMALL if options.small else CASES:
+            split = multiply(store, times)
+            config = config_of(name, canvas, batch_size, split)
+            run = train(store, folder / "runs", config, say=print)
+            assert run is not None
+            history = pd.read_csv(run / "history.csv")
+            parts = pd.read_csv(store / "splits" / f"{split}.csv", comment="#")["split"]
+            with Bench(store=store, steps=2 if options.small else 20) as machine:
+                bare = machine.ours(
+                    name, canvas, 0.25, batch_size, compiled=machine.on_gpu, end_to_end=False
+                )
+                words = describe(machine)
+            speed = history["train_images_per_second"].iloc[-1]
+            lines.append(
+                f"| {name} | {canvas[0]}x{canvas[1]} | {batch_size} | {(parts == 'train').sum()} "
+                f"| {bare.images_per_second:.4g} | {speed:.4g} "
+                f"| {speed / bare.images_per_second:.3f} "
+                f"| {history['train_wait_share'].iloc[-1]:.1%} |"
+            )
+    text = "\n".join(
+        [
+            f"# Training end to end on phantoms, {date.today()}",
+            "",
+            f"{words} {len(os.sched_getaffinity(0))} cores. Keep .25, native phantoms of about "
+            "2560x2048 pixels, the page cache warm.",
+            "",
+            *lines,
+            "",
+        ]
+    )
+    print(text)
+    if options.out is not None:
+        options.out.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
