@@ -112,10 +112,3 @@ class Draw(StrEnum):
     UNIFORM = "uniform"
     TISSUE = "tissue"
     GRID = "grid"
-
-
-# splitmix64's constants as signed 64-bit integers (Steele, Lea, Flood, "Fast splittable
-# pseudorandom number generators", OOPSLA 2014): torch has no full uint64 arithmetic.
-_GOLDEN_GAMMA = 0x9E3779B97F4A7C15 - (1 << 64)
-_MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
-_MIX_2 = 0x94D049BB133111EB - (1 << 64)

@@ -32,12 +32,18 @@ class KeyedDropPath(nn.Module):
 
 
 def replace_drop_paths(blocks: nn.Module) -> list[KeyedDropPath]:
-    """Put a `KeyedDropPath` in the place of every timm `DropPath`, and give them in order."""
+    """Put a `KeyedDropPath` in the place of every timm `DropPath`, and give them in order.
+
+    Where a model has any, blocks that never drop get one too: compiled code is made for all blocks
+    alike, and once more for each that is built otherwise.
+    """
+    if not any(isinstance(module, DropPath) for module in blocks.modules()):
+        return []
     replaced = []
     for module in list(blocks.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, DropPath):
-                keyed = KeyedDropPath(float(child.drop_prob))
+        for name, child in list(module.named_children()):
+            if name.startswith("drop_path") and isinstance(child, (DropPath, nn.Identity)):
+                keyed = KeyedDropPath(float(getattr(child, "drop_prob", 0.0)))
                 setattr(module, name, keyed)
                 replaced.append(keyed)
     return replaced

@@ -18,6 +18,8 @@ from torch.nn import functional as F
 from mammo_pd.errors import InputError
 from mammo_pd.models.drop_path import draw_paths, replace_drop_paths
 
+_MOST_VARIANTS = 32
+
 
 class PatchViT(nn.Module):
     """An untouched timm `VisionTransformer` behind an embedding that takes any subset of patches.
@@ -30,8 +32,6 @@ class PatchViT(nn.Module):
         InputError: the model is not a plain vision transformer with absolute position embeddings.
     """
 
-    _path_keep: Tensor
-
     def __init__(self, vit: VisionTransformer) -> None:
         super().__init__()
         if not _is_plain(vit):
@@ -42,8 +42,8 @@ class PatchViT(nn.Module):
             )
         self.vit = vit
         self._drop_paths = replace_drop_paths(vit.blocks)
-        keep = torch.tensor([1 - path.drop_prob for path in self._drop_paths])
-        self.register_buffer("_path_keep", keep, persistent=False)
+        # No buffer: DDP broadcasts buffers, and waits for a process that has nothing to validate.
+        self._path_keep = torch.tensor([1 - path.drop_prob for path in self._drop_paths])
         self._embed_with = self.embed
 
     @property
@@ -74,6 +74,10 @@ class PatchViT(nn.Module):
         Whole-model compilation was no faster (docs/log.md), and takes its time again for each new
         number of patches.
         """
+        # Training and evaluation, few images and many, a few K: each has code of its own.
+        from torch._dynamo import config
+
+        config.recompile_limit = max(config.recompile_limit, _MOST_VARIANTS)
         self._embed_with = torch.compile(self.embed)
         for block in self.vit.blocks:
             block.compile()
@@ -92,6 +96,7 @@ class PatchViT(nn.Module):
         """
         if self.training and self._drop_paths:
             assert keys is not None, "stochastic depth is drawn by image: training needs the keys"
+            self._path_keep = self._path_keep.to(keys.device)
             draw_paths(self._drop_paths, self._path_keep, keys)
         vit = self.vit
         x = self._embed_with(patches, positions)

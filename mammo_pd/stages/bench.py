@@ -43,7 +43,7 @@ from mammo_pd.stages.train import (
 )
 from mammo_pd.terms import Draw
 from mammo_pd.tracking import Run
-from mammo_pd.training.loop import Part, train_step
+from mammo_pd.training.loop import Part, can_fuse, train_step
 
 OURS, TIMM, TIMM_WHOLE = "mammo-pd", "timm patch_drop_rate", "timm, every patch"
 # Batches of the same size for all, within what a common card holds.
@@ -247,7 +247,7 @@ class Bench:
         return 2 * side**3 / self._time(lambda: one @ other)
 
     def _set_up(self, model: nn.Module) -> tuple[Any, Any]:
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=self.on_gpu)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=can_fuse(self.fabric))
         module, optimizer = self.fabric.setup(model, optimizer)
         return module.train(), optimizer
 
@@ -388,21 +388,14 @@ def bench(
     Raises:
         InputError: a resolution, keep rate or model that cannot be, or no row that fits in memory.
     """
+    cases = _cases(models, resolutions, keep_rates, batch_size)
     compiled = compile_here(config or RunConfig(), say)
     rows: list[Measured] = []
     with Bench(config, store=store) as machine:
         say(describe(machine))
-        for name in models:
-            shape = shape_of(name)
-            for res in resolutions:
-                if str(res) == "full":
-                    raise InputError(
-                        "--res full depends on a split; give bench its canvas, such as 3328x2560."
-                    )
-                canvas = canvas_of(res, shape.patch_size, (0, 0))
-                for keep_rate in keep_rates:
-                    size = batch_size or _batch_for(shape.name, canvas, keep_rate, machine)
-                    rows += _measured(machine, name, canvas, keep_rate, size, compiled, say)
+        for name, canvas, keep_rate in cases:
+            size = batch_size or _batch_for(name, canvas, keep_rate, machine)
+            rows += _measured(machine, name, canvas, keep_rate, size, compiled, say)
         if not rows:
             raise InputError(
                 "not one row fits in this device's memory; give a smaller --res, --keep or "
@@ -432,6 +425,33 @@ def bench(
             tracker.keep("bench.md", text)
             tracker.keep("bench.json", json.dumps(record))
     return table
+
+
+def _cases(
+    models: Sequence[str],
+    resolutions: Sequence[str],
+    keep_rates: Sequence[float],
+    batch_size: int | None,
+) -> list[tuple[str, tuple[int, int], float]]:
+    """Every model, canvas and keep rate, checked before the first is measured."""
+    if batch_size is not None and batch_size < 1:
+        raise InputError(f"--batch-size {batch_size} is not 1 or above.")
+    cases = []
+    for name in models:
+        patch_size = shape_of(name).patch_size
+        for res in resolutions:
+            if str(res) == "full":
+                raise InputError(
+                    "--res full depends on a split; give bench its canvas, such as 3328x2560."
+                )
+            canvas = canvas_of(res, patch_size, (0, 0))
+            for keep_rate in keep_rates:
+                try:
+                    count_kept(1, keep_rate)
+                except ValueError as error:
+                    raise InputError(f"--keep: {error}.") from error
+                cases.append((name, canvas, keep_rate))
+    return cases
 
 
 def describe(machine: Bench) -> str:

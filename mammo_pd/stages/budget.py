@@ -20,6 +20,7 @@ from mammo_pd.models.cost import (
 )
 from mammo_pd.models.patch_dropout import choose_num_keep
 from mammo_pd.stages.bench import OURS
+from mammo_pd.training.loop import TrainingSettings
 
 # Seconds of a training step for each multiply-accumulate of an image's forward pass through the
 # weights and through attention, and for each token, unit of width and block: compiled, bf16.
@@ -143,10 +144,13 @@ def budget(
         )
         return "\n".join(lines), "mammo-pd budget with other --res, --keep or --model"
     height, width = best.canvas
-    return "\n".join(lines), (
+    command = (
         f"mammo-pd train --res {height}x{width} --keep {best.keep_rate:g} --model "
         f"{best.shape.name} --batch-size {best.batch_size}"
     )
+    if best.epochs < TrainingSettings.epochs:
+        command += f" --epochs {int(best.epochs)}"
+    return "\n".join(lines), command
 
 
 def choose(

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import gc
 import hashlib
 import json
 import math
@@ -44,7 +45,7 @@ from mammo_pd.stages.split import split_store
 from mammo_pd.terms import Draw, Level, Split, Status
 from mammo_pd.tracking import NoRun, Run
 from mammo_pd.training.batch_size import largest_batch
-from mammo_pd.training.loop import Part, Task, fit, train_step
+from mammo_pd.training.loop import Part, Task, can_fuse, fit, train_step
 
 _MAX_THREADS = 8
 # The memory model is good to 15 %: what lies further above the device's memory cannot fit.
@@ -77,14 +78,14 @@ def train(
         InputError: no store, a split with a leak or a class missing, a canvas that does not fit, a
             run to be resumed that rests on another split or store.
     """
+    begun = False
     if resume is not None:
         facts = read_run(resume)
         config = load_config(resume / "config.yaml")
         store = store or Path(facts["store"])
         runs = resume.parent
-        if (resume / "last.safetensors").is_file():
-            # Everything is in there: the weights it began with need not be at hand any more.
-            config = replace(config, model=replace(config.model, weights=None))
+        # Everything is in there: the weights it began with need not be at hand any more.
+        begun = (resume / "last.safetensors").is_file()
     assert store is not None
     devices, nodes = count_devices(config)
     _refuse_uneven(config, devices * nodes)
@@ -103,7 +104,7 @@ def train(
     model = build_vit(
         config.model.name,
         canvas,
-        weights=config.model.weights,
+        weights=None if begun else config.model.weights,
         drop_path_rate=config.model.drop_path_rate,
         global_pool=config.model.global_pool,
         checkpointing=config.model.checkpointing,
@@ -114,7 +115,8 @@ def train(
     if config.training.batch_size == "auto":
         found = _find_batch_size(fabric, model, train_set, canvas, config, compiled)
         config = replace(config, training=replace(config.training, batch_size=found))
-        say(f"batch size {found}: the largest that fits")
+        if fabric.global_rank == 0:
+            say(f"batch size {found}: the largest that fits")
     _refuse_too_large(fabric, config, canvas, model)
     sampler = _sampler_of(canvas, model, config, compiled)
     if compiled:
@@ -333,8 +335,7 @@ def _task(
         keys = keys_of(train_set, batch.rows, training.seed, epoch, device)
         rate = schedule.keep_rate(epoch, training.epochs, step, training.seed)
         num_keep = choose_num_keep(model.num_tokens, rate, model.num_prefix)
-        # More patches than the batch size was chosen for go through in more parts.
-        count = min(len(keys), training.accumulate * math.ceil(rate / schedule.base))
+        count = min(len(keys), _count_parts(config, rate))
         return parts_of(batch, keys, num_keep, sampler, count, device)
 
     def val_input(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -357,6 +358,11 @@ def _task(
         val_input=val_input,
         val_metrics=val_metrics,
     )
+
+
+def _count_parts(config: RunConfig, rate: float) -> int:
+    """In how many parts a step runs: more patches than the batch was chosen for take more."""
+    return config.training.accumulate * math.ceil(rate / config.patch_dropout.schedule.base)
 
 
 def parts_of(
@@ -401,6 +407,8 @@ def _find_batch_size(
     measure = _step_memory(fabric, model, train_set, canvas, config, compiled, share)
     found = largest_batch(measure, memory, most=len(train_set), share=share)
     del measure
+    # The copy of the model is part of a cycle, and would stay beside the one that is trained.
+    gc.collect()
     if compiled:
         # Code for any batch size is slower than code for one.
         torch.compiler.reset()
@@ -427,12 +435,14 @@ def _step_memory(
         probe.compile_blocks()
     sampler = _sampler_of(canvas, model, config, compiled)
     # A rate of 0 changes no weight.
-    optimizer = torch.optim.AdamW(probe.parameters(), lr=0.0, fused=True)
+    optimizer = torch.optim.AdamW(probe.parameters(), lr=0.0, fused=can_fuse(fabric))
     module, optimizer = fabric.setup(probe, optimizer)
     module.train()
     base = config.patch_dropout.schedule.base
     num_keep = choose_num_keep(model.num_tokens, base, model.num_prefix)
     largest = train_set.by_size()
+    # A second part finds the gradients of the first in memory.
+    parts_at_most = _count_parts(config, 1.0 if config.patch_dropout.schedule.full_epochs else base)
 
     def measure(batch_size: int) -> int | None:
         torch.cuda.empty_cache()
@@ -442,9 +452,13 @@ def _step_memory(
                 batch = train_set.read(largest[: batch_size // share])
                 keys = keys_of(train_set, batch.rows, 0, 0, device)
                 parts = parts_of(batch, keys, num_keep, sampler, 1, device)
-                train_step(fabric, module, optimizer, parts, clip_norm=1.0)
-            # The loader holds the next batch while this one is computed.
-            ahead = batch.pixels.nbytes * config.training.accumulate
+                # Each process by itself: if one runs out of memory, none waits for it.
+                with fabric.no_backward_sync(module, enabled=fabric.world_size > 1):
+                    train_step(
+                        fabric, module, optimizer, parts * min(2, parts_at_most), clip_norm=1.0
+                    )
+            # The whole batch lies there, and the next one, while a part is computed.
+            ahead = batch.pixels.nbytes * (2 * config.training.accumulate - 1)
             held = float(torch.cuda.max_memory_allocated(device) + ahead)
         except torch.OutOfMemoryError:
             held = math.inf
@@ -463,24 +477,37 @@ def _refuse_too_large(
     if fabric.device.type != "cuda":
         return
     memory = torch.cuda.get_device_properties(fabric.device).total_memory
-    if _predicted_bytes(config, canvas, model, fabric.world_size) > _SURELY_TOO_LARGE * memory:
+    stages = memory_of_stages(config, canvas, model, fabric.world_size)
+    if max(held for _, held in stages) > _SURELY_TOO_LARGE * memory:
         raise InputError(_does_not_fit(fabric.device, config, canvas, model, fabric.world_size))
 
 
-def _predicted_bytes(
-    config: RunConfig, canvas: tuple[int, int], model: PatchViT, world: int
-) -> int:
-    at_a_time = math.ceil(_known(config.training.batch_size) / world / config.training.accumulate)
-    num_keep = choose_num_keep(
-        model.num_tokens, config.patch_dropout.schedule.base, model.num_prefix
-    )
-    return training_bytes(
-        shape_of(config.model.name),
-        canvas,
-        num_keep,
-        at_a_time,
-        checkpointing=config.model.checkpointing,
-    )
+def memory_of_stages(
+    config: RunConfig, canvas: tuple[int, int], model: PatchViT, world: int = 1
+) -> list[tuple[int, int]]:
+    """K and the predicted bytes of a step: of most epochs, and of the last that keep every patch.
+
+    Args:
+        config: of the run.
+        canvas: (height, width) in pixels.
+        model: of the run.
+        world: devices that share a batch.
+    """
+    schedule = config.patch_dropout.schedule
+    share = math.ceil(_known(config.training.batch_size) / world)
+    stages = []
+    for rate in (schedule.base, 1.0) if schedule.full_epochs else (schedule.base,):
+        num_keep = choose_num_keep(model.num_tokens, rate, model.num_prefix)
+        at_a_time = math.ceil(share / min(share, _count_parts(config, rate)))
+        held = training_bytes(
+            shape_of(config.model.name),
+            canvas,
+            num_keep,
+            at_a_time,
+            checkpointing=config.model.checkpointing,
+        )
+        stages.append((num_keep, held))
+    return stages
 
 
 def _does_not_fit(
@@ -509,24 +536,46 @@ def what_fits(
         name: of the device.
         world: how many of it.
     """
-    schedule, training = config.patch_dropout.schedule, config.training
-    num_keep = choose_num_keep(model.num_tokens, schedule.base, model.num_prefix)
-    shape = shape_of(config.model.name)
-    fits = largest_fitting(
-        shape, canvas, num_keep, 0.9 * memory, checkpointing=config.model.checkpointing
-    )
-    fits *= world * training.accumulate
-    doing = (
-        f"about {fits} fit (--batch-size {fits}, or auto to measure it); for more, keep the batch "
-        "and compute it in parts (--set training.accumulate=4), or lower --keep or --res"
-        if fits
-        else "not even one image fits; lower --keep or --res, choose a smaller --model, or compute "
-        "blocks anew in the backward pass (--set model.checkpointing=true)"
-    )
+    training = config.training
+    usable = 0.9 * memory
     each = f"{world} devices of " if world > 1 else ""
+    where = f"in {each}{memory / 2**30:.0f} GiB ({name})"
+    size = f"{training.batch_size} images of {canvas[0]}x{canvas[1]}"
+    other = (
+        "lower --keep or --res, choose a smaller --model, or compute blocks anew in the backward "
+        "pass (--set model.checkpointing=true)"
+    )
+    if isinstance(training.batch_size, int):
+        (_, held), *last = memory_of_stages(config, canvas, model, world)
+        if last and held <= usable < last[0][1]:
+            return (
+                f"a batch of {size} does not fit {where} in the last epochs, in which --keep "
+                f"{config.patch_dropout.keep_rate} keeps all {last[0][0]} patches of an image; "
+                f"leave these epochs away, {other}."
+            )
+    schedule = config.patch_dropout.schedule
+    num_keep = choose_num_keep(model.num_tokens, schedule.base, model.num_prefix)
+    fits = world * training.accumulate
+    fits *= largest_fitting(
+        shape_of(config.model.name),
+        canvas,
+        num_keep,
+        usable,
+        checkpointing=config.model.checkpointing,
+    )
+    said = f"a batch of {size} with {num_keep} patches kept does not fit {where}"
+    if not fits:
+        return f"{said}: not even one image fits; {other}."
+    parts = "keep the batch and compute it in parts (--set training.accumulate=4)"
+    if isinstance(training.batch_size, int) and fits >= training.batch_size:
+        return (
+            f"{said}, though about {fits} should: something else takes part of that memory, or "
+            "this model needs more than predicted. Free it, give half the batch or --batch-size "
+            f"auto, or {parts}."
+        )
     return (
-        f"a batch of {training.batch_size} images of {canvas[0]}x{canvas[1]} with {num_keep} "
-        f"patches kept does not fit in {each}{memory / 2**30:.0f} GiB ({name}): {doing}."
+        f"{said}: about {fits} fit (--batch-size {fits}, or auto to measure it); for more, "
+        f"{parts}, or lower --keep or --res."
     )
 
 

@@ -24,7 +24,8 @@ def largest_batch(
         share: the result is a multiple of it.
 
     Returns:
-        The number of images, a multiple of 8 where it is above 16; 0 if not even ``share`` fit.
+        The number of images, a multiple of ``share`` and, where it is above 16 and ``share``
+        divides 8, of 8; 0 if not even ``share`` fit.
     """
     limit = memory * _FILL
     few, more = (min(most, size * share) for size in _SMALL)

@@ -154,7 +154,7 @@ def fit(
         _decayed_and_not(weights, settings.weight_decay),
         lr=settings.lr,
         betas=(0.9, 0.95),
-        fused=fabric.device.type == "cuda",
+        fused=can_fuse(fabric),
     )
     bare = model
     model, optimizer = fabric.setup(model, optimizer)
@@ -178,10 +178,10 @@ def fit(
             loss, images = _train_epoch(
                 fabric, model, optimizer, positive_weight, task, settings, epoch, steps, tracker
             )
+            seconds = time.perf_counter() - started
+            scores = _validate(fabric, model, task)
         except torch.OutOfMemoryError as error:
             raise InputError(task.does_not_fit()) from error
-        seconds = time.perf_counter() - started
-        scores = _validate(fabric, model, task)
         metrics = {
             "epoch": epoch + 1,
             "train_loss": loss,
@@ -214,6 +214,16 @@ def peak_memory_gib(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def can_fuse(fabric: Any) -> bool:
+    """Whether AdamW may be fused: on a GPU, but in fp16, where it unscales gradients by itself.
+
+    Then Lightning cannot clip them.
+    """
+    precision: str = fabric.strategy.precision.precision
+    on_gpu: bool = fabric.device.type == "cuda"
+    return on_gpu and precision != "16-mixed"
 
 
 def train_step(

@@ -27,6 +27,17 @@ def test_linear_takes_few_values_however_many_epochs() -> None:
     assert len(set(many)) == 8
 
 
+def test_no_rate_is_above_the_base() -> None:
+    """By rounding 0.2:1.0 came to 1.0000000000000002 in the last of four epochs."""
+    for first in range(1, 101):
+        for last in (0.05, 0.2, 0.25, 0.7, 1.0):
+            schedule = KeepSchedule.parse(f"{first / 100}:{last}")
+            for epochs in (2, 3, 4, 7, 8, 12, 30):
+                drawn = [schedule.keep_rate(epoch, epochs, 0, 0) for epoch in range(epochs)]
+                assert max(drawn) == schedule.base
+                assert drawn[-1] == last
+
+
 def test_full_epochs_come_last() -> None:
     assert rates("0.25+2", 5) == [0.25, 0.25, 0.25, 1, 1]
     assert rates("0.2:0.4+1", 4) == pytest.approx([0.2, 0.3, 0.4, 1])

@@ -84,6 +84,25 @@ def test_full_is_refused_since_it_depends_on_a_split(tmp_path: Path) -> None:
             run()
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"resolutions": ["64x48", "full"]}, "depends on a split"),
+        ({"keep_rates": [0.5, 1.5]}, "keep_rate 1.5"),
+        ({"models": ["resnet18"]}, "plain vision transformer"),
+        ({"batch_size": 0}, "--batch-size 0"),
+    ],
+)
+def test_what_bench_cannot_measure_is_refused_before_anything_is(
+    given: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    options = {"resolutions": ["64x48"], "keep_rates": [1.0], "models": [TINY], **given}
+    said: list[str] = []
+    with pytest.raises(InputError, match=message):
+        bench(tmp_path, **options, say=said.append)  # type: ignore[arg-type]
+    assert not said
+
+
 NOTHING = {"hours": None, "images": None, "bench": None}
 WHAT = {"models": ["vit_small_patch16_224"], "resolutions": ["1024"], "keep_rates": [0.25, 1.0]}
 
@@ -107,6 +126,8 @@ def test_less_memory_or_time_leaves_less() -> None:
     assert "--res 3328x2560" in best("80GB", 48)
     assert "--res 1024x816" in best("8GB", 48)
     assert "--res 1024x816" in best("80GB", 1)
+    assert "--epochs" not in best("80GB", 48)
+    assert "--epochs 13" in best("80GB", 5)
     assert "other --res" in best("80GB", 0.001)
 
 

@@ -22,7 +22,14 @@ from mammo_pd.models.sampler import PatchSampler
 from mammo_pd.models.vit import PatchViT, build_vit
 from mammo_pd.stages.predict import context_of, join_folds, predict
 from mammo_pd.stages.split import split_store
-from mammo_pd.stages.train import count_devices, latest_run, read_run, train, what_fits
+from mammo_pd.stages.train import (
+    count_devices,
+    latest_run,
+    memory_of_stages,
+    read_run,
+    train,
+    what_fits,
+)
 
 SMALL = {
     "data.res": "128x96",
@@ -120,6 +127,29 @@ def test_resumed_run_equals_an_unbroken_one(
     columns = ["epoch", "train_loss", "val_auc_image", "val_auc_breast"]
     histories = [pd.read_csv(folder / "history.csv")[columns] for folder in (run, again)]
     pd.testing.assert_frame_equal(*histories)
+
+
+def test_run_that_began_with_weights_is_resumed_without_them(
+    run: Path, phantom_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = Path(shutil.copy(run / "best.safetensors", tmp_path / "w.safetensors"))
+    config = small(model__weights=str(weights), training__epochs=2)
+    sample, calls = PatchSampler.for_training, iter(range(1000))
+
+    def sample_until_killed(self: PatchSampler, *arguments: Any) -> Any:
+        if next(calls) == 5:
+            raise KilledError
+        return sample(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PatchSampler, "for_training", sample_until_killed)
+        with pytest.raises(KilledError):
+            quiet(phantom_store, tmp_path / "runs", config)
+    broken = latest_run(tmp_path / "runs")
+    assert (broken / "last.safetensors").is_file()
+    weights.unlink()
+    again = quiet(None, tmp_path, load_config(), resume=broken)
+    assert read_run(again)["finished"]
 
 
 def test_finished_run_that_is_resumed_stays_as_it_is(run: Path, phantom_store: Path) -> None:
@@ -397,6 +427,25 @@ def test_gpu_too_small_for_one_image_says_what_else_to_change() -> None:
     model = build_vit("vit_tiny_patch16_224", (3328, 2560))
     said = what_fits(config, (3328, 2560), model, 2**30, "a GPU")
     assert "not even one image fits; lower --keep or --res" in said
+
+
+def test_last_epochs_that_keep_every_patch_are_planned_with() -> None:
+    """One image at keep 1 can take more than a batch of eight at .05."""
+    config = small(data__res="3328x2560", training__batch_size=8, patch_dropout__keep_rate="0.05+1")
+    model = build_vit("vit_tiny_patch16_224", (3328, 2560))
+    (kept, held), (every, last) = memory_of_stages(config, (3328, 2560), model)
+    assert (kept, every) == (1663, 33280)
+    assert last > 1.5 * held
+    said = what_fits(config, (3328, 2560), model, int((held + last) / 1.8), "a GPU")
+    assert "in the last epochs, in which --keep 0.05+1 keeps all 33280 patches" in said
+    assert len(memory_of_stages(small(), (128, 96), model)) == 1
+
+
+def test_gpu_that_is_shared_is_not_told_that_the_batch_fits() -> None:
+    config = small(data__res="1024x1024", model__name="vit_small_patch16_224")
+    model = build_vit("vit_small_patch16_224", (1024, 1024))
+    said = what_fits(config, (1024, 1024), model, 24 * 2**30, "a GPU")
+    assert re.search(r"a batch of 8 images .* though about 1\d\d should: something else", said)
 
 
 def test_automatic_batch_size_needs_a_gpu(phantom_store: Path, tmp_path: Path) -> None:
