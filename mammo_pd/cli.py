@@ -32,9 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
+        again = _resume_command(options) if options.run is _train else "the same command"
         print(
-            "\nmammo-pd: interrupted; what was done is kept, and the same command goes on with it "
-            "(training: add --resume).",
+            f"\nmammo-pd: interrupted; what was done is kept, and {again} goes on with it.",
             file=sys.stderr,
         )
         return 130
@@ -129,8 +129,9 @@ def _preprocess(options: argparse.Namespace) -> None:
         print(f"next: mammo-pd train{_store_option(options.out)} --res 1024 --keep 0.25")
     else:
         print(
-            f"next: mammo-pd preprocess {options.folder}{_out_option(options.out)} --labels "
-            "TABLE.csv   (no image has a label yet; nothing is decoded again)"
+            f"next: mammo-pd preprocess {options.folder}{_out_option(options.out)}"
+            f"{_imaging_options(options)} --labels TABLE.csv   (no image has a label yet; nothing "
+            "is decoded again)"
         )
 
 
@@ -223,8 +224,8 @@ def _train(options: argparse.Namespace) -> None:
     if options.resume is not None:
         if given or options.config or options.assignments:
             raise InputError(
-                "--resume takes the run's own configuration; leave the other settings away, or "
-                "train anew without --resume."
+                "--resume takes the run's own configuration; leave the other settings away (type "
+                f"{_resume_command(options)}), or train anew without --resume."
             )
         resume = latest_run(options.runs) if options.resume == "" else Path(options.resume)
     overrides = parse_assignments(options.assignments)
@@ -237,6 +238,11 @@ def _train(options: argparse.Namespace) -> None:
     print(f"\nwrote {run}: best.safetensors, last.safetensors, history.csv, config.yaml")
     print(f"metrics: mlflow ui --backend-store-uri sqlite:///{run.parent / 'mlflow.db'}")
     print(f"next: mammo-pd evaluate {run}")
+
+
+def _resume_command(options: argparse.Namespace) -> str:
+    runs = "" if options.runs == _default_runs() else f" --runs {options.runs}"
+    return f"mammo-pd train{runs} --resume"
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -323,7 +329,7 @@ def _compare(options: argparse.Namespace) -> None:
 def _bench(options: argparse.Namespace) -> None:
     from mammo_pd.stages.bench import bench
 
-    bench(
+    table = bench(
         options.out,
         resolutions=options.res,
         keep_rates=options.keep,
@@ -334,7 +340,10 @@ def _bench(options: argparse.Namespace) -> None:
     )
     print((options.out / "bench.md").read_text())
     print(f"wrote {options.out}: bench.json, bench.md, bench.png")
-    print(f"next: mammo-pd budget --bench {options.out / 'bench.json'}")
+    if options.mlflow:
+        print(f"logged: mlflow ui --backend-store-uri sqlite:///{options.runs / 'mlflow.db'}")
+    memory = "" if table["peak_gib"].notna().any() else " --memory 24GB"
+    print(f"next: mammo-pd budget --bench {options.out / 'bench.json'}{memory}")
 
 
 def _budget(options: argparse.Namespace) -> None:
@@ -391,6 +400,11 @@ _DEMO_TRAINING = "--res 384x304 --keep 0.25 --model test_vit --epochs 30 --batch
 
 def _store_option(store: Path) -> str:
     return "" if store == _default_store() else f" --store {store}"
+
+
+def _imaging_options(options: argparse.Namespace) -> str:
+    frames = "" if options.frames == Frames.EXCLUDE else f" --frames {options.frames}"
+    return frames if options.voi == VoiPolicy.AUTO else f"{frames} --voi {options.voi}"
 
 
 def _out_option(store: Path) -> str:
@@ -471,13 +485,13 @@ def _add_preprocess(commands: Any) -> None:
     )
     command.add_argument(
         "--voi",
-        choices=list(VoiPolicy),
+        choices=[str(policy) for policy in VoiPolicy],
         default=VoiPolicy.AUTO,
         help="grey scale: VOI LUT, else window, else full range (auto); or insist on one",
     )
     command.add_argument(
         "--frames",
-        choices=list(Frames),
+        choices=[str(frames) for frames in Frames],
         default=Frames.EXCLUDE,
         help="of files of several frames (tomosynthesis), take none, the middle one, the maximum "
         "over all (mip), or each as an image of its own",
@@ -540,7 +554,7 @@ def _add_train(commands: Any) -> None:
     )
     command.add_argument(
         "--draw",
-        choices=list(Draw),
+        choices=[str(draw) for draw in Draw],
         help="which patches: any (uniform, the default), those that hold breast first (tissue), or "
         "evenly spread (grid)",
     )
@@ -734,7 +748,7 @@ def _add_choices(
         nargs="+",
         type=float,
         default=keep_rates,
-        help=f"shares of patches kept (default: {' '.join(map(str, keep_rates))})",
+        help=f"shares of patches kept, constant each (default: {' '.join(map(str, keep_rates))})",
     )
     command.add_argument(
         "--model",
@@ -756,6 +770,8 @@ def _add_demo(commands: Any) -> None:
 
 
 def _number_or_auto(text: str) -> int | str:
+    if text != "auto" and not text.lstrip("-").isdigit():
+        raise argparse.ArgumentTypeError(f"{text} is neither a number nor auto")
     return text if text == "auto" else int(text)
 
 

@@ -12,7 +12,7 @@ from mammo_pd import cli
 from mammo_pd.cli import main
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("preprocess", "split", "train", "evaluate", "compare", "demo")
+COMMANDS = ("preprocess", "split", "train", "evaluate", "compare", "bench", "budget", "demo")
 HEAVY = ("torch", "timm", "monai", "lightning", "sklearn", "pandas", "numpy", "mlflow", "pydicom")
 
 
@@ -209,3 +209,62 @@ def test_the_pages_make_targets_exist() -> None:
     if shutil.which("make"):
         for target in targets:
             subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_next_command_of_bench_and_of_preprocess_can_be_typed(
+    phantoms: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Also where settings are not the default, and on a machine without a GPU."""
+    monkeypatch.chdir(tmp_path)
+    tiny = [
+        "--res",
+        "64x48",
+        "--keep",
+        "0.5",
+        "--model",
+        "vit_tiny_patch16_224",
+        "--batch-size",
+        "2",
+    ]
+    assert main(["bench", *tiny]) == 0
+    command = next_command(capsys)
+    assert command.startswith("mammo-pd budget --bench bench/bench.json")
+    assert main(command.split()[1:]) == 0
+    assert next_command(capsys).startswith("mammo-pd train --res ")
+    assert main(["preprocess", str(phantoms), "--frames", "each", "--voi", "raw"]) == 0
+    command = (
+        next_command(capsys).split("   (")[0].replace("TABLE.csv", str(phantoms / "labels.csv"))
+    )
+    assert main(command.split()[1:]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["train", "--batch-size", "x"], "x is neither a number nor auto"),
+        (["train", "--draw", "crop"], "'uniform', 'tissue', 'grid'"),
+        (["preprocess", "x", "--voi", "y"], "'auto', 'lut'"),
+    ],
+)
+def test_words_that_are_no_choice_are_refused_in_plain_words(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(words)
+    printed = capsys.readouterr().err
+    assert said.replace("'", "") in printed.replace("'", "")
+    assert "<" not in printed.split("error:")[1]
+
+
+def test_interrupted_training_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mammo_pd.stages.train.train", interrupted)
+    assert main(["train", "--runs", "elsewhere"]) == 130
+    assert "mammo-pd train --runs elsewhere --resume goes on with it" in capsys.readouterr().err

@@ -49,8 +49,18 @@ OURS, TIMM, TIMM_WHOLE = "mammo-pd", "timm patch_drop_rate", "timm, every patch"
 # Batches of the same size for all, within what a common card holds.
 _MEMORY_FOR_BATCH = 20 * 2**30
 _MOST_IMAGES = 128
+# The first steps compile, and wake a CPU's threads.
+_WARM_UP = 5
 # Bytes of made-up images: they stay in the page cache, as a store that fits in memory does.
 _MADE_UP = 512 * 2**20
+
+
+_LEGEND = (
+    "x: images/s by those of timm with every patch. Of ceiling: the kept patches' operations by "
+    "the rate of a large matrix product. Sampling: drawing, augmenting and reading patches, of the "
+    "step. End to end: images/s with the loader by those on a batch that lies on the device; "
+    "above 1 it is noise. Waiting: for data, of the time with the loader. GiB: only a GPU tells it."
+)
 
 
 @dataclass(frozen=True)
@@ -253,7 +263,7 @@ class Bench:
 
     def _time(self, step: Callable[[], object]) -> float:
         """Median seconds from the end of one step to the end of the next, queued as in training."""
-        for _ in range(3):
+        for _ in range(_WARM_UP):
             step()
         marks = [self._mark()]
         for _ in range(self._steps):
@@ -389,6 +399,8 @@ def bench(
         InputError: a resolution, keep rate or model that cannot be, or no row that fits in memory.
     """
     cases = _cases(models, resolutions, keep_rates, batch_size)
+    if store is not None:
+        open_store(store)
     compiled = compile_here(config or RunConfig(), say)
     rows: list[Measured] = []
     with Bench(config, store=store) as machine:
@@ -484,7 +496,7 @@ def facts_of(machine: Bench) -> dict[str, Any]:
 
 
 def as_markdown(rows: Sequence[Measured]) -> str:
-    """Rows as a table; ``x`` is images per second by those of timm with every patch."""
+    """Rows as a table, and what its columns say."""
     lines = [
         "| model | canvas | who | keep | draw | batch | ms | images/s | x | GiB | GiB/image "
         "| of ceiling | sampling | end to end | waiting |",
@@ -515,7 +527,7 @@ def as_markdown(rows: Sequence[Measured]) -> str:
             _cell(row.wait_share, ".1%"),
         )
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", _LEGEND])
 
 
 def _between(one: "torch.cuda.Event | float", other: "torch.cuda.Event | float") -> float:
@@ -566,7 +578,8 @@ def _measured(
             continue
         say(
             f"{row.who}: {name} {canvas[0]}x{canvas[1]} keep {keep_rate}, batch {batch_size}: "
-            f"{row.images_per_second:.4g} images/s, {_cell(row.peak_gib, '.1f') or '?'} GiB"
+            f"{row.images_per_second:.4g} images/s"
+            + ("" if math.isnan(row.peak_gib) else f", {row.peak_gib:.1f} GiB")
         )
         yield row
 

@@ -143,6 +143,12 @@ def budget(
             "(train --set training.accumulate=4)."
         )
         return "\n".join(lines), "mammo-pd budget with other --res, --keep or --model"
+    lines.append(
+        f"Best is the finest canvas at which {_FEWEST_IMAGES} images fit"
+        + (f" and {_FEWEST_EPOCHS} epochs are done in time" if hours is not None else "")
+        + f", there at the keep rate nearest {_USUAL_KEEP:g}, there the largest model. Images/s "
+        "are of the training step alone; reading and validation come on top."
+    )
     height, width = best.canvas
     command = (
         f"mammo-pd train --res {height}x{width} --keep {best.keep_rate:g} --model "
@@ -250,7 +256,10 @@ def _memory_of(text: str | None, calibration: Calibration | None) -> float:
 
     if torch.cuda.is_available():
         return float(torch.cuda.get_device_properties(0).total_memory)
-    raise InputError("there is no GPU here to ask; give its memory, such as --memory 24GB.")
+    without = "the bench is of a CPU, and " if calibration is not None else ""
+    raise InputError(
+        f"{without}there is no GPU here to ask; give its memory, such as --memory 24GB."
+    )
 
 
 def _best(choices: Sequence[Choice], *, timed: bool) -> Choice | None:

@@ -149,8 +149,10 @@ def predict(
     file = run / "predictions.csv"
     with write_beside(file) as beside:
         table.to_csv(beside, index=False)
+    tested = int((table["split"] == Split.TEST).sum())
     say(
-        f"scored {len(table)} images on all {model.num_tokens} patches with the weights of epoch "
+        f"scored {tested} test images, which the report is of, and {len(table) - tested} of "
+        f"validation, on all {model.num_tokens} patches with the weights of epoch "
         f"{epoch}"
     )
     exclusions = Counter(manifest.loc[manifest["status"] != Status.OK, "reason"])

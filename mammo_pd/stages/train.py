@@ -137,8 +137,8 @@ def train(
         _refuse_changed(facts, split, paths, labels_hash)
     say_if = say if chief else _say_nothing
     say_if(
-        f"{config.model.name}, canvas {canvas[0]}x{canvas[1]}, {kept} of {model.num_tokens} "
-        f"patches kept; {_count(rows)}; {facts['environment']['device']}, "
+        f"{config.model.name}, canvas {canvas[0]}x{canvas[1]}, {_kept_words(config, model)} of "
+        f"{model.num_tokens} patches kept; {_count(rows)}; {facts['environment']['device']}, "
         f"{fabric.strategy.precision.precision}"
     )
     if left_out:
@@ -358,6 +358,21 @@ def _task(
         val_input=val_input,
         val_metrics=val_metrics,
     )
+
+
+def _kept_words(config: RunConfig, model: PatchViT) -> str:
+    """How many patches are kept, over the epochs."""
+    schedule = config.patch_dropout.schedule
+    first, last = (
+        choose_num_keep(model.num_tokens, rate, model.num_prefix)
+        for rate in (schedule.first, schedule.last)
+    )
+    words = "a random number" if schedule.random else str(first)
+    if last != first:
+        words += f" to {last}"
+    if schedule.full_epochs:
+        words += f" (in the last {schedule.full_epochs} epochs all)"
+    return words
 
 
 def _count_parts(config: RunConfig, rate: float) -> int:
