@@ -230,7 +230,14 @@ def _train(options: argparse.Namespace) -> None:
         resume = latest_run(options.runs) if options.resume == "" else Path(options.resume)
     overrides = parse_assignments(options.assignments)
     overrides |= {_DAILY[name]: value for name, value in given.items()}
-    config = load_config(options.config, overrides)
+    try:
+        config = load_config(options.config, overrides)
+    except InputError as error:
+        text = str(error)
+        for name in given:
+            # What was typed is spoken of as it was typed.
+            text = text.replace(f"the configuration: {_DAILY[name]}", f"--{name.replace('_', '-')}")
+        raise InputError(text) from error
     store = options.store or (None if resume is not None else _default_store())
     run = train(store, options.runs, config, resume=resume)
     if run is None:

@@ -122,7 +122,7 @@ def test_default_places_come_from_the_environment(
         (["preprocess", ".", "--labels", "none.csv"], "none.csv does not exist"),
         (["split"], "mammo-pd preprocess DICOM_DIR"),
         (["train"], "mammo-pd preprocess DICOM_DIR"),
-        (["train", "--keep", "0"], r"keep_rate 0.0 is not in \(0, 1\]"),
+        (["train", "--keep", "0"], r"--keep 0.0 is not in \(0, 1\]"),
         (["train", "--set", "training.epoch=3"], "training.epoch"),
         (["train", "--resume", "--lr", "1"], "--resume takes the run's own configuration"),
         (["train", "--resume"], "there is no run in runs"),
@@ -268,3 +268,19 @@ def test_interrupted_training_says_how_to_go_on(
     monkeypatch.setattr("mammo_pd.stages.train.train", interrupted)
     assert main(["train", "--runs", "elsewhere"]) == 130
     assert "mammo-pd train --runs elsewhere --resume goes on with it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--keep", "abc"], "error: --keep abc is not understood"),
+        (["--batch-size", "0"], "error: --batch-size is 0; allowed is 1 and above"),
+        (["--devices", "0"], "error: --devices is 0"),
+        (["--set", "training.lr=-1"], "error: the configuration: training.lr is -1"),
+    ],
+)
+def test_error_speaks_of_the_flag_that_was_typed(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *words]) == 2
+    assert said in capsys.readouterr().err

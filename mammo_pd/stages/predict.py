@@ -108,6 +108,11 @@ def predict(
             "say --accept-other-split if you know that no patient is on both sides."
         )
     check_split(split, manifest)
+    if "finished" not in facts:
+        say(
+            f"warning: the run {run.name} was not trained to its end; what it has learnt so far is "
+            "scored"
+        )
     rows = rows_of(manifest, split, config.data.fold)
     if hash_of_labels(rows) != facts["labels_hash"] and not accept_other_split:
         raise InputError(

@@ -116,6 +116,9 @@ def test_resumed_run_equals_an_unbroken_one(
             quiet(phantom_store, tmp_path / "broken", config)
     broken = latest_run(tmp_path / "broken")
     assert "finished" not in read_run(broken)
+    said: list[str] = []
+    predict(broken, say=said.append)
+    assert any("was not trained to its end" in line for line in said)
     again = train(None, tmp_path / "elsewhere", load_config(), resume=broken, say=lambda _: None)
     assert again == broken
     assert not (tmp_path / "elsewhere").exists()
