@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from mammo_pd.config import RunConfig, load_config
+from mammo_pd.data.dataset import MammogramDataset
 from mammo_pd.data.store import open_store
 from mammo_pd.errors import InputError
 from mammo_pd.models.sampler import PatchSampler
@@ -23,13 +24,16 @@ from mammo_pd.models.vit import PatchViT, build_vit
 from mammo_pd.stages.predict import context_of, join_folds, predict
 from mammo_pd.stages.split import split_store
 from mammo_pd.stages.train import (
+    _step_memory,
     count_devices,
     latest_run,
+    make_fabric,
     memory_of_stages,
     read_run,
     train,
     what_fits,
 )
+from mammo_pd.training.batch_size import largest_batch
 
 SMALL = {
     "data.res": "128x96",
@@ -430,6 +434,39 @@ def test_gpu_too_small_for_one_image_says_what_else_to_change() -> None:
     model = build_vit("vit_tiny_patch16_224", (3328, 2560))
     said = what_fits(config, (3328, 2560), model, 2**30, "a GPU")
     assert "not even one image fits; lower --keep or --res" in said
+
+
+def test_search_for_the_batch_runs_true_steps_and_leaves_the_model_alone(
+    phantom_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU of 600 pretended units, at 50 and 20 for each image of a step, and then trained."""
+    seen: list[int] = []
+    forward = PatchViT.forward
+
+    def watch(self: PatchViT, patches: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+        seen.append(len(patches))
+        return forward(self, patches, *others)
+
+    monkeypatch.setattr(PatchViT, "forward", watch)
+    for name in ("reset_peak_memory_stats", "empty_cache"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: (50 + 20 * seen[-1]) << 20)
+    config = small(training__accumulate=2, model__drop_path_rate=0.2)
+    store = open_store(phantom_store)
+    rows = pd.read_parquet(store.manifest)
+    rows = rows[rows["status"] == "ok"]
+    dataset = MammogramDataset(store, rows, (128, 96))
+    model = build_vit("vit_tiny_patch16_224", (128, 96), drop_path_rate=0.2)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    fabric = make_fabric(config)
+    measure = _step_memory(fabric, model, dataset, (128, 96), config, False, 2)
+    found = largest_batch(measure, 600 << 20, most=len(rows), share=2)
+    # (0.92 * 600 - 50) / 20 = 25 images in each of two parts, but for 48 in all.
+    assert found == 48
+    assert largest_batch(measure, 300 << 20, most=len(rows), share=2) == 16
+    assert set(seen) >= {2, 6, 24}
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
 
 
 def test_last_epochs_that_keep_every_patch_are_planned_with() -> None:

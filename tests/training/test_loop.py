@@ -1,16 +1,18 @@
 import itertools
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import timm
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.plugins import MixedPrecision
 from torch import Tensor, nn
 
 from mammo_pd.errors import InputError
-from mammo_pd.training.loop import Part, Task, TrainingSettings, fit, learning_rate
+from mammo_pd.training.loop import Part, Task, TrainingSettings, can_fuse, fit, learning_rate
 
 IMAGES, PATCHES = 8, 4
 
@@ -184,3 +186,24 @@ def test_learning_rate_warms_up_and_falls_to_zero() -> None:
 def test_settings_out_of_range_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=name):
         TrainingSettings(**{name: 0})
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "fused"),
+    [("cuda", "bf16-mixed", True), ("cuda", "16-mixed", False), ("cpu", "32-true", False)],
+)
+def test_adamw_is_fused_where_gradients_can_still_be_clipped(
+    device: str, precision: str, fused: bool
+) -> None:
+    """Lightning's own fp16 plugin is the judge: it refuses to unscale for a fused optimiser."""
+    plugin = MixedPrecision("16-mixed", "cuda") if precision == "16-mixed" else None
+    fabric = SimpleNamespace(
+        device=torch.device(device),
+        strategy=SimpleNamespace(precision=plugin or SimpleNamespace(precision=precision)),
+    )
+    assert can_fuse(fabric) == fused
+    if plugin is not None:
+        weight = nn.Parameter(torch.ones(1))
+        weight.grad = torch.ones(1)
+        with pytest.raises(NotImplementedError, match="clipping"):
+            plugin.unscale_gradients(torch.optim.AdamW([weight], fused=True))
