@@ -1,5 +1,5 @@
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -7,6 +7,8 @@ import torch
 
 from mammo_pd.data.labels import read_labels
 from mammo_pd.imaging.phantom import PhantomSettings, write_phantoms
+from mammo_pd.models.augment import RaggedImages
+from mammo_pd.models.patch_dropout import image_key
 from mammo_pd.stages.preprocess import preprocess
 
 # Small tensors: threads would only wait for one another, most of all beside other processes.
@@ -37,6 +39,25 @@ def phantom_store(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     out = tmp_path_factory.mktemp("store") / "store"
     preprocess(phantoms, out, labels=read_labels(phantoms / "labels.csv"), say=lambda _: None)
     return out
+
+
+@pytest.fixture
+def batch_of() -> Callable[[int], tuple[RaggedImages, torch.Tensor]]:
+    """Makes images of 120x70 random pixels whose right third is air, and their keys."""
+
+    def make(count: int) -> tuple[RaggedImages, torch.Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        pixels = torch.randint(-32768, 32768, (count, 120, 70), generator=generator)
+        pixels[:, :, 46:] = 0
+        images = RaggedImages(
+            pixels.to(torch.int16).flatten(),
+            torch.arange(count) * 120 * 70,
+            torch.tensor([120] * count),
+            torch.tensor([70] * count),
+        )
+        return images, torch.tensor([image_key(0, 0, str(number)) for number in range(count)])
+
+    return make
 
 
 @pytest.fixture(autouse=True)

@@ -60,7 +60,8 @@ def is_available(uid: str) -> bool:
 
 def _decode_frame(src: bytes, runner: DecodeRunner) -> bytes | memoryview:
     if runner.samples_per_pixel != 1:
-        raise NotImplementedError("this plugin decodes grey frames only")
+        # Any error makes pydicom ask the next plugin, which knows what the colours mean.
+        raise ValueError(f"{runner.samples_per_pixel} samples per pixel, and grey has one")
     syntax = runner.transfer_syntax
     if syntax == uid.RLELossless:
         return _decode_rle(src, runner)

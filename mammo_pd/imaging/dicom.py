@@ -394,9 +394,8 @@ def _check_codestream(dataset: Dataset, frame: bytes, rows: int, columns: int) -
 def _within_depth(values: np.ndarray, bits_stored: int, *, lossy: bool) -> np.ndarray:
     highest, largest = 2**bits_stored - 1, int(values.max())
     if lossy and largest <= highest * 1.25:
-        return np.asarray(
-            np.minimum(values, highest)
-        )  # a lossy codec may overshoot white by a little
+        # A lossy codec may overshoot white by a little.
+        return np.asarray(np.minimum(values, highest))
     if largest > highest:
         raise ImageError(
             Reason.HEADER_CONTRADICTS,

@@ -5,6 +5,7 @@ width, L the depth, P the patch's side.
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 from mammo_pd.models.vit import build_plain
 
@@ -44,6 +45,7 @@ class ModelShape:
     parameters: int
 
 
+@cache
 def shape_of(name: str) -> ModelShape:
     """The shape of a timm vision transformer, without making its weights.
 

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -144,21 +145,10 @@ def test_patch_size_is_known_before_the_canvas() -> None:
     assert build_plain("vit_small_patch14_dinov2").patch_size == 14
 
 
-def batch_of(count: int) -> tuple[RaggedImages, torch.Tensor]:
-    """``count`` images of 120x70 random pixels whose right third is air, and their keys."""
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(-32768, 32768, (count, 120, 70), generator=generator).to(torch.int16)
-    pixels[:, :, 46:] = 0
-    images = RaggedImages(
-        pixels.flatten(),
-        torch.arange(count) * 120 * 70,
-        torch.tensor([120] * count),
-        torch.tensor([70] * count),
-    )
-    return images, torch.tensor([image_key(0, 0, str(number)) for number in range(count)])
+Batches = Callable[[int], tuple[RaggedImages, torch.Tensor]]
 
 
-def test_checkpointing_changes_neither_scores_nor_gradients() -> None:
+def test_checkpointing_changes_neither_scores_nor_gradients(batch_of: Batches) -> None:
     images, keys = batch_of(4)
     patches, positions = PatchSampler(CANVAS, 16).for_training(images, keys, 6)
     gradients = []
@@ -174,7 +164,7 @@ def test_checkpointing_changes_neither_scores_nor_gradients() -> None:
 
 
 @pytest.mark.parametrize("draw", list(Draw))
-def test_sampler_draws_the_same_for_an_image_in_any_batch(draw: Draw) -> None:
+def test_sampler_draws_the_same_for_an_image_in_any_batch(draw: Draw, batch_of: Batches) -> None:
     sampler = PatchSampler(CANVAS, 16, draw=draw)
     images, keys = batch_of(5)
     patches, positions = sampler.for_training(images, keys, 6)
@@ -187,7 +177,7 @@ def test_sampler_draws_the_same_for_an_image_in_any_batch(draw: Draw) -> None:
         assert torch.equal(alone[0][0], patches[number])
 
 
-def test_tissue_draw_takes_the_breast_first() -> None:
+def test_tissue_draw_takes_the_breast_first(batch_of: Batches) -> None:
     still = AugmentSettings(0, 0, 0, 0, 0, 0, 0)
     images, keys = batch_of(5)
     sampler = PatchSampler(CANVAS, 16, draw=Draw.TISSUE, augment=still)
@@ -201,7 +191,7 @@ def test_tissue_draw_takes_the_breast_first() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("draw", list(Draw))
-def test_compiled_equals_eager(draw: Draw) -> None:
+def test_compiled_equals_eager(draw: Draw, batch_of: Batches) -> None:
     torch.manual_seed(0)
     model = build_vit("vit_tiny_patch16_224", CANVAS, drop_path_rate=0.5).train()
     images, keys = batch_of(4)

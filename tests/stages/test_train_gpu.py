@@ -1,5 +1,6 @@
 """What only a GPU can show: run with -m gpu where there is one."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +12,6 @@ from mammo_pd.data.dataset import MammogramDataset
 from mammo_pd.data.manifest import read_manifest
 from mammo_pd.data.store import open_store
 from mammo_pd.models.augment import RaggedImages
-from mammo_pd.models.patch_dropout import image_key
 from mammo_pd.models.sampler import PatchSampler
 from mammo_pd.models.vit import build_vit
 from mammo_pd.stages.train import keys_of, make_fabric, make_loader, parts_of
@@ -28,26 +28,20 @@ def dataset(phantom_store: Path) -> MammogramDataset:
     return MammogramDataset(open_store(phantom_store), rows, CANVAS)
 
 
-def images_and_keys(count: int, device: str) -> tuple[RaggedImages, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(-32768, 32768, (count, 120, 70), generator=generator).to(torch.int16)
-    pixels[:, :, 46:] = 0
-    images = RaggedImages(
-        pixels.flatten(),
-        torch.arange(count) * 120 * 70,
-        torch.tensor([120] * count),
-        torch.tensor([70] * count),
-    )
-    keys = torch.tensor([image_key(0, 0, str(number)) for number in range(count)])
-    return RaggedImages(*(part.to(device) for part in images)), keys.to(device)
+Batches = Callable[[int], tuple[RaggedImages, torch.Tensor]]
+
+
+def on_gpu(batch: tuple[RaggedImages, torch.Tensor]) -> tuple[RaggedImages, torch.Tensor]:
+    images, keys = batch
+    return RaggedImages(*(part.cuda() for part in images)), keys.cuda()
 
 
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("draw", [Draw.UNIFORM, Draw.GRID])
-def test_draws_of_a_gpu_are_those_of_a_cpu(draw: Draw, compiled: bool) -> None:
+def test_draws_of_a_gpu_are_those_of_a_cpu(draw: Draw, compiled: bool, batch_of: Batches) -> None:
     positions = []
     for device in ("cpu", "cuda"):
-        images, keys = images_and_keys(64, device)
+        images, keys = batch_of(64) if device == "cpu" else on_gpu(batch_of(64))
         sampler = PatchSampler((512, 384), 16, draw=draw, compiled=compiled and device == "cuda")
         patches, drawn = sampler.for_training(images, keys, 200)
         positions.append(drawn.cpu())
@@ -56,8 +50,8 @@ def test_draws_of_a_gpu_are_those_of_a_cpu(draw: Draw, compiled: bool) -> None:
 
 
 @pytest.mark.parametrize("draw", list(Draw))
-def test_compiled_sampler_equals_the_plain_one(draw: Draw) -> None:
-    images, keys = images_and_keys(64, "cuda")
+def test_compiled_sampler_equals_the_plain_one(draw: Draw, batch_of: Batches) -> None:
+    images, keys = on_gpu(batch_of(64))
     plain = PatchSampler((512, 384), 16, draw=draw)
     compiled = PatchSampler((512, 384), 16, draw=draw, compiled=True)
     patches, positions = plain.for_training(images, keys, 200)
@@ -69,10 +63,10 @@ def test_compiled_sampler_equals_the_plain_one(draw: Draw) -> None:
     torch.testing.assert_close(read[same], patches[same], atol=2e-3, rtol=0)
 
 
-def test_compiled_model_equals_eager_in_bf16() -> None:
+def test_compiled_model_equals_eager_in_bf16(batch_of: Batches) -> None:
     torch.manual_seed(0)
     model = build_vit("vit_tiny_patch16_224", (512, 384), drop_path_rate=0.2).cuda().train()
-    images, keys = images_and_keys(16, "cuda")
+    images, keys = on_gpu(batch_of(16))
     patches, positions = PatchSampler((512, 384), 16).for_training(images, keys, 191)
     with torch.autocast("cuda", torch.bfloat16):
         expected = model(patches, positions, keys)
