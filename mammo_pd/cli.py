@@ -122,9 +122,8 @@ def _preprocess(options: argparse.Namespace) -> None:
             f"stand above and in {options.out / 'manifest.parquet'}."
         )
     print(f"\nwrote {options.out / 'manifest.parquet'} and the pixels of {summary.ok} images")
-    for file in (options.contact_sheet, options.crosswalk):
-        if file is not None:
-            print(f"wrote {file}")
+    for file in (*summary.contact_sheets, *([options.crosswalk] if options.crosswalk else [])):
+        print(f"wrote {file}")
     if summary.labelled:
         print(f"next: mammo-pd train{_store_option(options.out)} --res 1024 --keep 0.25")
     else:
@@ -161,6 +160,10 @@ def _print_summary(summary: "PreprocessSummary", *, has_table: bool) -> None:
             "DICOM; the table's was taken"
         )
     for count, what in (
+        (
+            summary.doubtful,
+            "it is doubtful what is breast, and they are kept whole (breast_verdict)",
+        ),
         (
             summary.wrong_side,
             "the breast lies on the other side than the laterality tag says (laterality_agrees)",

@@ -1,6 +1,7 @@
 """Contact sheets: many mammograms to a page, each with its crop box, to be looked at."""
 
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -28,16 +29,13 @@ def draw_contact_sheet(
         The files written, none where there are no items.
     """
     written: list[Path] = []
-    page: Image.Image | None = None
-    for number, (thumbnail, box, caption) in enumerate(items):
-        place = number % (_COLUMNS * _ROWS)
-        if place == 0:
-            _save(page, path, written)
-            page = Image.new("RGB", (_COLUMNS * _CELL, _ROWS * (_CELL + _CAPTION)))
-        corner = (place % _COLUMNS * _CELL, place // _COLUMNS * (_CELL + _CAPTION))
-        assert page is not None
-        page.paste(_cell(thumbnail, box, caption), corner)
-    _save(page, path, written)
+    cells = (_cell(*item) for item in items)
+    while page := list(islice(cells, _COLUMNS * _ROWS)):
+        number = len(written) + 1
+        target = path if number == 1 else path.with_stem(f"{path.stem}-{number}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _compose(page).save(target)
+        written.append(target)
     return written
 
 
@@ -54,11 +52,10 @@ def _cell(thumbnail: np.ndarray, box: Box | None, caption: str) -> Image.Image:
     return cell
 
 
-def _save(page: Image.Image | None, path: Path, written: list[Path]) -> None:
-    if page is None:
-        return
-    number = len(written) + 1
-    target = path if number == 1 else path.with_stem(f"{path.stem}-{number}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    page.save(target)
-    written.append(target)
+def _compose(cells: list[Image.Image]) -> Image.Image:
+    """Cells in rows, on a page as high as they need."""
+    height = _CELL + _CAPTION
+    page = Image.new("RGB", (_COLUMNS * _CELL, -(-len(cells) // _COLUMNS) * height))
+    for place, cell in enumerate(cells):
+        page.paste(cell, (place % _COLUMNS * _CELL, place // _COLUMNS * height))
+    return page

@@ -15,7 +15,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -110,6 +110,8 @@ class PreprocessSummary:
         positive: of those, the positive ones.
         unmatched_labels: rows of the label table that match no image.
         disagreeing: images whose side by table and by tag differ.
+        doubtful: of the folder's ok images, those whose breast could not be told from its
+            surroundings with confidence, and which are kept whole.
         wrong_side: of the folder's ok images, those whose breast lies on the other side than the
             laterality tag leads to expect.
         burned_in: those whose tag says that text is burnt in.
@@ -117,6 +119,7 @@ class PreprocessSummary:
         closed_folders: folders that could not be listed.
         details: one example for each reason: image_id and sentence. No file's name, which can be a
             person's, or her image's UID: what is printed ends in logs.
+        contact_sheets: the pages that were drawn.
     """
 
     found: int
@@ -127,11 +130,13 @@ class PreprocessSummary:
     positive: int
     unmatched_labels: int
     disagreeing: int
+    doubtful: int
     wrong_side: int
     burned_in: int
     for_processing: int
     closed_folders: int
     details: dict[str, str]
+    contact_sheets: tuple[Path, ...]
 
     @property
     def ok(self) -> int:
@@ -222,7 +227,8 @@ def preprocess(
         shutil.rmtree(paths.partial, ignore_errors=True)
         summary = _finish(folder, set(sources), paths, record, labels, pending, other_files, closed)
         if contact_sheet is not None:
-            _draw(contact_sheet, folder, paths, record)
+            pages = _draw(contact_sheet, folder, paths, record)
+            summary = replace(summary, contact_sheets=tuple(pages))
         if crosswalk is not None:
             _write_crosswalk(crosswalk, record)
     return summary
@@ -543,6 +549,7 @@ def _finish(
                     counts["labelled"] += 1
                     counts["positive"] += row["label"]
                 if row["status"] == Status.OK:
+                    counts["doubtful"] += row["breast_verdict"] != "ok"
                     counts["wrong_side"] += row["laterality_agrees"] is False
                     counts["burned_in"] += row["burned_in_annotation"] is True
                     counts["for_processing"] += row["processing"] == "FOR PROCESSING"
@@ -567,11 +574,13 @@ def _finish(
         positive=counts["positive"],
         unmatched_labels=unmatched,
         disagreeing=counts["disagreeing"],
+        doubtful=counts["doubtful"],
         wrong_side=counts["wrong_side"],
         burned_in=counts["burned_in"],
         for_processing=counts["for_processing"],
         closed_folders=len(closed),
         details=details,
+        contact_sheets=(),
     )
 
 
@@ -637,7 +646,7 @@ def _manifest_row(image: RecordedImage, record: Record) -> dict[str, Any]:
     return row
 
 
-def _draw(file: Path, folder: Path, paths: StorePaths, record: Record) -> None:
+def _draw(file: Path, folder: Path, paths: StorePaths, record: Record) -> list[Path]:
     def items() -> Iterator[tuple[npt.NDArray[np.uint8], Box, str]]:
         for image in record.rows():
             facts = image.facts
@@ -648,8 +657,10 @@ def _draw(file: Path, folder: Path, paths: StorePaths, record: Record) -> None:
                 box = Box(*(round(side * scale) for side in sides))
                 yield thumbnail, box, f"{image.image_id[:6]} {facts['breast_verdict']}"
 
-    for page in draw_contact_sheet(items(), file):
+    pages = draw_contact_sheet(items(), file)
+    for page in pages:
         page.chmod(0o600)
+    return pages
 
 
 def _write_crosswalk(file: Path, record: Record) -> None:

@@ -15,6 +15,8 @@ def test_pages_boxes_and_captions(tmp_path):
     assert yellow.sum() == 40 * (2 * 200 + 2 * 100 - 4)
     second = np.asarray(Image.open(written[1]))
     assert (second == (255, 200, 0)).all(axis=-1).sum() == 2 * 200 + 2 * 100 - 4
+    # A page is as high as its rows of eight.
+    assert page.shape[0] == 5 * second.shape[0]
 
 
 def test_nothing_to_draw(tmp_path):

@@ -571,6 +571,15 @@ def test_what_a_reader_would_want_to_know_is_counted(phantoms: Path, tmp_path: P
     summary = quiet(folder, tmp_path / "s")
     assert summary.ok == 4
     assert (summary.wrong_side, summary.burned_in, summary.for_processing) == (1, 1, 1)
+    assert summary.doubtful == 0
+    spot = next(folder.rglob("R_MLO.dcm"))
+    dataset = pydicom.dcmread(spot)
+    values = np.random.default_rng(0).integers(2000, 3000, dataset.pixel_array.shape)
+    dataset.PixelData = values.astype(np.uint16).tobytes()
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    dataset["PixelData"].is_undefined_length = False
+    dataset.save_as(spot)
+    assert quiet(folder, tmp_path / "s").doubtful == 1
 
 
 def test_frames_of_a_copy_are_duplicates(phantoms: Path, tmp_path: Path) -> None:
