@@ -602,7 +602,7 @@ def _plot(rows: Sequence[Measured], file: Path) -> None:
     import matplotlib
 
     matplotlib.use("agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     from mammo_pd.files import write_beside
 
@@ -631,7 +631,14 @@ def _plot(rows: Sequence[Measured], file: Path) -> None:
         if panels == 2:
             axes[1, place].set(ylabel="GiB for each image")
         axes[-1, place].set(xlabel="canvas, pixels")
-        axes[0, place].legend(fontsize="small")
+        # Plain numbers, also where the axis spans less than a decade.
+        for ticks in (
+            axes[0, place].yaxis.set_major_formatter,
+            axes[0, place].yaxis.set_minor_formatter,
+        ):
+            ticks(ticker.LogFormatter(minor_thresholds=(2, 0.5)))
+    names, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(names, labels, loc="outside lower center", ncols=2, fontsize="small")
     with write_beside(file) as beside:
         figure.savefig(beside, dpi=120)
     pyplot.close(figure)
