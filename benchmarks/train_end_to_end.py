@@ -27,7 +27,7 @@ from mammo_pd.stages.train import train
 
 # Model, canvas, batch, and how often each image is there.
 CASES = [
-    ("vit_small_patch16_224", (1024, 1024), 128, 24),
+    ("vit_small_patch16_224", (1024, 1024), 128, 96),
     ("vit_small_patch16_224", (3328, 2560), 8, 4),
 ]
 SMALL = [("vit_tiny_patch16_224", (96, 64), 8, 2)]

@@ -69,32 +69,45 @@ class MammogramDataset:
         *,
         buffer: Callable[[int], Tensor] | None = None,
         executor: Executor | None = None,
+        threads: int = 1,
     ) -> Batch:
         """Read some images, each file straight to its place in the batch.
 
         Args:
             rows: of the dataset.
             buffer: gives memory for so many pixels, int16; new memory by default.
-            executor: threads that read; the caller's own by default.
+            executor: what reads; the caller's own thread by default.
+            threads: of the executor.
 
         Raises:
             InputError: a level is missing or damaged.
         """
+        # One task for each thread: a task for each file is handed out under the interpreter's lock,
+        # which the training step wants meanwhile.
+        lanes = range(min(threads, len(rows)))
         each = map if executor is None else executor.map
-        shapes = list(each(self._shape, rows))
+
+        def look_up(lane: int) -> None:
+            for row in rows[lane :: len(lanes)]:
+                self._shape(row)
+
+        if any(self._shapes[row] is None for row in rows):
+            list(each(look_up, lanes))
+        shapes = [self._shape(row) for row in rows]
         sizes = [height * width for height, width, _ in shapes]
         offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         count = int(offsets[-1])
         pixels = torch.empty(count, dtype=torch.int16) if buffer is None else buffer(count)
         flat = pixels.numpy()
 
-        def fill(place: int) -> None:
-            row, (_, _, start) = rows[place], shapes[place]
-            out = flat[offsets[place] : offsets[place + 1]]
-            read_level_into(self._paths, self.image_ids[row], self._levels[row], start, out)
+        def fill(lane: int) -> None:
+            for place in range(lane, len(rows), len(lanes)):
+                row, (_, _, start) = rows[place], shapes[place]
+                out = flat[offsets[place] : offsets[place + 1]]
+                read_level_into(self._paths, self.image_ids[row], self._levels[row], start, out)
 
         # Exhausted, so that an error in a thread is raised here.
-        list(each(fill, range(len(rows))))
+        list(each(fill, lanes))
         return Batch(
             pixels=pixels,
             offsets=torch.from_numpy(offsets[:-1]),

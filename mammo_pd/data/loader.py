@@ -90,7 +90,9 @@ class BatchLoader:
                     if stop.is_set():
                         return
                     buffer = slot.pinned if self._on_gpu else None
-                    batch = self._dataset.read(rows, buffer=buffer, executor=executor)
+                    batch = self._dataset.read(
+                        rows, buffer=buffer, executor=executor, threads=self._threads
+                    )
                     ready.put((slot, batch))
             ready.put(None)
         except BaseException as error:  # raised where the batch is asked for

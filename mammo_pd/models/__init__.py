@@ -1,1 +1,1 @@
-"""PatchDropout around an untouched timm vision transformer."""
+"""PatchDropout around timm's vision transformer."""

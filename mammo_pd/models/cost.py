@@ -9,14 +9,16 @@ from functools import cache
 
 from mammo_pd.models.vit import build_plain
 
-# Bytes that a compiled block keeps for its backward pass for each token and unit of width, and what
-# a block needs beside that while it runs; in bf16 autocast. Within 2 % of the rows of ours in
-# benchmarks/results/train_step_h200_2026-11-24.md.
-_KEPT_PER_BLOCK, _WORK = 30.0, 50.0
-# The same where blocks are computed anew: the block's input alone is kept.
-_INPUT_PER_BLOCK, _WORK_ANEW = 4.0, 45.0
-# Weights, gradients and AdamW's two moments in float32, and the weights in bf16.
-_PER_PARAMETER = 18.0
+# Bytes that a compiled block keeps for its backward pass for each token that it makes and unit of
+# width, and what a block needs beside that while it runs, for each token; in bf16 autocast. Within
+# 2 % of the rows of ours in benchmarks/results/train_step_h200_2026-11-25.md.
+_KEPT_PER_TOKEN, _WORK = 30.0, 58.0
+# The same where blocks are computed anew: a block's input alone is kept. Within 5 % of four cases
+# on the same GPU.
+_INPUT_PER_TOKEN, _WORK_ANEW = 4.0, 39.0
+# Weights and AdamW's two moments in float32, weights of a block in bf16, first gradients; and at
+# the end of the backward pass, when nothing else is held, all gradients.
+_PER_PARAMETER, _PER_PARAMETER_AT_END = 13.0, 16.0
 # Standardised patches in float32, their bf16 copy, and the uint16 image in two batches.
 _PER_KEPT_PIXEL = 6.0
 _PER_IMAGE_PIXEL = 4.0
@@ -34,6 +36,8 @@ class ModelShape:
         patch_size: P, in pixels.
         num_prefix: class and register tokens.
         parameters: how many in the blocks and the head; the position embedding is not counted.
+        class_token_alone: whether the last block makes that token alone
+            (`mammo_pd.models.last_block`); in timm's own forward it makes all.
     """
 
     name: str
@@ -43,16 +47,22 @@ class ModelShape:
     patch_size: int
     num_prefix: int
     parameters: int
+    class_token_alone: bool
 
 
 @cache
-def shape_of(name: str) -> ModelShape:
-    """The shape of a timm vision transformer, without making its weights.
+def shape_of(name: str, global_pool: str | None = None) -> ModelShape:
+    """The shape of a timm vision transformer as we run it, without making its weights.
+
+    Args:
+        name: timm's.
+        global_pool: timm's ``global_pool``; None takes the model's own.
 
     Raises:
         mammo_pd.errors.InputError: no such model, or not a plain vision transformer.
     """
-    vit = build_plain(name).vit
+    model = build_plain(name, global_pool=global_pool)
+    vit = model.vit
     parameters = sum(weight.numel() for weight in vit.blocks.parameters())
     return ModelShape(
         name=name,
@@ -62,6 +72,7 @@ def shape_of(name: str) -> ModelShape:
         patch_size=int(vit.patch_embed.patch_size[0]),
         num_prefix=int(vit.num_prefix_tokens),
         parameters=parameters,
+        class_token_alone=model.class_token_alone,
     )
 
 
@@ -79,11 +90,19 @@ def forward_macs(shape: ModelShape, num_keep: int) -> tuple[int, int]:
     Source: PatchDropout's figures at 896x896 (450 G at keep 1, 80 G at .25 with ViT-B and three
     channels) come out of the same count.
     """
+    tokens, made, width = num_keep + shape.num_prefix, tokens_made(shape, num_keep), shape.width
+    key_and_value = 2 * width**2
+    rest = 2 * width**2 + 2 * width * shape.mlp_width
+    embedding = num_keep * shape.patch_size**2 * width
+    products = shape.depth * tokens * key_and_value + made * rest + embedding
+    return products, 2 * made * tokens * width
+
+
+def tokens_made(shape: ModelShape, num_keep: int) -> int:
+    """How many tokens all blocks together make, of one image; of each T have a key and a value."""
     tokens = num_keep + shape.num_prefix
-    block = 4 * shape.width**2 + 2 * shape.width * shape.mlp_width
-    embedding = num_keep * shape.patch_size**2 * shape.width
-    products = shape.depth * tokens * block + embedding
-    return products, shape.depth * 2 * tokens**2 * shape.width
+    left_out = tokens - 1 if shape.class_token_alone else 0
+    return shape.depth * tokens - left_out
 
 
 def training_flops(shape: ModelShape, num_keep: int) -> int:
@@ -112,8 +131,12 @@ def training_bytes(
         For compiled blocks, bf16 autocast and fused AdamW; what PyTorch's allocator gives out, not
         the few hundred MB of the CUDA context.
     """
-    fixed, per_image = _bytes(shape, canvas, num_keep, checkpointing)
-    return round(fixed + batch * per_image)
+    parameters, per_image = (
+        _parameters(shape, canvas),
+        _per_image(shape, canvas, num_keep, checkpointing),
+    )
+    held = _PER_PARAMETER * parameters + batch * per_image
+    return round(max(held, _PER_PARAMETER_AT_END * parameters))
 
 
 def largest_fitting(
@@ -125,19 +148,23 @@ def largest_fitting(
     checkpointing: bool = False,
 ) -> int:
     """How many images fit in so many bytes by `training_bytes`; 0 if not even one does."""
-    fixed, per_image = _bytes(shape, canvas, num_keep, checkpointing)
-    return max(0, int((memory - fixed) / per_image))
+    parameters = _parameters(shape, canvas)
+    if memory < _PER_PARAMETER_AT_END * parameters:
+        return 0
+    left = memory - _PER_PARAMETER * parameters
+    return int(left / _per_image(shape, canvas, num_keep, checkpointing))
 
 
-def _bytes(
-    shape: ModelShape, canvas: tuple[int, int], num_keep: int, checkpointing: bool
-) -> tuple[float, float]:
+def _parameters(shape: ModelShape, canvas: tuple[int, int]) -> float:
     patches = canvas[0] * canvas[1] / shape.patch_size**2
-    parameters = shape.parameters + patches * shape.width
-    tokens = num_keep + shape.num_prefix
-    kept, work = (_INPUT_PER_BLOCK, _WORK_ANEW) if checkpointing else (_KEPT_PER_BLOCK, _WORK)
-    activations = tokens * shape.width * (shape.depth * kept + work)
+    return shape.parameters + patches * shape.width
+
+
+def _per_image(
+    shape: ModelShape, canvas: tuple[int, int], num_keep: int, checkpointing: bool
+) -> float:
+    tokens, made = num_keep + shape.num_prefix, tokens_made(shape, num_keep)
+    kept, work = (_INPUT_PER_TOKEN, _WORK_ANEW) if checkpointing else (_KEPT_PER_TOKEN, _WORK)
+    activations = shape.width * (made * kept + tokens * work)
     pixels = num_keep * shape.patch_size**2 * _PER_KEPT_PIXEL
-    return _PER_PARAMETER * parameters, (
-        activations + pixels + canvas[0] * canvas[1] * _PER_IMAGE_PIXEL
-    )
+    return activations + pixels + canvas[0] * canvas[1] * _PER_IMAGE_PIXEL

@@ -63,7 +63,7 @@ def attention_rollout(
     finally:
         for hook in hooks:
             hook.remove()
-    share = _read_by_head(model.vit, queries[-1])
+    share = _read_by_head(model.vit, keys[-1])
     for block, query, key in zip(
         reversed(model.vit.blocks), queries[::-1], keys[::-1], strict=True
     ):
@@ -120,11 +120,15 @@ def _read_by_head(vit: VisionTransformer, like: Tensor) -> Tensor:
 def _through_attention(
     share: Tensor, query: Tensor, key: Tensor, scale: float, rows_at_once: int
 ) -> Tensor:
-    """The product of a (B, N) row vector with the (N, N) attention, mean over heads."""
+    """The product of a (B, N) row vector with the (N, N) attention, mean over heads.
+
+    There may be queries of the first rows alone; then the vector is 0 in the others.
+    """
     result = torch.zeros_like(share)
     columns = key.float().transpose(-2, -1)
-    for start in range(0, share.shape[1], rows_at_once):
-        rows = slice(start, start + rows_at_once)
+    count = query.shape[2]
+    for start in range(0, count, rows_at_once):
+        rows = slice(start, min(start + rows_at_once, count))
         attention = (query[:, :, rows].float() * scale @ columns).softmax(dim=-1)
         result += (share[:, None, None, rows] @ attention).mean(dim=(1, 2))
     return result

@@ -17,16 +17,19 @@ from torch.nn import functional as F
 
 from mammo_pd.errors import InputError
 from mammo_pd.models.drop_path import draw_paths, replace_drop_paths
+from mammo_pd.models.last_block import forward_class_token, reads_class_token_alone
 
 _MOST_VARIANTS = 32
 
 
 class PatchViT(nn.Module):
-    """An untouched timm `VisionTransformer` behind an embedding that takes any subset of patches.
+    """A timm `VisionTransformer` behind an embedding that takes any subset of patches.
 
     The weights are timm's, under timm's names, in ``self.vit``; so is everything after the
-    embedding (blocks, norm, pooling, head). Stochastic depth alone is ours: it is drawn by image
-    (`mammo_pd.models.drop_path`), so that a run does not depend on how many devices share it.
+    embedding (blocks, norm, pooling, head), but for two things. Stochastic depth is drawn by image
+    (`mammo_pd.models.drop_path`), so that a run does not depend on how many devices share it. And
+    where the head reads the class token alone, the last block makes that token alone
+    (`mammo_pd.models.last_block`).
 
     Raises:
         InputError: the model is not a plain vision transformer with absolute position embeddings.
@@ -45,6 +48,9 @@ class PatchViT(nn.Module):
         # No buffer: DDP broadcasts buffers, and waits for a process that has nothing to validate.
         self._path_keep = torch.tensor([1 - path.drop_prob for path in self._drop_paths])
         self._embed_with = self.embed
+        self._last_with = forward_class_token
+        self.class_token_alone = reads_class_token_alone(vit)
+        """Whether the last block makes the class token alone."""
 
     @property
     def patch_size(self) -> int:
@@ -79,6 +85,7 @@ class PatchViT(nn.Module):
 
         config.recompile_limit = max(config.recompile_limit, _MOST_VARIANTS)
         self._embed_with = torch.compile(self.embed)
+        self._last_with = torch.compile(forward_class_token)
         for block in self.vit.blocks:
             block.compile()
 
@@ -101,10 +108,11 @@ class PatchViT(nn.Module):
         vit = self.vit
         x = self._embed_with(patches, positions)
         x = vit.norm_pre(x)
-        x = checkpoint_seq(vit.blocks, x) if vit.grad_checkpointing else vit.blocks(x)
-        if vit.global_pool == "token" and vit.attn_pool is None:
-            # Only the class token is looked at from here on.
-            x = x[:, :1]
+        blocks = vit.blocks[:-1] if self.class_token_alone else vit.blocks
+        x = checkpoint_seq(blocks, x) if vit.grad_checkpointing else blocks(x)
+        if self.class_token_alone:
+            # Keeps too little for the backward pass to be worth computing anew.
+            x = self._last_with(vit.blocks[-1], x)
         x = vit.norm(x)
         return vit.forward_head(x)  # type: ignore[no-any-return]
 
@@ -213,16 +221,21 @@ def build_vit(
     return PatchViT(vit)
 
 
-def build_plain(name: str) -> PatchViT:
+def build_plain(name: str, *, global_pool: str | None = None) -> PatchViT:
     """A timm model as it comes, without memory for its weights: to look at its shape.
+
+    Args:
+        name: timm's.
+        global_pool: timm's ``global_pool``; None takes the model's own.
 
     Raises:
         InputError: no such model, or not a plain vision transformer.
     """
     _check_name(name)
+    pool = {} if global_pool is None else {"global_pool": global_pool}
     try:
         with torch.device("meta"):
-            return PatchViT(timm.create_model(name, dynamic_img_size=False))
+            return PatchViT(timm.create_model(name, dynamic_img_size=False, **pool))
     except TypeError as error:
         raise InputError(
             f"{name!r} is not a plain vision transformer; choose one of timm's vit_*, deit_*, "

@@ -16,6 +16,7 @@ from mammo_pd.models.cost import (
     forward_macs,
     largest_fitting,
     shape_of,
+    tokens_made,
     training_bytes,
 )
 from mammo_pd.models.patch_dropout import choose_num_keep
@@ -23,10 +24,10 @@ from mammo_pd.stages.bench import OURS
 from mammo_pd.training.loop import TrainingSettings
 
 # Seconds of a training step for each multiply-accumulate of an image's forward pass through the
-# weights and through attention, and for each token, unit of width and block: compiled, bf16.
-# Within 5 % of the rows of ours in benchmarks/results/train_step_h200_2026-11-24.md.
-_PER_PRODUCT, _PER_ATTENTION, _PER_ACTIVATION = 7.1e-15, 1.53e-14, 6.84e-11
-_REFERENCE = "one NVIDIA H200, as measured on 2026-11-24"
+# weights and through attention, and for each token that a block makes and unit of width: compiled,
+# bf16. Within 5 % of our rows of uniform draws in benchmarks/results/train_step_h200_2026-11-25.md.
+_PER_PRODUCT, _PER_ATTENTION, _PER_ACTIVATION = 7.56e-15, 1.54e-14, 6.83e-11
+_REFERENCE = "one NVIDIA H200, as measured on 2026-11-25"
 # What is left to the CUDA context, and to gaps between the allocator's blocks.
 _USABLE = 0.9
 _FEWEST_IMAGES, _FEWEST_EPOCHS = 8, 10
@@ -203,7 +204,7 @@ def choose(
 def predicted_seconds(shape: ModelShape, num_keep: int) -> float:
     """Seconds that one image takes of a training step on the reference GPU."""
     products, attention = forward_macs(shape, num_keep)
-    activations = (num_keep + shape.num_prefix) * shape.width * shape.depth
+    activations = tokens_made(shape, num_keep) * shape.width
     return _PER_PRODUCT * products + _PER_ATTENTION * attention + _PER_ACTIVATION * activations
 
 

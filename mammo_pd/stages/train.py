@@ -418,7 +418,7 @@ def _find_batch_size(
             "--batch-size auto measures a GPU's memory, and there is none here; give a number."
         )
     share = fabric.world_size * config.training.accumulate
-    memory = torch.cuda.get_device_properties(device).total_memory
+    memory = _memory_of(device)
     measure = _step_memory(fabric, model, train_set, canvas, config, compiled, share)
     found = largest_batch(measure, memory, most=len(train_set), share=share)
     del measure
@@ -491,7 +491,7 @@ def _refuse_too_large(
     """Refuse at once what cannot fit by far; what only may not is tried."""
     if fabric.device.type != "cuda":
         return
-    memory = torch.cuda.get_device_properties(fabric.device).total_memory
+    memory = _memory_of(fabric.device)
     stages = memory_of_stages(config, canvas, model, fabric.world_size)
     if max(held for _, held in stages) > _SURELY_TOO_LARGE * memory:
         raise InputError(_does_not_fit(fabric.device, config, canvas, model, fabric.world_size))
@@ -515,7 +515,7 @@ def memory_of_stages(
         num_keep = choose_num_keep(model.num_tokens, rate, model.num_prefix)
         at_a_time = math.ceil(share / min(share, _count_parts(config, rate)))
         held = training_bytes(
-            shape_of(config.model.name),
+            shape_of(config.model.name, config.model.global_pool),
             canvas,
             num_keep,
             at_a_time,
@@ -529,7 +529,7 @@ def _does_not_fit(
     device: torch.device, config: RunConfig, canvas: tuple[int, int], model: PatchViT, world: int
 ) -> str:
     name = torch.cuda.get_device_name(device)
-    memory = torch.cuda.get_device_properties(device).total_memory
+    memory = _memory_of(device)
     return what_fits(config, canvas, model, memory, name, world)
 
 
@@ -572,7 +572,7 @@ def what_fits(
     num_keep = choose_num_keep(model.num_tokens, schedule.base, model.num_prefix)
     fits = world * training.accumulate
     fits *= largest_fitting(
-        shape_of(config.model.name),
+        shape_of(config.model.name, config.model.global_pool),
         canvas,
         num_keep,
         usable,
@@ -592,6 +592,12 @@ def what_fits(
         f"{said}: about {fits} fit (--batch-size {fits}, or auto to measure it); for more, "
         f"{parts}, or lower --keep or --res."
     )
+
+
+def _memory_of(device: torch.device) -> int:
+    """Bytes of a GPU's memory that this process may take."""
+    total: int = torch.cuda.get_device_properties(device).total_memory
+    return int(total * torch.cuda.get_per_process_memory_fraction(device))
 
 
 def _tissue_share(dataset: MammogramDataset, sampler: PatchSampler, device: torch.device) -> float:

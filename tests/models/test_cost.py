@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,12 @@ from mammo_pd.models.vit import build_plain
 SMALL, BASE = "vit_small_patch16_224", "vit_base_patch16_224"
 SQUARE, TALL, FULL = (1024, 1024), (2048, 1664), (3328, 2560)
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
-# What a prototype of these steps held at most on an H200: model, canvas, batch, K, GiB.
-MEASURED = [
-    (SMALL, SQUARE, 128, 1024, 19.2),
-    (BASE, SQUARE, 64, 1024, 19.9),
-    (SMALL, FULL, 8, 8320, 10.1),
-]
 
 
 def measured_rows() -> list[tuple[str, tuple[int, int], int, float, float]]:
     """Model, canvas, batch, GiB and images/s of the rows of ours that the benchmark kept."""
     rows = []
-    for line in (RESULTS / "train_step_h200_2026-11-24.md").read_text().splitlines():
+    for line in (RESULTS / "train_step_h200_2026-11-25.md").read_text().splitlines():
         cells = [cell.strip() for cell in line.split("|")[1:-1]]
         if len(cells) > 9 and cells[2] == "mammo-pd" and cells[4] == "uniform":
             height, width = map(int, cells[1].split("x"))
@@ -41,7 +36,7 @@ def measured_rows() -> list[tuple[str, tuple[int, int], int, float, float]]:
 
 def test_macs_are_the_papers_at_896() -> None:
     """450 G at keep 1, 80 G at .25, of ViT-B/16 with three channels, every patch embedded."""
-    shape, tokens = shape_of(BASE), 56 * 56
+    shape, tokens = replace(shape_of(BASE), class_token_alone=False), 56 * 56
 
     def papers(keep_rate: float) -> float:
         kept = count_kept(tokens, keep_rate)
@@ -52,12 +47,14 @@ def test_macs_are_the_papers_at_896() -> None:
     assert papers(0.25) == pytest.approx(80, rel=0.01)
 
 
+@pytest.mark.parametrize("pool", ["token", "avg"])
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", SMALL, "vit_small_patch14_dinov2"])
-def test_macs_are_those_that_torch_counts(name: str) -> None:
+def test_macs_are_those_that_torch_counts(name: str, pool: str) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
-    model = build_plain(name)
-    shape, num_keep = shape_of(name), 40
+    model = build_plain(name, global_pool=pool)
+    shape, num_keep = shape_of(name, pool), 40
+    assert shape.class_token_alone == (pool == "token")
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         patches = torch.empty(1, num_keep, shape.patch_size**2 * 3)
         model.eval()(patches, torch.zeros(1, num_keep, dtype=torch.int64))
@@ -65,14 +62,6 @@ def test_macs_are_those_that_torch_counts(name: str) -> None:
     # Three channels here, one there; and the head's row is not counted.
     embedding = 2 * num_keep * shape.patch_size**2 * shape.width
     assert counted == pytest.approx(sum(forward_macs(shape, num_keep)) + embedding, rel=1e-3)
-
-
-@pytest.mark.parametrize(("name", "canvas", "batch", "num_keep", "gib"), MEASURED)
-def test_memory_is_within_15_percent_of_what_was_measured(
-    name: str, canvas: tuple[int, int], batch: int, num_keep: int, gib: float
-) -> None:
-    predicted = training_bytes(shape_of(name), canvas, num_keep, batch) / 2**30
-    assert predicted == pytest.approx(gib, rel=0.15)
 
 
 def test_memory_and_speed_are_near_what_the_benchmark_kept() -> None:

@@ -1,6 +1,7 @@
 import json
 import math
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,9 @@ def test_rows_are_ours_beside_timms(measured: Path) -> None:
     ]
     for row in rows:
         assert row["images_per_second"] == pytest.approx(2000 / row["step_ms"])
-        flops = training_flops(shape_of(TINY), row["num_keep"])
+        # timm makes every token of the last block.
+        shape = replace(shape_of(TINY), class_token_alone=row["who"] == OURS)
+        flops = training_flops(shape, row["num_keep"])
         rate = row["images_per_second"] * flops / record["ceiling_flops"]
         assert row["share_of_ceiling"] == pytest.approx(rate)
         assert (row["sampling_share"] is not None) == (row["who"] == OURS)
@@ -127,7 +130,8 @@ def test_less_memory_or_time_leaves_less() -> None:
     assert "--res 1024x816" in best("8GB", 48)
     assert "--res 1024x816" in best("80GB", 1)
     assert "--epochs" not in best("80GB", 48)
-    assert "--epochs 13" in best("80GB", 5)
+    # 79 images/s, as measured (benchmarks/results), see 100,000 images 14 times in 5 hours.
+    assert "--epochs 14" in best("80GB", 5)
     assert "other --res" in best("80GB", 0.001)
 
 
