@@ -140,7 +140,9 @@ class PatchViT(nn.Module):
             front = torch.cat(prefix, dim=1)
             if in_prefix:
                 front = front + vit.pos_embed[:, :in_prefix]
-            x = torch.cat([front.expand(len(x), -1, -1), x], dim=1)
+            # A product and no expansion: of one image that has a gradient of odd strides, which DDP
+            # warns of.
+            x = torch.cat([front * front.new_ones(len(x), 1, 1), x], dim=1)
         return vit.pos_drop(x)  # type: ignore[no-any-return]
 
 

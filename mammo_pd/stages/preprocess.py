@@ -174,8 +174,11 @@ def preprocess(
         say: takes one line for people.
 
     Raises:
-        InputError: no images, a store with other settings, a full disk, an ambiguous label table.
+        InputError: no images, a store with other settings, a full disk, an ambiguous label table,
+            no worker.
     """
+    if workers is not None and workers < 1:
+        raise InputError(f"--workers {workers} is not 1 or above.")
     settings = settings or ImagingSettings()
     folder = folder.resolve()
     closed: list[OSError] = []

@@ -94,6 +94,17 @@ def test_embedding_gradient_reaches_kept_positions_only() -> None:
     assert touched.nonzero().flatten().tolist() == [0, 3, 10]
 
 
+def test_gradients_of_a_single_image_lie_as_their_weights_do() -> None:
+    """DDP warns of others, at every batch of one image."""
+    model = vit_of("class token")
+    score = model(torch.randn(1, 2, 256), torch.tensor([[2, 9]])).sum()
+    names, weights = zip(*model.named_parameters(), strict=True)
+    for name, weight, gradient in zip(
+        names, weights, torch.autograd.grad(score, weights), strict=True
+    ):
+        assert gradient.stride() == weight.stride(), name
+
+
 def test_local_weights_are_resampled_to_canvas_and_channel(tmp_path: Path) -> None:
     torch.manual_seed(1)
     source = timm.create_model("vit_tiny_patch16_224", num_classes=1000)

@@ -416,6 +416,15 @@ def test_folder_without_images_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "s").exists()
 
 
+@pytest.mark.parametrize("workers", [0, -1])
+def test_no_worker_is_refused_before_anything_is_written(
+    workers: int, phantoms: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=f"--workers {workers} is not 1 or above"):
+        preprocess(phantoms, tmp_path / "store", workers=workers, say=lambda _: None)
+    assert not (tmp_path / "store").exists()
+
+
 def test_other_settings_in_one_store_are_refused(phantoms: Path, tmp_path: Path) -> None:
     folder = some(phantoms, tmp_path / "d", women=1)
     quiet(folder, tmp_path / "s")
