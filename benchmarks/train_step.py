@@ -88,11 +88,12 @@ def ratios(rows: list[Measured], machine: Bench) -> str:
             f"{base.share_of_ceiling:.3f}, {base_large.share_of_ceiling:.3f}",
         ),
         (
-            "the same at batch 64, of the ceiling at first (before the clock goes down)",
+            "at batch 64, of the ceiling at first, before the GPU slows down",
             f"{base.share_of_ceiling * machine.ceiling / machine.burst:.3f}",
         ),
         (
-            "both, counted as if the last block made every token, as timm's does",
+            "at batch 64, of the ceiling kept up and at first, counted as if the last block made "
+            "every token, as timm's does",
             f"{base.share_of_ceiling * uncut:.3f}, "
             f"{base.share_of_ceiling * uncut * machine.ceiling / machine.burst:.3f}",
         ),

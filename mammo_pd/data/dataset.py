@@ -69,7 +69,7 @@ class MammogramDataset:
         *,
         buffer: Callable[[int], Tensor] | None = None,
         executor: Executor | None = None,
-        threads: int = 1,
+        tasks: int = 1,
     ) -> Batch:
         """Read some images, each file straight to its place in the batch.
 
@@ -77,14 +77,14 @@ class MammogramDataset:
             rows: of the dataset.
             buffer: gives memory for so many pixels, int16; new memory by default.
             executor: what reads; the caller's own thread by default.
-            threads: of the executor.
+            tasks: that the executor is given.
 
         Raises:
             InputError: a level is missing or damaged.
         """
-        # One task for each thread: a task for each file is handed out under the interpreter's lock,
-        # which the training step wants meanwhile.
-        lanes = range(min(threads, len(rows)))
+        # Not a task for each file: each is handed out under the interpreter's lock, which the
+        # training step wants meanwhile.
+        lanes = range(min(tasks, len(rows)))
         each = map if executor is None else executor.map
 
         def look_up(lane: int) -> None:

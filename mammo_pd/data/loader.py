@@ -91,7 +91,7 @@ class BatchLoader:
                         return
                     buffer = slot.pinned if self._on_gpu else None
                     batch = self._dataset.read(
-                        rows, buffer=buffer, executor=executor, threads=self._threads
+                        rows, buffer=buffer, executor=executor, tasks=self._threads
                     )
                     ready.put((slot, batch))
             ready.put(None)

@@ -13,8 +13,8 @@ from mammo_pd.models.vit import build_plain
 # width, and what a block needs beside that while it runs, for each token; in bf16 autocast. Within
 # 2 % of the rows of ours in benchmarks/results/train_step_h200_2026-11-25.md.
 _KEPT_PER_TOKEN, _WORK = 30.0, 58.0
-# The same where blocks are computed anew: a block's input alone is kept. Within 5 % of four cases
-# on the same GPU.
+# The same where blocks are computed anew: a block's input alone is kept. Within 2 % of two cases
+# that tests/models/test_cost.py measured on the same GPU.
 _INPUT_PER_TOKEN, _WORK_ANEW = 4.0, 39.0
 # Weights and AdamW's two moments in float32, weights of a block in bf16, first gradients; and at
 # the end of the backward pass, when nothing else is held, all gradients.

@@ -1,4 +1,4 @@
-"""A timm vision transformer that is given kept patches instead of an image, else timm's own code.
+"""A timm vision transformer that is given kept patches instead of an image, else as timm's own.
 
 Shapes: B images, N patches on the grid, K of them kept, P the patch's side, D the embedding width.
 """
@@ -49,8 +49,9 @@ class PatchViT(nn.Module):
         self._path_keep = torch.tensor([1 - path.drop_prob for path in self._drop_paths])
         self._embed_with = self.embed
         self._last_with = forward_class_token
-        self.class_token_alone = reads_class_token_alone(vit)
-        """Whether the last block makes the class token alone."""
+        for token in (vit.cls_token, vit.reg_token):
+            if token is not None:
+                token.register_hook(_lie_as_weights_do)
 
     @property
     def patch_size(self) -> int:
@@ -70,12 +71,19 @@ class PatchViT(nn.Module):
         return rows * columns
 
     @property
+    def class_token_alone(self) -> bool:
+        """Whether the last block makes the class token alone."""
+        return reads_class_token_alone(self.vit)
+
+    @property
     def num_prefix(self) -> int:
         """Class and register tokens, which go through the blocks beside the patches."""
         return int(self.vit.num_prefix_tokens)
 
     def compile_blocks(self) -> None:
         """Compile the embedding and the blocks, each block by the code of the first.
+
+        A last block that makes the class token alone has code of its own.
 
         Whole-model compilation was no faster (docs/log.md), and takes its time again for each new
         number of patches.
@@ -140,10 +148,13 @@ class PatchViT(nn.Module):
             front = torch.cat(prefix, dim=1)
             if in_prefix:
                 front = front + vit.pos_embed[:, :in_prefix]
-            # A product and no expansion: of one image that has a gradient of odd strides, which DDP
-            # warns of.
-            x = torch.cat([front * front.new_ones(len(x), 1, 1), x], dim=1)
+            x = torch.cat([front.expand(len(x), -1, -1), x], dim=1)
         return vit.pos_drop(x)  # type: ignore[no-any-return]
+
+
+def _lie_as_weights_do(gradient: Tensor) -> Tensor:
+    """Of a single image a token's gradient is a view of all tokens' one, which DDP warns of."""
+    return gradient.clone(memory_format=torch.contiguous_format)
 
 
 def _is_plain(vit: nn.Module) -> bool:
@@ -183,7 +194,8 @@ def build_vit(
         drop_path_rate: stochastic depth.
         global_pool: timm's ``global_pool``; None takes the model's own.
         checkpointing: compute each block anew in the backward pass instead of keeping what it
-            made: about a third more time for a fraction of the memory.
+            made: about a third more time for a fraction of the memory. A last block that makes the
+            class token alone is not, since it keeps little.
 
     Raises:
         InputError: no such model, not a plain vision transformer, a canvas that is no multiple of
@@ -238,7 +250,7 @@ def build_plain(name: str, *, global_pool: str | None = None) -> PatchViT:
     try:
         with torch.device("meta"):
             return PatchViT(timm.create_model(name, dynamic_img_size=False, **pool))
-    except TypeError as error:
+    except (TypeError, AssertionError) as error:
         raise InputError(
             f"{name!r} is not a plain vision transformer; choose one of timm's vit_*, deit_*, "
             "deit3_* or *_dinov2 models."

@@ -33,14 +33,8 @@ from mammo_pd.models.cost import largest_fitting, shape_of, training_flops
 from mammo_pd.models.patch_dropout import choose_num_keep, count_kept
 from mammo_pd.models.sampler import PatchSampler
 from mammo_pd.models.vit import build_plain, build_vit
-from mammo_pd.stages.train import (
-    compile_here,
-    keys_of,
-    make_fabric,
-    make_loader,
-    parts_of,
-    to_device,
-)
+from mammo_pd.stages.devices import compile_here, make_fabric
+from mammo_pd.stages.steps import keys_of, make_loader, parts_of, to_device
 from mammo_pd.terms import Draw
 from mammo_pd.tracking import Run
 from mammo_pd.training.loop import Part, can_fuse, train_step
@@ -49,8 +43,8 @@ OURS, TIMM, TIMM_WHOLE = "mammo-pd", "timm patch_drop_rate", "timm, every patch"
 # Batches of the same size for all, within what a common card holds.
 _MEMORY_FOR_BATCH = 20 * 2**30
 _MOST_IMAGES = 128
-# The first steps compile, and wake a CPU's threads. A GPU lowers its clock after some seconds of
-# load: what is measured is the speed that it keeps up.
+# The first steps compile, and wake a CPU's threads. A GPU slows down within seconds of load: what
+# is measured is the speed that it keeps up.
 _WARM_UP = 5
 _WARM_UP_SECONDS = 5.0
 # Bytes of made-up images: they stay in the page cache, as a store that fits in memory does.
@@ -494,16 +488,17 @@ def facts_of(machine: Bench) -> dict[str, Any]:
     else:
         device, memory = f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)", 0
     precision = machine.fabric.strategy.precision.precision
+    first = f" ({machine.burst / 1e12:.3g} at first)" if machine.on_gpu else ""
     words = (
         f"{device}; torch {torch.__version__}, timm {timm.__version__}, mammo-pd {__version__}, "
-        f"{precision}, fused AdamW; ceiling {machine.ceiling / 1e12:.3g} TFLOP/s "
-        f"({machine.burst / 1e12:.3g} at first)."
+        f"{precision}, fused AdamW; ceiling {machine.ceiling / 1e12:.3g} TFLOP/s{first}."
     )
     return {
         "words": words,
         "device": device,
         "memory_bytes": memory,
         "ceiling_flops": machine.ceiling,
+        "ceiling_at_first_flops": machine.burst,
         "torch": torch.__version__,
         "timm": timm.__version__,
         "precision": precision,

@@ -20,7 +20,7 @@ from mammo_pd.models.saliency import attention_rollout, refuse_other_attention
 from mammo_pd.models.sampler import PatchSampler
 from mammo_pd.models.vit import PatchViT
 from mammo_pd.stages.predict import Scored
-from mammo_pd.stages.train import to_device
+from mammo_pd.stages.steps import to_device
 from mammo_pd.terms import Split
 
 _LONG_SIDE = 320

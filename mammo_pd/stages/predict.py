@@ -20,16 +20,10 @@ from mammo_pd.evaluation.report import ReportContext
 from mammo_pd.files import write_beside
 from mammo_pd.models.sampler import PatchSampler
 from mammo_pd.models.vit import PatchViT, build_vit
+from mammo_pd.stages.devices import make_fabric
 from mammo_pd.stages.split import count_parts
-from mammo_pd.stages.train import (
-    count_in_no_part,
-    hash_of_labels,
-    make_fabric,
-    make_loader,
-    read_run,
-    rows_of,
-    to_device,
-)
+from mammo_pd.stages.steps import make_loader, to_device
+from mammo_pd.stages.train import count_in_no_part, hash_of_labels, read_run, rows_of
 from mammo_pd.terms import Split, Status
 from mammo_pd.training.checkpoint import load_state, load_weights
 

@@ -1,19 +1,13 @@
 """Train a vision transformer with PatchDropout on a store: a run that can be killed and resumed."""
 
-import copy
 import dataclasses
-import gc
 import hashlib
 import json
-import math
-import os
 import platform
 import secrets
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -36,20 +30,24 @@ from mammo_pd.errors import InputError
 from mammo_pd.evaluation.levels import Aggregation, roll_up
 from mammo_pd.evaluation.roc import auc
 from mammo_pd.files import write_text
-from mammo_pd.models.augment import RaggedImages
-from mammo_pd.models.cost import largest_fitting, shape_of, training_bytes
-from mammo_pd.models.patch_dropout import choose_num_keep, image_key
+from mammo_pd.models.patch_dropout import choose_num_keep
 from mammo_pd.models.sampler import PatchSampler
 from mammo_pd.models.vit import PatchViT, build_plain, build_vit
+from mammo_pd.stages.devices import compile_here, count_devices, make_fabric
+from mammo_pd.stages.fitting import does_not_fit, find_batch_size, refuse_too_large
 from mammo_pd.stages.split import split_store
+from mammo_pd.stages.steps import (
+    count_step_parts,
+    keys_of,
+    make_loader,
+    parts_of,
+    sampler_of,
+    to_device,
+)
 from mammo_pd.terms import Draw, Level, Split, Status
 from mammo_pd.tracking import NoRun, Run
-from mammo_pd.training.batch_size import largest_batch
-from mammo_pd.training.loop import Part, Task, can_fuse, fit, train_step
+from mammo_pd.training.loop import Part, Task, fit
 
-_MAX_THREADS = 8
-# The memory model is good to 15 %: what lies further above the device's memory cannot fit.
-_SURELY_TOO_LARGE = 1.2
 # Images from which the tissue's share of the canvas is told.
 _TISSUE_SAMPLE = 64
 
@@ -101,6 +99,8 @@ def train(
     fabric = make_fabric(config, devices=devices, nodes=nodes)
     fabric.launch()
     fabric.seed_everything(config.training.seed, verbose=False)
+    chief = fabric.global_rank == 0
+    say_if = say if chief else _say_nothing
     model = build_vit(
         config.model.name,
         canvas,
@@ -109,22 +109,20 @@ def train(
         global_pool=config.model.global_pool,
         checkpointing=config.model.checkpointing,
     )
-    compiled = compile_here(config, say if fabric.global_rank == 0 else _say_nothing)
+    compiled = compile_here(config, say_if)
     train_rows = rows[rows["split"] == Split.TRAIN]
     train_set = MammogramDataset(paths, train_rows, canvas)
     if config.training.batch_size == "auto":
-        found = _find_batch_size(fabric, model, train_set, canvas, config, compiled)
+        found = find_batch_size(fabric, model, train_set, canvas, config, compiled)
         config = replace(config, training=replace(config.training, batch_size=found))
-        if fabric.global_rank == 0:
-            say(f"batch size {found}: the largest that fits")
-    _refuse_too_large(fabric, config, canvas, model)
-    sampler = _sampler_of(canvas, model, config, compiled)
+        say_if(f"batch size {found}: the largest that fits")
+    refuse_too_large(fabric, config, canvas, model)
+    sampler = sampler_of(canvas, model, config, compiled)
     if compiled:
         model.compile_blocks()
     schedule = config.patch_dropout.schedule
     kept = choose_num_keep(model.num_tokens, schedule.base, model.num_prefix)
 
-    chief = fabric.global_rank == 0
     if resume is None:
         folder = runs / str(fabric.broadcast(_new_run_id()))
         facts = _describe_run(folder, store, paths, split, config, canvas, model, kept, fabric)
@@ -135,7 +133,6 @@ def train(
     else:
         folder = resume
         _refuse_changed(facts, split, paths, labels_hash)
-    say_if = say if chief else _say_nothing
     say_if(
         f"{config.model.name}, canvas {canvas[0]}x{canvas[1]}, {_kept_words(config, model)} of "
         f"{model.num_tokens} patches kept; {_count(rows)}; {facts['environment']['device']}, "
@@ -215,69 +212,6 @@ def rows_of(manifest: pd.DataFrame, split: SplitTable, fold: int | None) -> pd.D
     return usable.merge(parts, on="image_id").sort_values("image_id", ignore_index=True)
 
 
-def count_devices(config: RunConfig) -> tuple[int, int]:
-    """Devices of each machine, and machines: torchrun's where it started us, else --devices.
-
-    Raises:
-        InputError: the two disagree.
-    """
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
-        return config.device.devices, 1
-    local, world = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
-    if config.device.devices not in (1, local):
-        raise InputError(
-            f"--devices {config.device.devices} contradicts torchrun, which started {local} "
-            "processes on this machine; leave --devices away."
-        )
-    return local, world // local
-
-
-def make_fabric(config: RunConfig, *, devices: int = 1, nodes: int = 1) -> Fabric:
-    """Lightning Fabric for a configuration, in bf16 where the device has it."""
-    device = config.device
-    precision = device.precision
-    if precision == "auto":
-        on_gpu = device.accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available()
-        # Older GPUs emulate bf16, at no gain; they are fast in fp16.
-        bf16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
-        precision = "bf16-mixed" if bf16 else "16-mixed" if on_gpu else "32-true"
-    try:
-        return Fabric(
-            accelerator=device.accelerator, devices=devices, num_nodes=nodes, precision=precision
-        )
-    except (ValueError, RuntimeError) as error:
-        raise InputError(
-            f"Lightning Fabric cannot use accelerator {device.accelerator}, devices "
-            f"{devices}, precision {precision}: {error}"
-        ) from error
-
-
-def make_loader(
-    dataset: MammogramDataset, batches: Any, workers: int | None, device: torch.device
-) -> BatchLoader:
-    """Read batches ahead in threads, into pinned memory where there is a GPU."""
-    if workers is None:
-        # On a CPU the model needs every core, and reading is the smaller part.
-        cores = len(os.sched_getaffinity(0)) if device.type == "cuda" else 1
-        workers = max(1, min(_MAX_THREADS, cores - 1))
-    return BatchLoader(dataset, batches, device, workers)
-
-
-def to_device(batch: Batch, device: torch.device) -> RaggedImages:
-    """Copy a batch's images to the device; those that are there stay."""
-    return RaggedImages(*(tensor.to(device, non_blocking=True) for tensor in batch[:4]))
-
-
-def keys_of(
-    dataset: MammogramDataset, rows: Tensor, seed: int, epoch: int, device: torch.device
-) -> Tensor:
-    """The keys (B,) int64 of some images in one epoch, on the device."""
-    keys = torch.tensor([image_key(seed, epoch, dataset.image_ids[row]) for row in rows.tolist()])
-    if device.type == "cuda":
-        keys = keys.pin_memory()
-    return keys.to(device, non_blocking=True)
-
-
 class _TrainBatches:
     """The training loader with its sampler's epoch."""
 
@@ -299,18 +233,6 @@ class _TrainBatches:
         return iter(self._loader)
 
 
-def _sampler_of(
-    canvas: tuple[int, int], model: PatchViT, config: RunConfig, compiled: bool
-) -> PatchSampler:
-    return PatchSampler(
-        canvas,
-        model.patch_size,
-        draw=Draw(config.patch_dropout.draw),
-        augment=config.augment,
-        compiled=compiled,
-    )
-
-
 def _task(
     fabric: Fabric,
     paths: StorePaths,
@@ -322,7 +244,7 @@ def _task(
     config: RunConfig,
 ) -> Task:
     training, schedule = config.training, config.patch_dropout.schedule
-    batch_size = _known(training.batch_size)
+    batch_size = training.known_batch_size
     val_rows = rows[rows["split"] == Split.VAL].reset_index(drop=True)
     val_set = MammogramDataset(paths, val_rows, canvas)
     rank, world = fabric.global_rank, fabric.world_size
@@ -335,7 +257,7 @@ def _task(
         keys = keys_of(train_set, batch.rows, training.seed, epoch, device)
         rate = schedule.keep_rate(epoch, training.epochs, step, training.seed)
         num_keep = choose_num_keep(model.num_tokens, rate, model.num_prefix)
-        count = min(len(keys), _count_parts(config, rate))
+        count = min(len(keys), count_step_parts(config, rate))
         return parts_of(batch, keys, num_keep, sampler, count, device)
 
     def val_input(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -353,7 +275,7 @@ def _task(
     return Task(
         train=_TrainBatches(make_loader(train_set, batches, workers, device), batches),
         train_parts=train_parts,
-        does_not_fit=lambda: _does_not_fit(device, config, canvas, model, world),
+        does_not_fit=lambda: does_not_fit(device, config, canvas, model, world),
         val=make_loader(val_set, val_batches, workers, device),
         val_input=val_input,
         val_metrics=val_metrics,
@@ -375,231 +297,6 @@ def _kept_words(config: RunConfig, model: PatchViT) -> str:
     return words
 
 
-def _count_parts(config: RunConfig, rate: float) -> int:
-    """In how many parts a step runs: more patches than the batch was chosen for take more."""
-    return config.training.accumulate * math.ceil(rate / config.patch_dropout.schedule.base)
-
-
-def parts_of(
-    batch: Batch,
-    keys: Tensor,
-    num_keep: int,
-    sampler: PatchSampler,
-    count: int,
-    device: torch.device,
-) -> list[Part]:
-    """Cut a batch into ``count`` parts of nearly equal size, each drawn and read when it is due."""
-    images, labels = to_device(batch, device), batch.labels.to(device, non_blocking=True)
-    edges = [len(keys) * number // count for number in range(count + 1)]
-
-    def part(start: int, end: int) -> Part:
-        def inputs() -> tuple[tuple[Tensor, ...], Tensor]:
-            some = RaggedImages(images.pixels, *(each[start:end] for each in images[1:]))
-            own = keys[start:end]
-            return (*sampler.for_training(some, own, num_keep), own), labels[start:end]
-
-        return Part(end - start, inputs)
-
-    return [part(start, end) for start, end in pairwise(edges)]
-
-
-def _find_batch_size(
-    fabric: Fabric,
-    model: PatchViT,
-    train_set: MammogramDataset,
-    canvas: tuple[int, int],
-    config: RunConfig,
-    compiled: bool,
-) -> int:
-    """The largest batch that fits, measured on the largest images; the model is left as it was."""
-    device = fabric.device
-    if device.type != "cuda":
-        raise InputError(
-            "--batch-size auto measures a GPU's memory, and there is none here; give a number."
-        )
-    share = fabric.world_size * config.training.accumulate
-    memory = _memory_of(device)
-    measure = _step_memory(fabric, model, train_set, canvas, config, compiled, share)
-    found = largest_batch(measure, memory, most=len(train_set), share=share)
-    del measure
-    # The copy of the model is part of a cycle, and would stay beside the one that is trained.
-    gc.collect()
-    if compiled:
-        # Code for any batch size is slower than code for one.
-        torch.compiler.reset()
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats(device)
-    if not found:
-        raise InputError(_does_not_fit(device, config, canvas, model, fabric.world_size))
-    return found
-
-
-def _step_memory(
-    fabric: Fabric,
-    model: PatchViT,
-    train_set: MammogramDataset,
-    canvas: tuple[int, int],
-    config: RunConfig,
-    compiled: bool,
-    share: int,
-) -> Callable[[int], int | None]:
-    """Make what runs a step of so many images, on a copy of the model, and measures its memory."""
-    device = fabric.device
-    probe = copy.deepcopy(model)
-    if compiled:
-        probe.compile_blocks()
-    sampler = _sampler_of(canvas, model, config, compiled)
-    # A rate of 0 changes no weight.
-    optimizer = torch.optim.AdamW(probe.parameters(), lr=0.0, fused=can_fuse(fabric))
-    module, optimizer = fabric.setup(probe, optimizer)
-    module.train()
-    base = config.patch_dropout.schedule.base
-    num_keep = choose_num_keep(model.num_tokens, base, model.num_prefix)
-    largest = train_set.by_size()
-    # A second part finds the gradients of the first in memory.
-    parts_at_most = _count_parts(config, 1.0 if config.patch_dropout.schedule.full_epochs else base)
-
-    def measure(batch_size: int) -> int | None:
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
-        try:
-            for _ in range(2):
-                batch = train_set.read(largest[: batch_size // share])
-                keys = keys_of(train_set, batch.rows, 0, 0, device)
-                parts = parts_of(batch, keys, num_keep, sampler, 1, device)
-                # Each process by itself: if one runs out of memory, none waits for it.
-                with fabric.no_backward_sync(module, enabled=fabric.world_size > 1):
-                    train_step(
-                        fabric, module, optimizer, parts * min(2, parts_at_most), clip_norm=1.0
-                    )
-            # The whole batch lies there, and the next one, while a part is computed.
-            ahead = batch.pixels.nbytes * (2 * config.training.accumulate - 1)
-            held = float(torch.cuda.max_memory_allocated(device) + ahead)
-        except torch.OutOfMemoryError:
-            held = math.inf
-        optimizer.zero_grad(set_to_none=True)
-        # All processes go by the fullest.
-        most = fabric.all_gather(torch.tensor(held, device=device, dtype=torch.float64)).max()
-        return int(most) if math.isfinite(most) else None
-
-    return measure
-
-
-def _refuse_too_large(
-    fabric: Fabric, config: RunConfig, canvas: tuple[int, int], model: PatchViT
-) -> None:
-    """Refuse at once what cannot fit by far; what only may not is tried."""
-    if fabric.device.type != "cuda":
-        return
-    memory = _memory_of(fabric.device)
-    stages = memory_of_stages(config, canvas, model, fabric.world_size)
-    if max(held for _, held in stages) > _SURELY_TOO_LARGE * memory:
-        raise InputError(_does_not_fit(fabric.device, config, canvas, model, fabric.world_size))
-
-
-def memory_of_stages(
-    config: RunConfig, canvas: tuple[int, int], model: PatchViT, world: int = 1
-) -> list[tuple[int, int]]:
-    """K and the predicted bytes of a step: of most epochs, and of the last that keep every patch.
-
-    Args:
-        config: of the run.
-        canvas: (height, width) in pixels.
-        model: of the run.
-        world: devices that share a batch.
-    """
-    schedule = config.patch_dropout.schedule
-    share = math.ceil(_known(config.training.batch_size) / world)
-    stages = []
-    for rate in (schedule.base, 1.0) if schedule.full_epochs else (schedule.base,):
-        num_keep = choose_num_keep(model.num_tokens, rate, model.num_prefix)
-        at_a_time = math.ceil(share / min(share, _count_parts(config, rate)))
-        held = training_bytes(
-            shape_of(config.model.name, config.model.global_pool),
-            canvas,
-            num_keep,
-            at_a_time,
-            checkpointing=config.model.checkpointing,
-        )
-        stages.append((num_keep, held))
-    return stages
-
-
-def _does_not_fit(
-    device: torch.device, config: RunConfig, canvas: tuple[int, int], model: PatchViT, world: int
-) -> str:
-    name = torch.cuda.get_device_name(device)
-    memory = _memory_of(device)
-    return what_fits(config, canvas, model, memory, name, world)
-
-
-def what_fits(
-    config: RunConfig,
-    canvas: tuple[int, int],
-    model: PatchViT,
-    memory: int,
-    name: str,
-    world: int = 1,
-) -> str:
-    """The sentence that refuses a batch and says which one fits.
-
-    Args:
-        config: of the run.
-        canvas: (height, width) in pixels.
-        model: of the run.
-        memory: of the device, in bytes.
-        name: of the device.
-        world: how many of it.
-    """
-    training = config.training
-    usable = 0.9 * memory
-    each = f"{world} devices of " if world > 1 else ""
-    where = f"in {each}{memory / 2**30:.0f} GiB ({name})"
-    size = f"{training.batch_size} images of {canvas[0]}x{canvas[1]}"
-    other = (
-        "lower --keep or --res, choose a smaller --model, or compute blocks anew in the backward "
-        "pass (--set model.checkpointing=true)"
-    )
-    if isinstance(training.batch_size, int):
-        (_, held), *last = memory_of_stages(config, canvas, model, world)
-        if last and held <= usable < last[0][1]:
-            return (
-                f"a batch of {size} does not fit {where} in the last epochs, in which --keep "
-                f"{config.patch_dropout.keep_rate} keeps all {last[0][0]} patches of an image; "
-                f"leave these epochs away, {other}."
-            )
-    schedule = config.patch_dropout.schedule
-    num_keep = choose_num_keep(model.num_tokens, schedule.base, model.num_prefix)
-    fits = world * training.accumulate
-    fits *= largest_fitting(
-        shape_of(config.model.name, config.model.global_pool),
-        canvas,
-        num_keep,
-        usable,
-        checkpointing=config.model.checkpointing,
-    )
-    said = f"a batch of {size} with {num_keep} patches kept does not fit {where}"
-    if not fits:
-        return f"{said}: not even one image fits; {other}."
-    parts = "keep the batch and compute it in parts (--set training.accumulate=4)"
-    if isinstance(training.batch_size, int) and fits >= training.batch_size:
-        return (
-            f"{said}, though about {fits} should: something else takes part of that memory, or "
-            "this model needs more than predicted. Free it, give half the batch or --batch-size "
-            f"auto, or {parts}."
-        )
-    return (
-        f"{said}: about {fits} fit (--batch-size {fits}, or auto to measure it); for more, "
-        f"{parts}, or lower --keep or --res."
-    )
-
-
-def _memory_of(device: torch.device) -> int:
-    """Bytes of a GPU's memory that this process may take."""
-    total: int = torch.cuda.get_device_properties(device).total_memory
-    return int(total * torch.cuda.get_per_process_memory_fraction(device))
-
-
 def _tissue_share(dataset: MammogramDataset, sampler: PatchSampler, device: torch.device) -> float:
     """The share of the canvas's patches that hold breast, over a few training images."""
     step = max(1, len(dataset) // _TISSUE_SAMPLE)
@@ -610,30 +307,9 @@ def _tissue_share(dataset: MammogramDataset, sampler: PatchSampler, device: torc
     return float(np.mean(shares))
 
 
-def _known(batch_size: int | str) -> int:
-    assert isinstance(batch_size, int), "auto is resolved before training"
-    return batch_size
-
-
 def _auc_at(scored: pd.DataFrame, level: Level) -> float:
     units = roll_up(scored, level, Aggregation.MEAN)
     return auc(units["label"], units["score"])
-
-
-def compile_here(config: RunConfig, say: Callable[[str], None]) -> bool:
-    """Whether to compile: as configured, else on a GPU if there is a compiler, saying so if not."""
-    if config.device.compile is not None:
-        return config.device.compile
-    on_gpu = config.device.accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available()
-    if not on_gpu:
-        return False
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        say(
-            "warning: no C compiler is found, and torch.compile needs one at run time: training "
-            "runs uncompiled, and slower. Install gcc, or name a compiler in CC."
-        )
-    return compiler is not None
 
 
 def _read_or_make_split(

@@ -66,6 +66,12 @@ class TrainingSettings:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed is 0 and above")
 
+    @property
+    def known_batch_size(self) -> int:
+        """``batch_size``, once ``auto`` was resolved."""
+        assert isinstance(self.batch_size, int), "auto is resolved before training"
+        return self.batch_size
+
 
 class Tracker(Protocol):
     """What takes the metrics."""

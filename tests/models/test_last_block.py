@@ -6,7 +6,7 @@ import timm
 import torch
 from timm.layers import SwiGLUPacked
 from timm.models import VisionTransformer
-from timm.models.vision_transformer import ParallelThingsBlock, ResPostBlock
+from timm.models.vision_transformer import Block, ParallelThingsBlock, ResPostBlock
 
 from mammo_pd.models.drop_path import KeyedDropPath, draw_paths, replace_drop_paths
 from mammo_pd.models.last_block import forward_class_token, reads_class_token_alone
@@ -68,6 +68,17 @@ def test_stochastic_depth_is_that_of_the_block() -> None:
     assert (found == x[:, :1]).all(-1).any()
 
 
+@pytest.mark.parametrize("option", ["proj_drop_rate", "attn_drop_rate"])
+def test_dropout_is_that_of_the_block(option: str) -> None:
+    """At a rate of 1, which leaves nothing to chance."""
+    vit = vit_of("plain", **{option: 1.0}).train()
+    x = torch.randn(2, 9, vit.embed_dim)
+    found = forward_class_token(vit.blocks[-1], x)
+    torch.testing.assert_close(found, vit.blocks[-1](x)[:, :1], atol=1e-4, rtol=1e-4)
+    vit.eval()
+    assert not torch.allclose(forward_class_token(vit.blocks[-1], x), found)
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -89,4 +100,12 @@ def test_norm_and_gate_of_the_attention_run_whole() -> None:
     assert not reads_class_token_alone(vit)
     vit = timm.create_model("vit_tiny_patch16_224", depth=2)
     vit.blocks[-1].attn.gate = torch.nn.Linear(192, 192)
+    assert not reads_class_token_alone(vit)
+
+
+def test_other_attention_runs_whole() -> None:
+    if "attn_layer" not in inspect.signature(VisionTransformer).parameters:
+        pytest.skip(f"timm {timm.__version__} has no other")
+    vit = timm.create_model("vit_tiny_patch16_224", depth=2, attn_layer="diff")
+    assert type(vit.blocks[-1]) is Block
     assert not reads_class_token_alone(vit)

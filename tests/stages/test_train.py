@@ -21,18 +21,11 @@ from mammo_pd.data.store import open_store
 from mammo_pd.errors import InputError
 from mammo_pd.models.sampler import PatchSampler
 from mammo_pd.models.vit import PatchViT, build_vit
+from mammo_pd.stages.devices import count_devices, make_fabric
+from mammo_pd.stages.fitting import memory_of_stages, step_memory, what_fits
 from mammo_pd.stages.predict import context_of, join_folds, predict
 from mammo_pd.stages.split import split_store
-from mammo_pd.stages.train import (
-    _step_memory,
-    count_devices,
-    latest_run,
-    make_fabric,
-    memory_of_stages,
-    read_run,
-    train,
-    what_fits,
-)
+from mammo_pd.stages.train import latest_run, read_run, train
 from mammo_pd.training.batch_size import largest_batch
 
 SMALL = {
@@ -463,7 +456,7 @@ def test_search_for_the_batch_runs_true_steps_and_leaves_the_model_alone(
     model = build_vit("vit_tiny_patch16_224", (128, 96), drop_path_rate=0.2)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     fabric = make_fabric(config)
-    measure = _step_memory(fabric, model, dataset, (128, 96), config, False, 2)
+    measure = step_memory(fabric, model, dataset, (128, 96), config, False, 2)
     found = largest_batch(measure, 600 << 20, most=len(rows), share=2)
     # (0.92 * 600 - 50) / 20 = 25 images in each of two parts, but for 48 in all.
     assert found == 48
@@ -483,6 +476,18 @@ def test_last_epochs_that_keep_every_patch_are_planned_with() -> None:
     said = what_fits(config, (3328, 2560), model, int((held + last) / 1.8), "a GPU")
     assert "in the last epochs, in which --keep 0.05+1 keeps all 33280 patches" in said
     assert len(memory_of_stages(small(), (128, 96), model)) == 1
+
+
+def test_memory_is_foreseen_for_the_pooling_that_was_asked_for() -> None:
+    """Of 12 blocks one keeps less where the head reads the class token alone."""
+    canvas = (1024, 1024)
+    held = []
+    for pool in ("token", "avg"):
+        config = small(model__global_pool=pool, training__batch_size=64)
+        model = build_vit(config.model.name, canvas, global_pool=pool)
+        held.append(memory_of_stages(config, canvas, model)[0][1])
+    assert held[1] == pytest.approx(held[0] * 388 / 358, rel=0.02)
+    assert held[1] > held[0]
 
 
 def test_gpu_that_is_shared_is_not_told_that_the_batch_fits() -> None:

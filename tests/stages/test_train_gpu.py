@@ -14,7 +14,8 @@ from mammo_pd.data.store import open_store
 from mammo_pd.models.augment import RaggedImages
 from mammo_pd.models.sampler import PatchSampler
 from mammo_pd.models.vit import build_vit
-from mammo_pd.stages.train import keys_of, make_fabric, make_loader, parts_of
+from mammo_pd.stages.devices import make_fabric
+from mammo_pd.stages.steps import keys_of, make_loader, parts_of
 from mammo_pd.terms import Draw
 from mammo_pd.training.loop import train_step
 

@@ -1,0 +1,70 @@
+"""The devices of a run: how many, at which precision, with how much memory, compiled or not."""
+
+import os
+import shutil
+from collections.abc import Callable
+
+import torch
+from lightning.fabric import Fabric
+
+from mammo_pd.config import RunConfig
+from mammo_pd.errors import InputError
+
+
+def count_devices(config: RunConfig) -> tuple[int, int]:
+    """Devices of each machine, and machines: torchrun's where it started us, else --devices.
+
+    Raises:
+        InputError: the two disagree.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return config.device.devices, 1
+    local, world = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+    if config.device.devices not in (1, local):
+        raise InputError(
+            f"--devices {config.device.devices} contradicts torchrun, which started {local} "
+            "processes on this machine; leave --devices away."
+        )
+    return local, world // local
+
+
+def make_fabric(config: RunConfig, *, devices: int = 1, nodes: int = 1) -> Fabric:
+    """Lightning Fabric for a configuration, in bf16 where the device has it."""
+    device = config.device
+    precision = device.precision
+    if precision == "auto":
+        on_gpu = device.accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available()
+        # Older GPUs emulate bf16, at no gain; they are fast in fp16.
+        bf16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
+        precision = "bf16-mixed" if bf16 else "16-mixed" if on_gpu else "32-true"
+    try:
+        return Fabric(
+            accelerator=device.accelerator, devices=devices, num_nodes=nodes, precision=precision
+        )
+    except (ValueError, RuntimeError) as error:
+        raise InputError(
+            f"Lightning Fabric cannot use accelerator {device.accelerator}, devices "
+            f"{devices}, precision {precision}: {error}"
+        ) from error
+
+
+def compile_here(config: RunConfig, say: Callable[[str], None]) -> bool:
+    """Whether to compile: as configured, else on a GPU if there is a compiler, saying so if not."""
+    if config.device.compile is not None:
+        return config.device.compile
+    on_gpu = config.device.accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available()
+    if not on_gpu:
+        return False
+    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        say(
+            "warning: no C compiler is found, and torch.compile needs one at run time: training "
+            "runs uncompiled, and slower. Install gcc, or name a compiler in CC."
+        )
+    return compiler is not None
+
+
+def memory_of(device: torch.device) -> int:
+    """Bytes of a GPU's memory that this process may take."""
+    total: int = torch.cuda.get_device_properties(device).total_memory
+    return int(total * torch.cuda.get_per_process_memory_fraction(device))
