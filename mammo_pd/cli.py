@@ -230,7 +230,8 @@ def _train(options: argparse.Namespace) -> None:
                 "--resume takes the run's own configuration; leave the other settings away (type "
                 f"{_resume_command(options)}), or train anew without --resume."
             )
-        resume = latest_run(options.runs) if options.resume == "" else Path(options.resume)
+        named = options.resume
+        resume = _run_folder(options.runs, Path(named)) if named else latest_run(options.runs)
     overrides = parse_assignments(options.assignments)
     overrides |= {_DAILY[name]: value for name, value in given.items()}
     try:
@@ -255,9 +256,20 @@ def _resume_command(options: argparse.Namespace) -> str:
     return f"mammo-pd train{runs} --resume"
 
 
+def _run_folder(runs: Path, named: Path) -> Path:
+    """A run by its folder or, in the folder of runs, by its ID."""
+    by_id = runs / named
+    return by_id if not named.exists() and by_id.is_dir() else named
+
+
 def _evaluate(options: argparse.Namespace) -> None:
     from mammo_pd.evaluation.thresholds import Reader
-    from mammo_pd.stages.evaluate import evaluate_file, evaluate_predictions, summary_table
+    from mammo_pd.stages.evaluate import (
+        check_choices,
+        evaluate_file,
+        evaluate_predictions,
+        summary_table,
+    )
 
     choices: dict[str, Any] = {
         "aggregation": options.aggregation,
@@ -266,6 +278,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         "miss_cost": options.miss_cost,
         "reader": options.reader and Reader(*options.reader),
     }
+    check_choices(**choices)
     if options.predictions is not None:
         if options.run_folders:
             raise InputError("give runs or --predictions, not both.")
@@ -276,7 +289,8 @@ def _evaluate(options: argparse.Namespace) -> None:
         from mammo_pd.stages.predict import context_of, join_folds, predict
         from mammo_pd.stages.train import latest_run
 
-        folders = options.run_folders or [latest_run(options.runs)]
+        named = [_run_folder(options.runs, folder) for folder in options.run_folders]
+        folders = named or [latest_run(options.runs)]
         print(f"evaluating {', '.join(map(str, folders))}")
         scored = [
             predict(
@@ -702,7 +716,7 @@ def _add_bench(commands: Any) -> None:
         "--batch-size",
         metavar="N",
         type=int,
-        help="images in a step (default: what about 20 GiB hold, at most 128)",
+        help="images in a step (default: what about 20 GiB hold, at most 128; 2 on a CPU)",
     )
     command.add_argument(
         "--store", metavar="STORE", type=Path, help="read its images (default: made-up ones)"

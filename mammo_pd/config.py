@@ -128,7 +128,8 @@ class RunConfig:
         if full and full >= self.training.epochs:
             raise ValueError(
                 f"patch_dropout.keep_rate {self.patch_dropout.keep_rate} keeps every patch in the "
-                f"last {full} epochs, and there are {self.training.epochs} (training.epochs)"
+                f"last {full} epochs, and there are {self.training.epochs} (training.epochs): more "
+                "epochs, or a smaller number after the +, leave some for dropping"
             )
 
 

@@ -9,7 +9,7 @@ import pydicom
 import pytest
 
 from mammo_pd import cli
-from mammo_pd.cli import main
+from mammo_pd.cli import _run_folder, main
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = ("preprocess", "split", "train", "evaluate", "compare", "bench", "budget", "demo")
@@ -284,3 +284,11 @@ def test_error_speaks_of_the_flag_that_was_typed(
 ) -> None:
     assert main(["train", *words]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_run_can_be_named_by_its_id(tmp_path: Path) -> None:
+    (tmp_path / "20261125-000000-abcd").mkdir()
+    by_id = _run_folder(tmp_path, Path("20261125-000000-abcd"))
+    assert by_id == tmp_path / "20261125-000000-abcd"
+    assert _run_folder(tmp_path / "elsewhere", by_id) == by_id
+    assert _run_folder(tmp_path, Path("none")) == Path("none")

@@ -259,7 +259,8 @@ def build_plain(name: str, *, global_pool: str | None = None) -> PatchViT:
 
 def _check_name(name: str) -> None:
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models("*vit*"), n=4)
+        plain = timm.list_models(["vit_*", "deit_*", "deit3_*"], exclude_filters="*distilled*")
+        near = difflib.get_close_matches(name, plain, n=4)
         raise InputError(
             f"timm {timm.__version__} has no model {name!r}; "
             + (f"near it are {', '.join(near)}." if near else "try vit_small_patch16_224.")

@@ -413,21 +413,24 @@ def bench(
     compiled = compile_here(config or RunConfig(), say)
     rows: list[Measured] = []
     with Bench(config, store=store) as machine:
-        say(describe(machine))
-        for name, canvas, keep_rate in cases:
-            size = batch_size or _batch_for(name, canvas, keep_rate, machine)
-            rows += _measured(machine, name, canvas, keep_rate, size, compiled, say)
-        if not rows:
-            raise InputError(
-                "not one row fits in this device's memory; give a smaller --res, --keep or "
-                "--batch-size."
-            )
         facts = facts_of(machine)
+        say(facts["words"])
+        for number, (name, canvas, keep_rate) in enumerate(cases, 1):
+            size = batch_size or _batch_for(name, canvas, keep_rate, machine)
+            say(
+                f"{number} of {len(cases)}: {name} {canvas[0]}x{canvas[1]} keep {keep_rate:g}, "
+                f"batch {size}"
+            )
+            for row in _measured(machine, name, canvas, keep_rate, size, compiled, say):
+                rows.append(row)
+                # A bench that is stopped keeps what it measured.
+                record = _write(rows, facts, out)
+    if not rows:
+        raise InputError(
+            "not one row fits in this device's memory; give a smaller --res, --keep or "
+            "--batch-size."
+        )
     table = pd.DataFrame([asdict(row) for row in rows])
-    text = f"# Training steps, {date.today()}\n\n{facts['words']}\n\n{as_markdown(rows)}\n"
-    write_text(out / "bench.md", text)
-    record = {**facts, "rows": json.loads(table.to_json(orient="records"))}
-    write_text(out / "bench.json", json.dumps(record, indent=1) + "\n")
     _plot(rows, out / "bench.png")
     if runs is not None:
         with Run(runs, f"bench-{date.today()}") as tracker:
@@ -443,9 +446,18 @@ def bench(
                     },
                     step=number,
                 )
-            tracker.keep("bench.md", text)
+            tracker.keep("bench.md", (out / "bench.md").read_text(encoding="utf-8"))
             tracker.keep("bench.json", json.dumps(record))
     return table
+
+
+def _write(rows: Sequence[Measured], facts: dict[str, Any], out: Path) -> dict[str, Any]:
+    text = f"# Training steps, {date.today()}\n\n{facts['words']}\n\n{as_markdown(rows)}\n"
+    write_text(out / "bench.md", text)
+    each = pd.DataFrame([asdict(row) for row in rows]).to_json(orient="records")
+    record = {**facts, "rows": json.loads(each)}
+    write_text(out / "bench.json", json.dumps(record, indent=1) + "\n")
+    return record
 
 
 def _cases(

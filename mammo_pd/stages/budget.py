@@ -31,6 +31,8 @@ _REFERENCE = "one NVIDIA H200, as measured on 2026-11-25"
 # What is left to the CUDA context, and to gaps between the allocator's blocks.
 _USABLE = 0.9
 _FEWEST_IMAGES, _FEWEST_EPOCHS = 8, 10
+# A step this many times larger than every measured one, or smaller, is not foreseen by them.
+_NEAR = 8
 _USUAL_KEEP = 0.25
 _UNITS = {"": 1e9, "GB": 1e9, "G": 1e9, "GIB": 2.0**30, "MB": 1e6, "MIB": 2.0**20}
 
@@ -72,6 +74,7 @@ class Calibration:
         time: seconds measured by seconds predicted, median over our rows.
         bytes: the same of memory; 1 where it was not measured.
         rows: how many rows this rests on.
+        macs: fewest and most multiply-accumulates of a row's step.
     """
 
     device: str
@@ -79,6 +82,12 @@ class Calibration:
     time: float
     bytes: float
     rows: int
+    macs: tuple[int, int]
+
+    def is_near(self, choice: Choice) -> bool:
+        """Whether a row was measured whose step is of the size of this one."""
+        macs = _step_macs(choice.shape, choice.num_keep, choice.batch_size)
+        return self.macs[0] / _NEAR <= macs <= self.macs[1] * _NEAR or not choice.batch_size
 
 
 def budget(
@@ -136,13 +145,23 @@ def budget(
         *(_line(choice, timed=hours is not None) for choice in choices),
         "",
     ]
-    if best is None:
+    if calibration is not None and not all(map(calibration.is_near, choices)):
         lines.append(
-            f"Nothing takes {_FEWEST_IMAGES} images"
-            + (f" and does {_FEWEST_EPOCHS} epochs in time" if hours is not None else "")
-            + ": lower --res or --keep, take a smaller --model, or compute a batch in parts "
-            "(train --set training.accumulate=4)."
+            "The bench's rows are far from some of these, whose speeds are guesses; to measure "
+            f"them: mammo-pd bench --res {' '.join(map(str, resolutions))} --model "
+            f"{' '.join(models)}\n"
         )
+    if best is None:
+        if any(choice.batch_size >= _FEWEST_IMAGES for choice in choices):
+            lines.append(
+                f"Nothing that takes {_FEWEST_IMAGES} images does {_FEWEST_EPOCHS} epochs in time: "
+                "lower --res or --keep, take a smaller --model, or more --hours."
+            )
+        else:
+            lines.append(
+                f"Nothing takes {_FEWEST_IMAGES} images: lower --res or --keep, take a smaller "
+                "--model, or compute a batch in parts (train --set training.accumulate=4)."
+            )
         return "\n".join(lines), "mammo-pd budget with other --res, --keep or --model"
     lines.append(
         f"Best is the finest canvas at which {_FEWEST_IMAGES} images fit"
@@ -184,6 +203,7 @@ def choose(
         raise InputError(f"--keep: {error}.") from error
     more = calibration.bytes if calibration is not None else 1.0
     batch = largest_fitting(shape, canvas, num_keep, _USABLE * memory / more)
+    batch = min(batch, images) if images is not None else batch
     batch -= batch % 8 if batch > 16 else 0
     rate = 1 / predicted_seconds(shape, num_keep)
     if calibration is not None:
@@ -208,6 +228,10 @@ def predicted_seconds(shape: ModelShape, num_keep: int) -> float:
     return _PER_PRODUCT * products + _PER_ATTENTION * attention + _PER_ACTIVATION * activations
 
 
+def _step_macs(shape: ModelShape, num_keep: int, batch_size: int) -> int:
+    return batch_size * sum(forward_macs(shape, num_keep))
+
+
 def read_calibration(file: Path) -> Calibration:
     """Compare a bench's rows with what is predicted for them.
 
@@ -217,10 +241,11 @@ def read_calibration(file: Path) -> Calibration:
     try:
         record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         rows = [row for row in record["rows"] if row["who"] == OURS]
-        times, sizes = [], []
+        times, sizes, macs = [], [], []
         for row in rows:
             shape = shape_of(row["model"])
             seconds = predicted_seconds(shape, row["num_keep"])
+            macs.append(_step_macs(shape, row["num_keep"], row["batch_size"]))
             times.append(1 / row["images_per_second"] / seconds)
             if row["peak_gib"] is not None:
                 canvas = (row["canvas"][0], row["canvas"][1])
@@ -232,6 +257,7 @@ def read_calibration(file: Path) -> Calibration:
             time=statistics.median(times),
             bytes=statistics.median(sizes) if sizes else 1.0,
             rows=len(rows),
+            macs=(min(macs), max(macs)),
         )
     except (OSError, ValueError, KeyError, TypeError, statistics.StatisticsError) as error:
         raise InputError(

@@ -103,8 +103,13 @@ def evaluate_predictions(
     Raises:
         InputError: the table fails a check, or a patient is both judged and validated on.
     """
-    joined = _one_of(aggregation)
-    _check_numbers(resamples, prevalence, miss_cost, reader)
+    joined = check_choices(
+        aggregation=aggregation,
+        resamples=resamples,
+        prevalence=prevalence,
+        miss_cost=miss_cost,
+        reader=reader,
+    )
     table = check_predictions(predictions)
     judged, chosen_on, counts = _parts(
         table,
@@ -185,8 +190,7 @@ def compare_predictions(
     Raises:
         InputError: a table fails a check, or the tables are on different images.
     """
-    joined = _one_of(aggregation)
-    _check_numbers(resamples, None, MISS_COST, None)
+    joined = check_choices(aggregation=aggregation, resamples=resamples)
     judged = {}
     for name, table in tables.items():
         rows, _, _ = _parts(check_predictions(table, source=f"the predictions of {name}"), None)
@@ -236,18 +240,25 @@ def summary_table(metrics: Mapping[str, object]) -> str:
     return "\n".join(lines)
 
 
-def _one_of(aggregation: str) -> Aggregation:
+def check_choices(
+    *,
+    aggregation: str = Aggregation.MEAN,
+    resamples: int = RESAMPLES,
+    prevalence: float | None = None,
+    miss_cost: float = MISS_COST,
+    reader: Reader | None = None,
+) -> Aggregation:
+    """Check what can be chosen of a report, before hours of scoring; gives the aggregation.
+
+    Raises:
+        InputError: a choice that cannot be.
+    """
     try:
-        return Aggregation(aggregation)
+        joined = Aggregation(aggregation)
     except ValueError:
         raise InputError(
             f"There is no aggregation {aggregation!r}: choose one of {', '.join(Aggregation)}."
         ) from None
-
-
-def _check_numbers(
-    resamples: int, prevalence: float | None, miss_cost: float, reader: Reader | None
-) -> None:
     if resamples < 1:
         raise InputError(f"{resamples} resamples give no interval: ask for at least 1, best 2000.")
     if prevalence is not None and not 0.0 < prevalence < 1.0:
@@ -262,6 +273,7 @@ def _check_numbers(
                 raise InputError(
                     f"The radiologists' {name} of {rate:g} is no share: give one between 0 and 1."
                 )
+    return joined
 
 
 def _dated(context: ReportContext) -> ReportContext:

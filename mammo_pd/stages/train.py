@@ -130,6 +130,8 @@ def train(
         if chief:
             folder.mkdir(parents=True)
             write_text(folder / "config.yaml", dump_config(config))
+            # From here on the run can be resumed, if only from its start.
+            _write_facts(folder, facts)
     else:
         folder = resume
         _refuse_changed(facts, split, paths, labels_hash)
@@ -138,6 +140,11 @@ def train(
         f"{model.num_tokens} patches kept; {_count(rows)}; {facts['environment']['device']}, "
         f"{fabric.strategy.precision.precision}"
     )
+    if config.training.known_batch_size > len(train_set):
+        say_if(
+            f"warning: a batch of {config.training.known_batch_size} takes all {len(train_set)} "
+            "images of the part train at once: an epoch is one step"
+        )
     if left_out:
         say_if(
             f"warning: {left_out} usable images are in no part of the split {split.name} (they "
@@ -293,7 +300,8 @@ def _kept_words(config: RunConfig, model: PatchViT) -> str:
     if last != first:
         words += f" to {last}"
     if schedule.full_epochs:
-        words += f" (in the last {schedule.full_epochs} epochs all)"
+        some = "epoch" if schedule.full_epochs == 1 else f"{schedule.full_epochs} epochs"
+        words += f" (in the last {some} all)"
     return words
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from mammo_pd.errors import InputError
 from mammo_pd.models.cost import shape_of, training_flops
 from mammo_pd.stages.bench import OURS, TIMM, TIMM_WHOLE, Bench, bench
-from mammo_pd.stages.budget import budget, read_calibration
+from mammo_pd.stages.budget import budget, choose, read_calibration
 from mammo_pd.terms import Draw
 
 TINY = "vit_tiny_patch16_224"
@@ -49,6 +49,20 @@ def test_rows_are_ours_beside_timms(measured: Path) -> None:
         assert row["share_of_ceiling"] == pytest.approx(rate)
         assert (row["sampling_share"] is not None) == (row["who"] == OURS)
     assert rows[0]["num_keep"] == 3
+
+
+def test_bench_that_is_stopped_keeps_what_it_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Bench, "timm", stop)
+    with pytest.raises(KeyboardInterrupt):
+        bench(tmp_path, resolutions=["64x48"], keep_rates=[0.25], models=[TINY], batch_size=1)
+    assert [row["who"] for row in json.loads((tmp_path / "bench.json").read_text())["rows"]] == [
+        OURS
+    ]
 
 
 def test_table_and_plot_can_be_looked_at(measured: Path) -> None:
@@ -146,6 +160,32 @@ def test_budget_goes_by_the_bench_of_this_machine(measured: Path) -> None:
     assert "4 rows of" in text
     with pytest.raises(InputError, match="--memory 24GB"):
         budget(None, hours=None, images=None, bench=file, **WHAT)  # type: ignore[arg-type]
+
+
+def test_budget_says_where_the_bench_is_far(measured: Path) -> None:
+    """The bench ran steps of two images: two are near, and what 24 GB hold is not."""
+    calibration = read_calibration(measured / "b" / "bench.json")
+    near, far = (
+        choose(shape_of(TINY), "96", 0.25, 24e9, 1.0, images, calibration)
+        for images in (2, 100_000)
+    )
+    assert calibration.is_near(near)
+    assert not calibration.is_near(far)
+    text, _ = budget("24GB", hours=1, images=100_000, bench=measured / "b" / "bench.json", **WHAT)  # type: ignore[arg-type]
+    assert "to measure them: mammo-pd bench --res 1024" in text
+
+
+def test_budget_says_whether_memory_or_time_is_short() -> None:
+    in_time, _ = budget("24GB", hours=0.001, images=100_000, bench=None, **WHAT)  # type: ignore[arg-type]
+    assert "epochs in time" in in_time
+    assert "accumulate" not in in_time
+    in_memory, _ = budget("1GB", hours=1000, images=100_000, bench=None, **WHAT)  # type: ignore[arg-type]
+    assert "training.accumulate=4" in in_memory
+
+
+def test_budget_takes_no_larger_batch_than_there_are_images() -> None:
+    _, command = budget("80GB", hours=100, images=100, bench=None, **WHAT)  # type: ignore[arg-type]
+    assert "--batch-size 96" in command
 
 
 def test_twice_as_slow_a_bench_halves_the_speed(measured: Path, tmp_path: Path) -> None:

@@ -129,6 +129,32 @@ def test_resumed_run_equals_an_unbroken_one(
     pd.testing.assert_frame_equal(*histories)
 
 
+def test_run_killed_before_its_first_step_is_resumed_from_the_start(
+    run: Path, phantom_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any, **__: Any) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mammo_pd.stages.train.fit", killed)
+        with pytest.raises(KilledError):
+            quiet(phantom_store, tmp_path, load_config(run / "config.yaml"))
+    broken = latest_run(tmp_path)
+    with pytest.raises(InputError, match="there is no checkpoint"):
+        predict(broken, say=lambda _: None)
+    again = quiet(None, tmp_path, load_config(), resume=broken)
+    expected = load_file(run / "last.safetensors")
+    for key, tensor in load_file(again / "last.safetensors").items():
+        assert torch.equal(tensor, expected[key]), key
+
+
+def test_batch_larger_than_the_part_train_is_spoken_of(phantom_store: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    config = small(training__batch_size=1000, training__epochs=1)
+    train(phantom_store, tmp_path, config, say=said.append)
+    assert any("an epoch is one step" in line for line in said)
+
+
 def test_run_that_began_with_weights_is_resumed_without_them(
     run: Path, phantom_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
