@@ -643,7 +643,8 @@ facts = {
     "decoder": "imagecodecs", "transfer_syntax": "1.2.840.10008.1.2.4.70",
     "voi_applied": "window:LINEAR", "rows": 3328, "columns": 2560, "number_of_frames": 1,
     "crop_top": 0, "crop_left": 0, "crop_height": 3000, "crop_width": 1200, "flipped": False,
-    "laterality_agrees": True, "burned_in_annotation": False, "processing": "FOR PRESENTATION",
+    "breast_verdict": "ok", "laterality_agrees": True, "burned_in_annotation": False,
+    "processing": "FOR PRESENTATION",
     "manufacturer": "Vendor", "age": 50.0, "pixel_hash": "0" * 20, "fingerprint": "0" * 16,
 }
 with Record(paths) as record:
