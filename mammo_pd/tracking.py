@@ -7,6 +7,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from mammo_pd.errors import InputError
+
 EXPERIMENT = "mammo-pd"
 
 
@@ -62,14 +64,28 @@ class Run:
         self._client.set_terminated(self.run_id, status)
 
     def describe(self, parameters: dict[str, Any], tags: dict[str, str]) -> None:
-        """Log what the run was made with; nested parameters are named with dots."""
-        from mlflow.entities import Param, RunTag
+        """Log what the run was made with; nested parameters are named with dots.
 
-        self._client.log_batch(
-            self.run_id,
-            params=[Param(name, str(value)) for name, value in _flatten(parameters)],
-            tags=[RunTag(name, value) for name, value in tags.items()],
-        )
+        Raises:
+            InputError: a parameter differs from what was logged when the run began.
+        """
+        from mlflow.entities import Param, RunTag
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.log_batch(
+                self.run_id,
+                params=[Param(name, str(value)) for name, value in _flatten(parameters)],
+                tags=[RunTag(name, value) for name, value in tags.items()],
+            )
+        except MlflowException as error:
+            if error.error_code != "INVALID_PARAMETER_VALUE":
+                raise
+            raise InputError(
+                "the run's settings are not those that it began with (MLflow: "
+                f"{str(error).splitlines()[0][:300]}); put its config.yaml back, or train anew "
+                "without --resume."
+            ) from error
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         """Log metrics of one step or epoch."""

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from mammo_pd.errors import InputError
 from mammo_pd.tracking import Run
 
 
@@ -33,6 +34,11 @@ def test_run_is_gone_on_with_and_replaced_where_it_is_gone(tmp_path: Path) -> No
         assert second.run_id == first.run_id
         # The same parameters may be described again.
         second.describe({"training": {"lr": 0.1}}, {"split_hash": "x"})
+    with (
+        pytest.raises(InputError, match=r"settings are not those .*training\.lr"),
+        Run(tmp_path, "a", first.run_id) as changed,
+    ):
+        changed.describe({"training": {"lr": 0.2}}, {"split_hash": "x"})
     with Run(tmp_path, "a", "0" * 32) as third:
         assert third.run_id not in (first.run_id, "0" * 32)
 
