@@ -6,6 +6,7 @@ to the plugins behind it.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import imagecodecs
 import numpy as np
@@ -96,18 +97,12 @@ def _decode_rle(src: bytes, runner: DecodeRunner) -> bytes:
     return frame
 
 
-def find_decoder(syntax: str) -> Decoder:
-    """Find pydicom's decoder for a transfer syntax, or ours where pydicom has none.
-
-    Raises:
-        NotImplementedError: neither has one.
-    """
-    try:
+def find_decoder(syntax: str) -> Decoder | None:
+    """Find pydicom's decoder for a transfer syntax, or ours; None where neither has one."""
+    # That is how pydicom says that it has none.
+    with suppress(NotImplementedError):
         return get_decoder(syntax)
-    except NotImplementedError:
-        if syntax in _OWN_DECODERS:
-            return _OWN_DECODERS[syntax]
-        raise
+    return _OWN_DECODERS.get(syntax)
 
 
 _OWN_DECODERS: dict[str, Decoder] = {}
@@ -120,6 +115,7 @@ def _register() -> None:
         _OWN_DECODERS[jpeg_xl] = Decoder(jpeg_xl)
     for syntax in _CODECS:
         decoder = find_decoder(uid.UID(syntax))
+        assert decoder is not None, f"pydicom has no decoder for {syntax} any more"
         if PLUGIN not in decoder.available_plugins and is_available(syntax):
             decoder.add_plugin(PLUGIN, (__name__, "_decode_frame"))
 

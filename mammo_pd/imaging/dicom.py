@@ -406,13 +406,11 @@ def _within_depth(values: np.ndarray, bits_stored: int, *, lossy: bool) -> np.nd
 
 def _decoder(dataset: Dataset) -> Decoder:
     syntax = dataset.file_meta.TransferSyntaxUID
-    try:
-        return decoder_imagecodecs.find_decoder(syntax)
-    except (NotImplementedError, ValueError):
+    decoder = decoder_imagecodecs.find_decoder(syntax)
+    if decoder is None:
         known = syntax.name if syntax.is_transfer_syntax else "it names"
-        raise ImageError(
-            Reason.DECODE_FAILED, f"No decoder knows the transfer syntax {known}."
-        ) from None
+        raise ImageError(Reason.DECODE_FAILED, f"No decoder knows the transfer syntax {known}.")
+    return decoder
 
 
 def _cause(error: BaseException, plugin: str) -> str:

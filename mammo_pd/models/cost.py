@@ -131,10 +131,8 @@ def training_bytes(
         For compiled blocks, bf16 autocast and fused AdamW; what PyTorch's allocator gives out, not
         the few hundred MB of the CUDA context.
     """
-    parameters, per_image = (
-        _parameters(shape, canvas),
-        _per_image(shape, canvas, num_keep, checkpointing),
-    )
+    parameters = _parameters(shape, canvas)
+    per_image = _per_image(shape, canvas, num_keep, checkpointing)
     held = _PER_PARAMETER * parameters + batch * per_image
     return round(max(held, _PER_PARAMETER_AT_END * parameters))
 

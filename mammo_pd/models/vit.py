@@ -116,9 +116,10 @@ class PatchViT(nn.Module):
         vit = self.vit
         x = self._embed_with(patches, positions)
         x = vit.norm_pre(x)
-        blocks = vit.blocks[:-1] if self.class_token_alone else vit.blocks
+        alone = self.class_token_alone
+        blocks = vit.blocks[:-1] if alone else vit.blocks
         x = checkpoint_seq(blocks, x) if vit.grad_checkpointing else blocks(x)
-        if self.class_token_alone:
+        if alone:
             # Keeps too little for the backward pass to be worth computing anew.
             x = self._last_with(vit.blocks[-1], x)
         x = vit.norm(x)

@@ -5,7 +5,8 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -94,23 +95,30 @@ class KilledError(Exception):
     pass
 
 
-def test_resumed_run_equals_an_unbroken_one(
-    phantom_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Killed between two steps of the third epoch, with a loader process, and gone on with."""
-    config = small(data__workers=1, model__drop_path_rate=0.2)
-    run = quiet(phantom_store, tmp_path / "whole", config)
+@contextmanager
+def killed_at_step(number: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What trains herein is killed as it begins this step, counted from 0 over all epochs."""
     sample, calls = PatchSampler.for_training, iter(range(1000))
 
     def sample_until_killed(self: PatchSampler, *arguments: Any) -> Any:
-        if next(calls) == 9:
+        if next(calls) == number:
             raise KilledError
         return sample(self, *arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr(PatchSampler, "for_training", sample_until_killed)
         with pytest.raises(KilledError):
-            quiet(phantom_store, tmp_path / "broken", config)
+            yield
+
+
+def test_resumed_run_equals_an_unbroken_one(
+    phantom_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between two steps of the third epoch, with a loader process, and gone on with."""
+    config = small(data__workers=1, model__drop_path_rate=0.2)
+    run = quiet(phantom_store, tmp_path / "whole", config)
+    with killed_at_step(9, monkeypatch):
+        quiet(phantom_store, tmp_path / "broken", config)
     broken = latest_run(tmp_path / "broken")
     assert "finished" not in read_run(broken)
     said: list[str] = []
@@ -132,13 +140,8 @@ def test_resumed_run_equals_an_unbroken_one(
 def test_run_killed_before_its_first_step_is_resumed_from_the_start(
     run: Path, phantom_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def killed(*_: Any, **__: Any) -> None:
-        raise KilledError
-
-    with monkeypatch.context() as patch:
-        patch.setattr("mammo_pd.stages.train.fit", killed)
-        with pytest.raises(KilledError):
-            quiet(phantom_store, tmp_path, load_config(run / "config.yaml"))
+    with killed_at_step(0, monkeypatch):
+        quiet(phantom_store, tmp_path, load_config(run / "config.yaml"))
     broken = latest_run(tmp_path)
     with pytest.raises(InputError, match="there is no checkpoint"):
         predict(broken, say=lambda _: None)
@@ -160,17 +163,8 @@ def test_run_that_began_with_weights_is_resumed_without_them(
 ) -> None:
     weights = Path(shutil.copy(run / "best.safetensors", tmp_path / "w.safetensors"))
     config = small(model__weights=str(weights), training__epochs=2)
-    sample, calls = PatchSampler.for_training, iter(range(1000))
-
-    def sample_until_killed(self: PatchSampler, *arguments: Any) -> Any:
-        if next(calls) == 5:
-            raise KilledError
-        return sample(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(PatchSampler, "for_training", sample_until_killed)
-        with pytest.raises(KilledError):
-            quiet(phantom_store, tmp_path / "runs", config)
+    with killed_at_step(5, monkeypatch):
+        quiet(phantom_store, tmp_path / "runs", config)
     broken = latest_run(tmp_path / "runs")
     assert (broken / "last.safetensors").is_file()
     weights.unlink()
