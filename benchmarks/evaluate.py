@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mammo_pd.evaluation.report import ReportContext
-from mammo_pd.stages.evaluate import RESAMPLES, evaluate_predictions
+from mammo_pd.report.content import ReportContext
+from mammo_pd.report.evaluate import RESAMPLES, evaluate_predictions
 
 PATIENTS = 25_000
 

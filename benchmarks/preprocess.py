@@ -98,15 +98,15 @@ def mammo_pd(file: Path, out: Path, clock: Clock) -> np.ndarray:
     """Take one image as the stage does, function by function."""
     import hashlib
 
-    from mammo_pd.data.store import write_levels
+    from mammo_pd.data.store import write_pyramid
     from mammo_pd.imaging.breast import find_breast
     from mammo_pd.imaging.dicom import decode, read_dataset
     from mammo_pd.imaging.geometry import build_pyramid, turn_chest_wall_left
     from mammo_pd.imaging.grey_scale import apply_grey_scale
-    from mammo_pd.imaging.header import read_facts
+    from mammo_pd.imaging.header import read_header_fields
 
     header = read_dataset(file)
-    read_facts(header)
+    read_header_fields(header)
     clock.stop("read")
     stored = decode(header).values
     clock.stop("decode")
@@ -118,7 +118,7 @@ def mammo_pd(file: Path, out: Path, clock: Clock) -> np.ndarray:
     clock.stop("mask")
     levels = build_pyramid(crop)
     clock.stop("pyramid")
-    write_levels(out, levels)
+    write_pyramid(out, levels)
     hashlib.sha256(crop.data).digest()
     clock.stop("write")
     return crop
@@ -232,7 +232,7 @@ def race(
     context: Any = multiprocessing.get_context("spawn")
     if name == "mammo-pd":  # as the stage starts its workers
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["mammo_pd.imaging.pipeline"])
+        context.set_forkserver_preload(["mammo_pd.ingest.pipeline"])
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
         # Everything is imported and every worker at work before the clock starts.
         warm = [file for some in files.values() for file in some[:1]] * workers
@@ -247,8 +247,8 @@ def write_phantoms(folder: Path) -> dict[Case, list[Path]]:
     """Write one woman's four images for each case, as one vendor of that matrix would."""
     from pydicom.uid import UID
 
-    from mammo_pd.imaging import phantom
-    from mammo_pd.imaging.phantom_vendors import Vendor, Voi
+    from mammo_pd.phantoms import phantom
+    from mammo_pd.phantoms.vendors import Vendor, Voi
     from mammo_pd.terms import Laterality
 
     settings = phantom.PhantomSettings(patients=1, seed=4)
@@ -272,7 +272,7 @@ def whole_command(folder: Path, some: list[Path], workers: int) -> tuple[float, 
     """Seconds that the command takes for MANY images, and for each image without the start."""
     import pydicom
 
-    from mammo_pd.stages.preprocess import preprocess
+    from mammo_pd.ingest.preprocess import preprocess
 
     seconds = {}
     # Once more for the first, so that the libraries lie in the page cache.

@@ -18,12 +18,12 @@ import pandas as pd
 
 from mammo_pd.config import RunConfig, load_config
 from mammo_pd.data.labels import read_labels
+from mammo_pd.data.split_store import split_store
 from mammo_pd.data.store import open_store
-from mammo_pd.imaging.phantom import PhantomSettings, write_phantoms
-from mammo_pd.stages.bench import Bench, describe
-from mammo_pd.stages.preprocess import preprocess
-from mammo_pd.stages.split import split_store
-from mammo_pd.stages.train import train
+from mammo_pd.ingest.preprocess import preprocess
+from mammo_pd.perf.bench import Bench, describe
+from mammo_pd.phantoms.phantom import PhantomSettings, write_phantoms
+from mammo_pd.training.train import train
 
 # Model, canvas, batch, and how often each image is there.
 CASES = [
@@ -67,12 +67,12 @@ def multiply(store: Path, times: int) -> str:
     return name
 
 
-def config_of(name: str, canvas: tuple[int, int], batch_size: int, split: str) -> RunConfig:
+def config_of(name: str, img_size: tuple[int, int], batch_size: int, split: str) -> RunConfig:
     """Two epochs as a user trains them, but for stochastic depth, which the bare step lacks."""
     return load_config(
         None,
         {
-            "data.res": f"{canvas[0]}x{canvas[1]}",
+            "data.res": f"{img_size[0]}x{img_size[1]}",
             "data.split": split,
             "model.name": name,
             "model.drop_path_rate": 0.0,
@@ -97,21 +97,22 @@ def main() -> None:
         folder = Path(scratch)
         women, scale = (4, 0.1) if options.small else (36, 1.0)
         store = make_store(folder, women, scale)
-        for name, canvas, batch_size, times in SMALL if options.small else CASES:
+        for name, img_size, batch_size, times in SMALL if options.small else CASES:
             split = multiply(store, times)
-            config = config_of(name, canvas, batch_size, split)
+            config = config_of(name, img_size, batch_size, split)
             run = train(store, folder / "runs", config, say=print)
             assert run is not None
             history = pd.read_csv(run / "history.csv")
             parts = pd.read_csv(store / "splits" / f"{split}.csv", comment="#")["split"]
             with Bench(store=store, steps=2 if options.small else 20) as machine:
                 bare = machine.ours(
-                    name, canvas, 0.25, batch_size, compiled=machine.on_gpu, end_to_end=False
+                    name, img_size, 0.25, batch_size, compiled=machine.on_gpu, end_to_end=False
                 )
                 words = describe(machine)
             speed = history["train_images_per_second"].iloc[-1]
             lines.append(
-                f"| {name} | {canvas[0]}x{canvas[1]} | {batch_size} | {(parts == 'train').sum()} "
+                f"| {name} | {img_size[0]}x{img_size[1]} | {batch_size} "
+                f"| {(parts == 'train').sum()} "
                 f"| {bare.images_per_second:.4g} | {speed:.4g} "
                 f"| {speed / bare.images_per_second:.3f} "
                 f"| {history['train_wait_share'].iloc[-1]:.1%} |"

@@ -13,8 +13,8 @@ from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
-from mammo_pd.models.cost import shape_of, training_flops
-from mammo_pd.stages.bench import OURS, TIMM, TIMM_WHOLE, Bench, Measured, as_markdown, describe
+from mammo_pd.perf.bench import OURS, TIMM, TIMM_WHOLE, Bench, Measured, as_markdown, describe
+from mammo_pd.perf.cost import shape_of, training_flops
 from mammo_pd.terms import Draw
 
 SMALL, BASE = "vit_small_patch16_224", "vit_base_patch16_224"
@@ -43,23 +43,25 @@ def measure(machine: Bench) -> list[Measured]:
 
 def measure_small(machine: Bench) -> list[Measured]:
     """The same paths, tiny."""
-    name, canvas, compiled = "vit_tiny_patch16_224", (96, 64), machine.on_gpu
+    name, img_size, compiled = "vit_tiny_patch16_224", (96, 64), machine.on_gpu
     return [
-        machine.timm(name, canvas, 1.0, 4),
-        machine.timm(name, canvas, 0.25, 4),
-        *(machine.ours(name, canvas, 0.25, 4, draw=draw, compiled=compiled) for draw in Draw),
+        machine.timm(name, img_size, 1.0, 4),
+        machine.timm(name, img_size, 0.25, 4),
+        *(machine.ours(name, img_size, 0.25, 4, draw=draw, compiled=compiled) for draw in Draw),
     ]
 
 
 def ratios(rows: list[Measured], machine: Bench) -> str:
     """What the rows say, in the words of the aims."""
 
-    def find(who: str, name: str, canvas: tuple[int, int], batch_size: int, draw: Draw) -> Measured:
-        wanted = (who, name, canvas, batch_size, str(draw))
+    def find(
+        who: str, name: str, img_size: tuple[int, int], batch_size: int, draw: Draw
+    ) -> Measured:
+        wanted = (who, name, img_size, batch_size, str(draw))
         return next(
             row
             for row in rows
-            if (row.who, row.model, row.canvas, row.batch_size, row.draw) == wanted
+            if (row.who, row.model, row.img_size, row.batch_size, row.draw) == wanted
         )
 
     plain = Draw.UNIFORM
@@ -128,8 +130,8 @@ def main() -> None:
     options = parser.parse_args()
     with Bench(steps=2 if options.small else 20) as machine:
         rows = measure_small(machine) if options.small else measure(machine)
-        canvas = (96, 64) if options.small else SQUARE
-        loader = machine.loader_rate(canvas, 8 if options.small else 128)
+        img_size = (96, 64) if options.small else SQUARE
+        loader = machine.loader_rate(img_size, 8 if options.small else 128)
         text = "\n".join(
             [
                 f"# Training steps, {date.today()}",
@@ -138,7 +140,7 @@ def main() -> None:
                 "",
                 as_markdown(rows),
                 "",
-                f"The loader alone gives {loader:.0f} images/s of {canvas[0]}x{canvas[1]}.",
+                f"The loader alone gives {loader:.0f} images/s of {img_size[0]}x{img_size[1]}.",
                 "",
                 "" if options.small else ratios(rows, machine) + "\n",
             ]

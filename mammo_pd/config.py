@@ -11,12 +11,10 @@ from typing import Any
 import yaml
 
 from mammo_pd.errors import InputError
-from mammo_pd.models.augment import AugmentSettings
-from mammo_pd.models.keep_schedule import KeepSchedule
+from mammo_pd.keep_schedule import KeepSchedule
 from mammo_pd.terms import Draw
-from mammo_pd.training.loop import TrainingSettings
 
-CANVAS_ASPECT = 0.8
+IMG_ASPECT = 0.8
 
 
 @dataclass(frozen=True)
@@ -113,6 +111,88 @@ class DeviceSettings:
 
 
 @dataclass(frozen=True)
+class AugmentSettings:
+    """How far training images are moved and changed; all zeros changes nothing.
+
+    Attributes:
+        horizontal_flip: probability of mirroring left to right. The store turns every chest wall
+            to the left, so 0 keeps that.
+        vertical_flip: probability of mirroring top to bottom.
+        rotation_degrees: largest rotation either way.
+        scale: largest relative change of size, 0.1 for 0.9 to 1.1.
+        shift: largest shift, as a share of the canvas's side.
+        gamma: largest power either way, 0.2 for exponents between 1/1.2 and 1.2.
+        contrast: largest relative change of the grey values' scale. Air stays 0.
+    """
+
+    horizontal_flip: float = 0.0
+    vertical_flip: float = 0.5
+    rotation_degrees: float = 15.0
+    scale: float = 0.1
+    shift: float = 0.05
+    gamma: float = 0.2
+    contrast: float = 0.2
+
+    def __post_init__(self) -> None:
+        for name in ("horizontal_flip", "vertical_flip"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it is a probability in [0, 1]")
+        if not 0 <= self.rotation_degrees <= 180:
+            raise ValueError(f"rotation_degrees is {self.rotation_degrees}; allowed is 0 to 180")
+        for name in ("scale", "shift", "contrast"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; allowed is 0 to below 1")
+        if self.gamma < 0:
+            raise ValueError(f"gamma is {self.gamma}; allowed is 0 and above")
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How the model is trained.
+
+    Attributes:
+        epochs: passes over the training images.
+        batch_size: images in a step, over all devices; ``auto`` for as many as fit.
+        grad_accum_steps: forward and backward passes that make one optimiser step.
+        lr: peak learning rate of AdamW.
+        weight_decay: of AdamW; on matrices, not on biases, norms, tokens or position embeddings.
+        warmup_epochs: epochs of linear warm-up before the cosine; may be a fraction.
+        clip_norm: largest norm of the gradient; 0 for no limit.
+        positive_weight: weight of a positive image in the loss.
+        seed: of the weights, the order, the draws and the augmentation.
+    """
+
+    epochs: int = 30
+    batch_size: int | str = 32
+    grad_accum_steps: int = 1
+    lr: float = 3e-4
+    weight_decay: float = 0.05
+    warmup_epochs: float = 2.0
+    clip_norm: float = 1.0
+    positive_weight: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "grad_accum_steps"):
+            if getattr(self, name) == "auto" and name == "batch_size":
+                continue
+            if isinstance(getattr(self, name), str) or getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; allowed is 1 and above")
+        for name in ("lr", "positive_weight"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; allowed is above 0")
+        for name in ("weight_decay", "warmup_epochs", "clip_norm", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; allowed is 0 and above")
+
+    @property
+    def known_batch_size(self) -> int:
+        """``batch_size``, once ``auto`` was resolved."""
+        assert isinstance(self.batch_size, int), "auto is resolved before training"
+        return self.batch_size
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """Everything that decides a run, but for where the store and the runs lie."""
 
@@ -183,7 +263,7 @@ def dump_config(config: RunConfig) -> str:
     return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)
 
 
-def canvas_of(res: int | str, patch_size: int, largest: tuple[int, int]) -> tuple[int, int]:
+def resolve_img_size(res: int | str, patch_size: int, largest: tuple[int, int]) -> tuple[int, int]:
     """The canvas that ``res`` asks for.
 
     Args:
@@ -208,7 +288,7 @@ def canvas_of(res: int | str, patch_size: int, largest: tuple[int, int]) -> tupl
             "1024x832, or full."
         )
     height = int(height_text)
-    nearest = max(1, round(height * CANVAS_ASPECT / patch_size)) * patch_size
+    nearest = max(1, round(height * IMG_ASPECT / patch_size)) * patch_size
     width = int(width_text) if cross else nearest
     if height < patch_size or height % patch_size or width < patch_size or width % patch_size:
         side = height if height < patch_size or height % patch_size else width

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 @contextmanager
-def write_beside(path: Path, *, mode: int = 0o666) -> Iterator[Path]:
+def atomic_write(path: Path, *, mode: int = 0o666) -> Iterator[Path]:
     """Give a temporary path beside ``path``, renamed onto it if the block ends without error.
 
     A reader therefore sees the old file or the new one, never half of it; a killed writer leaves
@@ -34,7 +34,7 @@ def write_beside(path: Path, *, mode: int = 0o666) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole, as UTF-8."""
-    with write_beside(path) as beside:
+    with atomic_write(path) as beside:
         beside.write_text(text, encoding="utf-8")
 
 

@@ -2,14 +2,16 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from prediction_tables import made_up
 
+from mammo_pd.batch import ImageBatch
 from mammo_pd.data.labels import read_labels
-from mammo_pd.imaging.phantom import PhantomSettings, write_phantoms
-from mammo_pd.models.augment import RaggedImages
-from mammo_pd.models.patch_dropout import image_key
-from mammo_pd.stages.preprocess import preprocess
+from mammo_pd.ingest.preprocess import preprocess
+from mammo_pd.keyed_random import image_key
+from mammo_pd.phantoms.phantom import PhantomSettings, write_phantoms
 
 # Small tensors: threads would only wait for one another, most of all beside other processes.
 torch.set_num_threads(1)
@@ -42,19 +44,14 @@ def phantom_store(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 @pytest.fixture
-def batch_of() -> Callable[[int], tuple[RaggedImages, torch.Tensor]]:
+def batch_of() -> Callable[[int], tuple[ImageBatch, torch.Tensor]]:
     """Makes images of 120x70 random pixels whose right third is air, and their keys."""
 
-    def make(count: int) -> tuple[RaggedImages, torch.Tensor]:
+    def make(count: int) -> tuple[ImageBatch, torch.Tensor]:
         generator = torch.Generator().manual_seed(0)
         pixels = torch.randint(-32768, 32768, (count, 120, 70), generator=generator)
         pixels[:, :, 46:] = 0
-        images = RaggedImages(
-            pixels.to(torch.int16).flatten(),
-            torch.arange(count) * 120 * 70,
-            torch.tensor([120] * count),
-            torch.tensor([70] * count),
-        )
+        images = ImageBatch.from_images(list(pixels.to(torch.int16).numpy().view(np.uint16)))
         return images, torch.tensor([image_key(0, 0, str(number)) for number in range(count)])
 
     return make
@@ -65,3 +62,8 @@ def _no_defaults_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> Iterat
     for name in ("MAMMO_PD_STORE", "MAMMO_PD_RUNS", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
     yield
+
+
+@pytest.fixture
+def predictions():
+    return made_up(60)

@@ -8,8 +8,8 @@ import pandas as pd
 import pydicom
 import pytest
 
-from mammo_pd import cli
-from mammo_pd.cli import _run_folder, main
+from mammo_pd.cli import app as cli
+from mammo_pd.cli.app import _run_folder, main
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = ("preprocess", "split", "train", "evaluate", "compare", "bench", "budget", "demo")
@@ -21,7 +21,7 @@ def test_help_imports_nothing_heavy(words: list[str]) -> None:
     """Counted in modules, not in seconds."""
     program = (
         "import sys\n"
-        "from mammo_pd.cli import main\n"
+        "from mammo_pd.cli.app import main\n"
         "try:\n"
         f"    main({words!r})\n"
         "except SystemExit:\n"
@@ -173,7 +173,7 @@ def test_mismatched_torchvision_says_the_remedy(
 
 
 def test_demo_is_the_commands_themselves(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from mammo_pd.imaging import phantom
+    from mammo_pd.phantoms import phantom
 
     typed = []
     monkeypatch.setattr(phantom, "write_phantoms", lambda folder, *_, **__: folder / "labels.csv")
@@ -265,7 +265,7 @@ def test_interrupted_training_says_how_to_go_on(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mammo_pd.stages.train.train", interrupted)
+    monkeypatch.setattr("mammo_pd.training.train.train", interrupted)
     assert main(["train", "--runs", "elsewhere"]) == 130
     assert "mammo-pd train --runs elsewhere --resume goes on with it" in capsys.readouterr().err
 

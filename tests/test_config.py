@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mammo_pd.config import RunConfig, canvas_of, dump_config, load_config, parse_assignments
+from mammo_pd.backbones.vit import build_plain
+from mammo_pd.config import RunConfig, dump_config, load_config, parse_assignments, resolve_img_size
 from mammo_pd.errors import InputError
-from mammo_pd.models.vit import build_plain
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -58,7 +58,7 @@ def test_configuration_is_frozen() -> None:
 
 
 @pytest.mark.parametrize(
-    ("res", "patch", "canvas"),
+    ("res", "patch", "img_size"),
     [
         (1024, 16, (1024, 816)),
         ("512", 16, (512, 416)),
@@ -69,9 +69,9 @@ def test_configuration_is_frozen() -> None:
     ],
 )
 def test_canvas_is_a_multiple_of_the_patch(
-    res: int | str, patch: int, canvas: tuple[int, int]
+    res: int | str, patch: int, img_size: tuple[int, int]
 ) -> None:
-    assert canvas_of(res, patch, (3001, 1700)) == canvas
+    assert resolve_img_size(res, patch, (3001, 1700)) == img_size
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_canvas_is_a_multiple_of_the_patch(
 )
 def test_canvas_that_does_not_fit_is_refused(res: int | str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        canvas_of(res, 16, (3000, 1700))
+        resolve_img_size(res, 16, (3000, 1700))
 
 
 def test_there_are_recipes() -> None:
@@ -96,7 +96,7 @@ def test_there_are_recipes() -> None:
 @pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_recipe_builds_and_says_how_to_run_it(file: Path) -> None:
     config = load_config(file)
-    canvas_of(config.data.res, build_plain(config.model.name).patch_size, (3328, 2560))
+    resolve_img_size(config.data.res, build_plain(config.model.name).patch_size, (3328, 2560))
     # Complete: nothing is left to a default that could change under it.
     given, whole = (yaml.safe_load(text) for text in (file.read_text(), dump_config(config)))
     assert given == whole

@@ -3,13 +3,13 @@ from pathlib import Path
 
 import pytest
 
-from mammo_pd.files import each_file, write_beside, write_text
+from mammo_pd.files import atomic_write, each_file, write_text
 
 
 def test_failed_write_leaves_the_old_file_and_nothing_beside(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     write_text(path, "old")
-    with pytest.raises(RuntimeError, match="killed"), write_beside(path) as beside:
+    with pytest.raises(RuntimeError, match="killed"), atomic_write(path) as beside:
         beside.write_text("ne")
         raise RuntimeError("killed")
     assert path.read_text() == "old"

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -10,28 +9,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from mammo_pd.data.store import StorePaths, choose_level, level_shape, read_level_into
-
-
-class Batch(NamedTuple):
-    """Images of different sizes, end to end in one buffer.
-
-    Attributes:
-        pixels: (sum of height x width,) int16, a view of uint16: torch has few operations on
-            uint16, and CUDA cannot index it.
-        offsets: (B,) int64, where each image starts in ``pixels``.
-        heights: (B,) int64, pixels.
-        widths: (B,) int64, pixels.
-        labels: (B,) float32; NaN where there is none.
-        rows: (B,) int64, of the images in the dataset; always on the CPU.
-    """
-
-    pixels: Tensor
-    offsets: Tensor
-    heights: Tensor
-    widths: Tensor
-    labels: Tensor
-    rows: Tensor
+from mammo_pd.batch import ImageBatch
+from mammo_pd.data.store import (
+    StorePaths,
+    choose_pyramid_level,
+    pyramid_level_shape,
+    read_pyramid_level_into,
+)
 
 
 class MammogramDataset:
@@ -39,17 +23,26 @@ class MammogramDataset:
 
     Args:
         paths: the store.
-        rows: manifest rows with ``image_id``, ``label``, ``crop_height`` and ``crop_width``.
-        canvas: (height, width) in pixels that the model sees.
+        rows: manifest rows with ``image_id``, ``crop_height`` and ``crop_width``.
+        img_size: (height, width) in pixels that the model sees.
+        targets: (rows, T) float32, NaN where one is missing; None where there are no labels.
     """
 
-    def __init__(self, paths: StorePaths, rows: pd.DataFrame, canvas: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        paths: StorePaths,
+        rows: pd.DataFrame,
+        img_size: tuple[int, int],
+        targets: npt.NDArray[np.float32] | None = None,
+    ) -> None:
         self._paths = paths
         self.image_ids: list[str] = rows["image_id"].tolist()
-        self.labels: npt.NDArray[np.float32] = rows["label"].to_numpy(np.float32, na_value=np.nan)
+        if targets is None:
+            targets = np.full((len(rows), 1), np.nan, np.float32)
+        self.targets = torch.from_numpy(targets)
         heights, widths = rows["crop_height"].tolist(), rows["crop_width"].tolist()
         self._levels = [
-            choose_level(height, width, canvas)
+            choose_pyramid_level(height, width, img_size)
             for height, width in zip(heights, widths, strict=True)
         ]
         # Height, width and where the pixels begin in the file, once they were looked up.
@@ -70,7 +63,7 @@ class MammogramDataset:
         buffer: Callable[[int], Tensor] | None = None,
         executor: Executor | None = None,
         tasks: int = 1,
-    ) -> Batch:
+    ) -> ImageBatch:
         """Read some images, each file straight to its place in the batch.
 
         Args:
@@ -104,23 +97,25 @@ class MammogramDataset:
             for place in range(lane, len(rows), len(lanes)):
                 row, (_, _, start) = rows[place], shapes[place]
                 out = flat[offsets[place] : offsets[place + 1]]
-                read_level_into(self._paths, self.image_ids[row], self._levels[row], start, out)
+                read_pyramid_level_into(
+                    self._paths, self.image_ids[row], self._levels[row], start, out
+                )
 
         # Exhausted, so that an error in a thread is raised here.
         list(each(fill, lanes))
-        return Batch(
+        return ImageBatch(
             pixels=pixels,
             offsets=torch.from_numpy(offsets[:-1]),
             heights=torch.tensor([shape[0] for shape in shapes]),
             widths=torch.tensor([shape[1] for shape in shapes]),
-            labels=torch.from_numpy(self.labels[list(rows)]),
+            targets=self.targets[list(rows)],
             rows=torch.tensor(list(rows)),
         )
 
     def _shape(self, row: int) -> tuple[int, int, int]:
         known = self._shapes[row]
         if known is None:
-            known = level_shape(self._paths, self.image_ids[row], self._levels[row])
+            known = pyramid_level_shape(self._paths, self.image_ids[row], self._levels[row])
             self._shapes[row] = known
         return known
 

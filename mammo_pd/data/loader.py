@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mammo_pd.data.dataset import Batch, MammogramDataset
+from mammo_pd.batch import ImageBatch
+from mammo_pd.data.dataset import MammogramDataset
 
 # One is being read, one is ready, one is on its way to the device.
 _SLOTS = 3
@@ -49,11 +50,13 @@ class BatchLoader:
         self.waited = 0.0
         """Seconds that the last pass waited for data."""
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[ImageBatch]:
         free: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
         for slot in self._slots:
             free.put(slot)
-        ready: queue.SimpleQueue[tuple[_Slot, Batch] | BaseException | None] = queue.SimpleQueue()
+        ready: queue.SimpleQueue[tuple[_Slot, ImageBatch] | BaseException | None] = (
+            queue.SimpleQueue()
+        )
         stop = threading.Event()
         reader = threading.Thread(target=self._read_ahead, args=(free, ready, stop), daemon=True)
         reader.start()
@@ -80,7 +83,7 @@ class BatchLoader:
     def _read_ahead(
         self,
         free: "queue.SimpleQueue[_Slot]",
-        ready: "queue.SimpleQueue[tuple[_Slot, Batch] | BaseException | None]",
+        ready: "queue.SimpleQueue[_Ready]",
         stop: threading.Event,
     ) -> None:
         try:
@@ -98,22 +101,23 @@ class BatchLoader:
         except BaseException as error:  # raised where the batch is asked for
             ready.put(error)
 
-    def _copy(self, slot: "_Slot", batch: Batch) -> Batch:
+    def _copy(self, slot: "_Slot", batch: ImageBatch) -> ImageBatch:
         """Start the copy to the device; what is computed next waits for it, the host does not."""
         assert self._stream is not None
-        small = torch.stack([batch.offsets, batch.heights, batch.widths, batch.labels.long()])
-        known = ~batch.labels.isnan()
-        small[3] = torch.where(known, small[3], -1)
+        numbers = torch.stack([batch.offsets, batch.heights, batch.widths]).pin_memory()
+        targets = batch.targets.pin_memory()
         with torch.cuda.stream(self._stream):
-            pixels = batch.pixels.to(self._device, non_blocking=True)
-            numbers = small.pin_memory().to(self._device, non_blocking=True)
+            moved = [
+                tensor.to(self._device, non_blocking=True)
+                for tensor in (batch.pixels, numbers, targets)
+            ]
             slot.copied = self._stream.record_event()
         current = torch.cuda.current_stream(self._device)
         current.wait_event(slot.copied)
-        for tensor in (pixels, numbers):
+        for tensor in moved:
             tensor.record_stream(current)
-        labels = torch.where(numbers[3] < 0, torch.nan, numbers[3].float())
-        return Batch(pixels, numbers[0], numbers[1], numbers[2], labels, batch.rows)
+        pixels, (offsets, heights, widths), targets = moved
+        return ImageBatch(pixels, offsets, heights, widths, targets, batch.rows)
 
 
 @dataclass
@@ -129,3 +133,7 @@ class _Slot:
         if self.memory is None or len(self.memory) < count:
             self.memory = torch.empty(int(count * _SLACK), dtype=torch.int16, pin_memory=True)
         return self.memory[:count]
+
+
+# A batch in its slot, what went wrong, or None at the end of a pass.
+_Ready = tuple[_Slot, ImageBatch] | BaseException | None

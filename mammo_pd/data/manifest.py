@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mammo_pd.errors import InputError
-from mammo_pd.files import write_beside
+from mammo_pd.files import atomic_write
 from mammo_pd.terms import Status
 
 MANIFEST_SCHEMA = pa.schema(
@@ -74,7 +74,7 @@ def write_manifest(path: Path, rows: Iterable[dict[str, Any]], further: pa.Schem
     schema = pa.unify_schemas([MANIFEST_SCHEMA, further])
     count = 0
     group: list[dict[str, Any]] = []
-    with write_beside(path) as beside, pq.ParquetWriter(beside, schema) as writer:
+    with atomic_write(path) as beside, pq.ParquetWriter(beside, schema) as writer:
         for row in rows:
             group.append(row)
             if len(group) == _ROWS_PER_GROUP:

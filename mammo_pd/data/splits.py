@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from mammo_pd.errors import InputError
-from mammo_pd.files import write_beside, write_text
+from mammo_pd.files import atomic_write, write_text
 from mammo_pd.terms import Split, Status
 
 _LINKS = ("patient_id", "exam_id", "pixel_hash")
@@ -185,7 +185,7 @@ def write_split(split: SplitTable, folder: Path, facts: dict[str, Any]) -> Path:
     write_text(
         path.with_suffix(".json"), json.dumps({"hash": split.hash, **facts}, indent=2) + "\n"
     )
-    with write_beside(path) as beside:
+    with atomic_write(path) as beside:
         split.table.to_csv(beside, index=False)
     return path
 

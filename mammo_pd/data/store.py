@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mammo_pd.errors import InputError
-from mammo_pd.files import write_beside, write_text
+from mammo_pd.files import atomic_write, write_text
 from mammo_pd.terms import PYRAMID_LONG_SIDES
 
 FORMAT = 1
@@ -84,7 +84,7 @@ def open_store(root: Path) -> StorePaths:
     return paths
 
 
-def read_facts(paths: StorePaths) -> dict[str, Any]:
+def read_store_info(paths: StorePaths) -> dict[str, Any]:
     """What the store was made with: ``format``, ``settings``, ``fingerprint``, ``labels``.
 
     Raises:
@@ -117,7 +117,7 @@ def create_or_match(root: Path, settings: Mapping[str, Any]) -> StorePaths:
     """
     paths = StorePaths(root)
     if paths.facts.is_file():
-        facts = read_facts(paths)
+        facts = read_store_info(paths)
         wanted = fingerprint_of(settings)
         if facts["fingerprint"] != wanted:
             changed = [
@@ -136,16 +136,16 @@ def create_or_match(root: Path, settings: Mapping[str, Any]) -> StorePaths:
             f"{root} exists and is not a store of mammo-pd; name an empty or new folder with --out."
         )
     root.mkdir(parents=True, exist_ok=True)
-    write_facts(paths, {"settings": dict(settings), "fingerprint": fingerprint_of(settings)})
+    write_store_info(paths, {"settings": dict(settings), "fingerprint": fingerprint_of(settings)})
     return paths
 
 
-def write_facts(paths: StorePaths, facts: Mapping[str, Any]) -> None:
+def write_store_info(paths: StorePaths, facts: Mapping[str, Any]) -> None:
     """Write what the store was made with."""
     write_text(paths.facts, json.dumps({"format": FORMAT, **facts}, indent=2) + "\n")
 
 
-def write_levels(folder: Path, levels: Mapping[str, npt.NDArray[np.uint16]]) -> None:
+def write_pyramid(folder: Path, levels: Mapping[str, npt.NDArray[np.uint16]]) -> None:
     """Write one image's pyramid, each level as (height, width) uint16 in ``NAME.npy``."""
     folder.mkdir(parents=True)
     for name, pixels in levels.items():
@@ -166,19 +166,19 @@ def stored_bytes(paths: StorePaths, image_id: str) -> int:
     return sum(file.stat().st_size for file in paths.image(image_id).glob("*.npy"))
 
 
-def choose_level(height: int, width: int, canvas: tuple[int, int]) -> str:
+def choose_pyramid_level(height: int, width: int, img_size: tuple[int, int]) -> str:
     """The smallest level that is still at least as fine as the canvas.
 
     Args:
         height: of the native level, pixels.
         width: of the native level, pixels.
-        canvas: (height, width) in pixels that the model sees.
+        img_size: (height, width) in pixels that the model sees.
 
     Returns:
         The level's name.
     """
     # The image fills the canvas in one direction; that one decides.
-    wanted = min(canvas[0] / height, canvas[1] / width)
+    wanted = min(img_size[0] / height, img_size[1] / width)
     long_side = max(height, width)
     for level in sorted(PYRAMID_LONG_SIDES):
         if level < long_side and level >= wanted * long_side - 0.5:
@@ -186,7 +186,7 @@ def choose_level(height: int, width: int, canvas: tuple[int, int]) -> str:
     return "native"
 
 
-def read_level(paths: StorePaths, image_id: str, level: str) -> npt.NDArray[np.uint16]:
+def read_pyramid_level(paths: StorePaths, image_id: str, level: str) -> npt.NDArray[np.uint16]:
     """Memory-map one level of one image.
 
     Returns:
@@ -203,7 +203,7 @@ def read_level(paths: StorePaths, image_id: str, level: str) -> npt.NDArray[np.u
     return pixels
 
 
-def level_shape(paths: StorePaths, image_id: str, level: str) -> tuple[int, int, int]:
+def pyramid_level_shape(paths: StorePaths, image_id: str, level: str) -> tuple[int, int, int]:
     """Height and width of one level in pixels, and where in the file its pixels begin, in bytes.
 
     Raises:
@@ -222,7 +222,7 @@ def level_shape(paths: StorePaths, image_id: str, level: str) -> tuple[int, int,
         raise _lost_level(file, error) from error
 
 
-def read_level_into(
+def read_pyramid_level_into(
     paths: StorePaths, image_id: str, level: str, start: int, out: npt.NDArray[np.int16]
 ) -> None:
     """Copy one level's pixels from the file (the page cache, if warm) into memory that is there.
@@ -231,7 +231,7 @@ def read_level_into(
         paths: the store.
         image_id: of the image.
         level: its name.
-        start: of the pixels in the file, in bytes, from `level_shape`.
+        start: of the pixels in the file, in bytes, from `pyramid_level_shape`.
         out: (height * width,) int16, contiguous: the uint16 pixels as they lie in the file.
 
     Raises:
@@ -280,7 +280,7 @@ class Hasher:
 
 
 @dataclass(frozen=True)
-class Source:
+class ImageOrigin:
     """Where one image comes from.
 
     Attributes:
@@ -305,7 +305,7 @@ class RecordedImage:
         labels: what the label table says of it.
     """
 
-    source: Source
+    source: ImageOrigin
     image_id: str
     facts: Mapping[str, Any]
     identifiers: Mapping[str, str]
@@ -376,7 +376,7 @@ class Record:
             _of_file(path),
         ).fetchall()
 
-    def source_of(self, image_id: str) -> Source | None:
+    def source_of(self, image_id: str) -> ImageOrigin | None:
         """Where the image of this image_id comes from."""
         row = self._database.execute(
             "SELECT source FROM images WHERE image_id = ?", (image_id,)
@@ -448,19 +448,19 @@ def _of_file(path: Path) -> dict[str, bytes]:
     return {"path": key, "first": key + b"\0", "after": key + b"\1"}
 
 
-def _as_key(source: Source) -> bytes:
+def _as_key(source: ImageOrigin) -> bytes:
     key = os.fsencode(source.path)
     return key if source.frame is None else key + b"\0" + str(source.frame).encode()
 
 
-def _as_source(key: bytes) -> Source:
+def _as_source(key: bytes) -> ImageOrigin:
     path, _, frame = key.partition(b"\0")
-    return Source(Path(os.fsdecode(path)), int(frame) if frame else None)
+    return ImageOrigin(Path(os.fsdecode(path)), int(frame) if frame else None)
 
 
 def _read_or_make_key(path: Path, wanted: bytes | None) -> bytes:
     if not path.exists():
-        with write_beside(path, mode=0o600) as beside:
+        with atomic_write(path, mode=0o600) as beside:
             beside.write_bytes(secrets.token_bytes(32) if wanted is None else wanted)
     key = path.read_bytes()
     if len(key) != 32:

@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike
 
 from mammo_pd.errors import InputError
 from mammo_pd.evaluation.bootstrap import corrected_interval, patient_weights
-from mammo_pd.evaluation.levels import Aggregation, roll_up
-from mammo_pd.evaluation.measures import Figure, auc_with_interval, number
+from mammo_pd.evaluation.levels import Aggregation, aggregate
+from mammo_pd.evaluation.measures import Estimate, auc_with_interval, number
 from mammo_pd.evaluation.roc import Floats, Ranking, auc, auc_influence, placements
 from mammo_pd.terms import Level
 
@@ -120,7 +120,7 @@ def on_the_same_images(
 
 def compare(
     tables: Mapping[str, pd.DataFrame], *, aggregation: Aggregation, resamples: int, seed: int
-) -> tuple[list[dict[str, Figure]], list[dict[str, Figure]]]:
+) -> tuple[list[dict[str, Estimate]], list[dict[str, Estimate]]]:
     """AUC of each model and paired difference of each two, at every level.
 
     Args:
@@ -135,10 +135,10 @@ def compare(
         difference_ci_high``, and by DeLong ``delong_se, delong_ci_low, delong_ci_high, delong_z,
         delong_p``. None where a figure does not exist.
     """
-    alone: list[dict[str, Figure]] = []
-    paired: list[dict[str, Figure]] = []
+    alone: list[dict[str, Estimate]] = []
+    paired: list[dict[str, Estimate]] = []
     for level in Level:
-        units = {name: roll_up(table, level, aggregation) for name, table in tables.items()}
+        units = {name: aggregate(table, level, aggregation) for name, table in tables.items()}
         for name, rows in units.items():
             found = auc_with_interval(rows, resamples=resamples, seed=seed)
             resampled = found["auc_ci_low"] is not None
@@ -186,7 +186,7 @@ def _spread(first: pd.DataFrame, second: pd.DataFrame, drawn: Floats) -> tuple[f
 
 def _difference(
     first: pd.DataFrame, second: pd.DataFrame, spread: tuple[float, float] | None
-) -> dict[str, Figure]:
+) -> dict[str, Estimate]:
     label = first["label"].to_numpy()
     low, high = spread or (None, None)
     if label.min() == label.max():

@@ -42,7 +42,7 @@ def units_of(predictions: pd.DataFrame, level: Level) -> np.ndarray:
     return np.asarray(predictions.groupby(keys, sort=True).ngroup(), dtype=np.int64)
 
 
-def roll_up(
+def aggregate(
     predictions: pd.DataFrame, level: Level, aggregation: Aggregation = Aggregation.MEAN
 ) -> pd.DataFrame:
     """One row per unit of a level.

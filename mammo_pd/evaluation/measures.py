@@ -34,7 +34,7 @@ _GRID = np.linspace(0.0, 1.0, 101)
 OPERATING = ("sensitivity", "specificity", "recall_rate", "ppv", "npv")
 LIFT = ("sensitivity", "ppv", "lift")
 
-Figure = float | int | str | None
+Estimate = float | int | str | None
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Band:
 
 
 @dataclass(frozen=True)
-class Assessment:
+class LevelResults:
     """What is known of one level.
 
     Attributes:
@@ -70,10 +70,10 @@ class Assessment:
         reliability_n: (bins,) units in each bin.
     """
 
-    figures: dict[str, Figure]
+    figures: dict[str, Estimate]
     remarks: list[str] = field(default_factory=list)
-    operating_points: list[dict[str, Figure]] = field(default_factory=list)
-    lift: list[dict[str, Figure]] = field(default_factory=list)
+    operating_points: list[dict[str, Estimate]] = field(default_factory=list)
+    lift: list[dict[str, Estimate]] = field(default_factory=list)
     roc: tuple[Floats, Floats] | None = None
     roc_band: Band | None = None
     precision_recall: Band | None = None
@@ -86,7 +86,7 @@ def number(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def _count(units: pd.DataFrame) -> dict[str, Figure]:
+def _count(units: pd.DataFrame) -> dict[str, Estimate]:
     label = units["label"].to_numpy()
     return {
         "n": len(units),
@@ -120,7 +120,7 @@ def _too_few_patients(units: pd.DataFrame) -> str | None:
     )
 
 
-def auc_with_interval(units: pd.DataFrame, *, resamples: int, seed: int) -> dict[str, Figure]:
+def auc_with_interval(units: pd.DataFrame, *, resamples: int, seed: int) -> dict[str, Estimate]:
     """The AUC of some units and its interval by patient, without the rest: for strata and folds.
 
     Args:
@@ -186,7 +186,7 @@ def assess(
     seed: int,
     prevalence: float | None = None,
     reader: Reader | None = None,
-) -> Assessment:
+) -> LevelResults:
     """Every figure of one level.
 
     Args:
@@ -203,7 +203,7 @@ def assess(
     """
     figures = _count(units)
     if remark := _one_class(units):
-        return Assessment(
+        return LevelResults(
             figures | {"auc": None, "auc_ci_low": None, "auc_ci_high": None}, [remark]
         )
     remarks = []
@@ -295,7 +295,7 @@ def assess(
             "interval has no width: that is a limit of the method, not certainty."
         )
     confusion = [_confusion(curve, point) for point in points]
-    operating_points: list[dict[str, Figure]] = [
+    operating_points: list[dict[str, Estimate]] = [
         {
             "threshold": threshold.value,
             "code": threshold.code,
@@ -305,11 +305,11 @@ def assess(
         }
         for threshold, counts in zip(thresholds, confusion, strict=True)
     ]
-    by_share: list[dict[str, Figure]] = [
+    by_share: list[dict[str, Estimate]] = [
         {"share_flagged": share, **_rates(str(share), LIFT, found, interval)}
         for share in FLAGGED_SHARES
     ]
-    return Assessment(
+    return LevelResults(
         figures=figures,
         remarks=remarks,
         operating_points=operating_points,
@@ -324,7 +324,7 @@ def assess(
 
 def _with_interval(
     name: str, value: float, interval: tuple[float, float] | None
-) -> dict[str, Figure]:
+) -> dict[str, Estimate]:
     low, high = interval or (None, None)
     return {name: number(value), f"{name}_ci_low": low, f"{name}_ci_high": high}
 
@@ -334,19 +334,19 @@ def _rates(
     names: tuple[str, ...],
     found: dict[str, float],
     interval: dict[str, tuple[float, float] | None],
-) -> dict[str, Figure]:
-    rates: dict[str, Figure] = {}
+) -> dict[str, Estimate]:
+    rates: dict[str, Estimate] = {}
     for name in names:
         rates |= _with_interval(name, found[f"{key}.{name}"], interval[f"{key}.{name}"])
     return rates
 
 
-def _confusion(curve: Curve, point: int) -> dict[str, Figure]:
+def _confusion(curve: Curve, point: int) -> dict[str, Estimate]:
     tp, fp = int(curve.true_positives[point]), int(curve.false_positives[point])
     return {"tp": tp, "fp": fp, "fn": int(curve.positives) - tp, "tn": int(curve.negatives) - fp}
 
 
-def _delong(label: Floats, score: Floats, auc: float) -> dict[str, Figure]:
+def _delong(label: Floats, score: Floats, auc: float) -> dict[str, Estimate]:
     error = delong_standard_error(label, score)
     low, high = normal_interval(auc, error)
     known = not np.isnan(error)
@@ -359,8 +359,8 @@ def _delong(label: Floats, score: Floats, auc: float) -> dict[str, Figure]:
 
 def _calibration(
     label: Floats, score: Floats, patient: np.ndarray, remarks: list[str]
-) -> dict[str, Figure]:
-    figures: dict[str, Figure] = {}
+) -> dict[str, Estimate]:
+    figures: dict[str, Estimate] = {}
     line = calibration_line(label, score, patient)
     if line is None:
         remarks.append(

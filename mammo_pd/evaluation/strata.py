@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 from mammo_pd.errors import InputError
-from mammo_pd.evaluation.levels import Aggregation, roll_up, units_of
-from mammo_pd.evaluation.measures import Figure, auc_with_interval
+from mammo_pd.evaluation.levels import Aggregation, aggregate, units_of
+from mammo_pd.evaluation.measures import Estimate, auc_with_interval
 from mammo_pd.terms import Level
 
 KNOWN_COLUMNS = (
@@ -50,7 +50,7 @@ def stratify(
     aggregation: Aggregation,
     resamples: int,
     seed: int,
-) -> list[dict[str, Figure]]:
+) -> list[dict[str, Estimate]]:
     """AUC by the values of each column.
 
     The view is a property of an image and is judged at image level; all else is judged at breast
@@ -78,10 +78,10 @@ def stratify(
             f"The predictions have no column {', '.join(absent)} to stratify by: add it, or name "
             f"one of {', '.join(map(str, predictions.columns))}."
         )
-    rows: list[dict[str, Figure]] = []
+    rows: list[dict[str, Estimate]] = []
     for column in columns:
         level = Level.IMAGE if column == "view" else Level.BREAST
-        units = roll_up(predictions, level, aggregation)
+        units = aggregate(predictions, level, aggregation)
         value = _of_units(predictions, column, units_of(predictions, level))
         label = units["label"].to_numpy()
         negatives_lack_it = not (value[label == 0] != "").any()
@@ -101,7 +101,7 @@ def stratify(
     return rows
 
 
-def _figures(units: pd.DataFrame, resamples: int, seed: int) -> dict[str, Figure]:
+def _figures(units: pd.DataFrame, resamples: int, seed: int) -> dict[str, Estimate]:
     positives = int(units["label"].sum())
     fewest = min(positives, len(units) - positives)
     if fewest >= MIN_PER_CLASS:

@@ -22,8 +22,8 @@ from pydicom.errors import InvalidDicomError
 from pydicom.pixels.decoders.base import Decoder
 
 from mammo_pd.errors import ImageError
-from mammo_pd.imaging import decoder_imagecodecs
 from mammo_pd.imaging.codestream import CodestreamSize, is_whole, read_codestream_size
+from mammo_pd.imaging.decoders import imagecodecs_plugin
 from mammo_pd.imaging.header import integer, number_of_frames, text, value
 from mammo_pd.terms import Reason
 
@@ -37,7 +37,7 @@ MAX_FRAMES = 512
 # One run of two bytes holds at most 128 bytes (PS3.5 G.3.1).
 _MAX_RLE_RATIO = 64
 
-_DECODER_ORDER = (decoder_imagecodecs.PLUGIN, "pylibjpeg", "pydicom", "gdcm", "pyjpegls", "pillow")
+_DECODER_ORDER = (imagecodecs_plugin.PLUGIN, "pylibjpeg", "pydicom", "gdcm", "pyjpegls", "pillow")
 
 _LOSSY = frozenset(
     {
@@ -46,17 +46,17 @@ _LOSSY = frozenset(
         uid.JPEGLSNearLossless,
         uid.JPEG2000,
         uid.HTJ2K,
-        decoder_imagecodecs.JPEG_XL_RECOMPRESSION,
-        decoder_imagecodecs.JPEG_XL,
+        imagecodecs_plugin.JPEG_XL_RECOMPRESSION,
+        imagecodecs_plugin.JPEG_XL,
     }
 )
 _KINDS = {
     **dict.fromkeys(uid.JPEGTransferSyntaxes, "jpeg"),
     **dict.fromkeys(uid.JPEGLSTransferSyntaxes, "jpeg_ls"),
     **dict.fromkeys(uid.JPEG2000TransferSyntaxes, "jpeg_2000"),
-    decoder_imagecodecs.JPEG_XL_LOSSLESS: "jpeg_xl",
-    decoder_imagecodecs.JPEG_XL_RECOMPRESSION: "jpeg_xl",
-    decoder_imagecodecs.JPEG_XL: "jpeg_xl",
+    imagecodecs_plugin.JPEG_XL_LOSSLESS: "jpeg_xl",
+    imagecodecs_plugin.JPEG_XL_RECOMPRESSION: "jpeg_xl",
+    imagecodecs_plugin.JPEG_XL: "jpeg_xl",
 }
 
 
@@ -318,7 +318,7 @@ def _decode_encapsulated(dataset: Dataset, frame: int, rows: int, columns: int) 
         try:
             values, _ = decoder.as_array(dataset, index=frame, decoding_plugin=plugin, **options)
         except (Exception, MemoryError) as error:
-            if decoder_imagecodecs.CONTRADICTION in str(error):
+            if imagecodecs_plugin.CONTRADICTION in str(error):
                 raise ImageError(
                     Reason.HEADER_CONTRADICTS, "Header and pixel data disagree on the size."
                 ) from error
@@ -406,7 +406,7 @@ def _within_depth(values: np.ndarray, bits_stored: int, *, lossy: bool) -> np.nd
 
 def _decoder(dataset: Dataset) -> Decoder:
     syntax = dataset.file_meta.TransferSyntaxUID
-    decoder = decoder_imagecodecs.find_decoder(syntax)
+    decoder = imagecodecs_plugin.find_decoder(syntax)
     if decoder is None:
         known = syntax.name if syntax.is_transfer_syntax else "it names"
         raise ImageError(Reason.DECODE_FAILED, f"No decoder knows the transfer syntax {known}.")

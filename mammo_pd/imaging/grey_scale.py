@@ -82,7 +82,7 @@ def apply_grey_scale(
     return GreyImage(pixels, full_range, voi_applied)
 
 
-def brightest(images: Iterable[GreyImage]) -> GreyImage:
+def maximum_intensity_projection(images: Iterable[GreyImage]) -> GreyImage:
     """The maximum over the frames of one file, pixel by pixel.
 
     Args:

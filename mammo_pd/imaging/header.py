@@ -85,7 +85,7 @@ _BREAST_REGION_CODES = frozenset({"T-04000", "76752008"})
 
 
 @dataclass(frozen=True)
-class HeaderFacts:
+class HeaderFields:
     """What the tags say of one image; None where they do not.
 
     Attributes:
@@ -123,9 +123,9 @@ class HeaderFacts:
     phantom: bool | None
 
 
-def read_facts(header: Dataset) -> HeaderFacts:
+def read_header_fields(header: Dataset) -> HeaderFields:
     """Read from a header what the manifest wants. Never raises: what cannot be read is None."""
-    return HeaderFacts(
+    return HeaderFields(
         laterality=find_laterality(header),
         view=find_view(header),
         view_modifiers=find_view_modifiers(header),

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mammo_pd.errors import InputError
-from mammo_pd.files import write_beside
+from mammo_pd.files import atomic_write
 
 _MODEL = "model."
 _OPTIMIZER = "optimizer."
@@ -25,7 +25,7 @@ def save_weights(path: Path, model: nn.Module, facts: dict[str, Any]) -> None:
         facts: plain values.
     """
     tensors = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
-    with write_beside(path) as beside:
+    with atomic_write(path) as beside:
         save_file(tensors, beside, {"facts": json.dumps(facts)})
 
 
@@ -55,7 +55,7 @@ def save_state(
         for name, value in values.items():
             tensors[f"{_OPTIMIZER}{index}.{name}"] = value.detach().contiguous()
     header = {"facts": json.dumps(facts), "param_groups": json.dumps(state["param_groups"])}
-    with write_beside(path) as beside:
+    with atomic_write(path) as beside:
         save_file(tensors, beside, header)
 
 

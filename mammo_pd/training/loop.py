@@ -19,58 +19,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from mammo_pd.config import TrainingSettings
 from mammo_pd.errors import InputError
 from mammo_pd.training.checkpoint import load_state, save_state, save_weights
 
 # Reading the loss waits for the device, so it is read this seldom.
 _LOG_EVERY = 20
 MONITOR = "val_auc_image"
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """How the model is trained.
-
-    Attributes:
-        epochs: passes over the training images.
-        batch_size: images in a step, over all devices; ``auto`` for as many as fit.
-        accumulate: parts that each device computes its share of a step in, one after the other.
-        lr: peak learning rate of AdamW.
-        weight_decay: of AdamW; on matrices, not on biases, norms, tokens or position embeddings.
-        warmup_epochs: epochs of linear warm-up before the cosine; may be a fraction.
-        clip_norm: largest norm of the gradient; 0 for no limit.
-        positive_weight: weight of a positive image in the loss.
-        seed: of the weights, the order, the draws and the augmentation.
-    """
-
-    epochs: int = 30
-    batch_size: int | str = 32
-    accumulate: int = 1
-    lr: float = 3e-4
-    weight_decay: float = 0.05
-    warmup_epochs: float = 2.0
-    clip_norm: float = 1.0
-    positive_weight: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate"):
-            if getattr(self, name) == "auto" and name == "batch_size":
-                continue
-            if isinstance(getattr(self, name), str) or getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; allowed is 1 and above")
-        for name in ("lr", "positive_weight"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; allowed is above 0")
-        for name in ("weight_decay", "warmup_epochs", "clip_norm", "seed"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; allowed is 0 and above")
-
-    @property
-    def known_batch_size(self) -> int:
-        """``batch_size``, once ``auto`` was resolved."""
-        assert isinstance(self.batch_size, int), "auto is resolved before training"
-        return self.batch_size
 
 
 class Tracker(Protocol):

@@ -9,26 +9,30 @@ import torch
 from mammo_pd.data.dataset import EpochBatches, MammogramDataset
 from mammo_pd.data.loader import BatchLoader
 from mammo_pd.data.manifest import read_manifest
-from mammo_pd.data.store import open_store, read_level
+from mammo_pd.data.store import open_store, read_pyramid_level
 from mammo_pd.errors import InputError
-from mammo_pd.models.patch_dropout import draw_uniform, image_key
+from mammo_pd.keyed_random import image_key
+from mammo_pd.patches.draw import draw_uniform
 
 
 @pytest.fixture
 def dataset(phantom_store: Path) -> MammogramDataset:
     rows = read_manifest(phantom_store / "manifest.parquet")
-    return MammogramDataset(open_store(phantom_store), rows, (128, 96))
+    targets = rows[["label", "age"]].to_numpy(np.float32, na_value=np.nan)
+    return MammogramDataset(open_store(phantom_store), rows, (128, 96), targets)
 
 
 def test_images_lie_end_to_end_in_a_batch(dataset: MammogramDataset, phantom_store: Path) -> None:
     batch = dataset.read([3, 0, 7])
     assert batch.rows.tolist() == [3, 0, 7]
     for place, row in enumerate(batch.rows.tolist()):
-        start, height, width = (int(part[place]) for part in batch[1:4])
-        stored = read_level(open_store(phantom_store), dataset.image_ids[row], "native")
+        start, height, width = (
+            int(part[place]) for part in (batch.offsets, batch.heights, batch.widths)
+        )
+        stored = read_pyramid_level(open_store(phantom_store), dataset.image_ids[row], "native")
         flat = batch.pixels[start : start + height * width].numpy().view(np.uint16)
         assert np.array_equal(flat.reshape(height, width), stored)
-        assert batch.labels[place] == dataset.labels[row]
+        assert torch.equal(batch.targets[place], dataset.targets[row])
 
 
 def test_images_are_ordered_by_size(dataset: MammogramDataset) -> None:

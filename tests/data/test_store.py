@@ -7,12 +7,12 @@ import pytest
 from mammo_pd.data.store import (
     Hasher,
     Record,
-    choose_level,
+    choose_pyramid_level,
     create_or_match,
     open_store,
-    read_level,
+    read_pyramid_level,
     take_in,
-    write_levels,
+    write_pyramid,
 )
 from mammo_pd.errors import InputError
 
@@ -43,17 +43,17 @@ def test_missing_store_is_named_with_the_command_that_makes_it(tmp_path: Path) -
 def test_levels_are_read_back_memory_mapped(tmp_path: Path) -> None:
     paths = create_or_match(tmp_path / "s", SETTINGS)
     native = np.arange(12, dtype=np.uint16).reshape(3, 4)
-    write_levels(paths.partial / "x", {"native": native})
+    write_pyramid(paths.partial / "x", {"native": native})
     take_in(paths, paths.partial / "x", "abcd")
-    pixels = read_level(paths, "abcd", "native")
+    pixels = read_pyramid_level(paths, "abcd", "native")
     assert isinstance(pixels, np.memmap)
     assert np.array_equal(pixels, native)
     with pytest.raises(InputError, match="run the same mammo-pd preprocess again"):
-        read_level(paths, "abcd", "512")
+        read_pyramid_level(paths, "abcd", "512")
 
 
 @pytest.mark.parametrize(
-    ("size", "canvas", "level"),
+    ("size", "img_size", "level"),
     [
         ((3328, 1700), (1024, 816), "1024"),
         ((3328, 1700), (1040, 832), "2048"),
@@ -66,9 +66,9 @@ def test_levels_are_read_back_memory_mapped(tmp_path: Path) -> None:
     ],
 )
 def test_level_is_the_smallest_that_is_as_fine_as_the_canvas(
-    size: tuple[int, int], canvas: tuple[int, int], level: str
+    size: tuple[int, int], img_size: tuple[int, int], level: str
 ) -> None:
-    assert choose_level(*size, canvas) == level
+    assert choose_pyramid_level(*size, img_size) == level
 
 
 def test_hashes_are_keyed_and_differ_by_kind() -> None:

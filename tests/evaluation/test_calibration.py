@@ -1,11 +1,10 @@
 import numpy as np
 import pytest
 from sklearn.calibration import calibration_curve
+from test_roc import PAIRED_A, PAIRED_LABEL, random_units
 
 from mammo_pd.evaluation.calibration import calibration_line, reliability_bins
 from mammo_pd.evaluation.roc import Ranking
-
-from .test_roc import PAIRED_A, PAIRED_LABEL, random_units
 
 
 def test_equals_rs_glm_with_errors_clustered_in_threes():

@@ -1,16 +1,15 @@
 import numpy as np
 import pandas as pd
 import pytest
+from prediction_tables import made_up
 from sklearn.metrics import roc_auc_score
+from test_roc import PAIRED_A, PAIRED_B, PAIRED_LABEL
 
 from mammo_pd.errors import InputError
 from mammo_pd.evaluation.bootstrap import corrected_interval, patient_weights
 from mammo_pd.evaluation.compare import compare, on_the_same_images, paired_delong
 from mammo_pd.evaluation.levels import Aggregation
 from mammo_pd.evaluation.predictions import check_predictions
-
-from .conftest import made_up
-from .test_roc import PAIRED_A, PAIRED_B, PAIRED_LABEL
 
 
 @pytest.fixture

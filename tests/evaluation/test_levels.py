@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mammo_pd.evaluation.levels import Aggregation, count_units, roll_up, units_of
+from mammo_pd.evaluation.levels import Aggregation, aggregate, count_units, units_of
 from mammo_pd.evaluation.predictions import check_predictions
 from mammo_pd.terms import Level
 
@@ -30,7 +30,7 @@ FOUR = table(
     ],
 )
 def test_positive_when_any_image_is_and_the_mean_score(level, labels, means):
-    units = roll_up(FOUR, level)
+    units = aggregate(FOUR, level)
     assert units["label"].tolist() == labels
     np.testing.assert_allclose(units["score"], means)
     assert units["n_images"].sum() == 4
@@ -45,7 +45,7 @@ def test_positive_when_any_image_is_and_the_mean_score(level, labels, means):
     ],
 )
 def test_aggregations(aggregation, score):
-    assert roll_up(FOUR, Level.PATIENT, aggregation)["score"].iloc[0] == pytest.approx(score)
+    assert aggregate(FOUR, Level.PATIENT, aggregation)["score"].iloc[0] == pytest.approx(score)
 
 
 @pytest.mark.parametrize("aggregation", list(Aggregation))
@@ -53,7 +53,7 @@ def test_scores_stay_probabilities(aggregation):
     rows = [(f"i{i}", "p", "e", "L", "CC", 0, score) for i, score in enumerate([0.1] * 3)]
     rows += [(f"j{i}", "q", "e", "L", "CC", 1, 1.0) for i in range(3)]
     rows += [(f"k{i}", "r", "e", "L", "CC", 1, 0.0) for i in range(3)]
-    scores = roll_up(table(*rows), Level.PATIENT, aggregation)["score"].tolist()
+    scores = aggregate(table(*rows), Level.PATIENT, aggregation)["score"].tolist()
     assert scores[1:] == [1.0, 0.0]
     if aggregation is not Aggregation.NOISY_OR:
         assert scores[0] == 0.1
@@ -64,7 +64,7 @@ def test_exam_numbers_that_start_anew_with_each_patient_stay_apart():
         ("a", "p", "1", "L", "CC", 0, 0.2),
         ("b", "q", "1", "L", "CC", 1, 0.4),
     )
-    assert len(roll_up(rows, Level.EXAM)) == 2
+    assert len(aggregate(rows, Level.EXAM)) == 2
 
 
 def test_an_image_without_laterality_stands_for_itself():
@@ -73,7 +73,7 @@ def test_an_image_without_laterality_stands_for_itself():
         ("b", "p", "e", "", "MLO", 1, 0.4),
         ("c", "p", "e", "L", "MLO", 1, 0.4),
     )
-    assert len(roll_up(rows, Level.BREAST)) == 3
+    assert len(aggregate(rows, Level.BREAST)) == 3
     assert count_units(rows)["images_without_laterality"] == 2
 
 
@@ -83,7 +83,7 @@ def test_images_without_exam_are_one_exam_of_their_patient():
         ("b", "p", "", "R", "CC", 1, 0.4),
         ("c", "q", "", "R", "CC", 1, 0.4),
     )
-    assert roll_up(rows, Level.EXAM)["n_images"].tolist() == [2, 1]
+    assert aggregate(rows, Level.EXAM)["n_images"].tolist() == [2, 1]
     assert count_units(rows)["images_without_exam_id"] == 3
 
 
@@ -93,7 +93,7 @@ def test_incomplete_exams_are_counted_and_kept(predictions):
     short = check_predictions(predictions.drop(index=[1, 2, 9]))
     counts = count_units(short)
     assert (counts["incomplete_exams"], counts["exams"]) == (2, 60)
-    assert len(roll_up(short, Level.EXAM)) == 60
+    assert len(aggregate(short, Level.EXAM)) == 60
 
 
 def test_the_same_view_twice_does_not_complete_an_exam():
@@ -106,7 +106,7 @@ def test_the_order_of_rows_does_not_matter(predictions, level):
     checked = check_predictions(predictions)
     turned = check_predictions(predictions.iloc[::-1])
     a, b = (
-        roll_up(rows, level).sort_values(["patient_id", "score"]).reset_index(drop=True)
+        aggregate(rows, level).sort_values(["patient_id", "score"]).reset_index(drop=True)
         for rows in (checked, turned)
     )
     # What names an image or exam within a unit comes from its first row.
@@ -125,7 +125,7 @@ def test_agrees_with_a_plain_group_by(predictions, level):
         Level.PATIENT: ["patient_id"],
     }[level]
     plain = checked.groupby(keys)
-    units = roll_up(checked, level, Aggregation.MEAN)
+    units = aggregate(checked, level, Aggregation.MEAN)
     np.testing.assert_allclose(units["score"], plain["score"].mean())
     np.testing.assert_array_equal(units["label"], plain["label"].max())
     np.testing.assert_array_equal(units_of(checked, level), plain.ngroup())

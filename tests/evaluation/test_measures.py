@@ -1,6 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from prediction_tables import made_up
 from scipy.stats import norm
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
@@ -9,14 +10,12 @@ from mammo_pd.evaluation.bootstrap import (
     patient_weights,
     percentile_interval,
 )
-from mammo_pd.evaluation.levels import roll_up
+from mammo_pd.evaluation.levels import aggregate
 from mammo_pd.evaluation.measures import assess, auc_with_interval
 from mammo_pd.evaluation.predictions import check_predictions
 from mammo_pd.evaluation.roc import auc
 from mammo_pd.evaluation.thresholds import choose_thresholds
 from mammo_pd.terms import Level
-
-from .conftest import made_up
 
 
 def units_of(label, score, patient=None):
@@ -30,7 +29,7 @@ def assessed(units, **how):
 
 def test_the_interval_is_that_of_copied_patients(predictions):
     # The slow, obvious way: copy the rows of every patient drawn, then ask scikit-learn.
-    images = roll_up(check_predictions(predictions), Level.IMAGE)
+    images = aggregate(check_predictions(predictions), Level.IMAGE)
     patients = np.sort(images["patient_id"].unique())
     groups = dict(tuple(images.groupby("patient_id")))
 
@@ -79,7 +78,7 @@ def test_correcting_a_symmetric_figure_changes_nothing():
 
 
 def test_point_figures_equal_scikit_learn(predictions):
-    images = roll_up(check_predictions(predictions), Level.IMAGE)
+    images = aggregate(check_predictions(predictions), Level.IMAGE)
     figures = assessed(images).figures
     assert figures["auc"] == pytest.approx(roc_auc_score(images["label"], images["score"]))
     assert figures["brier"] == pytest.approx(brier_score_loss(images["label"], images["score"]))
@@ -87,7 +86,7 @@ def test_point_figures_equal_scikit_learn(predictions):
 
 
 def test_the_same_seed_gives_the_same_interval(predictions):
-    images = roll_up(check_predictions(predictions), Level.IMAGE)
+    images = aggregate(check_predictions(predictions), Level.IMAGE)
     assert assessed(images).figures == assessed(images).figures
     assert assessed(images, seed=1).figures["auc_ci_low"] != assessed(images).figures["auc_ci_low"]
 
@@ -106,7 +105,7 @@ def test_images_of_one_patient_widen_the_interval():
 
 
 def test_at_patient_level_bootstrap_and_delong_agree():
-    patients = roll_up(check_predictions(made_up(400)), Level.PATIENT)
+    patients = aggregate(check_predictions(made_up(400)), Level.PATIENT)
     figures = assessed(patients, resamples=2000).figures
     assert figures["auc_ci_low"] == pytest.approx(figures["auc_delong_ci_low"], abs=0.01)
     assert figures["auc_ci_high"] == pytest.approx(figures["auc_delong_ci_high"], abs=0.01)
@@ -154,8 +153,8 @@ def test_resamples_with_one_class_are_left_out_and_counted():
 
 
 def test_operating_points_are_applied_not_chosen_again(predictions):
-    validation = roll_up(check_predictions(made_up(80, seed=5)), Level.IMAGE)
-    images = roll_up(check_predictions(predictions), Level.IMAGE)
+    validation = aggregate(check_predictions(made_up(80, seed=5)), Level.IMAGE)
+    images = aggregate(check_predictions(predictions), Level.IMAGE)
     thresholds = choose_thresholds(validation["label"], validation["score"], miss_cost=10)
     points = assessed(images, thresholds=thresholds).operating_points
     assert [point["threshold"] for point in points] == [chosen.value for chosen in thresholds]
@@ -185,11 +184,11 @@ def test_patient_weights_draw_with_replacement():
 @pytest.mark.parametrize("level", [Level.IMAGE, Level.BREAST, Level.PATIENT])
 def test_the_interval_covers_the_truth_95_times_in_100(level):
     # The truth: the AUC of very many patients drawn in the same way.
-    truth_rows = roll_up(check_predictions(made_up(100_000, seed=99)), level)
+    truth_rows = aggregate(check_predictions(made_up(100_000, seed=99)), level)
     truth = auc(truth_rows["label"], truth_rows["score"])
     trials, inside = 1200, 0
     for trial in range(trials):
-        units = roll_up(check_predictions(made_up(150, seed=1000 + trial)), level)
+        units = aggregate(check_predictions(made_up(150, seed=1000 + trial)), level)
         figures = auc_with_interval(units, resamples=400, seed=trial)
         inside += figures["auc_ci_low"] <= truth <= figures["auc_ci_high"]
     assert 0.93 <= inside / trials <= 0.97

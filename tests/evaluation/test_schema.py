@@ -1,13 +1,12 @@
 import json
 
 import pytest
+from prediction_tables import made_up
 
-from mammo_pd.evaluation.report import ReportContext, metrics_of
 from mammo_pd.evaluation.schema import metrics_schema
-from mammo_pd.stages import evaluate
+from mammo_pd.report import evaluate
+from mammo_pd.report.content import ReportContext, metrics_of
 from mammo_pd.terms import Level
-
-from .conftest import made_up
 
 
 @pytest.fixture

@@ -1,14 +1,13 @@
 import numpy as np
 import pytest
+from prediction_tables import made_up
 
 from mammo_pd.errors import InputError
-from mammo_pd.evaluation.levels import Aggregation, roll_up
+from mammo_pd.evaluation.levels import Aggregation, aggregate
 from mammo_pd.evaluation.predictions import check_predictions
 from mammo_pd.evaluation.roc import auc
 from mammo_pd.evaluation.strata import known_strata, stratify
 from mammo_pd.terms import Level
-
-from .conftest import made_up
 
 HOW = {"aggregation": Aggregation.MEAN, "resamples": 20, "seed": 0}
 
@@ -28,7 +27,7 @@ def test_the_view_is_judged_per_image(predictions):
 
 def test_laterality_is_judged_per_breast(predictions):
     rows = by_value(predictions, "laterality")
-    breasts = roll_up(check_predictions(predictions), Level.BREAST)
+    breasts = aggregate(check_predictions(predictions), Level.BREAST)
     left = breasts[breasts["laterality"] == "L"]
     assert rows["L"]["auc"] == pytest.approx(auc(left["label"], left["score"]))
     assert rows["L"]["level"] == "breast"
@@ -67,7 +66,7 @@ def test_what_only_positives_have_is_compared_with_all_negatives():
     rows = by_value(table, "lesion_type")
     assert set(rows) == {"mass", "calcification"}
     positives = sum(row["n_positive"] for row in rows.values())
-    breasts = roll_up(check_predictions(table), Level.BREAST)
+    breasts = aggregate(check_predictions(table), Level.BREAST)
     assert positives == breasts["label"].sum()
     negatives = len(breasts) - positives
     assert rows["mass"]["n"] == negatives + rows["mass"]["n_positive"]

@@ -1,11 +1,10 @@
 import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix
+from test_roc import PAIRED_A, PAIRED_LABEL, random_units
 
 from mammo_pd.evaluation.roc import Ranking
 from mammo_pd.evaluation.thresholds import choose_thresholds, rates_at
-
-from .test_roc import PAIRED_A, PAIRED_LABEL, random_units
 
 
 def by_code(label, score, **choices):

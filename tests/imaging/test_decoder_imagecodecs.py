@@ -6,16 +6,16 @@ from pydicom import uid
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.pixels.decoders.base import get_decoder
 
-from mammo_pd.imaging import decoder_imagecodecs
+from mammo_pd.imaging.decoders import imagecodecs_plugin
 from mammo_pd.imaging.dicom import read_dataset
 
 LOSSLESS = [*ENCODERS]
 
 
-@pytest.mark.parametrize("syntax", decoder_imagecodecs.DECODER_DEPENDENCIES)
+@pytest.mark.parametrize("syntax", imagecodecs_plugin.DECODER_DEPENDENCIES)
 def test_every_syntax_of_the_table_is_registered(syntax):
-    decoder = decoder_imagecodecs.find_decoder(uid.UID(syntax))
-    assert decoder_imagecodecs.PLUGIN in decoder.available_plugins
+    decoder = imagecodecs_plugin.find_decoder(uid.UID(syntax))
+    assert imagecodecs_plugin.PLUGIN in decoder.available_plugins
 
 
 @pytest.mark.parametrize("syntax", LOSSLESS)

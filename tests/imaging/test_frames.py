@@ -9,13 +9,13 @@ from pydicom.encaps import encapsulate
 
 from mammo_pd.errors import ImageError
 from mammo_pd.imaging.dicom import StoredFrames, decode, read_dataset
-from mammo_pd.imaging.grey_scale import WHITE, apply_grey_scale, brightest
-from mammo_pd.imaging.pipeline import (
+from mammo_pd.imaging.grey_scale import WHITE, apply_grey_scale, maximum_intensity_projection
+from mammo_pd.imaging.settings import ImagingSettings
+from mammo_pd.ingest.pipeline import (
     mammogram_steps,
     process_each_frame,
     process_mammogram,
 )
-from mammo_pd.imaging.settings import ImagingSettings
 from mammo_pd.terms import Frames, Reason, VoiPolicy
 
 SHAPE = (480, 320)
@@ -245,7 +245,7 @@ def test_brightest_holds_one_frame_at_a_time():
     images = [apply_grey_scale(half_disk(), make_dataset(half_disk())) for _ in range(2)]
     before = images[0].pixels.copy()
     images[1].pixels[30:] = WHITE
-    found = brightest(iter(images)).pixels
+    found = maximum_intensity_projection(iter(images)).pixels
     assert (found[30:] == WHITE).all()
     np.testing.assert_array_equal(found[:30], before[:30])
     np.testing.assert_array_equal(images[0].pixels, before)
@@ -258,5 +258,5 @@ def test_the_tomosynthesis_file_of_the_corpus(corpus):
     assert stored.shape == (4, 128, 128)
     whole, _ = decode(dataset, 2), list(stored)
     np.testing.assert_array_equal(whole.values, dataset.pixel_array[2])
-    grey = brightest(apply_grey_scale(frame, dataset) for frame in stored)
+    grey = maximum_intensity_projection(apply_grey_scale(frame, dataset) for frame in stored)
     assert grey.voi_applied == "window:LINEAR"

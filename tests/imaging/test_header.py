@@ -12,7 +12,7 @@ from mammo_pd.imaging.header import (
     VIEW_MODIFIER_OF_CODE,
     VIEW_OF_CODE,
     check_is_mammogram,
-    read_facts,
+    read_header_fields,
     read_identifiers,
 )
 from mammo_pd.terms import Reason
@@ -82,7 +82,7 @@ def test_view_modifier_codes_are_those_of_the_standard(name):
     ],
 )
 def test_view_from_every_place(tags, view):
-    assert read_facts(header(**tags)).view == view
+    assert read_header_fields(header(**tags)).view == view
 
 
 def frame_anatomy(side):
@@ -107,7 +107,7 @@ def frame_anatomy(side):
     ],
 )
 def test_laterality_from_every_place(tags, side):
-    assert read_facts(header(**tags)).laterality == side
+    assert read_header_fields(header(**tags)).laterality == side
 
 
 @pytest.mark.parametrize(
@@ -123,29 +123,31 @@ def test_laterality_from_every_place(tags, side):
     ],
 )
 def test_age_in_years(tags, age):
-    assert read_facts(header(**tags)).age == (None if age is None else pytest.approx(age, abs=0.01))
+    assert read_header_fields(header(**tags)).age == (
+        None if age is None else pytest.approx(age, abs=0.01)
+    )
 
 
 def test_modifiers_beside_and_inside_the_view():
-    facts = read_facts(
+    facts = read_header_fields(
         header(ViewCodeSequence=coded("R-10242", ViewModifierCodeSequence=coded("R-102D7")))
     )
     assert facts.view_modifiers == ("spot_compression",)
-    facts = read_facts(header(ViewModifierCodeSequence=coded("399209000")))
+    facts = read_header_fields(header(ViewModifierCodeSequence=coded("399209000")))
     assert facts.view_modifiers == ("implant_displaced",)
 
 
 def test_spacing_is_at_the_detector():
-    facts = read_facts(header(ImagerPixelSpacing=[0.07, 0.08], PixelSpacing=[0.05, 0.05]))
+    facts = read_header_fields(header(ImagerPixelSpacing=[0.07, 0.08], PixelSpacing=[0.05, 0.05]))
     assert facts.imager_pixel_spacing == (0.07, 0.08)
-    assert read_facts(header(PixelSpacing=[0.05, 0.05])).imager_pixel_spacing is None
-    assert read_facts(header(ImagerPixelSpacing=[0, 0])).imager_pixel_spacing is None
+    assert read_header_fields(header(PixelSpacing=[0.05, 0.05])).imager_pixel_spacing is None
+    assert read_header_fields(header(ImagerPixelSpacing=[0, 0])).imager_pixel_spacing is None
 
 
 def test_yes_no_and_processing():
-    facts = read_facts(header(BurnedInAnnotation="YES", BreastImplantPresent="NO"))
+    facts = read_header_fields(header(BurnedInAnnotation="YES", BreastImplantPresent="NO"))
     assert (facts.burned_in_annotation, facts.implant) == (True, False)
-    raw = read_facts(header(SOPClassUID="1.2.840.10008.5.1.4.1.1.1.2.1"))
+    raw = read_header_fields(header(SOPClassUID="1.2.840.10008.5.1.4.1.1.1.2.1"))
     assert raw.processing == "FOR PROCESSING"
 
 
@@ -158,7 +160,7 @@ def test_identifiers_are_kept_apart_from_facts():
         "patient_id": "SECRET",
         "accession_number": "A1",
     }
-    assert "SECRET" not in str(read_facts(dataset))
+    assert "SECRET" not in str(read_header_fields(dataset))
 
 
 @pytest.mark.parametrize(
@@ -210,7 +212,7 @@ def test_a_value_that_breaks_the_standard_is_read_without_being_quoted(tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         header = read_dataset(path)
-        read_facts(header)
+        read_header_fields(header)
         assert read_identifiers(header)["study_instance_uid"] == "SECRET" * 20
 
 
@@ -234,7 +236,7 @@ def test_a_modality_that_is_no_code_is_not_quoted():
 def test_facts_of_real_files(corpus, name, side, view, age, spacing):
     dataset = read_dataset(corpus / "mg_dicom" / f"{name}.dcm")
     check_is_mammogram(dataset)
-    facts = read_facts(dataset)
+    facts = read_header_fields(dataset)
     assert (facts.laterality, facts.view) == (side, view)
     assert facts.age == (None if age is None else pytest.approx(age, abs=0.01))
     row_spacing = facts.imager_pixel_spacing and facts.imager_pixel_spacing[0]

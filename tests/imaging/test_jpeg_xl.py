@@ -9,7 +9,7 @@ from pydicom.encaps import encapsulate
 
 from mammo_pd.errors import ImageError
 from mammo_pd.imaging.codestream import CodestreamSize, read_codestream_size
-from mammo_pd.imaging.decoder_imagecodecs import (
+from mammo_pd.imaging.decoders.imagecodecs_plugin import (
     JPEG_XL,
     JPEG_XL_LOSSLESS,
     JPEG_XL_RECOMPRESSION,

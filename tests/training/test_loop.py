@@ -11,8 +11,9 @@ from lightning.fabric import Fabric
 from lightning.fabric.plugins import MixedPrecision
 from torch import Tensor, nn
 
+from mammo_pd.config import TrainingSettings
 from mammo_pd.errors import InputError
-from mammo_pd.training.loop import Part, Task, TrainingSettings, can_fuse, fit, learning_rate
+from mammo_pd.training.loop import Part, Task, can_fuse, fit, learning_rate
 
 IMAGES, PATCHES = 8, 4
 

@@ -1,0 +1,1 @@
+"""timm's vision transformers, on any subset of the patches."""

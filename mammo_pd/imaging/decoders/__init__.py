@@ -1,0 +1,1 @@
+"""Plugins for pydicom's decoders."""

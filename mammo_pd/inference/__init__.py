@@ -1,0 +1,1 @@
+"""Scores and saliency maps from a trained run."""

@@ -1,0 +1,254 @@
+"""Pictures for the report's errors: the stored image, what the model attended to, the lesion."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from PIL import Image, ImageDraw
+
+from mammo_pd.backbones.vit import PatchViT
+from mammo_pd.data.dataset import MammogramDataset
+from mammo_pd.errors import InputError
+from mammo_pd.imaging.geometry import area_average, fitted_size
+from mammo_pd.inference.predict import Scored
+from mammo_pd.inference.saliency import attention_rollout, refuse_other_attention
+from mammo_pd.patches.affine import fit_to_image_size
+from mammo_pd.patches.sampler import PatchSampler
+from mammo_pd.terms import Split
+
+_LONG_SIDE = 320
+_GAP = 4
+_HEAT = (255, 120, 0)
+_MARK = (0, 225, 255)
+_STRONGEST = 0.7
+# Roll-out's work grows with the square of the patches: a few seconds an image up to here.
+_MOST_PATCHES_ON_CPU = 2048
+# How label tables place a lesion: down, across, radius.
+_SPELLINGS = (("lesion_row", "lesion_column", "lesion_radius"), ("y_from_bottom", "x", "radius"))
+
+
+@dataclass(frozen=True)
+class LesionMark:
+    """A circle around a lesion.
+
+    Attributes:
+        row: of the centre, in pixels; 0 is the centre of the first row.
+        column: of the centre, in pixels; 0 is the centre of the first column.
+        radius: in pixels.
+    """
+
+    row: float
+    column: float
+    radius: float
+
+
+def lesion_in_stored_frame(image: Mapping[str, Any]) -> LesionMark | None:
+    """Where the label table says a lesion lies, in the image as the store has it.
+
+    Two spellings are read, both in pixels of the native frame: ``lesion_row, lesion_column,
+    lesion_radius`` (row 0 at the top; as the phantoms are written), and ``x, y_from_bottom,
+    radius`` (mini-MIAS: the origin is the lower left corner).
+
+    Args:
+        image: a row of the manifest: one of the two, ``rows``, ``crop_top, crop_left, crop_height,
+            crop_width`` and ``flipped``.
+
+    Returns:
+        The mark in the stored frame at its native size (it may lie beyond the crop), or None where
+        the row tells of no lesion.
+
+    Source: the mini-MIAS README (x, y, radius).
+    """
+    for names in _SPELLINGS:
+        down, across, radius = (_number(image.get(name)) for name in names)
+        if down is None or across is None or radius is None:
+            continue
+        row = image["rows"] - 1 - down if "y_from_bottom" in names else down
+        column = across - image["crop_left"]
+        if image["flipped"]:
+            column = image["crop_width"] - 1 - column
+        return LesionMark(float(row - image["crop_top"]), float(column), radius)
+    return None
+
+
+def draw_picture(
+    pixels: npt.NDArray[np.uint16],
+    heat: npt.NDArray[np.float32] | None,
+    lesion: LesionMark | None,
+) -> bytes:
+    """Draw an image and, beside it, the same with heat over it; the lesion is ringed in both.
+
+    Args:
+        pixels: (h, w) uint16.
+        heat: (h, w) float32 in [0, 1], how deeply each pixel is coloured; None for the image alone.
+        lesion: in pixels of this image.
+
+    Returns:
+        A PNG file of ``h`` rows and, with heat, ``2 w + 4`` columns; no more than 256 colours.
+    """
+    grey = np.repeat((pixels >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
+    views = [grey]
+    if heat is not None:
+        depth = _STRONGEST * heat[:, :, None]
+        coloured = grey * (1 - depth) + np.array(_HEAT, np.float32) * depth
+        views.append((coloured + 0.5).astype(np.uint8))
+    height, width = pixels.shape
+    picture = Image.new("RGB", (len(views) * (width + _GAP) - _GAP, height), "white")
+    for number, view in enumerate(views):
+        tile = Image.fromarray(view)
+        if lesion is not None:
+            _ring(tile, lesion)
+        picture.paste(tile, (number * (width + _GAP), 0))
+    # A quarter of the bytes: two dozen of these lie in one page.
+    file = BytesIO()
+    picture.quantize(256, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def heat_on_image(
+    shares: npt.NDArray[np.float32],
+    image_size: tuple[int, int],
+    size: tuple[int, int],
+    img_size: tuple[int, int],
+) -> npt.NDArray[np.float32]:
+    """Lay the patches' shares of the attention over an image.
+
+    Args:
+        shares: (rows, columns) of the canvas's patch grid.
+        image_size: (height, width) of the stored level that was placed on the canvas.
+        size: (height, width) of the picture of the same image.
+        img_size: (height, width) in pixels.
+
+    Returns:
+        ``size`` float32 in [0, 1]: 0 is the median share of the patches on the image, 1 the
+        highest one. Each pixel has the value of the patch it lies in.
+    """
+    sides = torch.tensor([[image_size[0]], [image_size[1]]])
+    step, _, top, _, _, left = fit_to_image_size(sides[0], sides[1], img_size)[0].flatten().tolist()
+    index = []
+    for cells, side, shown, offset, length in zip(
+        shares.shape, image_size, size, (top, left), img_size, strict=True
+    ):
+        centres = (np.arange(shown) + 0.5) * (side / shown)
+        on_canvas = (centres - offset) / step
+        index.append(np.clip((on_canvas * cells / length).astype(int), 0, cells - 1))
+    laid: npt.NDArray[np.float32] = shares[np.ix_(index[0], index[1])]
+    low, high = float(np.median(laid)), float(laid.max())
+    heat = np.zeros(size, np.float32)
+    if high > low:
+        heat[:] = np.clip((laid - low) / (high - low), 0, 1)
+    return heat
+
+
+class ErrorPictures:
+    """Makes the pictures of scored images, one when it is asked for.
+
+    Args:
+        scored: of one run, or of each fold's run; an image is explained by the model that it is
+            judged by.
+    """
+
+    def __init__(self, scored: Sequence[Scored]) -> None:
+        self._by: dict[str, Scored] = {}
+        for one in scored:
+            judged = one.table if len(scored) == 1 else one.table[one.table["split"] == Split.TEST]
+            self._by |= dict.fromkeys(judged["image_id"], one)
+        self._images = pd.concat([one.images for one in scored]).drop_duplicates("image_id")
+        self._images = self._images.set_index("image_id", drop=False)
+        try:
+            for one in scored:
+                refuse_other_attention(one.model)
+                _refuse_too_slow(one.model)
+            self._unexplained: str | None = None
+        except InputError as error:
+            self._unexplained = str(error)
+
+    @property
+    def legend(self) -> str:
+        """What the pictures show, in a few sentences for the reader."""
+        if self._unexplained is None:
+            said = (
+                "On the left the stored image, chest wall to the left; on the right the same with "
+                "attention roll-out over it: the deeper the orange, the more of the attention "
+                "leads back to that patch. There is none at the median of the image and below, and "
+                "it is deepest at the image's own highest value, so colours of two images cannot "
+                "be compared. It shows where attention flowed, not what spoke for or against."
+            )
+        else:
+            said = (
+                "The stored image, chest wall to the left. Where the model looked is not shown: "
+                f"{self._unexplained}"
+            )
+        if any({*names} <= {*self._images.columns} for names in _SPELLINGS):
+            said += " A ring, where there is one, is the lesion as the label table places it."
+        return said
+
+    def __call__(self, image_id: str) -> bytes | None:
+        """A PNG file of one image, long side 320 pixels; None where it was not scored here."""
+        one = self._by.get(image_id)
+        if one is None:
+            return None
+        height, width = one.facts["canvas"]
+        rows = self._images.loc[[image_id]]
+        stored = MammogramDataset(one.paths, rows, (height, width)).read([0])
+        shape = (int(stored.heights[0]), int(stored.widths[0]))
+        pixels = stored.pixels.numpy().view(np.uint16).reshape(shape)
+        size = fitted_size(shape, _LONG_SIDE) if max(shape) > _LONG_SIDE else shape
+        heat = None
+        if self._unexplained is None:
+            parameter = next(one.model.parameters())
+            sampler = PatchSampler((height, width), one.model.patch_size)
+            images = stored.to(parameter.device)
+            patches, positions = sampler.for_evaluation(images)
+            shares = attention_rollout(one.model, patches.to(parameter.dtype), positions)
+            of_patches = shares[0, -one.model.num_tokens :].reshape(one.model.grid_size)
+            heat = heat_on_image(of_patches.cpu().numpy(), shape, size, (height, width))
+        image = {str(name): value for name, value in rows.iloc[0].items()}
+        lesion = lesion_in_stored_frame(image)
+        if lesion is not None:
+            scale = size[0] / image["crop_height"]
+            lesion = LesionMark(
+                (lesion.row + 0.5) * scale - 0.5,
+                (lesion.column + 0.5) * scale - 0.5,
+                lesion.radius * scale,
+            )
+        return draw_picture(area_average(pixels, size), heat, lesion)
+
+
+def _refuse_too_slow(model: PatchViT) -> None:
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    if on_cpu and model.num_tokens > _MOST_PATCHES_ON_CPU:
+        raise InputError(
+            f"attention roll-out over {model.num_tokens} patches takes minutes an image on a CPU; "
+            "evaluate on a GPU to see it."
+        )
+
+
+def _number(value: object) -> float | None:
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _ring(tile: Image.Image, lesion: LesionMark) -> None:
+    """A light ring on a dark one, seen on any grey, and clear of what it surrounds."""
+    draw = ImageDraw.Draw(tile)
+    for radius, width, colour in ((lesion.radius + 5, 4, (0, 0, 0)), (lesion.radius + 4, 2, _MARK)):
+        draw.ellipse(
+            (
+                lesion.column - radius,
+                lesion.row - radius,
+                lesion.column + radius,
+                lesion.row + radius,
+            ),
+            outline=colour,
+            width=width,
+        )

@@ -1,1 +1,0 @@
-"""PatchDropout around timm's vision transformer."""

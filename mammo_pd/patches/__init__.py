@@ -1,0 +1,1 @@
+"""PatchDropout: which patches are kept, and their pixels."""

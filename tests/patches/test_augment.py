@@ -1,0 +1,187 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mammo_pd.batch import ImageBatch
+from mammo_pd.config import AugmentSettings
+from mammo_pd.keyed_random import image_key
+from mammo_pd.patches.affine import affine_of, compose, draw_augmentation, fit_to_image_size
+from mammo_pd.patches.draw import draw_uniform
+from mammo_pd.patches.intensity import change_intensity, intensity_of
+from mammo_pd.patches.sample import probe_tissue, sample_patches
+
+STILL = AugmentSettings(0, 0, 0, 0, 0, 0, 0)
+PATCH = 8
+
+
+def ragged(*images: Tensor) -> ImageBatch:
+    """Images of float values 0 to 65535 as the stored uint16, viewed as int16."""
+    return ImageBatch.from_images([image.numpy().astype(np.uint16) for image in images])
+
+
+def random_image(height: int, width: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 65536, (height, width), generator=generator).float()
+
+
+def patchify(image: Tensor, patch: int = PATCH) -> Tensor:
+    """(H, W) to (N, P * P), by torch's own unfold."""
+    return F.unfold(image[None, None], patch, stride=patch)[0].T
+
+
+def keys_of(count: int) -> Tensor:
+    return torch.tensor([image_key(0, 0, str(i)) for i in range(count)])
+
+
+def warp_whole(image: Tensor, matrix: Tensor, img_size: tuple[int, int]) -> Tensor:
+    """The whole image through the same map by torch's grid_sample, the oracle."""
+    row, column = torch.meshgrid(
+        torch.arange(img_size[0]) + 0.5, torch.arange(img_size[1]) + 0.5, indexing="ij"
+    )
+    at = torch.stack([row, column, torch.ones_like(row)], -1) @ matrix.T
+    grid = torch.stack([at[..., 1] / image.shape[1], at[..., 0] / image.shape[0]], -1) * 2 - 1
+    return F.grid_sample(
+        image[None, None].double(), grid[None].double(), padding_mode="zeros", align_corners=False
+    )[0, 0].float()
+
+
+def test_identity_equals_patchify() -> None:
+    img_size = (48, 40)
+    images = [random_image(*img_size, seed=seed) for seed in range(3)]
+    batch = ragged(*images)
+    positions = draw_uniform(keys_of(3), 30, 7)
+    matrix = compose(
+        fit_to_image_size(batch.heights, batch.widths, img_size),
+        affine_of(draw_augmentation(keys_of(3)), img_size, STILL),
+    )
+    sampled = sample_patches(batch, matrix, positions, img_size[1] // PATCH, PATCH)
+    for index, image in enumerate(images):
+        assert torch.equal(sampled[index], patchify(image)[positions[index]])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        AugmentSettings(0, 1, 0, 0, 0, 0, 0),
+        AugmentSettings(1, 0, 0, 0, 0, 0, 0),
+        AugmentSettings(0, 0, 45, 0, 0, 0, 0),
+        AugmentSettings(0, 0, 0, 0.5, 0, 0, 0),
+        AugmentSettings(0, 0, 0, 0, 0.3, 0, 0),
+        AugmentSettings(0.5, 0.5, 30, 0.2, 0.1, 0, 0),
+    ],
+    ids=["vertical", "horizontal", "rotation", "scale", "shift", "all"],
+)
+def test_kept_patches_equal_warping_the_whole_image_first(settings: AugmentSettings) -> None:
+    img_size = (64, 48)
+    images = [random_image(90, 50, 1), random_image(61, 77, 2), random_image(64, 48, 3)]
+    batch, keys = ragged(*images), keys_of(3)
+    matrix = compose(
+        fit_to_image_size(batch.heights, batch.widths, img_size),
+        affine_of(draw_augmentation(keys), img_size, settings),
+    )
+    positions = draw_uniform(keys, 48, 12)
+    sampled = sample_patches(batch, matrix, positions, img_size[1] // PATCH, PATCH)
+    for index, image in enumerate(images):
+        whole = patchify(warp_whole(image, matrix[index], img_size))
+        # Grey values of up to 65535: float32 coordinates are good to a few of them.
+        torch.testing.assert_close(sampled[index], whole[positions[index]], atol=8.0, rtol=0)
+
+
+def test_flip_twice_is_the_identity() -> None:
+    img_size = (32, 24)
+    flip = affine_of(draw_augmentation(keys_of(1)), img_size, AugmentSettings(1, 1, 0, 0, 0, 0, 0))
+    still = affine_of(draw_augmentation(keys_of(1)), img_size, STILL)
+    torch.testing.assert_close(compose(flip, flip), still)
+    image = random_image(*img_size)
+    every = torch.arange(12)[None]
+    flipped = sample_patches(ragged(image), flip, every, 3, PATCH)
+    assert torch.equal(flipped[0], patchify(image.flip(0, 1)))
+
+
+def test_fit_keeps_the_aspect_ratio_and_the_chest_wall_at_the_left() -> None:
+    matrix = fit_to_image_size(torch.tensor([200, 100]), torch.tensor([50, 100]), (100, 80))
+    assert matrix[:, 0, 0].tolist() == [2.0, 1.25]
+    assert torch.equal(matrix[:, 0, 0], matrix[:, 1, 1])
+    assert matrix[:, 1, 2].tolist() == [0.0, 0.0]
+    # The image's middle row lies in the canvas's middle row.
+    assert (matrix[:, 0, 0] * 50 + matrix[:, 0, 2]).tolist() == [100.0, 50.0]
+
+
+def test_outside_the_image_is_air() -> None:
+    image = torch.full((64, 16), 65535.0)
+    batch = ragged(image)
+    matrix = fit_to_image_size(batch.heights, batch.widths, (64, 64))
+    sampled = sample_patches(batch, matrix, torch.arange(64)[None], 8, PATCH)
+    img_size = F.fold(sampled[0].T[None], (64, 64), PATCH, stride=PATCH)[0, 0]
+    assert (img_size[:, :16] == 65535).all()
+    assert (img_size[:, 16:] == 0).all()
+
+
+def test_every_affine_draw_lies_within_its_settings() -> None:
+    settings = AugmentSettings(0.5, 0.5, 15, 0.1, 0.05, 0, 0)
+    linear = affine_of(draw_augmentation(keys_of(2000)), (100, 80), settings)[:, :, :2]
+    zoom = torch.linalg.det(linear).abs().rsqrt()
+    assert zoom.min() > 0.8999
+    assert zoom.max() < 1.1001
+    assert zoom.std() > 0.05
+    mirrored = (torch.linalg.det(linear) < 0).float().mean()
+    assert abs(mirrored - 0.5) < 0.06
+    tilt = torch.atan2(linear[:, 0, 1].abs(), linear[:, 0, 0].abs()) * 180 / math.pi
+    assert tilt.max() < 15.001
+    assert tilt.max() > 14
+
+
+def test_intensity_leaves_air_and_changes_each_image_by_its_own_draw() -> None:
+    pixels = torch.linspace(0, 1, 64).expand(5, 2, 64)
+    keys = keys_of(5)
+    changed = change_intensity(pixels, intensity_of(draw_augmentation(keys), AugmentSettings()))
+    assert (changed[:, :, 0] == 0).all()
+    assert changed.min() >= 0
+    assert changed.max() <= 1
+    assert len(changed[:, 0, 20].unique()) == 5
+    assert torch.equal(
+        change_intensity(pixels, intensity_of(draw_augmentation(keys), STILL)), pixels
+    )
+
+
+def test_settings_out_of_range_are_refused() -> None:
+    with pytest.raises(ValueError, match="vertical_flip"):
+        AugmentSettings(vertical_flip=1.5)
+    with pytest.raises(ValueError, match="rotation_degrees"):
+        AugmentSettings(rotation_degrees=-1)
+    with pytest.raises(ValueError, match="scale"):
+        AugmentSettings(scale=1.0)
+
+
+def test_probed_tissue_is_where_a_patch_holds_breast() -> None:
+    """Against every pixel of each patch, for breast in blocks that no probe can miss."""
+    img_size = (64, 48)
+    blocks = torch.rand(3, 16, 12, generator=torch.Generator().manual_seed(0)) < 0.15
+    images = [one.repeat_interleave(4, 0).repeat_interleave(4, 1) * 500.0 for one in blocks]
+    batch = ragged(*images)
+    matrix = fit_to_image_size(batch.heights, batch.widths, img_size)
+    tissue = probe_tissue(batch, matrix, (8, 6), PATCH)
+    expected = torch.stack([patchify(image).amax(1) > 0 for image in images])
+    assert torch.equal(tissue, expected)
+    assert 0.2 < expected.float().mean() < 0.8
+
+
+def test_probes_go_through_the_augmentation_and_call_the_outside_air() -> None:
+    img_size = (64, 48)
+    settings = AugmentSettings(0.5, 0.5, 30, 0.2, 0.3, 0, 0)
+    batch = ragged(*[torch.full((90, 50), 9.0)] * 20)
+    drawn = draw_augmentation(keys_of(20))
+    matrix = compose(
+        fit_to_image_size(batch.heights, batch.widths, img_size),
+        affine_of(drawn, img_size, settings),
+    )
+    tissue = probe_tissue(batch, matrix, (8, 6), PATCH)
+    every = torch.arange(48).expand(20, -1)
+    maximum_intensity_projection = sample_patches(batch, matrix, every, 6, PATCH).amax(-1)
+    assert not tissue[maximum_intensity_projection == 0].any()
+    # A patch that only the image's edge touches may be missed.
+    assert tissue[maximum_intensity_projection == 9].float().mean() > 0.97

@@ -1,0 +1,162 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from timm.layers import PatchDropout
+
+from mammo_pd import keyed_random
+from mammo_pd.keyed_random import hashed, image_key
+from mammo_pd.patches.draw import choose_num_keep, count_kept, draw_grid, draw_tissue, draw_uniform
+
+
+def keys_of(*image_ids: str, seed: int = 0, epoch: int = 0) -> torch.Tensor:
+    return torch.tensor([image_key(seed, epoch, image_id) for image_id in image_ids])
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "keep_rate", "expected"),
+    [(196, 0.25, 49), (3136, 0.25, 784), (140 * 70, 0.1, 980), (4096, 1.0, 4096), (10, 0.01, 1)],
+)
+def test_kept_count_is_the_papers(num_tokens: int, keep_rate: float, expected: int) -> None:
+    assert count_kept(num_tokens, keep_rate) == expected
+
+
+def test_timm_counts_one_lower_where_the_rounding_differs() -> None:
+    dropped = PatchDropout(0.9, num_prefix_tokens=0).train()
+    assert dropped(torch.zeros(1, 9800, 1)).shape[1] == 979
+    assert count_kept(9800, 0.1) == 980
+
+
+@pytest.mark.parametrize("keep_rate", [0, -0.1, 1.01, float("nan")])
+def test_keep_rate_out_of_range_is_refused(keep_rate: float) -> None:
+    with pytest.raises(ValueError, match="keep_rate"):
+        count_kept(100, keep_rate)
+
+
+@given(st.integers(1, 300), st.floats(0.01, 1.0), st.integers(0, 2**31))
+def test_draws_are_sorted_positions_without_repeats(n: int, keep: float, seed: int) -> None:
+    kept = count_kept(n, keep)
+    drawn = draw_uniform(keys_of("a", "b", seed=seed), n, kept)
+    assert drawn.shape == (2, kept)
+    assert (drawn[:, 1:] > drawn[:, :-1]).all()
+    assert drawn.min() >= 0
+    assert drawn.max() < n
+
+
+def test_draw_depends_on_image_seed_and_epoch_only() -> None:
+    together = draw_uniform(keys_of("a", "b", "c"), 196, 49)
+    reordered = draw_uniform(keys_of("c", "a"), 196, 49)
+    assert torch.equal(together[[2, 0]], reordered)
+    for other in (keys_of("a", seed=1), keys_of("a", epoch=1), keys_of("d")):
+        assert not torch.equal(draw_uniform(other, 196, 49)[0], together[0])
+
+
+def test_every_position_is_kept_equally_often() -> None:
+    keys = keys_of(*map(str, range(4000)))
+    counts = draw_uniform(keys, 64, 16).flatten().bincount(minlength=64)
+    # 1000 expected, binomial: six standard deviations either way.
+    assert (counts - 1000).abs().max() < 6 * (4000 * 0.25 * 0.75) ** 0.5
+
+
+def test_pairs_of_positions_are_kept_independently() -> None:
+    keys = keys_of(*map(str, range(20000)))
+    drawn = draw_uniform(keys, 8, 4)
+    both = ((drawn == 0).any(1) & (drawn == 7).any(1)).float().mean()
+    assert abs(both - 3 / 14) < 6 * (3 / 14 * 11 / 14 / 20000) ** 0.5
+
+
+def test_keep_all_is_every_position_in_order() -> None:
+    assert torch.equal(draw_uniform(keys_of("a"), 9, 9)[0], torch.arange(9))
+
+
+def test_hash_is_splitmix64() -> None:
+    # The first outputs for seed 1234567 that its authors' implementation prints.
+    published = [6457827717110365317, 3203168211198807973, 9817491932198370423]
+    state = torch.tensor([1234567]) + torch.arange(1, 4) * keyed_random._GOLDEN_GAMMA
+    mixed = [value % 2**64 for value in keyed_random._mix(state).tolist()]
+    assert mixed == published
+    assert hashed(torch.tensor([5]), 3, 0).max() < 2**53
+
+
+@pytest.mark.gpu
+def test_draw_is_the_same_on_the_gpu() -> None:
+    keys = keys_of(*map(str, range(32)))
+    here = draw_uniform(keys, 4096, 1024)
+    assert torch.equal(draw_uniform(keys.cuda(), 4096, 1024).cpu(), here)
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "keep_rate", "prefix", "expected"),
+    [
+        (4096, 0.25, 1, 1023),  # 1025 tokens would need a ninth tile of 128
+        (33280, 0.25, 1, 8319),
+        (3264, 0.25, 1, 816),  # 49 too many: more than 1 %
+        (4096, 0.05, 1, 204),
+        (4096, 1.0, 1, 4096),  # keep 1 is the plain ViT
+        (4096, 0.25, 0, 1024),
+        (4096, 0.25, 5, 1019),
+    ],
+)
+def test_whole_tiles_are_filled_where_that_costs_one_percent_at_most(
+    num_tokens: int, keep_rate: float, prefix: int, expected: int
+) -> None:
+    assert choose_num_keep(num_tokens, keep_rate, prefix) == expected
+
+
+@given(st.integers(1, 40000), st.floats(0.01, 1.0), st.integers(0, 5))
+def test_kept_count_is_never_more_nor_one_percent_less_than_the_papers(
+    num_tokens: int, keep_rate: float, prefix: int
+) -> None:
+    papers, ours = count_kept(num_tokens, keep_rate), choose_num_keep(num_tokens, keep_rate, prefix)
+    assert 0.99 * papers <= ours <= papers
+    assert ours >= 1
+
+
+@given(st.integers(1, 120), st.floats(0.0, 1.0), st.floats(0.01, 1.0), st.integers(0, 2**31))
+def test_tissue_is_drawn_before_air(n: int, share: float, keep: float, seed: int) -> None:
+    kept = count_kept(n, keep)
+    keys = keys_of("a", "b", seed=seed)
+    tissue = torch.rand(2, n, generator=torch.Generator().manual_seed(seed)) < share
+    drawn = draw_tissue(keys, tissue, kept)
+    assert drawn.shape == (2, kept)
+    assert (drawn.diff(dim=1) > 0).all()
+    taken = tissue.gather(1, drawn).sum(1)
+    assert torch.equal(taken, tissue.sum(1).clamp(max=kept))
+
+
+def test_each_tissue_patch_is_drawn_equally_often() -> None:
+    tissue = (torch.arange(20) < 8).expand(4000, -1)
+    keys = keys_of(*map(str, range(4000)))
+    times = torch.bincount(draw_tissue(keys, tissue, 4).flatten(), minlength=20)
+    assert times[8:].sum() == 0
+    # 4000 draws of one in two: a standard deviation of 32.
+    assert (times[:8] - 2000).abs().max() < 150
+
+
+def test_tissue_draw_of_nothing_but_breast_is_the_uniform_one() -> None:
+    keys = keys_of("a", "b", "c")
+    whole = torch.ones(3, 50, dtype=torch.bool)
+    assert torch.equal(draw_tissue(keys, whole, 12), draw_uniform(keys, 50, 12))
+    assert torch.equal(draw_tissue(keys, ~whole, 12), draw_uniform(keys, 50, 12))
+
+
+@given(st.integers(1, 30), st.integers(1, 30), st.floats(0.01, 1.0), st.integers(0, 2**31))
+def test_grid_draws_are_sorted_positions_without_repeats(
+    rows: int, columns: int, keep: float, seed: int
+) -> None:
+    kept = count_kept(rows * columns, keep)
+    drawn = draw_grid(keys_of("a", "b", seed=seed), (rows, columns), kept)
+    assert drawn.shape == (2, kept)
+    assert (drawn.diff(dim=1) > 0).all()
+    assert drawn.min() >= 0
+    assert drawn.max() < rows * columns
+
+
+def test_a_quarter_by_grid_is_every_second_patch_of_every_second_row() -> None:
+    drawn = draw_grid(keys_of(*map(str, range(50))), (12, 10), 30)
+    offsets = set()
+    for positions in drawn:
+        rows, columns = positions // 10, positions % 10
+        assert len(set((rows % 2).tolist())) == len(set((columns % 2).tolist())) == 1
+        offsets.add((int(rows[0]), int(columns[0])))
+    assert offsets == {(0, 0), (0, 1), (1, 0), (1, 1)}

@@ -1,0 +1,336 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mammo_pd.errors import InputError
+from mammo_pd.evaluation.predictions import check_predictions
+from mammo_pd.evaluation.roc import auc
+from mammo_pd.evaluation.thresholds import Reader
+from mammo_pd.report import content as report
+from mammo_pd.report import evaluate
+from mammo_pd.report.content import ReportContext
+from mammo_pd.report.evaluate import (
+    compare_predictions,
+    difference_table,
+    evaluate_file,
+    evaluate_predictions,
+    summary_table,
+)
+from mammo_pd.report.figures import Picture
+from mammo_pd.terms import Level
+
+CONTEXT = ReportContext(title="A test", created="2026-01-01T00:00:00+00:00")
+
+
+@pytest.fixture
+def predictions():
+    """Forty patients with four images each; every third patient has one positive breast."""
+    draw = np.random.default_rng(0)
+    n = 160
+    patient = np.arange(n) // 4
+    label = ((patient % 3 == 0) & (np.arange(n) % 4 < 2)).astype(int)
+    return pd.DataFrame(
+        {
+            "image_id": [f"i{i:03d}" for i in range(n)],
+            "patient_id": [f"p{i:02d}" for i in patient],
+            "exam_id": [f"e{i:02d}" for i in patient],
+            "laterality": np.tile(["L", "L", "R", "R"], n // 4),
+            "view": np.tile(["CC", "MLO"], n // 2),
+            "label": label,
+            "score": 1 / (1 + np.exp(-(1.5 * label + draw.normal(size=n) - 1))),
+        }
+    )
+
+
+def evaluated(table, out, **how):
+    return evaluate_predictions(table, out, context=CONTEXT, **({"resamples": 20} | how))
+
+
+@pytest.fixture
+def no_drawing(monkeypatch):
+    """For tests of what is computed, not of what is drawn."""
+    monkeypatch.setattr(evaluate, "write_report", lambda made, out: report.metrics_of(made))
+
+
+def test_a_report_folder(predictions, tmp_path):
+    predictions["split"] = ["val"] * 60 + ["test"] * 100
+    path = tmp_path / "predictions.csv"
+    predictions.to_csv(path, index=False)
+    out = tmp_path / "deep" / "report"
+    metrics = evaluate_file(path, out, context=CONTEXT, resamples=50)
+
+    names = {entry.name for entry in out.iterdir()}
+    assert {"index.html", "metrics.json", "roc.png", "roc.svg", "pr.png", "pr.svg"} <= names
+    assert {"metrics.csv", "operating_points.csv", "predictions.csv"} <= names
+    assert {f"predictions_{level}.csv" for level in Level} <= names
+    assert [entry.name for entry in out.parent.iterdir()] == ["report"]
+
+    written = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+    assert written == json.loads(json.dumps(metrics))
+    for level in Level:
+        assert {"n", "n_positive", "auc", "auc_ci_low", "auc_ci_high"} <= written[level].keys()
+        units = pd.read_csv(out / f"predictions_{level}.csv")
+        assert len(units) == written[level]["n"]
+        assert auc(units["label"], units["score"]) == pytest.approx(written[level]["auc"])
+    assert written["image"]["n"] == 100
+
+
+def test_the_reports_own_predictions_give_the_same_report(predictions, tmp_path):
+    val = predictions.iloc[:60]
+    test = predictions.iloc[60:].reset_index(drop=True)
+    first = evaluated(test, tmp_path / "a", validation=val)
+    again = evaluate_file(
+        tmp_path / "a" / "predictions.csv", tmp_path / "b", context=CONTEXT, resamples=20
+    )
+    assert again == first
+    for name in ("metrics.json", "roc.svg", "index.html", "predictions_exam.csv"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+@pytest.mark.usefixtures("no_drawing")
+class TestWhichRowsAreJudged:
+    def test_all_of_them_without_a_split(self, predictions, tmp_path):
+        metrics = evaluated(predictions, tmp_path)
+        assert metrics["image"]["n"] == 160
+        assert metrics["image"]["operating_points"] == []
+
+    def test_test_rows_with_thresholds_from_val(self, predictions, tmp_path):
+        predictions["split"] = ["train"] * 40 + ["val"] * 60 + ["test"] * 60
+        metrics = evaluated(predictions, tmp_path)
+        assert metrics["image"]["n"] == 60
+        assert metrics["counts"]["training_images_left_out"] == 40
+        assert metrics["computation"]["thresholds_from_images"] == 60
+        # What stands in the test rows cannot move a threshold.
+        predictions.loc[100:, "score"] = 0.5
+        moved = evaluated(predictions, tmp_path)
+        assert [p["threshold"] for p in moved["exam"]["operating_points"]] == [
+            p["threshold"] for p in metrics["exam"]["operating_points"]
+        ]
+
+    def test_val_rows_where_there_is_no_test(self, predictions, tmp_path):
+        predictions["split"] = ["train"] * 40 + ["val"] * 120
+        metrics = evaluated(predictions, tmp_path)
+        assert metrics["image"]["n"] == 120
+        assert metrics["image"]["operating_points"] == []
+
+    def test_training_rows_alone_are_refused(self, predictions, tmp_path):
+        predictions["split"] = "train"
+        with pytest.raises(InputError, match="training images"):
+            evaluated(predictions, tmp_path)
+
+    def test_a_part_by_another_name_is_refused(self, predictions, tmp_path):
+        predictions["split"] = "holdout"
+        with pytest.raises(InputError, match="'holdout'"):
+            evaluated(predictions, tmp_path)
+
+    def test_a_patient_on_both_sides_is_refused(self, predictions, tmp_path):
+        predictions["split"] = ["val"] * 61 + ["test"] * 99
+        with pytest.raises(InputError, match="both judged and used to choose"):
+            evaluated(predictions, tmp_path)
+
+    def test_unlabelled_rows_are_counted_and_in_no_figure(self, predictions, tmp_path):
+        predictions["label"] = predictions["label"].astype(float)
+        predictions.loc[:9, "label"] = np.nan
+        metrics = evaluated(predictions, tmp_path)
+        assert metrics["counts"]["images_without_label"] == 10
+        assert metrics["image"]["n"] == 150
+
+
+@pytest.mark.usefixtures("no_drawing")
+def test_folds_are_pooled_and_apart(predictions, tmp_path):
+    predictions["fold"] = predictions["patient_id"].str[1:].astype(int) % 4
+    metrics = evaluated(predictions, tmp_path)
+    images = [row for row in metrics["folds"] if row["level"] == "image"]
+    assert [row["fold"] for row in images] == ["0", "1", "2", "3"]
+    first = predictions[predictions["fold"] == 0]
+    assert images[0]["auc"] == pytest.approx(auc(first["label"], first["score"]))
+    assert metrics["image"]["auc"] == pytest.approx(auc(predictions["label"], predictions["score"]))
+
+
+@pytest.mark.usefixtures("no_drawing")
+def test_aggregation_is_applied_and_stated(predictions, tmp_path):
+    metrics = evaluated(predictions, tmp_path, aggregation="max")
+    assert metrics["computation"]["aggregation"] == "max"
+    highest = predictions.groupby("patient_id")[["label", "score"]].max()
+    assert metrics["patient"]["auc"] == pytest.approx(auc(highest["label"], highest["score"]))
+
+
+@pytest.mark.usefixtures("no_drawing")
+def test_radiologists_are_set_beside_the_exam_level(predictions, tmp_path):
+    metrics = evaluated(predictions, tmp_path, reader=Reader(0.8, 0.9))
+    exam = metrics["exam"]
+    assert exam["specificity_at_reader_sensitivity"] == exam["specificity_at_sensitivity_80"]
+    assert exam["sensitivity_at_reader_specificity"] == exam["sensitivity_at_specificity_90"]
+    assert "specificity_at_reader_sensitivity" not in metrics["image"]
+    assert metrics["computation"]["reader"] == {"sensitivity": 0.8, "specificity": 0.9}
+
+
+@pytest.mark.usefixtures("no_drawing")
+def test_a_prevalence_moves_what_depends_on_it_and_nothing_else(predictions, tmp_path):
+    plain = evaluated(predictions, tmp_path)["exam"]
+    rare = evaluated(predictions, tmp_path, prevalence=0.006)["exam"]
+    assert rare["auc"] == plain["auc"]
+    assert rare["average_precision_at_prevalence"] < plain["average_precision"]
+    last = rare["lift"][-1]
+    assert last["share_flagged"] == 0.2
+    assert last["lift"] == pytest.approx(last["ppv"] / 0.006)
+    assert last["ppv"] < plain["lift"][-1]["ppv"]
+
+
+@pytest.mark.parametrize(
+    ("how", "cause"),
+    [
+        ({"aggregation": "median"}, "no aggregation 'median'.*mean, max, noisy_or"),
+        ({"resamples": 0}, "0 resamples"),
+        ({"prevalence": 6}, "prevalence of 6"),
+        ({"miss_cost": 0}, "cannot cost 0"),
+        ({"reader": Reader(85, 0.9)}, "sensitivity of 85"),
+        ({"stratify_by": ["parity"]}, "no column parity"),
+    ],
+)
+def test_a_bad_choice_is_a_sentence(predictions, tmp_path, how, cause):
+    with pytest.raises(InputError, match=cause):
+        evaluated(predictions, tmp_path / "report", **how)
+    assert not (tmp_path / "report").exists()
+
+
+def test_one_class_still_makes_a_report(predictions, tmp_path):
+    predictions["label"] = 0
+    metrics = evaluated(predictions, tmp_path / "report")
+    assert metrics["exam"]["auc"] is None
+    assert "need both classes" in (tmp_path / "report" / "index.html").read_text()
+    assert "need both classes" in summary_table(metrics)
+
+
+def test_one_patient_still_makes_a_report(predictions, tmp_path):
+    metrics = evaluated(predictions.iloc[:4], tmp_path / "report")
+    assert metrics["image"]["auc_ci_low"] is None
+    assert metrics["patient"]["auc"] is None
+
+
+@pytest.fixture
+def blank_plots(monkeypatch):
+    """For tests of the folder, not of the plots in it."""
+    names = ("roc", "pr", "scores", "calibration", "strata", "folds")
+    blank = [Picture(name, "<svg ></svg>", b"", "blank") for name in names]
+    monkeypatch.setattr(report, "draw", lambda _: blank)
+
+
+@pytest.mark.usefixtures("blank_plots")
+class TestTheOldReport:
+    def test_is_replaced_whole(self, predictions, tmp_path):
+        out = tmp_path / "report"
+        evaluated(predictions.assign(fold=predictions["patient_id"].str[2]), out)
+        assert (out / "folds.csv").exists()
+        evaluated(predictions, out)
+        assert not (out / "folds.csv").exists()
+        assert [entry.name for entry in tmp_path.iterdir()] == ["report"]
+
+    def test_stays_when_writing_fails(self, predictions, tmp_path, monkeypatch):
+        out = tmp_path / "report"
+        evaluated(predictions, out)
+        before = {entry.name: entry.read_bytes() for entry in out.iterdir()}
+        monkeypatch.setattr(
+            pd.DataFrame, "to_csv", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "full"))
+        )
+        with pytest.raises(OSError, match="full"):
+            evaluated(predictions, out, seed=1)
+        assert {entry.name: entry.read_bytes() for entry in out.iterdir()} == before
+        assert [entry.name for entry in tmp_path.iterdir()] == ["report"]
+
+    def test_comes_back_after_a_kill_between_the_renames(self, predictions, tmp_path):
+        out = tmp_path / "report"
+        evaluated(predictions, out)
+        out.rename(tmp_path / ".report.old")
+        (tmp_path / ".report.new").mkdir()
+        (tmp_path / ".report.new" / "half.csv").touch()
+        evaluated(predictions, out)
+        assert [entry.name for entry in tmp_path.iterdir()] == ["report"]
+        assert not (out / "half.csv").exists()
+
+    def test_is_not_confused_with_other_files(self, predictions, tmp_path):
+        (tmp_path / "thesis.docx").touch()
+        with pytest.raises(InputError, match="no report"):
+            evaluated(predictions, tmp_path)
+        assert (tmp_path / "thesis.docx").exists()
+
+
+def test_nothing_handed_in_is_changed(predictions, tmp_path, no_drawing):
+    before = predictions.copy()
+    evaluated(predictions, tmp_path)
+    pd.testing.assert_frame_equal(predictions, before)
+    check_predictions(predictions)
+
+
+def test_summary_table(predictions, tmp_path, no_drawing):
+    lines = summary_table(evaluated(predictions, tmp_path)).splitlines()
+    assert lines[0].split()[:3] == ["level", "n", "positive"]
+    assert [line.split()[:3] for line in lines[1:]] == [
+        ["image", "160", "28"],
+        ["breast", "80", "14"],
+        ["exam", "40", "14"],
+        ["patient", "40", "14"],
+    ]
+    assert all("[" in line for line in lines)
+
+
+def test_no_torch_is_imported():
+    code = (
+        "import sys, mammo_pd.report.evaluate, mammo_pd.report.page, "
+        "mammo_pd.report.figures; "
+        "print(sorted({'torch', 'timm', 'monai', 'lightning', 'mlflow'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+class TestCompare:
+    @pytest.fixture
+    def two(self, predictions):
+        noise = np.random.default_rng(1).normal(0, 0.3, len(predictions))
+        return {
+            "keep 1": predictions,
+            "keep <.25>": predictions.assign(score=np.clip(predictions["score"] + noise, 0, 1)),
+        }
+
+    def test_a_comparison_folder(self, two, tmp_path):
+        out = tmp_path / "comparison"
+        metrics = compare_predictions(two, out, context=CONTEXT, resamples=30)
+        names = {entry.name for entry in out.iterdir()}
+        assert names == {
+            "index.html",
+            "metrics.json",
+            "alone.csv",
+            "paired.csv",
+            "roc.svg",
+            "roc.png",
+        }
+        assert json.loads((out / "metrics.json").read_text()) == json.loads(json.dumps(metrics))
+        page = (out / "index.html").read_text()
+        assert "keep &lt;.25&gt;" in page
+        assert "keep <.25>" not in page
+        row = metrics["paired"][0]
+        expected = [auc(table["label"], table["score"]) for table in two.values()]
+        assert row["difference"] == pytest.approx(expected[0] - expected[1])
+        assert "keep 1 − keep <.25>" in difference_table(metrics)
+
+    def test_only_the_test_part_counts(self, two, tmp_path, monkeypatch):
+        monkeypatch.setattr(evaluate, "write_comparison", lambda made, out: made)
+        split = ["val"] * 40 + ["test"] * 120
+        made = compare_predictions(
+            {name: table.assign(split=split) for name, table in two.items()},
+            tmp_path,
+            context=CONTEXT,
+            resamples=5,
+        )
+        assert made.alone[0]["n"] == 120
+
+    def test_different_images_are_refused(self, two, tmp_path):
+        two["keep 1"] = two["keep 1"].iloc[1:]
+        with pytest.raises(InputError, match="different images"):
+            compare_predictions(two, tmp_path / "c", context=CONTEXT)
+        assert not (tmp_path / "c").exists()

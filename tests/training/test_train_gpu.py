@@ -1,0 +1,133 @@
+"""What only a GPU can show: run with -m gpu where there is one."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from mammo_pd.backbones.vit import build_vit
+from mammo_pd.batch import ImageBatch
+from mammo_pd.config import RunConfig
+from mammo_pd.data.dataset import MammogramDataset
+from mammo_pd.data.manifest import read_manifest
+from mammo_pd.data.store import open_store
+from mammo_pd.patches.sampler import PatchSampler
+from mammo_pd.terms import Draw
+from mammo_pd.training.devices import make_fabric
+from mammo_pd.training.loop import train_step
+from mammo_pd.training.steps import keys_of, make_loader, parts_of
+
+pytestmark = pytest.mark.gpu
+CANVAS = (128, 96)
+
+
+@pytest.fixture
+def dataset(phantom_store: Path) -> MammogramDataset:
+    rows = read_manifest(phantom_store / "manifest.parquet")
+    return MammogramDataset(open_store(phantom_store), rows, CANVAS)
+
+
+Batches = Callable[[int], tuple[ImageBatch, torch.Tensor]]
+
+
+def on_gpu(batch: tuple[ImageBatch, torch.Tensor]) -> tuple[ImageBatch, torch.Tensor]:
+    images, keys = batch
+    return images.to(torch.device("cuda")), keys.cuda()
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("draw", [Draw.UNIFORM, Draw.GRID])
+def test_draws_of_a_gpu_are_those_of_a_cpu(draw: Draw, compiled: bool, batch_of: Batches) -> None:
+    positions = []
+    for device in ("cpu", "cuda"):
+        images, keys = batch_of(64) if device == "cpu" else on_gpu(batch_of(64))
+        sampler = PatchSampler((512, 384), 16, draw=draw, compiled=compiled and device == "cuda")
+        patches, drawn = sampler.for_training(images, keys, 200)
+        positions.append(drawn.cpu())
+        assert patches.shape == (64, 200, 256)
+    assert torch.equal(*positions)
+
+
+@pytest.mark.parametrize("draw", list(Draw))
+def test_compiled_sampler_equals_the_plain_one(draw: Draw, batch_of: Batches) -> None:
+    images, keys = on_gpu(batch_of(64))
+    plain = PatchSampler((512, 384), 16, draw=draw)
+    compiled = PatchSampler((512, 384), 16, draw=draw, compiled=True)
+    patches, positions = plain.for_training(images, keys, 200)
+    read, drawn = compiled.for_training(images, keys, 200)
+    if draw is not Draw.TISSUE:
+        assert torch.equal(drawn, positions)
+    same = (drawn == positions).all(dim=1)
+    assert same.float().mean() > 0.95
+    torch.testing.assert_close(read[same], patches[same], atol=2e-3, rtol=0)
+
+
+def test_compiled_model_equals_eager_in_bf16(batch_of: Batches) -> None:
+    torch.manual_seed(0)
+    model = build_vit("vit_tiny_patch16_224", (512, 384), drop_path_rate=0.2).cuda().train()
+    images, keys = on_gpu(batch_of(16))
+    patches, positions = PatchSampler((512, 384), 16).for_training(images, keys, 191)
+    with torch.autocast("cuda", torch.bfloat16):
+        expected = model(patches, positions, keys)
+        model.compile_blocks()
+        scores = model(patches, positions, keys)
+    torch.testing.assert_close(scores, expected, atol=2e-2, rtol=2e-2)
+
+
+def test_no_step_waits_for_the_gpu(dataset: MammogramDataset) -> None:
+    fabric = make_fabric(RunConfig())
+    model = build_vit("vit_tiny_patch16_224", CANVAS, drop_path_rate=0.1)
+    sampler = PatchSampler(CANVAS, 16, draw=Draw.TISSUE, compiled=True)
+    model.compile_blocks()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    module, optimizer = fabric.setup(model, optimizer)
+    module.train()
+    batches = [list(range(8))] * 8
+    loader = make_loader(dataset, batches, 2, fabric.device)
+    try:
+        for number, batch in enumerate(loader):
+            if number == 3:
+                torch.cuda.set_sync_debug_mode("error")
+            keys = keys_of(dataset, batch.rows, 0, 0, fabric.device)
+            parts = parts_of(batch, keys, 12, sampler, 2, fabric.device)
+            train_step(fabric, module, optimizer, parts, clip_norm=1.0)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_automatic_batch_is_the_largest_that_trains(phantom_store: Path, tmp_path: Path) -> None:
+    """On a GPU of any size: its memory is cut so that a few images of 1024x768 fit."""
+    from mammo_pd.config import load_config
+    from mammo_pd.errors import InputError
+    from mammo_pd.training.train import read_run, train
+
+    def config(batch_size: int | str) -> RunConfig:
+        return load_config(
+            None,
+            {
+                "data.res": "1024x768",
+                "model.name": "vit_tiny_patch16_224",
+                "patch_dropout.keep_rate": 1.0,
+                "training.epochs": 1,
+                "training.warmup_epochs": 0,
+                "training.batch_size": batch_size,
+                "device.compile": False,
+            },
+        )
+
+    share = 2.5 * 2**30 / torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(share)
+    try:
+        with pytest.raises(InputError, match=r"does not fit in .* fit \(--batch-size"):
+            train(phantom_store, tmp_path / "large", config(32), say=lambda _: None)
+        run = train(phantom_store, tmp_path / "auto", config("auto"), say=lambda _: None)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert run is not None
+    assert pd.read_csv(run / "history.csv")["train_loss"].notna().all()
+    found = load_config(run / "config.yaml").training.batch_size
+    assert isinstance(found, int) and 1 < found < 32
+    assert read_run(run)["finished"]
