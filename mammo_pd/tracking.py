@@ -5,14 +5,21 @@ import os
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from mammo_pd.errors import InputError
 
 EXPERIMENT = "mammo-pd"
 
 
-class Run:
+class Tracker(Protocol):
+    """What takes the metrics of a run."""
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        """Take metrics of one step or epoch."""
+
+
+class MlflowRun:
     """One MLflow run; as a context manager it is closed as finished, failed or killed.
 
     Args:
@@ -101,8 +108,8 @@ class Run:
         self._client.log_text(self.run_id, text, name)
 
 
-class NoRun:
-    """Takes the place of a run in the processes that do not report."""
+class NoTracking:
+    """Tracks nothing: for every process but the first."""
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         """Log nothing."""

@@ -59,6 +59,17 @@ class PatchViT(nn.Module):
         return int(self.vit.patch_embed.patch_size[0])
 
     @property
+    def timm_model(self) -> Any:
+        """Timm's."""
+        return self.vit
+
+    def allowed_keep(self, rate: float) -> int:
+        """K."""
+        from mammo_pd.patches.draw import choose_num_keep
+
+        return choose_num_keep(self.num_tokens, rate, self.num_prefix)
+
+    @property
     def grid_size(self) -> tuple[int, int]:
         """Patches on the canvas, (rows, columns)."""
         rows, columns = self.vit.patch_embed.grid_size

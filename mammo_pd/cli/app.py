@@ -222,10 +222,11 @@ _DAILY = {
 
 def _train(options: argparse.Namespace) -> None:
     from mammo_pd.config import load_config, parse_assignments
-    from mammo_pd.training.train import latest_run, train
+    from mammo_pd.training.runs import RunFolder
+    from mammo_pd.training.train import resume, train
 
     given = {name: getattr(options, name) for name in _DAILY if getattr(options, name) is not None}
-    resume = None
+    stopped = None
     if options.resume is not None:
         if given or options.config or options.assignments:
             raise InputError(
@@ -233,7 +234,9 @@ def _train(options: argparse.Namespace) -> None:
                 f"{_resume_command(options)}), or train anew without --resume."
             )
         named = options.resume
-        resume = _run_folder(options.runs, Path(named)) if named else latest_run(options.runs)
+        stopped = (
+            RunFolder.find(options.runs, Path(named)) if named else RunFolder.latest(options.runs)
+        )
     overrides = parse_assignments(options.assignments)
     overrides |= {_DAILY[name]: value for name, value in given.items()}
     try:
@@ -244,24 +247,20 @@ def _train(options: argparse.Namespace) -> None:
             # What was typed is spoken of as it was typed.
             text = text.replace(f"the configuration: {_DAILY[name]}", f"--{name.replace('_', '-')}")
         raise InputError(text) from error
-    store = options.store or (None if resume is not None else _default_store())
-    run = train(store, options.runs, config, resume=resume)
+    if stopped is not None:
+        run = resume(stopped.path, store=options.store)
+    else:
+        run = train(options.store or _default_store(), options.runs, config)
     if run is None:
-        return  # one process of several speaks for all
-    print(f"\nwrote {run}: best.safetensors, last.safetensors, history.csv, config.yaml")
-    print(f"metrics: mlflow ui --backend-store-uri sqlite:///{run.parent / 'mlflow.db'}")
-    print(f"next: mammo-pd evaluate {run}")
+        return  # the first of several processes speaks for all
+    print(f"\nwrote {run.path}: best.safetensors, last.safetensors, history.csv, config.yaml")
+    print(f"metrics: mlflow ui --backend-store-uri sqlite:///{run.path.parent / 'mlflow.db'}")
+    print(f"next: mammo-pd evaluate {run.path}")
 
 
 def _resume_command(options: argparse.Namespace) -> str:
     runs = "" if options.runs == _default_runs() else f" --runs {options.runs}"
     return f"mammo-pd train{runs} --resume"
-
-
-def _run_folder(runs: Path, named: Path) -> Path:
-    """A run by its folder or, in the folder of runs, by its ID."""
-    by_id = runs / named
-    return by_id if not named.exists() and by_id.is_dir() else named
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -289,19 +288,20 @@ def _evaluate(options: argparse.Namespace) -> None:
     else:
         from mammo_pd.inference.explain import ErrorPictures
         from mammo_pd.inference.predict import join_folds, predict
-        from mammo_pd.training.train import latest_run
+        from mammo_pd.training.runs import RunFolder
 
-        named = [_run_folder(options.runs, folder) for folder in options.run_folders]
-        folders = named or [latest_run(options.runs)]
+        named = [RunFolder.find(options.runs, folder) for folder in options.run_folders]
+        runs = named or [RunFolder.latest(options.runs)]
+        folders = [run.path for run in runs]
         print(f"evaluating {', '.join(map(str, folders))}")
         scored = [
             predict(
-                folder,
+                run,
                 store=options.store,
                 checkpoint=options.checkpoint,
                 accept_other_split=options.accept_other_split,
             )
-            for folder in folders
+            for run in runs
         ]
         out = options.out or (
             folders[0] / "report"
@@ -326,24 +326,24 @@ def context_of(scored: "Sequence[Scored]") -> "ReportContext":
     from mammo_pd.report.content import ReportContext
 
     first = scored[0]
-    facts = first.facts
-    height, width = facts["canvas"]
+    info = first.info
+    height, width = info.img_size
     epochs = sorted({one.epoch for one in scored})
     notes = [
-        f"Trained on {facts['num_keep']} of {facts['num_tokens']} patches of each image "
+        f"Trained on {info.num_keep} of {info.num_tokens} patches of each image "
         "(PatchDropout); scored here on all of them.",
         f"Weights of epoch {', '.join(map(str, epochs))}.",
     ]
     folds = f"{len(scored)} folds" if len(scored) > 1 else None
     return ReportContext(
         title="Phantom mammograms: a demonstration" if first.phantom else "Evaluation report",
-        model=f"{facts['model']}, canvas {height}x{width} pixels",
-        run_id=", ".join(one.facts["run_id"] for one in scored),
-        split_name=facts["split"],
-        split_hash=facts["split_hash"],
+        model=f"{info.model}, {height}x{width} pixels",
+        run_id=", ".join(one.info.run_id for one in scored),
+        split_name=info.split,
+        split_hash=info.split_hash,
         split_part=folds or "test",
-        store_fingerprint=facts["store_fingerprint"],
-        label_definition=first.label_definition,
+        store_fingerprint=info.store_fingerprint,
+        label_definition=first.cohort.label_definition,
         exclusions=first.exclusions,
         parts=first.parts,
         phantom=first.phantom,

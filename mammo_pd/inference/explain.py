@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from PIL import Image, ImageDraw
 
-from mammo_pd.backbones.vit import PatchViT
+from mammo_pd.backbones.base import Backbone
 from mammo_pd.data.dataset import MammogramDataset
 from mammo_pd.errors import InputError
 from mammo_pd.imaging.geometry import area_average, fitted_size
@@ -163,8 +163,8 @@ class ErrorPictures:
         self._images = self._images.set_index("image_id", drop=False)
         try:
             for one in scored:
-                refuse_other_attention(one.model)
-                _refuse_too_slow(one.model)
+                refuse_other_attention(one.backbone)
+                _refuse_too_slow(one.backbone)
             self._unexplained: str | None = None
         except InputError as error:
             self._unexplained = str(error)
@@ -194,20 +194,20 @@ class ErrorPictures:
         one = self._by.get(image_id)
         if one is None:
             return None
-        height, width = one.facts["canvas"]
+        height, width = one.info.img_size
         rows = self._images.loc[[image_id]]
-        stored = MammogramDataset(one.paths, rows, (height, width)).read([0])
+        stored = MammogramDataset(one.cohort.paths, rows, (height, width)).read([0])
         shape = (int(stored.heights[0]), int(stored.widths[0]))
         pixels = stored.pixels.numpy().view(np.uint16).reshape(shape)
         size = fitted_size(shape, _LONG_SIDE) if max(shape) > _LONG_SIDE else shape
         heat = None
         if self._unexplained is None:
-            parameter = next(one.model.parameters())
-            sampler = PatchSampler((height, width), one.model.patch_size)
+            parameter = next(one.backbone.parameters())
+            sampler = PatchSampler((height, width), one.backbone.patch_size)
             images = stored.to(parameter.device)
             patches, positions = sampler.for_evaluation(images)
-            shares = attention_rollout(one.model, patches.to(parameter.dtype), positions)
-            of_patches = shares[0, -one.model.num_tokens :].reshape(one.model.grid_size)
+            shares = attention_rollout(one.backbone, patches.to(parameter.dtype), positions)
+            of_patches = shares[0, -one.backbone.num_tokens :].reshape(one.backbone.grid_size)
             heat = heat_on_image(of_patches.cpu().numpy(), shape, size, (height, width))
         image = {str(name): value for name, value in rows.iloc[0].items()}
         lesion = lesion_in_stored_frame(image)
@@ -221,7 +221,7 @@ class ErrorPictures:
         return draw_picture(area_average(pixels, size), heat, lesion)
 
 
-def _refuse_too_slow(model: PatchViT) -> None:
+def _refuse_too_slow(model: Backbone) -> None:
     on_cpu = next(model.parameters()).device.type == "cpu"
     if on_cpu and model.num_tokens > _MOST_PATCHES_ON_CPU:
         raise InputError(

@@ -35,10 +35,11 @@ from mammo_pd.patches.draw import choose_num_keep, count_kept
 from mammo_pd.patches.sampler import PatchSampler
 from mammo_pd.perf.cost import largest_fitting, shape_of, training_flops
 from mammo_pd.terms import Draw
-from mammo_pd.tracking import Run
-from mammo_pd.training.devices import compile_here, make_fabric
-from mammo_pd.training.loop import Part, can_fuse, train_step
-from mammo_pd.training.steps import keys_of, make_loader, parts_of
+from mammo_pd.tracking import MlflowRun
+from mammo_pd.training.devices import make_fabric, should_compile
+from mammo_pd.training.objectives import build_objective
+from mammo_pd.training.setup import make_loader
+from mammo_pd.training.step import TrainingStep, can_fuse, image_keys, update
 
 OURS, TIMM, TIMM_WHOLE = "mammo-pd", "timm patch_drop_rate", "timm, every patch"
 # Batches of the same size for all, within what a common card holds.
@@ -117,6 +118,7 @@ class Bench:
         self.device = self.fabric.device
         self.on_gpu = self.device.type == "cuda"
         self._steps = steps
+        self._objective = build_objective(self._config.training)
         self._store = store
         self._folder = tempfile.TemporaryDirectory(prefix="mammo-pd-bench-")
         self._datasets: dict[tuple[int, int], MammogramDataset] = {}
@@ -146,28 +148,25 @@ class Bench:
 
         dataset = self._images(img_size)
 
-        def parts(batch: ImageBatch) -> list[Part]:
-            keys = keys_of(dataset, batch.rows, 0, 0, self.device)
-            return parts_of(batch, keys, num_keep, sampler, 1, self.device)
+        train_step = TrainingStep(
+            self.fabric, module, optimizer, sampler, self._objective, clip_norm=1.0
+        )
+
+        def step(batch: ImageBatch) -> None:
+            keys = image_keys(dataset, batch.rows, 0, 0, self.device)
+            train_step(batch, keys, num_keep)
 
         batches = self._batches(dataset, batch_size)
         loader = make_loader(dataset, batches[:1], None, self.device)
         (batch,) = loader
-
-        def step() -> None:
-            train_step(self.fabric, module, optimizer, parts(batch), clip_norm=1.0)
-
-        seconds = self._time(step)
+        seconds = self._time(lambda: step(batch))
         peak = self._peak_gib()
         whole, waited = math.nan, math.nan
         if end_to_end:
             loader = make_loader(dataset, batches, None, self.device)
-            whole, waited = self._time_loader(
-                loader,
-                lambda read: train_step(self.fabric, module, optimizer, parts(read), clip_norm=1.0),
-            )
+            whole, waited = self._time_loader(loader, step)
         images = batch.to(self.device)
-        keys = keys_of(dataset, batch.rows, 0, 0, self.device)
+        keys = image_keys(dataset, batch.rows, 0, 0, self.device)
         sampling = self._time_on_device(lambda: sampler.for_training(images, keys, num_keep))
         row = self._row(OURS, name, img_size, keep_rate, num_keep, batch_size, seconds, peak)
         return replace(
@@ -204,11 +203,14 @@ class Bench:
             model.compile()
         module, optimizer = self._set_up(model)
         pixels = torch.randn(batch_size, 1, *img_size, device=self.device)
-        labels = (torch.arange(batch_size, device=self.device) % 2).float()
-        parts = [Part(batch_size, lambda: ((pixels,), labels))]
-        seconds = self._time(
-            lambda: train_step(self.fabric, module, optimizer, parts, clip_norm=1.0)
-        )
+        targets = (torch.arange(batch_size, device=self.device) % 2).float()[:, None]
+
+        def step() -> None:
+            loss = self._objective.loss(module(pixels).float(), targets)
+            self.fabric.backward(loss)
+            update(self.fabric, module, optimizer, clip_norm=1.0)
+
+        seconds = self._time(step)
         who = TIMM if keep_rate < 1 else TIMM_WHOLE
         who += ", compiled" if compiled else ""
         peak = self._peak_gib()
@@ -368,11 +370,12 @@ class Bench:
                 rows = read_manifest(paths.manifest)
                 if rows.empty:
                     raise InputError(f"the store {self._store} has no usable image to read.")
-                rows = rows.assign(label=rows["label"].fillna(0))
             else:
                 paths = StorePaths(Path(self._folder.name) / f"{img_size[0]}x{img_size[1]}")
                 rows = _make_up(paths, img_size)
-            self._datasets[img_size] = MammogramDataset(paths, rows, img_size)
+            # Labels change nothing about the speed: 0 for all.
+            targets = np.zeros((len(rows), 1), np.float32)
+            self._datasets[img_size] = MammogramDataset(paths, rows, img_size, targets)
         return self._datasets[img_size]
 
 
@@ -411,7 +414,7 @@ def bench(
     cases = _cases(models, resolutions, keep_rates, batch_size)
     if store is not None:
         open_store(store)
-    compiled = compile_here(config or RunConfig(), say)
+    compiled = should_compile(config or RunConfig(), say)
     rows: list[Measured] = []
     with Bench(config, store=store) as machine:
         facts = facts_of(machine)
@@ -434,7 +437,7 @@ def bench(
     table = pd.DataFrame([asdict(row) for row in rows])
     _plot(rows, out / "bench.png")
     if runs is not None:
-        with Run(runs, f"bench-{date.today()}") as tracker:
+        with MlflowRun(runs, f"bench-{date.today()}") as tracker:
             tracker.describe(
                 {"bench": {"resolutions": list(resolutions)}}, {"device": facts["device"]}
             )
@@ -620,7 +623,7 @@ def _make_up(paths: StorePaths, img_size: tuple[int, int]) -> pd.DataFrame:
     for image_id in ids:
         pixels = random.integers(1, 65536, img_size, np.uint16) * breast
         write_pyramid(paths.image(image_id), {"native": pixels.astype(np.uint16)})
-    return pd.DataFrame({"image_id": ids, "label": 0.0, "crop_height": height, "crop_width": width})
+    return pd.DataFrame({"image_id": ids, "crop_height": height, "crop_width": width})
 
 
 def _plot(rows: Sequence[Measured], file: Path) -> None:

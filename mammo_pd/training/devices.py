@@ -48,7 +48,7 @@ def make_fabric(config: RunConfig, *, devices: int = 1, nodes: int = 1) -> Fabri
         ) from error
 
 
-def compile_here(config: RunConfig, say: Callable[[str], None]) -> bool:
+def should_compile(config: RunConfig, say: Callable[[str], None]) -> bool:
     """Whether to compile: as configured, else on a GPU if there is a compiler, saying so if not."""
     if config.device.compile is not None:
         return config.device.compile

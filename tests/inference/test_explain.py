@@ -28,6 +28,7 @@ from mammo_pd.inference.explain import (
 )
 from mammo_pd.inference.predict import Scored, predict
 from mammo_pd.patches.sampler import PatchSampler
+from mammo_pd.training.runs import RunFolder
 from mammo_pd.training.train import train
 
 FRAME = {"rows": 700, "crop_top": 50, "crop_left": 30, "crop_height": 400, "crop_width": 250}
@@ -47,12 +48,14 @@ def run(phantom_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             "device.accelerator": "cpu",
         },
     )
-    return train(phantom_store, tmp_path_factory.mktemp("runs"), config, say=lambda _: None)
+    run = train(phantom_store, tmp_path_factory.mktemp("runs"), config, say=lambda _: None)
+    assert run is not None
+    return run.path
 
 
 @pytest.fixture(scope="module")
 def scored(run: Path) -> Scored:
-    return predict(run, say=lambda _: None)
+    return predict(RunFolder.open(run), say=lambda _: None)
 
 
 def opened(png: bytes | None) -> np.ndarray:
@@ -212,7 +215,7 @@ def test_each_fold_explains_its_own(scored: Scored) -> None:
     table = scored.table.assign(split="test")
     parts = [
         replace(scored, table=table[table["image_id"] == first]),
-        replace(scored, table=table[table["image_id"] == second], model=other),
+        replace(scored, table=table[table["image_id"] == second], backbone=other),
     ]
     pictures = ErrorPictures(parts)
     assert pictures(first) == ErrorPictures(parts[:1])(first)
@@ -222,7 +225,7 @@ def test_each_fold_explains_its_own(scored: Scored) -> None:
 
 def test_a_model_without_rollout_gets_the_image_alone(scored: Scored) -> None:
     vit = timm.create_model("test_vit3", img_size=(128, 96), in_chans=1, dynamic_img_size=False)
-    pictures = ErrorPictures([replace(scored, model=PatchViT(vit.eval()))])
+    pictures = ErrorPictures([replace(scored, backbone=PatchViT(vit.eval()))])
     image_id = scored.images["image_id"].iloc[0]
     both = opened(ErrorPictures([scored])(image_id))
     alone = opened(pictures(image_id))

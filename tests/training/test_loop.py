@@ -1,176 +1,275 @@
+import dataclasses
 import itertools
+import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import pandas as pd
 import pytest
-import timm
 import torch
-from lightning.fabric import Fabric
 from lightning.fabric.plugins import MixedPrecision
-from torch import Tensor, nn
+from safetensors import safe_open
+from torch import Tensor
+from torch.nn import functional as F
 
-from mammo_pd.config import TrainingSettings
+from mammo_pd.backbones.build import build_backbone
+from mammo_pd.config import RunConfig, TrainingSettings, load_config
 from mammo_pd.errors import InputError
-from mammo_pd.training.loop import Part, Task, can_fuse, fit, learning_rate
+from mammo_pd.tracking import MlflowRun
+from mammo_pd.training.batch_size import DoesNotFitError
+from mammo_pd.training.loop import fit, learning_rate
+from mammo_pd.training.runs import RunFolder
+from mammo_pd.training.scoring import score_batches
+from mammo_pd.training.setup import RunSetup
+from mammo_pd.training.step import TrainingStep, can_fuse
+from mammo_pd.training.train import start_run
 
-IMAGES, PATCHES = 8, 4
+STILL = {
+    f"augment.{name}": 0.0
+    for name in (
+        "vertical_flip",
+        "rotation_degrees",
+        "scale",
+        "shift",
+        "gamma",
+        "contrast",
+    )
+}
 
 
-class TinyViT(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.vit = timm.create_model(
-            "vit_tiny_patch16_224", img_size=32, in_chans=1, num_classes=1, depth=3
-        )
+def small(**changes: object) -> RunConfig:
+    named = {name.replace("__", "."): value for name, value in changes.items()}
+    given = {
+        "data.res": "64x48",
+        "data.workers": 1,
+        "model.name": "vit_tiny_patch16_224",
+        "model.drop_path_rate": 0.0,
+        "training.epochs": 2,
+        "training.batch_size": 8,
+        "device.accelerator": "cpu",
+    }
+    return load_config(None, {**given, **named})
 
-    def forward(self, patches: Tensor, positions: Tensor) -> Tensor:
-        return self.vit(patches.view(-1, 1, 32, 32))  # type: ignore[no-any-return]
+
+def set_up(store: Path, config: RunConfig) -> RunSetup:
+    return RunSetup.build(store, config, say=lambda _: None)
 
 
-class OneBatch:
-    """The same eight random images at every step."""
-
-    def __init__(self) -> None:
-        generator = torch.Generator().manual_seed(1)
-        self.pixels = torch.randn(IMAGES, PATCHES, 256, generator=generator)
-        self.labels = torch.arange(IMAGES) % 2 * 1.0
-
-    waited = 0.0
-
-    def set_epoch(self, epoch: int) -> None:
-        pass
-
-    def __len__(self) -> int:
-        return 1
-
-    def __iter__(self):  # type: ignore[no-untyped-def]
-        yield self.pixels
+def fitted(setup: RunSetup, runs: Path) -> tuple[RunFolder, list[dict[str, float]]]:
+    run = start_run(runs, setup)
+    return run, fit(setup, run)
 
 
 class Log:
-    def __init__(self) -> None:
+    """Stands in for MLflow."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.steps: list[tuple[int, dict[str, float]]] = []
 
-    def log(self, metrics: dict[str, float], step: int) -> None:
-        self.steps.append((step, metrics))
+        def log(_: MlflowRun, metrics: dict[str, float], step: int) -> None:
+            self.steps.append((step, metrics))
+
+        monkeypatch.setattr(MlflowRun, "log", log)
 
 
-def task_of(
-    batch: OneBatch, scores_seen: list[np.ndarray] | None = None, parts: tuple[int, ...] = (IMAGES,)
-) -> Task:
-    positions = torch.arange(PATCHES).expand(IMAGES, -1)
-
-    def metrics(scores: np.ndarray) -> dict[str, float]:
-        if scores_seen is not None:
-            scores_seen.append(scores)
-        return {"val_auc_image": float(scores[1::2].mean() - scores[::2].mean())}
-
-    def train_parts(pixels: Tensor, epoch: int, step: int) -> list[Part]:
-        cut = zip(
-            pixels.split(parts), positions.split(parts), batch.labels.split(parts), strict=True
-        )
-        return [
-            Part(len(some), lambda part=(some, at, labels): (part[:2], part[2]))  # type: ignore[misc]
-            for some, at, labels in cut
-        ]
-
-    return Task(
-        train=batch,
-        train_parts=train_parts,
-        does_not_fit=lambda: "a batch of 8 does not fit: about 2 fit",
-        # The batches of the validation set come in any order.
-        val=[slice(4, 8), slice(0, 4)],
-        val_input=lambda rows: (
-            batch.pixels[rows],
-            positions[rows],
-            torch.arange(IMAGES)[rows],
-        ),
-        val_metrics=metrics,
+def test_one_batch_is_learnt_by_heart(phantom_store: Path) -> None:
+    setup = set_up(phantom_store, small(**STILL))
+    rows = [*setup.train_set.targets[:, 0].argsort()[[0, 1, 2, 3, -4, -3, -2, -1]].tolist()]
+    batch, keys = setup.train_set.read(rows), torch.arange(8)
+    assert batch.targets.mean() == 0.5
+    optimizer = torch.optim.AdamW(setup.backbone.parameters(), lr=5e-4)
+    model, optimizer = setup.fabric.setup(setup.backbone, optimizer)
+    step = TrainingStep(setup.fabric, model.train(), optimizer, setup.sampler, setup.objective, 1.0)
+    losses = [step(batch, keys, setup.backbone.num_tokens).item() for _ in range(40)]
+    assert losses[-1] < 0.1 * losses[0]
+    model.eval()
+    ((_, scores),) = score_batches(
+        model, setup.sampler, setup.objective, [batch], setup.fabric.device
     )
+    assert torch.equal(scores[:, 0] > 0.5, batch.targets[:, 0] > 0.5)
 
 
-def run(folder: Path, task: Task, log: Log, **settings: float) -> list[dict[str, float]]:
-    torch.manual_seed(0)
-    model = TinyViT()
-    fabric = Fabric(accelerator="cpu", devices=1)
-    chosen = TrainingSettings(batch_size=IMAGES, **settings)  # type: ignore[arg-type]
-    return fit(fabric, model, model.vit, task, chosen, folder, log, say=lambda _: None)
+def test_parts_of_a_step_give_together_what_the_whole_gives(phantom_store: Path) -> None:
+    """Also where targets are missing, and parts are of unequal size."""
+    setup = set_up(phantom_store, small())
+    batch, keys = setup.train_set.read(range(8)), torch.arange(8)
+    batch.targets[3] = torch.nan
+    found = []
+    for parts in (1, 2, 3, 8):
+        torch.manual_seed(0)
+        backbone = build_backbone("vit_tiny_patch16_224", (64, 48))
+        # A rate of 0 leaves the weights, so that losses and gradients can be compared.
+        optimizer = torch.optim.SGD(backbone.parameters(), lr=0.0)
+        model, optimizer = setup.fabric.setup(backbone, optimizer)
+        gradients: dict[str, Tensor] = {}
+
+        def keep(*_: object, backbone: Any = backbone, into: Any = gradients) -> None:
+            into.update({n: p.grad.clone() for n, p in backbone.named_parameters()})
+
+        optimizer.optimizer.register_step_pre_hook(keep)
+        step = TrainingStep(setup.fabric, model.train(), optimizer, setup.sampler, setup.objective)
+        found.append((step(batch, keys, 6, parts), gradients))
+    (loss, gradients), *others = found
+    assert len(gradients) > 100
+    for other_loss, other in others:
+        torch.testing.assert_close(other_loss, loss, atol=1e-6, rtol=1e-5)
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(other[name], gradient, atol=1e-5, rtol=1e-3)
 
 
-def test_one_batch_is_learnt_by_heart(tmp_path: Path) -> None:
-    scores: list[np.ndarray] = []
-    history = run(tmp_path, task_of(OneBatch(), scores), Log(), epochs=25, lr=1e-3)
-    assert history[-1]["train_loss"] < 0.1 * history[0]["train_loss"]
-    # Scores come back in the validation set's order.
-    assert ((scores[-1] > 0.5) == (np.arange(IMAGES) % 2 == 1)).all()
-
-
-def test_parts_of_a_step_give_together_what_the_whole_gives(tmp_path: Path) -> None:
-    whole = run(tmp_path / "whole", task_of(OneBatch()), Log(), epochs=3, lr=1e-3)
-    for parts in ((4, 4), (3, 3, 2), (1,) * 8):
-        task = task_of(OneBatch(), parts=parts)
-        cut = run(tmp_path / str(parts), task, Log(), epochs=3, lr=1e-3)
-        for one, other in zip(whole, cut, strict=True):
-            assert other["train_loss"] == pytest.approx(one["train_loss"], abs=1e-5)
-
-
-def test_batch_that_does_not_fit_is_refused_with_what_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_batch_that_does_not_fit_is_refused_with_what_to_change(
+    phantom_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(TinyViT, "forward", full)
-    with pytest.raises(InputError, match="does not fit: about 2 fit"):
-        run(tmp_path, task_of(OneBatch()), Log(), epochs=1)
+    setup = set_up(phantom_store, small())
+    monkeypatch.setattr(setup.backbone, "forward", full)
+    with pytest.raises(DoesNotFitError, match=r"8 images of 64x48 with 3 patches .* --batch-size"):
+        fitted(setup, tmp_path)
 
 
-def test_losses_are_read_late_and_all_of_them(tmp_path: Path) -> None:
-    class Many(OneBatch):
-        def __len__(self) -> int:
-            return 45
-
-        def __iter__(self):  # type: ignore[no-untyped-def]
-            for _ in range(45):
-                yield self.pixels
-
-    log = Log()
-    history = run(tmp_path, task_of(Many()), log, epochs=1, lr=1e-4)
+def test_losses_are_read_late_and_all_of_them(
+    phantom_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = Log(monkeypatch)
+    setup = set_up(phantom_store, small(training__epochs=1, training__batch_size=1))
+    steps = len(setup.train_set)
+    assert 20 < steps < 60
+    _, history = fitted(setup, tmp_path)
     logged = [(step, metrics["step_loss"]) for step, metrics in log.steps if "step_loss" in metrics]
-    assert [step for step, _ in logged] == [20, 40, 45]
-    mean = sum(loss * count for (_, loss), count in zip(logged, (20, 20, 5), strict=True)) / 45
+    windows = [*range(20, steps, 20), steps]
+    assert [step for step, _ in logged] == windows
+    counts = np.diff([0, *windows])
+    mean = sum(loss * count for (_, loss), count in zip(logged, counts, strict=True)) / steps
     assert history[0]["train_loss"] == pytest.approx(mean, abs=1e-6)
 
 
-def test_best_weights_are_those_of_the_best_epoch(tmp_path: Path) -> None:
-    import json
-
-    from safetensors import safe_open
-
-    history = run(tmp_path, task_of(OneBatch()), Log(), epochs=6, lr=1e-3)
-    best = max(history, key=lambda metrics: metrics["val_auc_image"])
-    with safe_open(tmp_path / "best.safetensors", "pt") as file:
+def test_best_weights_are_those_of_the_best_epoch(phantom_store: Path, tmp_path: Path) -> None:
+    run, history = fitted(set_up(phantom_store, small(training__epochs=5)), tmp_path)
+    # Of two equally good epochs the later one is kept.
+    best = max(history, key=lambda metrics: (metrics["val_auc_image"], metrics["epoch"]))
+    with safe_open(run.best, "pt") as file:
         assert json.loads(file.metadata()["facts"])["epoch"] == best["epoch"]
 
 
-def test_loss_that_is_not_finite_stops_with_the_remedy(tmp_path: Path) -> None:
-    batch = OneBatch()
-    run(tmp_path, task_of(batch), Log(), epochs=2, lr=1e-3)
-    kept = (tmp_path / "last.safetensors").read_bytes()
-    batch.pixels[0, 0, 0] = math.nan
-    with pytest.raises(InputError, match=r"no longer finite.*lower --lr"):
-        run(tmp_path, task_of(batch), Log(), epochs=4, lr=1e-3)
-    assert (tmp_path / "last.safetensors").read_bytes() == kept
+def test_loss_that_is_not_finite_stops_with_the_remedy(
+    phantom_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup = set_up(phantom_store, small(training__epochs=2))
+    run = start_run(tmp_path, setup)
+    loss, calls = setup.objective.loss, itertools.count()
+    per_epoch = len(setup.train_batches())
+
+    class Breaks:
+        """The objective, until its loss is not finite in the second epoch."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(setup.objective, name)
+
+        def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+            return loss(outputs, targets) * (math.nan if next(calls) >= per_epoch else 1)
+
+    broken = dataclasses.replace(setup, objective=Breaks())  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"no longer finite in epoch 2.*lower --lr"):
+        fit(broken, run)
+    # The checkpoint of the first epoch is whole, and can be gone on from.
+    with safe_open(run.last, "pt") as file:
+        assert len(json.loads(file.metadata()["facts"])["history"]) == 1
+        assert all(file.get_tensor(name).isfinite().all() for name in file.keys())  # noqa: SIM118
 
 
-def test_metrics_are_logged_per_step_and_per_epoch(tmp_path: Path) -> None:
-    log = Log()
-    run(tmp_path, task_of(OneBatch()), log, epochs=3, lr=1e-3, warmup_epochs=1)
+def test_metrics_are_logged_per_step_and_per_epoch(
+    phantom_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = Log(monkeypatch)
+    setup = set_up(phantom_store, small(training__epochs=3))
+    fitted(setup, tmp_path)
+    each = len(setup.train_batches())
     steps = [step for step, metrics in log.steps if "step_loss" in metrics]
     epochs = [step for step, metrics in log.steps if "val_auc_image" in metrics]
-    assert steps == epochs == [1, 2, 3]
+    assert steps == epochs == [each, 2 * each, 3 * each]
+
+
+# ---- another objective through the same loop
+
+
+class Findings:
+    """Several findings of each image, some of them unknown: a head of T outputs."""
+
+    monitor = "val_mean_error"
+
+    def __init__(self, columns: tuple[str, ...]) -> None:
+        self._columns = columns
+        self.num_outputs = len(columns)
+        self.score_columns = tuple(f"score_{column}" for column in columns)
+
+    def targets(self, rows: pd.DataFrame) -> npt.NDArray[np.float32]:
+        return rows[list(self._columns)].to_numpy(np.float32, na_value=np.nan)
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        known = ~targets.isnan()
+        loss = F.binary_cross_entropy_with_logits(
+            outputs, torch.where(known, targets, 0.0), reduction="none"
+        )
+        return (loss * known).sum(dim=1).mean()
+
+    def scores(self, outputs: Tensor) -> Tensor:
+        return outputs.sigmoid()
+
+    def metrics(self, rows: pd.DataFrame, scores: npt.NDArray[np.float64]) -> dict[str, float]:
+        error = np.abs(scores - self.targets(rows))
+        return {"val_mean_error": -float(np.nanmean(error))}
+
+
+def test_three_findings_with_missing_targets_train_through_the_same_loop(
+    phantom_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mammo_pd.data import cohort
+    from mammo_pd.training import setup as module
+
+    read = cohort.read_manifest
+
+    def with_findings(*arguments: Any, **options: Any) -> pd.DataFrame:
+        rows = read(*arguments, **options)
+        draw = np.random.default_rng(0)
+        known = draw.random(len(rows)) < 0.5
+        return rows.assign(
+            dense=(rows["image_id"].str[0] < "8").astype(float),
+            calcification=np.where(known, rows["label"], np.nan),
+            never=np.nan,
+        )
+
+    monkeypatch.setattr(cohort, "read_manifest", with_findings)
+    findings = Findings(("dense", "calcification", "never"))
+    monkeypatch.setattr(module, "build_objective", lambda _: findings)
+    setup = set_up(phantom_store, small(training__epochs=8, training__lr=1e-3))
+    never = setup.backbone.timm_model.get_classifier().weight[2].detach().clone()
+    run, history = fitted(setup, tmp_path)
+    assert history[-1]["train_loss"] < history[0]["train_loss"]
+    assert np.isfinite([metrics["val_mean_error"] for metrics in history]).all()
+    # What is never known has no gradient; weight decay alone moved it.
+    after = setup.backbone.timm_model.get_classifier().weight[2].detach()
+    assert F.cosine_similarity(after, never, dim=0) == pytest.approx(1, abs=1e-5)
+    assert run.best.is_file()
+
+
+def test_missing_labels_change_neither_loss_nor_gradient(phantom_store: Path) -> None:
+    objective = set_up(phantom_store, small(training__positive_weight=3.0)).objective
+    outputs = torch.randn(6, 1, requires_grad=True)
+    targets = torch.tensor([[1.0], [0.0], [math.nan], [1.0], [math.nan], [0.0]])
+    known = [0, 1, 3, 5]
+    objective.loss(outputs, targets).backward()
+    assert outputs.grad is not None
+    assert (outputs.grad[[2, 4]] == 0).all()
+    expected = F.binary_cross_entropy_with_logits(
+        outputs[known], targets[known], pos_weight=torch.tensor(3.0), reduction="sum"
+    )
+    assert objective.loss(outputs, targets).item() == pytest.approx(expected.item() / 6, rel=1e-6)
 
 
 def test_learning_rate_warms_up_and_falls_to_zero() -> None:
@@ -204,7 +303,7 @@ def test_adamw_is_fused_where_gradients_can_still_be_clipped(
     )
     assert can_fuse(fabric) == fused
     if plugin is not None:
-        weight = nn.Parameter(torch.ones(1))
+        weight = torch.nn.Parameter(torch.ones(1))
         weight.grad = torch.ones(1)
         with pytest.raises(NotImplementedError, match="clipping"):
             plugin.unscale_gradients(torch.optim.AdamW([weight], fused=True))

@@ -20,15 +20,19 @@ from mammo_pd.backbones.vit import PatchViT, build_vit
 from mammo_pd.cli.app import context_of
 from mammo_pd.config import RunConfig, load_config
 from mammo_pd.data.dataset import MammogramDataset
+from mammo_pd.data.manifest import read_manifest
 from mammo_pd.data.split_store import split_store
 from mammo_pd.data.store import open_store
 from mammo_pd.errors import InputError
-from mammo_pd.inference.predict import join_folds, predict
+from mammo_pd.inference.predict import Scored, join_folds, load_backbone, predict
+from mammo_pd.inference.score import score_dataset
 from mammo_pd.patches.sampler import PatchSampler
-from mammo_pd.training.batch_size import largest_batch
+from mammo_pd.training.batch_size import largest_batch, step_memory
 from mammo_pd.training.devices import count_devices, make_fabric
-from mammo_pd.training.fitting import memory_of_stages, step_memory, what_fits
-from mammo_pd.training.train import latest_run, read_run, train
+from mammo_pd.training.objectives import build_objective
+from mammo_pd.training.runs import RunFolder
+from mammo_pd.training.setup import RunSetup
+from mammo_pd.training.train import resume, train
 
 SMALL = {
     "data.res": "128x96",
@@ -45,10 +49,24 @@ def small(**changes: object) -> RunConfig:
     return load_config(None, {**SMALL, **named})
 
 
-def quiet(*arguments: Any, **options: Any) -> Path:
-    folder = train(*arguments, say=lambda _: None, **options)
-    assert folder is not None
-    return folder
+def silent(line: str) -> None:
+    pass
+
+
+def quiet(store: Path, runs: Path, config: RunConfig) -> Path:
+    run = train(store, runs, config, say=silent)
+    assert run is not None
+    return run.path
+
+
+def resumed(folder: Path, store: Path | None = None) -> Path:
+    run = resume(folder, store=store, say=silent)
+    assert run is not None
+    return run.path
+
+
+def scored_of(folder: Path, **options: Any) -> Scored:
+    return predict(RunFolder.open(folder), say=silent, **options)
 
 
 @pytest.fixture(scope="module")
@@ -57,35 +75,35 @@ def run(phantom_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_run_folder_says_everything(run: Path, phantom_store: Path) -> None:
-    facts = read_run(run)
-    assert facts["canvas"] == [128, 96]
-    assert (facts["num_tokens"], facts["num_keep"]) == (48, 12)
-    assert facts["finished"]
-    assert load_config(run / "config.yaml") == small()
+    info = RunFolder.open(run).info
+    assert info.img_size == (128, 96)
+    assert (info.num_tokens, info.num_keep) == (48, 12)
+    assert info.finished
+    assert RunFolder.open(run).config == small()
     history = pd.read_csv(run / "history.csv")
     assert history["epoch"].tolist() == [1, 2, 3, 4]
     assert np.isfinite(history[["train_loss", "val_auc_image", "val_auc_breast"]]).all().all()
     assert (run / "best.safetensors").is_file()
-    assert latest_run(run.parent) == run
+    assert RunFolder.latest(run.parent).path == run
 
 
 def test_mlflow_has_parameters_metrics_and_hashes(run: Path) -> None:
-    facts = read_run(run)
+    info = RunFolder.open(run).info
     with sqlite3.connect(run.parent / "mlflow.db") as database:
 
         def table(query: str) -> dict[str, str]:
-            return dict(database.execute(query, (facts["mlflow_run_id"],)).fetchall())
+            return dict(database.execute(query, (info.mlflow_run_id,)).fetchall())
 
         parameters = table("SELECT key, value FROM params WHERE run_uuid = ?")
         tags = table("SELECT key, value FROM tags WHERE run_uuid = ?")
         steps = database.execute(
             "SELECT key, count(*) FROM metrics WHERE run_uuid = ? GROUP BY key",
-            (facts["mlflow_run_id"],),
+            (info.mlflow_run_id,),
         ).fetchall()
     assert parameters["patch_dropout.keep_rate"] == "0.25"
     assert parameters["num_keep"] == "12"
-    assert tags["split_hash"] == facts["split_hash"]
-    assert tags["store_fingerprint"] == facts["store_fingerprint"]
+    assert tags["split_hash"] == info.split_hash
+    assert tags["store_fingerprint"] == info.store_fingerprint
     assert tags["environment.torch"] == torch.__version__
     counts = dict(steps)
     assert counts["val_auc_image"] == 4
@@ -120,19 +138,18 @@ def test_resumed_run_equals_an_unbroken_one(
     run = quiet(phantom_store, tmp_path / "whole", config)
     with killed_at_step(9, monkeypatch):
         quiet(phantom_store, tmp_path / "broken", config)
-    broken = latest_run(tmp_path / "broken")
-    assert "finished" not in read_run(broken)
+    broken = RunFolder.latest(tmp_path / "broken")
+    assert broken.info.finished is None
     said: list[str] = []
     predict(broken, say=said.append)
     assert any("was not trained to its end" in line for line in said)
-    again = train(None, tmp_path / "elsewhere", load_config(), resume=broken, say=lambda _: None)
-    assert again == broken
-    assert not (tmp_path / "elsewhere").exists()
+    again = resumed(broken.path)
+    assert again == broken.path
     for name in ("best.safetensors", "last.safetensors"):
-        whole, resumed = load_file(run / name), load_file(again / name)
-        assert whole.keys() == resumed.keys()
+        whole, after = load_file(run / name), load_file(again / name)
+        assert whole.keys() == after.keys()
         for key, tensor in whole.items():
-            assert torch.equal(tensor, resumed[key]), (name, key)
+            assert torch.equal(tensor, after[key]), (name, key)
     columns = ["epoch", "train_loss", "val_auc_image", "val_auc_breast"]
     histories = [pd.read_csv(folder / "history.csv")[columns] for folder in (run, again)]
     pd.testing.assert_frame_equal(*histories)
@@ -143,10 +160,10 @@ def test_run_killed_before_its_first_step_is_resumed_from_the_start(
 ) -> None:
     with killed_at_step(0, monkeypatch):
         quiet(phantom_store, tmp_path, load_config(run / "config.yaml"))
-    broken = latest_run(tmp_path)
+    broken = RunFolder.latest(tmp_path).path
     with pytest.raises(InputError, match="there is no checkpoint"):
-        predict(broken, say=lambda _: None)
-    again = quiet(None, tmp_path, load_config(), resume=broken)
+        scored_of(broken)
+    again = resumed(broken)
     expected = load_file(run / "last.safetensors")
     for key, tensor in load_file(again / "last.safetensors").items():
         assert torch.equal(tensor, expected[key]), key
@@ -166,16 +183,15 @@ def test_run_that_began_with_weights_is_resumed_without_them(
     config = small(model__weights=str(weights), training__epochs=2)
     with killed_at_step(5, monkeypatch):
         quiet(phantom_store, tmp_path / "runs", config)
-    broken = latest_run(tmp_path / "runs")
+    broken = RunFolder.latest(tmp_path / "runs").path
     assert (broken / "last.safetensors").is_file()
     weights.unlink()
-    again = quiet(None, tmp_path, load_config(), resume=broken)
-    assert read_run(again)["finished"]
+    assert RunFolder.open(resumed(broken)).info.finished
 
 
 def test_finished_run_that_is_resumed_stays_as_it_is(run: Path, phantom_store: Path) -> None:
     before = (run / "last.safetensors").read_bytes()
-    quiet(phantom_store, run.parent, load_config(), resume=run)
+    resumed(run, phantom_store)
     assert (run / "last.safetensors").read_bytes() == before
 
 
@@ -191,12 +207,12 @@ def test_dropped_patches_are_not_touched_in_training_and_none_in_evaluation(
 
     monkeypatch.setattr(PatchViT, "forward", watch)
     folder = quiet(phantom_store, tmp_path, small(training__epochs=1))
-    predict(folder, say=lambda _: None)
+    scored_of(folder)
     assert seen == {(True, 12), (False, 48)}
 
 
 def test_predictions_follow_the_contract(run: Path) -> None:
-    scored = predict(run, say=lambda _: None)
+    scored = scored_of(run)
     table = pd.read_csv(scored.file)
     head = ["image_id", "patient_id", "exam_id", "laterality", "view", "label", "score", "split"]
     assert table.columns[: len(head)].tolist() == head
@@ -213,24 +229,30 @@ def test_predictions_follow_the_contract(run: Path) -> None:
     )
     context = context_of([scored])
     assert context.phantom
-    assert context.label_definition == read_run(run)["label_definition"]
-    assert context.split_hash == read_run(run)["split_hash"]
+    assert context.label_definition == RunFolder.open(run).info.label_definition
+    assert context.split_hash == RunFolder.open(run).info.split_hash
 
 
-def test_scores_do_not_depend_on_how_they_are_batched(
-    run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from mammo_pd.inference import predict as stage
-
-    first = predict(run, say=lambda _: None).table["score"]
-    monkeypatch.setattr(stage, "_IMAGES_AT_ONCE", 3)
-    second = predict(run, say=lambda _: None).table["score"]
-    np.testing.assert_allclose(first, second, atol=1e-6)
+def test_scores_do_not_depend_on_how_they_are_batched(run: Path, phantom_store: Path) -> None:
+    folder = RunFolder.open(run)
+    rows = read_manifest(phantom_store / "manifest.parquet")
+    # Without labels: scoring needs none.
+    dataset = MammogramDataset(open_store(phantom_store), rows.drop(columns="label"), (128, 96))
+    objective = build_objective(folder.config.training)
+    scores = []
+    for images_at_once in (8, 3):
+        backbone, _ = load_backbone(folder, objective)
+        fabric = make_fabric(folder.config)
+        scores.append(
+            score_dataset(fabric, backbone, objective, dataset, images_at_once=images_at_once)
+        )
+    assert scores[0].shape == (len(rows), 1)
+    np.testing.assert_allclose(*scores, atol=1e-6)
 
 
 def test_folds_are_joined_out_of_fold(phantom_store: Path, tmp_path: Path) -> None:
     paths = open_store(phantom_store)
-    split_store(paths, name="three", folds=3, say=lambda _: None)
+    split_store(paths, name="three", folds=3, say=silent)
     folders = [
         quiet(
             phantom_store,
@@ -239,7 +261,7 @@ def test_folds_are_joined_out_of_fold(phantom_store: Path, tmp_path: Path) -> No
         )
         for fold in range(3)
     ]
-    scored = [predict(folder, say=lambda _: None) for folder in folders]
+    scored = [scored_of(folder) for folder in folders]
     table = join_folds(scored)
     assert table["image_id"].is_unique
     assert len(table) == 48
@@ -259,7 +281,7 @@ def refusals() -> list[tuple[str, dict[str, object], str]]:
     return [
         ("other split", {"data__split": "nine"}, r"no split 'nine'.*--name nine"),
         ("fold of no folds", {"data__fold": 1}, "has no folds"),
-        ("canvas", {"data__res": 100}, "the nearest are 96 and 112"),
+        ("image size", {"data__res": 100}, "the nearest are 96 and 112"),
         ("model", {"model__name": "resnet18"}, "plain vision transformer"),
         ("no GPU", {"device__accelerator": "cuda"}, "Lightning Fabric cannot use"),
     ]
@@ -277,9 +299,9 @@ def test_what_cannot_be_trained_is_refused(
 
 
 def edit(file: Path, change: Callable[[dict[str, object]], object]) -> None:
-    facts = json.loads(file.read_text())
-    change(facts)
-    file.write_text(json.dumps(facts))
+    info = json.loads(file.read_text())
+    change(info)
+    file.write_text(json.dumps(info))
 
 
 def test_another_split_than_the_trained_one_is_refused_unless_told(
@@ -290,25 +312,25 @@ def test_another_split_than_the_trained_one_is_refused_unless_told(
     for file in run.iterdir():
         if file.is_file():
             (copy / file.name).write_bytes(file.read_bytes())
-    edit(copy / "run.json", lambda facts: facts.update(split_hash="0" * 64))
+    edit(copy / "run.json", lambda info: info.update(split_hash="0" * 64))
     with pytest.raises(InputError, match="--accept-other-split"):
-        predict(copy, say=lambda _: None)
-    assert len(predict(copy, accept_other_split=True, say=lambda _: None).table)
+        scored_of(copy)
+    assert len(scored_of(copy, accept_other_split=True).table)
     with pytest.raises(InputError, match="started on another split"):
-        quiet(phantom_store, tmp_path, load_config(), resume=copy)
-    edit(copy / "run.json", lambda facts: facts.update(store_fingerprint="x"))
+        resumed(copy, phantom_store)
+    edit(copy / "run.json", lambda info: info.update(store_fingerprint="x"))
     with pytest.raises(InputError, match="store made with other settings"):
-        predict(copy, accept_other_split=True, say=lambda _: None)
+        scored_of(copy, accept_other_split=True)
 
 
 def test_labels_that_changed_under_a_run_are_refused(run: Path, tmp_path: Path) -> None:
     copy = tmp_path / run.name
     shutil.copytree(run, copy)
-    edit(copy / "run.json", lambda facts: facts.update(labels_hash="0" * 64))
+    edit(copy / "run.json", lambda info: info.update(labels_hash="0" * 64))
     with pytest.raises(InputError, match=r"labels in .* have changed"):
-        predict(copy, say=lambda _: None)
+        scored_of(copy)
     with pytest.raises(InputError, match=r"labels in .* have changed"):
-        quiet(None, tmp_path, load_config(), resume=copy)
+        resumed(copy)
 
 
 def test_path_of_the_weights_stays_out_of_mlflow(
@@ -348,7 +370,7 @@ def fitted(store: Path, runs: Path, accelerator: str, *command: str) -> Path:
         timeout=300,
         capture_output=True,
     )
-    return latest_run(runs)
+    return RunFolder.latest(runs).path
 
 
 @pytest.mark.parametrize("accelerator", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -367,7 +389,7 @@ def test_two_processes_equal_one(accelerator: str, phantom_store: Path, tmp_path
     expected = pd.read_csv(alone / "history.csv")[columns]
     weights = load_file(alone / "best.safetensors")
     for pair in pairs:
-        assert read_run(pair)["environment"]["devices"] == 2
+        assert RunFolder.open(pair).info.environment["devices"] == 2
         assert len(list(pair.parent.glob("*/run.json"))) == 1
         history = pd.read_csv(pair / "history.csv")[columns]
         pd.testing.assert_frame_equal(history, expected, rtol=1e-4)
@@ -426,33 +448,12 @@ def test_every_patch_is_kept_in_the_last_epochs_in_more_parts(
 def test_other_draws_train(phantom_store: Path, tmp_path: Path, draw: str) -> None:
     said: list[str] = []
     config = small(training__epochs=1, patch_dropout__draw=draw)
-    folder = train(phantom_store, tmp_path, config, say=said.append)
-    assert folder is not None
-    assert load_config(folder / "config.yaml").patch_dropout.draw == draw
-    assert any("of the canvas" in line and "of it is kept" in line for line in said) == (
+    run = train(phantom_store, tmp_path, config, say=said.append)
+    assert run is not None
+    assert load_config(run.path / "config.yaml").patch_dropout.draw == draw
+    assert any("of the input" in line and "of it is kept" in line for line in said) == (
         draw == "tissue"
     )
-
-
-@pytest.mark.parametrize("gib", [2, 11, 24, 80, 141])
-def test_gpu_of_any_size_refuses_too_large_a_batch_with_what_fits(gib: int) -> None:
-    config = small(
-        data__res="1024x1024", model__name="vit_small_patch16_224", training__batch_size=4096
-    )
-    model = build_vit("vit_small_patch16_224", (1024, 1024))
-    said = what_fits(config, (1024, 1024), model, gib * 2**30, "a GPU")
-    match = re.search(r"4096 images of 1024x1024 with 1023 patches .* about (\d+) fit", said)
-    assert match is not None
-    # Weights and moments take 0.28 GiB, each image 0.147, as measured (benchmarks/results).
-    assert int(match[1]) == pytest.approx((0.9 * gib - 0.28) / 0.147, rel=0.05)
-    assert f"--batch-size {match[1]}" in said
-
-
-def test_gpu_too_small_for_one_image_says_what_else_to_change() -> None:
-    config = small(data__res="3328x2560", patch_dropout__keep_rate=1.0)
-    model = build_vit("vit_tiny_patch16_224", (3328, 2560))
-    said = what_fits(config, (3328, 2560), model, 2**30, "a GPU")
-    assert "not even one image fits; lower --keep or --res" in said
 
 
 def test_search_for_the_batch_runs_true_steps_and_leaves_the_model_alone(
@@ -471,52 +472,16 @@ def test_search_for_the_batch_runs_true_steps_and_leaves_the_model_alone(
         monkeypatch.setattr(torch.cuda, name, lambda *_: None)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: (50 + 20 * seen[-1]) << 20)
     config = small(training__grad_accum_steps=2, model__drop_path_rate=0.2)
-    store = open_store(phantom_store)
-    rows = pd.read_parquet(store.manifest)
-    rows = rows[rows["status"] == "ok"]
-    dataset = MammogramDataset(store, rows, (128, 96))
-    model = build_vit("vit_tiny_patch16_224", (128, 96), drop_path_rate=0.2)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    fabric = make_fabric(config)
-    measure = step_memory(fabric, model, dataset, (128, 96), config, False, 2)
-    found = largest_batch(measure, 600 << 20, most=len(rows), share=2)
-    # (0.92 * 600 - 50) / 20 = 25 images in each of two parts, but for 48 in all.
-    assert found == 48
-    assert largest_batch(measure, 300 << 20, most=len(rows), share=2) == 16
-    assert set(seen) >= {2, 6, 24}
-    for name, value in model.state_dict().items():
+    setup = RunSetup.build(phantom_store, config, say=silent)
+    count = len(setup.train_set)
+    before = {name: value.clone() for name, value in setup.backbone.state_dict().items()}
+    found = largest_batch(step_memory(setup, 2), 600 << 20, most=count, share=2)
+    # (0.92 * 600 - 50) / 20 = 25 images in each of two parts, but there are fewer.
+    assert found == count - count % 8
+    assert largest_batch(step_memory(setup, 2), 300 << 20, most=count, share=2) == 16
+    assert set(seen) >= {2, 6, found // 2}
+    for name, value in setup.backbone.state_dict().items():
         assert torch.equal(value, before[name])
-
-
-def test_last_epochs_that_keep_every_patch_are_planned_with() -> None:
-    """One image at keep 1 can take more than a batch of eight at .05."""
-    config = small(data__res="3328x2560", training__batch_size=8, patch_dropout__keep_rate="0.05+1")
-    model = build_vit("vit_tiny_patch16_224", (3328, 2560))
-    (kept, held), (every, last) = memory_of_stages(config, (3328, 2560), model)
-    assert (kept, every) == (1663, 33280)
-    assert last > 1.5 * held
-    said = what_fits(config, (3328, 2560), model, int((held + last) / 1.8), "a GPU")
-    assert "in the last epochs, in which --keep 0.05+1 keeps all 33280 patches" in said
-    assert len(memory_of_stages(small(), (128, 96), model)) == 1
-
-
-def test_memory_is_foreseen_for_the_pooling_that_was_asked_for() -> None:
-    """Of 12 blocks one keeps less where the head reads the class token alone."""
-    img_size = (1024, 1024)
-    held = []
-    for pool in ("token", "avg"):
-        config = small(model__global_pool=pool, training__batch_size=64)
-        model = build_vit(config.model.name, img_size, global_pool=pool)
-        held.append(memory_of_stages(config, img_size, model)[0][1])
-    assert held[1] == pytest.approx(held[0] * 388 / 358, rel=0.02)
-    assert held[1] > held[0]
-
-
-def test_gpu_that_is_shared_is_not_told_that_the_batch_fits() -> None:
-    config = small(data__res="1024x1024", model__name="vit_small_patch16_224")
-    model = build_vit("vit_small_patch16_224", (1024, 1024))
-    said = what_fits(config, (1024, 1024), model, 24 * 2**30, "a GPU")
-    assert re.search(r"a batch of 8 images .* though about 1\d\d should: something else", said)
 
 
 def test_automatic_batch_size_needs_a_gpu(phantom_store: Path, tmp_path: Path) -> None:
@@ -532,13 +497,13 @@ def test_images_that_came_after_the_split_are_spoken_of(
     shutil.copytree(phantom_store, store)
     manifest = pd.read_parquet(store / "manifest.parquet")
     late = manifest.iloc[:4].assign(image_id=["a", "b", "c", "d"], pixel_hash=None)
-    split_store(open_store(store), say=lambda _: None)
+    split_store(open_store(store), say=silent)
     pd.concat([manifest, late]).to_parquet(store / "manifest.parquet")
     said: list[str] = []
-    folder = train(store, tmp_path, small(training__epochs=1), say=said.append)
+    run = train(store, tmp_path, small(training__epochs=1), say=said.append)
     assert any("4 usable images are in no part" in line for line in said)
-    assert folder is not None
-    assert predict(folder, say=lambda _: None).exclusions == {"in no part of the split": 4}
+    assert run is not None
+    assert predict(run, say=silent).exclusions == {"in no part of the split": 4}
 
 
 def test_store_without_a_usable_image_is_not_split(phantom_store: Path, tmp_path: Path) -> None:
@@ -547,14 +512,14 @@ def test_store_without_a_usable_image_is_not_split(phantom_store: Path, tmp_path
     manifest = pd.read_parquet(store / "manifest.parquet").assign(status="failed", reason="x")
     manifest.to_parquet(store / "manifest.parquet")
     with pytest.raises(InputError, match="no usable image"):
-        split_store(open_store(store), say=lambda _: None)
+        split_store(open_store(store), say=silent)
 
 
 def test_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not a run"):
-        read_run(tmp_path)
+        RunFolder.open(tmp_path)
     with pytest.raises(InputError, match="there is no run in"):
-        latest_run(tmp_path)
+        RunFolder.latest(tmp_path)
 
 
 def test_run_ids_sort_by_time(run: Path) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -16,8 +17,10 @@ from mammo_pd.data.store import open_store
 from mammo_pd.patches.sampler import PatchSampler
 from mammo_pd.terms import Draw
 from mammo_pd.training.devices import make_fabric
-from mammo_pd.training.loop import train_step
-from mammo_pd.training.steps import keys_of, make_loader, parts_of
+from mammo_pd.training.objectives import build_objective
+from mammo_pd.training.runs import RunFolder
+from mammo_pd.training.setup import make_loader
+from mammo_pd.training.step import TrainingStep, image_keys
 
 pytestmark = pytest.mark.gpu
 CANVAS = (128, 96)
@@ -26,7 +29,8 @@ CANVAS = (128, 96)
 @pytest.fixture
 def dataset(phantom_store: Path) -> MammogramDataset:
     rows = read_manifest(phantom_store / "manifest.parquet")
-    return MammogramDataset(open_store(phantom_store), rows, CANVAS)
+    targets = rows[["label"]].to_numpy(np.float32)
+    return MammogramDataset(open_store(phantom_store), rows, CANVAS, targets)
 
 
 Batches = Callable[[int], tuple[ImageBatch, torch.Tensor]]
@@ -84,15 +88,15 @@ def test_no_step_waits_for_the_gpu(dataset: MammogramDataset) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     module, optimizer = fabric.setup(model, optimizer)
     module.train()
+    objective = build_objective(RunConfig().training)
+    step = TrainingStep(fabric, module, optimizer, sampler, objective, clip_norm=1.0)
     batches = [list(range(8))] * 8
     loader = make_loader(dataset, batches, 2, fabric.device)
     try:
         for number, batch in enumerate(loader):
             if number == 3:
                 torch.cuda.set_sync_debug_mode("error")
-            keys = keys_of(dataset, batch.rows, 0, 0, fabric.device)
-            parts = parts_of(batch, keys, 12, sampler, 2, fabric.device)
-            train_step(fabric, module, optimizer, parts, clip_norm=1.0)
+            step(batch, image_keys(dataset, batch.rows, 0, 0, fabric.device), 12, parts=2)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -101,7 +105,7 @@ def test_automatic_batch_is_the_largest_that_trains(phantom_store: Path, tmp_pat
     """On a GPU of any size: its memory is cut so that a few images of 1024x768 fit."""
     from mammo_pd.config import load_config
     from mammo_pd.errors import InputError
-    from mammo_pd.training.train import read_run, train
+    from mammo_pd.training.train import train
 
     def config(batch_size: int | str) -> RunConfig:
         return load_config(
@@ -121,13 +125,15 @@ def test_automatic_batch_is_the_largest_that_trains(phantom_store: Path, tmp_pat
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(share)
     try:
-        with pytest.raises(InputError, match=r"does not fit in .* fit \(--batch-size"):
+        with pytest.raises(
+            InputError, match=r"a batch of 32 images of 1024x768 .* does not fit in the memory of"
+        ):
             train(phantom_store, tmp_path / "large", config(32), say=lambda _: None)
         run = train(phantom_store, tmp_path / "auto", config("auto"), say=lambda _: None)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert run is not None
-    assert pd.read_csv(run / "history.csv")["train_loss"].notna().all()
-    found = load_config(run / "config.yaml").training.batch_size
+    assert pd.read_csv(run.history)["train_loss"].notna().all()
+    found = load_config(run.path / "config.yaml").training.batch_size
     assert isinstance(found, int) and 1 < found < 32
-    assert read_run(run)["finished"]
+    assert RunFolder.open(run.path).info.finished

@@ -1,0 +1,87 @@
+"""The usable images of a store, each with its part of a split: what a run trains on or scores."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+
+from mammo_pd.data.manifest import read_manifest
+from mammo_pd.data.splits import SplitTable, check_split, read_split
+from mammo_pd.data.store import StorePaths, read_store_info
+from mammo_pd.terms import Split, Status
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The images of one split of one store.
+
+    Attributes:
+        paths: the store.
+        manifest: one row per image found, usable or not.
+        split: checked against the manifest: no patient is on both sides.
+        fold: which fold is tested, where the split has folds.
+    """
+
+    paths: StorePaths
+    manifest: pd.DataFrame
+    split: SplitTable
+    fold: int | None
+
+    @classmethod
+    def read(cls, paths: StorePaths, split: str, fold: int | None = None) -> "Cohort":
+        """Read a store's manifest and one of its splits.
+
+        Raises:
+            InputError: no such split or fold, or a patient on both sides of it.
+        """
+        manifest = read_manifest(paths.manifest, status=None)
+        table = read_split(paths.splits, split)
+        check_split(table, manifest)
+        return cls(paths, manifest, table, fold)
+
+    @cached_property
+    def rows(self) -> pd.DataFrame:
+        """Manifest rows of the images that the split names, with the column ``split``."""
+        parts = self.split.table[["image_id"]].assign(split=self.split.parts(self.fold))
+        # A label table may carry a column of that name; the split's own counts.
+        usable = self._usable.drop(columns="split", errors="ignore")
+        return usable.merge(parts, on="image_id").sort_values("image_id", ignore_index=True)
+
+    def labelled(self, part: Split) -> pd.DataFrame:
+        """The labelled rows of one part, in the order of their image IDs."""
+        rows = self.rows
+        return rows[rows["label"].notna() & (rows["split"] == part)].reset_index(drop=True)
+
+    @property
+    def unassigned(self) -> int:
+        """How many usable images the split does not name: they came after it was made."""
+        return int((~self._usable["image_id"].isin(self.split.table["image_id"])).sum())
+
+    @cached_property
+    def labels_hash(self) -> str:
+        """Of which images are labelled, and how; it changes if one label does."""
+        known = self.rows[self.rows["label"].notna()]
+        lines = known["image_id"] + "," + known["label"].astype(str)
+        return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+    @cached_property
+    def store_info(self) -> dict[str, Any]:
+        """What the store was made with; see `mammo_pd.data.store.read_store_info`."""
+        return read_store_info(self.paths)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of everything that decided the store's pixels."""
+        return str(self.store_info["fingerprint"])
+
+    @property
+    def label_definition(self) -> str | None:
+        """What the labels mean, in the label table's own words; None if it does not say."""
+        definition = self.store_info.get("labels", {}).get("definition")
+        return None if definition is None else str(definition)
+
+    @property
+    def _usable(self) -> pd.DataFrame:
+        return self.manifest[self.manifest["status"] == Status.OK]

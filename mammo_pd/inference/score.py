@@ -1,0 +1,51 @@
+"""From images to scores: no split and no labels are needed."""
+
+import numpy as np
+import numpy.typing as npt
+from lightning.fabric import Fabric
+from tqdm import tqdm
+
+from mammo_pd.backbones.base import Backbone
+from mammo_pd.data.dataset import MammogramDataset
+from mammo_pd.patches.sampler import PatchSampler
+from mammo_pd.training.objectives import Objective
+from mammo_pd.training.scoring import score_batches
+from mammo_pd.training.setup import make_loader
+
+IMAGES_AT_ONCE = 8
+
+
+def score_dataset(
+    fabric: Fabric,
+    backbone: Backbone,
+    objective: Objective,
+    dataset: MammogramDataset,
+    *,
+    workers: int | None = None,
+    images_at_once: int = IMAGES_AT_ONCE,
+) -> npt.NDArray[np.float64]:
+    """Score every image of a data set on all its patches.
+
+    Args:
+        fabric: device and precision.
+        backbone: with trained weights; moved to the device and left there, in evaluation mode.
+        objective: that it was trained with.
+        dataset: of stored images.
+        workers: threads that read ahead; None to choose by the device.
+        images_at_once: that the model takes.
+
+    Returns:
+        (images, T) float64 in [0, 1], in the data set's order.
+    """
+    module = fabric.setup_module(backbone)
+    module.eval()
+    height, width = (side * backbone.patch_size for side in backbone.grid_size)
+    sampler = PatchSampler((height, width), backbone.patch_size)
+    starts = range(0, len(dataset), images_at_once)
+    batches = [list(range(s, min(s + images_at_once, len(dataset)))) for s in starts]
+    loader = make_loader(dataset, batches, workers, fabric.device)
+    shown = tqdm(loader, total=len(batches), desc="score", unit="batch", leave=False, disable=None)
+    scores = np.empty((len(dataset), len(objective.score_columns)))
+    for rows, found in score_batches(module, sampler, objective, shown, fabric.device):
+        scores[rows.numpy()] = found.double().cpu().numpy()
+    return scores

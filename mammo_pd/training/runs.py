@@ -1,0 +1,224 @@
+"""The run folder: how it is written, read, found, compared with a store, and refused.
+
+runs/ID/
+run.json              what the run was made with
+config.yaml           its whole configuration
+history.csv           one row per epoch
+best.safetensors      weights of the best epoch, under timm's names
+last.safetensors      everything that training needs to go on
+predictions.csv       of evaluate
+"""
+
+import json
+import secrets
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from mammo_pd.config import RunConfig, dump_config, load_config
+from mammo_pd.data.cohort import Cohort
+from mammo_pd.errors import InputError
+from mammo_pd.files import write_text
+
+# Keys of run.json that earlier versions wrote under another name.
+_RENAMED = {"canvas": "img_size"}
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What a run was made with, as run.json holds it.
+
+    Attributes:
+        run_id: the folder's name; sorted by it is sorted by time.
+        started: ISO 8601, local time with its offset.
+        store: absolute path of the store.
+        store_fingerprint: of what decided the store's pixels.
+        label_definition: what the labels mean; None if the label table does not say.
+        split: name.
+        split_hash: of its content.
+        labels_hash: of which images are labelled, and how.
+        fold: that is tested; None for a split without folds.
+        model: timm's name.
+        img_size: (height, width) in pixels.
+        num_tokens: N.
+        num_keep: K of most epochs.
+        environment: versions and device.
+        mlflow_run_id: of its record in MLflow, once that was begun.
+        finished: when, once it is.
+    """
+
+    run_id: str
+    started: str
+    store: str
+    store_fingerprint: str
+    label_definition: str | None
+    split: str
+    split_hash: str
+    labels_hash: str
+    fold: int | None
+    model: str
+    img_size: tuple[int, int]
+    num_tokens: int
+    num_keep: int
+    environment: dict[str, Any]
+    mlflow_run_id: str | None = None
+    finished: str | None = None
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run on disk.
+
+    Attributes:
+        path: the folder.
+        info: of run.json.
+        config: of config.yaml.
+    """
+
+    path: Path
+    info: RunInfo
+    config: RunConfig
+
+    @classmethod
+    def open(cls, path: Path) -> "RunFolder":
+        """Read a run.
+
+        Raises:
+            InputError: not a run folder, or one whose files are damaged.
+        """
+        file = path / "run.json"
+        try:
+            given: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            known = {field.name for field in fields(RunInfo)}
+            named = {_RENAMED.get(name, name): value for name, value in given.items()}
+            info = RunInfo(**{name: value for name, value in named.items() if name in known})
+            height, width = info.img_size
+            info = replace(info, img_size=(int(height), int(width)))
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"{path} is not a run ({file.name} cannot be read: {error}); name a folder that "
+                "mammo-pd train made."
+            ) from error
+        return cls(path, info, load_config(path / "config.yaml"))
+
+    @classmethod
+    def latest(cls, runs: Path) -> "RunFolder":
+        """The run that was started last.
+
+        Raises:
+            InputError: there is none.
+        """
+        started = sorted(file.parent for file in runs.glob("*/run.json")) if runs.is_dir() else []
+        if not started:
+            raise InputError(
+                f"there is no run in {runs}; train one with: mammo-pd train --res 1024 --keep 0.25"
+            )
+        return cls.open(started[-1])
+
+    @classmethod
+    def find(cls, runs: Path, named: Path) -> "RunFolder":
+        """A run by its folder, or by its ID in the folder of runs."""
+        by_id = runs / named
+        return cls.open(by_id if not named.exists() and by_id.is_dir() else named)
+
+    @property
+    def best(self) -> Path:
+        """Weights of the best epoch."""
+        return self.path / "best.safetensors"
+
+    @property
+    def last(self) -> Path:
+        """Everything that training needs to go on."""
+        return self.path / "last.safetensors"
+
+    @property
+    def history(self) -> Path:
+        """One row per epoch."""
+        return self.path / "history.csv"
+
+    @property
+    def predictions(self) -> Path:
+        """What evaluate scored."""
+        return self.path / "predictions.csv"
+
+    def create(self) -> None:
+        """Write the folder; from here on the run can be resumed, if only from its start."""
+        self.path.mkdir(parents=True)
+        write_text(self.path / "config.yaml", dump_config(self.config))
+        self._write()
+
+    def update(self, **changes: Any) -> "RunFolder":
+        """Write run.json with some of its fields changed."""
+        changed = replace(self, info=replace(self.info, **changes))
+        changed._write()
+        return changed
+
+    def refuse_resuming_on(self, cohort: Cohort) -> None:
+        """Check that a run goes on with what it was started on.
+
+        Raises:
+            InputError: split, store settings or labels are others.
+        """
+        info = self.info
+        if info.split_hash != cohort.split.hash:
+            raise InputError(
+                f"the run {info.run_id} was started on another split {cohort.split.name!r}; "
+                "restore that split, or train anew without --resume."
+            )
+        if info.store_fingerprint != cohort.fingerprint:
+            raise InputError(
+                f"the run {info.run_id} was started on a store made with other settings; train "
+                "anew without --resume."
+            )
+        if info.labels_hash != cohort.labels_hash:
+            raise InputError(
+                f"the labels in {cohort.paths.root} have changed since the run {info.run_id} was "
+                "started; put them back with mammo-pd preprocess --labels, or train anew without "
+                "--resume."
+            )
+
+    def refuse_scoring_on(self, cohort: Cohort, *, accept_other_split: bool) -> None:
+        """Check that a run is judged on the images that were kept from it.
+
+        Args:
+            cohort: to be scored.
+            accept_other_split: the user vouches for another split or other labels.
+
+        Raises:
+            InputError: store settings, and unless accepted split or labels, are others.
+        """
+        info = self.info
+        if info.store_fingerprint != cohort.fingerprint:
+            raise InputError(
+                f"the run {info.run_id} was trained on a store made with other settings than "
+                f"{cohort.paths.root}; name its own with --store."
+            )
+        if accept_other_split:
+            return
+        if info.split_hash != cohort.split.hash:
+            raise InputError(
+                f"the split {cohort.split.name!r} of {cohort.paths.root} is not the one that the "
+                f"run {info.run_id} was trained on, so it may be tested on images that it was "
+                "trained on; restore the split, or give --accept-other-split if you know that no "
+                "patient is on both sides."
+            )
+        if info.labels_hash != cohort.labels_hash:
+            raise InputError(
+                f"the labels in {cohort.paths.root} have changed since the run {info.run_id} was "
+                "trained; put them back with mammo-pd preprocess --labels, or give "
+                "--accept-other-split to score the run by the labels as they are now."
+            )
+
+    def _write(self) -> None:
+        write_text(self.path / "run.json", json.dumps(asdict(self.info), indent=2) + "\n")
+
+
+def new_run_id() -> str:
+    """An ID that sorts by time, with four random digits for runs of the same second."""
+    return f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def timestamp() -> str:
+    """Now, in ISO 8601 with the local offset."""
+    return datetime.now().astimezone().isoformat(timespec="seconds")

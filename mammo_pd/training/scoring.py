@@ -1,0 +1,36 @@
+"""Scores of images on all their patches: what validation and prediction have in common."""
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from mammo_pd.batch import ImageBatch
+from mammo_pd.patches.sampler import PatchSampler
+from mammo_pd.training.objectives import Objective
+
+
+@torch.no_grad()
+def score_batches(
+    model: nn.Module,
+    sampler: PatchSampler,
+    objective: Objective,
+    batches: Iterable[ImageBatch],
+    device: torch.device,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Score images as they are, without augmentation and with every patch.
+
+    Args:
+        model: in evaluation mode.
+        sampler: of the model's input size.
+        objective: reads the scores.
+        batches: of stored images; no targets are needed.
+        device: of the model.
+
+    Yields:
+        rows (B,) int64 on the CPU and scores (B, T) float64 on the device (a sigmoid in float32
+        ties scores near 1).
+    """
+    for batch in batches:
+        outputs = model(*sampler.for_evaluation(batch.to(device)))
+        yield batch.rows, objective.scores(outputs.double())

@@ -1,0 +1,353 @@
+"""The set-up of a run: everything that its functions need, built and checked once, then frozen."""
+
+import math
+import os
+import platform
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import timm
+import torch
+from lightning.fabric import Fabric
+
+from mammo_pd import __version__
+from mammo_pd.backbones.base import Backbone
+from mammo_pd.backbones.build import build_backbone, describe_backbone
+from mammo_pd.config import RunConfig, resolve_img_size
+from mammo_pd.data.cohort import Cohort
+from mammo_pd.data.dataset import EpochBatches, MammogramDataset
+from mammo_pd.data.loader import BatchLoader
+from mammo_pd.data.split_store import split_store
+from mammo_pd.data.store import StorePaths, open_store
+from mammo_pd.errors import InputError
+from mammo_pd.keep_schedule import KeepSchedule
+from mammo_pd.patches.sampler import PatchSampler
+from mammo_pd.terms import Draw, Split
+from mammo_pd.training.batch_size import find_batch_size
+from mammo_pd.training.devices import count_devices, make_fabric, should_compile
+from mammo_pd.training.objectives import Objective, build_objective
+from mammo_pd.training.runs import RunFolder, RunInfo, timestamp
+
+_MAX_THREADS = 8
+# Images from which the share of tissue in the input is estimated.
+_TISSUE_SAMPLE = 64
+
+
+@dataclass(frozen=True)
+class RunSetup:
+    """A run that is ready to be fitted.
+
+    Attributes:
+        config: everything that decides the run, the batch size resolved.
+        fabric: Lightning Fabric, launched.
+        compiled: whether blocks and sampler are compiled.
+        cohort: the store's images and their split.
+        img_size: (height, width) in pixels that the model sees.
+        objective: what is learnt.
+        backbone: the model, not yet set up by Fabric.
+        sampler: draws and reads the patches.
+        train_set: images to train on, with targets.
+        val_set: images to validate on, with targets.
+        val_rows: their manifest rows.
+        say: takes one line for people; does nothing but in the first process.
+    """
+
+    config: RunConfig
+    fabric: Fabric
+    compiled: bool
+    cohort: Cohort
+    img_size: tuple[int, int]
+    objective: Objective
+    backbone: Backbone
+    sampler: PatchSampler
+    train_set: MammogramDataset
+    val_set: MammogramDataset
+    val_rows: pd.DataFrame
+    say: Callable[[str], None]
+
+    @classmethod
+    def build(
+        cls,
+        store: Path,
+        config: RunConfig,
+        *,
+        with_weights: bool = True,
+        say: Callable[[str], None] = print,
+    ) -> "RunSetup":
+        """Check what was given, launch the devices, build the model and the data sets.
+
+        Args:
+            store: made by preprocess.
+            config: of the run.
+            with_weights: False where a checkpoint will replace them: the file that they came from
+                need not exist any more.
+            say: takes one line for people.
+
+        Raises:
+            InputError: no store, a split with a leak or a class missing, an image size that does
+                not fit the model, a batch that the devices cannot share, weights that do not fit.
+        """
+        # ---- data: whatever can be refused is refused before a device is touched
+        devices, nodes = count_devices(config)
+        _refuse_uneven(config, devices * nodes)
+        paths = open_store(store)
+        _make_default_split(paths, config.data.split, say)
+        cohort = Cohort.read(paths, config.data.split, config.data.fold)
+        _refuse_one_class(cohort)
+        objective = build_objective(config.training)
+        shape = describe_backbone(config.model.name)
+        img_size = resolve_img_size(config.data.res, shape.patch_size, _largest_crop(cohort))
+        train_set, val_set = (
+            MammogramDataset(paths, rows, img_size, objective.targets(rows))
+            for rows in (cohort.labelled(Split.TRAIN), cohort.labelled(Split.VAL))
+        )
+
+        # ---- devices
+        fabric = make_fabric(config, devices=devices, nodes=nodes)
+        fabric.launch()
+        fabric.seed_everything(config.training.seed, verbose=False)
+        if not fabric.is_global_zero:
+            say = _say_nothing
+        compiled = should_compile(config, say)
+
+        # ---- model
+        backbone = build_backbone(
+            config.model.name,
+            img_size,
+            num_outputs=objective.num_outputs,
+            weights=config.model.weights if with_weights else None,
+            drop_path_rate=config.model.drop_path_rate,
+            global_pool=config.model.global_pool,
+            checkpointing=config.model.checkpointing,
+        )
+        sampler = PatchSampler(
+            img_size,
+            backbone.patch_size,
+            draw=Draw(config.patch_dropout.draw),
+            augment=config.augment,
+            compiled=compiled,
+        )
+        setup = cls(
+            config=config,
+            fabric=fabric,
+            compiled=compiled,
+            cohort=cohort,
+            img_size=img_size,
+            objective=objective,
+            backbone=backbone,
+            sampler=sampler,
+            train_set=train_set,
+            val_set=val_set,
+            val_rows=cohort.labelled(Split.VAL),
+            say=say,
+        )
+        if config.training.batch_size == "auto":
+            setup = setup._with_batch_size(find_batch_size(setup))
+            say(f"batch size {setup.config.training.batch_size}: the largest that fits")
+        if compiled:
+            backbone.compile_blocks()
+        return setup
+
+    # ---- what follows from the fields
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes."""
+        device: torch.device = self.fabric.device
+        return device
+
+    @property
+    def schedule(self) -> KeepSchedule:
+        """The keep rate over the epochs."""
+        return self.config.patch_dropout.schedule
+
+    @property
+    def num_keep(self) -> int:
+        """K of most epochs: the largest, but for last epochs that keep every patch."""
+        return self.backbone.allowed_keep(self.schedule.base)
+
+    @property
+    def most_parts(self) -> int:
+        """The most parts that a step is cut into."""
+        return self._count_parts(1.0 if self.schedule.full_epochs else self.schedule.base)
+
+    def keep_at(self, epoch: int, step: int) -> tuple[int, int]:
+        """K of one step, and the parts that it is cut into: more patches take more parts."""
+        training = self.config.training
+        rate = self.schedule.keep_rate(epoch, training.epochs, step, training.seed)
+        return self.backbone.allowed_keep(rate), self._count_parts(rate)
+
+    def _count_parts(self, rate: float) -> int:
+        steps = self.config.training.grad_accum_steps
+        return steps * math.ceil(rate / self.schedule.base)
+
+    def train_batches(self) -> EpochBatches:
+        """Which images each training step of this process takes; its ``epoch`` is to be set."""
+        training, fabric = self.config.training, self.fabric
+        return EpochBatches(
+            len(self.train_set),
+            training.known_batch_size,
+            seed=training.seed,
+            rank=fabric.global_rank,
+            world_size=fabric.world_size,
+        )
+
+    def val_batches(self) -> list[list[int]]:
+        """Which validation images this process scores at a time: every patch takes more memory."""
+        training, fabric = self.config.training, self.fabric
+        at_once = training.known_batch_size / fabric.world_size / training.grad_accum_steps
+        size = max(1, int(at_once * self.schedule.base))
+        mine = range(fabric.global_rank, len(self.val_set), fabric.world_size)
+        return [list(mine[start : start + size]) for start in range(0, len(mine), size)]
+
+    def loader(self, dataset: MammogramDataset, batches: Iterable[Sequence[int]]) -> BatchLoader:
+        """Read batches of a data set ahead of the device."""
+        return make_loader(dataset, batches, self.config.data.workers, self.device)
+
+    # ---- what is told and written of it
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        """Versions and device."""
+        on_gpu = self.device.type == "cuda"
+        return {
+            "mammo_pd": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "timm": timm.__version__,
+            "platform": platform.platform(),
+            "device": torch.cuda.get_device_name(self.device) if on_gpu else "CPU",
+            "devices": self.fabric.world_size,
+        }
+
+    def new_run(self, runs: Path, run_id: str) -> RunFolder:
+        """Describe a run of this set-up; nothing is written yet."""
+        info = RunInfo(
+            run_id=run_id,
+            started=timestamp(),
+            store=str(self.cohort.paths.root.resolve()),
+            store_fingerprint=self.cohort.fingerprint,
+            label_definition=self.cohort.label_definition,
+            split=self.cohort.split.name,
+            split_hash=self.cohort.split.hash,
+            labels_hash=self.cohort.labels_hash,
+            fold=self.cohort.fold,
+            model=self.config.model.name,
+            img_size=self.img_size,
+            num_tokens=self.backbone.num_tokens,
+            num_keep=self.num_keep,
+            environment=self.environment,
+        )
+        return RunFolder(runs / run_id, info, self.config)
+
+    def introduce(self) -> None:
+        """Say what is about to be trained, and warn of what the user may not expect."""
+        precision = self.fabric.strategy.precision.precision
+        height, width = self.img_size
+        self.say(
+            f"{self.config.model.name}, {height}x{width} pixels, {self._kept_in_words()} of "
+            f"{self.backbone.num_tokens} patches kept; {self._count_images()}; "
+            f"{self.environment['device']}, {precision}"
+        )
+        batch_size = self.config.training.known_batch_size
+        if batch_size > len(self.train_set):
+            self.say(
+                f"warning: a batch of {batch_size} is larger than the {len(self.train_set)} "
+                "training images: an epoch is one step"
+            )
+        if self.cohort.unassigned:
+            self.say(
+                f"warning: {self.cohort.unassigned} usable images are in no part of the split "
+                f"{self.cohort.split.name} (they came after it was made); to use them: mammo-pd "
+                "split --name NEW"
+            )
+        if self.fabric.is_global_zero and self.config.patch_dropout.draw == Draw.TISSUE:
+            share = self._tissue_share()
+            kept = min(1.0, self.num_keep / self.backbone.num_tokens / share)
+            self.say(f"tissue is {share:.0%} of the input; {kept:.0%} of it is kept")
+
+    def _kept_in_words(self) -> str:
+        schedule = self.schedule
+        first, last = map(self.backbone.allowed_keep, (schedule.first, schedule.last))
+        words = "a random number" if schedule.random else str(first)
+        if last != first:
+            words += f" to {last}"
+        if schedule.full_epochs:
+            some = "epoch" if schedule.full_epochs == 1 else f"{schedule.full_epochs} epochs"
+            words += f" (all in the last {some})"
+        return words
+
+    def _count_images(self) -> str:
+        rows = self.cohort.rows
+        sizes = rows[rows["label"].notna()].groupby("split")["label"].agg(["size", "sum"])
+        return ", ".join(
+            f"{part} {count} ({positive} positive)" for part, count, positive in sizes.itertuples()
+        )
+
+    def _tissue_share(self) -> float:
+        """The share of the patches that hold breast, over a sample of the training images."""
+        step = max(1, len(self.train_set) // _TISSUE_SAMPLE)
+        shares = [
+            self.sampler.tissue(self.train_set.read([row]).to(self.device)).float().mean().item()
+            for row in range(0, len(self.train_set), step)
+        ]
+        return float(np.mean(shares))
+
+    def _with_batch_size(self, batch_size: int) -> "RunSetup":
+        training = replace(self.config.training, batch_size=batch_size)
+        return replace(self, config=replace(self.config, training=training))
+
+
+def make_loader(
+    dataset: MammogramDataset,
+    batches: Iterable[Sequence[int]],
+    workers: int | None,
+    device: torch.device,
+) -> BatchLoader:
+    """Read batches ahead in threads, into pinned memory where there is a GPU."""
+    if workers is None:
+        # On a CPU the model needs every core, and reading is the smaller share of the work.
+        cores = len(os.sched_getaffinity(0)) if device.type == "cuda" else 1
+        workers = max(1, min(_MAX_THREADS, cores - 1))
+    return BatchLoader(dataset, batches, device, workers)
+
+
+def _make_default_split(paths: StorePaths, name: str, say: Callable[[str], None]) -> None:
+    if name == "default" and not (paths.splits / "default.csv").is_file():
+        say("no split was made yet; making the default one: 70/10/20 % of the patients, seed 0")
+        split_store(paths, say=say)
+
+
+def _refuse_uneven(config: RunConfig, devices: int) -> None:
+    batch = config.training.batch_size
+    if isinstance(batch, int) and batch % devices:
+        raise InputError(
+            f"--batch-size {batch} cannot be shared evenly by {devices} devices; the nearest "
+            f"are {max(1, batch // devices) * devices} and {(batch // devices + 1) * devices}."
+        )
+
+
+def _refuse_one_class(cohort: Cohort) -> None:
+    for part in Split:
+        labels = cohort.labelled(part)["label"]
+        for label, word in ((1, "positive"), (0, "negative")):
+            if not (labels == label).any():
+                raise InputError(
+                    f"the {part} part of the split {cohort.split.name} has no {word} image, so "
+                    "neither training nor an AUC is possible; check the labels (mammo-pd "
+                    "preprocess --labels), or make another split: mammo-pd split --name NEW"
+                )
+
+
+def _largest_crop(cohort: Cohort) -> tuple[int, int]:
+    rows = cohort.rows[cohort.rows["label"].notna()]
+    return int(rows["crop_height"].max()), int(rows["crop_width"].max())
+
+
+def _say_nothing(line: str) -> None:
+    pass

@@ -1,0 +1,104 @@
+"""One optimiser step: draw, read the kept patches, forward, backward, update.
+
+Nothing in a step waits for the GPU, so the host stays ahead of it.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mammo_pd.batch import ImageBatch
+from mammo_pd.data.dataset import MammogramDataset
+from mammo_pd.keyed_random import image_key
+from mammo_pd.patches.sampler import PatchSampler
+from mammo_pd.training.objectives import Objective
+
+
+@dataclass(frozen=True)
+class TrainingStep:
+    """What every step of a run has in common.
+
+    Attributes:
+        fabric: a launched Lightning Fabric.
+        model: set up by it, in training mode; takes patches, positions and keys.
+        optimizer: set up by it.
+        sampler: draws and reads the patches.
+        objective: gives the loss.
+        clip_norm: largest norm of the gradient; 0 for no limit.
+    """
+
+    fabric: Any
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    sampler: PatchSampler
+    objective: Objective
+    clip_norm: float = 0.0
+
+    def __call__(self, batch: ImageBatch, keys: Tensor, num_keep: int, parts: int = 1) -> Tensor:
+        """Train on this process's share of a batch.
+
+        Args:
+            batch: B images.
+            keys: (B,) int64 on the device, from `image_keys`.
+            num_keep: K.
+            parts: forward and backward passes that the batch is cut into, of nearly equal size;
+                patches are drawn and read only when their part is due.
+
+        Returns:
+            () the mean loss over this process's share, on the device.
+        """
+        batch = batch.to(self.fabric.device)
+        parts = min(parts, len(batch))
+        edges = [len(batch) * number // parts for number in range(parts + 1)]
+        losses = []
+        for start, end in pairwise(edges):
+            # Gradients are exchanged once a step, with the last part.
+            with self.fabric.no_backward_sync(self.model, enabled=end < len(batch)):
+                loss = self._loss(batch.slice(start, end), keys[start:end], num_keep)
+                loss = loss * ((end - start) / len(batch))
+                self.fabric.backward(loss)
+            losses.append(loss.detach())
+        self._update()
+        return torch.stack(losses).sum()
+
+    def _loss(self, batch: ImageBatch, keys: Tensor, num_keep: int) -> Tensor:
+        patches, positions = self.sampler.for_training(batch, keys, num_keep)
+        outputs = self.model(patches, positions, keys)
+        return self.objective.loss(outputs.float(), batch.targets)
+
+    def _update(self) -> None:
+        update(self.fabric, self.model, self.optimizer, self.clip_norm)
+
+
+def update(
+    fabric: Any, model: nn.Module, optimizer: torch.optim.Optimizer, clip_norm: float
+) -> None:
+    """Clip the gradients, step the optimiser and drop the gradients."""
+    if clip_norm:
+        # Checking the norm here would wait for the device; the loop checks the loss later.
+        fabric.clip_gradients(model, optimizer, max_norm=clip_norm, error_if_nonfinite=False)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def image_keys(
+    dataset: MammogramDataset, rows: Tensor, seed: int, epoch: int, device: torch.device
+) -> Tensor:
+    """The keys (B,) int64 of some images in one epoch, on the device."""
+    keys = torch.tensor([image_key(seed, epoch, dataset.image_ids[row]) for row in rows.tolist()])
+    if device.type == "cuda":
+        keys = keys.pin_memory()
+    return keys.to(device, non_blocking=True)
+
+
+def can_fuse(fabric: Any) -> bool:
+    """Whether AdamW may be fused: on a GPU, unless in fp16.
+
+    In fp16 the fused optimiser unscales the gradients itself, and Lightning cannot clip them.
+    """
+    precision: str = fabric.strategy.precision.precision
+    on_gpu: bool = fabric.device.type == "cuda"
+    return on_gpu and precision != "16-mixed"
