@@ -1,6 +1,10 @@
-"""From a batch of stored images to standardised kept patches: draw, then read only what is kept."""
+"""From a batch of stored images to standardised kept patches: draw first, read only what is kept.
+
+Shapes: B images, N patches on the grid, K of them kept, P the patch's side in pixels.
+"""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,18 +18,34 @@ from mammo_pd.patches.sample import probe_tissue, sample_patches
 from mammo_pd.terms import Draw
 
 
+class Placement(NamedTuple):
+    """How each image of a batch is moved and changed.
+
+    Attributes:
+        matrix: (B, 2, 3) float32, affine map from the model's input to the stored image.
+        intensity: (B, 2) float32, gamma and contrast.
+    """
+
+    matrix: Tensor
+    intensity: Tensor
+
+
 class PatchSampler:
-    """Makes the model's input for one canvas.
+    """Reads the model's input out of stored images.
+
+    `for_training` is `place`, `draw` and `read` in turn. They are public for objectives that read
+    more than the kept patches, such as the pixels that a masked autoencoder is to predict.
 
     Args:
         img_size: (height, width) in pixels that the model sees.
         patch_size: P, in pixels.
-        mean: grey value, of 0 to 1, that becomes 0.
-        std: grey values to one unit.
+        mean: grey value in [0, 1] that becomes 0.
+        std: grey values per unit of the result.
         draw: how the kept positions are drawn.
         augment: how far training images are moved and changed.
-        compiled: read pixels by compiled code. The draws never are: compilers take liberties with
-            large integers (docs/log.md), and a draw is to be the same everywhere.
+        compiled: whether pixels are read by compiled code. The draws never are: torch.compile
+            computes 64-bit integers differently on the CPU (docs/log.md), and a draw has to be the
+            same everywhere.
     """
 
     def __init__(
@@ -55,7 +75,7 @@ class PatchSampler:
 
     @property
     def grid_size(self) -> tuple[int, int]:
-        """Patches on the canvas, (rows, columns)."""
+        """The grid of patches, (rows, columns)."""
         return self.img_size[0] // self.patch_size, self.img_size[1] // self.patch_size
 
     @torch.no_grad()
@@ -67,19 +87,40 @@ class PatchSampler:
         Args:
             images: B stored images, on the device.
             keys: (B,) int64, from `mammo_pd.keyed_random.image_key`.
-            num_keep: K, from `mammo_pd.patches.draw.choose_num_keep`.
+            num_keep: K, from the backbone's ``allowed_keep``.
 
         Returns:
             patches (B, K, P * P) float32, positions (B, K) int64.
         """
+        placement = self.place(images, keys)
+        positions = self.draw(images, keys, placement, num_keep)
+        return self.read(images, placement, positions), positions
+
+    @torch.no_grad()
+    def place(self, images: ImageBatch, keys: Tensor) -> Placement:
+        """Draw each image's augmentation; no pixel is touched."""
         drawn = draw_augmentation(keys)
-        matrix, intensity = self._place(images.heights, images.widths, drawn)
-        positions = self._draw_positions(images, keys, matrix, num_keep)
-        return self._read_changed(images, matrix, positions, intensity), positions
+        return Placement(*self._place(images.heights, images.widths, drawn))
+
+    @torch.no_grad()
+    def draw(self, images: ImageBatch, keys: Tensor, placement: Placement, num_keep: int) -> Tensor:
+        """Draw the kept positions (B, K) int64; of pixels, only a tissue draw probes a few."""
+        rows, columns = self.grid_size
+        if self._draw is Draw.TISSUE and num_keep < rows * columns:
+            tissue = self._probe(images, placement.matrix, self.grid_size, self.patch_size)
+            return draw_tissue(keys, tissue, num_keep)
+        if self._draw is Draw.GRID and num_keep < rows * columns:
+            return draw_grid(keys, self.grid_size, num_keep)
+        return draw_uniform(keys, rows * columns, num_keep)
+
+    @torch.no_grad()
+    def read(self, images: ImageBatch, placement: Placement, positions: Tensor) -> Tensor:
+        """Read the patches at some positions (B, K): (B, K, P * P) float32, augmented."""
+        return self._read_changed(images, placement.matrix, positions, placement.intensity)
 
     @torch.no_grad()
     def for_evaluation(self, images: ImageBatch) -> tuple[Tensor, Tensor]:
-        """All patches of the images as they are: evaluation drops and draws nothing.
+        """Every patch of the images as they are: evaluation drops and draws nothing.
 
         Args:
             images: B stored images, on the device.
@@ -91,7 +132,7 @@ class PatchSampler:
         positions = torch.arange(rows * columns, device=images.pixels.device)
         positions = positions.expand(len(images.heights), -1)
         matrix = fit_to_image_size(images.heights, images.widths, self.img_size)
-        return self._standardise(self._read(images, matrix, positions)), positions
+        return self._standardise(self._read_pixels(images, matrix, positions)), positions
 
     @torch.no_grad()
     def tissue(self, images: ImageBatch) -> Tensor:
@@ -106,24 +147,13 @@ class PatchSampler:
         matrix = compose(fit, affine_of(drawn, self.img_size, self._augment))
         return matrix, intensity_of(drawn, self._augment)
 
-    def _draw_positions(
-        self, images: ImageBatch, keys: Tensor, matrix: Tensor, num_keep: int
-    ) -> Tensor:
-        rows, columns = self.grid_size
-        if self._draw is Draw.TISSUE and num_keep < rows * columns:
-            tissue = self._probe(images, matrix, self.grid_size, self.patch_size)
-            return draw_tissue(keys, tissue, num_keep)
-        if self._draw is Draw.GRID and num_keep < rows * columns:
-            return draw_grid(keys, self.grid_size, num_keep)
-        return draw_uniform(keys, rows * columns, num_keep)
-
     def _read_and_change(
         self, images: ImageBatch, matrix: Tensor, positions: Tensor, intensity: Tensor
     ) -> Tensor:
-        pixels = self._read(images, matrix, positions)
+        pixels = self._read_pixels(images, matrix, positions)
         return self._standardise(change_intensity(pixels, intensity))
 
-    def _read(self, images: ImageBatch, matrix: Tensor, positions: Tensor) -> Tensor:
+    def _read_pixels(self, images: ImageBatch, matrix: Tensor, positions: Tensor) -> Tensor:
         pixels = sample_patches(images, matrix, positions, self.grid_size[1], self.patch_size)
         return pixels / 65535
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from mammo_pd.backbones.base import Backbone
 from mammo_pd.errors import InputError
 from mammo_pd.training.devices import memory_of
 from mammo_pd.training.step import TrainingStep, can_fuse, image_keys
@@ -86,9 +87,11 @@ def step_memory(setup: "RunSetup", share: int) -> Callable[[int], int | None]:
         out of memory.
     """
     fabric, device = setup.fabric, setup.device
-    probe = copy.deepcopy(setup.backbone)
+    probe = copy.deepcopy(setup.model)
     if setup.compiled:
-        probe.compile_blocks()
+        for module in probe.modules():
+            if isinstance(module, Backbone):
+                module.compile_blocks()
     # With a learning rate of 0, repeated steps do not drift.
     optimizer = torch.optim.AdamW(probe.parameters(), lr=0.0, fused=can_fuse(fabric))
     module, optimizer = fabric.setup(probe, optimizer)

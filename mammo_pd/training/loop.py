@@ -68,12 +68,12 @@ def _fit(setup: RunSetup, run: RunFolder, tracker: Tracker) -> list[dict[str, fl
 
     # ---- model and optimiser
     optimizer = torch.optim.AdamW(
-        _parameter_groups(setup.backbone.timm_model, training.weight_decay),
+        _parameter_groups(setup, training.weight_decay),
         lr=training.lr,
         betas=(0.9, 0.95),
         fused=can_fuse(fabric),
     )
-    model, optimizer = fabric.setup(setup.backbone, optimizer)
+    model, optimizer = fabric.setup(setup.model, optimizer)
     step = TrainingStep(
         fabric, model, optimizer, setup.sampler, setup.objective, training.clip_norm
     )
@@ -81,7 +81,7 @@ def _fit(setup: RunSetup, run: RunFolder, tracker: Tracker) -> list[dict[str, fl
     # ---- checkpoint
     history: list[dict[str, float]] = []
     if run.last.is_file():
-        history = load_state(run.last, setup.backbone, optimizer)["history"]
+        history = load_state(run.last, setup.model, optimizer)["history"]
         setup.say(f"going on after epoch {len(history)} of {training.epochs}")
 
     # ---- data
@@ -115,7 +115,7 @@ def _fit(setup: RunSetup, run: RunFolder, tracker: Tracker) -> list[dict[str, fl
         if fabric.is_global_zero:
             if metrics[monitor] >= max(old[monitor] for old in history):
                 save_weights(run.best, setup.backbone.timm_model, metrics)
-            save_state(run.last, setup.backbone, optimizer, {"history": history})
+            save_state(run.last, setup.model, optimizer, {"history": history})
         fabric.barrier()
     return history
 
@@ -284,13 +284,15 @@ def _without_paths(config: RunConfig) -> RunConfig:
     return replace(config, model=replace(config.model, weights=Path(str(weights)).name))
 
 
-def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def _parameter_groups(setup: RunSetup, weight_decay: float) -> list[dict[str, Any]]:
     """With weight decay, and without: biases, norms, and what timm's model names beside them."""
     from timm.optim import param_groups_weight_decay
 
-    # Tokens and position embeddings.
-    spared: Any = getattr(model, "no_weight_decay", set)
-    groups: list[dict[str, Any]] = param_groups_weight_decay(model, weight_decay, spared())
+    timm_model: Any = setup.backbone.timm_model
+    # Tokens and position embeddings, by their names within the whole model.
+    (prefix,) = (name for name, module in setup.model.named_modules() if module is timm_model)
+    spared = {f"{prefix}.{name}" for name in timm_model.no_weight_decay()}
+    groups: list[dict[str, Any]] = param_groups_weight_decay(setup.model, weight_decay, spared)
     return groups
 
 

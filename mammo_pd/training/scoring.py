@@ -18,7 +18,7 @@ def score_batches(
     batches: Iterable[ImageBatch],
     device: torch.device,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Score images as they are, without augmentation and with every patch.
+    """Score images as the objective reads them: by default on every patch, without augmentation.
 
     Args:
         model: in evaluation mode.
@@ -32,5 +32,5 @@ def score_batches(
         ties scores near 1).
     """
     for batch in batches:
-        outputs = model(*sampler.for_evaluation(batch.to(device)))
+        outputs = model(*objective.evaluation_inputs(sampler, batch.to(device)))
         yield batch.rows, objective.scores(outputs.double())

@@ -14,6 +14,7 @@ import pandas as pd
 import timm
 import torch
 from lightning.fabric import Fabric
+from torch import nn
 
 from mammo_pd import __version__
 from mammo_pd.backbones.base import Backbone
@@ -49,7 +50,9 @@ class RunSetup:
         cohort: the store's images and their split.
         img_size: (height, width) in pixels that the model sees.
         objective: what is learnt.
-        backbone: the model, not yet set up by Fabric.
+        backbone: encodes the patches; its weights are what a checkpoint hands on.
+        model: what is trained: the backbone, or what the objective puts around it; not yet set up
+            by Fabric.
         sampler: draws and reads the patches.
         train_set: images to train on, with targets.
         val_set: images to validate on, with targets.
@@ -64,6 +67,7 @@ class RunSetup:
     img_size: tuple[int, int]
     objective: Objective
     backbone: Backbone
+    model: nn.Module
     sampler: PatchSampler
     train_set: MammogramDataset
     val_set: MammogramDataset
@@ -140,6 +144,7 @@ class RunSetup:
             img_size=img_size,
             objective=objective,
             backbone=backbone,
+            model=objective.build_model(backbone),
             sampler=sampler,
             train_set=train_set,
             val_set=val_set,

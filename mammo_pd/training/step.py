@@ -23,10 +23,10 @@ class TrainingStep:
 
     Attributes:
         fabric: a launched Lightning Fabric.
-        model: set up by it, in training mode; takes patches, positions and keys.
+        model: set up by it, in training mode; takes what the objective's `training_inputs` gives.
         optimizer: set up by it.
         sampler: draws and reads the patches.
-        objective: gives the loss.
+        objective: says what is read, and gives the loss.
         clip_norm: largest norm of the gradient; 0 for no limit.
     """
 
@@ -65,9 +65,8 @@ class TrainingStep:
         return torch.stack(losses).sum()
 
     def _loss(self, batch: ImageBatch, keys: Tensor, num_keep: int) -> Tensor:
-        patches, positions = self.sampler.for_training(batch, keys, num_keep)
-        outputs = self.model(patches, positions, keys)
-        return self.objective.loss(outputs.float(), batch.targets)
+        inputs, targets = self.objective.training_inputs(self.sampler, batch, keys, num_keep)
+        return self.objective.loss(self.model(*inputs).float(), targets)
 
     def _update(self) -> None:
         update(self.fabric, self.model, self.optimizer, self.clip_norm)

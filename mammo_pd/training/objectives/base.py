@@ -1,24 +1,30 @@
 """The seam between what is learnt and everything that learns it.
 
-The loop, prediction and checkpoints know an objective by this protocol alone.
+The loop, prediction and checkpoints know an objective by this class alone. A supervised task says
+what its targets, loss and scores are; a pretext task, such as a masked autoencoder, also says what
+is trained around the backbone and what a step reads.
 
-Shapes: B images, T targets of each.
+Shapes: B images, K kept patches of each, N of the whole grid, T targets.
 """
 
-from typing import Protocol
+from abc import ABC, abstractmethod
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from torch import Tensor
+from torch import Tensor, nn
+
+from mammo_pd.backbones.base import Backbone
+from mammo_pd.batch import ImageBatch
+from mammo_pd.patches.sampler import PatchSampler
 
 
-class Objective(Protocol):
+class Objective(ABC):
     """What the head's outputs are, their loss, and the scores read from them.
 
     Attributes:
-        num_outputs: of the head.
-        score_columns: names of the T scores in predictions.csv.
+        num_outputs: of the backbone's head.
+        score_columns: names of the scores in predictions.csv, one for each target.
         monitor: which of `metrics` chooses the best epoch; larger is better.
     """
 
@@ -26,25 +32,58 @@ class Objective(Protocol):
     score_columns: tuple[str, ...]
     monitor: str
 
+    # ---- what every objective says
+
+    @abstractmethod
     def targets(self, rows: pd.DataFrame) -> npt.NDArray[np.float32]:
         """Read the targets of manifest rows: (rows, T) float32, NaN where one is missing."""
 
+    @abstractmethod
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The mean over the images of a batch of each image's loss.
+        """The mean over a batch's images of each image's loss.
 
         A mean over images, so that the parts of a step, weighted by their images, add up to the
-        whole; a missing target adds nothing and its image still counts.
+        whole. A missing target contributes nothing, but its image still counts.
 
         Args:
-            outputs: (B, num_outputs) float32.
-            targets: (B, T) float32, NaN where one is missing.
+            outputs: what the model returns, float32; (B, num_outputs) of a backbone.
+            targets: (B, T) float32, NaN where one is missing; or what `training_inputs` gave.
 
         Returns:
             () float32.
         """
 
+    @abstractmethod
     def scores(self, outputs: Tensor) -> Tensor:
-        """Scores in [0, 1] from outputs (B, num_outputs): (B, T), of the outputs' dtype."""
+        """Read (B, T) scores from the model's outputs, keeping their dtype."""
 
+    @abstractmethod
     def metrics(self, rows: pd.DataFrame, scores: npt.NDArray[np.float64]) -> dict[str, float]:
         """Judge the scores (rows, T) of the validation rows; one of the names is ``monitor``."""
+
+    # ---- what a pretext task changes
+
+    def build_model(self, backbone: Backbone) -> nn.Module:
+        """What is trained: the backbone itself, or a module around it, such as with a decoder."""
+        return backbone
+
+    def training_inputs(
+        self, sampler: PatchSampler, batch: ImageBatch, keys: Tensor, num_keep: int
+    ) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Read what a training step needs of a batch.
+
+        Args:
+            sampler: draws and reads patches.
+            batch: B images, on the device.
+            keys: (B,) int64: everything random about an image follows from its key.
+            num_keep: K.
+
+        Returns:
+            What the model is called with, and the targets of the loss. By default the kept patches
+            (B, K, P * P), their positions (B, K) and the keys; and the batch's own targets.
+        """
+        return (*sampler.for_training(batch, keys, num_keep), keys), batch.targets
+
+    def evaluation_inputs(self, sampler: PatchSampler, batch: ImageBatch) -> tuple[Tensor, ...]:
+        """Read what the model is called with to score a batch: by default every patch, as it is."""
+        return sampler.for_evaluation(batch)

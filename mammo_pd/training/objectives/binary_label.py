@@ -11,17 +11,18 @@ from mammo_pd.config import TrainingSettings
 from mammo_pd.evaluation.levels import Aggregation, aggregate
 from mammo_pd.evaluation.roc import auc
 from mammo_pd.terms import Level
+from mammo_pd.training.objectives.base import Objective
 
 
-class BinaryLabel:
-    """One label of 0 or 1 for each image; implements `Objective`.
+class BinaryLabel(Objective):
+    """One label of 0 or 1 for each image.
 
     Args:
         settings: ``positive_weight`` is the weight of a positive image in the loss.
     """
 
     num_outputs = 1
-    score_columns: tuple[str, ...] = ("score",)
+    score_columns = ("score",)
     monitor = "val_auc_image"
 
     def __init__(self, settings: TrainingSettings) -> None:
