@@ -363,7 +363,7 @@ def assess(
     intervals = {name: percentile_interval(values) for name, values in draws.metrics.items()}
     # BCa counts the resamples below and equal to the estimate, so it needs the estimate in their
     # own arithmetic. scikit-learn's differs in the last bit now and then, which moved limits by up
-    # to 0.02 in small samples with ties.
+    # to 0.12 in samples of a few patients.
     intervals["auc"] = corrected_interval(
         draws.metrics["auc"], counted["auc"], auc_influence(label, score, patient)
     )

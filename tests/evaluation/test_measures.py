@@ -96,13 +96,14 @@ def test_point_estimates_are_what_one_resample_of_everyone_gives(predictions, di
     assert metrics["resamples_used"] == 200
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_resamples_that_tie_with_the_estimate_are_counted_exactly(seed):
+@pytest.mark.parametrize(("n", "seed"), [(6, 43), (6, 57), (8, 1), (8, 52), (10, 31)])
+def test_resamples_that_tie_with_the_estimate_are_counted_exactly(n, seed):
     # Few patients and coarse scores: many resamples have exactly the estimate's AUC, and an error
-    # in its last bit would move BCa's bias. The oracle counts pairs in whole numbers.
-    table = made_up(12 + seed, seed=seed)
+    # in its last bit would move BCa's bias, which moves these limits by 0.02 to 0.12.
+    # The oracle counts pairs in whole numbers.
+    table = made_up(n, seed=seed)
     table["score"] = table["score"].round(1)
-    units = aggregate(check_predictions(table), Level.IMAGE)
+    units = aggregate(check_predictions(table), Level.PATIENT)
     label, score = units["label"].to_numpy(), units["score"].to_numpy()
     patient, patients = pd.factorize(units["patient_id"], sort=True)
     halves = 1 + np.sign(score[label == 1][:, None] - score[label == 0]).astype(int)
