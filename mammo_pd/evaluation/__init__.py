@@ -1,1 +1,1 @@
-"""Figures from a table of predictions; knows no torch."""
+"""Metrics of a table of predictions; no torch."""

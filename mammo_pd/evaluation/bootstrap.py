@@ -1,7 +1,9 @@
-"""Intervals by resampling patients: how often each patient counts goes out, an interval comes back.
+"""Bootstrap intervals, resampled by patient: counts per patient go out, an interval comes back.
 
-Images of one patient resemble one another, so patients are drawn, never images. A resample is a
-vector of counts, one per patient; nothing is copied.
+Images of one patient are correlated, so whole patients are drawn, never single images. A resample
+is a vector of counts, one per patient; no rows are copied.
+
+Shapes: b resamples.
 """
 
 from collections.abc import Iterator
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-# Fewer resamples than this on which a figure exists, and its percentiles mean nothing.
+# With fewer usable resamples, the outer percentiles rest on two or three values.
 MIN_USABLE = 100
 
 
@@ -29,14 +31,14 @@ def patient_weights(n_patients: int, resamples: int, seed: int) -> Iterator[Floa
 
 
 def percentile_interval(values: Floats, level: float = 0.95) -> tuple[float, float] | None:
-    """The middle ``level`` of the resampled figures, NaN left out (Efron's percentile interval).
+    """The central ``level`` of the resampled values, NaN left out (Efron's percentile interval).
 
     Args:
-        values: (resamples,) one figure per resample; NaN where it does not exist.
-        level: the share that the interval holds.
+        values: (b,) one value per resample; NaN where it is undefined.
+        level: nominal coverage.
 
     Returns:
-        Low and high, or None where too few resamples have the figure.
+        Low and high, or None where the value is defined in too few resamples.
     """
     tail = (1.0 - level) / 2.0
     return _quantiles(values, tail, 1.0 - tail)
@@ -45,18 +47,20 @@ def percentile_interval(values: Floats, level: float = 0.95) -> tuple[float, flo
 def corrected_interval(
     values: Floats, estimate: float, influence: Floats, level: float = 0.95
 ) -> tuple[float, float] | None:
-    """The interval of a skewed figure, bias-corrected and accelerated (Efron 1987, BCa).
+    """Bias-corrected and accelerated interval (BCa) of a skewed statistic.
 
-    The plain percentiles of an AUC miss the truth below more often than above.
+    The plain percentile interval of an AUC misses the true value below more often than above.
 
     Args:
-        values: (resamples,) one figure per resample; NaN where it does not exist.
-        estimate: the figure on all patients.
-        influence: (patients,) how much each patient moves the figure, up to a common factor.
-        level: the share that the interval holds.
+        values: (b,) one value per resample; NaN where it is undefined.
+        estimate: the statistic on all patients, computed exactly as in the resamples.
+        influence: (patients,) how much each patient moves the statistic, up to a common factor.
+        level: nominal coverage.
 
     Returns:
-        Low and high, or None where too few resamples have the figure.
+        Low and high, or None where the value is defined in too few resamples.
+
+    Source: Efron 1987.
     """
     tail = (1.0 - level) / 2.0
     usable = values[~np.isnan(values)]
@@ -64,8 +68,9 @@ def corrected_interval(
     if spread == 0.0 or not len(usable):  # no patient moves it: there is nothing to correct
         return _quantiles(values, tail, 1.0 - tail)
     normal = NormalDist()
+    # An AUC of few units takes few distinct values: count resamples that tie with it as half below.
     below = float(((usable < estimate).mean() + (usable <= estimate).mean()) / 2.0)
-    edge = 1.0 / (len(usable) + 1)
+    edge = 1.0 / (len(usable) + 1)  # inv_cdf is infinite at 0 and 1
     bias = normal.inv_cdf(min(max(below, edge), 1.0 - edge))
     acceleration = float((influence**3).sum()) / (6.0 * spread**1.5)
 
@@ -78,6 +83,7 @@ def corrected_interval(
 
 def _quantiles(values: Floats, low: float, high: float) -> tuple[float, float] | None:
     usable = values[~np.isnan(values)]
+    # Whoever asks for fewer than MIN_USABLE resamples in all (a quick look) still gets an interval.
     if len(usable) < min(MIN_USABLE, len(values)) or not len(usable):
         return None
     lower, upper = np.quantile(usable, (low, high))

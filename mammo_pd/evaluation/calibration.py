@@ -1,6 +1,9 @@
-"""Calibration: does a score of 0.2 mean that two in ten are positive?
+"""Calibration: are two in ten units with a score of 0.2 positive?
 
 Labels and scores go in; slope, intercept and reliability bins come out.
+
+scikit-learn has neither an offset nor cluster-robust standard errors for the logistic fit, and its
+``calibration_curve`` takes no weights and returns no counts, so bins could not be resampled.
 """
 
 from dataclasses import dataclass
@@ -18,9 +21,9 @@ _CONVERGED = 1e-10
 
 @dataclass(frozen=True)
 class Coefficient:
-    """An estimate with its standard error, robust to patients having several units."""
+    """A fitted coefficient and its cluster-robust standard error, clustered by patient."""
 
-    estimate: float
+    value: float
     standard_error: float
 
 
@@ -29,18 +32,20 @@ def calibration_line(
 ) -> tuple[Coefficient, Coefficient] | None:
     """Slope and intercept of the logistic recalibration.
 
-    The slope is that of the label on the score's logit (1 is right; below 1 the scores are too
-    extreme). The intercept is fitted with the slope held at 1, calibration in the large (0 is
-    right; below 0 the scores are too high on average). Source: Van Calster et al. 2019.
+    The slope is that of the label on the logit of the score (ideally 1; below 1 the scores are too
+    extreme). The intercept is fitted with the slope fixed at 1, calibration in the large (ideally
+    0; below 0 the scores are too high on average).
 
     Args:
         label: (n,) 0 or 1.
-        score: (n,) in [0, 1], clipped by 1e-7.
-        patient: (n,) int, from 0; standard errors are summed up by patient (the sandwich).
+        score: (n,) in [0, 1], clipped to [1e-7, 1 - 1e-7].
+        patient: (n,) int, from 0; the clusters of the sandwich estimator.
 
     Returns:
-        Slope and intercept, or None where the slope has no finite value: one class only, scores all
-        the same, or classes that a threshold separates without error.
+        Slope and intercept, or None where the slope is not finite: one class only, all scores
+        equal, or classes that a threshold separates perfectly.
+
+    Source: Van Calster et al. 2019.
     """
     labels = np.asarray(label, dtype=np.float64)
     clipped = np.clip(np.asarray(score, dtype=np.float64), _CLIP, 1.0 - _CLIP)
@@ -49,6 +54,7 @@ def calibration_line(
     positives, negatives = logit[labels == 1], logit[labels == 0]
     if not len(positives) or not len(negatives):
         return None
+    # Without overlap the likelihood rises for ever with the slope.
     overlap = positives.min() < negatives.max() and negatives.min() < positives.max()
     if not overlap:
         return None
@@ -73,7 +79,7 @@ def _logistic(
             step = np.linalg.solve(information, score.sum(axis=0))
         except np.linalg.LinAlgError:
             return None
-        # Newton can overshoot where the scores are extreme: halve until the likelihood rises.
+        # Newton overshoots where scores are extreme: halve the step until the likelihood rises.
         for _ in range(_STEPS):
             linear = columns @ (beta + step) + offset
             moved = total_of_products(label, linear) - float(np.logaddexp(0.0, linear).sum())
@@ -82,6 +88,8 @@ def _logistic(
             step = step / 2.0
         likelihood, beta = moved, beta + step
         if np.all(np.abs(step) < _CONVERGED):
+            # Sandwich estimator: units of one patient are correlated, so scores are summed by
+            # patient before they are squared.
             by_patient = np.stack(
                 [np.bincount(patient, weights=score[:, j]) for j in range(score.shape[1])]
             )
@@ -93,10 +101,10 @@ def _logistic(
 
 @dataclass(frozen=True)
 class ReliabilityBins:
-    """Groups of about as many units each, by falling score; equal scores are never parted.
+    """Bins of about equal size, by falling score; equal scores always share a bin.
 
     Attributes:
-        edges: (bins + 1,) int64, points of the curve between which each bin lies, from 0.
+        edges: (bins + 1,) int64, the points of the curve that bound each bin, from 0.
         mean_score: (bins,) float64.
         n: (bins,) int64, units in each.
     """
@@ -119,12 +127,12 @@ def reliability_bins(ranking: Ranking, score: ArrayLike, bins: int) -> Reliabili
 
     Args:
         ranking: of the units.
-        score: (n,) the units' scores, in the order given to the ranking.
-        bins: how many are wanted; ties can make them fewer.
+        score: (n,) their scores, in the order in which the ranking received them.
+        bins: the number wanted; ties can leave fewer.
     """
     falling = np.asarray(score, dtype=np.float64)[ranking.order]
     n = len(falling)
-    ends = ranking.last + 1  # units above and in each step
+    ends = ranking.last + 1  # units down to and including each distinct score
     wanted = np.arange(1, bins + 1) * n / bins
     points = np.unique(np.searchsorted(ends, wanted - 0.5, side="left")) + 1
     edges = np.concatenate([[0], points]).astype(np.int64)

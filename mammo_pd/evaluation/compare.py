@@ -1,4 +1,4 @@
-"""Two or more models on the same images: their tables go in, paired differences in AUC come out."""
+"""Models on the same images: their tables go in, paired differences in AUC come out."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from mammo_pd.errors import InputError
 from mammo_pd.evaluation.bootstrap import corrected_interval, patient_weights
 from mammo_pd.evaluation.levels import Aggregation, aggregate
-from mammo_pd.evaluation.measures import Estimate, auc_with_interval, number
+from mammo_pd.evaluation.measures import Row, auc_with_interval, number
 from mammo_pd.evaluation.roc import Floats, Ranking, auc, auc_influence, placements
 from mammo_pd.terms import Level
 
@@ -26,18 +26,18 @@ _PAIRED = (
     "delong_z",
     "delong_p",
 )
-# What models that are compared must agree on.
+# Columns on which the tables of compared models must agree.
 _SAME = ("patient_id", "exam_id", "laterality", "label")
 
 
 @dataclass(frozen=True)
 class PairedDelong:
-    """A difference in AUC of two scores of the same units, and what DeLong's method says of it.
+    """The difference in AUC of two scores of the same units, tested by DeLong's method.
 
     Attributes:
-        difference: the first AUC less the second.
+        difference: the first AUC minus the second.
         standard_error: of the difference; NaN with fewer than two positives or two negatives.
-        z: difference over standard error; NaN where that is 0.
+        z: difference over standard error; NaN where the error is 0.
         p: two-sided.
     """
 
@@ -48,21 +48,21 @@ class PairedDelong:
 
 
 def paired_delong(label: ArrayLike, first: ArrayLike, second: ArrayLike) -> PairedDelong:
-    """Compare two scores of the same units (DeLong, DeLong and Clarke-Pearson 1988).
-
-    The units are taken as independent of one another.
+    """Compare two scores of the same units, which are assumed independent.
 
     Args:
         label: (n,) 0 or 1, both present.
-        first: (n,) score of one model.
-        second: (n,) score of the other.
+        first: (n,) scores of one model.
+        second: (n,) scores of the other.
+
+    Source: DeLong, DeLong and Clarke-Pearson 1988.
     """
     labels = np.asarray(label, dtype=bool)
     difference = auc(labels, first) - auc(labels, second)
     nan = float("nan")
     if labels.sum() < 2 or (~labels).sum() < 2:
         return PairedDelong(difference, nan, nan, nan)
-    # The variance of a difference is that of the differences of the components.
+    # The variance of the difference is the variance of the components' differences.
     variance = sum(
         float(np.var(one - other, ddof=1)) / len(one)
         for one, other in zip(placements(labels, first), placements(labels, second), strict=True)
@@ -77,21 +77,21 @@ def paired_delong(label: ArrayLike, first: ArrayLike, second: ArrayLike) -> Pair
 def on_the_same_images(
     tables: Mapping[str, pd.DataFrame], *, intersect: bool = False
 ) -> tuple[dict[str, pd.DataFrame], int]:
-    """Bring tables to the same images in the same order.
+    """Align tables to the same images in the same order.
 
     Args:
         tables: by name, each as ``check_predictions`` returns it.
-        intersect: keep the images that all have, where they differ.
+        intersect: where the images differ, keep those that are in every table.
 
     Returns:
-        The tables, and how many images were left out of at least one.
+        The tables, and how many images are not in all of them.
 
     Raises:
-        InputError: the images differ and ``intersect`` is off, none is in all, or the tables
-            contradict one another on an image's patient, exam, laterality or label.
+        InputError: the images differ and ``intersect`` is off, no image is in every table, or the
+            tables disagree on an image's patient, exam, laterality or label.
     """
     if len(tables) < 2:
-        raise InputError("A comparison needs two sets of predictions or more.")
+        raise InputError("A comparison needs at least two sets of predictions: name another one.")
     indexed = {name: table.set_index("image_id") for name, table in tables.items()}
     every = set().union(*(table.index for table in indexed.values()))
     common = sorted(every.intersection(*(table.index for table in indexed.values())))
@@ -100,11 +100,13 @@ def on_the_same_images(
         counts = ", ".join(f"{name}: {len(table):,}" for name, table in tables.items())
         raise InputError(
             f"These predictions are on different images ({counts}; {len(common):,} in all of "
-            "them), so a difference could come from the images: score the same ones, or ask for "
-            "the comparison on the images that all have."
+            "them), so a difference could be due to the images: score the same ones, or compare on "
+            "the images in common."
         )
     if not common:
-        raise InputError("No image is in all of these predictions: there is nothing to compare.")
+        raise InputError(
+            "No image is in all of these predictions: score the same images with each model."
+        )
     aligned = {name: table.loc[common].reset_index() for name, table in indexed.items()}
     first = next(iter(aligned))
     for name, table in aligned.items():
@@ -112,31 +114,31 @@ def on_the_same_images(
             ours, theirs = aligned[first][column], table[column]
             if not (ours.eq(theirs) | (ours.isna() & theirs.isna())).all():
                 raise InputError(
-                    f"{first} and {name} contradict one another in the column {column} of the "
-                    "same images: give both the same table of labels."
+                    f"{first} and {name} disagree in the column {column} for the same images: use "
+                    "one table of labels for both."
                 )
     return aligned, left_out
 
 
 def compare(
     tables: Mapping[str, pd.DataFrame], *, aggregation: Aggregation, resamples: int, seed: int
-) -> tuple[list[dict[str, Estimate]], list[dict[str, Estimate]]]:
-    """AUC of each model and paired difference of each two, at every level.
+) -> tuple[list[Row], list[Row]]:
+    """AUC of each model and paired difference of each pair of models, at every level.
 
     Args:
         tables: as ``on_the_same_images`` returns them, every row with a label.
-        aggregation: how the scores of a unit's images are joined.
-        resamples: how many times patients are drawn; every model sees the same draws.
-        seed: of the draws.
+        aggregation: how the scores of a unit's images are aggregated.
+        resamples: number of bootstrap resamples of the patients, shared by all models.
+        seed: of the resampling.
 
     Returns:
         Rows ``level, model`` with what ``auc_with_interval`` returns; and rows ``level, first,
-        second, difference`` (first less second), its interval by patient ``difference_ci_low,
-        difference_ci_high``, and by DeLong ``delong_se, delong_ci_low, delong_ci_high, delong_z,
-        delong_p``. None where a figure does not exist.
+        second, difference`` (first minus second), its bootstrap interval ``difference_ci_low,
+        difference_ci_high``, and DeLong's ``delong_se, delong_ci_low, delong_ci_high, delong_z,
+        delong_p``. None where a value is undefined.
     """
-    alone: list[dict[str, Estimate]] = []
-    paired: list[dict[str, Estimate]] = []
+    alone: list[Row] = []
+    paired: list[Row] = []
     for level in Level:
         units = {name: aggregate(table, level, aggregation) for name, table in tables.items()}
         for name, rows in units.items():
@@ -145,15 +147,16 @@ def compare(
             alone.append({"level": level.value, "model": name, **found})
         drawn = _drawn(units, resamples, seed)
         for first, second in combinations(units, 2):
-            # Where one AUC has no interval (too few patients), their difference has none either.
-            spread = _spread(units[first], units[second], drawn[first] - drawn[second])
-            spread = spread if resampled else None
+            # Where an AUC has no interval (too few patients), the difference has none either.
+            interval = None
+            if resampled:
+                interval = _interval(units[first], units[second], drawn[first] - drawn[second])
             paired.append(
                 {
                     "level": level.value,
                     "first": first,
                     "second": second,
-                    **_difference(units[first], units[second], spread),
+                    **_difference(units[first], units[second], interval),
                 }
             )
     return alone, paired
@@ -173,22 +176,26 @@ def _drawn(units: Mapping[str, pd.DataFrame], resamples: int, seed: int) -> dict
     return drawn
 
 
-def _spread(first: pd.DataFrame, second: pd.DataFrame, drawn: Floats) -> tuple[float, float] | None:
+def _interval(
+    first: pd.DataFrame, second: pd.DataFrame, drawn: Floats
+) -> tuple[float, float] | None:
     label = first["label"]
     if label.min() == label.max():
         return None
     patient = np.asarray(pd.factorize(first["patient_id"], sort=True)[0])
     influence = auc_influence(label, first["score"], patient)
     influence -= auc_influence(label, second["score"], patient)
-    estimate = auc(label, first["score"]) - auc(label, second["score"])
+    # In the arithmetic of the resamples: see ``corrected_interval``.
+    estimate = Ranking.of(label, first["score"]).curve().auc()
+    estimate -= Ranking.of(label, second["score"]).curve().auc()
     return corrected_interval(drawn, estimate, influence)
 
 
 def _difference(
-    first: pd.DataFrame, second: pd.DataFrame, spread: tuple[float, float] | None
-) -> dict[str, Estimate]:
+    first: pd.DataFrame, second: pd.DataFrame, interval: tuple[float, float] | None
+) -> Row:
     label = first["label"].to_numpy()
-    low, high = spread or (None, None)
+    low, high = interval or (None, None)
     if label.min() == label.max():
         return dict.fromkeys(_PAIRED)
     delong = paired_delong(label, first["score"], second["score"])

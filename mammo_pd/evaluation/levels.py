@@ -1,4 +1,4 @@
-"""From images to breasts, exams and patients: image rows go in, one row per unit comes out."""
+"""Aggregation to breasts, exams and patients: image rows go in, one row per unit comes out."""
 
 from enum import StrEnum
 
@@ -11,7 +11,7 @@ STANDARD_VIEWS = ("CC", "MLO")
 
 
 class Aggregation(StrEnum):
-    """How the scores of a unit's images become the unit's score."""
+    """How the scores of a unit's images are aggregated into the unit's score."""
 
     MEAN = "mean"
     MAX = "max"
@@ -21,12 +21,12 @@ class Aggregation(StrEnum):
 def units_of(predictions: pd.DataFrame, level: Level) -> np.ndarray:
     """Number the unit that each image belongs to.
 
-    A breast is one side of one exam of one patient; an image without laterality stands for itself.
-    An image without ``exam_id`` belongs to one unnamed exam of its patient.
+    A breast is one side of one exam of one patient; an image without laterality is a unit of its
+    own. Images without ``exam_id`` belong to one unnamed exam of their patient.
 
     Args:
         predictions: as ``check_predictions`` returns it.
-        level: the unit wanted.
+        level: the kind of unit.
 
     Returns:
         (n images,) int64, from 0, in the order of the units' keys.
@@ -38,6 +38,7 @@ def units_of(predictions: pd.DataFrame, level: Level) -> np.ndarray:
         keys.append(predictions["exam_id"].fillna(""))
     if level is Level.BREAST:
         side = predictions["laterality"]
+        # A breast that is not known cannot be shared: two such images may show opposite sides.
         keys.append(side.where(side.notna(), "image " + predictions["image_id"]))
     return np.asarray(predictions.groupby(keys, sort=True).ngroup(), dtype=np.int64)
 
@@ -48,12 +49,12 @@ def aggregate(
     """One row per unit of a level.
 
     A unit is positive when any of its images is. Its score is the mean, the maximum or the noisy-or
-    of its images' scores. Units with few images (an exam of one view) are kept as they are.
+    of its images' scores. Incomplete units (an exam of one view) are kept.
 
     Args:
         predictions: as ``check_predictions`` returns it, every row with a label.
-        level: the unit wanted.
-        aggregation: how scores are joined.
+        level: the kind of unit.
+        aggregation: how the scores of a unit's images are aggregated.
 
     Returns:
         ``patient_id``, ``exam_id`` and ``laterality`` where the level has them (``image_id`` and
@@ -67,6 +68,7 @@ def aggregate(
         Level.PATIENT: ["patient_id"],
     }[level]
     unit = units_of(predictions, level)
+    # Sorted by unit once, so that each aggregate is one ``reduceat`` and not a group-by.
     order = np.argsort(unit, kind="stable")
     starts = np.flatnonzero(np.diff(unit[order], prepend=-1))
     counts = np.diff(starts, append=len(order))
@@ -75,19 +77,19 @@ def aggregate(
 
     units = predictions[identity].iloc[order[starts]].reset_index(drop=True)
     units["label"] = np.maximum.reduceat(label, starts).astype(np.int64)
-    units["score"] = _join(score, starts, counts, aggregation)
+    units["score"] = _aggregate_scores(score, starts, counts, aggregation)
     units["n_images"] = counts
     return units
 
 
-def _join(
+def _aggregate_scores(
     score: np.ndarray, starts: np.ndarray, counts: np.ndarray, aggregation: Aggregation
 ) -> np.ndarray:
     if aggregation is Aggregation.MAX:
         return np.maximum.reduceat(score, starts)
     if aggregation is Aggregation.NOISY_OR:
         return 1.0 - np.multiply.reduceat(1.0 - score, starts)
-    # A mean of equal scores can round past them, and so past 1.
+    # The mean of equal scores can round to just above them, and so above 1.
     mean = np.add.reduceat(score, starts) / counts
     lowest, highest = np.minimum.reduceat(score, starts), np.maximum.reduceat(score, starts)
     within: np.ndarray = np.minimum(np.maximum(mean, lowest), highest)
@@ -95,11 +97,11 @@ def _join(
 
 
 def count_units(predictions: pd.DataFrame) -> dict[str, int]:
-    """How many images, breasts, exams and patients there are, and where their keys are missing.
+    """Count images, breasts, exams and patients, and the images whose keys are missing.
 
     Returns:
-        ``images, patients, exams, breasts``; ``images_without_laterality`` (each stands for itself
-        at breast level), ``images_without_exam_id`` (joined to one exam per patient),
+        ``images, patients, exams, breasts``; ``images_without_laterality`` (each a unit of its own
+        at breast level), ``images_without_exam_id`` (one exam per patient),
         ``images_without_view``; ``incomplete_exams``: exams that lack one of the four standard
         images L-CC, L-MLO, R-CC, R-MLO. They are kept.
     """

@@ -1,12 +1,28 @@
-"""All figures of one level: a table of units goes in; estimates, intervals and curves come out."""
+"""Every metric of one level: a table of units goes in; estimates, intervals and curves come out.
 
+Point estimates and curves are scikit-learn's. Resamples are weighted by patient and counted on one
+sorted ranking (``roc.Ranking``): scikit-learn sorts anew for every metric, 35 times as slow.
+
+Shapes: n units, b resamples, g grid points of a band.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+from sklearn.metrics import (
+    average_precision_score,
+    brier_score_loss,
+    confusion_matrix,
+    precision_recall_curve,
+    roc_auc_score,
+    roc_curve,
+)
 
 from mammo_pd.evaluation.bootstrap import corrected_interval, patient_weights, percentile_interval
-from mammo_pd.evaluation.calibration import calibration_line, reliability_bins
+from mammo_pd.evaluation.calibration import ReliabilityBins, calibration_line, reliability_bins
 from mammo_pd.evaluation.roc import (
     Curve,
     Floats,
@@ -22,30 +38,52 @@ from mammo_pd.evaluation.thresholds import (
     FLAGGED_SHARES,
     Reader,
     Threshold,
-    beside_reader,
+    at_reader,
     lift,
     rates_at,
 )
 
 PARTIAL_FROM = 0.90
-_BINS, _PER_BIN = 10, 20  # a share of positives among fewer units says little
+_PARTIAL_AUC = f"partial_auc_{PARTIAL_FROM * 100:.0f}"
+# With fewer than 20 units in a bin, its share of positives is mostly noise.
+_BINS, _PER_BIN = 10, 20
 _GRID = np.linspace(0.0, 1.0, 101)
 
 OPERATING = ("sensitivity", "specificity", "recall_rate", "ppv", "npv")
 LIFT = ("sensitivity", "ppv", "lift")
 
-Estimate = float | int | str | None
+# A cell of a table, ready for JSON; None where the value is undefined.
+Scalar = float | int | str | None
+Row = dict[str, Scalar]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its 95 % interval.
+
+    Attributes:
+        value: NaN where it is undefined.
+        interval: low and high; None where there is no interval.
+    """
+
+    value: float
+    interval: tuple[float, float] | None = None
+
+    def columns(self, name: str) -> Row:
+        """The cells ``name, name_ci_low, name_ci_high``."""
+        low, high = self.interval or (None, None)
+        return {name: number(self.value), f"{name}_ci_low": low, f"{name}_ci_high": high}
 
 
 @dataclass(frozen=True)
 class Band:
-    """A curve to draw, with its pointwise 95 % interval.
+    """A curve and its pointwise 95 % interval.
 
     Attributes:
-        x: (m,) float64.
-        y: (m,) float64.
-        low: (m,) float64, NaN where there is no interval.
-        high: (m,) float64, the same.
+        x: (g,) float64.
+        y: (g,) float64.
+        low: (g,) float64, NaN where there is no interval.
+        high: (g,) float64, the same.
     """
 
     x: Floats
@@ -56,37 +94,40 @@ class Band:
 
 @dataclass(frozen=True)
 class LevelResults:
-    """What is known of one level.
+    """The results at one level.
 
     Attributes:
-        figures: plain numbers by name, ready for JSON; None where a figure does not exist.
-        remarks: a sentence for each figure that is missing or to be read with care.
+        metrics: counts, estimates and interval limits by name, ready for JSON; None where a value
+            is undefined.
+        remarks: a sentence for each metric that is missing or needs caution.
         operating_points: one row per threshold, ready for JSON.
         lift: one row per share flagged, ready for JSON.
-        roc: sensitivity over 1 - specificity; None with one class only.
-        roc_band: the same on a grid with its interval.
-        precision_recall: precision over sensitivity on a grid with its interval.
-        reliability: observed share over mean score, one point per bin.
-        reliability_n: (bins,) units in each bin.
+        roc: false-positive rate and sensitivity; None with one class only.
+        roc_band: sensitivity on a grid of false-positive rates.
+        precision_recall: recall and precision; None with one class only.
+        precision_recall_band: precision on a grid of recalls.
+        reliability: observed share of positives over mean score, one point per bin.
+        reliability_n: (bins,) int64, units in each bin.
     """
 
-    figures: dict[str, Estimate]
+    metrics: Row
     remarks: list[str] = field(default_factory=list)
-    operating_points: list[dict[str, Estimate]] = field(default_factory=list)
-    lift: list[dict[str, Estimate]] = field(default_factory=list)
+    operating_points: list[Row] = field(default_factory=list)
+    lift: list[Row] = field(default_factory=list)
     roc: tuple[Floats, Floats] | None = None
     roc_band: Band | None = None
-    precision_recall: Band | None = None
+    precision_recall: tuple[Floats, Floats] | None = None
+    precision_recall_band: Band | None = None
     reliability: Band | None = None
-    reliability_n: Floats | None = None
+    reliability_n: NDArray[np.int64] | None = None
 
 
 def number(value: float) -> float | None:
-    """A float for JSON, which knows no NaN."""
+    """A float for JSON, which has no NaN."""
     return None if np.isnan(value) else float(value)
 
 
-def _count(units: pd.DataFrame) -> dict[str, Estimate]:
+def _count(units: pd.DataFrame) -> Row:
     label = units["label"].to_numpy()
     return {
         "n": len(units),
@@ -102,10 +143,7 @@ def _one_class(units: pd.DataFrame) -> str | None:
     if positives and positives < len(units):
         return None
     held = "positive" if positives else "negative"
-    return (
-        f"Every one of the {len(units):,} labelled units is {held}: a ROC curve and an AUC need "
-        "both classes."
-    )
+    return f"Only {held} units ({len(units):,}): a ROC curve and an AUC need both classes."
 
 
 def _too_few_patients(units: pd.DataFrame) -> str | None:
@@ -115,31 +153,30 @@ def _too_few_patients(units: pd.DataFrame) -> str | None:
     if with_positive >= 2 and with_negative >= 2:
         return None
     return (
-        "No interval: resampling by patient needs positives from at least two patients and "
-        f"negatives from at least two (here {with_positive} and {with_negative})."
+        "No interval: resampling by patient needs at least two patients with positives and two "
+        f"with negatives; here there are {with_positive} and {with_negative}."
     )
 
 
-def auc_with_interval(units: pd.DataFrame, *, resamples: int, seed: int) -> dict[str, Estimate]:
-    """The AUC of some units and its interval by patient, without the rest: for strata and folds.
+def auc_with_interval(units: pd.DataFrame, *, resamples: int, seed: int) -> Row:
+    """The AUC of some units with its interval, and nothing else: for strata and folds.
 
     Args:
         units: ``patient_id, label, score``.
-        resamples: how many times patients are drawn.
-        seed: of the draws.
+        resamples: number of bootstrap resamples of the patients.
+        seed: of the resampling.
 
     Returns:
         ``n, n_positive, n_patients, n_positive_patients, prevalence, auc, auc_ci_low, auc_ci_high,
-        remark``; what does not exist is None and the remark says why.
+        remark``; undefined values are None and the remark says why.
     """
-    counted = _count(units)
-    figures = counted | {"auc": None, "auc_ci_low": None, "auc_ci_high": None, "remark": None}
+    row = _count(units) | {"auc": None, "auc_ci_low": None, "auc_ci_high": None, "remark": None}
     if not len(units) or (remark := _one_class(units)):
-        return figures | {"remark": remark if len(units) else "There are no units."}
-    ranking = Ranking.of(units["label"], units["score"])
-    figures["auc"] = estimate = ranking.curve().auc()
+        return row | {"remark": remark if len(units) else "There are no units."}
+    row["auc"] = float(roc_auc_score(units["label"], units["score"]))
     if remark := _too_few_patients(units):
-        return figures | {"remark": remark}
+        return row | {"remark": remark}
+    ranking = Ranking.of(units["label"], units["score"])
     code, patients = pd.factorize(units["patient_id"], sort=True)
     in_order = np.asarray(code)[ranking.order]
     drawn = np.full(resamples, np.nan)
@@ -148,34 +185,120 @@ def auc_with_interval(units: pd.DataFrame, *, resamples: int, seed: int) -> dict
         if curve.has_both_classes:
             drawn[i] = curve.auc()
     influence = auc_influence(units["label"], units["score"], np.asarray(code))
-    if interval := corrected_interval(drawn, estimate, influence):
-        figures["auc_ci_low"], figures["auc_ci_high"] = interval
-    return figures
+    if interval := corrected_interval(drawn, ranking.curve().auc(), influence):
+        row["auc_ci_low"], row["auc_ci_high"] = interval
+    return row
 
 
-def _fixed(curve: Curve) -> dict[str, float]:
-    """The figures that are read off a curve alone."""
-    figures = {
-        "auc": curve.auc(),
-        f"partial_auc_{PARTIAL_FROM * 100:.0f}": curve.partial_auc(PARTIAL_FROM),
-        "average_precision": curve.average_precision(),
-    }
-    for rate in FIXED_RATES:
-        point = curve.at_specificity(rate)
-        figures[f"sensitivity_at_specificity_{rate * 100:.0f}"] = curve.rates(point)[0]
-    for rate in FIXED_RATES:
-        point = curve.at_sensitivity(rate)
-        figures[f"specificity_at_sensitivity_{rate * 100:.0f}"] = curve.rates(point)[1]
-    return figures
+@dataclass(frozen=True)
+class _Statistics:
+    """What is computed on the units as they are, and again on every resample of their patients.
+
+    Attributes:
+        points: the point of the curve at each threshold, by the threshold's code.
+        sums: (patients,) each; sums over units taken by patient, so that a resample of them is one
+            dot product.
+        prevalence: share of positives in the intended use, or None.
+        reader: radiologists to compare with, or None.
+    """
+
+    points: Mapping[str, int]
+    sums: Mapping[str, Floats]
+    prevalence: float | None
+    reader: Reader | None
+
+    def of(self, curve: Curve, weight: Floats) -> dict[str, float]:
+        """All metrics under one weighting.
+
+        Args:
+            curve: counted under the weights, both classes present.
+            weight: (patients,) how often each patient counts.
+
+        Returns:
+            By name; ``CODE.name`` at an operating point and ``SHARE.name`` at a share flagged.
+        """
+        total = {name: total_of_products(weight, value) for name, value in self.sums.items()}
+        measured = {
+            "auc": curve.auc(),
+            _PARTIAL_AUC: curve.partial_auc(PARTIAL_FROM),
+            "average_precision": curve.average_precision(),
+        }
+        for rate in FIXED_RATES:
+            sensitivity, _ = curve.rates(curve.at_specificity(rate))
+            measured[f"sensitivity_at_specificity_{rate * 100:.0f}"] = sensitivity
+        for rate in FIXED_RATES:
+            _, specificity = curve.rates(curve.at_sensitivity(rate))
+            measured[f"specificity_at_sensitivity_{rate * 100:.0f}"] = specificity
+        measured["pf1"] = f1_of_sums(total["hits"], total["flagged"], total["positives"])
+        measured["brier"] = total["squared_error"] / total["units"]
+        for code, point in self.points.items():
+            for name, value in rates_at(curve, point, self.prevalence).items():
+                measured[f"{code}.{name}"] = value
+        for share, values in lift(curve, self.prevalence).items():
+            for name, value in values.items():
+                measured[f"{share}.{name}"] = value
+        if self.reader is not None:
+            measured |= at_reader(curve, self.reader, self.prevalence)
+        if self.prevalence is not None:
+            measured["average_precision_at_prevalence"] = curve.average_precision(self.prevalence)
+        return measured
+
+
+@dataclass(frozen=True)
+class _Draws:
+    """What the resamples gave; NaN in those that hold one class only.
+
+    Attributes:
+        metrics: (b,) each, by name.
+        sensitivity: (b, g) float32, on the grid of false-positive rates.
+        precision: (b, g - 1) float32, on the grid of recalls.
+        observed: (b, bins) float32, share of positives in each reliability bin.
+    """
+
+    metrics: dict[str, Floats]
+    sensitivity: NDArray[np.float32]
+    precision: NDArray[np.float32]
+    observed: NDArray[np.float32]
 
 
 def _on_grid(curve: Curve) -> tuple[Floats, Floats]:
-    """Sensitivity at each false-positive rate, and precision at each sensitivity, of the grid."""
+    """Sensitivity at each false-positive rate of the grid, and precision at each recall of it."""
     tp, fp = curve.true_positives, curve.false_positives
     sensitivity = np.interp(_GRID * curve.negatives, fp, tp) / curve.positives
+    # The factor keeps a recall that is met exactly from being missed by one rounding.
     wanted = _GRID[1:] * curve.positives * (1.0 - 1e-12)
     point = np.searchsorted(tp, wanted, side="left")
     return sensitivity, tp[point] / (tp[point] + fp[point])
+
+
+def _resample(
+    statistics: _Statistics,
+    ranking: Ranking,
+    bins: ReliabilityBins,
+    patient: NDArray[np.intp],
+    *,
+    names: Sequence[str],
+    resamples: int,
+    seed: int,
+) -> _Draws:
+    """Compute the statistics on each resample of the patients, (n,) numbered from 0."""
+    draws = _Draws(
+        metrics={name: np.full(resamples, np.nan) for name in names},
+        # A band is drawn a pixel wide: single precision halves its memory.
+        sensitivity=np.full((resamples, len(_GRID)), np.nan, dtype=np.float32),
+        precision=np.full((resamples, len(_GRID) - 1), np.nan, dtype=np.float32),
+        observed=np.full((resamples, len(bins.n)), np.nan, dtype=np.float32),
+    )
+    in_order = patient[ranking.order]
+    for i, weight in enumerate(patient_weights(int(patient.max()) + 1, resamples, seed)):
+        curve = ranking.curve(weight[in_order])
+        if not curve.has_both_classes:
+            continue
+        for name, value in statistics.of(curve, weight).items():
+            draws.metrics[name][i] = value
+        draws.sensitivity[i], draws.precision[i] = _on_grid(curve)
+        draws.observed[i] = bins.observed(curve)
+    return draws
 
 
 def assess(
@@ -187,166 +310,141 @@ def assess(
     prevalence: float | None = None,
     reader: Reader | None = None,
 ) -> LevelResults:
-    """Every figure of one level.
+    """Every metric of one level.
 
     Args:
         units: ``patient_id, label`` (0 or 1), ``score`` (in [0, 1]), one row per unit.
         thresholds: chosen on other units.
-        resamples: how many times patients are drawn for the intervals.
-        seed: of the draws; with the same patients every level sees the same draws.
-        prevalence: share of positives where the model is to be used; adds figures re-weighted to
-            it.
-        reader: radiologists to set the model beside.
+        resamples: number of bootstrap resamples of the patients.
+        seed: of the resampling; given the same patients, every level sees the same resamples.
+        prevalence: share of positives in the intended use; adds metrics re-weighted to it.
+        reader: radiologists to compare with.
 
     Returns:
-        The figures; with one class only, counts and a remark.
+        The results; with one class only, counts and a remark.
     """
-    figures = _count(units)
+    metrics = _count(units)
     if remark := _one_class(units):
         return LevelResults(
-            figures | {"auc": None, "auc_ci_low": None, "auc_ci_high": None}, [remark]
+            metrics | {"auc": None, "auc_ci_low": None, "auc_ci_high": None}, [remark]
         )
-    remarks = []
     label = units["label"].to_numpy(dtype=np.float64)
     score = units["score"].to_numpy(dtype=np.float64)
     code, patients = pd.factorize(units["patient_id"], sort=True)
-    code = np.asarray(code)
-    n_patients = len(patients)
+    patient = np.asarray(code, dtype=np.intp)
 
     ranking = Ranking.of(label, score)
     curve = ranking.curve()
     bins = reliability_bins(ranking, score, max(1, min(_BINS, len(score) // _PER_BIN)))
-    points = [ranking.index_of(threshold.value) for threshold in thresholds]
-    # Sums over units become sums over patients, so that a resample is one dot product.
-    sums = {
-        name: np.bincount(code, weights=value, minlength=n_patients).astype(np.float64)
-        for name, value in {
-            "units": np.ones_like(score),
-            "positives": label,
-            "flagged": score,
-            "hits": label * score,
-            "error": (score - label) ** 2,
-        }.items()
+    by_patient = {
+        "units": np.ones_like(score),
+        "positives": label,
+        "flagged": score,
+        "hits": label * score,
+        "squared_error": (score - label) ** 2,
     }
-
-    def measure(curve: Curve, weight: Floats) -> dict[str, float]:
-        of = {name: total_of_products(weight, value) for name, value in sums.items()}
-        measured = _fixed(curve)
-        measured["pf1"] = f1_of_sums(of["hits"], of["flagged"], of["positives"])
-        measured["brier"] = of["error"] / of["units"]
-        for threshold, point in zip(thresholds, points, strict=True):
-            for name, value in rates_at(curve, point, prevalence).items():
-                measured[f"{threshold.code}.{name}"] = value
-        for share, values in lift(curve, prevalence).items():
-            for name, value in values.items():
-                measured[f"{share}.{name}"] = value
-        if reader is not None:
-            measured |= beside_reader(curve, reader, prevalence)
-        if prevalence is not None:
-            measured["average_precision_at_prevalence"] = curve.average_precision(prevalence)
-        return measured
-
-    found = measure(curve, np.ones(n_patients))
-    roc_y, precision = _on_grid(curve)
-    observed = bins.observed(curve)
-
-    nothing = _too_few_patients(units)
-    if nothing:
-        remarks.append(nothing)
+    statistics = _Statistics(
+        points={chosen.code: ranking.index_of(chosen.value) for chosen in thresholds},
+        sums={
+            name: np.bincount(patient, weights=value).astype(np.float64)
+            for name, value in by_patient.items()
+        },
+        prevalence=prevalence,
+        reader=reader,
+    )
+    counted = statistics.of(curve, np.ones(len(patients)))
+    remarks = []
+    if remark := _too_few_patients(units):
+        remarks.append(remark)
         resamples = 0
-    drawn = {name: np.full(resamples, np.nan) for name in found}
-    roc_drawn = np.full((resamples, len(_GRID)), np.nan, dtype=np.float32)
-    precision_drawn = np.full((resamples, len(_GRID) - 1), np.nan, dtype=np.float32)
-    observed_drawn = np.full((resamples, len(observed)), np.nan, dtype=np.float32)
-    in_order = code[ranking.order]
-    for i, weight in enumerate(patient_weights(n_patients, resamples, seed)):
-        resampled = ranking.curve(weight[in_order])
-        if not resampled.has_both_classes:
-            continue
-        for name, value in measure(resampled, weight).items():
-            drawn[name][i] = value
-        roc_drawn[i], precision_drawn[i] = _on_grid(resampled)
-        observed_drawn[i] = bins.observed(resampled)
+    draws = _resample(
+        statistics, ranking, bins, patient, names=list(counted), resamples=resamples, seed=seed
+    )
+    intervals = {name: percentile_interval(values) for name, values in draws.metrics.items()}
+    # BCa counts the resamples below and equal to the estimate, so it needs the estimate in their
+    # own arithmetic. scikit-learn's differs in the last bit now and then, which moved limits by up
+    # to 0.12 in samples of a few patients.
+    intervals["auc"] = corrected_interval(
+        draws.metrics["auc"], counted["auc"], auc_influence(label, score, patient)
+    )
+    values = counted | _point_estimates(label, score)
+    estimates = {name: Estimate(value, intervals[name]) for name, value in values.items()}
+    for name, estimate in estimates.items():
+        if "." not in name:  # the dotted ones go into the tables below
+            metrics |= estimate.columns(name)
 
-    interval = {name: percentile_interval(values) for name, values in drawn.items()}
-    influence = auc_influence(label, score, code)
-    interval["auc"] = corrected_interval(drawn["auc"], found["auc"], influence)
-    for name, value in found.items():
-        if "." not in name:  # those with a point belong to the tables
-            figures |= _with_interval(name, value, interval[name])
-    used = int((~np.isnan(drawn["auc"])).sum())
-    figures["resamples_used"] = used
+    used = int((~np.isnan(draws.metrics["auc"])).sum())
+    metrics["resamples_used"] = used
     if used < resamples:
         remarks.append(
-            f"{resamples - used:,} of {resamples:,} resamples held one class only and were left "
-            "out of the intervals: there are few positives."
+            f"{resamples - used:,} of {resamples:,} resamples contained one class only and were "
+            "excluded from the intervals: there are few positives."
         )
-    figures |= _delong(label, score, found["auc"])
-    figures["brier_of_prevalence"] = float(label.mean() * (1.0 - label.mean()))
-    figures |= _calibration(label, score, code, remarks)
+    metrics |= _delong(label, score, values["auc"])
+    metrics["brier_of_prevalence"] = float(label.mean() * (1.0 - label.mean()))
+    metrics |= _calibration(label, score, patient, remarks)
     if len(ranking.thresholds) == 1:
         remarks.append(
-            "All scores are the same: the AUC is 0.5 by definition, and the model tells no unit "
-            "from another."
+            "All scores are equal: the AUC is 0.5 by definition, and the model does not tell any "
+            "unit from another."
         )
-    elif found["auc"] in (0.0, 1.0):
+    elif counted["auc"] in (0.0, 1.0):
         remarks.append(
-            "The classes do not overlap in score, so resampling cannot vary the AUC and its "
-            "interval has no width: that is a limit of the method, not certainty."
+            "The scores of the two classes do not overlap, so resampling cannot vary the AUC and "
+            "its interval has zero width: a limit of the method, not certainty."
         )
-    confusion = [_confusion(curve, point) for point in points]
-    operating_points: list[dict[str, Estimate]] = [
-        {
-            "threshold": threshold.value,
-            "code": threshold.code,
-            "rule": threshold.rule,
-            **counts,
-            **_rates(threshold.code, OPERATING, found, interval),
-        }
-        for threshold, counts in zip(thresholds, confusion, strict=True)
-    ]
-    by_share: list[dict[str, Estimate]] = [
-        {"share_flagged": share, **_rates(str(share), LIFT, found, interval)}
-        for share in FLAGGED_SHARES
-    ]
+    sensitivity, precision = _on_grid(curve)
+    false_positive_rate, true_positive_rate, _ = roc_curve(label, score)
+    precisions, recalls, _ = precision_recall_curve(label, score, drop_intermediate=True)
     return LevelResults(
-        figures=figures,
+        metrics=metrics,
         remarks=remarks,
-        operating_points=operating_points,
-        lift=by_share,
-        roc=(curve.false_positive_rate, curve.sensitivity),
-        roc_band=_band(_GRID, roc_y, roc_drawn),
-        precision_recall=_band(_GRID[1:], precision, precision_drawn),
-        reliability=_band(bins.mean_score, observed, observed_drawn),
-        reliability_n=bins.n.astype(np.float64),
+        operating_points=[
+            {
+                "threshold": chosen.value,
+                "code": chosen.code,
+                "rule": chosen.rule,
+                **_confusion(label, score, chosen.value),
+                **_columns(chosen.code, OPERATING, estimates),
+            }
+            for chosen in thresholds
+        ],
+        lift=[
+            {"share_flagged": share, **_columns(str(share), LIFT, estimates)}
+            for share in FLAGGED_SHARES
+        ],
+        roc=(false_positive_rate, true_positive_rate),
+        roc_band=_band(_GRID, sensitivity, draws.sensitivity),
+        precision_recall=(recalls, precisions),
+        precision_recall_band=_band(_GRID[1:], precision, draws.precision),
+        reliability=_band(bins.mean_score, bins.observed(curve), draws.observed),
+        reliability_n=bins.n,
     )
 
 
-def _with_interval(
-    name: str, value: float, interval: tuple[float, float] | None
-) -> dict[str, Estimate]:
-    low, high = interval or (None, None)
-    return {name: number(value), f"{name}_ci_low": low, f"{name}_ci_high": high}
+def _point_estimates(label: Floats, score: Floats) -> dict[str, float]:
+    """What scikit-learn has a metric for."""
+    return {
+        "auc": float(roc_auc_score(label, score)),
+        _PARTIAL_AUC: float(roc_auc_score(label, score, max_fpr=1.0 - PARTIAL_FROM)),
+        "average_precision": float(average_precision_score(label, score)),
+        "brier": float(brier_score_loss(label, score)),
+    }
 
 
-def _rates(
-    key: str,
-    names: tuple[str, ...],
-    found: dict[str, float],
-    interval: dict[str, tuple[float, float] | None],
-) -> dict[str, Estimate]:
-    rates: dict[str, Estimate] = {}
+def _columns(key: str, names: Sequence[str], estimates: Mapping[str, Estimate]) -> Row:
+    row: Row = {}
     for name in names:
-        rates |= _with_interval(name, found[f"{key}.{name}"], interval[f"{key}.{name}"])
-    return rates
+        row |= estimates[f"{key}.{name}"].columns(name)
+    return row
 
 
-def _confusion(curve: Curve, point: int) -> dict[str, Estimate]:
-    tp, fp = int(curve.true_positives[point]), int(curve.false_positives[point])
-    return {"tp": tp, "fp": fp, "fn": int(curve.positives) - tp, "tn": int(curve.negatives) - fp}
+def _confusion(label: Floats, score: Floats, threshold: float) -> Row:
+    (tn, fp), (fn, tp) = confusion_matrix(label, score >= threshold, labels=[0, 1])
+    return {"tp": int(tp), "fp": int(fp), "fn": int(fn), "tn": int(tn)}
 
 
-def _delong(label: Floats, score: Floats, auc: float) -> dict[str, Estimate]:
+def _delong(label: Floats, score: Floats, auc: float) -> Row:
     error = delong_standard_error(label, score)
     low, high = normal_interval(auc, error)
     known = not np.isnan(error)
@@ -358,26 +456,27 @@ def _delong(label: Floats, score: Floats, auc: float) -> dict[str, Estimate]:
 
 
 def _calibration(
-    label: Floats, score: Floats, patient: np.ndarray, remarks: list[str]
-) -> dict[str, Estimate]:
-    figures: dict[str, Estimate] = {}
+    label: Floats, score: Floats, patient: NDArray[np.intp], remarks: list[str]
+) -> Row:
     line = calibration_line(label, score, patient)
+    names = ("calibration_slope", "calibration_intercept")
+    row: Row = {}
     if line is None:
         remarks.append(
-            "No calibration slope: the scores are all the same, or separate the classes without "
-            "error, and the logistic fit has no finite answer."
+            "No calibration slope: the scores are all equal or separate the classes perfectly, so "
+            "the logistic fit has no finite solution."
         )
-    for place, name in enumerate(("calibration_slope", "calibration_intercept")):
-        figures |= {name: None, f"{name}_ci_low": None, f"{name}_ci_high": None}
-        if line is not None:
-            estimate, error = line[place].estimate, line[place].standard_error
-            figures |= _with_interval(
-                name, estimate, (estimate - 1.96 * error, estimate + 1.96 * error)
-            )
-    return figures
+        for name in names:
+            row |= Estimate(np.nan).columns(name)
+        return row
+    for name, fitted in zip(names, line, strict=True):
+        reach = 1.96 * fitted.standard_error
+        interval = (fitted.value - reach, fitted.value + reach)
+        row |= Estimate(fitted.value, interval).columns(name)
+    return row
 
 
-def _band(x: Floats, y: Floats, drawn: np.ndarray) -> Band:
+def _band(x: Floats, y: Floats, drawn: NDArray[np.float32]) -> Band:
     usable = drawn[~np.isnan(drawn).all(axis=1)] if drawn.size else drawn
     if not len(usable):
         nothing = np.full(len(x), np.nan)

@@ -1,7 +1,7 @@
 """The table of predictions: a CSV or a frame goes in, a checked frame comes out.
 
-Columns: ``image_id, patient_id, label, score``; ``exam_id, laterality, view`` where known;
-``split`` or ``fold`` where there is one; any further column can be a stratum.
+Columns: ``image_id, patient_id, label, score``; optionally ``exam_id, laterality, view``, and
+``split`` or ``fold``; any other column can serve as a stratum.
 """
 
 from pathlib import Path
@@ -31,45 +31,45 @@ def read_predictions(path: Path) -> pd.DataFrame:
     """Read and check a CSV of predictions, as ``check_predictions`` does.
 
     Raises:
-        InputError: the file is absent, is no CSV, or its content fails a check.
+        InputError: the file is missing, is not a CSV, or its content fails a check.
     """
     try:
-        # Identifiers stay text: 007 is not 7, and "NA" can be a patient.
+        # Identifiers stay text: 007 is not 7, and "NA" may be a patient.
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except FileNotFoundError:
         raise InputError(
-            f"There is no predictions file at {path}: give the path of a CSV with the columns "
+            f"There is no predictions file at {path}: name a CSV with the columns "
             f"{', '.join(REQUIRED)}."
         ) from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError) as error:
         raise InputError(
-            f"{path} cannot be read as CSV ({error}): write it as UTF-8, separated by commas, with "
-            "a header line."
+            f"{path} cannot be read as CSV ({error}): save it as comma-separated UTF-8 with a "
+            "header line."
         ) from error
     return check_predictions(table, source=str(path))
 
 
 def check_predictions(table: pd.DataFrame, *, source: str = "the predictions") -> pd.DataFrame:
-    """Check a table of predictions and bring its columns to one form.
+    """Check a table of predictions and normalise its columns.
 
     Args:
         table: one row per image, with at least ``image_id, patient_id, label, score``.
-        source: what to call the table in an error.
+        source: how to refer to the table in error messages.
 
     Returns:
         A new frame, rows in the order given: ``image_id, patient_id, exam_id, laterality, view``
         (text, missing as NaN; laterality L or R), ``label`` (float64: 0, 1, or NaN where the truth
-        is unknown), ``score`` (float64 in [0, 1]), then every other column as it came.
+        is unknown), ``score`` (float64 in [0, 1]), then all other columns unchanged.
 
     Raises:
-        InputError: a column is missing, an image stands there twice, a patient is unnamed, a label
-            is not 0 or 1, or a score is missing or not a probability.
+        InputError: a column is missing, an image is repeated, an image or patient is unnamed, a
+            label is not 0 or 1, or a score is missing or not a probability.
     """
     missing = [name for name in REQUIRED if name not in table.columns]
     if missing:
         raise InputError(
             f"{source} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)} (found: "
-            f"{', '.join(map(str, table.columns))}): rename or add what is missing."
+            f"{', '.join(map(str, table.columns))}): rename a column or add what is missing."
         )
     if table.empty:
         raise InputError(f"{source} has no rows: there is nothing to evaluate.")
@@ -81,13 +81,13 @@ def check_predictions(table: pd.DataFrame, *, source: str = "the predictions") -
         unnamed = checked[name].isna().to_numpy()
         if unnamed.any():
             raise InputError(
-                f"{source} has {_rows(unnamed)} without {name}: without it rows cannot be told "
-                "apart or resampled by patient; fill it in (any code that is stable will do)."
+                f"{source} has {_rows(unnamed)} without {name}, which is needed to tell rows apart "
+                "and to resample by patient: fill it in (any stable code will do)."
             )
     twice = checked["image_id"].duplicated().to_numpy()
     if twice.any():
         raise InputError(
-            f"{source} names the same image_id more than once ({_rows(twice)} repeat an earlier "
+            f"{source} has the same image_id more than once ({_rows(twice)} repeating an earlier "
             "one), which would count images twice: keep one row per image."
         )
     checked.insert(3, "laterality", _laterality(_text(table, "laterality"), source))
@@ -112,7 +112,7 @@ def _text(table: pd.DataFrame, name: str) -> pd.Series:
     column = table[name].reset_index(drop=True)
     known = column.notna()
     text = column.astype("str").str.strip()
-    # An identifier may well read "NA"; only an empty one is missing.
+    # "NA" is a legitimate identifier; only an empty one is missing.
     return text.where(known & (text != ""), None)
 
 
@@ -123,13 +123,13 @@ def _laterality(text: pd.Series, source: str) -> pd.Series:
         given = text[unknown].iloc[0]
         raise InputError(
             f"{source} has {_rows(unknown)} whose laterality is neither L nor R (such as "
-            f"{given!r}): write L or R, or leave it empty where it is not known."
+            f"{given!r}): write L or R, or leave it empty where unknown."
         )
     return upper.map(_LATERALITY).astype("str")
 
 
 def _numbers(column: pd.Series) -> tuple[np.ndarray, np.ndarray]:
-    """The column as float64, NaN where it is no number; and which rows hold something else."""
+    """The column as float64, NaN where it is not a number; and which rows are not even empty."""
     column = column.reset_index(drop=True)
     numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     empty = (column.isna() | column.astype("str").str.strip().isin(_NO_VALUE)).to_numpy()
@@ -143,12 +143,12 @@ def _labels(column: pd.Series, source: str) -> np.ndarray:
         given = column.iloc[int(np.flatnonzero(wrong)[0])]
         raise InputError(
             f"{source} has {_rows(wrong)} whose label is neither 0 nor 1 (such as {given!r}): "
-            "write 1 for a positive, 0 for a negative, nothing where the truth is unknown."
+            "write 1 for positive, 0 for negative, and nothing where the truth is unknown."
         )
     if np.isnan(numbers).all():
         raise InputError(
-            f"{source} has no label in any row, so there is nothing to compare the scores with: "
-            "fill in the column label (1 or 0)."
+            f"{source} has no label in any row, so the scores cannot be evaluated: fill in the "
+            "column label (1 or 0)."
         )
     return numbers
 
@@ -159,20 +159,20 @@ def _scores(column: pd.Series, source: str) -> np.ndarray:
         given = column.iloc[int(np.flatnonzero(not_numbers)[0])]
         raise InputError(
             f"{source} has {_rows(not_numbers)} whose score is not a number (such as {given!r}): "
-            "write the predicted probability, with a point as the decimal sign."
+            "write the predicted probability with a decimal point."
         )
     absent = np.isnan(numbers)
     if absent.any():
         raise InputError(
-            f"{source} has {_rows(absent)} without a score (empty or NaN): an image that the model "
-            "could not score must not vanish from the figures; score it, or take the row out and "
-            "report it as excluded."
+            f"{source} has {_rows(absent)} without a score (empty or NaN); an image that the model "
+            "could not score must not silently drop out of the results: score it, or remove the "
+            "row and report it as excluded."
         )
     outside = (numbers < 0.0) | (numbers > 1.0)
     if outside.any():
         raise InputError(
-            f"{source} has {_rows(outside)} whose score lies outside [0, 1] (from "
-            f"{numbers.min():.4g} to {numbers.max():.4g}): these look like logits, not "
-            "probabilities; put them through the sigmoid first, score = 1 / (1 + exp(-logit))."
+            f"{source} has {_rows(outside)} whose score lies outside [0, 1] (range "
+            f"{numbers.min():.4g} to {numbers.max():.4g}); these look like logits, not "
+            "probabilities: apply the sigmoid first, score = 1 / (1 + exp(-logit))."
         )
     return numbers

@@ -1,8 +1,8 @@
-"""Discrimination: labels and scores go in; ROC counts, AUC, DeLong and their kin come out.
+"""Discrimination: labels and scores go in; weighted ROC counts, AUC and DeLong's errors come out.
 
-Everything is read off one sorted pass: units in order of falling score, ties taken as one step,
-and the weight of positives and negatives counted from the top. Weights make a resample of the same
-units a matter of two cumulative sums.
+scikit-learn computes the metrics of the units as they are. ``Ranking`` and ``Curve`` exist for
+resamples of the same units: the units are sorted once, tied scores form one step, and a resample
+is a weight for each unit and two cumulative sums.
 
 Shapes: n units, t distinct scores, and t + 1 points of the curve, the first at (0, 0).
 """
@@ -13,26 +13,27 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn.metrics import roc_auc_score
 
 Floats = NDArray[np.float64]
 
 
 def total_of_products(a: Floats, b: Floats) -> float:
-    """Sum of a * b without BLAS: its threads cost more than they save, and move the last digits."""
+    """Sum of a * b without BLAS, whose threads cost time here and change the last digits."""
     return float(np.einsum("i,i->", a, b))
 
 
-# A count of weights is an exact integer; a product such as (1 - 0.9) * n is not.
+# Weights add up to exact integers; the product (1 - 0.9) * n can fall just below one.
 _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
 class Curve:
-    """The weight of positives and negatives at or above each threshold.
+    """Weight of positives and negatives at or above each threshold.
 
     Attributes:
-        true_positives: (t + 1,) float64, rising from 0.
-        false_positives: (t + 1,) float64, rising from 0.
+        true_positives: (t + 1,) float64, non-decreasing from 0.
+        false_positives: (t + 1,) float64, non-decreasing from 0.
     """
 
     true_positives: Floats
@@ -40,52 +41,52 @@ class Curve:
 
     @property
     def positives(self) -> float:
-        """Weight of all positives."""
+        """Total weight of the positives."""
         return float(self.true_positives[-1])
 
     @property
     def negatives(self) -> float:
-        """Weight of all negatives."""
+        """Total weight of the negatives."""
         return float(self.false_positives[-1])
 
     @property
     def has_both_classes(self) -> bool:
-        """Whether there is a positive and a negative: without both there is no ROC."""
+        """Whether both classes have weight; without both there is no ROC curve."""
         return self.positives > 0 and self.negatives > 0
 
     def rates(self, point: int) -> tuple[float, float]:
-        """Sensitivity and specificity of one point."""
+        """Sensitivity and specificity at one point."""
         sensitivity = float(self.true_positives[point]) / self.positives
         return sensitivity, 1.0 - float(self.false_positives[point]) / self.negatives
 
     @cached_property
     def sensitivity(self) -> Floats:
-        """(t + 1,) share of the positives at or above each threshold."""
+        """(t + 1,) share of positives at or above each threshold."""
         return self.true_positives / self.positives
 
     @cached_property
     def false_positive_rate(self) -> Floats:
-        """(t + 1,) share of the negatives at or above each threshold, 1 - specificity."""
+        """(t + 1,) share of negatives at or above each threshold, 1 - specificity."""
         return self.false_positives / self.negatives
 
     def auc(self) -> float:
-        """Area under the ROC curve: the share of (positive, negative) pairs in order, ties half.
+        """Area under the ROC curve: the share of correctly ordered pairs, ties counting half.
 
-        Equal to the Mann-Whitney statistic through mid-ranks (Hanley and McNeil 1982).
+        Equal to the Mann-Whitney statistic with mid-ranks (Hanley and McNeil 1982).
         """
         tp, fp = self.true_positives, self.false_positives
         doubled = total_of_products(np.diff(fp), tp[1:] + tp[:-1])
         return doubled / (2.0 * self.positives * self.negatives)
 
     def partial_auc(self, min_specificity: float) -> float:
-        """Area where specificity is at least ``min_specificity``, standardised.
+        """Standardised area where the specificity is at least ``min_specificity``.
 
-        0.5 is chance and 1 is perfect (McClish 1989), as scikit-learn's ``max_fpr`` has it.
+        0.5 is chance and 1 is perfect (McClish 1989), as with scikit-learn's ``max_fpr``.
         """
         limit = 1.0 - min_specificity
         within = limit * self.negatives
         stop = int(np.searchsorted(self.false_positives, within, side="right"))
-        # One point beyond the limit, to interpolate to it.
+        # One point beyond the limit, to interpolate the curve at it.
         x = self.false_positives[: stop + 1] / self.negatives
         y = self.true_positives[: stop + 1] / self.positives
         x_kept = np.append(x[:stop], limit)
@@ -97,42 +98,42 @@ class Curve:
         return 0.5 * (1.0 + (area - chance) / (limit - chance))
 
     def average_precision(self, prevalence: float | None = None) -> float:
-        """Mean precision over the recall steps, without interpolation (scikit-learn's).
+        """Mean precision over the recall steps, without interpolation, as in scikit-learn.
 
         Args:
-            prevalence: what the share of positives would be where the model is used; the classes
-                are re-weighted to it. As it is in the data when None.
+            prevalence: share of positives in the intended use, to which the classes are
+                re-weighted; that of the data when None.
         """
         tp, fp = self.true_positives[1:], self.false_positives[1:]
         if prevalence is not None:
             fp = fp * (self.positives / self.negatives * (1.0 - prevalence) / prevalence)
         gained = np.diff(self.true_positives)
         flagged = tp + fp
-        # A resample can leave out every unit above a threshold: nothing flagged, nothing gained.
+        # A resample may hold no unit above a threshold: 0 flagged, 0 gained, and no 0 / 0.
         return total_of_products(gained, tp / np.maximum(flagged, _ROUNDING)) / self.positives
 
     def at_specificity(self, specificity: float) -> int:
-        """Index of the most sensitive point whose specificity is at least this."""
+        """Index of the most sensitive point with at least this specificity."""
         allowed = (1.0 - specificity) * self.negatives
         allowed += _ROUNDING * self.negatives
         return int(np.searchsorted(self.false_positives, allowed, side="right")) - 1
 
     def at_sensitivity(self, sensitivity: float) -> int:
-        """Index of the most specific point whose sensitivity is at least this."""
+        """Index of the most specific point with at least this sensitivity."""
         wanted = sensitivity * self.positives - _ROUNDING * self.positives
         return int(np.searchsorted(self.true_positives, wanted, side="left"))
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """Units sorted once by falling score, so that any weighting of them is quick to count.
+    """Units sorted once by falling score, so that every weighting of them is cheap to count.
 
     Attributes:
         order: (n,) intp, the units by falling score.
-        last: (t,) intp, the place in ``order`` of the last unit of each distinct score.
+        last: (t,) intp, index into ``order`` of the last unit of each distinct score.
         thresholds: (t,) float64, the distinct scores, falling. Point k + 1 of a curve flags every
-            unit whose score is at least ``thresholds[k]``.
-        positive: (n,) float64, 1 for a positive and 0 for a negative, in sorted order.
+            unit that scores at least ``thresholds[k]``.
+        positive: (n,) float64, 1 for positives and 0 for negatives, in sorted order.
     """
 
     order: NDArray[np.intp]
@@ -146,7 +147,7 @@ class Ranking:
 
         Args:
             label: (n,) 0 or 1.
-            score: (n,) higher is more likely positive; no NaN.
+            score: (n,) higher means more likely positive; no NaN.
         """
         labels = np.asarray(label, dtype=np.float64)
         scores = np.asarray(score, dtype=np.float64)
@@ -156,11 +157,11 @@ class Ranking:
         return cls(order, last, falling[last], labels[order])
 
     def curve(self, weight_in_order: Floats | None = None) -> Curve:
-        """Count positives and negatives from the top.
+        """Count positives and negatives from the highest score down.
 
         Args:
-            weight_in_order: (n,) how often each unit counts, in the order of ``order``; once each
-                when None.
+            weight_in_order: (n,) how often each unit counts, sorted as ``order``; once each when
+                None.
         """
         if weight_in_order is None:
             weight_in_order = np.ones(len(self.order))
@@ -173,23 +174,32 @@ class Ranking:
         return Curve(true_positives, false_positives)
 
     def index_of(self, threshold: float) -> int:
-        """Index of the curve's point that flags the scores of at least ``threshold``."""
+        """Index of the point that flags the units that score at least ``threshold``."""
         return int(np.searchsorted(-self.thresholds, -threshold, side="right"))
 
 
 def auc(label: ArrayLike, score: ArrayLike) -> float:
-    """Area under the ROC curve, ties counted half; NaN where only one class is there."""
-    curve = Ranking.of(label, score).curve()
-    return curve.auc() if curve.has_both_classes else float("nan")
+    """Area under the ROC curve (scikit-learn's), NaN with one class only."""
+    labels = np.asarray(label, dtype=bool)
+    # Checked here, as scikit-learn has raised, warned or returned NaN depending on its version.
+    if labels.all() or not labels.any():
+        return float("nan")
+    return float(roc_auc_score(labels, np.asarray(score)))
 
 
 def placements(label: ArrayLike, score: ArrayLike) -> tuple[Floats, Floats]:
-    """Share of the other class that each unit is in order with, ties counted half.
+    """DeLong's structural components: the share of the other class that each unit outranks.
+
+    Args:
+        label: (n,) 0 or 1, both present.
+        score: (n,).
 
     Returns:
-        ``(positives,)`` share of the negatives below each positive, and ``(negatives,)`` share of
-        the positives above each negative, in the order given: DeLong's structural components,
-        by sorting (Sun and Xu 2014). The mean of either is the AUC.
+        ``(positives,)`` share of negatives below each positive, and ``(negatives,)`` share of
+        positives above each negative, in the order given, ties counting half. The mean of either
+        is the AUC.
+
+    Source: Sun and Xu 2014, who sort instead of comparing all pairs.
     """
     labels = np.asarray(label, dtype=bool)
     scores = np.asarray(score, dtype=np.float64)
@@ -205,7 +215,7 @@ def _share_below(scores: Floats, others: Floats) -> Floats:
 
 
 def auc_influence(label: ArrayLike, score: ArrayLike, group: NDArray[np.intp]) -> Floats:
-    """How much each group of units (a patient) moves the AUC, to first order.
+    """First-order influence of each group of units (a patient) on the AUC.
 
     Args:
         label: (n,) 0 or 1, both present.
@@ -213,8 +223,9 @@ def auc_influence(label: ArrayLike, score: ArrayLike, group: NDArray[np.intp]) -
         group: (n,) from 0.
 
     Returns:
-        (groups,) float64; the sum is 0. Source: Obuchowski 1997, whose variance of a clustered AUC
-        is the sum of their squares.
+        (groups,) float64, adding up to 0.
+
+    Source: Obuchowski 1997; her variance of a clustered AUC is the sum of their squares.
     """
     labels = np.asarray(label, dtype=bool)
     of_positives, of_negatives = placements(labels, score)
@@ -225,12 +236,14 @@ def auc_influence(label: ArrayLike, score: ArrayLike, group: NDArray[np.intp]) -
 
 
 def delong_standard_error(label: ArrayLike, score: ArrayLike) -> float:
-    """Standard error of the AUC after DeLong, DeLong and Clarke-Pearson (1988).
+    """DeLong's standard error of the AUC.
 
-    It takes the units as independent of one another, which images of one patient are not.
+    It assumes independent units, which images of one patient are not.
 
     Returns:
         The standard error; NaN with fewer than two positives or two negatives.
+
+    Source: DeLong, DeLong and Clarke-Pearson 1988.
     """
     labels = np.asarray(label, dtype=bool)
     if labels.sum() < 2 or (~labels).sum() < 2:
@@ -244,31 +257,24 @@ def delong_standard_error(label: ArrayLike, score: ArrayLike) -> float:
 def normal_interval(
     estimate: float, standard_error: float, level: float = 0.95
 ) -> tuple[float, float]:
-    """Interval of a share from its standard error, cut off at 0 and 1 (as pROC does)."""
+    """Normal interval of a proportion, clipped to [0, 1] as in pROC."""
     reach = NormalDist().inv_cdf(0.5 + level / 2.0) * standard_error
     return max(0.0, estimate - reach), min(1.0, estimate + reach)
 
 
-def probabilistic_f1(label: ArrayLike, score: ArrayLike, weight: ArrayLike | None = None) -> float:
-    """F1 with probabilities in place of decisions, the measure of the RSNA 2022 competition.
+def f1_of_sums(hits: float, flagged: float, positives: float) -> float:
+    """F1 from sums over units; probabilistic F1 when probabilities stand in for decisions.
 
-    Source: Yacouby and Axman 2020, and the competition's evaluation page.
+    Args:
+        hits: sum of label * score.
+        flagged: sum of score.
+        positives: sum of label.
 
     Returns:
         The score in [0, 1]; 0 where no positive has any probability.
+
+    Source: Yacouby and Axman 2020; the metric of the RSNA 2022 mammography challenge.
     """
-    labels = np.asarray(label, dtype=np.float64)
-    scores = np.asarray(score, dtype=np.float64)
-    weights = np.ones_like(scores) if weight is None else np.asarray(weight, dtype=np.float64)
-    return f1_of_sums(
-        total_of_products(weights, labels * scores),
-        total_of_products(weights, scores),
-        total_of_products(weights, labels),
-    )
-
-
-def f1_of_sums(true_positive: float, flagged: float, positives: float) -> float:
-    """F1 from the weight of hits, of all that is flagged, and of all positives."""
     # 2PR / (P + R) with P = hits / flagged and R = hits / positives.
     total = flagged + positives
-    return 2.0 * true_positive / total if total > 0 else 0.0
+    return 2.0 * hits / total if total > 0 else 0.0

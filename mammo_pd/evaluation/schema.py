@@ -1,4 +1,4 @@
-"""What other programs may rely on in metrics.json, as JSON Schema."""
+"""The JSON Schema of metrics.json: what other programs may rely on."""
 
 from mammo_pd.evaluation.measures import LIFT, OPERATING
 from mammo_pd.evaluation.thresholds import FIXED_RATES
@@ -30,8 +30,7 @@ def _rates(names: tuple[str, ...]) -> dict[str, object]:
 def metrics_schema() -> dict[str, object]:
     """The schema of ``metrics.json``, JSON Schema 2020-12.
 
-    Shares lie in [0, 1]; null is a figure that does not exist, and ``remarks`` says why. Intervals
-    are of 95 %.
+    Shares lie in [0, 1]; null is an undefined value, and ``remarks`` says why. Intervals are 95 %.
     """
     counted: dict[str, object] = {
         "n": _COUNT,

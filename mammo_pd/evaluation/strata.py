@@ -1,4 +1,4 @@
-"""Figures by stratum: a column goes in, one AUC with its interval per value comes out."""
+"""Performance by stratum: a column goes in, one AUC with its interval per value comes out."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -8,7 +8,7 @@ import pandas as pd
 
 from mammo_pd.errors import InputError
 from mammo_pd.evaluation.levels import Aggregation, aggregate, units_of
-from mammo_pd.evaluation.measures import Estimate, auc_with_interval
+from mammo_pd.evaluation.measures import Row, auc_with_interval
 from mammo_pd.terms import Level
 
 KNOWN_COLUMNS = (
@@ -23,7 +23,7 @@ KNOWN_COLUMNS = (
     "tumour_size_mm",
 )
 
-# Below this an AUC says next to nothing, and would still be quoted.
+# An AUC of fewer is hardly informative, and would be quoted all the same.
 MIN_PER_CLASS = 10
 _MOST_VALUES = 12
 NOT_KNOWN = "not known"
@@ -35,7 +35,7 @@ _BANDS = {"age": (0, 40, 50, 60, 70), "tumour_size_mm": (0, 10, 20, 50)}
 
 
 def known_strata(predictions: pd.DataFrame) -> list[str]:
-    """The columns worth stratifying by that the table has and that are not empty."""
+    """Those of ``KNOWN_COLUMNS`` that the table has and that are not empty."""
     return [
         name
         for name in KNOWN_COLUMNS
@@ -50,24 +50,24 @@ def stratify(
     aggregation: Aggregation,
     resamples: int,
     seed: int,
-) -> list[dict[str, Estimate]]:
+) -> list[Row]:
     """AUC by the values of each column.
 
-    The view is a property of an image and is judged at image level; all else is judged at breast
-    level. A breast whose images disagree on a value counts as ``several``. A column that only
-    positives carry (a lesion's type or size) compares the positives of each value with all
-    negatives.
+    The view is a property of an image, so it is evaluated per image; every other column is
+    evaluated per breast. A breast whose images disagree on a value counts as ``several``. Where
+    only positives have a value (lesion type, tumour size), the positives of each value are compared
+    with all negatives.
 
     Args:
         predictions: as ``check_predictions`` returns it, every row with a label.
-        columns: to stratify by; ages and tumour sizes are cut into bands.
-        aggregation: how the scores of a breast's images are joined.
-        resamples: how many times patients are drawn.
-        seed: of the draws.
+        columns: to stratify by; ages and tumour sizes are binned.
+        aggregation: how the scores of a breast's images are aggregated.
+        resamples: number of bootstrap resamples of the patients.
+        seed: of the resampling.
 
     Returns:
         One row per value: ``column, value, level, compared_with``, then what ``auc_with_interval``
-        returns; no AUC where a class has fewer than 10 units, and a remark that says so.
+        returns; no AUC, but a remark, where a class has fewer than 10 units.
 
     Raises:
         InputError: the table has no such column.
@@ -75,10 +75,10 @@ def stratify(
     absent = [name for name in columns if name not in predictions.columns]
     if absent:
         raise InputError(
-            f"The predictions have no column {', '.join(absent)} to stratify by: add it, or name "
-            f"one of {', '.join(map(str, predictions.columns))}."
+            f"The predictions have no column {', '.join(absent)} to stratify by: add it, or choose "
+            f"from {', '.join(map(str, predictions.columns))}."
         )
-    rows: list[dict[str, Estimate]] = []
+    rows: list[Row] = []
     for column in columns:
         level = Level.IMAGE if column == "view" else Level.BREAST
         units = aggregate(predictions, level, aggregation)
@@ -95,13 +95,13 @@ def stratify(
                     "value": name or NOT_KNOWN,
                     "level": level.value,
                     "compared_with": "all negatives" if negatives_lack_it else "its own negatives",
-                    **_figures(units[within], resamples, seed),
+                    **_auc_if_enough(units[within], resamples, seed),
                 }
             )
     return rows
 
 
-def _figures(units: pd.DataFrame, resamples: int, seed: int) -> dict[str, Estimate]:
+def _auc_if_enough(units: pd.DataFrame, resamples: int, seed: int) -> Row:
     positives = int(units["label"].sum())
     fewest = min(positives, len(units) - positives)
     if fewest >= MIN_PER_CLASS:
@@ -109,12 +109,12 @@ def _figures(units: pd.DataFrame, resamples: int, seed: int) -> dict[str, Estima
     counted = auc_with_interval(units, resamples=0, seed=seed)
     return counted | {
         "auc": None,
-        "remark": f"too few: an AUC is given from {MIN_PER_CLASS} of each class on",
+        "remark": f"too few: an AUC needs at least {MIN_PER_CLASS} units of each class",
     }
 
 
 def _values(predictions: pd.DataFrame, column: str) -> np.ndarray:
-    """The column as text; empty where it is not known."""
+    """The column as text; empty where it is unknown."""
     given = predictions[column]
     if column in _BANDS:
         return _banded(pd.to_numeric(given, errors="coerce"), _BANDS[column])
@@ -134,7 +134,7 @@ def _banded(number: pd.Series, edges: tuple[int, ...]) -> np.ndarray:
 
 
 def _of_units(predictions: pd.DataFrame, column: str, unit: np.ndarray) -> np.ndarray:
-    """(units,) the value of each unit: that of its images, ``several`` where they disagree."""
+    """(units,) the value that a unit's images share, ``several`` where they disagree."""
     table = pd.DataFrame({"unit": unit, "value": _values(predictions, column)})
     known = table[table["value"] != ""].drop_duplicates()
     once = known.groupby("unit")["value"].agg(["first", "size"])
@@ -148,7 +148,7 @@ def _of_units(predictions: pd.DataFrame, column: str, unit: np.ndarray) -> np.nd
 
 
 def _in_order(values: np.ndarray) -> list[str]:
-    """Values in their order, bands by their lower edge, the odd ones last."""
+    """Values sorted, bands by their lower edge; other, several and unknown last."""
     last = {OTHER: 1, SEVERAL: 2, "": 3}
     kinds = set(values.tolist())
     return sorted(kinds, key=lambda kind: (last.get(kind, 0), not kind.startswith("under "), kind))

@@ -1,7 +1,7 @@
 """Operating points: validation labels and scores go in, thresholds to apply elsewhere come out.
 
-A threshold that is chosen on the same units that it is judged on flatters itself; hence the two
-steps. A unit is flagged when its score is at least the threshold.
+Choosing a threshold and evaluating it on the same units is optimistic; hence the two steps. A unit
+is flagged when its score is at least the threshold.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ FLAGGED_SHARES = (0.01, 0.02, 0.05, 0.10, 0.20)
 
 @dataclass(frozen=True)
 class Reader:
-    """How well radiologists did on such exams, to set the model beside them.
+    """Radiologists' performance on comparable exams, as a reference for the model.
 
     Attributes:
         sensitivity: in (0, 1].
@@ -30,7 +30,7 @@ class Reader:
 
 @dataclass(frozen=True)
 class Threshold:
-    """A score from which on a unit is flagged, and how it was chosen.
+    """A decision threshold and how it was chosen.
 
     Attributes:
         code: a short name for tables.
@@ -51,14 +51,14 @@ def choose_thresholds(
     Args:
         label: (n,) 0 or 1, both present.
         score: (n,) in [0, 1].
-        miss_cost: how many false alarms one missed positive is worth.
-        prevalence: share of positives where the model is to be used, for the cost rule; as it is
-            among these units when None.
+        miss_cost: cost of a missed positive, in false alarms.
+        prevalence: share of positives in the intended use, for the cost rule; that of these units
+            when None.
 
     Returns:
         Youden's point (the largest sensitivity + specificity - 1), the cheapest point, and the
-        points that reach each of the fixed specificities and sensitivities. Empty where only one
-        class is there.
+        points that reach each of the fixed specificities and sensitivities. Empty with one class
+        only.
     """
     ranking = Ranking.of(label, score)
     curve = ranking.curve()
@@ -97,22 +97,22 @@ def choose_thresholds(
 
 
 def _score_at(ranking: Ranking, point: int) -> float:
-    if point == 0:  # nobody is flagged: the next number above every score
+    if point == 0:  # nothing is flagged: the next number above every score
         return float(np.nextafter(ranking.thresholds[0], np.inf))
     return float(ranking.thresholds[point - 1])
 
 
 def rates_at(curve: Curve, point: int, prevalence: float | None = None) -> dict[str, float]:
-    """What flagging at one point of a curve means.
+    """Rates and predictive values at one point of a curve.
 
     Args:
         curve: with both classes.
         point: index of the point.
-        prevalence: share of positives where the model is to be used; as counted when None.
+        prevalence: share of positives in the intended use; as counted when None.
 
     Returns:
-        ``sensitivity, specificity, recall_rate`` (share of all flagged), ``ppv, npv`` (NaN where
-        nobody, or everybody, is flagged).
+        ``sensitivity, specificity, recall_rate`` (share of all units flagged), ``ppv`` (NaN where
+        nothing is flagged), ``npv`` (NaN where everything is).
     """
     sensitivity, specificity = curve.rates(point)
     false_alarms = 1.0 - specificity
@@ -130,10 +130,8 @@ def rates_at(curve: Curve, point: int, prevalence: float | None = None) -> dict[
     }
 
 
-def beside_reader(
-    curve: Curve, reader: Reader, prevalence: float | None = None
-) -> dict[str, float]:
-    """What the model does where it is as sensitive, or as specific, as the readers."""
+def at_reader(curve: Curve, reader: Reader, prevalence: float | None = None) -> dict[str, float]:
+    """The model's performance at the readers' sensitivity and at their specificity."""
     as_sensitive = rates_at(curve, curve.at_sensitivity(reader.sensitivity), prevalence)
     as_specific = rates_at(curve, curve.at_specificity(reader.specificity), prevalence)
     return {
@@ -144,16 +142,16 @@ def beside_reader(
 
 
 def lift(curve: Curve, prevalence: float | None = None) -> dict[float, dict[str, float]]:
-    """What flagging only the highest scores finds, by the share of all that is flagged.
+    """Yield of flagging only the highest scores, by the share of units flagged.
 
     Args:
         curve: with both classes.
-        prevalence: share of positives where the model is to be used; as counted when None.
+        prevalence: share of positives in the intended use; as counted when None.
 
     Returns:
         For each of ``FLAGGED_SHARES``: ``sensitivity``; ``ppv``; ``lift``, the ppv over the
-        prevalence. At most that share is flagged: units of one score are flagged together or not
-        at all, and where that leaves none, ppv and lift are NaN.
+        prevalence. At most that share is flagged: tied units are flagged together or not at all,
+        and where that leaves none, ppv and lift are NaN.
     """
     share = (
         curve.positives / (curve.positives + curve.negatives) if prevalence is None else prevalence
@@ -162,6 +160,7 @@ def lift(curve: Curve, prevalence: float | None = None) -> dict[float, dict[str,
     flagged += curve.false_positives * ((1.0 - share) / curve.negatives)
     table = {}
     for limit in FLAGGED_SHARES:
+        # The tolerance admits a share that is met exactly but for rounding.
         point = int(np.searchsorted(flagged, limit * (1.0 + 1e-9), side="right")) - 1
         rates = rates_at(curve, point, prevalence)
         table[limit] = {

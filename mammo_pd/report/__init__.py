@@ -1,1 +1,1 @@
-"""What a report says, and how it is rendered."""
+"""The report: what it says, its figures, its page and its folder."""

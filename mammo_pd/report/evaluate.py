@@ -1,4 +1,4 @@
-"""Evaluate: a table of predictions goes in, a report folder comes out. No torch."""
+"""Evaluation: tables of predictions go in, a report folder comes out."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -10,22 +10,18 @@ import pandas as pd
 from mammo_pd.errors import InputError
 from mammo_pd.evaluation.compare import compare, on_the_same_images
 from mammo_pd.evaluation.levels import Aggregation, aggregate, count_units
-from mammo_pd.evaluation.measures import Estimate, assess, auc_with_interval
+from mammo_pd.evaluation.measures import Row, assess, auc_with_interval
 from mammo_pd.evaluation.predictions import check_predictions, read_predictions
 from mammo_pd.evaluation.strata import known_strata, stratify
 from mammo_pd.evaluation.thresholds import Reader, Threshold, choose_thresholds
-from mammo_pd.report.content import (
-    Comparison,
-    Computation,
-    Report,
-    ReportContext,
-    write_comparison,
-    write_report,
-)
+from mammo_pd.report.content import Comparison, Computation, Report, ReportContext
+from mammo_pd.report.folder import write_comparison, write_report
+from mammo_pd.report.numbers import NONE, between, with_interval
 from mammo_pd.terms import Level, Split
 
 RESAMPLES = 2000
 MISS_COST = 10.0
+# Errors listed of each kind: as many as a reader will look at.
 WORST = 12
 
 
@@ -42,7 +38,7 @@ def evaluate_file(
     reader: Reader | None = None,
     stratify_by: Sequence[str] | None = None,
 ) -> dict[str, object]:
-    """Write the report on a CSV of predictions, whatever tool made it.
+    """Write the report on a CSV of predictions from any tool.
 
     Arguments, result and errors are those of ``evaluate_predictions``.
     """
@@ -77,33 +73,34 @@ def evaluate_predictions(
 ) -> dict[str, object]:
     """Write the report on a table of predictions.
 
-    Where the table has a column ``split``, the rows ``test`` are judged (all rows ``val`` where
-    there are none), thresholds are chosen on the rows ``val``, and rows ``train`` are left out.
-    Where it has a column ``fold``, the scores are out-of-fold: pooled and per fold.
+    If the table has a column ``split``, the rows ``test`` are evaluated (the rows ``val`` if there
+    are none), thresholds are chosen on the rows ``val``, and the rows ``train`` are excluded. If it
+    has a column ``fold``, the scores are out-of-fold and are evaluated pooled and per fold.
 
     Args:
         predictions: one row per image, checked by ``check_predictions``.
-        out: the report's folder; an older report there is replaced whole.
-        context: facts for the reader.
-        validation: the rows that thresholds are chosen on, where they come apart from the table.
+        out: the report's folder; an older report there is replaced.
+        context: what the reader needs to know besides.
+        validation: the rows to choose thresholds on, if they are not in the table.
         aggregation: ``mean``, ``max`` or ``noisy_or``: how the scores of a breast's, exam's or
-            patient's images are joined.
-        resamples: how many times patients are drawn for the intervals.
-        seed: of the draws.
-        prevalence: share of positives where the model is to be used.
-        miss_cost: how many false alarms one miss counts as, for the cost threshold.
-        reader: radiologists that the exam level is set beside.
+            patient's images are aggregated.
+        resamples: number of bootstrap resamples of the patients.
+        seed: of the resampling.
+        prevalence: share of positives in the intended use.
+        miss_cost: cost of a missed positive in false alarms, for the cost threshold.
+        reader: radiologists to compare the exam level with.
         stratify_by: columns; those of ``known_strata`` when None.
-        thumbnail: gives a PNG file of one image by its ``image_id``, with saliency and lesion
-            marks drawn in if there are any, or None; asked for the worst errors alone.
+        thumbnail: returns a PNG of the image with this ``image_id``, with any saliency and lesion
+            marks drawn in, or None; called for the listed errors only.
 
     Returns:
-        What stands in ``metrics.json``.
+        The content of ``metrics.json``.
 
     Raises:
-        InputError: the table fails a check, or a patient is both judged and validated on.
+        InputError: the table fails a check, or a patient is both evaluated and used to choose
+            thresholds.
     """
-    joined = check_choices(
+    aggregated_by = check_choices(
         aggregation=aggregation,
         resamples=resamples,
         prevalence=prevalence,
@@ -111,28 +108,32 @@ def evaluate_predictions(
         reader=reader,
     )
     table = check_predictions(predictions)
-    judged, chosen_on, counts = _parts(
+    evaluated, chosen_on, training_rows = _select_rows(
         table,
         None if validation is None else check_predictions(validation, source="the validation rows"),
     )
-    labelled = judged[judged["label"].notna()].reset_index(drop=True)
+    labelled = evaluated[evaluated["label"].notna()].reset_index(drop=True)
     if labelled.empty:
         raise InputError(
-            "None of the rows to be judged has a label: fill in the column label (1 or 0), or "
-            "choose the part of the split that has one."
+            "None of the rows to evaluate has a label: fill in the column label (1 or 0), or "
+            "choose rows that have one."
         )
-    counts |= {"images_without_label": len(judged) - len(labelled)} | count_units(labelled)
+    counts = {
+        "training_images_left_out": training_rows,
+        "images_without_label": len(evaluated) - len(labelled),
+        **count_units(labelled),
+    }
 
-    units = {level: aggregate(labelled, level, joined) for level in Level}
-    assessments = {}
+    units = {level: aggregate(labelled, level, aggregated_by) for level in Level}
+    results = {}
     for level, rows in units.items():
         thresholds: list[Threshold] = []
         if len(chosen_on):
-            apart = aggregate(chosen_on, level, joined)
+            validated = aggregate(chosen_on, level, aggregated_by)
             thresholds = choose_thresholds(
-                apart["label"], apart["score"], miss_cost=miss_cost, prevalence=prevalence
+                validated["label"], validated["score"], miss_cost=miss_cost, prevalence=prevalence
             )
-        assessments[level] = assess(
+        results[level] = assess(
             rows,
             thresholds=thresholds,
             resamples=resamples,
@@ -147,16 +148,18 @@ def evaluate_predictions(
     report = Report(
         context=context,
         computation=Computation(
-            joined, resamples, seed, prevalence, miss_cost, len(chosen_on), reader
+            aggregated_by, resamples, seed, prevalence, miss_cost, len(chosen_on), reader
         ),
         counts=counts,
-        levels=assessments,
+        levels=results,
         units=units,
         predictions=_all_rows(table, validation, chosen_on),
-        strata=stratify(labelled, columns, aggregation=joined, resamples=resamples, seed=seed),
-        folds=_folds(labelled, joined, resamples, seed),
+        strata=stratify(
+            labelled, columns, aggregation=aggregated_by, resamples=resamples, seed=seed
+        ),
+        folds=_folds(labelled, aggregated_by, resamples, seed),
         errors=errors,
-        thumbnails={} if thumbnail is None else _pictured(errors, thumbnail),
+        thumbnails={} if thumbnail is None else _thumbnails(errors, thumbnail),
     )
     return write_report(report, out)
 
@@ -171,72 +174,68 @@ def compare_predictions(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, object]:
-    """Write the comparison of two models or more on the same images.
+    """Write the comparison of two or more models on the same images.
 
-    Of a table with a column ``split`` the rows ``test`` count, or ``val`` where there are none.
+    Rows are chosen by the column ``split``, if any, as in ``evaluate_predictions``.
 
     Args:
         tables: by the model's name, one row per image, as for ``evaluate_predictions``.
-        out: the folder; an older report there is replaced whole.
-        context: facts for the reader.
-        intersect: compare on the images that all have, where they differ.
+        out: the folder; an older report there is replaced.
+        context: what the reader needs to know besides.
+        intersect: where the images differ, compare on those that are in every table.
         aggregation: ``mean``, ``max`` or ``noisy_or``.
-        resamples: how many times patients are drawn.
-        seed: of the draws.
+        resamples: number of bootstrap resamples of the patients.
+        seed: of the resampling.
 
     Returns:
-        What stands in ``metrics.json``.
+        The content of ``metrics.json``.
 
     Raises:
         InputError: a table fails a check, or the tables are on different images.
     """
-    joined = check_choices(aggregation=aggregation, resamples=resamples)
-    judged = {}
+    aggregated_by = check_choices(aggregation=aggregation, resamples=resamples)
+    labelled = {}
     for name, table in tables.items():
-        rows, _, _ = _parts(check_predictions(table, source=f"the predictions of {name}"), None)
-        judged[name] = rows[rows["label"].notna()].reset_index(drop=True)
-    aligned, left_out = on_the_same_images(judged, intersect=intersect)
-    alone, paired = compare(aligned, aggregation=joined, resamples=resamples, seed=seed)
+        checked = check_predictions(table, source=f"the predictions of {name}")
+        rows, _, _ = _select_rows(checked, None)
+        labelled[name] = rows[rows["label"].notna()].reset_index(drop=True)
+    aligned, left_out = on_the_same_images(labelled, intersect=intersect)
+    alone, paired = compare(aligned, aggregation=aggregated_by, resamples=resamples, seed=seed)
     units = {
-        name: {level: aggregate(table, level, joined) for level in Level}
+        name: {level: aggregate(table, level, aggregated_by) for level in Level}
         for name, table in aligned.items()
     }
     if context.created is None:
         context = _dated(context)
     return write_comparison(
-        Comparison(context, joined, resamples, seed, left_out, alone, paired, units), out
+        Comparison(context, aggregated_by, resamples, seed, left_out, alone, paired, units), out
     )
 
 
 def difference_table(metrics: Mapping[str, object]) -> str:
     """A few lines for the terminal: level, models, difference with its interval, DeLong's p."""
-    lines = [f"{'level':<8} difference in AUC [95 % interval, by patient]   DeLong's p"]
+    lines = [f"{'level':<8} difference in AUC [95 % interval, resampled by patient]   DeLong's p"]
     rows = metrics["paired"]
     assert isinstance(rows, Sequence)
     for row in rows:
-        shown = "–"
-        if row["difference"] is not None:
-            shown = f"{row['difference']:+.3f}"
-        if row["difference_ci_low"] is not None:
-            shown += f" [{row['difference_ci_low']:+.3f}, {row['difference_ci_high']:+.3f}]"
-        p = "–" if row["delong_p"] is None else f"{row['delong_p']:.3g}"
+        difference = NONE if row["difference"] is None else f"{row['difference']:+.3f}"
+        interval = between(row, "difference_ci", sign="+")
+        p = NONE if row["delong_p"] is None else f"{row['delong_p']:.3g}"
+        shown = " ".join(filter(None, [difference, interval]))
         lines.append(f"{row['level']:<8} {row['first']} − {row['second']}: {shown}   p {p}")
     return "\n".join(lines)
 
 
 def summary_table(metrics: Mapping[str, object]) -> str:
     """A few lines for the terminal: level, units, positives, AUC with its interval."""
-    lines = [f"{'level':<8} {'n':>9} {'positive':>9}   AUC [95 % interval, by patient]"]
+    lines = [f"{'level':<8} {'n':>9} {'positive':>9}   AUC [95 % interval, resampled by patient]"]
     for level in Level:
-        figures = metrics[level]
-        assert isinstance(figures, Mapping)
-        auc, low, high = (figures[name] for name in ("auc", "auc_ci_low", "auc_ci_high"))
-        shown = "–" if auc is None else f"{auc:.3f}"
-        if low is not None:
-            shown += f" [{low:.3f}, {high:.3f}]"
-        elif figures["remarks"]:
-            shown += f"   {figures['remarks'][0]}"
-        lines.append(f"{level:<8} {figures['n']:>9,} {figures['n_positive']:>9,}   {shown}")
+        results = metrics[level]
+        assert isinstance(results, Mapping)
+        shown = with_interval(results)
+        if results["auc_ci_low"] is None and results["remarks"]:
+            shown += f"   {results['remarks'][0]}"
+        lines.append(f"{level:<8} {results['n']:>9,} {results['n_positive']:>9,}   {shown}")
     return "\n".join(lines)
 
 
@@ -248,87 +247,101 @@ def check_choices(
     miss_cost: float = MISS_COST,
     reader: Reader | None = None,
 ) -> Aggregation:
-    """Check what can be chosen of a report, before hours of scoring; gives the aggregation.
+    """Check the options of a report, before hours are spent on scoring.
+
+    Returns:
+        The aggregation.
 
     Raises:
-        InputError: a choice that cannot be.
+        InputError: an option is out of range.
     """
     try:
-        joined = Aggregation(aggregation)
+        aggregated_by = Aggregation(aggregation)
     except ValueError:
         raise InputError(
             f"There is no aggregation {aggregation!r}: choose one of {', '.join(Aggregation)}."
         ) from None
     if resamples < 1:
-        raise InputError(f"{resamples} resamples give no interval: ask for at least 1, best 2000.")
+        raise InputError(
+            f"{resamples} resamples give no interval: use at least 1, and 2000 for a report."
+        )
     if prevalence is not None and not 0.0 < prevalence < 1.0:
         raise InputError(
-            f"A prevalence of {prevalence:g} is no share: give one between 0 and 1, such as 0.006."
+            f"A prevalence of {prevalence:g} is not a share: use a number between 0 and 1, such as "
+            "0.006."
         )
     if not miss_cost > 0.0:
-        raise InputError(f"A miss cannot cost {miss_cost:g} false alarms: give a number above 0.")
+        raise InputError(f"A miss cannot cost {miss_cost:g} false alarms: use a number above 0.")
     if reader is not None:
         for name, rate in asdict(reader).items():
             if not 0.0 < rate <= 1.0:
                 raise InputError(
-                    f"The radiologists' {name} of {rate:g} is no share: give one between 0 and 1."
+                    f"The radiologists' {name} of {rate:g} is not a share: use a number above 0 "
+                    "and at most 1."
                 )
-    return joined
+    return aggregated_by
 
 
 def _dated(context: ReportContext) -> ReportContext:
     return replace(context, created=datetime.now().astimezone().isoformat(timespec="seconds"))
 
 
-def _parts(
+def _select_rows(
     table: pd.DataFrame, validation: pd.DataFrame | None
-) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, int]]:
-    """The rows to judge, the labelled rows to choose thresholds on, and how many were left out."""
-    judged, chosen_on, left_out = table, table.iloc[:0], 0
+) -> tuple[pd.DataFrame, pd.DataFrame, int]:
+    """The rows to evaluate, the labelled rows to choose thresholds on, the number of training rows.
+
+    Raises:
+        InputError: a foreign value in ``split``, training rows only, or a patient among both the
+            rows to evaluate and those to choose thresholds on.
+    """
+    evaluated, chosen_on, training_rows = table, table.iloc[:0], 0
     if "split" in table.columns:
-        part = table["split"].astype("str").str.strip().str.lower()
-        foreign = ~part.isin(list(Split))
+        split = table["split"].astype("str").str.strip().str.lower()
+        foreign = ~split.isin(list(Split))
         if foreign.any():
             raise InputError(
-                f"The column split holds {part[foreign].iloc[0]!r}: each row must be one of "
+                f"The column split contains {split[foreign].iloc[0]!r}: each row must be one of "
                 f"{', '.join(Split)}, or leave the column out."
             )
-        test, val = (part == Split.TEST).to_numpy(), (part == Split.VAL).to_numpy()
+        test, val = (split == Split.TEST).to_numpy(), (split == Split.VAL).to_numpy()
         if not (test | val).any():
             raise InputError(
-                "All rows are training images, on which any model looks good: hand in predictions "
-                "on the parts val and test."
+                "All rows are training images, on which any model looks good: supply predictions "
+                "for val or test."
             )
-        judged = table[test] if test.any() else table[val]
+        evaluated = table[test] if test.any() else table[val]
+        # Without test rows the val rows are evaluated, and cannot serve to choose thresholds too.
         chosen_on = table[val] if test.any() else chosen_on
-        left_out = int((part == Split.TRAIN).sum())
+        training_rows = int((split == Split.TRAIN).sum())
     if validation is not None:
         chosen_on = validation
     chosen_on = chosen_on[chosen_on["label"].notna()].reset_index(drop=True)
-    both = set(chosen_on["patient_id"]) & set(judged["patient_id"])
+    both = set(chosen_on["patient_id"]) & set(evaluated["patient_id"])
     if both:
         raise InputError(
-            f"{len(both):,} patients are both judged and used to choose thresholds, which flatters "
-            "the figures: split by patient, every image of a patient in one part."
+            f"{len(both):,} patients are both evaluated and used to choose thresholds, which makes "
+            "the results optimistic: split by patient, with all images of a patient on one side."
         )
-    return judged.reset_index(drop=True), chosen_on, {"training_images_left_out": left_out}
+    return evaluated.reset_index(drop=True), chosen_on, training_rows
 
 
 def _all_rows(
     table: pd.DataFrame, validation: pd.DataFrame | None, chosen_on: pd.DataFrame
 ) -> pd.DataFrame:
-    """Every row handed in, such that evaluating them again gives the same report."""
+    """Every row given, such that evaluating them again gives the same report."""
     if validation is None:
         return table
-    judged = table if "split" in table.columns else table.assign(split=Split.TEST.value)
-    judged = judged[judged["split"] != Split.VAL.value]
-    return pd.concat([judged, chosen_on.assign(split=Split.VAL.value)], ignore_index=True)
+    rows = table if "split" in table.columns else table.assign(split=Split.TEST.value)
+    # The rows given as validation take the place of the table's own.
+    rows = rows[rows["split"] != Split.VAL.value]
+    return pd.concat([rows, chosen_on.assign(split=Split.VAL.value)], ignore_index=True)
 
 
 def _folds(
     labelled: pd.DataFrame, aggregation: Aggregation, resamples: int, seed: int
-) -> list[dict[str, Estimate]]:
-    """AUC by fold of out-of-fold predictions, each level."""
+) -> list[Row]:
+    """AUC by level and fold of out-of-fold predictions."""
     if "fold" not in labelled.columns or labelled["fold"].nunique() < 2:
         return []
     return [
@@ -344,19 +357,19 @@ def _folds(
     ]
 
 
-def _pictured(
-    errors: Sequence[Mapping[str, Estimate]], thumbnail: Callable[[str], bytes | None]
+def _thumbnails(
+    errors: Sequence[Row], thumbnail: Callable[[str], bytes | None]
 ) -> dict[str, bytes]:
     found = ((str(row["image_id"]), thumbnail(str(row["image_id"]))) for row in errors)
     return {image_id: png for image_id, png in found if png is not None}
 
 
-def _worst(images: pd.DataFrame) -> list[dict[str, Estimate]]:
+def _worst(images: pd.DataFrame) -> list[Row]:
     """The highest-scored negatives and the lowest-scored positives."""
     shown = ["image_id", "exam_id", "laterality", "view", "label", "score"]
     negatives = images[images["label"] == 0].nlargest(WORST, "score")
     positives = images[images["label"] == 1].nsmallest(WORST, "score")
-    rows: list[dict[str, Estimate]] = []
+    rows: list[Row] = []
     for kind, worst in (("false alarm", negatives), ("miss", positives)):
         known = worst[shown].astype(object).where(worst[shown].notna(), None)
         rows += [

@@ -109,12 +109,12 @@ def test_no_image_in_common(two):
 @pytest.mark.parametrize("column", ["label", "patient_id", "laterality"])
 def test_contradicting_tables(two, column):
     two["b"][column] = two["b"][column].to_numpy()[::-1]
-    with pytest.raises(InputError, match=f"contradict one another in the column {column}"):
+    with pytest.raises(InputError, match=f"disagree in the column {column}"):
         on_the_same_images(two)
 
 
 def test_one_table_is_no_comparison(two):
-    with pytest.raises(InputError, match="two sets"):
+    with pytest.raises(InputError, match="at least two sets"):
         on_the_same_images({"a": two["a"]})
 
 

@@ -1,3 +1,5 @@
+from fractions import Fraction
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,7 +15,7 @@ from mammo_pd.evaluation.bootstrap import (
 from mammo_pd.evaluation.levels import aggregate
 from mammo_pd.evaluation.measures import assess, auc_with_interval
 from mammo_pd.evaluation.predictions import check_predictions
-from mammo_pd.evaluation.roc import auc
+from mammo_pd.evaluation.roc import Ranking, auc, auc_influence
 from mammo_pd.evaluation.thresholds import choose_thresholds
 from mammo_pd.terms import Level
 
@@ -47,9 +49,9 @@ def test_the_interval_is_that_of_copied_patients(predictions):
         drawn.append(measured(pd.concat([groups[p] for p in patients for _ in range(times[p])])))
     drawn = np.array(drawn)
     low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
-    figures = assessed(images, resamples=50, seed=3).figures
+    metrics = assessed(images, resamples=50, seed=3).metrics
     for place, name in ((1, "average_precision"), (2, "brier")):
-        found = figures[f"{name}_ci_low"], figures[f"{name}_ci_high"]
+        found = metrics[f"{name}_ci_low"], metrics[f"{name}_ci_high"]
         assert found == pytest.approx((low[place], high[place]))
 
     # BCa as Efron and Tibshirani 1993, 14.3, has it, with the jackknife over patients.
@@ -60,13 +62,13 @@ def test_the_interval_is_that_of_copied_patients(predictions):
     moved = bias + norm.ppf([0.025, 0.975])
     share = norm.cdf(bias + moved / (1 - acceleration * moved))
     expected = np.quantile(drawn[:, 0], share)
-    assert (figures["auc_ci_low"], figures["auc_ci_high"]) == pytest.approx(expected, abs=2e-3)
+    assert (metrics["auc_ci_low"], metrics["auc_ci_high"]) == pytest.approx(expected, abs=2e-3)
     lean = auc_with_interval(images, resamples=50, seed=3)
-    assert lean["auc_ci_low"] == figures["auc_ci_low"]
-    assert lean["auc_ci_high"] == figures["auc_ci_high"]
+    assert lean["auc_ci_low"] == metrics["auc_ci_low"]
+    assert lean["auc_ci_high"] == metrics["auc_ci_high"]
 
 
-def test_correcting_a_symmetric_figure_changes_nothing():
+def test_correcting_a_symmetric_statistic_changes_nothing():
     values = np.r_[np.linspace(-1, 1, 2001), np.nan]
     assert corrected_interval(values, 0.0, np.array([-1.0, 1.0])) == pytest.approx(
         percentile_interval(values)
@@ -77,18 +79,55 @@ def test_correcting_a_symmetric_figure_changes_nothing():
     assert high < percentile_interval(values)[1]
 
 
-def test_point_figures_equal_scikit_learn(predictions):
+@pytest.mark.parametrize("digits", [1, 9])
+def test_point_estimates_are_what_one_resample_of_everyone_gives(predictions, digits):
+    # scikit-learn computes the estimates, our weighted curve the resamples: both must agree.
     images = aggregate(check_predictions(predictions), Level.IMAGE)
-    figures = assessed(images).figures
-    assert figures["auc"] == pytest.approx(roc_auc_score(images["label"], images["score"]))
-    assert figures["brier"] == pytest.approx(brier_score_loss(images["label"], images["score"]))
-    assert figures["resamples_used"] == 200
+    images["score"] = images["score"].round(digits)
+    label, score = images["label"].to_numpy(), images["score"].to_numpy()
+    metrics = assessed(images).metrics
+    curve = Ranking.of(label, score).curve()
+    assert metrics["auc"] == pytest.approx(curve.auc(), abs=1e-12)
+    assert metrics["partial_auc_90"] == pytest.approx(curve.partial_auc(0.9), abs=1e-12)
+    assert metrics["average_precision"] == pytest.approx(curve.average_precision(), abs=1e-12)
+    assert metrics["brier"] == pytest.approx(((score - label) ** 2).mean(), abs=1e-12)
+    pairs = np.sign(score[label == 1][:, None] - score[label == 0])
+    assert metrics["auc"] == pytest.approx((pairs.mean() + 1) / 2, abs=1e-12)
+    assert metrics["resamples_used"] == 200
+
+
+@pytest.mark.parametrize(("n", "seed"), [(6, 43), (6, 57), (8, 1), (8, 52), (10, 31)])
+def test_resamples_that_tie_with_the_estimate_are_counted_exactly(n, seed):
+    # Few patients and coarse scores: many resamples have exactly the estimate's AUC, and an error
+    # in its last bit would move BCa's bias, which moves these limits by 0.02 to 0.12.
+    # The oracle counts pairs in whole numbers.
+    table = made_up(n, seed=seed)
+    table["score"] = table["score"].round(1)
+    units = aggregate(check_predictions(table), Level.PATIENT)
+    label, score = units["label"].to_numpy(), units["score"].to_numpy()
+    patient, patients = pd.factorize(units["patient_id"], sort=True)
+    halves = 1 + np.sign(score[label == 1][:, None] - score[label == 0]).astype(int)
+
+    def exact(weight):
+        positive, negative = weight[label == 1], weight[label == 0]
+        pairs = int(positive.sum() * negative.sum())
+        return Fraction(int(positive @ halves @ negative), 2 * pairs) if pairs else None
+
+    estimate = exact(np.ones(len(label), dtype=int))
+    drawn = [exact(w.astype(int)[patient]) for w in patient_weights(len(patients), 200, seed)]
+    away = np.array([np.nan if auc is None else float(auc - estimate) for auc in drawn])
+    expected = corrected_interval(away, 0.0, auc_influence(label, score, patient))
+    found = auc_with_interval(units, resamples=200, seed=seed)
+    assert found["auc"] == pytest.approx(float(estimate), abs=1e-12)
+    assert (found["auc_ci_low"], found["auc_ci_high"]) == pytest.approx(
+        [float(estimate) + end for end in expected], abs=1e-9
+    )
 
 
 def test_the_same_seed_gives_the_same_interval(predictions):
     images = aggregate(check_predictions(predictions), Level.IMAGE)
-    assert assessed(images).figures == assessed(images).figures
-    assert assessed(images, seed=1).figures["auc_ci_low"] != assessed(images).figures["auc_ci_low"]
+    assert assessed(images).metrics == assessed(images).metrics
+    assert assessed(images, seed=1).metrics["auc_ci_low"] != assessed(images).metrics["auc_ci_low"]
 
 
 def test_images_of_one_patient_widen_the_interval():
@@ -97,8 +136,8 @@ def test_images_of_one_patient_widen_the_interval():
     label = np.r_[np.ones(40, int), np.zeros(40, int)]
     score = 1 / (1 + np.exp(-(label + draw.normal(size=80))))
     copied = units_of(np.repeat(label, 10), np.repeat(score, 10), np.repeat(np.arange(80), 10))
-    alone = assessed(units_of(label, score)).figures
-    together = assessed(copied).figures
+    alone = assessed(units_of(label, score)).metrics
+    together = assessed(copied).metrics
     assert together["auc_ci_low"] == pytest.approx(alone["auc_ci_low"])
     width = together["auc_delong_ci_high"] - together["auc_delong_ci_low"]
     assert width < 0.5 * (together["auc_ci_high"] - together["auc_ci_low"])
@@ -106,16 +145,16 @@ def test_images_of_one_patient_widen_the_interval():
 
 def test_at_patient_level_bootstrap_and_delong_agree():
     patients = aggregate(check_predictions(made_up(400)), Level.PATIENT)
-    figures = assessed(patients, resamples=2000).figures
-    assert figures["auc_ci_low"] == pytest.approx(figures["auc_delong_ci_low"], abs=0.01)
-    assert figures["auc_ci_high"] == pytest.approx(figures["auc_delong_ci_high"], abs=0.01)
+    metrics = assessed(patients, resamples=2000).metrics
+    assert metrics["auc_ci_low"] == pytest.approx(metrics["auc_delong_ci_low"], abs=0.01)
+    assert metrics["auc_ci_high"] == pytest.approx(metrics["auc_delong_ci_high"], abs=0.01)
 
 
 @pytest.mark.parametrize("label", [0, 1])
 def test_one_class_only_is_a_sentence(label):
     one = assessed(units_of([label] * 5, np.linspace(0, 1, 5)))
-    assert one.figures["auc"] is None
-    assert one.figures["n"] == 5
+    assert one.metrics["auc"] is None
+    assert one.metrics["n"] == 5
     assert "need both classes" in one.remarks[0]
     assert (
         "need both classes"
@@ -125,30 +164,30 @@ def test_one_class_only_is_a_sentence(label):
 
 def test_all_scores_tied():
     one = assessed(units_of([0, 1] * 20, [0.5] * 40))
-    assert (one.figures["auc"], one.figures["auc_ci_low"], one.figures["auc_ci_high"]) == (0.5,) * 3
-    assert one.figures["calibration_slope"] is None
-    assert any("All scores are the same" in remark for remark in one.remarks)
+    assert (one.metrics["auc"], one.metrics["auc_ci_low"], one.metrics["auc_ci_high"]) == (0.5,) * 3
+    assert one.metrics["calibration_slope"] is None
+    assert any("All scores are equal" in remark for remark in one.remarks)
     assert any("No calibration slope" in remark for remark in one.remarks)
 
 
 def test_one_patient_has_an_auc_and_no_interval():
     one = assessed(units_of([0, 1, 1, 0], [0.1, 0.8, 0.3, 0.4], ["p"] * 4))
-    assert one.figures["auc"] == 0.75
-    assert one.figures["auc_ci_low"] is None
+    assert one.metrics["auc"] == 0.75
+    assert one.metrics["auc_ci_low"] is None
     assert any("at least two patients" in remark for remark in one.remarks)
     assert np.isnan(one.roc_band.low).all()
 
 
 def test_classes_that_do_not_overlap_are_no_certainty():
     one = assessed(units_of([0] * 10 + [1] * 10, np.linspace(0, 1, 20)))
-    assert one.figures["auc"] == 1.0
+    assert one.metrics["auc"] == 1.0
     assert any("not certainty" in remark for remark in one.remarks)
 
 
 def test_resamples_with_one_class_are_left_out_and_counted():
     one = assessed(units_of([1, 1] + [0] * 30, np.linspace(0, 1, 32)), resamples=2000)
     # (1 - 2/32) ** 32 = .127 of the resamples hold no positive.
-    assert one.figures["resamples_used"] == pytest.approx(2000 * (1 - 0.127), rel=0.03)
+    assert one.metrics["resamples_used"] == pytest.approx(2000 * (1 - 0.127), rel=0.03)
     assert any("one class only" in remark for remark in one.remarks)
 
 
@@ -189,6 +228,6 @@ def test_the_interval_covers_the_truth_95_times_in_100(level):
     trials, inside = 1200, 0
     for trial in range(trials):
         units = aggregate(check_predictions(made_up(150, seed=1000 + trial)), level)
-        figures = auc_with_interval(units, resamples=400, seed=trial)
-        inside += figures["auc_ci_low"] <= truth <= figures["auc_ci_high"]
+        metrics = auc_with_interval(units, resamples=400, seed=trial)
+        inside += metrics["auc_ci_low"] <= truth <= metrics["auc_ci_high"]
     assert 0.93 <= inside / trials <= 0.97

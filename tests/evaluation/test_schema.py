@@ -5,7 +5,8 @@ from prediction_tables import made_up
 
 from mammo_pd.evaluation.schema import metrics_schema
 from mammo_pd.report import evaluate
-from mammo_pd.report.content import ReportContext, metrics_of
+from mammo_pd.report.content import ReportContext
+from mammo_pd.report.folder import metrics_of
 from mammo_pd.terms import Level
 
 
@@ -44,6 +45,6 @@ def test_the_schema_promises_what_the_design_does(metrics):
         promised = schema["properties"][level]
         assert {"n", "n_positive", "auc", "auc_ci_low", "auc_ci_high"} <= set(promised["required"])
         assert set(promised["required"]) <= made[level].keys()
-        # Every figure that is written is described, save the count of resamples and a baseline.
+        # Every metric that is written is described, save the count of resamples and a baseline.
         undescribed = made[level].keys() - promised["properties"].keys()
         assert undescribed == {"resamples_used", "brier_of_prevalence"}

@@ -49,7 +49,7 @@ def test_ages_are_banded():
     assert sum(row["n"] for row in rows.values()) == 400
 
 
-def test_too_few_say_so_instead_of_a_figure():
+def test_too_few_get_a_remark_instead_of_an_auc():
     table = made_up(100)
     table["site"] = np.repeat(["a"] * 95 + ["b"] * 5, 4)
     rows = by_value(table, "site")

@@ -10,7 +10,6 @@ from mammo_pd.errors import InputError
 from mammo_pd.evaluation.predictions import check_predictions
 from mammo_pd.evaluation.roc import auc
 from mammo_pd.evaluation.thresholds import Reader
-from mammo_pd.report import content as report
 from mammo_pd.report import evaluate
 from mammo_pd.report.content import ReportContext
 from mammo_pd.report.evaluate import (
@@ -20,7 +19,7 @@ from mammo_pd.report.evaluate import (
     evaluate_predictions,
     summary_table,
 )
-from mammo_pd.report.figures import Picture
+from mammo_pd.report.folder import metrics_of
 from mammo_pd.terms import Level
 
 CONTEXT = ReportContext(title="A test", created="2026-01-01T00:00:00+00:00")
@@ -52,8 +51,8 @@ def evaluated(table, out, **how):
 
 @pytest.fixture
 def no_drawing(monkeypatch):
-    """For tests of what is computed, not of what is drawn."""
-    monkeypatch.setattr(evaluate, "write_report", lambda made, out: report.metrics_of(made))
+    """For tests of what is computed: drawing takes a second."""
+    monkeypatch.setattr(evaluate, "write_report", lambda made, out: metrics_of(made))
 
 
 def test_a_report_folder(predictions, tmp_path):
@@ -92,7 +91,7 @@ def test_the_reports_own_predictions_give_the_same_report(predictions, tmp_path)
 
 
 @pytest.mark.usefixtures("no_drawing")
-class TestWhichRowsAreJudged:
+class TestWhichRowsAreEvaluated:
     def test_all_of_them_without_a_split(self, predictions, tmp_path):
         metrics = evaluated(predictions, tmp_path)
         assert metrics["image"]["n"] == 160
@@ -122,17 +121,17 @@ class TestWhichRowsAreJudged:
         with pytest.raises(InputError, match="training images"):
             evaluated(predictions, tmp_path)
 
-    def test_a_part_by_another_name_is_refused(self, predictions, tmp_path):
+    def test_an_unknown_split_is_refused(self, predictions, tmp_path):
         predictions["split"] = "holdout"
         with pytest.raises(InputError, match="'holdout'"):
             evaluated(predictions, tmp_path)
 
     def test_a_patient_on_both_sides_is_refused(self, predictions, tmp_path):
         predictions["split"] = ["val"] * 61 + ["test"] * 99
-        with pytest.raises(InputError, match="both judged and used to choose"):
+        with pytest.raises(InputError, match="both evaluated and used to choose"):
             evaluated(predictions, tmp_path)
 
-    def test_unlabelled_rows_are_counted_and_in_no_figure(self, predictions, tmp_path):
+    def test_unlabelled_rows_are_counted_and_excluded(self, predictions, tmp_path):
         predictions["label"] = predictions["label"].astype(float)
         predictions.loc[:9, "label"] = np.nan
         metrics = evaluated(predictions, tmp_path)
@@ -212,53 +211,6 @@ def test_one_patient_still_makes_a_report(predictions, tmp_path):
     assert metrics["patient"]["auc"] is None
 
 
-@pytest.fixture
-def blank_plots(monkeypatch):
-    """For tests of the folder, not of the plots in it."""
-    names = ("roc", "pr", "scores", "calibration", "strata", "folds")
-    blank = [Picture(name, "<svg ></svg>", b"", "blank") for name in names]
-    monkeypatch.setattr(report, "draw", lambda _: blank)
-
-
-@pytest.mark.usefixtures("blank_plots")
-class TestTheOldReport:
-    def test_is_replaced_whole(self, predictions, tmp_path):
-        out = tmp_path / "report"
-        evaluated(predictions.assign(fold=predictions["patient_id"].str[2]), out)
-        assert (out / "folds.csv").exists()
-        evaluated(predictions, out)
-        assert not (out / "folds.csv").exists()
-        assert [entry.name for entry in tmp_path.iterdir()] == ["report"]
-
-    def test_stays_when_writing_fails(self, predictions, tmp_path, monkeypatch):
-        out = tmp_path / "report"
-        evaluated(predictions, out)
-        before = {entry.name: entry.read_bytes() for entry in out.iterdir()}
-        monkeypatch.setattr(
-            pd.DataFrame, "to_csv", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "full"))
-        )
-        with pytest.raises(OSError, match="full"):
-            evaluated(predictions, out, seed=1)
-        assert {entry.name: entry.read_bytes() for entry in out.iterdir()} == before
-        assert [entry.name for entry in tmp_path.iterdir()] == ["report"]
-
-    def test_comes_back_after_a_kill_between_the_renames(self, predictions, tmp_path):
-        out = tmp_path / "report"
-        evaluated(predictions, out)
-        out.rename(tmp_path / ".report.old")
-        (tmp_path / ".report.new").mkdir()
-        (tmp_path / ".report.new" / "half.csv").touch()
-        evaluated(predictions, out)
-        assert [entry.name for entry in tmp_path.iterdir()] == ["report"]
-        assert not (out / "half.csv").exists()
-
-    def test_is_not_confused_with_other_files(self, predictions, tmp_path):
-        (tmp_path / "thesis.docx").touch()
-        with pytest.raises(InputError, match="no report"):
-            evaluated(predictions, tmp_path)
-        assert (tmp_path / "thesis.docx").exists()
-
-
 def test_nothing_handed_in_is_changed(predictions, tmp_path, no_drawing):
     before = predictions.copy()
     evaluated(predictions, tmp_path)
@@ -280,8 +232,7 @@ def test_summary_table(predictions, tmp_path, no_drawing):
 
 def test_no_torch_is_imported():
     code = (
-        "import sys, mammo_pd.report.evaluate, mammo_pd.report.page, "
-        "mammo_pd.report.figures; "
+        "import sys, matplotlib.figure, mammo_pd.report.evaluate; "
         "print(sorted({'torch', 'timm', 'monai', 'lightning', 'mlflow'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -300,16 +251,14 @@ class TestCompare:
     def test_a_comparison_folder(self, two, tmp_path):
         out = tmp_path / "comparison"
         metrics = compare_predictions(two, out, context=CONTEXT, resamples=30)
-        names = {entry.name for entry in out.iterdir()}
-        assert names == {
-            "index.html",
-            "metrics.json",
-            "alone.csv",
-            "paired.csv",
-            "roc.svg",
-            "roc.png",
-        }
         assert json.loads((out / "metrics.json").read_text()) == json.loads(json.dumps(metrics))
+        for name in ("alone", "paired"):
+            written = pd.read_csv(out / f"{name}.csv").astype(object)
+            rows = written.where(written.notna(), None).to_dict("records")
+            assert [row["level"] for row in rows] == [row["level"] for row in metrics[name]]
+            assert rows[0] == pytest.approx(metrics[name][0])
+        assert (out / "roc.svg").exists()
+        assert (out / "roc.png").exists()
         page = (out / "index.html").read_text()
         assert "keep &lt;.25&gt;" in page
         assert "keep <.25>" not in page
@@ -318,16 +267,18 @@ class TestCompare:
         assert row["difference"] == pytest.approx(expected[0] - expected[1])
         assert "keep 1 − keep <.25>" in difference_table(metrics)
 
-    def test_only_the_test_part_counts(self, two, tmp_path, monkeypatch):
-        monkeypatch.setattr(evaluate, "write_comparison", lambda made, out: made)
+    def test_only_test_rows_count(self, two, tmp_path):
         split = ["val"] * 40 + ["test"] * 120
-        made = compare_predictions(
-            {name: table.assign(split=split) for name, table in two.items()},
-            tmp_path,
-            context=CONTEXT,
-            resamples=5,
-        )
-        assert made.alone[0]["n"] == 120
+        tables = {name: table.assign(split=split) for name, table in two.items()}
+        metrics = compare_predictions(tables, tmp_path / "c", context=CONTEXT, resamples=5)
+        assert metrics["alone"][0]["n"] == 120
+
+    def test_one_class_has_a_page_without_curves(self, two, tmp_path):
+        healthy = {name: table.assign(label=0) for name, table in two.items()}
+        metrics = compare_predictions(healthy, tmp_path / "c", context=CONTEXT, resamples=5)
+        assert metrics["paired"][0]["difference"] is None
+        assert "<svg" not in (tmp_path / "c" / "index.html").read_text(encoding="utf-8")
+        assert difference_table(metrics).splitlines()[1].endswith("–   p –")
 
     def test_different_images_are_refused(self, two, tmp_path):
         two["keep 1"] = two["keep 1"].iloc[1:]

@@ -1,21 +1,26 @@
 import re
+import tomllib
 from base64 import b64decode
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pandas as pd
 import pytest
 from browser import browser, missing
 from prediction_tables import made_up
 
+import mammo_pd
+from mammo_pd.evaluation.thresholds import Reader
 from mammo_pd.report.content import ReportContext
-from mammo_pd.report.evaluate import evaluate_predictions
+from mammo_pd.report.evaluate import compare_predictions, evaluate_predictions
 
-FIGURES = ["roc", "pr", "scores", "calibration", "strata", "folds"]
+# Text that would be an element of its own, were it not escaped.
+HOSTILE = "<x-evil a=\"'>&$x_{$"
 
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    """The page with every section in it."""
+    """The folder of a page with every section in it."""
     out = tmp_path_factory.mktemp("page") / "report"
     table = made_up(120)
     table["split"] = ["val"] * 160 + ["test"] * 320
@@ -55,12 +60,18 @@ class Balanced(HTMLParser):
 
     def __init__(self):
         super().__init__()
-        self.opened, self.ids = [], []
+        self.opened, self.ids, self.tags, self.links = [], [], set(), []
+        self.text = ""
 
     def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
         self.ids += [value for name, value in attrs if name == "id"]
+        self.links += [value for name, value in attrs if (tag, name) == ("a", "href")]
         if tag not in {"meta", "link", "br", "img"}:
             self.opened.append(tag)
+
+    def handle_data(self, data):
+        self.text += data
 
     def handle_startendtag(self, tag, attrs):
         self.ids += [value for name, value in attrs if name == "id"]
@@ -69,15 +80,81 @@ class Balanced(HTMLParser):
         assert self.opened.pop() == tag
 
 
-def test_the_markup_is_whole(report):
-    text = (report / "index.html").read_text(encoding="utf-8")
+def parsed(page):
     parser = Balanced()
-    parser.feed(text)
-    assert parser.opened == []
-    assert len(parser.ids) == len(set(parser.ids))
-    assert "Cancer &lt;on&gt; phantoms &amp; films" in text
-    assert "A note &lt;of&gt; the caller." in text
-    assert "<on>" not in text
+    parser.feed(page.read_text(encoding="utf-8"))
+    return parser
+
+
+def test_the_markup_is_whole_and_every_section_can_be_reached(report):
+    page = parsed(report / "index.html")
+    assert page.opened == []
+    assert len(page.ids) == len(set(page.ids))
+    sections = re.findall(r'<section id="([^"]+)"', (report / "index.html").read_text())
+    assert page.links == [f"#{key}" for key in sections]
+    assert len(sections) > 5
+
+
+def test_nothing_that_is_handed_in_becomes_markup(tmp_path):
+    table = made_up(40)
+    table["split"] = ["val"] * 80 + ["test"] * 80
+    table["site"] = HOSTILE
+    table["image_id"] = HOSTILE + table["image_id"]
+    context = ReportContext(
+        title=HOSTILE,
+        model=HOSTILE,
+        run_id=HOSTILE,
+        split_name=HOSTILE,
+        split_hash=HOSTILE,
+        split_part=HOSTILE,
+        store_fingerprint=HOSTILE,
+        label_definition=HOSTILE,
+        exclusions={HOSTILE: 3},
+        parts=[{HOSTILE: HOSTILE, "images": 3}],
+        notes=[HOSTILE],
+        pictures=HOSTILE,
+        created=HOSTILE,
+    )
+    out = tmp_path / "report"
+    evaluate_predictions(table, out, context=context, resamples=10, thumbnail=lambda _: b"png")
+    page = parsed(out / "index.html")
+    assert "x-evil" not in page.tags
+    assert page.opened == []
+    # Twelve texts of the context, the site in table and figure, and the errors' image IDs.
+    assert page.text.count(HOSTILE) >= 14
+
+    models = {HOSTILE: table, "b": table}
+    compare_predictions(models, tmp_path / "c", context=context, resamples=10)
+    page = parsed(tmp_path / "c" / "index.html")
+    assert "x-evil" not in page.tags
+    assert page.text.count(HOSTILE) > 4
+
+
+def test_a_prevalence_and_readers_are_named(tmp_path):
+    table = made_up(40)
+    table["split"] = ["val"] * 80 + ["test"] * 80
+    evaluate_predictions(
+        table,
+        tmp_path / "r",
+        context=ReportContext(),
+        resamples=10,
+        prevalence=0.006,
+        reader=Reader(0.8, 0.9),
+    )
+    text = parsed(tmp_path / "r" / "index.html").text
+    assert "re-weighted to a prevalence of 0.006" in text
+    assert "Specificity at the radiologists' sensitivity" in text
+
+
+def test_the_templates_are_shipped():
+    # The tests run from the sources, where a template that no wheel contains is found all the same.
+    package = Path(mammo_pd.__file__).parent
+    project = tomllib.loads((package.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = project["tool"]["setuptools"]["package-data"]["mammo_pd"]
+    shipped = {path for pattern in patterns for path in package.glob(pattern)}
+    templates = [p for p in (package / "report" / "templates").rglob("*") if p.is_file()]
+    assert templates
+    assert set(templates) <= shipped
 
 
 def test_errors_are_pictured_where_there_is_a_picture(report):
@@ -96,11 +173,18 @@ def test_nothing_is_fetched_from_anywhere(report):
     assert all(link.startswith(("#", "data:")) for link in re.findall(r'href="([^"]*)"', text))
 
 
+def drawn_in(report):
+    """The names of the figures beside the page, each of which the page must show."""
+    names = {path.stem for path in report.glob("*.svg")}
+    assert names >= {"roc", "pr", "calibration"}
+    return names
+
+
 def test_what_the_reader_must_know(report):
     text = (report / "index.html").read_text(encoding="utf-8")
-    assert "These images are phantoms" in text
-    assert "For research only" in text
-    for name in FIGURES:
+    banners = re.findall(r'role="note">(.*?)</p>', text, re.S)
+    assert ["phantom" in banners[0], "research" in banners[1]] == [True, True]
+    for name in drawn_in(report):
         figure = re.search(rf'<figure id="figure-{name}".*?</figure>', text, re.S).group()
         assert re.search(r'aria-label="[^"]{20,}"', figure)
         assert 'class="how"' in figure
@@ -127,7 +211,7 @@ def test_it_opens_without_error_or_request(report, chromium):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_figure_is_drawn_and_can_be_told_from_the_ground(report, chromium, scheme):
+def test_every_figure_is_drawn_and_all_text_has_contrast(report, chromium, scheme):
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     chromium.command("Emulation.setEmulatedMedia", features=features)
     chromium.open(report / "index.html")
@@ -137,7 +221,7 @@ def test_every_figure_is_drawn_and_can_be_told_from_the_ground(report, chromium,
         " return [svg.parentNode.id, box.width > 300 && box.height > 200,"
         "  svg.querySelectorAll('path').length > 10] })"
     )
-    assert sorted(drawn) == sorted([f"figure-{name}", True, True] for name in FIGURES)
+    assert sorted(drawn) == sorted([f"figure-{name}", True, True] for name in drawn_in(report))
     # WCAG 2.2, 1.4.3: text against what it stands on, at least 4.5 to 1.
     contrasts = chromium.run(
         "const light = c => { const [r, g, b] = c.match(/[\\d.]+/g).map(v => { v /= 255;"

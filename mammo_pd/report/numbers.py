@@ -1,0 +1,27 @@
+"""Numbers as text, the same on the page, in figures and in the terminal."""
+
+from collections.abc import Mapping
+
+from mammo_pd.evaluation.measures import Scalar
+
+NONE = "–"
+
+
+def with_interval(row: Mapping[str, Scalar], name: str = "auc", digits: int = 3) -> str:
+    """``0.812 [0.764, 0.858]``; a dash where the value is undefined, or missing from the row."""
+    value = row.get(name)
+    if value is None:
+        return NONE
+    interval = between(row, f"{name}_ci", digits)
+    return f"{value:.{digits}f}" + (f" {interval}" if interval else "")
+
+
+def between(row: Mapping[str, Scalar], name: str, digits: int = 3, sign: str = "") -> str:
+    """``[0.764, 0.858]`` from ``NAME_low`` and ``NAME_high``; empty without an interval."""
+    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
+    return "" if low is None else f"[{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
+
+
+def plain(value: Scalar) -> str:
+    """Counts with thousands separators, text as it is, a dash for None."""
+    return NONE if value is None else f"{value:,}" if isinstance(value, int) else str(value)
