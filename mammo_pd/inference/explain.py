@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from PIL import Image, ImageDraw
 
-from mammo_pd.backbones.vit import PatchViT
+from mammo_pd.backbones.base import Backbone
 from mammo_pd.data.dataset import MammogramDataset
 from mammo_pd.errors import InputError
 from mammo_pd.imaging.geometry import area_average, fitted_size
@@ -221,7 +221,7 @@ class ErrorPictures:
         return draw_picture(area_average(pixels, size), heat, lesion)
 
 
-def _refuse_too_slow(model: PatchViT) -> None:
+def _refuse_too_slow(model: Backbone) -> None:
     on_cpu = next(model.parameters()).device.type == "cpu"
     if on_cpu and model.num_tokens > _MOST_PATCHES_ON_CPU:
         raise InputError(

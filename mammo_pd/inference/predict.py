@@ -10,7 +10,8 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from mammo_pd.backbones.vit import PatchViT, build_vit
+from mammo_pd.backbones.base import Backbone
+from mammo_pd.backbones.build import build_backbone
 from mammo_pd.config import load_config
 from mammo_pd.data.dataset import MammogramDataset
 from mammo_pd.data.manifest import MANIFEST_SCHEMA, read_manifest
@@ -59,7 +60,7 @@ class Scored:
     phantom: bool
     paths: StorePaths
     images: pd.DataFrame
-    model: PatchViT
+    model: Backbone
 
 
 def predict(
@@ -117,9 +118,9 @@ def predict(
 
     img_size = (int(facts["canvas"][0]), int(facts["canvas"][1]))
     fabric = make_fabric(config)
-    model = build_vit(config.model.name, img_size, global_pool=config.model.global_pool)
+    model = build_backbone(config.model.name, img_size, global_pool=config.model.global_pool)
     if checkpoint == "best":
-        epoch = int(load_weights(run / "best.safetensors", model.vit)["epoch"])
+        epoch = int(load_weights(run / "best.safetensors", model.timm_model)["epoch"])
     else:
         epoch = len(load_state(run / "last.safetensors", model)["history"])
     module = fabric.setup_module(model)

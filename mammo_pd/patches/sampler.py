@@ -67,7 +67,7 @@ class PatchSampler:
         Args:
             images: B stored images, on the device.
             keys: (B,) int64, from `mammo_pd.keyed_random.image_key`.
-            num_keep: K, from `mammo_pd.patches.draw.choose_num_keep`.
+            num_keep: K, from `mammo_pd.keep_schedule.choose_num_keep`.
 
         Returns:
             patches (B, K, P * P) float32, positions (B, K) int64.

@@ -8,11 +8,10 @@ from collections.abc import Callable
 import torch
 from lightning.fabric import Fabric
 
-from mammo_pd.backbones.vit import PatchViT
+from mammo_pd.backbones.base import Backbone
 from mammo_pd.config import RunConfig
 from mammo_pd.data.dataset import MammogramDataset
 from mammo_pd.errors import InputError
-from mammo_pd.patches.draw import choose_num_keep
 from mammo_pd.perf.cost import largest_fitting, shape_of, training_bytes
 from mammo_pd.training.batch_size import largest_batch
 from mammo_pd.training.devices import memory_of
@@ -25,7 +24,7 @@ _SURELY_TOO_LARGE = 1.2
 
 def find_batch_size(
     fabric: Fabric,
-    model: PatchViT,
+    model: Backbone,
     train_set: MammogramDataset,
     img_size: tuple[int, int],
     config: RunConfig,
@@ -56,7 +55,7 @@ def find_batch_size(
 
 def step_memory(
     fabric: Fabric,
-    model: PatchViT,
+    model: Backbone,
     train_set: MammogramDataset,
     img_size: tuple[int, int],
     config: RunConfig,
@@ -74,7 +73,7 @@ def step_memory(
     module, optimizer = fabric.setup(probe, optimizer)
     module.train()
     base = config.patch_dropout.schedule.base
-    num_keep = choose_num_keep(model.num_tokens, base, model.num_prefix)
+    num_keep = model.allowed_keep(base)
     largest = train_set.by_size()
     # A second part finds the gradients of the first in memory.
     parts_at_most = count_step_parts(
@@ -108,7 +107,7 @@ def step_memory(
 
 
 def refuse_too_large(
-    fabric: Fabric, config: RunConfig, img_size: tuple[int, int], model: PatchViT
+    fabric: Fabric, config: RunConfig, img_size: tuple[int, int], model: Backbone
 ) -> None:
     """Refuse at once what cannot fit by far; what only may not is tried."""
     if fabric.device.type != "cuda":
@@ -120,7 +119,7 @@ def refuse_too_large(
 
 
 def memory_of_stages(
-    config: RunConfig, img_size: tuple[int, int], model: PatchViT, world: int = 1
+    config: RunConfig, img_size: tuple[int, int], model: Backbone, world: int = 1
 ) -> list[tuple[int, int]]:
     """K and the predicted bytes of a step: of most epochs, and of the last that keep every patch.
 
@@ -134,7 +133,7 @@ def memory_of_stages(
     share = math.ceil(config.training.known_batch_size / world)
     stages = []
     for rate in (schedule.base, 1.0) if schedule.full_epochs else (schedule.base,):
-        num_keep = choose_num_keep(model.num_tokens, rate, model.num_prefix)
+        num_keep = model.allowed_keep(rate)
         at_a_time = math.ceil(share / min(share, count_step_parts(config, rate)))
         held = training_bytes(
             shape_of(config.model.name, config.model.global_pool),
@@ -148,7 +147,7 @@ def memory_of_stages(
 
 
 def does_not_fit(
-    device: torch.device, config: RunConfig, img_size: tuple[int, int], model: PatchViT, world: int
+    device: torch.device, config: RunConfig, img_size: tuple[int, int], model: Backbone, world: int
 ) -> str:
     """`what_fits` of a GPU that is here."""
     name = torch.cuda.get_device_name(device)
@@ -159,7 +158,7 @@ def does_not_fit(
 def what_fits(
     config: RunConfig,
     img_size: tuple[int, int],
-    model: PatchViT,
+    model: Backbone,
     memory: int,
     name: str,
     world: int = 1,
@@ -192,7 +191,7 @@ def what_fits(
                 f"leave these epochs away, {other}."
             )
     schedule = config.patch_dropout.schedule
-    num_keep = choose_num_keep(model.num_tokens, schedule.base, model.num_prefix)
+    num_keep = model.allowed_keep(schedule.base)
     fits = world * training.grad_accum_steps
     fits *= largest_fitting(
         shape_of(config.model.name, config.model.global_pool),

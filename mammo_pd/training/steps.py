@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mammo_pd.backbones.vit import PatchViT
+from mammo_pd.backbones.base import Backbone
 from mammo_pd.batch import ImageBatch
 from mammo_pd.config import RunConfig
 from mammo_pd.data.dataset import MammogramDataset
@@ -43,7 +43,7 @@ def keys_of(
 
 
 def sampler_of(
-    img_size: tuple[int, int], model: PatchViT, config: RunConfig, compiled: bool
+    img_size: tuple[int, int], model: Backbone, config: RunConfig, compiled: bool
 ) -> PatchSampler:
     """What draws and reads the patches of a configuration's run."""
     return PatchSampler(

@@ -20,7 +20,8 @@ from lightning.fabric import Fabric
 from torch import Tensor
 
 from mammo_pd import __version__
-from mammo_pd.backbones.vit import PatchViT, build_plain, build_vit
+from mammo_pd.backbones.base import Backbone
+from mammo_pd.backbones.build import build_backbone, describe_backbone
 from mammo_pd.batch import ImageBatch
 from mammo_pd.config import RunConfig, dump_config, load_config, resolve_img_size
 from mammo_pd.data.dataset import EpochBatches, MammogramDataset
@@ -33,7 +34,6 @@ from mammo_pd.errors import InputError
 from mammo_pd.evaluation.levels import Aggregation, aggregate
 from mammo_pd.evaluation.roc import auc
 from mammo_pd.files import write_text
-from mammo_pd.patches.draw import choose_num_keep
 from mammo_pd.patches.sampler import PatchSampler
 from mammo_pd.terms import Draw, Level, Split, Status
 from mammo_pd.tracking import NoRun, Run
@@ -96,14 +96,14 @@ def train(
     left_out = count_in_no_part(manifest, split)
 
     img_size = resolve_img_size(
-        config.data.res, build_plain(config.model.name).patch_size, _largest(rows)
+        config.data.res, describe_backbone(config.model.name).patch_size, _largest(rows)
     )
     fabric = make_fabric(config, devices=devices, nodes=nodes)
     fabric.launch()
     fabric.seed_everything(config.training.seed, verbose=False)
     is_global_zero = fabric.global_rank == 0
     say_if = say if is_global_zero else _say_nothing
-    model = build_vit(
+    model = build_backbone(
         config.model.name,
         img_size,
         weights=None if begun else config.model.weights,
@@ -123,7 +123,7 @@ def train(
     if compiled:
         model.compile_blocks()
     schedule = config.patch_dropout.schedule
-    kept = choose_num_keep(model.num_tokens, schedule.base, model.num_prefix)
+    kept = model.allowed_keep(schedule.base)
 
     if resume is None:
         folder = runs / str(fabric.broadcast(_new_run_id()))
@@ -158,7 +158,7 @@ def train(
         say(f"tissue is {share:.0%} of the canvas; {kept_share:.0%} of it is kept")
     task = _task(fabric, paths, rows, img_size, model, train_set, sampler, config)
     if not is_global_zero:
-        fit(fabric, model, model.vit, task, config.training, folder, NoRun(), say=say_if)
+        fit(fabric, model, model.timm_model, task, config.training, folder, NoRun(), say=say_if)
         return None
     with Run(runs, folder.name, facts.get("mlflow_run_id")) as tracker:
         facts["mlflow_run_id"] = tracker.run_id
@@ -173,7 +173,9 @@ def train(
             },
         )
         tracker.keep("config.yaml", dump_config(_without_paths(config)))
-        history = fit(fabric, model, model.vit, task, config.training, folder, tracker, say=say)
+        history = fit(
+            fabric, model, model.timm_model, task, config.training, folder, tracker, say=say
+        )
         table = pd.DataFrame(history).to_csv(index=False)
         write_text(folder / "history.csv", table)
         tracker.keep("history.csv", table)
@@ -247,7 +249,7 @@ def _task(
     paths: StorePaths,
     rows: pd.DataFrame,
     img_size: tuple[int, int],
-    model: PatchViT,
+    model: Backbone,
     train_set: MammogramDataset,
     sampler: PatchSampler,
     config: RunConfig,
@@ -265,7 +267,7 @@ def _task(
     def train_parts(batch: ImageBatch, epoch: int, step: int) -> list[Part]:
         keys = keys_of(train_set, batch.rows, training.seed, epoch, device)
         rate = schedule.keep_rate(epoch, training.epochs, step, training.seed)
-        num_keep = choose_num_keep(model.num_tokens, rate, model.num_prefix)
+        num_keep = model.allowed_keep(rate)
         count = min(len(keys), count_step_parts(config, rate))
         return parts_of(batch, keys, num_keep, sampler, count, device)
 
@@ -291,13 +293,10 @@ def _task(
     )
 
 
-def _kept_words(config: RunConfig, model: PatchViT) -> str:
+def _kept_words(config: RunConfig, model: Backbone) -> str:
     """How many patches are kept, over the epochs."""
     schedule = config.patch_dropout.schedule
-    first, last = (
-        choose_num_keep(model.num_tokens, rate, model.num_prefix)
-        for rate in (schedule.first, schedule.last)
-    )
+    first, last = (model.allowed_keep(rate) for rate in (schedule.first, schedule.last))
     words = "a random number" if schedule.random else str(first)
     if last != first:
         words += f" to {last}"
@@ -396,7 +395,7 @@ def _describe_run(
     split: SplitTable,
     config: RunConfig,
     img_size: tuple[int, int],
-    model: PatchViT,
+    model: Backbone,
     kept: int,
     fabric: Fabric,
 ) -> dict[str, Any]:
@@ -428,7 +427,7 @@ def _describe_run(
 
 
 def _parameters(
-    config: RunConfig, img_size: tuple[int, int], model: PatchViT, kept: int
+    config: RunConfig, img_size: tuple[int, int], model: Backbone, kept: int
 ) -> dict[str, Any]:
     parameters = dataclasses.asdict(_without_paths(config))
     parameters["canvas"] = f"{img_size[0]}x{img_size[1]}"

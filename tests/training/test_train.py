@@ -16,7 +16,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mammo_pd.backbones.vit import PatchViT, build_vit
+from mammo_pd.backbones.base import Backbone
+from mammo_pd.backbones.build import build_backbone
 from mammo_pd.cli.app import context_of
 from mammo_pd.config import RunConfig, load_config
 from mammo_pd.data.dataset import MammogramDataset
@@ -183,13 +184,13 @@ def test_dropped_patches_are_not_touched_in_training_and_none_in_evaluation(
     phantom_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: set[tuple[bool, int]] = set()
-    forward = PatchViT.forward
+    forward = Backbone.forward
 
-    def watch(self: PatchViT, patches: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+    def watch(self: Backbone, patches: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
         seen.add((self.training, patches.shape[1]))
         return forward(self, patches, *others)
 
-    monkeypatch.setattr(PatchViT, "forward", watch)
+    monkeypatch.setattr(Backbone, "forward", watch)
     folder = quiet(phantom_store, tmp_path, small(training__epochs=1))
     predict(folder, say=lambda _: None)
     assert seen == {(True, 12), (False, 48)}
@@ -250,9 +251,11 @@ def test_folds_are_joined_out_of_fold(phantom_store: Path, tmp_path: Path) -> No
 
 def test_weights_of_a_run_start_another(run: Path, phantom_store: Path) -> None:
     weights = str(run / "best.safetensors")
-    model = build_vit("vit_tiny_patch16_224", (128, 96), weights=weights)
+    model = build_backbone("vit_tiny_patch16_224", (128, 96), weights=weights)
     trained = load_file(weights)
-    assert torch.equal(model.vit.blocks[0].mlp.fc1.weight, trained["blocks.0.mlp.fc1.weight"])
+    assert torch.equal(
+        model.timm_model.blocks[0].mlp.fc1.weight, trained["blocks.0.mlp.fc1.weight"]
+    )
 
 
 def refusals() -> list[tuple[str, dict[str, object], str]]:
@@ -408,14 +411,14 @@ def test_every_patch_is_kept_in_the_last_epochs_in_more_parts(
     phantom_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[int, int]] = []
-    forward = PatchViT.forward
+    forward = Backbone.forward
 
-    def watch(self: PatchViT, patches: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+    def watch(self: Backbone, patches: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
         if self.training:
             seen.append((patches.shape[0], patches.shape[1]))
         return forward(self, patches, *others)
 
-    monkeypatch.setattr(PatchViT, "forward", watch)
+    monkeypatch.setattr(Backbone, "forward", watch)
     config = small(training__epochs=3, patch_dropout__keep_rate="0.125:0.25+1")
     quiet(phantom_store, tmp_path, config)
     assert set(seen) == {(8, 6), (8, 12), (2, 48)}
@@ -439,7 +442,7 @@ def test_gpu_of_any_size_refuses_too_large_a_batch_with_what_fits(gib: int) -> N
     config = small(
         data__res="1024x1024", model__name="vit_small_patch16_224", training__batch_size=4096
     )
-    model = build_vit("vit_small_patch16_224", (1024, 1024))
+    model = build_backbone("vit_small_patch16_224", (1024, 1024))
     said = what_fits(config, (1024, 1024), model, gib * 2**30, "a GPU")
     match = re.search(r"4096 images of 1024x1024 with 1023 patches .* about (\d+) fit", said)
     assert match is not None
@@ -450,7 +453,7 @@ def test_gpu_of_any_size_refuses_too_large_a_batch_with_what_fits(gib: int) -> N
 
 def test_gpu_too_small_for_one_image_says_what_else_to_change() -> None:
     config = small(data__res="3328x2560", patch_dropout__keep_rate=1.0)
-    model = build_vit("vit_tiny_patch16_224", (3328, 2560))
+    model = build_backbone("vit_tiny_patch16_224", (3328, 2560))
     said = what_fits(config, (3328, 2560), model, 2**30, "a GPU")
     assert "not even one image fits; lower --keep or --res" in said
 
@@ -460,13 +463,13 @@ def test_search_for_the_batch_runs_true_steps_and_leaves_the_model_alone(
 ) -> None:
     """On a GPU of 600 pretended units, at 50 and 20 for each image of a step, and then trained."""
     seen: list[int] = []
-    forward = PatchViT.forward
+    forward = Backbone.forward
 
-    def watch(self: PatchViT, patches: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+    def watch(self: Backbone, patches: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
         seen.append(len(patches))
         return forward(self, patches, *others)
 
-    monkeypatch.setattr(PatchViT, "forward", watch)
+    monkeypatch.setattr(Backbone, "forward", watch)
     for name in ("reset_peak_memory_stats", "empty_cache"):
         monkeypatch.setattr(torch.cuda, name, lambda *_: None)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: (50 + 20 * seen[-1]) << 20)
@@ -475,7 +478,7 @@ def test_search_for_the_batch_runs_true_steps_and_leaves_the_model_alone(
     rows = pd.read_parquet(store.manifest)
     rows = rows[rows["status"] == "ok"]
     dataset = MammogramDataset(store, rows, (128, 96))
-    model = build_vit("vit_tiny_patch16_224", (128, 96), drop_path_rate=0.2)
+    model = build_backbone("vit_tiny_patch16_224", (128, 96), drop_path_rate=0.2)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     fabric = make_fabric(config)
     measure = step_memory(fabric, model, dataset, (128, 96), config, False, 2)
@@ -491,7 +494,7 @@ def test_search_for_the_batch_runs_true_steps_and_leaves_the_model_alone(
 def test_last_epochs_that_keep_every_patch_are_planned_with() -> None:
     """One image at keep 1 can take more than a batch of eight at .05."""
     config = small(data__res="3328x2560", training__batch_size=8, patch_dropout__keep_rate="0.05+1")
-    model = build_vit("vit_tiny_patch16_224", (3328, 2560))
+    model = build_backbone("vit_tiny_patch16_224", (3328, 2560))
     (kept, held), (every, last) = memory_of_stages(config, (3328, 2560), model)
     assert (kept, every) == (1663, 33280)
     assert last > 1.5 * held
@@ -506,7 +509,7 @@ def test_memory_is_foreseen_for_the_pooling_that_was_asked_for() -> None:
     held = []
     for pool in ("token", "avg"):
         config = small(model__global_pool=pool, training__batch_size=64)
-        model = build_vit(config.model.name, img_size, global_pool=pool)
+        model = build_backbone(config.model.name, img_size, global_pool=pool)
         held.append(memory_of_stages(config, img_size, model)[0][1])
     assert held[1] == pytest.approx(held[0] * 388 / 358, rel=0.02)
     assert held[1] > held[0]
@@ -514,7 +517,7 @@ def test_memory_is_foreseen_for_the_pooling_that_was_asked_for() -> None:
 
 def test_gpu_that_is_shared_is_not_told_that_the_batch_fits() -> None:
     config = small(data__res="1024x1024", model__name="vit_small_patch16_224")
-    model = build_vit("vit_small_patch16_224", (1024, 1024))
+    model = build_backbone("vit_small_patch16_224", (1024, 1024))
     said = what_fits(config, (1024, 1024), model, 24 * 2**30, "a GPU")
     assert re.search(r"a batch of 8 images .* though about 1\d\d should: something else", said)
 
