@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mammo_pd.backbones.vit import build_plain
+from mammo_pd.backbones.build import describe_backbone
 from mammo_pd.config import RunConfig, dump_config, load_config, parse_assignments, resolve_img_size
 from mammo_pd.errors import InputError
 
@@ -96,7 +96,7 @@ def test_there_are_recipes() -> None:
 @pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_recipe_builds_and_says_how_to_run_it(file: Path) -> None:
     config = load_config(file)
-    resolve_img_size(config.data.res, build_plain(config.model.name).patch_size, (3328, 2560))
+    resolve_img_size(config.data.res, describe_backbone(config.model.name).patch_size, (3328, 2560))
     # Complete: nothing is left to a default that could change under it.
     given, whole = (yaml.safe_load(text) for text in (file.read_text(), dump_config(config)))
     assert given == whole

@@ -1,17 +1,165 @@
-"""Shim until the backbones land."""
+"""From timm's name of a model to a `Backbone`, or to the reason why there is none."""
 
+import difflib
+from functools import cache
 from typing import Any
 
-from mammo_pd.backbones.vit import PatchViT, build_vit
-from mammo_pd.backbones.vit import build_plain as describe_backbone
+import timm
+import torch
+from timm.models import VisionTransformer
+from timm.models.eva import Eva
+from torch import nn
+
+from mammo_pd.backbones.base import Backbone
+from mammo_pd.backbones.eva import EvaBackbone
+from mammo_pd.backbones.vit import VitBackbone
+from mammo_pd.backbones.weights import explain_weight_errors, weights_options
+from mammo_pd.errors import InputError
+
+# By timm's exact class: a subclass may change anything.
+FAMILIES: dict[type[nn.Module], type[Backbone]] = {
+    VisionTransformer: VitBackbone,
+    Eva: EvaBackbone,
+}
+
+_PAIR_BIAS = (
+    "adds a learned bias for every pair of patches to the attention (relative position bias), "
+    "which would have to be gathered for each image's own pairs"
+)
+# Why timm's other vision transformers have no family here, by the name of their class.
+_OTHER_CLASSES = {
+    "Beit": _PAIR_BIAS,
+    "VisionTransformerRelPos": _PAIR_BIAS,
+    "VisionTransformerDistilled": (
+        "averages two heads, one of which was trained to imitate a teacher, where a backbone has "
+        "one pooled vector and one head"
+    ),
+    "VisionTransformerSAM": (
+        "attends within windows of the full grid and ends in convolutions over it, so that every "
+        "patch is needed"
+    ),
+    "NaFlexVit": (
+        "fits its position embedding to the grid that its tokens span, so that a subset of patches "
+        "would get wrong positions"
+    ),
+}
 
 
 def build_backbone(
-    name: str, img_size: tuple[int, int], *, num_outputs: int = 1, **options: Any
-) -> PatchViT:
-    """Build."""
-    assert num_outputs == 1
-    return build_vit(name, img_size, **options)
+    name: str,
+    img_size: tuple[int, int],
+    *,
+    num_outputs: int = 1,
+    weights: str | None = None,
+    drop_path_rate: float = 0.0,
+    global_pool: str | None = None,
+    checkpointing: bool = False,
+) -> Backbone:
+    """Build a timm model as a backbone for one-channel images of a fixed size.
+
+    Args:
+        name: timm's name of the model, such as ``vit_small_patch16_224``; docs/models.md lists
+            those that work.
+        img_size: (height, width) in pixels, multiples of the patch size.
+        num_outputs: of the head.
+        weights: None for random weights; a local file; or ``"timm"``; see `weights_options`.
+        drop_path_rate: stochastic depth of the last block; it rises linearly from 0 at the first.
+        global_pool: timm's ``global_pool``; None takes the model's own.
+        checkpointing: recompute each block in the backward pass instead of storing its
+            activations: about a third more time for a fraction of the memory. A last block that
+            computes the class token only is not recomputed, since it stores little.
+
+    Raises:
+        InputError: no such model, one that cannot drop patches, an image size that is no multiple
+            of the patch size, or weights that cannot be had or do not fit.
+    """
+    patch_size = describe_backbone(name, global_pool=global_pool).patch_size
+    if img_size[0] % patch_size or img_size[1] % patch_size:
+        raise InputError(
+            f"an image size of {img_size[0]}x{img_size[1]} does not divide into the patches of "
+            f"{name!r}; choose multiples of {patch_size} pixels."
+        )
+    options = _options(global_pool) | weights_options(weights)
+    with explain_weight_errors(name, weights):
+        timm_model = timm.create_model(
+            name,
+            img_size=img_size,
+            in_chans=1,
+            num_classes=num_outputs,
+            drop_path_rate=drop_path_rate,
+            **options,
+        )
+    timm_model.set_grad_checkpointing(checkpointing)
+    return FAMILIES[type(timm_model)](timm_model)
 
 
-__all__ = ["build_backbone", "describe_backbone"]
+@cache
+def describe_backbone(name: str, *, global_pool: str | None = None) -> Backbone:
+    """Build a model at timm's own image size without memory for its weights: to read its shape.
+
+    Args:
+        name: timm's name of the model.
+        global_pool: timm's ``global_pool``; None takes the model's own.
+
+    Returns:
+        A backbone on the meta device with three channels in, shared by all who ask: leave it as it
+        is.
+
+    Raises:
+        InputError: no such model, or one that cannot drop patches.
+    """
+    reason = reason_against(name)
+    if reason is not None:
+        raise InputError(
+            f"{name!r} cannot drop patches: it {reason}. Choose another of the models in "
+            "docs/models.md, such as vit_small_patch16_224."
+        )
+    try:
+        with torch.device("meta"):
+            timm_model = timm.create_model(name, **_options(global_pool))
+            return FAMILIES[type(timm_model)](timm_model)
+    except AssertionError as error:
+        raise InputError(
+            f"timm cannot build {name!r} with global_pool {global_pool!r}: {error} Choose another "
+            "pooling, or leave it to the model."
+        ) from error
+
+
+@cache
+def reason_against(name: str) -> str | None:
+    """Say why a timm model cannot drop patches.
+
+    Returns:
+        None if it can; else the rest of a sentence that starts with "it".
+
+    Raises:
+        InputError: timm has no such model.
+    """
+    _check_name(name)
+    with torch.device("meta"):
+        timm_model = timm.create_model(name)
+    family = FAMILIES.get(type(timm_model))
+    if family is not None:
+        return family.reason_against(timm_model)
+    cls = type(timm_model).__name__
+    known = " and ".join(family.__name__ for family in FAMILIES)
+    return _OTHER_CLASSES.get(
+        cls, f"is a {cls}, and there are backbones for timm's {known} alone so far"
+    )
+
+
+def _options(global_pool: str | None) -> dict[str, Any]:
+    # A fixed size: the position embedding is resampled once, not at every step.
+    options: dict[str, Any] = {"dynamic_img_size": False}
+    if global_pool is not None:
+        options["global_pool"] = global_pool
+    return options
+
+
+def _check_name(name: str) -> None:
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(["*vit*", "deit*", "eva*"]), n=4)
+        raise InputError(
+            f"timm {timm.__version__} has no model {name!r}; "
+            + (f"near it are {', '.join(near)}." if near else "try vit_small_patch16_224.")
+        )

@@ -11,7 +11,7 @@ from timm.models import VisionTransformer
 from timm.models.vision_transformer import Attention, Block, ResPostBlock
 from torch import Tensor, nn
 
-from mammo_pd.backbones.vit import PatchViT
+from mammo_pd.backbones.base import Backbone
 from mammo_pd.errors import InputError
 
 # At 33,000 tokens and 6 heads this is a buffer of 100 MB.
@@ -20,7 +20,7 @@ _ROWS_AT_ONCE = 128
 
 @torch.no_grad()
 def attention_rollout(
-    model: PatchViT, patches: Tensor, positions: Tensor, *, rows_at_once: int = _ROWS_AT_ONCE
+    model: Backbone, patches: Tensor, positions: Tensor, *, rows_at_once: int = _ROWS_AT_ONCE
 ) -> Tensor:
     """Follow the attention from what the head reads back to the tokens that went in.
 
@@ -53,7 +53,7 @@ def attention_rollout(
     queries: list[Tensor] = []
     keys: list[Tensor] = []
     hooks = []
-    for block in model.vit.blocks:
+    for block in model.timm_model.blocks:
         # timm passes q and k through these two in every version, as (B, H, N, d), even where they
         # do nothing.
         for norm, kept in ((block.attn.q_norm, queries), (block.attn.k_norm, keys)):
@@ -63,23 +63,23 @@ def attention_rollout(
     finally:
         for hook in hooks:
             hook.remove()
-    share = _read_by_head(model.vit, keys[-1])
+    share = _read_by_head(model.timm_model, keys[-1])
     for block, query, key in zip(
-        reversed(model.vit.blocks), queries[::-1], keys[::-1], strict=True
+        reversed(model.timm_model.blocks), queries[::-1], keys[::-1], strict=True
     ):
         attended = _through_attention(share, query, key, block.attn.scale, rows_at_once)
         share = (share + attended) / 2
     return share
 
 
-def refuse_other_attention(model: PatchViT) -> None:
+def refuse_other_attention(model: Backbone) -> None:
     """Check that roll-out is defined for a model.
 
     Raises:
         InputError: parallel or differential attention, or a pooling other than the class token and
             the mean.
     """
-    vit = model.vit
+    vit = model.timm_model
     plain = all(
         type(block) in (Block, ResPostBlock) and type(block.attn) is Attention
         for block in vit.blocks

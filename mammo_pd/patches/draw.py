@@ -11,45 +11,6 @@ from torch import Tensor
 
 from mammo_pd.keyed_random import hashed
 
-# Attention kernels work on tiles of this many tokens: one token more costs a whole tile more.
-_TILE = 128
-
-
-def count_kept(num_tokens: int, keep_rate: float) -> int:
-    """K, the number of patches kept out of ``num_tokens``, by the paper's rounding, at least 1.
-
-    Raises:
-        ValueError: ``keep_rate`` is not in (0, 1].
-
-    Source: the official code's ``int(N * keep_rate)``; timm's ``patch_drop_rate`` counts
-    ``int(N * (1 - drop_rate))`` instead and can come out one lower.
-    """
-    if not 0 < keep_rate <= 1:
-        raise ValueError(f"keep_rate {keep_rate} is not in (0, 1]")
-    return max(1, int(num_tokens * keep_rate))
-
-
-def choose_num_keep(num_tokens: int, keep_rate: float, num_prefix: int) -> int:
-    """K as training takes it: the paper's, or up to 1 % less where that fills whole tiles.
-
-    A quarter of 1024x1024 at patch 16 is 1024 patches: with the class token 1025 tokens, whose
-    attention costs as much as that of 1152. With 1023 patches the whole step is a tenth shorter.
-
-    Args:
-        num_tokens: N.
-        keep_rate: in (0, 1]; 1 keeps every patch.
-        num_prefix: class and register tokens, which go through the blocks too.
-
-    Returns:
-        K, such that K + prefix is a multiple of 128 if that takes at most 1 % of it away.
-
-    Raises:
-        ValueError: ``keep_rate`` is not in (0, 1].
-    """
-    kept = count_kept(num_tokens, keep_rate)
-    spare = (kept + num_prefix) % _TILE
-    return kept - spare if kept < num_tokens and spare * 100 <= kept else kept
-
 
 def draw_uniform(keys: Tensor, num_tokens: int, num_keep: int) -> Tensor:
     """Draw K of N patch positions for each image, every subset equally likely.

@@ -22,7 +22,7 @@ from lightning.fabric import Fabric
 from torch import nn
 
 from mammo_pd import __version__
-from mammo_pd.backbones.vit import build_plain, build_vit
+from mammo_pd.backbones.build import build_backbone, describe_backbone
 from mammo_pd.batch import ImageBatch
 from mammo_pd.config import RunConfig, resolve_img_size
 from mammo_pd.data.dataset import MammogramDataset
@@ -31,7 +31,7 @@ from mammo_pd.data.manifest import read_manifest
 from mammo_pd.data.store import StorePaths, open_store, write_pyramid
 from mammo_pd.errors import InputError
 from mammo_pd.files import write_text
-from mammo_pd.patches.draw import choose_num_keep, count_kept
+from mammo_pd.keep_schedule import choose_num_keep, count_kept
 from mammo_pd.patches.sampler import PatchSampler
 from mammo_pd.perf.cost import largest_fitting, shape_of, training_flops
 from mammo_pd.terms import Draw
@@ -139,8 +139,8 @@ class Bench:
         """Measure our step: draw, sparse augmentation, embedding, blocks, backward, optimiser."""
         self._forget()
         torch.manual_seed(0)
-        model = build_vit(name, img_size, checkpointing=checkpointing)
-        num_keep = choose_num_keep(model.num_tokens, keep_rate, model.num_prefix)
+        model = build_backbone(name, img_size, checkpointing=checkpointing)
+        num_keep = model.allowed_keep(keep_rate)
         sampler = PatchSampler(img_size, model.patch_size, draw=draw, compiled=compiled)
         if compiled:
             model.compile_blocks()
@@ -189,7 +189,7 @@ class Bench:
         """Measure timm's own step on images that lie on the device, neither read nor augmented."""
         self._forget()
         torch.manual_seed(0)
-        patch_size = build_plain(name).patch_size
+        patch_size = describe_backbone(name).patch_size
         num_keep = count_kept(img_size[0] * img_size[1] // patch_size**2, keep_rate)
         model = timm.create_model(
             name,

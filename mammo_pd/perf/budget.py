@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mammo_pd.backbones.base import ModelShape
 from mammo_pd.config import TrainingSettings, resolve_img_size
 from mammo_pd.errors import InputError
-from mammo_pd.patches.draw import choose_num_keep
+from mammo_pd.keep_schedule import choose_num_keep
 from mammo_pd.perf.bench import OURS
 from mammo_pd.perf.cost import (
-    ModelShape,
     forward_macs,
     largest_fitting,
     shape_of,

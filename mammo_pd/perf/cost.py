@@ -4,10 +4,8 @@ Shapes: N patches of the canvas, K of them kept, T = prefix tokens + K through t
 width, L the depth, P the patch's side.
 """
 
-from dataclasses import dataclass
-from functools import cache
-
-from mammo_pd.backbones.vit import build_plain
+from mammo_pd.backbones.base import ModelShape
+from mammo_pd.backbones.build import describe_backbone
 
 # Bytes that a compiled block keeps for its backward pass for each token that it makes and unit of
 # width, and what a block needs beside that while it runs, for each token; in bf16 autocast. Within
@@ -24,56 +22,17 @@ _PER_KEPT_PIXEL = 6.0
 _PER_IMAGE_PIXEL = 4.0
 
 
-@dataclass(frozen=True)
-class ModelShape:
-    """What of a vision transformer decides its cost.
-
-    Attributes:
-        name: timm's.
-        width: D.
-        depth: L.
-        mlp_width: of the hidden layer of each block's MLP.
-        patch_size: P, in pixels.
-        num_prefix: class and register tokens.
-        parameters: how many in the blocks and the head; the position embedding is not counted.
-        class_token_alone: whether the last block makes that token alone
-            (`mammo_pd.backbones.last_block`); in timm's own forward it makes all.
-    """
-
-    name: str
-    width: int
-    depth: int
-    mlp_width: int
-    patch_size: int
-    num_prefix: int
-    parameters: int
-    class_token_alone: bool
-
-
-@cache
 def shape_of(name: str, global_pool: str | None = None) -> ModelShape:
-    """The shape of a timm vision transformer as we run it, without making its weights.
+    """Return the shape of a timm model as we run it, without making its weights.
 
     Args:
         name: timm's.
         global_pool: timm's ``global_pool``; None takes the model's own.
 
     Raises:
-        mammo_pd.errors.InputError: no such model, or not a plain vision transformer.
+        mammo_pd.errors.InputError: no such model, or one that cannot drop patches.
     """
-    model = build_plain(name, global_pool=global_pool)
-    vit = model.vit
-    parameters = sum(weight.numel() for weight in vit.blocks.parameters())
-    return ModelShape(
-        name=name,
-        width=vit.embed_dim,
-        depth=len(vit.blocks),
-        mlp_width=vit.blocks[0].mlp.fc1.out_features,
-        patch_size=int(vit.patch_embed.patch_size[0]),
-        num_prefix=int(vit.num_prefix_tokens),
-        parameters=parameters,
-        class_token_alone=model.class_token_alone,
-    )
+    return describe_backbone(name, global_pool=global_pool).shape
 
 
 def forward_macs(shape: ModelShape, num_keep: int) -> tuple[int, int]:
@@ -90,12 +49,17 @@ def forward_macs(shape: ModelShape, num_keep: int) -> tuple[int, int]:
     Source: PatchDropout's figures at 896x896 (450 G at keep 1, 80 G at .25 with ViT-B and three
     channels) come out of the same count.
     """
-    tokens, made, width = num_keep + shape.num_prefix, tokens_made(shape, num_keep), shape.width
-    key_and_value = 2 * width**2
-    rest = 2 * width**2 + 2 * width * shape.mlp_width
-    embedding = num_keep * shape.patch_size**2 * width
-    products = shape.depth * tokens * key_and_value + made * rest + embedding
-    return products, 2 * made * tokens * width
+    tokens = num_keep + shape.num_prefix
+    products, attention = tokens * shape.token_macs, tokens**2 * shape.pair_macs
+    if shape.class_token_alone:
+        # In the last block only the class token is more than a key and a value to others. Blocks
+        # are alike and plain where that holds.
+        key_and_value = 2 * shape.width**2
+        left_out = tokens - 1
+        products -= left_out * (shape.token_macs // shape.depth - key_and_value)
+        attention -= left_out * tokens * (shape.pair_macs // shape.depth)
+    embedding = num_keep * shape.patch_size**2 * shape.width
+    return products + embedding, attention
 
 
 def tokens_made(shape: ModelShape, num_keep: int) -> int:

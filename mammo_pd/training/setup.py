@@ -104,8 +104,10 @@ class RunSetup:
         cohort = Cohort.read(paths, config.data.split, config.data.fold)
         _refuse_one_class(cohort)
         objective = build_objective(config.training)
-        shape = describe_backbone(config.model.name)
-        img_size = resolve_img_size(config.data.res, shape.patch_size, _largest_crop(cohort))
+        patch_size = describe_backbone(
+            config.model.name, global_pool=config.model.global_pool
+        ).patch_size
+        img_size = resolve_img_size(config.data.res, patch_size, _largest_crop(cohort))
         train_set, val_set = (
             MammogramDataset(paths, rows, img_size, objective.targets(rows))
             for rows in (cohort.labelled(Split.TRAIN), cohort.labelled(Split.VAL))

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from mammo_pd.backbones.build import build_backbone
 from mammo_pd.backbones.drop_path import KeyedDropPath
-from mammo_pd.backbones.vit import build_vit
 from mammo_pd.keyed_random import image_key
 
 CANVAS = (64, 48)
@@ -13,17 +13,19 @@ def keys_of(count: int) -> torch.Tensor:
 
 
 def test_every_block_is_built_alike_and_drops_as_timm_says() -> None:
-    model = build_vit("vit_tiny_patch16_224", CANVAS, drop_path_rate=0.3)
+    model = build_backbone("vit_tiny_patch16_224", CANVAS, drop_path_rate=0.3)
     rates = [
-        path.drop_prob for path in model.vit.blocks.modules() if isinstance(path, KeyedDropPath)
+        path.drop_prob
+        for path in model.timm_model.blocks.modules()
+        if isinstance(path, KeyedDropPath)
     ]
     assert rates == pytest.approx([0.3 * block / 11 for block in range(12) for _ in range(2)])
-    still = build_vit("vit_tiny_patch16_224", CANVAS)
+    still = build_backbone("vit_tiny_patch16_224", CANVAS)
     assert not any(isinstance(module, KeyedDropPath) for module in still.modules())
 
 
 def test_branches_are_dropped_as_often_as_they_should_and_by_image() -> None:
-    model = build_vit("vit_tiny_patch16_224", CANVAS, drop_path_rate=0.3).train()
+    model = build_backbone("vit_tiny_patch16_224", CANVAS, drop_path_rate=0.3).train()
     paths = [module for module in model.modules() if isinstance(module, KeyedDropPath)]
     keys = keys_of(3000)
     model(torch.zeros(3000, 1, 256), torch.zeros(3000, 1, dtype=torch.int64), keys)
@@ -42,7 +44,7 @@ def test_branches_are_dropped_as_often_as_they_should_and_by_image() -> None:
 
 
 def test_evaluation_drops_nothing_and_training_needs_the_keys() -> None:
-    model = build_vit("vit_tiny_patch16_224", CANVAS, drop_path_rate=0.9)
+    model = build_backbone("vit_tiny_patch16_224", CANVAS, drop_path_rate=0.9)
     patches, positions = torch.randn(4, 12, 256), torch.arange(12).expand(4, -1)
     model.train()(patches, positions, keys_of(4))
     scores = model.eval()(patches, positions)
@@ -51,10 +53,10 @@ def test_evaluation_drops_nothing_and_training_needs_the_keys() -> None:
     for place in range(12):
         top, left = place // 3 * 16, place % 3 * 16
         whole[:, 0, top : top + 16, left : left + 16] = patches[:, place].view(4, 16, 16)
-    torch.testing.assert_close(scores, model.vit(whole), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(scores, model.timm_model(whole), atol=1e-5, rtol=1e-5)
     with pytest.raises(AssertionError, match="needs the keys"):
         model.train()(patches, positions)
 
 
 def test_model_has_no_buffer_that_processes_would_wait_for() -> None:
-    assert not list(build_vit("vit_tiny_patch16_224", CANVAS, drop_path_rate=0.1).buffers())
+    assert not list(build_backbone("vit_tiny_patch16_224", CANVAS, drop_path_rate=0.1).buffers())

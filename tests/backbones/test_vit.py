@@ -10,8 +10,9 @@ from torch._dynamo import config
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn import functional as F
 
+from mammo_pd.backbones.base import Backbone
+from mammo_pd.backbones.build import build_backbone, describe_backbone
 from mammo_pd.backbones.last_block import forward_class_token
-from mammo_pd.backbones.vit import PatchViT, build_plain, build_vit
 from mammo_pd.batch import ImageBatch
 from mammo_pd.config import AugmentSettings
 from mammo_pd.errors import InputError
@@ -30,13 +31,13 @@ NAMES = {
 }
 
 
-def vit_of(kind: str) -> PatchViT:
+def vit_of(kind: str) -> Backbone:
     torch.manual_seed(0)
     name, pool = NAMES[kind]
     img_size = (98, 70) if "patch14" in name else CANVAS
-    model = build_vit(name, img_size, global_pool=pool).eval()
+    model = build_backbone(name, img_size, global_pool=pool).eval()
     # A fresh position embedding is small; large ones show a wrong position clearly.
-    torch.nn.init.normal_(model.vit.pos_embed)
+    torch.nn.init.normal_(model.timm_model.pos_embed)
     return model
 
 
@@ -50,7 +51,7 @@ def test_keep_1_without_augmentation_equals_timms_own_forward(kind: str) -> None
     images = ImageBatch.from_images(list(stored.numpy().astype(np.uint16)))
     keys = torch.tensor([image_key(0, 0, "a"), image_key(0, 0, "b")])
     with torch.no_grad():
-        expected = model.vit((stored[:, None].float() / 65535 - 0.5) / 0.5)
+        expected = model.timm_model((stored[:, None].float() / 65535 - 0.5) / 0.5)
         trained = model(*sampler.for_training(images, keys, model.num_tokens))
         evaluated = model(*sampler.for_evaluation(images))
     assert expected.std() > 0
@@ -65,8 +66,8 @@ def test_dropping_before_embedding_equals_dropping_after(kind: str) -> None:
     image = torch.randn(1, 1, rows * model.patch_size, columns * model.patch_size)
     kept = torch.tensor([[0, 3, 4, 11, rows * columns - 1]])
     with torch.no_grad():
-        whole = model.vit._pos_embed(model.vit.patch_embed(image))
-        prefix = model.vit.num_prefix_tokens
+        whole = model.timm_model._pos_embed(model.timm_model.patch_embed(image))
+        prefix = model.timm_model.num_prefix_tokens
         expected = torch.cat([whole[:, :prefix], whole[:, prefix:][:, kept[0]]], dim=1)
         patches = F.unfold(image, model.patch_size, stride=model.patch_size).mT[:, kept[0]]
         embedded = model.embed(patches, kept)
@@ -88,7 +89,7 @@ def test_positions_are_attended_to_as_a_set() -> None:
 def test_embedding_gradient_reaches_kept_positions_only() -> None:
     model = vit_of("class token")
     model(torch.randn(1, 2, 256), torch.tensor([[2, 9]])).sum().backward()
-    touched = model.vit.pos_embed.grad.abs().sum(-1)[0] > 0
+    touched = model.timm_model.pos_embed.grad.abs().sum(-1)[0] > 0
     assert touched.nonzero().flatten().tolist() == [0, 3, 10]
 
 
@@ -112,14 +113,14 @@ def test_local_weights_are_resampled_to_canvas_and_channel(tmp_path: Path) -> No
     save_file(source.state_dict(), tmp_path / "w.safetensors")
     torch.save(source.state_dict(), tmp_path / "w.pth")
     for file in ("w.safetensors", "w.pth"):
-        model = build_vit("vit_tiny_patch16_224", CANVAS, weights=str(tmp_path / file))
-        assert model.vit.pos_embed.shape == (1, 1 + 24, 192)
+        model = build_backbone("vit_tiny_patch16_224", CANVAS, weights=str(tmp_path / file))
+        assert model.timm_model.pos_embed.shape == (1, 1 + 24, 192)
         torch.testing.assert_close(
-            model.vit.patch_embed.proj.weight,
+            model.timm_model.patch_embed.proj.weight,
             source.patch_embed.proj.weight.sum(1, keepdim=True),
         )
         torch.testing.assert_close(
-            model.vit.blocks[3].mlp.fc1.weight, source.blocks[3].mlp.fc1.weight
+            model.timm_model.blocks[3].mlp.fc1.weight, source.blocks[3].mlp.fc1.weight
         )
 
 
@@ -130,33 +131,30 @@ def test_weights_that_hold_code_are_not_run(tmp_path: Path) -> None:
 
     torch.save({"state_dict": Payload()}, tmp_path / "w.pth")
     with pytest.raises(InputError, match="weights"):
-        build_vit("vit_tiny_patch16_224", CANVAS, weights=str(tmp_path / "w.pth"))
+        build_backbone("vit_tiny_patch16_224", CANVAS, weights=str(tmp_path / "w.pth"))
     assert not (tmp_path / "ran").exists()
 
 
 def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
     save_file(timm.create_model("vit_small_patch16_224").state_dict(), tmp_path / "w.safetensors")
     with pytest.raises(InputError, match=r"w\.safetensors"):
-        build_vit("vit_tiny_patch16_224", CANVAS, weights=str(tmp_path / "w.safetensors"))
+        build_backbone("vit_tiny_patch16_224", CANVAS, weights=str(tmp_path / "w.safetensors"))
     with pytest.raises(InputError, match="does not exist"):
-        build_vit("vit_tiny_patch16_224", CANVAS, weights=str(tmp_path / "none.safetensors"))
+        build_backbone("vit_tiny_patch16_224", CANVAS, weights=str(tmp_path / "none.safetensors"))
 
 
-def test_models_that_cannot_drop_patches_are_refused() -> None:
-    for name in ("resnet18", "vit_tiny_r_s16_p8_224", "deit_tiny_distilled_patch16_224"):
-        with pytest.raises(InputError, match="plain vision transformer"):
-            build_vit(name, CANVAS)
-        with pytest.raises(InputError, match="plain vision transformer"):
-            build_plain(name)
-    with pytest.raises(InputError, match="plain vision transformer"):
-        build_plain("vit_base_patch16_gap_224", global_pool="token")
+def test_bad_names_and_options_are_refused() -> None:
+    with pytest.raises(InputError, match="needs the class token"):
+        build_backbone("vit_base_patch16_gap_224", CANVAS, global_pool="token")
     with pytest.raises(InputError, match="vit_tiny_patch16_224"):
-        build_vit("vit_tiny_patch16_225", CANVAS)
+        build_backbone("vit_tiny_patch16_225", CANVAS)
+    with pytest.raises(InputError, match="multiples of 16"):
+        build_backbone("vit_tiny_patch16_224", (96, 65))
 
 
 def test_patch_size_is_known_before_the_canvas() -> None:
-    assert build_plain("vit_tiny_patch16_224").patch_size == 16
-    assert build_plain("vit_small_patch14_dinov2").patch_size == 14
+    assert describe_backbone("vit_tiny_patch16_224").patch_size == 16
+    assert describe_backbone("vit_small_patch14_dinov2").patch_size == 14
 
 
 Batches = Callable[[int], tuple[ImageBatch, torch.Tensor]]
@@ -168,7 +166,7 @@ def test_checkpointing_changes_neither_scores_nor_gradients(batch_of: Batches) -
     gradients = []
     for checkpointing in (False, True):
         torch.manual_seed(0)
-        model = build_vit(
+        model = build_backbone(
             "vit_tiny_patch16_224", CANVAS, drop_path_rate=0.5, checkpointing=checkpointing
         ).train()
         model(patches, positions, keys).square().sum().backward()
@@ -207,7 +205,7 @@ def test_tissue_draw_takes_the_breast_first(batch_of: Batches) -> None:
 @pytest.mark.parametrize("draw", list(Draw))
 def test_compiled_equals_eager(draw: Draw, batch_of: Batches) -> None:
     torch.manual_seed(0)
-    model = build_vit("vit_tiny_patch16_224", CANVAS, drop_path_rate=0.5).train()
+    model = build_backbone("vit_tiny_patch16_224", CANVAS, drop_path_rate=0.5).train()
     images, keys = batch_of(4)
     patches, positions = PatchSampler(CANVAS, 16, draw=draw).for_training(images, keys, 6)
     compiled = PatchSampler(CANVAS, 16, draw=draw, compiled=True)
@@ -215,11 +213,11 @@ def test_compiled_equals_eager(draw: Draw, batch_of: Batches) -> None:
     assert torch.equal(drawn, positions)
     torch.testing.assert_close(read, patches, atol=1e-3, rtol=0)
     expected = model(patches, positions, keys)
-    gradient = torch.autograd.grad(expected.sum(), model.vit.patch_embed.proj.weight)[0]
+    gradient = torch.autograd.grad(expected.sum(), model.timm_model.patch_embed.proj.weight)[0]
     model.compile_blocks()
     scores = model(patches, positions, keys)
     torch.testing.assert_close(scores, expected, atol=1e-4, rtol=1e-4)
-    again = torch.autograd.grad(scores.sum(), model.vit.patch_embed.proj.weight)[0]
+    again = torch.autograd.grad(scores.sum(), model.timm_model.patch_embed.proj.weight)[0]
     torch.testing.assert_close(again, gradient, atol=1e-3, rtol=1e-3)
 
 
@@ -227,12 +225,12 @@ def test_compiled_equals_eager(draw: Draw, batch_of: Batches) -> None:
 def test_code_is_made_a_few_times_whatever_is_asked_of_it() -> None:
     """Several K, batches and evaluation, of a model with stochastic depth: no block alone."""
     torch.compiler.reset()
-    model = build_vit("vit_tiny_patch16_224", CANVAS, drop_path_rate=0.1)
+    model = build_backbone("vit_tiny_patch16_224", CANVAS, drop_path_rate=0.1)
     model.compile_blocks()
     made = CompileCounterWithBackend("eager")
-    for block in model.vit.blocks:
+    for block in model.timm_model.blocks:
         block.compile(backend=made)
-    model._last_with = torch.compile(forward_class_token, backend=made)
+    model._last_block = torch.compile(forward_class_token, backend=made)
     keys = torch.arange(5)
     counts = []
     with config.patch(fail_on_recompile_limit_hit=True):

@@ -11,7 +11,8 @@ import timm
 import torch
 from PIL import Image
 
-from mammo_pd.backbones.vit import PatchViT, build_vit
+from mammo_pd.backbones.build import build_backbone
+from mammo_pd.backbones.vit import VitBackbone
 from mammo_pd.batch import ImageBatch
 from mammo_pd.cli.app import main
 from mammo_pd.config import load_config
@@ -208,8 +209,8 @@ def test_a_picture_of_a_run(scored: Scored, phantom_store: Path) -> None:
 
 def test_each_fold_explains_its_own(scored: Scored) -> None:
     torch.manual_seed(1)
-    other = build_vit("vit_tiny_patch16_224", (128, 96)).eval()
-    for block in other.vit.blocks:
+    other = build_backbone("vit_tiny_patch16_224", (128, 96)).eval()
+    for block in other.timm_model.blocks:
         torch.nn.init.normal_(block.attn.qkv.weight, std=0.3)
     first, second = scored.images["image_id"].iloc[:2]
     table = scored.table.assign(split="test")
@@ -225,7 +226,7 @@ def test_each_fold_explains_its_own(scored: Scored) -> None:
 
 def test_a_model_without_rollout_gets_the_image_alone(scored: Scored) -> None:
     vit = timm.create_model("test_vit3", img_size=(128, 96), in_chans=1, dynamic_img_size=False)
-    pictures = ErrorPictures([replace(scored, backbone=PatchViT(vit.eval()))])
+    pictures = ErrorPictures([replace(scored, backbone=VitBackbone(vit.eval()))])
     image_id = scored.images["image_id"].iloc[0]
     both = opened(ErrorPictures([scored])(image_id))
     alone = opened(pictures(image_id))

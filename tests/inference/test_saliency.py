@@ -9,7 +9,8 @@ from timm.utils import AttentionExtract
 from torch import Tensor
 from torch.nn import functional as F
 
-from mammo_pd.backbones.vit import PatchViT
+from mammo_pd.backbones.base import Backbone
+from mammo_pd.backbones.vit import VitBackbone
 from mammo_pd.errors import InputError
 from mammo_pd.inference.saliency import attention_rollout
 
@@ -27,7 +28,7 @@ MODELS: dict[str, tuple[str, dict[str, object]]] = {
 }
 
 
-def model_of(kind: str) -> PatchViT:
+def model_of(kind: str) -> Backbone:
     torch.manual_seed(0)
     name, options = MODELS[kind]
     if not set(options) <= {*inspect.signature(VisionTransformer).parameters}:
@@ -39,7 +40,7 @@ def model_of(kind: str) -> PatchViT:
         # At timm's own start the attention is nearly even, and any formula would do.
         in_attention = any(part in name for part in ("qkv", "q_norm", "k_norm"))
         torch.nn.init.normal_(parameter, std=1.5 if in_attention else 0.2)
-    return PatchViT(vit.eval())
+    return VitBackbone(vit.eval())
 
 
 def patches_of(images: Tensor, patch_size: int = 16) -> tuple[Tensor, Tensor]:
@@ -48,16 +49,16 @@ def patches_of(images: Tensor, patch_size: int = 16) -> tuple[Tensor, Tensor]:
     return patches, torch.arange(patches.shape[1]).expand(len(images), -1)
 
 
-def rollout_by_matrices(model: PatchViT, images: Tensor) -> Tensor:
+def rollout_by_matrices(model: Backbone, images: Tensor) -> Tensor:
     """(B, N, N) float64: the paper's formula on the matrices that timm's extractor gives."""
-    for block in model.vit.blocks:
+    for block in model.timm_model.blocks:
         block.attn.fused_attn = False
     try:
-        attentions = AttentionExtract(model.vit, method="hook")(images)
+        attentions = AttentionExtract(model.timm_model, method="hook")(images)
     finally:
-        for block in model.vit.blocks:
+        for block in model.timm_model.blocks:
             block.attn.fused_attn = True
-    assert len(attentions) == len(model.vit.blocks)
+    assert len(attentions) == len(model.timm_model.blocks)
     product = None
     for attention in attentions.values():
         mean = attention.double().mean(dim=1)
@@ -66,12 +67,12 @@ def rollout_by_matrices(model: PatchViT, images: Tensor) -> Tensor:
     return product
 
 
-def read_from(kind: str, model: PatchViT, product: Tensor) -> Tensor:
-    if model.vit.global_pool == "token":
+def read_from(kind: str, model: Backbone, product: Tensor) -> Tensor:
+    if model.timm_model.global_pool == "token":
         return product[:, 0]
     if kind == "average with the class token":
         return product.mean(dim=1)
-    return product[:, model.vit.num_prefix_tokens :].mean(dim=1)
+    return product[:, model.timm_model.num_prefix_tokens :].mean(dim=1)
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -80,7 +81,7 @@ def test_it_is_the_papers_product_of_matrices(kind: str) -> None:
     images = torch.randn(2, 1, *CANVAS)
     expected = read_from(kind, model, rollout_by_matrices(model, images))
     found = attention_rollout(model, *patches_of(images))
-    assert expected.shape[1] == model.vit.num_prefix_tokens + 24
+    assert expected.shape[1] == model.timm_model.num_prefix_tokens + 24
     # Not even, and not the same for both images: or the comparison would say little.
     assert expected.std(dim=1).min() * expected.shape[1] > 0.1
     assert (expected[0] - expected[1]).abs().max() > 1e-3
@@ -145,7 +146,7 @@ def test_no_matrix_of_all_pairs_is_made() -> None:
     vit = timm.create_model(
         "vit_tiny_patch16_224", img_size=1024, in_chans=1, depth=1, dynamic_img_size=False
     )
-    model = PatchViT(vit.eval())
+    model = VitBackbone(vit.eval())
     largest = 0
 
     class Largest(torch.utils._python_dispatch.TorchDispatchMode):
@@ -174,7 +175,7 @@ def test_what_it_is_not_defined_for(name: str, said: str) -> None:
         pytest.skip(f"timm {timm.__version__} has no {name}")
     vit = timm.create_model(name, img_size=96, in_chans=1, dynamic_img_size=False)
     with pytest.raises(InputError, match=said):
-        attention_rollout(PatchViT(vit), torch.randn(1, 36, 256), torch.arange(36)[None])
+        attention_rollout(VitBackbone(vit), torch.randn(1, 36, 256), torch.arange(36)[None])
 
 
 @pytest.mark.slow
@@ -199,7 +200,7 @@ def test_it_points_where_occlusion_does_at_the_planted_lesion(pool: str) -> None
         dynamic_img_size=False,
         global_pool=pool,
     )
-    model = PatchViT(vit)
+    model = VitBackbone(vit)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
     for _ in range(40):
         for batch in torch.randperm(count).split(32):
@@ -219,7 +220,13 @@ def test_it_points_where_occlusion_does_at_the_planted_lesion(pool: str) -> None
     looked_at = torch.stack([best // columns, best % columns], dim=1) * 16 + 8
     # A mask as large as the lesion, or what is left of it keeps the score where it was.
     occlude = OcclusionSensitivity(
-        model.vit, mask_size=24, n_batch=64, mode=0.0, overlap=0.75, activate=False, verbose=False
+        model.timm_model,
+        mask_size=24,
+        n_batch=64,
+        mode=0.0,
+        overlap=0.75,
+        activate=False,
+        verbose=False,
     )
     falls_most = torch.tensor(
         [

@@ -5,8 +5,9 @@ from hypothesis import strategies as st
 from timm.layers import PatchDropout
 
 from mammo_pd import keyed_random
+from mammo_pd.keep_schedule import choose_num_keep, count_kept
 from mammo_pd.keyed_random import hashed, image_key
-from mammo_pd.patches.draw import choose_num_keep, count_kept, draw_grid, draw_tissue, draw_uniform
+from mammo_pd.patches.draw import draw_grid, draw_tissue, draw_uniform
 
 
 def keys_of(*image_ids: str, seed: int = 0, epoch: int = 0) -> torch.Tensor:

@@ -106,7 +106,7 @@ def test_full_is_refused_since_it_depends_on_a_split(tmp_path: Path) -> None:
     [
         ({"resolutions": ["64x48", "full"]}, "depends on a split"),
         ({"keep_rates": [0.5, 1.5]}, "keep_rate 1.5"),
-        ({"models": ["resnet18"]}, "plain vision transformer"),
+        ({"models": ["resnet18"]}, "is a ResNet"),
         ({"batch_size": 0}, "--batch-size 0"),
     ],
 )

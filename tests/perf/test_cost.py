@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-from mammo_pd.backbones.vit import build_plain
+from mammo_pd.backbones.build import describe_backbone
 from mammo_pd.errors import InputError
-from mammo_pd.patches.draw import choose_num_keep, count_kept
+from mammo_pd.keep_schedule import choose_num_keep, count_kept
 from mammo_pd.perf.cost import (
     forward_macs,
     largest_fitting,
@@ -52,7 +52,7 @@ def test_macs_are_the_papers_at_896() -> None:
 def test_macs_are_those_that_torch_counts(name: str, pool: str) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
-    model = build_plain(name, global_pool=pool)
+    model = describe_backbone(name, global_pool=pool)
     shape, num_keep = shape_of(name, pool), 40
     assert shape.class_token_alone == (pool == "token")
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
@@ -108,7 +108,7 @@ def test_flops_of_a_step_are_three_forward_passes() -> None:
 
 
 def test_other_models_are_refused() -> None:
-    with pytest.raises(InputError, match="plain vision transformer"):
+    with pytest.raises(InputError, match="is a ResNet"):
         shape_of("resnet18")
 
 

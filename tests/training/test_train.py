@@ -16,7 +16,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mammo_pd.backbones.vit import PatchViT, build_vit
+from mammo_pd.backbones.base import Backbone
+from mammo_pd.backbones.build import build_backbone
 from mammo_pd.cli.app import context_of
 from mammo_pd.config import RunConfig, load_config
 from mammo_pd.data.dataset import MammogramDataset
@@ -199,13 +200,13 @@ def test_dropped_patches_are_not_touched_in_training_and_none_in_evaluation(
     phantom_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: set[tuple[bool, int]] = set()
-    forward = PatchViT.forward
+    forward = Backbone.forward
 
-    def watch(self: PatchViT, patches: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+    def watch(self: Backbone, patches: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
         seen.add((self.training, patches.shape[1]))
         return forward(self, patches, *others)
 
-    monkeypatch.setattr(PatchViT, "forward", watch)
+    monkeypatch.setattr(Backbone, "forward", watch)
     folder = quiet(phantom_store, tmp_path, small(training__epochs=1))
     scored_of(folder)
     assert seen == {(True, 12), (False, 48)}
@@ -272,9 +273,11 @@ def test_folds_are_joined_out_of_fold(phantom_store: Path, tmp_path: Path) -> No
 
 def test_weights_of_a_run_start_another(run: Path, phantom_store: Path) -> None:
     weights = str(run / "best.safetensors")
-    model = build_vit("vit_tiny_patch16_224", (128, 96), weights=weights)
+    model = build_backbone("vit_tiny_patch16_224", (128, 96), weights=weights)
     trained = load_file(weights)
-    assert torch.equal(model.vit.blocks[0].mlp.fc1.weight, trained["blocks.0.mlp.fc1.weight"])
+    assert torch.equal(
+        model.timm_model.blocks[0].mlp.fc1.weight, trained["blocks.0.mlp.fc1.weight"]
+    )
 
 
 def refusals() -> list[tuple[str, dict[str, object], str]]:
@@ -430,14 +433,14 @@ def test_every_patch_is_kept_in_the_last_epochs_in_more_parts(
     phantom_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[int, int]] = []
-    forward = PatchViT.forward
+    forward = Backbone.forward
 
-    def watch(self: PatchViT, patches: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+    def watch(self: Backbone, patches: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
         if self.training:
             seen.append((patches.shape[0], patches.shape[1]))
         return forward(self, patches, *others)
 
-    monkeypatch.setattr(PatchViT, "forward", watch)
+    monkeypatch.setattr(Backbone, "forward", watch)
     config = small(training__epochs=3, patch_dropout__keep_rate="0.125:0.25+1")
     quiet(phantom_store, tmp_path, config)
     assert set(seen) == {(8, 6), (8, 12), (2, 48)}
@@ -461,13 +464,13 @@ def test_search_for_the_batch_runs_true_steps_and_leaves_the_model_alone(
 ) -> None:
     """On a GPU of 600 pretended units, at 50 and 20 for each image of a step, and then trained."""
     seen: list[int] = []
-    forward = PatchViT.forward
+    forward = Backbone.forward
 
-    def watch(self: PatchViT, patches: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+    def watch(self: Backbone, patches: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
         seen.append(len(patches))
         return forward(self, patches, *others)
 
-    monkeypatch.setattr(PatchViT, "forward", watch)
+    monkeypatch.setattr(Backbone, "forward", watch)
     for name in ("reset_peak_memory_stats", "empty_cache"):
         monkeypatch.setattr(torch.cuda, name, lambda *_: None)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: (50 + 20 * seen[-1]) << 20)

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from mammo_pd.backbones.vit import build_vit
+from mammo_pd.backbones.build import build_backbone
 from mammo_pd.batch import ImageBatch
 from mammo_pd.config import RunConfig
 from mammo_pd.data.dataset import MammogramDataset
@@ -70,7 +70,7 @@ def test_compiled_sampler_equals_the_plain_one(draw: Draw, batch_of: Batches) ->
 
 def test_compiled_model_equals_eager_in_bf16(batch_of: Batches) -> None:
     torch.manual_seed(0)
-    model = build_vit("vit_tiny_patch16_224", (512, 384), drop_path_rate=0.2).cuda().train()
+    model = build_backbone("vit_tiny_patch16_224", (512, 384), drop_path_rate=0.2).cuda().train()
     images, keys = on_gpu(batch_of(16))
     patches, positions = PatchSampler((512, 384), 16).for_training(images, keys, 191)
     with torch.autocast("cuda", torch.bfloat16):
@@ -82,7 +82,7 @@ def test_compiled_model_equals_eager_in_bf16(batch_of: Batches) -> None:
 
 def test_no_step_waits_for_the_gpu(dataset: MammogramDataset) -> None:
     fabric = make_fabric(RunConfig())
-    model = build_vit("vit_tiny_patch16_224", CANVAS, drop_path_rate=0.1)
+    model = build_backbone("vit_tiny_patch16_224", CANVAS, drop_path_rate=0.1)
     sampler = PatchSampler(CANVAS, 16, draw=Draw.TISSUE, compiled=True)
     model.compile_blocks()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
