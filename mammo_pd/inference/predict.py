@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,7 @@ def predict(
     facts = read_run(run)
     config = load_config(run / "config.yaml")
     # One device is enough, and it need not be of the kind that trained.
-    config = replace(config, device=replace(config.device, devices=1, accelerator="auto"))
+    config = config.replace(device=config.device.replace(devices=1, accelerator="auto"))
     paths = open_store(store or Path(facts["store"]))
     if read_store_info(paths)["fingerprint"] != facts["store_fingerprint"]:
         raise InputError(

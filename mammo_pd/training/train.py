@@ -1,12 +1,10 @@
 """Train a vision transformer with PatchDropout on a store: a run that can be killed and resumed."""
 
-import dataclasses
 import hashlib
 import json
 import platform
 import secrets
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -116,7 +114,7 @@ def train(
     train_set = MammogramDataset(paths, train_rows, img_size, _targets(train_rows))
     if config.training.batch_size == "auto":
         found = find_batch_size(fabric, model, train_set, img_size, config, compiled)
-        config = replace(config, training=replace(config.training, batch_size=found))
+        config = config.replace(training=config.training.replace(batch_size=found))
         say_if(f"batch size {found}: the largest that fits")
     refuse_too_large(fabric, config, img_size, model)
     sampler = sampler_of(img_size, model, config, compiled)
@@ -430,7 +428,7 @@ def _describe_run(
 def _parameters(
     config: RunConfig, img_size: tuple[int, int], model: PatchViT, kept: int
 ) -> dict[str, Any]:
-    parameters = dataclasses.asdict(_without_paths(config))
+    parameters = _without_paths(config).model_dump(mode="json")
     parameters["canvas"] = f"{img_size[0]}x{img_size[1]}"
     parameters["num_tokens"], parameters["num_keep"] = model.num_tokens, kept
     return parameters
@@ -441,7 +439,7 @@ def _without_paths(config: RunConfig) -> RunConfig:
     weights = config.model.weights
     if weights in (None, "timm"):
         return config
-    return replace(config, model=replace(config.model, weights=Path(str(weights)).name))
+    return config.replace(model=config.model.replace(weights=Path(str(weights)).name))
 
 
 def _refuse_changed(
