@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from mammo_pd.backbones.vit import PatchViT, build_vit
-from mammo_pd.cli.app import context_of
+from mammo_pd.cli.evaluate import context_of
 from mammo_pd.config import RunConfig, load_config
 from mammo_pd.data.dataset import MammogramDataset
 from mammo_pd.data.split_store import split_store

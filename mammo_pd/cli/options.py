@@ -1,0 +1,65 @@
+"""Options that several commands share, and the commands that they suggest next."""
+
+import os
+import shlex
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+DEFAULT_STORE = Path("store")
+DEFAULT_RUNS = Path("runs")
+
+Store = Annotated[Path, Parameter(env_var="MAMMO_PD_STORE", metavar="STORE")]
+Runs = Annotated[Path, Parameter(env_var="MAMMO_PD_RUNS", metavar="DIR")]
+ResamplesOption = Annotated[int, Parameter(metavar="N")]
+# The values of `mammo_pd.evaluation.levels.Aggregation`, whose module is too heavy for --help.
+AggregationOption = Literal["mean", "max", "noisy_or"]
+
+Resolutions = Annotated[
+    tuple[str, ...], Parameter(consume_multiple=1, metavar="RES...", show_default=" ".join)
+]
+KeepRates = Annotated[
+    tuple[float, ...],
+    Parameter(
+        consume_multiple=1,
+        metavar="RATE...",
+        show_default=lambda rates: " ".join(map(str, rates)),
+    ),
+]
+Models = Annotated[
+    tuple[str, ...], Parameter(consume_multiple=1, metavar="NAME...", show_default=" ".join)
+]
+
+
+def default_store() -> Path:
+    """The store that a command takes where none is named."""
+    return Path(os.environ.get("MAMMO_PD_STORE", DEFAULT_STORE))
+
+
+def default_runs() -> Path:
+    """The folder of runs that a command takes where none is named."""
+    return Path(os.environ.get("MAMMO_PD_RUNS", DEFAULT_RUNS))
+
+
+def unless_default(flag: str, value: object, default: object) -> str:
+    """An option to append to a suggested command; empty where its value is the default."""
+    return "" if value == default else f" {flag} {shlex.quote(str(value))}"
+
+
+def find_run(runs: Path, named: Path | None) -> Path:
+    """The folder of a run.
+
+    Args:
+        runs: the folder of runs.
+        named: a run's folder, or its ID in ``runs``; None for the run started last.
+
+    Raises:
+        InputError: there is no run yet.
+    """
+    if named is None:
+        from mammo_pd.training.train import latest_run
+
+        return latest_run(runs)
+    by_id = runs / named
+    return by_id if not named.exists() and by_id.is_dir() else named
