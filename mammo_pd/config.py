@@ -51,7 +51,6 @@ class _Settings(BaseModel):
         frozen=True,
         extra="forbid",
         allow_inf_nan=False,
-        validate_default=True,
         use_attribute_docstrings=True,
     )
 

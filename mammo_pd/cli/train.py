@@ -1,5 +1,6 @@
 """``mammo-pd train``: a store to a run folder."""
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -110,26 +111,34 @@ def train(
         assignments: Set any configuration key, such as training.weight_decay=0.1. Repeatable.
         resume: Continue a run from its last checkpoint, by default the latest run.
     """
-    # In the order of CONFIG_KEYS.
-    values = (
-        res, keep, draw, model, weights, epochs, batch_size, lr, seed, devices, split, fold,
-    )  # fmt: skip
     flags = {
-        flag: value for flag, value in zip(CONFIG_KEYS, values, strict=True) if value is not None
+        "--res": res,
+        "--keep": keep,
+        "--draw": draw,
+        "--model": model,
+        "--weights": weights,
+        "--epochs": epochs,
+        "--batch-size": batch_size,
+        "--lr": lr,
+        "--seed": seed,
+        "--devices": devices,
+        "--split": split,
+        "--fold": fold,
     }
+    given = {flag: value for flag, value in flags.items() if value is not None}
     again = f"mammo-pd train{unless_default('--runs', runs, default_runs())} --resume"
     run = None
     if resume is not None:
-        if flags or config or assignments:
+        if given or config or assignments:
             raise InputError(
                 "--resume continues with the run's own configuration; drop the other settings "
                 f"({again}), or train anew without --resume."
             )
         run = find_run(runs, resume[0] if resume else None)
-        again += f" {resume[0]}" if resume else ""
+        again += f" {shlex.quote(str(resume[0]))}" if resume else ""
     elif store is None:
         store = default_store()
-    settings = _configure(config, assignments or [], flags)
+    settings = _configure(config, assignments or [], given)
     try:
         trained = _fit(store, runs, settings, run)
     except KeyboardInterrupt:
@@ -142,12 +151,12 @@ def train(
 
 
 def _configure(
-    file: Path | None, assignments: list[str], flags: Mapping[str, object]
+    file: Path | None, assignments: list[str], given: Mapping[str, object]
 ) -> "RunConfig":
     from mammo_pd.config import Given, load_config, parse_assignments
 
     overrides = parse_assignments(assignments)
-    overrides |= {CONFIG_KEYS[flag]: Given(value, flag) for flag, value in flags.items()}
+    overrides |= {CONFIG_KEYS[flag]: Given(value, flag) for flag, value in given.items()}
     return load_config(file, overrides)
 
 

@@ -75,6 +75,7 @@ def test_resume_takes_the_latest_run_or_the_one_named(
     [
         ([], "mammo-pd train --resume"),
         (["--runs", "else where"], "mammo-pd train --runs 'else where' --resume"),
+        (["--resume", "ONE"], "mammo-pd train --resume ONE"),
     ],
 )
 def test_interrupted_training_says_how_to_go_on(
