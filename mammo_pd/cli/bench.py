@@ -5,21 +5,27 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from mammo_pd.cli.options import DEFAULT_RUNS, KeepRates, Models, Resolutions, Runs
+from mammo_pd.cli.options import (
+    DEFAULT_RUNS,
+    KeepRatesOption,
+    ModelsOption,
+    ResolutionsOption,
+    RunsOption,
+)
 
 
 def bench(
     *,
-    res: Resolutions = ("1024", "2048x1664", "3328x2560"),
-    keep: KeepRates = (0.25, 1.0),
-    model: Models = ("vit_small_patch16_224",),
+    res: ResolutionsOption = ("1024", "2048x1664", "3328x2560"),
+    keep: KeepRatesOption = (0.25, 1.0),
+    model: ModelsOption = ("vit_small_patch16_224",),
     batch_size: Annotated[
         int | None, Parameter(metavar="N", show_default="about 20 GiB, at most 128; on a CPU 2")
     ] = None,
     store: Annotated[Path | None, Parameter(metavar="STORE", show_default="random pixels")] = None,
     out: Annotated[Path, Parameter(metavar="DIR")] = Path("bench"),
     mlflow: bool = False,
-    runs: Runs = DEFAULT_RUNS,
+    runs: RunsOption = DEFAULT_RUNS,
 ) -> None:
     """Measure training steps on this machine, beside timm's patch_drop_rate.
 

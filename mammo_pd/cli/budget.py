@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from mammo_pd.cli.options import KeepRates, Models, Resolutions
+from mammo_pd.cli.options import KeepRatesOption, ModelsOption, ResolutionsOption
 
 
 def budget(
@@ -17,9 +17,9 @@ def budget(
     hours: Annotated[float | None, Parameter(metavar="H")] = None,
     images: Annotated[int | None, Parameter(metavar="N")] = None,
     bench: Annotated[Path | None, Parameter(metavar="FILE")] = None,
-    res: Resolutions = ("512", "1024", "1536", "2048x1664", "3328x2560"),
-    keep: KeepRates = (0.1, 0.25, 0.5, 1.0),
-    model: Models = ("vit_small_patch16_224", "vit_base_patch16_224"),
+    res: ResolutionsOption = ("512", "1024", "1536", "2048x1664", "3328x2560"),
+    keep: KeepRatesOption = (0.1, 0.25, 0.5, 1.0),
+    model: ModelsOption = ("vit_small_patch16_224", "vit_base_patch16_224"),
 ) -> None:
     """Estimate which resolution, model, keep rate and batch size fit a GPU, and how long they take.
 

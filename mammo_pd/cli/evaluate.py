@@ -11,7 +11,7 @@ from mammo_pd.cli.options import (
     DEFAULT_RUNS,
     AggregationOption,
     ResamplesOption,
-    Runs,
+    RunsOption,
     find_run,
 )
 from mammo_pd.errors import InputError
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def evaluate(
     *run_folders: Annotated[Path, Parameter(name="RUN")],
     store: Annotated[Path | None, Parameter(metavar="STORE", show_default="the run's own")] = None,
-    runs: Runs = DEFAULT_RUNS,
+    runs: RunsOption = DEFAULT_RUNS,
     predictions: Annotated[Path | None, Parameter(metavar="CSV")] = None,
     out: Annotated[Path | None, Parameter(metavar="DIR", show_default="RUN/report")] = None,
     checkpoint: Literal["best", "last"] = "best",

@@ -10,16 +10,16 @@ from cyclopts import Parameter
 DEFAULT_STORE = Path("store")
 DEFAULT_RUNS = Path("runs")
 
-Store = Annotated[Path, Parameter(env_var="MAMMO_PD_STORE", metavar="STORE")]
-Runs = Annotated[Path, Parameter(env_var="MAMMO_PD_RUNS", metavar="DIR")]
+StoreOption = Annotated[Path, Parameter(env_var="MAMMO_PD_STORE", metavar="STORE")]
+RunsOption = Annotated[Path, Parameter(env_var="MAMMO_PD_RUNS", metavar="DIR")]
 ResamplesOption = Annotated[int, Parameter(metavar="N")]
 # The values of `mammo_pd.evaluation.levels.Aggregation`, whose module is too heavy for --help.
 AggregationOption = Literal["mean", "max", "noisy_or"]
 
-Resolutions = Annotated[
+ResolutionsOption = Annotated[
     tuple[str, ...], Parameter(consume_multiple=1, metavar="RES...", show_default=" ".join)
 ]
-KeepRates = Annotated[
+KeepRatesOption = Annotated[
     tuple[float, ...],
     Parameter(
         consume_multiple=1,
@@ -27,7 +27,7 @@ KeepRates = Annotated[
         show_default=lambda rates: " ".join(map(str, rates)),
     ),
 ]
-Models = Annotated[
+ModelsOption = Annotated[
     tuple[str, ...], Parameter(consume_multiple=1, metavar="NAME...", show_default=" ".join)
 ]
 

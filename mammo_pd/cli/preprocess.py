@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from mammo_pd.cli.options import DEFAULT_STORE, Store, default_store, unless_default
+from mammo_pd.cli.options import DEFAULT_STORE, StoreOption, default_store, unless_default
 from mammo_pd.errors import InputError
 from mammo_pd.terms import Frames, VoiPolicy
 
@@ -19,7 +19,7 @@ def preprocess(
     folder: Annotated[Path, Parameter(name="DICOM_DIR")],
     /,
     *,
-    out: Store = DEFAULT_STORE,
+    out: StoreOption = DEFAULT_STORE,
     labels: Annotated[Path | None, Parameter(metavar="TABLE")] = None,
     source: Annotated[str | None, Parameter(metavar="NAME")] = None,
     definition: Annotated[

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from mammo_pd.cli.options import (
     DEFAULT_RUNS,
-    Runs,
+    RunsOption,
     default_runs,
     default_store,
     find_run,
@@ -55,7 +55,7 @@ def train(
     store: Annotated[
         Path | None, Parameter(metavar="STORE", show_default="$MAMMO_PD_STORE, else store")
     ] = None,
-    runs: Runs = DEFAULT_RUNS,
+    runs: RunsOption = DEFAULT_RUNS,
     res: Annotated[str | None, Parameter(metavar="RES", show_default="1024")] = None,
     keep: Annotated[str | None, Parameter(metavar="RATE", show_default="0.25")] = None,
     draw: Annotated[Draw | None, Parameter(show_default="uniform")] = None,
