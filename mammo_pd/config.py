@@ -1,14 +1,24 @@
-"""A run's configuration: strict YAML into frozen dataclasses, checked once when it is made."""
+"""A run's configuration: YAML, flags and ``--set`` in; a frozen, validated `RunConfig` out.
 
-import dataclasses
-import types
-import typing
+Sizes called ``img_size`` are (height, width) in pixels.
+"""
+
+import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
 
 from mammo_pd.errors import InputError
 from mammo_pd.keep_schedule import KeepSchedule
@@ -17,46 +27,75 @@ from mammo_pd.terms import Draw
 IMG_ASPECT = 0.8
 
 
-@dataclass(frozen=True)
-class DataSettings:
-    """What is trained on.
+def _read_number(value: Any) -> Any:
+    """Read text as a number where it is one: to YAML 1.1, ``1e-4`` is a string."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
 
-    Attributes:
-        split: name of a split of the store.
-        fold: which fold to test on, where the split has folds.
-        res: the canvas: a height in pixels, whose width is 4/5 of it; ``HEIGHTxWIDTH``; or
-            ``full``, the largest native breast of the split.
-        workers: threads that read ahead; null for one less than the cores, at most 8, and on a
-            CPU for one.
-    """
+
+# Fields are strict: they take no text for a number and no bool for an integer. These two read the
+# numbers that YAML 1.1 and the command line hand over as text.
+_Number = Annotated[float, BeforeValidator(_read_number)]
+_NumberOrText = Annotated[float | str, BeforeValidator(_read_number)]
+
+
+class _Settings(BaseModel):
+    """What all sections share: strict types, no unknown keys, frozen."""
+
+    model_config = ConfigDict(
+        strict=True,
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some fields changed, validated like any new configuration.
+
+        Raises:
+            pydantic.ValidationError: a field that does not exist, or a value that it refuses.
+        """
+        return type(self)(**(dict(self) | changes))
+
+
+class DataSettings(_Settings):
+    """The training data."""
 
     split: str = "default"
+    """Name of a split of the store."""
+
     fold: int | None = None
+    """Fold to test on, where the split has folds."""
+
     res: int | str = 1024
-    workers: int | None = None
+    """Input size: a height in pixels (the width is 4/5 of it), HEIGHTxWIDTH, or full for the
+    largest native breast crop of the split."""
 
-    def __post_init__(self) -> None:
-        if self.workers is not None and self.workers < 1:
-            raise ValueError(f"workers is {self.workers}; allowed is 1 and above, or null")
+    workers: Annotated[int, Field(ge=1)] | None = None
+    """Reader threads; null for one less than the cores, at most 8 (one on a CPU)."""
 
 
-@dataclass(frozen=True)
-class PatchDropoutSettings:
-    """Which patches are kept in training; evaluation keeps all.
+class PatchDropoutSettings(_Settings):
+    """Which patches training keeps; evaluation keeps all of them."""
 
-    Attributes:
-        keep_rate: share of the patches kept: a number; ``0.5:0.25``, linear over the epochs;
-            or ``random``, the official code's; each with ``+N`` for N last epochs that keep all.
-        draw: ``uniform``, ``tissue`` or ``grid``.
-    """
+    keep_rate: _NumberOrText = 0.25
+    """Fraction of the patches kept: a number; 0.5:0.25 for a linear schedule over the epochs; or
+    random, as in the official code. +N after it keeps every patch in the last N epochs."""
 
-    keep_rate: float | str = 0.25
-    draw: str = str(Draw.UNIFORM)
+    draw: Annotated[Draw, Field(strict=False)] = Draw.UNIFORM
+    """How patches are drawn: uniform, tissue (patches with breast first) or grid (evenly
+    spread)."""
 
-    def __post_init__(self) -> None:
-        KeepSchedule.parse(self.keep_rate)
-        if self.draw not in list(Draw):
-            raise ValueError(f"draw is {self.draw!r}; allowed is {', '.join(Draw)}")
+    @field_validator("keep_rate")
+    @classmethod
+    def _is_a_schedule(cls, value: float | str) -> float | str:
+        KeepSchedule.parse(value)
+        return value
 
     @property
     def schedule(self) -> KeepSchedule:
@@ -64,183 +103,198 @@ class PatchDropoutSettings:
         return KeepSchedule.parse(self.keep_rate)
 
 
-@dataclass(frozen=True)
-class ModelSettings:
-    """Which vision transformer.
+class AugmentSettings(_Settings):
+    """Ranges of the training augmentation; all zeros leave images as they are."""
 
-    Attributes:
-        name: timm's.
-        weights: null for random, a local file, or ``timm`` for those of timm's hub.
-        drop_path_rate: stochastic depth.
-        global_pool: timm's; null for the model's own.
-        checkpointing: whether blocks are computed anew in the backward pass: a fraction of the
-            memory for about a third more time.
-    """
+    horizontal_flip: Annotated[_Number, Field(ge=0, le=1)] = 0.0
+    """Probability of a left-right flip. The store turns every chest wall to the left; 0 keeps
+    that."""
+
+    vertical_flip: Annotated[_Number, Field(ge=0, le=1)] = 0.5
+    """Probability of an up-down flip."""
+
+    rotation_degrees: Annotated[_Number, Field(ge=0, le=180)] = 15.0
+    """Maximum rotation in either direction."""
+
+    scale: Annotated[_Number, Field(ge=0, lt=1)] = 0.1
+    """Maximum relative change of size: 0.1 for 0.9 to 1.1."""
+
+    shift: Annotated[_Number, Field(ge=0, lt=1)] = 0.05
+    """Maximum translation, as a fraction of the image side."""
+
+    gamma: Annotated[_Number, Field(ge=0)] = 0.2
+    """Maximum gamma: 0.2 for exponents between 1/1.2 and 1.2."""
+
+    contrast: Annotated[_Number, Field(ge=0, lt=1)] = 0.2
+    """Maximum relative change of contrast. Air stays 0."""
+
+    @classmethod
+    def none(cls) -> Self:
+        """No augmentation at all."""
+        return cls(**dict.fromkeys(cls.model_fields, 0.0))
+
+
+class ModelSettings(_Settings):
+    """The vision transformer."""
 
     name: str = "vit_small_patch16_224"
+    """timm model name."""
+
     weights: str | None = None
-    drop_path_rate: float = 0.1
+    """Initial weights: null for random, a local file, or timm for those of timm's hub."""
+
+    drop_path_rate: Annotated[_Number, Field(ge=0, lt=1)] = 0.1
+    """Stochastic depth rate."""
+
     global_pool: str | None = None
+    """timm's pooling; null for the model's own."""
+
     checkpointing: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.drop_path_rate < 1:
-            raise ValueError(f"drop_path_rate is {self.drop_path_rate}; allowed is 0 to below 1")
+    """Recompute the blocks in the backward pass: a fraction of the memory for about a third more
+    time."""
 
 
-@dataclass(frozen=True)
-class DeviceSettings:
-    """Where it runs.
+class TrainingSettings(_Settings):
+    """What is learnt, and the optimisation."""
 
-    Attributes:
-        accelerator: Lightning Fabric's: ``auto``, ``cpu``, ``cuda``.
-        devices: how many; under torchrun its own number counts.
-        precision: Lightning Fabric's, such as ``bf16-mixed`` or ``32-true``; ``auto`` takes bf16
-            where the device has it.
-        compile: whether blocks are compiled; null to do so on a GPU with a C compiler at hand.
-    """
+    objective: str = "binary_label"
+    """What is learnt: binary_label is cancer or not, from the label column."""
 
-    accelerator: str = "auto"
-    devices: int = 1
-    precision: str = "auto"
-    compile: bool | None = None
+    epochs: Annotated[int, Field(ge=1)] = 30
+    """Passes over the training images."""
 
-    def __post_init__(self) -> None:
-        if self.devices < 1:
-            raise ValueError(f"devices is {self.devices}; allowed is 1 and above")
+    batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = 32
+    """Images per optimiser step, over all devices; auto for as many as fit."""
 
+    grad_accum_steps: Annotated[int, Field(ge=1)] = 1
+    """Forward and backward passes per optimiser step."""
 
-@dataclass(frozen=True)
-class AugmentSettings:
-    """How far training images are moved and changed; all zeros changes nothing.
+    lr: Annotated[_Number, Field(gt=0)] = 3e-4
+    """Peak learning rate of AdamW."""
 
-    Attributes:
-        horizontal_flip: probability of mirroring left to right. The store turns every chest wall
-            to the left, so 0 keeps that.
-        vertical_flip: probability of mirroring top to bottom.
-        rotation_degrees: largest rotation either way.
-        scale: largest relative change of size, 0.1 for 0.9 to 1.1.
-        shift: largest shift, as a share of the canvas's side.
-        gamma: largest power either way, 0.2 for exponents between 1/1.2 and 1.2.
-        contrast: largest relative change of the grey values' scale. Air stays 0.
-    """
+    weight_decay: Annotated[_Number, Field(ge=0)] = 0.05
+    """AdamW's weight decay, on matrices only: not on biases, norms, tokens or position
+    embeddings."""
 
-    horizontal_flip: float = 0.0
-    vertical_flip: float = 0.5
-    rotation_degrees: float = 15.0
-    scale: float = 0.1
-    shift: float = 0.05
-    gamma: float = 0.2
-    contrast: float = 0.2
+    warmup_epochs: Annotated[_Number, Field(ge=0)] = 2.0
+    """Epochs of linear warm-up before the cosine; may be fractional."""
 
-    def __post_init__(self) -> None:
-        for name in ("horizontal_flip", "vertical_flip"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it is a probability in [0, 1]")
-        if not 0 <= self.rotation_degrees <= 180:
-            raise ValueError(f"rotation_degrees is {self.rotation_degrees}; allowed is 0 to 180")
-        for name in ("scale", "shift", "contrast"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; allowed is 0 to below 1")
-        if self.gamma < 0:
-            raise ValueError(f"gamma is {self.gamma}; allowed is 0 and above")
+    clip_norm: Annotated[_Number, Field(ge=0)] = 1.0
+    """Maximum gradient norm; 0 for no clipping."""
 
+    positive_weight: Annotated[_Number, Field(gt=0)] = 1.0
+    """Weight of a positive image in the loss."""
 
-@dataclass(frozen=True)
-class TrainingSettings:
-    """How the model is trained.
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the weights, the order of images, the patch draws and the augmentation."""
 
-    Attributes:
-        epochs: passes over the training images.
-        batch_size: images in a step, over all devices; ``auto`` for as many as fit.
-        grad_accum_steps: forward and backward passes that make one optimiser step.
-        lr: peak learning rate of AdamW.
-        weight_decay: of AdamW; on matrices, not on biases, norms, tokens or position embeddings.
-        warmup_epochs: epochs of linear warm-up before the cosine; may be a fraction.
-        clip_norm: largest norm of the gradient; 0 for no limit.
-        positive_weight: weight of a positive image in the loss.
-        seed: of the weights, the order, the draws and the augmentation.
-    """
-
-    epochs: int = 30
-    batch_size: int | str = 32
-    grad_accum_steps: int = 1
-    lr: float = 3e-4
-    weight_decay: float = 0.05
-    warmup_epochs: float = 2.0
-    clip_norm: float = 1.0
-    positive_weight: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "grad_accum_steps"):
-            if getattr(self, name) == "auto" and name == "batch_size":
-                continue
-            if isinstance(getattr(self, name), str) or getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; allowed is 1 and above")
-        for name in ("lr", "positive_weight"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; allowed is above 0")
-        for name in ("weight_decay", "warmup_epochs", "clip_norm", "seed"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; allowed is 0 and above")
+    @model_validator(mode="before")
+    @classmethod
+    def _read_old_name(cls, values: Any) -> Any:
+        # Runs made before the rename must still be read.
+        if isinstance(values, dict) and "accumulate" in values and "grad_accum_steps" not in values:
+            old = dict(values)
+            return {"grad_accum_steps": old.pop("accumulate"), **old}
+        return values
 
     @property
     def known_batch_size(self) -> int:
-        """``batch_size``, once ``auto`` was resolved."""
-        assert isinstance(self.batch_size, int), "auto is resolved before training"
+        """``batch_size``, once ``auto`` is resolved."""
+        assert self.batch_size != "auto", "auto is resolved before training"
         return self.batch_size
 
 
-@dataclass(frozen=True)
-class RunConfig:
-    """Everything that decides a run, but for where the store and the runs lie."""
+class DeviceSettings(_Settings):
+    """The hardware."""
 
-    data: DataSettings = field(default_factory=DataSettings)
-    patch_dropout: PatchDropoutSettings = field(default_factory=PatchDropoutSettings)
-    augment: AugmentSettings = field(default_factory=AugmentSettings)
-    model: ModelSettings = field(default_factory=ModelSettings)
-    training: TrainingSettings = field(default_factory=TrainingSettings)
-    device: DeviceSettings = field(default_factory=DeviceSettings)
+    accelerator: str = "auto"
+    """Lightning Fabric's accelerator: auto, cpu or cuda."""
 
-    def __post_init__(self) -> None:
+    devices: Annotated[int, Field(ge=1)] = 1
+    """Number of devices; under torchrun its own number counts."""
+
+    precision: str = "auto"
+    """Lightning Fabric's precision, such as bf16-mixed or 32-true; auto takes bf16 where the
+    device has it."""
+
+    compile: bool | None = None
+    """Compile the blocks; null to do so on a GPU where a C compiler is found."""
+
+
+class RunConfig(_Settings):
+    """Everything that decides a run, except where the store and the runs are."""
+
+    data: DataSettings = DataSettings()
+    patch_dropout: PatchDropoutSettings = PatchDropoutSettings()
+    augment: AugmentSettings = AugmentSettings()
+    model: ModelSettings = ModelSettings()
+    training: TrainingSettings = TrainingSettings()
+    device: DeviceSettings = DeviceSettings()
+
+    @model_validator(mode="after")
+    def _some_epochs_drop_patches(self) -> Self:
         full = self.patch_dropout.schedule.full_epochs
         if full and full >= self.training.epochs:
-            raise ValueError(
-                f"patch_dropout.keep_rate {self.patch_dropout.keep_rate} keeps every patch in the "
-                f"last {full} epochs, and there are {self.training.epochs} (training.epochs): more "
-                "epochs, or a smaller number after the +, leave some for dropping"
+            raise _FieldError(
+                ("patch_dropout", "keep_rate"),
+                f"{self.patch_dropout.keep_rate} keeps every patch in the last {full} epochs, but "
+                f"the run has only {self.training.epochs}; train longer, or lower the number after "
+                "the +",
             )
+        return self
+
+
+class _FieldError(ValueError):
+    """What a check of the whole configuration holds against one field.
+
+    The message begins with the field's value.
+    """
+
+    def __init__(self, loc: tuple[str, str], message: str) -> None:
+        super().__init__(message)
+        self.loc = loc
+
+
+class Given(NamedTuple):
+    """A value and how the user gave it, which is how an error message names it.
+
+    Attributes:
+        value: the value.
+        origin: what was typed, such as ``--keep`` or ``--set training.lr``.
+    """
+
+    value: Any
+    origin: str
 
 
 def load_config(file: Path | None = None, overrides: Mapping[str, Any] | None = None) -> RunConfig:
-    """Make the configuration of a run.
+    """Build and check the configuration of a run.
 
     Args:
-        file: YAML; what it leaves out keeps its default.
-        overrides: values by dotted path, such as ``{"training.lr": 1e-4}``, that win over the file.
+        file: YAML; keys that are missing keep their defaults.
+        overrides: values by dotted path, such as ``{"training.lr": 1e-4}``, which take precedence
+            over the file; a `Given` says where its value came from.
 
     Raises:
-        InputError: an unknown key, a wrong type or a value out of range; the message names the
-            path.
+        InputError: an unknown key, a wrong type or a value out of range. The message names the
+            flag, the ``--set`` or the file and key that it came from.
     """
-    values: Any = {}
-    if file is not None:
-        try:
-            values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise InputError(f"the configuration {file} cannot be read: {error}") from error
     where = str(file) if file is not None else "the configuration"
+    values: Any = {} if file is None else _read_yaml(file)
     if not isinstance(values, dict):
-        raise InputError(f"{where} is not a mapping of sections ({_names(RunConfig)}).")
-    for path, value in (overrides or {}).items():
-        _set(values, path, value)
-    config = _build(RunConfig, values, "", where)
-    assert isinstance(config, RunConfig)
-    return config
+        raise InputError(f"{where} is not a mapping of sections ({_keys_of(RunConfig)}).")
+    origins = {}
+    for path, override in (overrides or {}).items():
+        given = override if isinstance(override, Given) else Given(override, f"{where}: {path}")
+        _set(values, path, given)
+        origins[tuple(path.split("."))] = given.origin
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise InputError(_explain(error, where, origins)) from error
 
 
-def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
+def parse_assignments(assignments: Iterable[str]) -> dict[str, Given]:
     """Read ``key=value`` pairs as `load_config` takes them; values are YAML.
 
     Raises:
@@ -249,10 +303,11 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
     parsed = {}
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
+        path = path.strip()
         if not equals:
             raise InputError(f"--set {assignment} has no '='; write --set training.lr=0.0001")
         try:
-            parsed[path.strip()] = yaml.safe_load(text)
+            parsed[path] = Given(yaml.safe_load(text), f"--set {path}")
         except yaml.YAMLError as error:
             raise InputError(f"--set {assignment}: the value is not YAML ({error})") from error
     return parsed
@@ -260,11 +315,16 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
 
 def dump_config(config: RunConfig) -> str:
     """The whole configuration as YAML that `load_config` reads back."""
-    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def dump_schema() -> str:
+    """The JSON schema of a configuration file, as editors and ``configs/schema.json`` have it."""
+    return json.dumps(RunConfig.model_json_schema(), indent=2) + "\n"
 
 
 def resolve_img_size(res: int | str, patch_size: int, largest: tuple[int, int]) -> tuple[int, int]:
-    """The canvas that ``res`` asks for.
+    """The image size that ``res`` asks for.
 
     Args:
         res: as in `DataSettings`.
@@ -272,10 +332,10 @@ def resolve_img_size(res: int | str, patch_size: int, largest: tuple[int, int]) 
         largest: (height, width) of the largest native crop, for ``full``.
 
     Returns:
-        (height, width) in pixels, multiples of ``patch_size``.
+        img_size, both sides multiples of ``patch_size``.
 
     Raises:
-        InputError: not of a known form, or not a multiple of the patch size.
+        InputError: an unknown form, or a side that is not a multiple of the patch size.
     """
     text = str(res).strip().lower()
     if text == "full":
@@ -284,7 +344,7 @@ def resolve_img_size(res: int | str, patch_size: int, largest: tuple[int, int]) 
     height_text, cross, width_text = text.partition("x")
     if not height_text.isdigit() or (cross and not width_text.isdigit()):
         raise InputError(
-            f"--res {res} is not understood; give a height such as 1024, a canvas such as "
+            f"--res {res} is not understood; give a height such as 1024, a size such as "
             "1024x832, or full."
         )
     height = int(height_text)
@@ -294,57 +354,92 @@ def resolve_img_size(res: int | str, patch_size: int, largest: tuple[int, int]) 
         side = height if height < patch_size or height % patch_size else width
         down = max(1, side // patch_size) * patch_size
         raise InputError(
-            f"--res {res}: {side} is not a multiple of the model's patch of {patch_size} pixels; "
-            f"the nearest are {down} and {down + patch_size}."
+            f"--res {res}: {side} is not a multiple of the model's patch size of {patch_size} "
+            f"pixels; the nearest are {down} and {down + patch_size}."
         )
     return height, width
 
 
-def _set(values: dict[str, Any], path: str, value: Any) -> None:
+def _read_yaml(file: Path) -> Any:
+    try:
+        return yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        # PyYAML's messages span lines; an error is one.
+        cause = " ".join(str(error).split())
+        raise InputError(f"the configuration {file} cannot be read: {cause}") from error
+
+
+def _set(values: dict[str, Any], path: str, given: Given) -> None:
     *sections, name = path.split(".")
     for section in sections:
         values = values.setdefault(section, {})
         if not isinstance(values, dict):
-            raise InputError(f"{path} cannot be set: {section} is not a section.")
-    values[name] = value
+            raise InputError(f"{given.origin} cannot be set: {section} is not a section.")
+    values[name] = given.value
 
 
-def _names(kind: Any) -> str:
-    return ", ".join(item.name for item in dataclasses.fields(kind))
+# What each of pydantic's error types asks for, to follow "it must be"; filled from its context.
+_BOUNDS = {
+    "finite_number": "finite",
+    "greater_than": "above {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "below {lt}",
+    "less_than_equal": "at most {le}",
+}
+_REQUIREMENTS = {
+    **_BOUNDS,
+    "int_type": "an integer",
+    "int_from_float": "an integer",
+    "float_type": "a number",
+    "bool_type": "a boolean",
+    "string_type": "text",
+    "literal_error": "{expected}",
+    "enum": "{expected}",
+}
 
 
-def _build(kind: Any, values: Any, path: str, where: str) -> Any:
-    if not isinstance(values, dict):
-        raise InputError(f"{where}: {path} is a section with the keys {_names(kind)}.")
-    hints = typing.get_type_hints(kind)
-    prefix = f"{path}." if path else ""
-    given = {}
-    for name, value in values.items():
-        if name not in hints:
-            raise InputError(
-                f"{where}: there is no key {prefix}{name}; {path or 'the top level'} has "
-                f"{_names(kind)}."
-            )
-        if dataclasses.is_dataclass(hints[name]):
-            given[name] = _build(hints[name], value, prefix + name, where)
-        else:
-            given[name] = _typed(hints[name], value, prefix + name, where)
-    try:
-        return kind(**given)
-    except ValueError as error:
-        raise InputError(f"{where}: {prefix}{error}.") from error
+def _explain(error: ValidationError, where: str, origins: Mapping[tuple[str, ...], str]) -> str:
+    """One sentence on the first field that is wrong, naming it as the user did."""
+    first, *others = error.errors(include_url=False)
+    cause = first.get("ctx", {}).get("error")
+    # A union appends its member to the location; sections and fields are two levels deep.
+    loc = cause.loc if isinstance(cause, _FieldError) else tuple(map(str, first["loc"][:2]))
+    key = ".".join(loc)
+    # What was typed may lie deeper than the error: --set no_such_section.key=1.
+    typed = (origin for path, origin in origins.items() if path[: len(loc)] == loc)
+    origin = next(typed, f"{where}: {key}")
+    if first["type"] in ("extra_forbidden", "invalid_key"):
+        parent, keys = ("the top level", RunConfig) if len(loc) == 1 else (loc[0], _section(loc[0]))
+        return f"{origin}: there is no key {loc[-1]}; {parent} has {_keys_of(keys)}."
+    if first["type"] == "model_type":
+        return f"{origin} is a section with the keys {_keys_of(_section(key))}."
+    if cause is not None:
+        # Our own checks: their messages begin with the value.
+        return f"{origin} {cause}."
+    same_field = [first, *(other for other in others if tuple(other["loc"][:2]) == loc)]
+    # A bound comes from the union's member that takes this type, so the others do not matter.
+    bounds = [item for item in same_field if item["type"] in _BOUNDS]
+    wanted = " or ".join(map(_requirement, bounds or same_field))
+    if not bounds and _section(loc[0]).model_fields[loc[1]].default is None:
+        wanted += " or null"
+    return f"{origin} is {_shown(first['input'])}; it must be {wanted}."
 
 
-def _typed(hint: Any, value: Any, path: str, where: str) -> Any:
-    allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    for kind in allowed:
-        # bool is an int to Python, and YAML reads 1e-4 as text.
-        if isinstance(value, kind) and not (isinstance(value, bool) and kind is not bool):
-            return value
-        if kind is float and not isinstance(value, bool):
-            try:
-                return float(value)
-            except (TypeError, ValueError):
-                continue
-    names = " or ".join("null" if kind is type(None) else kind.__name__ for kind in allowed)
-    raise InputError(f"{where}: {path} is {value!r}; it must be {names}.")
+def _section(name: str) -> type[_Settings]:
+    section = RunConfig.model_fields[name].annotation
+    assert isinstance(section, type)
+    assert issubclass(section, _Settings)
+    return section
+
+
+def _requirement(item: ErrorDetails) -> str:
+    form = _REQUIREMENTS.get(item["type"])
+    return form.format(**item.get("ctx", {})) if form is not None else item["msg"]
+
+
+def _shown(value: Any) -> str:
+    return repr(value) if isinstance(value, str) else str(value)
+
+
+def _keys_of(section: type[_Settings]) -> str:
+    return ", ".join(section.model_fields)

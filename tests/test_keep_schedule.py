@@ -43,7 +43,7 @@ def test_full_epochs_come_last() -> None:
     assert rates("0.2:0.4+1", 4) == pytest.approx([0.2, 0.3, 0.4, 1])
 
 
-def test_random_is_the_official_codes() -> None:
+def test_random_follows_the_official_code() -> None:
     """Half of the steps keep all; the others 1 less a number of 0 to 10 twentieths."""
     schedule = KeepSchedule.parse("random+1")
     drawn = [schedule.keep_rate(epoch, 41, step, 7) for epoch in range(40) for step in range(100)]
@@ -64,8 +64,13 @@ def test_base_is_what_a_batch_must_fit_at() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "0", "1.5", "-0.1", "a", "0.1:0.2:0.3", "0.2+", "0.2+x", "nan"]
+    ("text", "fault"),
+    [
+        *((text, "is not a keep rate; give") for text in ("", "a", "0.1:0.2:0.3", "0.2+", "0.2+x")),
+        *((text, r"is not in \(0, 1\]; give") for text in ("0", "1.5", "-0.1", "nan", "0.5:2")),
+    ],
 )
-def test_other_forms_are_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="keep_rate"):
+def test_other_forms_are_refused(text: str, fault: str) -> None:
+    """The message begins with what was given, so that a caller can put its option before it."""
+    with pytest.raises(ValueError, match=f"^{text.replace('+', '.')} {fault}"):
         KeepSchedule.parse(text)

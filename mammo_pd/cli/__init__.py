@@ -1,1 +1,1 @@
-"""The command line: one file for each command."""
+"""The command line: `app` registers one module for each command."""

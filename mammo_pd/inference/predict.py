@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +94,7 @@ def predict(
     objective = build_objective(run.config.training)
     backbone, epoch = load_backbone(run, objective, checkpoint)
     # One device is enough, and it need not be of the kind that trained.
-    config = replace(run.config, device=replace(run.config.device, devices=1, accelerator="auto"))
+    config = run.config.replace(device=run.config.device.replace(devices=1, accelerator="auto"))
     dataset = MammogramDataset(paths, images, run.info.img_size)
     scores = score_dataset(
         make_fabric(config), backbone, objective, dataset, workers=config.data.workers

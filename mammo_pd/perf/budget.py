@@ -173,7 +173,7 @@ def budget(
         f"mammo-pd train --res {height}x{width} --keep {best.keep_rate:g} --model "
         f"{best.shape.name} --batch-size {best.batch_size}"
     )
-    if best.epochs < TrainingSettings.epochs:
+    if best.epochs < TrainingSettings().epochs:
         command += f" --epochs {int(best.epochs)}"
     return "\n".join(lines), command
 

@@ -8,7 +8,6 @@ import math
 import resource
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -261,7 +260,7 @@ def _describe(setup: RunSetup, tracker: MlflowRun) -> None:
     config = _without_paths(setup.config)
     tracker.describe(
         parameters={
-            **asdict(config),
+            **config.model_dump(mode="json"),
             "img_size": f"{setup.img_size[0]}x{setup.img_size[1]}",
             "num_tokens": setup.backbone.num_tokens,
             "num_keep": setup.num_keep,
@@ -281,7 +280,7 @@ def _without_paths(config: RunConfig) -> RunConfig:
     weights = config.model.weights
     if weights in (None, "timm"):
         return config
-    return replace(config, model=replace(config.model, weights=Path(str(weights)).name))
+    return config.replace(model=config.model.replace(weights=Path(str(weights)).name))
 
 
 def _parameter_groups(setup: RunSetup, weight_decay: float) -> list[dict[str, Any]]:

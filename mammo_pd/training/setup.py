@@ -306,8 +306,8 @@ class RunSetup:
         return float(np.mean(shares))
 
     def _with_batch_size(self, batch_size: int) -> "RunSetup":
-        training = replace(self.config.training, batch_size=batch_size)
-        return replace(self, config=replace(self.config, training=training))
+        training = self.config.training.replace(batch_size=batch_size)
+        return replace(self, config=self.config.replace(training=training))
 
 
 def make_loader(

@@ -45,7 +45,7 @@ def vit_of(kind: str) -> Backbone:
 def test_keep_1_without_augmentation_equals_timms_own_forward(kind: str) -> None:
     model = vit_of(kind)
     img_size = tuple(side * model.patch_size for side in model.grid_size)
-    still = AugmentSettings(0, 0, 0, 0, 0, 0, 0)
+    still = AugmentSettings.none()
     sampler = PatchSampler(img_size, model.patch_size, augment=still)
     stored = torch.randint(0, 65536, (2, *img_size), dtype=torch.int32)
     images = ImageBatch.from_images(list(stored.numpy().astype(np.uint16)))
@@ -190,7 +190,7 @@ def test_sampler_draws_the_same_for_an_image_in_any_batch(draw: Draw, batch_of: 
 
 
 def test_tissue_draw_takes_the_breast_first(batch_of: Batches) -> None:
-    still = AugmentSettings(0, 0, 0, 0, 0, 0, 0)
+    still = AugmentSettings.none()
     images, keys = batch_of(5)
     sampler = PatchSampler(CANVAS, 16, draw=Draw.TISSUE, augment=still)
     tissue = sampler.tissue(images)

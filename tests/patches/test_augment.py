@@ -14,7 +14,7 @@ from mammo_pd.patches.draw import draw_uniform
 from mammo_pd.patches.intensity import change_intensity, intensity_of
 from mammo_pd.patches.sample import probe_tissue, sample_patches
 
-STILL = AugmentSettings(0, 0, 0, 0, 0, 0, 0)
+STILL = AugmentSettings.none()
 PATCH = 8
 
 
@@ -66,12 +66,14 @@ def test_identity_equals_patchify() -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        AugmentSettings(0, 1, 0, 0, 0, 0, 0),
-        AugmentSettings(1, 0, 0, 0, 0, 0, 0),
-        AugmentSettings(0, 0, 45, 0, 0, 0, 0),
-        AugmentSettings(0, 0, 0, 0.5, 0, 0, 0),
-        AugmentSettings(0, 0, 0, 0, 0.3, 0, 0),
-        AugmentSettings(0.5, 0.5, 30, 0.2, 0.1, 0, 0),
+        STILL.replace(vertical_flip=1),
+        STILL.replace(horizontal_flip=1),
+        STILL.replace(rotation_degrees=45),
+        STILL.replace(scale=0.5),
+        STILL.replace(shift=0.3),
+        STILL.replace(
+            horizontal_flip=0.5, vertical_flip=0.5, rotation_degrees=30, scale=0.2, shift=0.1
+        ),
     ],
     ids=["vertical", "horizontal", "rotation", "scale", "shift", "all"],
 )
@@ -93,7 +95,9 @@ def test_kept_patches_equal_warping_the_whole_image_first(settings: AugmentSetti
 
 def test_flip_twice_is_the_identity() -> None:
     img_size = (32, 24)
-    flip = affine_of(draw_augmentation(keys_of(1)), img_size, AugmentSettings(1, 1, 0, 0, 0, 0, 0))
+    flip = affine_of(
+        draw_augmentation(keys_of(1)), img_size, STILL.replace(horizontal_flip=1, vertical_flip=1)
+    )
     still = affine_of(draw_augmentation(keys_of(1)), img_size, STILL)
     torch.testing.assert_close(compose(flip, flip), still)
     image = random_image(*img_size)
@@ -122,7 +126,9 @@ def test_outside_the_image_is_air() -> None:
 
 
 def test_every_affine_draw_lies_within_its_settings() -> None:
-    settings = AugmentSettings(0.5, 0.5, 15, 0.1, 0.05, 0, 0)
+    settings = STILL.replace(
+        horizontal_flip=0.5, vertical_flip=0.5, rotation_degrees=15, scale=0.1, shift=0.05
+    )
     linear = affine_of(draw_augmentation(keys_of(2000)), (100, 80), settings)[:, :, :2]
     zoom = torch.linalg.det(linear).abs().rsqrt()
     assert zoom.min() > 0.8999
@@ -172,7 +178,9 @@ def test_probed_tissue_is_where_a_patch_holds_breast() -> None:
 
 def test_probes_go_through_the_augmentation_and_call_the_outside_air() -> None:
     img_size = (64, 48)
-    settings = AugmentSettings(0.5, 0.5, 30, 0.2, 0.3, 0, 0)
+    settings = STILL.replace(
+        horizontal_flip=0.5, vertical_flip=0.5, rotation_degrees=30, scale=0.2, shift=0.3
+    )
     batch = ragged(*[torch.full((90, 50), 9.0)] * 20)
     drawn = draw_augmentation(keys_of(20))
     matrix = compose(

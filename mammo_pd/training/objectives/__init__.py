@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from mammo_pd.config import TrainingSettings
+from mammo_pd.errors import InputError
 from mammo_pd.training.objectives.base import Objective
 from mammo_pd.training.objectives.binary_label import BinaryLabel
 
@@ -12,8 +13,18 @@ _OBJECTIVES: dict[str, Callable[[TrainingSettings], Objective]] = {
 
 
 def build_objective(settings: TrainingSettings) -> Objective:
-    """The objective of a run's configuration."""
-    return _OBJECTIVES["binary_label"](settings)
+    """The objective of a run's configuration.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    build = _OBJECTIVES.get(settings.objective)
+    if build is None:
+        raise InputError(
+            f"training.objective {settings.objective!r} does not exist; choose one of "
+            f"{', '.join(_OBJECTIVES)}."
+        )
+    return build(settings)
 
 
 __all__ = ["Objective", "build_objective"]

@@ -1,0 +1,65 @@
+"""``mammo-pd bench``: this machine's training speed and memory."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from mammo_pd.cli.options import (
+    DEFAULT_RUNS,
+    KeepRatesOption,
+    ModelsOption,
+    ResolutionsOption,
+    RunsOption,
+)
+
+
+def bench(
+    *,
+    res: ResolutionsOption = ("1024", "2048x1664", "3328x2560"),
+    keep: KeepRatesOption = (0.25, 1.0),
+    model: ModelsOption = ("vit_small_patch16_224",),
+    batch_size: Annotated[
+        int | None, Parameter(metavar="N", show_default="about 20 GiB, at most 128; on a CPU 2")
+    ] = None,
+    store: Annotated[Path | None, Parameter(metavar="STORE", show_default="random pixels")] = None,
+    out: Annotated[Path, Parameter(metavar="DIR")] = Path("bench"),
+    mlflow: bool = False,
+    runs: RunsOption = DEFAULT_RUNS,
+) -> None:
+    """Measure training steps on this machine, beside timm's patch_drop_rate.
+
+    Gives images/s, memory, the fraction of the matmul ceiling, and the time spent waiting for data.
+
+    For example:
+
+        mammo-pd bench --res 512 1024 full --keep 0.25 1 --store store
+
+    Args:
+        res: Input sizes, as of train.
+        keep: Fractions of the patches kept, each constant.
+        model: timm model names.
+        batch_size: Images per step.
+        store: Read the images of this store.
+        out: Where to write the results.
+        mlflow: Log to the MLflow database of --runs as well.
+        runs: The folder of runs.
+    """
+    from mammo_pd.perf import bench as perf
+
+    table = perf.bench(
+        out,
+        resolutions=list(res),
+        keep_rates=list(keep),
+        models=list(model),
+        batch_size=batch_size,
+        store=store,
+        runs=runs if mlflow else None,
+    )
+    print((out / "bench.md").read_text())
+    print(f"wrote {out}: bench.json, bench.md, bench.png")
+    if mlflow:
+        print(f"logged: mlflow ui --backend-store-uri sqlite:///{runs / 'mlflow.db'}")
+    # A CPU has no GPU memory for budget to go by.
+    memory = "" if table["peak_gib"].notna().any() else " --memory 24GB"
+    print(f"next: mammo-pd budget --bench {out / 'bench.json'}{memory}")

@@ -1,0 +1,51 @@
+"""``mammo-pd budget``: what fits a GPU, and in how much time."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from mammo_pd.cli.options import KeepRatesOption, ModelsOption, ResolutionsOption
+
+
+def budget(
+    *,
+    memory: Annotated[
+        str | None,
+        Parameter(metavar="SIZE", show_default="that of the --bench file, else this machine's"),
+    ] = None,
+    hours: Annotated[float | None, Parameter(metavar="H")] = None,
+    images: Annotated[int | None, Parameter(metavar="N")] = None,
+    bench: Annotated[Path | None, Parameter(metavar="FILE")] = None,
+    res: ResolutionsOption = ("512", "1024", "1536", "2048x1664", "3328x2560"),
+    keep: KeepRatesOption = (0.1, 0.25, 0.5, 1.0),
+    model: ModelsOption = ("vit_small_patch16_224", "vit_base_patch16_224"),
+) -> None:
+    """Estimate which resolution, model, keep rate and batch size fit a GPU, and how long they take.
+
+    For example:
+
+        mammo-pd budget --memory 24GB --hours 12 --images 100000
+
+    Args:
+        memory: GPU memory, such as 24GB.
+        hours: Time available for training.
+        images: Number of training images.
+        bench: bench.json of this GPU, for its measured speed.
+        res: Input sizes, as of train.
+        keep: Fractions of the patches kept, each constant.
+        model: timm model names.
+    """
+    from mammo_pd.perf import budget as perf
+
+    text, best = perf.budget(
+        memory,
+        hours=hours,
+        images=images,
+        bench=bench,
+        models=list(model),
+        resolutions=list(res),
+        keep_rates=list(keep),
+    )
+    print(text)
+    print(f"next: {best}")

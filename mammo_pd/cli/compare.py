@@ -1,0 +1,58 @@
+"""``mammo-pd compare``: the predictions of several models to their paired differences."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from mammo_pd.cli.options import AggregationOption, ResamplesOption
+from mammo_pd.errors import InputError
+
+
+def compare(
+    *models: Annotated[Path, Parameter(name="RUN")],
+    out: Annotated[Path, Parameter(metavar="DIR")] = Path("comparison"),
+    intersect: bool = False,
+    aggregation: AggregationOption = "mean",
+    resamples: ResamplesOption = 2000,
+) -> None:
+    """Compare models on the same images: paired differences of the AUC.
+
+    For example:
+
+        mammo-pd compare runs/ONE runs/OTHER
+
+    Args:
+        models: Two or more evaluated runs, or CSV files of predictions.
+        out: Where to write the report.
+        intersect: Where the images differ, compare on those that all have.
+        aggregation: How image scores become those of a breast, exam or patient.
+        resamples: Bootstrap resamples of the patients, for the confidence intervals.
+    """
+    from mammo_pd.evaluation.predictions import read_predictions
+    from mammo_pd.report.content import ReportContext
+    from mammo_pd.report.evaluate import compare_predictions, difference_table
+
+    if len(models) < 2:
+        raise InputError("name two or more runs, or files of predictions, to compare.")
+    tables = {}
+    for model in models:
+        file = model / "predictions.csv" if model.is_dir() else model
+        if not file.is_file():
+            raise InputError(
+                f"{model} has no predictions yet; make them with: mammo-pd evaluate {model}"
+            )
+        name = model.name if model.is_dir() else model.stem
+        # Two models of one name are told apart by their whole paths.
+        tables[str(model) if name in tables else name] = read_predictions(file)
+    metrics = compare_predictions(
+        tables,
+        out,
+        context=ReportContext(title="Comparison of " + " and ".join(tables)),
+        intersect=intersect,
+        aggregation=aggregation,
+        resamples=resamples,
+    )
+    print(difference_table(metrics))
+    print(f"\nwrote {out}: index.html, metrics.json")
+    print(f"next: open {out / 'index.html'}")

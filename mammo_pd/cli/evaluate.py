@@ -1,0 +1,148 @@
+"""``mammo-pd evaluate``: runs, or anyone's predictions, to the ROC report."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from mammo_pd.cli.options import (
+    DEFAULT_RUNS,
+    AggregationOption,
+    ResamplesOption,
+    RunsOption,
+    find_run,
+)
+from mammo_pd.errors import InputError
+
+if TYPE_CHECKING:
+    from mammo_pd.inference.predict import Scored
+    from mammo_pd.report.content import ReportContext
+    from mammo_pd.training.runs import RunFolder
+
+
+def evaluate(
+    *run_folders: Annotated[Path, Parameter(name="RUN")],
+    store: Annotated[Path | None, Parameter(metavar="STORE", show_default="the run's own")] = None,
+    runs: RunsOption = DEFAULT_RUNS,
+    predictions: Annotated[Path | None, Parameter(metavar="CSV")] = None,
+    out: Annotated[Path | None, Parameter(metavar="DIR", show_default="RUN/report")] = None,
+    checkpoint: Literal["best", "last"] = "best",
+    aggregation: AggregationOption = "mean",
+    resamples: ResamplesOption = 2000,
+    prevalence: Annotated[float | None, Parameter(metavar="P")] = None,
+    miss_cost: Annotated[float, Parameter(metavar="C")] = 10.0,
+    reader: Annotated[
+        tuple[float, float] | None, Parameter(metavar="SENSITIVITY SPECIFICITY")
+    ] = None,
+    accept_other_split: bool = False,
+) -> None:
+    """Score the test images of a run on all patches and write the ROC report.
+
+    For example:
+
+        mammo-pd evaluate
+        mammo-pd evaluate runs/FOLD0 runs/FOLD1 runs/FOLD2 --checkpoint last --out report
+        mammo-pd evaluate --predictions anyones_predictions.csv --out report
+
+    Args:
+        run_folders: A run, or the runs of all folds; by default the latest run.
+        store: The store, if it has moved since the training.
+        runs: The folder of runs.
+        predictions: Report on this table instead of a run: image_id, patient_id, exam_id,
+            laterality, view, label, score.
+        out: Where to write the report.
+        checkpoint: Weights of the best validation AUC, or the last ones.
+        aggregation: How image scores become those of a breast, exam or patient.
+        resamples: Bootstrap resamples of the patients, for the confidence intervals.
+        prevalence: Reweight to this fraction of positives.
+        miss_cost: False alarms that one miss is worth, for the cost-based threshold.
+        reader: The radiologists' operating point, to compare with at exam level.
+        accept_other_split: Use the current split and labels, though the run was trained on others.
+    """
+    from mammo_pd.evaluation.thresholds import Reader
+    from mammo_pd.report.evaluate import check_choices, evaluate_file, summary_table
+
+    choices: dict[str, Any] = {
+        "aggregation": aggregation,
+        "resamples": resamples,
+        "prevalence": prevalence,
+        "miss_cost": miss_cost,
+        "reader": reader and Reader(*reader),
+    }
+    # Before hours of scoring.
+    check_choices(**choices)
+    if predictions is not None:
+        if run_folders:
+            raise InputError("give runs or --predictions, not both.")
+        out = out or predictions.with_name(predictions.stem + "-report")
+        metrics = evaluate_file(predictions, out, **choices)
+    else:
+        chosen = [find_run(runs, folder) for folder in run_folders or (None,)]
+        out = out or _report_folder([run.path for run in chosen])
+        print(f"evaluating {', '.join(str(run.path) for run in chosen)}")
+        scored = [_predict(run, store, checkpoint, accept_other_split) for run in chosen]
+        metrics = _report_on(scored, out, choices)
+    print(summary_table(metrics))
+    print(f"\nwrote {out}: index.html, metrics.json, predictions, ROC and PR curves")
+    print(f"next: open {out / 'index.html'}")
+
+
+def _report_folder(folders: list[Path]) -> Path:
+    if len(folders) == 1:
+        return folders[0] / "report"
+    return folders[-1].with_name(f"{folders[-1].name}-folds-report")
+
+
+def _predict(
+    run: "RunFolder", store: Path | None, checkpoint: str, accept_other_split: bool
+) -> "Scored":
+    from mammo_pd.inference.predict import predict
+
+    return predict(run, store=store, checkpoint=checkpoint, accept_other_split=accept_other_split)
+
+
+def _report_on(scored: "list[Scored]", out: Path, choices: dict[str, Any]) -> dict[str, object]:
+    from mammo_pd.inference.explain import ErrorPictures
+    from mammo_pd.inference.predict import join_folds
+    from mammo_pd.report.evaluate import evaluate_predictions
+
+    pictures = ErrorPictures(scored)
+    return evaluate_predictions(
+        join_folds(scored),
+        out,
+        context=replace(context_of(scored), pictures=pictures.legend),
+        thumbnail=pictures,
+        **choices,
+    )
+
+
+def context_of(scored: "Sequence[Scored]") -> "ReportContext":
+    """What the report says about the runs behind the predictions; several runs are folds."""
+    from mammo_pd.report.content import ReportContext
+
+    first = scored[0]
+    run = first.info
+    height, width = run.img_size
+    epochs = sorted({one.epoch for one in scored})
+    notes = [
+        f"Trained on {run.num_keep} of {run.num_tokens} patches of each image "
+        "(PatchDropout); scored here on all of them.",
+        f"Weights of epoch {', '.join(map(str, epochs))}.",
+    ]
+    folds = f"{len(scored)} folds" if len(scored) > 1 else None
+    return ReportContext(
+        title="Phantom mammograms: a demonstration" if first.phantom else "Evaluation report",
+        model=f"{run.model}, image size {height}x{width} pixels",
+        run_id=", ".join(one.info.run_id for one in scored),
+        split_name=run.split,
+        split_hash=run.split_hash,
+        split_part=folds or "test",
+        store_fingerprint=run.store_fingerprint,
+        label_definition=first.cohort.label_definition,
+        exclusions=first.exclusions,
+        parts=first.parts,
+        phantom=first.phantom,
+        notes=notes,
+    )

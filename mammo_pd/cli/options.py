@@ -1,0 +1,63 @@
+"""Options that several commands share, and the commands that they suggest next."""
+
+import os
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from mammo_pd.training.runs import RunFolder
+
+DEFAULT_STORE = Path("store")
+DEFAULT_RUNS = Path("runs")
+
+StoreOption = Annotated[Path, Parameter(env_var="MAMMO_PD_STORE", metavar="STORE")]
+RunsOption = Annotated[Path, Parameter(env_var="MAMMO_PD_RUNS", metavar="DIR")]
+ResamplesOption = Annotated[int, Parameter(metavar="N")]
+# The values of `mammo_pd.evaluation.levels.Aggregation`, whose module is too heavy for --help.
+AggregationOption = Literal["mean", "max", "noisy_or"]
+
+ResolutionsOption = Annotated[
+    tuple[str, ...], Parameter(consume_multiple=1, metavar="RES...", show_default=" ".join)
+]
+KeepRatesOption = Annotated[
+    tuple[float, ...],
+    Parameter(
+        consume_multiple=1,
+        metavar="RATE...",
+        show_default=lambda rates: " ".join(map(str, rates)),
+    ),
+]
+ModelsOption = Annotated[
+    tuple[str, ...], Parameter(consume_multiple=1, metavar="NAME...", show_default=" ".join)
+]
+
+
+def default_store() -> Path:
+    """The store that a command takes where none is named."""
+    return Path(os.environ.get("MAMMO_PD_STORE", DEFAULT_STORE))
+
+
+def default_runs() -> Path:
+    """The folder of runs that a command takes where none is named."""
+    return Path(os.environ.get("MAMMO_PD_RUNS", DEFAULT_RUNS))
+
+
+def unless_default(flag: str, value: object, default: object) -> str:
+    """An option to append to a suggested command; empty where its value is the default."""
+    return "" if value == default else f" {flag} {shlex.quote(str(value))}"
+
+
+def find_run(runs: Path, named: Path | None) -> "RunFolder":
+    """A run by its folder, or by its ID in ``runs``; None for the run started last.
+
+    Raises:
+        InputError: there is no such run.
+    """
+    from mammo_pd.training import runs as run_folders
+
+    if named is None:
+        return run_folders.RunFolder.latest(runs)
+    return run_folders.RunFolder.find(runs, named)

@@ -1,0 +1,179 @@
+"""``mammo-pd preprocess``: a folder of images to a store."""
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from mammo_pd.cli.options import DEFAULT_STORE, StoreOption, default_store, unless_default
+from mammo_pd.errors import InputError
+from mammo_pd.terms import Frames, VoiPolicy
+
+if TYPE_CHECKING:
+    from mammo_pd.data.labels import LabelTable
+    from mammo_pd.ingest.preprocess import PreprocessSummary
+
+
+def preprocess(
+    folder: Annotated[Path, Parameter(name="DICOM_DIR")],
+    /,
+    *,
+    out: StoreOption = DEFAULT_STORE,
+    labels: Annotated[Path | None, Parameter(metavar="TABLE")] = None,
+    source: Annotated[str | None, Parameter(metavar="NAME")] = None,
+    definition: Annotated[
+        str | None, Parameter(metavar="NAME", show_default="the data set's first")
+    ] = None,
+    label_column: Annotated[
+        str | None, Parameter(metavar="NAME", show_default="label, else cancer")
+    ] = None,
+    positive: Annotated[
+        list[str] | None, Parameter(consume_multiple=1, metavar="VALUE...", show_default="1")
+    ] = None,
+    voi: VoiPolicy = VoiPolicy.AUTO,
+    frames: Frames = Frames.EXCLUDE,
+    workers: Annotated[int | None, Parameter(metavar="N", show_default="one per core")] = None,
+    scheduler: Annotated[str | None, Parameter(metavar="ADDRESS")] = None,
+    contact_sheet: Annotated[Path | None, Parameter(metavar="PNG")] = None,
+    crosswalk: Annotated[Path | None, Parameter(metavar="CSV")] = None,
+    key: Annotated[Path | None, Parameter(metavar="FILE", show_default="a new key")] = None,
+) -> None:
+    """Convert a folder of mammograms to a store of tensors.
+
+    Run it again to add images or change labels: finished images are not decoded twice.
+
+    For example:
+
+        mammo-pd preprocess DICOM_DIR --labels labels.csv
+        mammo-pd preprocess DICOM_DIR --labels train.csv --source rsna
+
+    Args:
+        folder: Folder of DICOM files, or of PNG, PGM and TIFF files that TABLE names.
+        out: The store to create or extend.
+        labels: CSV with a column path, sop_instance_uid or image_id, and a label.
+        source: Read TABLE as a public data set's own table (for some, a folder of tables): rsna,
+            vindr-mammo, cbis-ddsm, cmmd, inbreast, embed, csaw-cc or mias.
+        definition: Which of the data set's label definitions to use, with --source.
+        label_column: Column of TABLE that holds the label.
+        positive: Values that count as positive; all others are negative.
+        voi: Grey scale: VOI LUT, else window, else full range (auto); or insist on one of them.
+        frames: What to take of multi-frame files (tomosynthesis): nothing, the middle frame, the
+            maximum intensity projection (mip), or each frame as an image.
+        workers: Number of processes.
+        scheduler: Use the workers of this Dask scheduler, such as tcp://host:8786.
+        contact_sheet: Draw every crop, for you to look at.
+        crosswalk: Write image_id, path and original identifiers in the clear.
+        key: private/key of another store, to give images the same names as there.
+    """
+    from mammo_pd.imaging.settings import ImagingSettings
+    from mammo_pd.ingest import preprocess as ingest
+
+    if workers is not None and scheduler is not None:
+        raise InputError("--workers and --scheduler exclude each other; give one of them.")
+    table = _read_labels(folder, labels, source, definition, label_column, positive)
+    if key is not None and not key.is_file():
+        raise InputError(f"the key {key} does not exist; name a store's private/key.")
+    summary = ingest.preprocess(
+        folder,
+        out,
+        labels=table,
+        settings=ImagingSettings(voi=voi, frames=frames),
+        workers=workers,
+        scheduler=scheduler,
+        contact_sheet=contact_sheet,
+        crosswalk=crosswalk,
+        key=None if key is None else key.read_bytes(),
+    )
+    _print_summary(summary, has_table=table is not None)
+    if summary.details and crosswalk is None:
+        print("to see which files these are, run the same command with --crosswalk FILE")
+    if not summary.ok:
+        raise InputError(
+            f"none of the {summary.found} images in {folder} can be used; the reasons are listed "
+            f"above and in {out / 'manifest.parquet'}."
+        )
+    print(f"\nwrote {out / 'manifest.parquet'} and the pixels of {summary.ok} images")
+    for file in (*summary.contact_sheets, *([crosswalk] if crosswalk else [])):
+        print(f"wrote {file}")
+    if summary.labelled:
+        store = unless_default("--store", out, default_store())
+        print(f"next: mammo-pd train{store} --res 1024 --keep 0.25")
+    else:
+        # Same settings: a store made with others would be refused.
+        given = (
+            unless_default("--out", out, default_store())
+            + unless_default("--frames", frames, Frames.EXCLUDE)
+            + unless_default("--voi", voi, VoiPolicy.AUTO)
+        )
+        print(
+            f"next: mammo-pd preprocess {shlex.quote(str(folder))}{given} --labels TABLE.csv   "
+            "(no image has a label yet; nothing is decoded again)"
+        )
+
+
+def _read_labels(
+    folder: Path,
+    labels: Path | None,
+    source: str | None,
+    definition: str | None,
+    label_column: str | None,
+    positive: list[str] | None,
+) -> "LabelTable | None":
+    if source is not None:
+        from mammo_pd.data.sources import read_source
+
+        if labels is None or label_column or positive:
+            raise InputError(
+                "--source reads the data set's own table, which --labels names, and defines its "
+                "label (--definition); --label-column and --positive do not apply."
+            )
+        return read_source(source, labels, folder, definition=definition)
+    if labels is None:
+        if label_column or positive:
+            raise InputError("--label-column and --positive need a table; name it with --labels.")
+        return None
+    from mammo_pd.data.labels import read_labels
+
+    return read_labels(labels, label_column=label_column, positive=positive or ())
+
+
+def _print_summary(summary: "PreprocessSummary", *, has_table: bool) -> None:
+    print()
+    for (status, reason), count in sorted(summary.by_status.items(), key=lambda item: -item[1]):
+        line = f"{count:>8}  {status}" + (f"  {reason}" if reason else "")
+        print(line + (f"   such as {summary.details[reason]}" if reason else ""))
+    if summary.labelled or has_table:
+        print(
+            f"{summary.labelled} of {summary.ok} usable images have a label; {summary.positive} "
+            "of them are positive"
+        )
+    if summary.unmatched_labels:
+        print(
+            f"warning: {summary.unmatched_labels} rows of the label table match no image; if that "
+            "is more than you expect, compare its paths or identifiers with the folder"
+        )
+    if summary.closed_folders:
+        print(
+            f"warning: {summary.closed_folders} folders could not be listed and their images are "
+            "missing; make them readable and run again"
+        )
+    if summary.disagreeing:
+        print(
+            f"warning: the label table and DICOM disagree on the side of {summary.disagreeing} "
+            "images; the table's was taken"
+        )
+    for count, what in (
+        (
+            summary.doubtful,
+            "breast and background cannot be told apart; these are kept whole (breast_verdict)",
+        ),
+        (
+            summary.wrong_side,
+            "the breast is on the other side than the laterality tag says (laterality_agrees)",
+        ),
+        (summary.burned_in, "the tag says that text is burned in (burned_in_annotation)"),
+        (summary.for_processing, "the image is FOR PROCESSING, not for display (processing)"),
+    ):
+        if count:
+            print(f"warning: in {count} of {summary.ok} usable images {what}; see the manifest")

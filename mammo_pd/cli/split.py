@@ -1,0 +1,59 @@
+"""``mammo-pd split``: the patients of a store to train, val and test, or to folds."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from mammo_pd.cli.options import DEFAULT_STORE, default_store, unless_default
+from mammo_pd.errors import InputError
+
+
+def split(
+    store: Annotated[Path, Parameter(name="STORE", env_var="MAMMO_PD_STORE")] = DEFAULT_STORE,
+    /,
+    *,
+    name: Annotated[str, Parameter(metavar="NAME")] = "default",
+    fractions: Annotated[
+        tuple[float, float, float] | None,
+        Parameter(metavar="TRAIN VAL TEST", show_default="0.7 0.1 0.2"),
+    ] = None,
+    folds: Annotated[int | None, Parameter(metavar="K")] = None,
+    seed: Annotated[int, Parameter(metavar="N")] = 0,
+) -> None:
+    """Split a store by patient: into train, val and test, or into folds.
+
+    For example:
+
+        mammo-pd split --fractions 0.6 0.1 0.3
+        mammo-pd split --folds 5 --name five
+
+    Args:
+        store: The store to split.
+        name: Name of the split.
+        fractions: Fractions of the patients.
+        folds: Make K folds instead.
+        seed: Seed of the shuffle.
+    """
+    from mammo_pd.data.manifest import read_manifest
+    from mammo_pd.data.split_store import FRACTIONS, count_parts, split_store
+    from mammo_pd.data.store import open_store
+
+    if fractions is not None and folds is not None:
+        raise InputError("--fractions and --folds exclude each other; give one of them.")
+    paths = open_store(store)
+    made = split_store(paths, name=name, fractions=fractions or FRACTIONS, folds=folds, seed=seed)
+    counts = count_parts(read_manifest(paths.manifest, status=None), made)
+    print("part    patients   images  positive  unlabelled")
+    for row in counts:
+        print(
+            f"{row['part']:<6}{row['patients']:>10}{row['images']:>9}{row['positives']:>10}"
+            f"{row['unlabelled']:>12}"
+        )
+    print(f"\nwrote {paths.splits / (made.name + '.csv')} (hash {made.hash[:12]})")
+    given = (
+        unless_default("--store", store, default_store())
+        + unless_default("--split", made.name, "default")
+        + (" --fold 0" if made.folds else "")
+    )
+    print(f"next: mammo-pd train{given} --res 1024 --keep 0.25")

@@ -1,0 +1,252 @@
+import importlib
+import inspect
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mammo_pd.cli.app import COMMANDS, app, main
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ("torch", "timm", "monai", "lightning", "sklearn", "pandas", "numpy", "mlflow", "pydicom")
+
+
+@pytest.mark.parametrize("words", [["--help"], *([command, "--help"] for command in COMMANDS)])
+def test_help_imports_nothing_heavy(words: list[str]) -> None:
+    """Counted in modules, not in seconds: 235 with Cyclopts and rich's console, torch has 1,000."""
+    program = (
+        "import sys\n"
+        "from mammo_pd.cli.app import main\n"
+        f"status = main({words!r})\n"
+        f"heavy = [name for name in {(*HEAVY, 'pydantic', 'yaml')!r} if name in sys.modules]\n"
+        "print(len(sys.modules), heavy, file=sys.stderr)\n"
+        "sys.exit(status)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stdout.startswith("Usage: mammo-pd")
+    count, _, heavy = done.stderr.strip().partition(" ")
+    assert heavy == "[]"
+    assert int(count) < 250
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_explains_every_option_within_80_columns(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main([command, "--help"]) == 0
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 80
+    assert printed.isascii()  # neither boxes nor colours, which garble logs
+    function = getattr(importlib.import_module(f"mammo_pd.cli.{command}"), command)
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is parameter.KEYWORD_ONLY and name != "assignments":
+            assert re.search(rf"^  --{name.replace('_', '-')}\b", printed, re.MULTILINE), name
+    for line in re.findall(r"^  --?\w.*\n?.*", printed, re.MULTILINE):
+        assert re.search(r"[a-z]\w+ \w+ \w+", line.split("  ", 2)[-1]), f"not explained: {line}"
+
+
+def test_help_lists_the_commands_in_the_order_of_a_project(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["--help"]) == 0
+    printed = capsys.readouterr().out
+    assert re.findall(r"^  (\w+)  +[A-Z]\w+", printed, re.MULTILINE) == list(COMMANDS)
+
+
+def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert re.fullmatch(r"mammo-pd \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+def test_module_is_the_command_and_gives_its_status(tmp_path: Path) -> None:
+    """As torchrun starts it."""
+    command = [sys.executable, "-m", "mammo_pd", "split", str(tmp_path / "none")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("mammo-pd: error: ")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], r"no command; choose one of preprocess, split, .* --help"),
+        (["trian"], r'Unknown command "trian"\. Did you mean "train"'),
+        (["split", "store", "more"], r"unexpected more; see mammo-pd split --help"),
+        (["train", "--batchsize", "3"], r"Unknown option: --batchsize\. Did you mean --batch-size"),
+        (["train", "--epochs", "x"], r"--epochs: unable to convert \"x\" into int"),
+        (["train", "--epochs"], r"--epochs requires an argument"),
+        (["train", "--resume", "one", "two"], r"--resume accepts at most 1"),
+        (["split", "--fractions", "0.7", "0.1"], r"--fractions requires 3"),
+        (["split", "--fractions", "0.7", "0.1", "0.2", "--folds", "5"], r"--fractions and --folds"),
+        (["bench", "--res"], r"--res requires at least 1"),
+        (["preprocess"], r"DICOM_DIR requires an argument"),
+        (["preprocess", "nowhere"], "nowhere"),
+        (["preprocess", ".", "--positive", "D"], "--labels"),
+        (["preprocess", ".", "--labels", "none.csv"], "none.csv does not exist"),
+        (["preprocess", ".", "--workers", "2", "--scheduler", "x"], "--workers and --scheduler"),
+        (["preprocess", ".", "--scheduler", "tcp://127.0.0.1:9"], "holds no images"),
+        (["preprocess", ".", "--key", "none"], "the key none does not exist"),
+        (["split"], "mammo-pd preprocess DICOM_DIR"),
+        (["train"], "mammo-pd preprocess DICOM_DIR"),
+        (["train", "--keep", "0"], r"--keep 0.0 is not in \(0, 1\]"),
+        (["train", "--set", "training.epoch=3"], "--set training.epoch: there is no key epoch"),
+        (["train", "--config", "none.yaml"], "none.yaml cannot be read"),
+        (["train", "--resume", "--lr", "1"], "--resume continues with the run's own configuration"),
+        (["train", "--resume"], "there is no run in runs"),
+        (["train", "--resume", "none"], "none is not a run"),
+        (["evaluate"], "there is no run in runs"),
+        (["evaluate", "--predictions", "none.csv"], "none.csv"),
+        (["evaluate", "run", "--predictions", "none.csv"], "not both"),
+        (["compare", "one"], "two or more"),
+        (["compare", "one.csv", "two.csv"], "one.csv has no predictions yet"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_a_status(
+    words: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("mammo-pd: error: ")
+    assert printed.err.count("\n") == 1
+    assert re.search(message, printed.err)
+    assert not printed.out
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "choices"),
+    [
+        (["train", "--draw", "crop"], ("uniform", "tissue", "grid")),
+        (["preprocess", "x", "--voi", "y"], ("auto", "lut", "window", "raw")),
+        (["preprocess", "x", "--frames", "y"], ("exclude", "middle", "mip", "each")),
+        (["evaluate", "--checkpoint", "first"], ("best", "last")),
+        (["evaluate", "--aggregation", "median"], ("mean", "max", "noisy_or")),
+        (["train", "--batch-size", "x"], ("x is neither a number nor auto",)),
+    ],
+)
+def test_value_that_is_no_choice_is_refused_with_the_choices(
+    words: list[str], choices: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    printed = capsys.readouterr().err
+    assert words[-2] in printed
+    assert all(choice in printed for choice in choices)
+
+
+def test_full_disk_says_so_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fill(_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mammo_pd.data.store.open_store", fill)
+    assert main(["split"]) == 2
+    error = capsys.readouterr().err
+    assert "the disk is full; finished work is kept" in error
+    assert error.count("\n") == 1
+
+
+def test_file_without_permission_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(_: object) -> None:
+        raise PermissionError(13, "Permission denied", "store/store.json")
+
+    monkeypatch.setattr("mammo_pd.data.store.open_store", refuse)
+    assert main(["split"]) == 2
+    assert "store/store.json cannot be read or written (Perm" in capsys.readouterr().err
+
+
+def test_mismatched_torchvision_says_the_remedy(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def mismatch(_: object) -> None:
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setattr("mammo_pd.data.store.open_store", mismatch)
+    assert main(["split"]) == 2
+    assert "pip install --force-reinstall" in capsys.readouterr().err
+
+
+def test_error_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("mammo_pd.data.store.open_store", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        main(["split"])
+
+
+def test_interrupt_is_status_130_and_says_how_to_continue(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mammo_pd.data.store.open_store", interrupt)
+    assert main(["split"]) == 130
+    assert "the same command continues from there" in capsys.readouterr().err
+
+
+def commands_in(text: str, kind: str) -> list[str]:
+    """Every mammo-pd command, typed alone or by docker run, without what follows it."""
+    if kind == ".md":
+        blocks = re.findall(r"```(?:sh|bash|console)?\n(.*?)```", text, re.DOTALL)
+        prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+        spans = re.findall(r"`(mammo-pd [a-z][^`]*)`", prose)
+        # Prose also names an option without its value.
+        whole = [span for span in spans if not re.search(r" --(?!help)[a-z-]+$", span)]
+        text = "\n".join([*blocks, *whole])
+    if kind == ".yaml":
+        text = "\n".join(re.findall(r"^# (mammo-pd .*)$", text, re.MULTILINE))
+    lines = re.sub(r"\s*\\\n\s*", " ", text).splitlines()
+    found = []
+    for line in lines:
+        typed = re.match(r"\s*(?:\$ )?mammo-pd (.*)|.*docker run .* mammo-pd (.*)", line)
+        if typed and "--entrypoint" not in line:
+            found.append(typed[1] or typed[2])
+    return found
+
+
+PAGES = [
+    *(ROOT / name for name in ("README.md", "docker/README.md", "data_manifests/README.md")),
+    *sorted((ROOT / "pipelines").glob("*.sh")),
+    *sorted((ROOT / "configs").glob("*.yaml")),
+]
+
+
+@pytest.mark.parametrize("file", PAGES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_commands_in_the_pages_are_understood(file: Path) -> None:
+    found = commands_in(file.read_text(), file.suffix)
+    least = {"README.md": 15, "docker/README.md": 8, "pipelines/demo.sh": 4, "pipelines/mias.sh": 5}
+    assert len(found) >= least.get(str(file.relative_to(ROOT)), 1)
+    for command in found:
+        # Raises where the command line would refuse it; a shell variable stands for a number, too.
+        app.parse_args(shlex.split(re.sub(r"\$\w+", "0", command), comments=True))
+
+
+def test_the_pages_make_targets_exist() -> None:
+    targets = re.findall(r"^make (\w+)", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert {"demo", "test"} <= set(targets)
+    if shutil.which("make"):
+        for target in targets:
+            subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "pipelines").glob("*.sh")), ids=lambda f: f.name)
+def test_pipelines_are_valid_shell_and_say_what_to_expect(file: Path) -> None:
+    subprocess.run(["bash", "-n", file], check=True)
+    head = file.read_text().split("set -euo")[0]
+    for word in (f"pipelines/{file.name}", "Hardware:", "Hours:", "Expect:"):
+        assert word in head

@@ -1,0 +1,44 @@
+from pathlib import Path
+
+import pytest
+from typed_commands import next_command
+
+from mammo_pd.cli.app import main
+from mammo_pd.data.sources import SOURCES
+
+
+def test_next_command_of_preprocess_can_be_typed(
+    phantoms: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Also where the settings are not the default ones, which the store would refuse to change."""
+    monkeypatch.chdir(tmp_path)
+    given = ["--frames", "each", "--voi", "raw", "--out", "other store"]
+    assert main(["preprocess", str(phantoms), *given]) == 0
+    command = next_command(capsys).split("   (")[0]
+    assert command == (
+        f"mammo-pd preprocess {phantoms} --out 'other store' --frames each --voi raw "
+        "--labels TABLE.csv"
+    )
+    words = ["preprocess", str(phantoms), *given, "--labels", str(phantoms / "labels.csv")]
+    assert main(words) == 0
+    assert next_command(capsys).startswith("mammo-pd train --store 'other store' --res 1024")
+
+
+def test_positive_takes_several_values(
+    phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = ["--labels", str(phantoms / "labels.csv"), "--label-column", "view"]
+    out = ["--out", str(tmp_path / "s")]
+    assert main(["preprocess", str(phantoms), *labels, "--positive", "CC", "MLO", *out]) == 0
+    assert "48 of 48 usable images have a label; 48 of them are positive" in capsys.readouterr().out
+    assert main(["preprocess", str(phantoms), *labels, "--positive", "CC", *out]) == 0
+    assert "24 of them are positive" in capsys.readouterr().out
+
+
+def test_help_names_every_public_data_set(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["preprocess", "--help"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert all(name in printed for name in SOURCES)

@@ -1,0 +1,49 @@
+from pathlib import Path
+from typing import get_args
+
+import pandas as pd
+import pytest
+from typed_commands import next_command
+
+from mammo_pd.cli.app import main
+from mammo_pd.cli.options import AggregationOption
+from mammo_pd.evaluation.levels import Aggregation
+
+
+def test_aggregations_offered_are_those_there_are() -> None:
+    """Typed out, since the module that defines them imports pandas."""
+    assert get_args(AggregationOption) == tuple(Aggregation)
+
+
+def test_report_on_a_table_is_written_beside_it(
+    predictions: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "theirs.csv"
+    predictions.to_csv(file, index=False)
+    choices = ["--aggregation", "noisy_or", "--resamples", "20", "--reader", "0.8", "0.9"]
+    assert main(["evaluate", "--predictions", str(file), *choices]) == 0
+    assert next_command(capsys) == f"open {tmp_path / 'theirs-report' / 'index.html'}"
+    assert (tmp_path / "theirs-report" / "metrics.json").is_file()
+
+
+@pytest.mark.parametrize("choice", [["--resamples", "0"], ["--reader", "80", "90"]])
+def test_choices_are_checked_before_hours_of_scoring(
+    choice: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Which would first say that there is no run."""
+    assert main(["evaluate", *choice, "--runs", str(tmp_path)]) == 2
+    assert "there is no run" not in capsys.readouterr().err
+
+
+def test_models_of_one_name_are_told_apart(
+    predictions: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [tmp_path / folder / "predictions.csv" for folder in ("one", "two")]
+    for file in files:
+        file.parent.mkdir()
+        predictions.to_csv(file, index=False)
+    out = tmp_path / "out"
+    words = ["compare", *map(str, files), "--out", str(out), "--resamples", "20"]
+    assert main(words) == 0
+    assert str(files[1]) in (out / "index.html").read_text()
+    assert next_command(capsys) == f"open {out / 'index.html'}"
