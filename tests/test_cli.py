@@ -173,10 +173,10 @@ def test_mismatched_torchvision_says_the_remedy(
 
 
 def test_demo_is_the_commands_themselves(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from mammo_pd.phantoms import phantom
+    from mammo_pd import phantoms
 
     typed = []
-    monkeypatch.setattr(phantom, "write_phantoms", lambda folder, *_, **__: folder / "labels.csv")
+    monkeypatch.setattr(phantoms, "write_phantoms", lambda folder, *_, **__: folder / "labels.csv")
     for name in ("_preprocess", "_split", "_train", "_evaluate"):
         monkeypatch.setattr(cli, name, lambda options, name=name: typed.append((name, options)))
     assert main(["demo", "--out", str(tmp_path)]) == 0

@@ -420,7 +420,7 @@ def _budget(options: argparse.Namespace) -> None:
 
 def _demo(options: argparse.Namespace) -> None:
     from mammo_pd.files import write_text
-    from mammo_pd.phantoms.phantom import PhantomSettings, write_phantoms
+    from mammo_pd.phantoms import PhantomSettings, write_phantoms
 
     out: Path = options.out
     dicom, store, runs = out / "dicom", out / "store", out / "runs"

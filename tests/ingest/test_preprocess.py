@@ -25,7 +25,7 @@ from mammo_pd.errors import InputError
 from mammo_pd.imaging.settings import ImagingSettings
 from mammo_pd.ingest import preprocess as stage
 from mammo_pd.ingest.preprocess import PreprocessSummary, preprocess
-from mammo_pd.phantoms.phantom import PhantomSettings, write_phantoms
+from mammo_pd.phantoms import PhantomSettings, write_phantoms
 from mammo_pd.terms import Frames, VoiPolicy
 
 
