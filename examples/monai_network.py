@@ -4,8 +4,9 @@
     mammo-pd split store
     python examples/monai_network.py store
 
-It shows that a store is a MONAI data set, and no more: two epochs of a small DenseNet on small
-images detect no cancer. With 120 phantom women it takes about a minute on two cores.
+It shows that a store is a MONAI data set, and no more. On 120 phantom women it takes about 20 s of
+processor time, and the AUC is high because drawn lesions are easy to see: two epochs of a small
+DenseNet on small images say nothing about cancer.
 """
 
 import argparse
