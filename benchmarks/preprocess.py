@@ -247,23 +247,23 @@ def write_phantoms(folder: Path) -> dict[Case, list[Path]]:
     """Write one woman's four images for each case, as one vendor of that matrix would."""
     from pydicom.uid import UID
 
-    from mammo_pd.phantoms import phantom
-    from mammo_pd.phantoms.vendors import Vendor, Voi
+    from mammo_pd import phantoms
     from mammo_pd.terms import Laterality
 
-    settings = phantom.PhantomSettings(patients=1, seed=4)
-    plain = Vendor("Benchmark", 3328, 2560, 0.07, "MONOCHROME2", 12, Voi.LINEAR, UID("1.2"))
+    plain = phantoms.Vendor(
+        "Benchmark", 3328, 2560, 0.07, "MONOCHROME2", 12, phantoms.Voi.LINEAR, UID("1.2")
+    )
     files: dict[Case, list[Path]] = {}
     for case in CASES:
         vendor = replace(
             plain, bits_stored=case.bits_stored, transfer_syntax=UID(case.transfer_syntax)
         )
-        phantom.VENDORS = (vendor,)  # type: ignore[misc]
+        settings = phantoms.PhantomSettings(patients=1, seed=4, vendors=(vendor,))
         for laterality in Laterality:
-            for view in phantom.VIEWS:
-                made = phantom.make_phantom(settings, 0, laterality, view)
+            for view in phantoms.VIEWS:
+                made = phantoms.make_phantom(settings, 0, laterality, view)
                 file = folder / f"{len(files)}_{case.bits_stored}_{laterality}_{view}.dcm"
-                phantom.dicom_dataset(settings, made).save_as(file, enforce_file_format=True)
+                phantoms.dicom_dataset(settings, made).save_as(file, enforce_file_format=True)
                 files.setdefault(case, []).append(file)
     return files
 

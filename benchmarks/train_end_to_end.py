@@ -22,7 +22,7 @@ from mammo_pd.data.split_store import split_store
 from mammo_pd.data.store import open_store
 from mammo_pd.ingest.preprocess import preprocess
 from mammo_pd.perf.bench import Bench, describe
-from mammo_pd.phantoms.phantom import PhantomSettings, write_phantoms
+from mammo_pd.phantoms import PhantomSettings, write_phantoms
 from mammo_pd.training.train import train
 
 # Model, canvas, batch, and how often each image is there.

@@ -14,7 +14,7 @@ python - "$out/dicom" <<'PYTHON'
 import sys
 from pathlib import Path
 
-from mammo_pd.phantoms.phantom import PhantomSettings, write_phantoms
+from mammo_pd.phantoms import PhantomSettings, write_phantoms
 
 if __name__ == "__main__":
     write_phantoms(Path(sys.argv[1]), PhantomSettings(patients=120, scale=0.3), 2)

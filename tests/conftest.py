@@ -11,7 +11,7 @@ from mammo_pd.batch import ImageBatch
 from mammo_pd.data.labels import read_labels
 from mammo_pd.ingest.preprocess import preprocess
 from mammo_pd.keyed_random import image_key
-from mammo_pd.phantoms.phantom import PhantomSettings, write_phantoms
+from mammo_pd.phantoms import PhantomSettings, write_phantoms
 
 # Small tensors: threads would only wait for one another, most of all beside other processes.
 torch.set_num_threads(1)

@@ -24,7 +24,7 @@ def demo(*, out: Annotated[Path, Parameter(metavar="DIR")] = Path("demo")) -> No
     """
     from mammo_pd.cli.app import app
     from mammo_pd.files import write_text
-    from mammo_pd.phantoms.phantom import PhantomSettings, write_phantoms
+    from mammo_pd.phantoms import PhantomSettings, write_phantoms
 
     dicom, store, runs = out / "dicom", out / "store", out / "runs"
     cores = len(os.sched_getaffinity(0))

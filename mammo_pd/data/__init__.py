@@ -1,1 +1,1 @@
-"""Tables and pixels between the stages: manifest, labels, splits, store, dataset."""
+"""Tables and pixels between the stages: manifest, labels, splits, store, data sets."""

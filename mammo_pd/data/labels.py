@@ -1,6 +1,6 @@
-"""The label table: a CSV that says of each image whether it is positive, and what else is known.
+"""The label table: a CSV with one row per image, its label, and whatever else is known.
 
-It is checked whole before anything else happens. Rows find their image by ``path``,
+The whole table is checked before any image is read. Rows are matched to images by ``path``,
 ``sop_instance_uid`` or the data set's own ``image_id``.
 """
 
@@ -18,8 +18,7 @@ from mammo_pd.errors import InputError
 _PATH_COLUMNS = ("path", "file", "filename", "image_path")
 _KEYS = (*_PATH_COLUMNS, "sop_instance_uid", "image_id")
 _OVERRIDES = ("laterality", "view", "age", "implant")
-# Columns that may hold a name or an identifier stay out of the manifest; places and devices are
-# wanted as strata.
+# A column with one of these words in its name may identify a person and stays out of the manifest.
 _PERSONAL = frozenset(
     [
         "id",
@@ -47,8 +46,9 @@ _PERSONAL = frozenset(
         "email",
     ]
 )
+# Places and devices have IDs, too, and are wanted as strata.
 _NOT_PERSONAL = ("site_id", "machine_id")
-# The last component of a UID names an image only where it is no mere counter.
+# The last component of a UID is taken for an image_id only if it is longer than a counter.
 _FEWEST_DIGITS = 5
 _BOOLEAN = {"0": False, "1": True, "no": False, "yes": True, "false": False, "true": True}
 _LATERALITY = {"l": "L", "left": "L", "r": "R", "right": "R"}
@@ -56,12 +56,12 @@ _LATERALITY = {"l": "L", "left": "L", "r": "R", "right": "R"}
 
 @dataclass(frozen=True)
 class LabelTable:
-    """The rows of a label table, found by any of three keys.
+    """The rows of a label table, indexed by three keys.
 
     Attributes:
-        source: where it came from.
-        definition: a sentence on what makes an image positive, for reports.
-        column_types: the columns that are carried along to the manifest, each "number" or "text".
+        source: the file or folder it was read from.
+        definition: what makes an image positive, in a sentence for reports.
+        column_types: "number" or "text" for each column that the manifest takes over.
         rows: one dictionary per image: ``label`` (0, 1 or None), ``patient_id``, ``exam_id``,
             ``laterality``, ``view``, ``age`` (or None each) and ``further``.
     """
@@ -78,10 +78,11 @@ class LabelTable:
     def find(self, path: Path, sop_instance_uid: str | None = None) -> int | None:
         """The index in `rows` of an image, or None.
 
-        A path in the table is relative to the table, or to the folder of images. The data set's
+        A path in the table is relative to the table or to the folder of images. The data set's
         ``image_id`` is the file's stem, the last part of one (``train_images_10011_1031443799``),
         or the last component of the SOP Instance UID, as in the RSNA set.
         """
+        # Every way in which a row may name this image; two different rows are a contradiction.
         found = {
             self._by_path.get(path.absolute()),
             self._by_path.get(path.resolve()),
@@ -89,6 +90,7 @@ class LabelTable:
             self._by_image_id.get(_long_number(path.stem.rpartition("_")[2])),
         }
         if self._by_name:
+            # A relative path matches from any folder on: a/b/c.dcm, b/c.dcm and c.dcm.
             parts = path.parts
             found |= {self._by_name.get("/".join(parts[start:])) for start in range(len(parts))}
         if sop_instance_uid:
@@ -111,15 +113,15 @@ def read_labels(
 
     Args:
         path: CSV with a header.
-        label_column: the column that holds the label; by default ``label``, else ``cancer``.
-        positive: the values that count as positive; by default 1 (and true, yes). With it, every
-            other value is negative; an empty cell is no label.
+        label_column: the column with the label; by default ``label``, else ``cancer``.
+        positive: the values that count as positive; by default 1 (and true, yes). If given, every
+            other value is negative. An empty cell is always a missing label.
 
     Returns:
         The table.
 
     Raises:
-        InputError: no such file, no column that finds an image, an image named twice, a label
+        InputError: no such file, no column to match images by, an image named twice, or a label
             that is neither 0 nor 1.
     """
     frame = read_csv(path)
@@ -137,19 +139,19 @@ def read_labels(
 def label_table(
     frame: pd.DataFrame, label: Sequence[int | None], *, source: Path, definition: str
 ) -> LabelTable:
-    """Check rows that are already in memory, and index them by what finds an image.
+    """Check rows in memory, and index them by the columns that name images.
 
     Args:
-        frame: one row per image, every cell text, empty where unknown.
-        label: for each row 1, 0, or None where unknown.
-        source: where the rows came from; relative paths are looked up beside it.
-        definition: a sentence on what makes an image positive.
+        frame: one row per image, every cell text, empty if unknown.
+        label: for each row 1, 0, or None if unknown.
+        source: where the rows came from; relative paths are resolved beside it.
+        definition: what makes an image positive, in a sentence.
 
     Returns:
         The table.
 
     Raises:
-        InputError: no column that finds an image, or an image named twice.
+        InputError: no column to match images by, or an image named twice.
     """
     keys = [name for name in _KEYS if name in frame.columns]
     if not keys:
@@ -167,6 +169,7 @@ def label_table(
     }
     column_types = dict.fromkeys(carried, "text")
     for column, values in carried.items():
+        # A column is numeric if it has a number and every cell that is not empty is one.
         numbers = [None if value is None else _number(value) for value in values]
         if any(number is not None for number in numbers) and numbers.count(None) == values.count(
             None
@@ -215,10 +218,10 @@ def label_table(
 
 
 def read_csv(path: Path, separator: str = ",") -> pd.DataFrame:
-    """Read a CSV with a header, every cell text without blanks around it, empty where missing.
+    """Read a CSV with a header, every cell as stripped text, empty if missing.
 
     Raises:
-        InputError: no such file, no CSV, or no rows.
+        InputError: no such file, not CSV, or no rows.
     """
     if not path.is_file():
         raise InputError(f"the label table {path} does not exist; give a CSV file with a header.")
@@ -294,7 +297,8 @@ def _number(text: str) -> float | None:
 
 
 def _is_personal(name: str) -> bool:
-    """Whether a column's name, in whatever spelling, says that it identifies someone."""
+    """Whether a column's name, in any spelling, suggests that it identifies a person."""
+    # Words of camelCase and of ACRONYMFollowedByWord.
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name)
     return not _PERSONAL.isdisjoint(re.split(r"[^a-z0-9]+", spaced.lower()))
 

@@ -1,4 +1,4 @@
-"""The manifest, one row per image found: its columns, reading it, writing it."""
+"""The manifest, one row per image found: its columns, reader and writer."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -61,12 +61,12 @@ _ROWS_PER_GROUP = 20_000
 
 
 def write_manifest(path: Path, rows: Iterable[dict[str, Any]], further: pa.Schema) -> int:
-    """Write the manifest whole, a group of rows at a time, so that a million do not sit in memory.
+    """Write the manifest a group of rows at a time, so that a million rows are never in memory.
 
     Args:
-        path: the Parquet file, replaced when complete.
-        rows: one dictionary per image; a column that is missing becomes null.
-        further: columns of the label table that are carried along, after the manifest's own.
+        path: the Parquet file, replaced once the new one is complete.
+        rows: one dictionary per image; missing columns become null.
+        further: columns carried over from the label table, after the manifest's own.
 
     Returns:
         How many rows were written.
@@ -85,17 +85,17 @@ def write_manifest(path: Path, rows: Iterable[dict[str, Any]], further: pa.Schem
 
 
 def read_manifest(path: Path, *, status: Status | None = Status.OK) -> pd.DataFrame:
-    """Read the manifest, by default the images that can be used, sorted by ``image_id``.
+    """Read the manifest, by default its usable images, sorted by ``image_id``.
 
     Args:
         path: the Parquet file.
-        status: only rows of this status; None for all.
+        status: rows of this status only; None for all.
 
     Returns:
         One row per image, with pandas' nullable types, so that a missing label stays missing.
 
     Raises:
-        InputError: there is no manifest, it is not one, or a column is missing.
+        InputError: the file does not exist, is not Parquet, or lacks a column.
     """
     if not path.is_file():
         raise InputError(
@@ -108,14 +108,15 @@ def read_manifest(path: Path, *, status: Status | None = Status.OK) -> pd.DataFr
     except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
         raise InputError(
             f"{path} is not a manifest ({str(error).splitlines()[0]}); "
-            "make it anew with: mammo-pd preprocess DICOM_DIR"
+            "make it again with: mammo-pd preprocess DICOM_DIR"
         ) from error
     missing = [name for name in MANIFEST_SCHEMA.names if name not in table.column_names]
     if missing:
         raise InputError(
             f"{path} lacks the columns {', '.join(missing)}; it was written by another version: "
-            "make it anew with: mammo-pd preprocess DICOM_DIR"
+            "make it again with: mammo-pd preprocess DICOM_DIR"
         )
+    # pandas would turn integers with gaps into floats, and booleans into objects.
     types = {
         pa.string(): pd.StringDtype(),
         pa.int8(): pd.Int8Dtype(),

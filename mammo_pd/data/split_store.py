@@ -1,4 +1,4 @@
-"""Make a patient-level split of a store, and count what is in its parts."""
+"""Split a store by patient, and count what each part holds."""
 
 from collections.abc import Callable
 
@@ -26,14 +26,14 @@ def split_store(
 
     Args:
         paths: the store.
-        name: of the split; an existing one is never replaced by another.
-        fractions: shares of train, val and test.
-        folds: how many folds instead.
+        name: of the split; an existing split is never replaced by a different one.
+        fractions: shares of patients in train, val and test.
+        folds: number of equal folds, in place of fractions.
         seed: of the shuffle.
-        say: takes one line for people.
+        say: called with each message, one line.
 
     Raises:
-        InputError: a split of that name that differs, or too few patients of a class.
+        InputError: a different split has that name, or there are too few patients of a class.
     """
     manifest = read_manifest(paths.manifest, status=None)
     if not (manifest["status"] == Status.OK).any():
@@ -45,7 +45,7 @@ def split_store(
         paths.splits, name
     ).hash != split.hash:
         raise InputError(
-            f"there is another split {name!r} in {paths.splits}, and runs may rest on it; give "
+            f"there is another split {name!r} in {paths.splits}, and runs may depend on it; give "
             "this one another --name."
         )
     usable = manifest[manifest["status"] == Status.OK]

@@ -1,7 +1,11 @@
-"""Patient-level splits: made, hashed, written, read back and checked; a leak is an error.
+"""Patient-level splits: made, hashed, written, read and checked; a leak is an error.
 
-A patient is more than a patient ID: IDs are joined wherever two of them share an exam or hold
-pixel-identical images, since archives give one woman several IDs and one film several names.
+A patient is more than a patient ID: archives give one woman several IDs and one film several names,
+so IDs that share an exam or a pixel-identical image are joined.
+
+scikit-learn's ``StratifiedGroupKFold`` is not used. Stratified by label it leaves vendors
+unbalanced, by label and vendor together it deals positives out less evenly (both measured, see
+docs/log.md), and splits already made, by which runs are compared, would change.
 """
 
 import hashlib
@@ -17,18 +21,19 @@ from mammo_pd.errors import InputError
 from mammo_pd.files import atomic_write, write_text
 from mammo_pd.terms import Split, Status
 
+# Two images that share a value in any of these columns belong to one patient.
 _LINKS = ("patient_id", "exam_id", "pixel_hash")
 _STRATIFY = ("manufacturer", "site_id")
 
 
 @dataclass(frozen=True)
 class SplitTable:
-    """Which image belongs to which part.
+    """Which image belongs to train, val or test, or to which fold.
 
     Attributes:
-        name: what it is called in the store.
+        name: its name in the store.
         table: ``image_id``, ``patient_id`` and ``split`` or ``fold``, sorted by ``image_id``.
-        hash: of the table; it changes if one image changes sides.
+        hash: of the table; it changes if a single image changes sides.
     """
 
     name: str
@@ -37,21 +42,21 @@ class SplitTable:
 
     @property
     def folds(self) -> int | None:
-        """How many folds; None for train, val and test."""
+        """Number of folds; None for train, val and test."""
         return int(self.table["fold"].max()) + 1 if "fold" in self.table else None
 
     def parts(self, fold: int | None = None) -> pd.Series:
         """``train``, ``val`` or ``test`` for each row of `table`.
 
-        With folds, ``fold`` is tested on, the next one validates, and the rest train.
+        With folds, ``fold`` is the test part, the next one is val, and the others are train.
 
         Raises:
-            InputError: a fold is asked for where there is none, or the other way round.
+            InputError: a fold is given for a split without folds, or none for one with folds.
         """
         if self.folds is None:
             if fold is not None:
                 raise InputError(
-                    f"the split {self.name} has no folds; leave --fold away, or make folds with: "
+                    f"the split {self.name} has no folds; leave out --fold, or make folds with: "
                     "mammo-pd split --folds 5 --name folds"
                 )
             return self.table["split"]
@@ -80,10 +85,12 @@ def patient_groups(manifest: pd.DataFrame) -> pd.Series:
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
+    # A graph of images and the values that they hold. Patients are its connected components: if A
+    # is joined to B and B to C, all three are one.
     rows, nodes, count = [], [], len(manifest)
     for name in _LINKS:
         codes, values = pd.factorize(manifest[name])
-        known = codes >= 0
+        known = codes >= 0  # pandas numbers missing values -1
         rows.append(np.flatnonzero(known))
         nodes.append(codes[known] + count)
         count += len(values)
@@ -106,18 +113,19 @@ def make_split(
     The same manifest and seed give the same split, whatever the order of the rows.
 
     Args:
-        manifest: all rows; those whose status is ``ok`` are split, the others still show which
-            patients are one.
-        name: what the split is called.
-        fractions: shares of train, val and test; they add up to 1.
-        folds: how many folds instead.
+        manifest: all rows. Those with status ``ok`` are split; the others still help to join
+            patients.
+        name: name of the split.
+        fractions: shares of patients in train, val and test; they add up to 1.
+        folds: number of equal folds, in place of fractions.
         seed: of the shuffle.
 
     Returns:
         The split, checked for leaks.
 
     Raises:
-        InputError: too few patients of a class to have one in every part.
+        InputError: impossible fractions or folds, or too few patients of a class to have one in
+            every part.
     """
     if folds is None and (min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6):
         raise InputError(
@@ -126,14 +134,15 @@ def make_split(
         )
     if folds is not None and folds < 3:
         raise InputError(
-            f"{folds} folds are too few: one tests, one validates, the rest train; give at least 3."
+            f"{folds} folds are too few (one for test, one for val, the rest train); give "
+            "at least 3."
         )
     manifest, groups = _usable(manifest)
     patients = _one_row_per_group(manifest, groups)
     shares = [1 / folds] * folds if folds else list(fractions)
     _refuse_too_few(patients, len(shares))
-    # Dealt out in this order, each part gets its share of every label, and within it of every
-    # vendor; the shuffle decides within a vendor.
+    # Sort by label, then vendor, then at random, and deal the patients out in that order: each part
+    # gets its share of each label, and within a label its share of each vendor.
     patients["order"] = np.random.default_rng(seed).permutation(len(patients))
     patients = patients.sort_values(["label", "vendor", "order"])
     dealt = np.concatenate(
@@ -155,10 +164,10 @@ def check_split(split: SplitTable, manifest: pd.DataFrame) -> None:
 
     Args:
         split: the split.
-        manifest: all rows; those that the split does not name may lie on either side.
+        manifest: all rows, also those that the split does not name.
 
     Raises:
-        InputError: a leak, or images that the manifest does not have.
+        InputError: a leak, or an image that is not in the manifest or not usable.
     """
     column = "fold" if "fold" in split.table else "split"
     usable, groups = _usable(manifest)
@@ -179,11 +188,12 @@ def check_split(split: SplitTable, manifest: pd.DataFrame) -> None:
         )
 
 
-def write_split(split: SplitTable, folder: Path, facts: dict[str, Any]) -> Path:
-    """Write ``NAME.csv`` and beside it ``NAME.json`` with the hash and how it was made."""
+def write_split(split: SplitTable, folder: Path, made_with: dict[str, Any]) -> Path:
+    """Write ``NAME.csv``, and ``NAME.json`` with its hash and what it was made with."""
     path = folder / f"{split.name}.csv"
+    # The hash first, so that a crash never leaves a table without one.
     write_text(
-        path.with_suffix(".json"), json.dumps({"hash": split.hash, **facts}, indent=2) + "\n"
+        path.with_suffix(".json"), json.dumps({"hash": split.hash, **made_with}, indent=2) + "\n"
     )
     with atomic_write(path) as beside:
         split.table.to_csv(beside, index=False)
@@ -191,10 +201,10 @@ def write_split(split: SplitTable, folder: Path, facts: dict[str, Any]) -> Path:
 
 
 def read_split(folder: Path, name: str) -> SplitTable:
-    """Read a split and check that it is the one that was made.
+    """Read a split and check that nobody has edited it.
 
     Raises:
-        InputError: there is none of that name, or it was changed after it was made.
+        InputError: there is no split of that name, or it was changed after it was made.
     """
     path = folder / f"{name}.csv"
     if not path.is_file():
@@ -224,8 +234,10 @@ def read_split(folder: Path, name: str) -> SplitTable:
 
 
 def _usable(manifest: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
+    """The rows to be split and their groups, sorted so that row order does not matter."""
     manifest = manifest.sort_values("image_id", ignore_index=True)
     usable = manifest["status"] == Status.OK
+    # Grouped before the unusable rows are dropped, since they join patients too.
     groups = patient_groups(manifest)
     return manifest[usable], groups[usable]
 
@@ -237,6 +249,7 @@ def _hash(table: pd.DataFrame) -> str:
 
 
 def _one_row_per_group(manifest: pd.DataFrame, groups: pd.Series) -> pd.DataFrame:
+    """``label`` (1 if any image is positive) and ``vendor`` (with site, of the first image)."""
     vendor = [manifest[name].fillna("") for name in _STRATIFY if name in manifest]
     label = manifest["label"].astype("Float64")
     return pd.DataFrame(
@@ -264,8 +277,8 @@ def _refuse_too_few(patients: pd.DataFrame, parts: int) -> None:
 
 
 def _deal(count: int, shares: list[float]) -> list[int]:
-    """Deal ``count`` patients to parts, each next one to the part that is furthest behind."""
-    # A part whose share rounds to nobody gets its one first, so no class is absent from a part.
+    """The part of each of ``count`` patients; the next one goes to the part furthest behind."""
+    # A part whose share is less than one patient is served first, so that no class is absent.
     start = [part for part, share in enumerate(shares) if count * share < 1][:count]
     dealt = list(start)
     held = [start.count(part) for part in range(len(shares))]

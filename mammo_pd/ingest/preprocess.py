@@ -27,10 +27,8 @@ from tqdm import tqdm
 
 from mammo_pd.data.labels import LabelTable
 from mammo_pd.data.manifest import write_manifest
+from mammo_pd.data.record import ImageOrigin, Record, RecordedImage
 from mammo_pd.data.store import (
-    ImageOrigin,
-    Record,
-    RecordedImage,
     StorePaths,
     create_or_match,
     read_store_info,

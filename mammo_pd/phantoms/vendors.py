@@ -1,8 +1,8 @@
-"""The invented vendors of phantom mammograms: how each stores grey values and tells viewers so.
+"""Six invented vendors: how each stores grey values, and how its header says so.
 
-In: a grey scale in [0, 1] as a viewer should show it. Out: stored values, the elements that turn
-them back into that grey scale, and encoded pixel data. Between them the vendors cover the forms
-that the grey-scale rules and the decoders must read.
+In: grey values in [0, 1] as a viewer should show them. Out: stored values, the elements that map
+them back, and encoded pixel data. Between them the vendors cover every form that the grey-scale
+rules and the decoders must read.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from pydicom.uid import (
 
 
 class Voi(StrEnum):
-    """How a vendor tells viewers to make the grey scale."""
+    """The VOI transformation that a vendor's header gives."""
 
     LINEAR = "LINEAR"
     SIGMOID = "SIGMOID"
@@ -44,11 +44,13 @@ class Vendor:
         imager_pixel_spacing: mm at scale 1, the same for rows and columns.
         photometric_interpretation: MONOCHROME1 or MONOCHROME2.
         bits_stored: Bits Stored (0028,0101), unsigned, of 16 allocated.
-        voi: how the grey scale is given.
+        voi: the VOI transformation in the header.
         transfer_syntax: of the file; all are lossless.
-        padding: the rim outside the collimated field holds Pixel Padding Value 0.
-        mirrored: the chest wall lies on the other side than usual, as Patient Orientation says.
-        paddle_edge: the edge of the compression paddle crosses the air as a faint bright line.
+        padding: whether the rim outside the collimated field holds Pixel Padding Value 0.
+        mirrored: whether the chest wall lies on the opposite side to the usual one, as Patient
+            Orientation then says.
+        paddle_edge: whether the compression paddle's edge crosses the background as a faint bright
+            line.
         omitted: keywords of the elements that this vendor does not write.
     """
 
@@ -149,7 +151,7 @@ _LUT_EXPONENT = 2.0
 
 
 def _window(vendor: Vendor) -> tuple[float, float]:
-    """Window Center and Width, in stored values as MONOCHROME2 would have them."""
+    """Window Center and Width, in stored values before any inversion for MONOCHROME1."""
     whole = vendor.maximum + 1
     if vendor.voi is Voi.SIGMOID:
         return 0.5 * whole, 0.4 * whole
@@ -157,14 +159,14 @@ def _window(vendor: Vendor) -> tuple[float, float]:
 
 
 def stored_values(grey: NDArray[np.float32], vendor: Vendor) -> NDArray[np.uint16]:
-    """Make the stored values that the vendor's own VOI transformation turns into ``grey``.
+    """Invert the vendor's VOI transformation: the stored values that viewers show as ``grey``.
 
     Args:
-        grey: (rows, columns) in [0, 1], white is 1; what lies beyond is clipped.
+        grey: (rows, columns) white is 1; clipped to [0.005, 0.995].
         vendor: who makes the image.
 
     Returns:
-        (rows, columns) uint16 from 1 up; 0 is left for padding.
+        (rows, columns) uint16, at least 1: 0 is reserved for padding.
     """
     grey = np.clip(grey, 0.005, 0.995)
     center, width = _window(vendor)
@@ -201,7 +203,7 @@ def add_voi(ds: Dataset, vendor: Vendor) -> None:
         ds.WindowWidth = f"{width:.6g}"
         ds.VOILUTFunction = vendor.voi.value
     elif vendor.voi is Voi.LUT:
-        # Two, as from real machines; the first is the one to take.
+        # Real machines offer several; the first is the default.
         ds.VOILUTSequence = [
             _voi_lut(vendor, _LUT_EXPONENT, "NORMAL"),
             _voi_lut(vendor, 1.5 * _LUT_EXPONENT, "HARDER"),
@@ -222,7 +224,7 @@ def add_pixel_data(ds: Dataset, pixels: NDArray[np.uint16], vendor: Vendor) -> N
     """Encode the pixels in the vendor's transfer syntax, without loss (PS3.5 8.2).
 
     Args:
-        ds: has its file meta information and the Image Pixel module.
+        ds: data set with file meta information and the Image Pixel module; changed in place.
         pixels: (rows, columns) uint16, stored values.
         vendor: who made the image.
     """

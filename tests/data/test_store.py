@@ -1,12 +1,9 @@
-import stat
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mammo_pd.data.store import (
-    Hasher,
-    Record,
     choose_pyramid_level,
     create_or_match,
     open_store,
@@ -30,7 +27,7 @@ def test_store_of_other_settings_is_refused_and_names_them(tmp_path: Path) -> No
 
 def test_folder_that_holds_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").touch()
-    with pytest.raises(InputError, match="not a store"):
+    with pytest.raises(InputError, match="is not a mammo-pd store"):
         create_or_match(tmp_path, SETTINGS)
     assert list(tmp_path.iterdir()) == [tmp_path / "thesis.txt"]
 
@@ -69,29 +66,3 @@ def test_level_is_the_smallest_that_is_as_fine_as_the_canvas(
     size: tuple[int, int], img_size: tuple[int, int], level: str
 ) -> None:
     assert choose_pyramid_level(*size, img_size) == level
-
-
-def test_hashes_are_keyed_and_differ_by_kind() -> None:
-    one, other = Hasher(b"k" * 32), Hasher(b"l" * 32)
-    assert one.hash("patient", "10011") == one.hash("patient", "10011")
-    assert one.hash("patient", "10011") != other.hash("patient", "10011")
-    assert one.hash("patient", "10011") != one.hash("exam", "10011")
-
-
-def test_record_is_for_the_owner_only_and_its_key_stays(tmp_path: Path) -> None:
-    paths = create_or_match(tmp_path / "s", SETTINGS)
-    with Record(paths) as record:
-        first = record.hasher.hash("patient", "a")
-    with Record(paths) as record:
-        assert record.hasher.hash("patient", "a") == first
-    assert stat.S_IMODE(paths.private.stat().st_mode) == 0o700
-    for file in paths.private.iterdir():
-        assert stat.S_IMODE(file.stat().st_mode) == 0o600
-
-
-def test_damaged_key_is_refused(tmp_path: Path) -> None:
-    paths = create_or_match(tmp_path / "s", SETTINGS)
-    Record(paths).__exit__()
-    (paths.private / "key").write_bytes(b"short")
-    with pytest.raises(InputError, match="not a key of 32 bytes"):
-        Record(paths)

@@ -18,14 +18,15 @@ from PIL import Image
 
 from mammo_pd.data.labels import read_labels
 from mammo_pd.data.manifest import read_manifest
+from mammo_pd.data.record import Record
 from mammo_pd.data.split_store import split_store
 from mammo_pd.data.splits import patient_groups
-from mammo_pd.data.store import Record, StorePaths, open_store, read_pyramid_level
+from mammo_pd.data.store import StorePaths, open_store, read_pyramid_level
 from mammo_pd.errors import InputError
 from mammo_pd.imaging.settings import ImagingSettings
 from mammo_pd.ingest import preprocess as stage
 from mammo_pd.ingest.preprocess import PreprocessSummary, preprocess
-from mammo_pd.phantoms.phantom import PhantomSettings, write_phantoms
+from mammo_pd.phantoms import PhantomSettings, write_phantoms
 from mammo_pd.terms import Frames, VoiPolicy
 
 
@@ -628,7 +629,8 @@ MANY_ROWS = """
 import sys
 from pathlib import Path
 from mammo_pd.data.manifest import read_manifest
-from mammo_pd.data.store import Record, RecordedImage, Source, create_or_match
+from mammo_pd.data.record import ImageOrigin, Record, RecordedImage
+from mammo_pd.data.store import create_or_match
 from mammo_pd.ingest import preprocess as stage
 
 def peak():
@@ -653,7 +655,7 @@ with Record(paths) as record:
     for index, source in enumerate(sources):
         ids = {"sop_instance_uid": f"1.2.{index}", "patient_id": f"P{index // 4}"}
         image_id = record.hasher.hash("image", f"1.2.{index}")
-        record.put(source, (1, 1), [RecordedImage(Source(source), image_id, facts, ids, 1)])
+        record.put(source, (1, 1), [RecordedImage(ImageOrigin(source), image_id, facts, ids, 1)])
         if index % 16 == 0:
             record.commit()
     known = set(sources)

@@ -1,7 +1,7 @@
 """Public data sets: each module turns one set's own table, as downloaded, into label rows.
 
-Nothing is fetched. What each set is, what makes an image positive and what is wrong with it stands
-at the head of its module, and in short in ``data_manifests/README.md``.
+Nothing is downloaded. The head of each module says what the set is, what makes an image positive
+and which faults are known; ``data_manifests/README.md`` has a summary.
 """
 
 from collections.abc import Mapping
@@ -35,15 +35,15 @@ def read_source(
 
     Args:
         name: one of `SOURCES`.
-        table: the set's table, or the folder that holds its tables.
-        images: the folder of images; looked into only for the sets whose table names no files.
-        definition: what makes an image positive, one of the set's; by default its first.
+        table: the set's table, or the folder with its tables.
+        images: the folder of images; searched only for sets whose table names no files.
+        definition: name of one of the set's definitions of positive; by default the first.
 
     Returns:
         The label table.
 
     Raises:
-        InputError: no such set or definition, not that set's table, or no image of it.
+        InputError: no such set or definition, a table of something else, or no image of the set.
     """
     source = SOURCES.get(name)
     if source is None:

@@ -1,22 +1,22 @@
-"""CBIS-DDSM (The Cancer Imaging Archive): four tables, one row an abnormality.
+"""CBIS-DDSM (The Cancer Imaging Archive): four tables, one row per abnormality.
 
 - Licence: CC BY 3.0 (The Cancer Imaging Archive).
 - Counts (stated): 1,566 women, 10,239 images, many of them masks and cut-outs (The Cancer Imaging
   Archive); 753 calcification and 891 mass cases (Lee et al., Scientific Data 4:170177, 2017).
   Others counted 3,103 mammograms with 3,568 abnormalities in the four tables, 465 mammograms with
-  more than one (README of sposso/CBIS-DDSM-DATASET). We had no complete table at hand.
+  more than one (README of sposso/CBIS-DDSM-DATASET). We had no complete table.
 - Label: positive where any abnormality marked on this film is MALIGNANT at biopsy. BENIGN and
   BENIGN_WITHOUT_CALLBACK are negative; there are no normal women in the set.
-- Known faults: the PatientID of a file is that of one film (``Calc-Test_P_00038_LEFT_CC``) and its
-  study is one film too, so the woman (``P_00038``, numbered alike in all four tables) is taken for
-  patient and exam. A film with a mass and a calcification is there twice, once in each
-  collection: its two copies get one label, from all its abnormalities. Masses and calcifications
-  have a training and a test table each, so nothing in ``published_split`` keeps a woman on one
-  side. The tables name files that the archive's downloads do not have
-  (``000000.dcm`` where there is ``1-1.dcm``); a film is therefore found by the folder named after
-  it. The archive's masks and cut-outs (folders that end in ``_1``, ``_2``, ...) get no label.
+- Known faults: PatientID and study are those of a single film (``Calc-Test_P_00038_LEFT_CC``), so
+  the woman's number (``P_00038``, the same in all four tables) is used as patient and exam. A film
+  with a mass and a calcification exists twice, once in each collection: both copies get one label,
+  from all its abnormalities. Masses and calcifications have separate training and test tables, so
+  ``published_split`` does not keep a woman on one side. The tables name files that the archive's
+  downloads do not have (``000000.dcm`` where there is ``1-1.dcm``); a film is therefore found by
+  the folder named after it. The archive's masks and cut-outs (folders that end in ``_1``, ``_2``,
+  ...) get no label.
 - Columns: read in the copies of the tables in Slaysenfite/CBIS-DDSM-PNG. Density is spelt
-  ``breast_density`` in the mass tables, ``breast density`` in the calcification tables.
+  ``breast_density`` in the mass tables and ``breast density`` in the calcification tables.
 """
 
 from pathlib import Path
@@ -45,13 +45,13 @@ _COLUMNS = (
     "image file path",
 )
 _DENSITY = ("breast_density", "breast density")
-# From the mildest.
+# In order of severity.
 _PATHOLOGY = ("BENIGN_WITHOUT_CALLBACK", "BENIGN", "MALIGNANT")
 _FILM = ["patient_id", "laterality", "view"]
 
 
 def read(table: Path, definition: str) -> pd.DataFrame:
-    """Read the four tables into one label row for each copy of a film, found by ``image_id``.
+    """Read the four tables into one label row per copy of a film, matched by ``image_id``.
 
     Args:
         table: the folder that holds all four.
@@ -89,7 +89,7 @@ def read(table: Path, definition: str) -> pd.DataFrame:
 
 
 def locate(rows: pd.DataFrame, images: Path) -> pd.DataFrame:
-    """Add the ``path`` of each film: the file under the folder that is named after it.
+    """Add the ``path`` of each film: the file in the folder named after it.
 
     Raises:
         InputError: no folder is named after a film, or one holds two files.
@@ -111,12 +111,12 @@ def _read_one(path: Path, part: str) -> pd.DataFrame:
             f"{path} has no column {_DENSITY[0]}, so it is not CBIS-DDSM's {path.name}; give that "
             "table as it was downloaded."
         )
-    # Older tables give the film's own number here; the woman is inside it.
+    # Older tables have the film's name here, which contains the woman's number.
     woman = frame["patient_id"].str.extract(r"(P_\d+)", expand=False).fillna("")
     for line, (number, pathology) in enumerate(zip(woman, frame["pathology"], strict=True), 2):
         if not number:
             raise InputError(
-                f"{path}, row {line}: patient_id names no woman (such as P_00001), so that her "
+                f"{path}, row {line}: patient_id names no woman (such as P_00001), so her "
                 "films could not be kept together; give the table as it was downloaded."
             )
         if pathology not in _PATHOLOGY:

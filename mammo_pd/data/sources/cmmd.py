@@ -1,19 +1,19 @@
-"""CMMD, the Chinese Mammography Database (The Cancer Imaging Archive): one row a breast.
+"""CMMD, the Chinese Mammography Database (The Cancer Imaging Archive): one row per breast.
 
 - Licence: CC BY 4.0 (The Cancer Imaging Archive).
 - Counts (stated): 1,775 women, 3,728 mammographies, 749 women with a molecular subtype (The Cancer
   Imaging Archive). Others counted 5,202 files, of which 3,744 have a row (1,316 malignant and 556
   benign breasts). We had neither table nor images at hand.
-- Label: the breast's ``classification``, Malignant or Benign, at biopsy. There are no normal
-  women in the set.
-- Known faults: the table names a woman and a side, no file, so the side and the woman are read
-  from each file's header. The other breast of most women of the second part (D2) has images and
-  no row: it is unlabelled, not negative. Others report the side tag of 15 images of 9 women to
-  disagree with the side on which the breast lies; the manifest says where (``laterality_agrees``).
-  Nearly all files hold 8 bits.
-- Columns: ID1, LeftRight, Age, number, abnormality, classification, subtype, as reported by
-  several public readers of CMMD_clinicaldata_revision.xlsx. Cui et al., The Cancer Imaging
-  Archive, doi:10.7937/tcia.eqde-4b16 (2021).
+- Label: the breast's ``classification``, Malignant or Benign, at biopsy. There are no normal women
+  in the set.
+- Known faults: the table names women and sides, not files, so both are read from each file's
+  header. The other breast of most women of the second part (D2) has images but no row: it is
+  unlabelled, not negative. Others report the side tag of 15 images of 9 women to disagree with the
+  side on which the breast lies; the manifest says where (``laterality_agrees``). Nearly all files
+  hold 8 bits.
+- Columns: ID1, LeftRight, Age, number, abnormality, classification, subtype, as reported by several
+  public readers of CMMD_clinicaldata_revision.xlsx. Cui et al., The Cancer Imaging Archive,
+  doi:10.7937/tcia.eqde-4b16 (2021).
 """
 
 from pathlib import Path
@@ -33,7 +33,7 @@ _BREAST = ["patient_id", "laterality"]
 
 
 def read(table: Path, definition: str) -> pd.DataFrame:
-    """Read the clinical table into one row for each breast; `locate` finds its images.
+    """Read the clinical table into one row per breast; `locate` finds its images.
 
     Raises:
         InputError: a column is missing, a breast is there twice, or a classification is unknown.
@@ -67,9 +67,9 @@ def read(table: Path, definition: str) -> pd.DataFrame:
 
 
 def locate(rows: pd.DataFrame, images: Path) -> pd.DataFrame:
-    """Give one row for each image, found by Patient ID and Image Laterality in its header.
+    """Expand the rows to one per image, matched by Patient ID and Image Laterality in its header.
 
-    A breast without images keeps a row without a path, so that it is counted as unmatched.
+    A breast without images keeps a row without a path, and is counted as unmatched.
 
     Raises:
         InputError: no header names a breast of the table.
@@ -89,7 +89,7 @@ def locate(rows: pd.DataFrame, images: Path) -> pd.DataFrame:
 
 
 def _breast_of(file: Path) -> tuple[str, str]:
-    """(Patient ID, Image Laterality) of a file, empty where it has none."""
+    """(Patient ID, Image Laterality) of a file, empty if missing."""
     try:
         header = pydicom.dcmread(
             file, stop_before_pixels=True, specific_tags=["PatientID", "ImageLaterality"]

@@ -1,20 +1,20 @@
-"""CSAW-CC, cases and controls of the Cohort of Screen-Aged Women (Karolinska): one row an image.
+"""CSAW-CC, cases and controls of the Cohort of Screen-Aged Women (Karolinska): one row per image.
 
 - Licence: on request to Karolinska Institutet (kib.ki.se/node/2734).
 - Counts: none stated in a source that we could read. Others counted 98,788 images, 24,694 exams,
-  8,723 women, 873 of them with cancer, in the set's table. We had no table at hand.
+  8,723 women, 873 of them with cancer, in the set's table. We had no table.
 - Label: a woman with a diagnosis (``x_case``) has earlier exams too, so three labels are in use,
-  all of the breast in which the cancer was found (``x_cancer_laterality``). ``screen_detected``:
-  diagnosed within 60 days of this exam (``rad_timing`` 1); her cancer's breast in her other exams
-  has no label, for whether it shows there is not known. ``within_2_years``: diagnosed within 729
-  days (1 or 2, so interval cancers too); earlier exams are negative. ``ever``: any exam before
-  the diagnosis. The last two are risk: never compare them with detection. Her other breast, and
-  all images of controls, are negative.
-- Known faults: cases were all taken and controls sampled, so 10 % of the women have cancer and no
-  programme's prevalence is meant. The date in a file's name is a placeholder; exams are told by
-  year, and three are said to have eight images. Age is two bands.
-- Columns: as reported by several public readers of CSAW-CC_breast_cancer_screening_data.csv and
-  its codebook. Dembrower et al., Journal of Digital Imaging 33:408 (2020), describes the cohort.
+  all for the breast in which the cancer was found (``x_cancer_laterality``). ``screen_detected``:
+  diagnosed within 60 days of this exam (``rad_timing`` 1); that breast has no label in her other
+  exams, since nobody knows whether the cancer is visible there. ``within_2_years``: diagnosed
+  within 729 days (1 or 2, so interval cancers too); earlier exams are negative. ``ever``: any exam
+  before the diagnosis. The last two are risk labels: never compare them with detection. Her other
+  breast, and all images of controls, are negative.
+- Known faults: all cases but only a sample of controls are included, so 10 % of the women have
+  cancer, which is not a screening prevalence. The date in a file name is a placeholder; exams are
+  identified by year, and three are said to have eight images. Age is given in two bands.
+- Columns: as reported by several public readers of CSAW-CC_breast_cancer_screening_data.csv and its
+  codebook. Dembrower et al., Journal of Digital Imaging 33:408 (2020), describes the cohort.
 """
 
 from pathlib import Path
@@ -46,7 +46,7 @@ _CANCER = {"1": "in situ", "2": "invasive <=15 mm", "3": "invasive >15 mm"}
 
 
 def read(table: Path, definition: str) -> pd.DataFrame:
-    """Read the set's table into label rows found by ``path`` (the file's name).
+    """Read the set's table into label rows, matched by ``path`` (the file name).
 
     Args:
         table: CSAW-CC_breast_cancer_screening_data.csv.
@@ -64,7 +64,7 @@ def read(table: Path, definition: str) -> pd.DataFrame:
     is_case, is_control = frame["x_case"] == "1", frame["x_case"] == "0"
     label = frame["rad_timing"].map(_LABEL_BY_TIMING[definition]).fillna("")
     label = label.where(is_case & (breast == cancer), "")
-    # A case whose side is not told says nothing of either breast.
+    # Without the side of the cancer, a case says nothing about either breast.
     other = is_case & cancer.isin(("L", "R")) & breast.isin(("L", "R")) & (breast != cancer)
     label[is_control | other] = "0"
     rows = pd.DataFrame(

@@ -2,16 +2,16 @@
 
 - Licence: non-commercial research (docs.hitilab.com/datasets/embed).
 - Counts (stated): 22,382 women, 76,373 exams, 480,323 images, 24 % of them synthetic (README of
-  Emory-HITI/EMBED_Open_Data). We had no table at hand.
-- Label, of a breast in an exam: positive where a finding's ``path_severity`` is 0 (invasive) or 1
-  (in situ). Negative where each of its findings is settled without cancer: assessed N or B
-  (BI-RADS 1, 2), or with a pathology of 2 to 5. Anything else is unknown: recalled (A) or
-  suspicious (P, S, M, K) without a pathology in that row, or a cancer of another organ (6).
-- Known faults: one row of the clinical table is one finding, so findings are joined by exam *and*
-  side, or those of one breast become labels of the other; a side of B, or none, means both.
-  ``bside``, the side of the pathology, can differ from the finding's. An exam of both breasts
-  with a finding in one implies that the other is negative. Pathology is entered by hand, often on
-  the diagnostic exam alone: a recalled screening exam without one is not negative. C-views
+  Emory-HITI/EMBED_Open_Data). We had no table.
+- Label, for a breast in an exam: positive where a finding's ``path_severity`` is 0 (invasive) or 1
+  (in situ). Negative where every finding was settled without cancer: assessed N or B (BI-RADS 1,
+  2), or with a pathology of 2 to 5. Anything else is unknown: recalled (A) or suspicious (P, S, M,
+  K) without a pathology in that row, or a cancer of another organ (6).
+- Known faults: a row of the clinical table is one finding, so findings are joined by exam *and*
+  side; otherwise those of one breast become labels of the other. A side of B, or none, means both.
+  ``bside``, the side of the pathology, can differ from the finding's. An exam of both breasts with
+  a finding in one implies that the other is negative. Pathology is entered by hand, often for the
+  diagnostic exam only: a recalled screening exam without pathology is not negative. C-views
   (synthetic) are images too: ``image_type`` tells.
 - Columns: README and screening_label_assignment.ipynb of Emory-HITI/EMBED_Open_Data. Jeong et al.,
   Radiology: Artificial Intelligence 5:e220047 (2023).
@@ -43,7 +43,7 @@ _NO_CANCER = ("2", "3", "4", "5")
 
 
 def read(table: Path, definition: str) -> pd.DataFrame:
-    """Join findings to files by exam and side; rows are found by ``path``.
+    """Join findings to files by exam and side; rows are matched by ``path``.
 
     Args:
         table: the folder that holds both tables, whole or reduced.
@@ -56,7 +56,7 @@ def read(table: Path, definition: str) -> pd.DataFrame:
         raise InputError(f"{table} is not a folder; give {_TABLE}.")
     clinical = _read_one(table, "clinical", _CLINICAL)
     files = _read_one(table, "metadata", _METADATA)
-    # The folders in front of the cohort are those of the authors' machine.
+    # What precedes the cohort's folder is a path on the authors' machine.
     path = files["anon_dicom_path"].str.replace(r"^.*?(?=cohort_\d)", "", regex=True)
     rows = pd.DataFrame(
         {
@@ -74,7 +74,7 @@ def read(table: Path, definition: str) -> pd.DataFrame:
 
 
 def _breasts(clinical: pd.DataFrame) -> pd.DataFrame:
-    """Label and worst BI-RADS of each (exam, side)."""
+    """The label and worst BI-RADS of each (exam, side)."""
     severity = clinical["path_severity"]
     settled = severity.isin((*_CANCER, *_NO_CANCER)) | (
         (severity == "") & clinical["asses"].isin(("N", "B"))
@@ -85,7 +85,7 @@ def _breasts(clinical: pd.DataFrame) -> pd.DataFrame:
     )
     breasts = findings.groupby(_BREAST).agg(settled=("settled", "all"), grade=("grade", "max"))
 
-    # Both breasts were imaged and only one was written about: the other is negative.
+    # A bilateral exam with findings in one breast only implies that the other is negative.
     bilateral = clinical.loc[clinical["desc"].str.contains("bilat", case=False), "exam_id"]
     imaged = pd.MultiIndex.from_product([bilateral.unique(), ["L", "R"]], names=_BREAST)
 
@@ -105,7 +105,7 @@ def _breasts(clinical: pd.DataFrame) -> pd.DataFrame:
 
 
 def _on_each_side(findings: pd.DataFrame, side: pd.Series) -> pd.DataFrame:
-    """One row for each breast that a finding speaks of; a side of B, or none, means both."""
+    """One row for each breast that a finding concerns; a side of B, or none, means both."""
     return pd.concat(
         [
             findings[side != "R"].assign(laterality="L"),
@@ -116,7 +116,7 @@ def _on_each_side(findings: pd.DataFrame, side: pd.Series) -> pd.DataFrame:
 
 def _exams(clinical: pd.DataFrame) -> pd.DataFrame:
     screening = clinical["desc"].str.contains("screen", case=False)
-    facts = choose(
+    exams = choose(
         clinical,
         {
             "exam_id": "exam_id",
@@ -126,7 +126,8 @@ def _exams(clinical: pd.DataFrame) -> pd.DataFrame:
             "ETHNIC_GROUP_DESC": "ethnicity",
         },
     ).assign(exam_type=screening.map({True: "screening", False: "other"}))
-    return facts.replace("", pd.NA).groupby("exam_id", as_index=False).first()
+    # The first value that is not empty, over all findings of the exam.
+    return exams.replace("", pd.NA).groupby("exam_id", as_index=False).first()
 
 
 def _read_one(folder: Path, kind: str, columns: tuple[str, ...]) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Finding a set's images in a folder, where its tables do not name the files."""
+"""Find a set's images in a folder, for sets whose tables do not name the files."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +10,7 @@ _SUFFIXES = (".dcm", ".dicom", ".png", ".pgm", ".tif", ".tiff")
 
 
 def image_files(folder: Path) -> Iterator[Path]:
-    """The files under a folder whose ending is an image's, in sorted order, links resolved."""
+    """The files under a folder with an image suffix, sorted, with links resolved."""
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; give the folder that holds the mammograms.")
     files = each_file(folder, closed=_refuse)
@@ -26,15 +26,15 @@ def _refuse(error: OSError) -> None:
 def one_file_each(
     folder: Path, name_of: Callable[[Path], str | None], expected: str
 ) -> dict[str, Path]:
-    """The file of each image, {name: file}.
+    """Map each image's name to its file.
 
     Args:
-        folder: where to look, at any depth.
-        name_of: gives the set's name of the image in a file, or None.
+        folder: searched at any depth.
+        name_of: from a file to the set's name of its image, or None.
         expected: how the set names its files, for the error.
 
     Raises:
-        InputError: no file is an image of the set, or two are the same one.
+        InputError: no file is an image of the set, or two files are the same image.
     """
     found: dict[str, Path] = {}
     for file in image_files(folder):

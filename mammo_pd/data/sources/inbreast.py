@@ -1,15 +1,15 @@
-"""INbreast (Porto): one row of INbreast.csv an image.
+"""INbreast (Porto): one row per image in INbreast.csv.
 
-- Licence: not found stated; the set was handed out on request.
+- Licence: not found stated; the set was distributed on request.
 - Counts (stated): 410 images, 115 cases, 90 of them with four images, 25 after mastectomy with two
   (Moreira et al., Academic Radiology 19:236, 2012).
-- Label: the set has none of its own. The label is a threshold on the BI-RADS of the image: 4, 5
-  and 6 (known cancer) are positive, as is usual.
-- Known faults: the table's patient and age read "removed". The woman is the second part of each
-  file's name (``20586908_6c613a14b80a8591_MG_R_CC_ANON.dcm``), as INbreast's README says (quoted
-  in ispamm/PHBreast, issue 6), so the files must keep their names. Exams of one woman are told
-  apart by their month. One image has no density, one the view FB, and the two views of a breast
-  can carry different BI-RADS.
+- Label: the set has none. The label is a threshold on the BI-RADS of the image: 4, 5 and 6 (known
+  cancer) are positive, as is usual.
+- Known faults: the table's patient and age read "removed". The woman's ID is the second part of
+  each file name (``20586908_6c613a14b80a8591_MG_R_CC_ANON.dcm``), as INbreast's README says (quoted
+  in ispamm/PHBreast, issue 6), so the files must keep their names. Exams of one woman are
+  distinguished by their month. One image has no density, one the view FB, and the two views of a
+  breast can carry different BI-RADS.
 - Columns: read in the copy of INbreast.csv in the repository
   wentaozhu/deep-mil-for-whole-mammogram-classification.
 """
@@ -42,7 +42,7 @@ def read(table: Path, definition: str) -> pd.DataFrame:
             "image_id": frame["File Name"],
             "laterality": frame["Laterality"],
             "view": frame["View"],
-            # 0 asks for more pictures: it says neither.
+            # 0 asks for further images, which is neither positive nor negative.
             "label": (category >= 4).map({True: "1", False: "0"}).where(category >= 1, ""),
             "birads": birads,
             "density": frame["ACR"],
@@ -52,10 +52,10 @@ def read(table: Path, definition: str) -> pd.DataFrame:
 
 
 def locate(rows: pd.DataFrame, images: Path) -> pd.DataFrame:
-    """Add ``path``, ``patient_id`` and ``exam_id`` from the names of the files.
+    """Add ``path``, ``patient_id`` and ``exam_id`` from the file names.
 
     Raises:
-        InputError: no file is named as INbreast names them, or two are the same image.
+        InputError: no file has a name of INbreast's form, or two are the same image.
     """
     known = set(rows["image_id"])
 
@@ -66,7 +66,7 @@ def locate(rows: pd.DataFrame, images: Path) -> pd.DataFrame:
     found = one_file_each(images, name_of, "named like 20586908_6c613a14b80a8591_MG_R_CC_ANON.dcm")
     women = {name: file.name.split("_")[1].lower() for name, file in found.items()}
     patient = rows["image_id"].map(women).fillna("")
-    # Only the path finds an image: one whose woman is not known could be on both sides of a split.
+    # Matched by path alone: an image whose woman is unknown could leak across a split.
     return rows.drop(columns="image_id").assign(
         path=rows["image_id"].map({name: str(file) for name, file in found.items()}).fillna(""),
         patient_id=patient,

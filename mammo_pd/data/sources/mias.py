@@ -1,16 +1,16 @@
-"""mini-MIAS (Suckling 1994): a text table with a line for each abnormality.
+"""mini-MIAS (Suckling 1994): a text table with one line per abnormality.
 
 - Licence: research only (its Licence.txt).
-- Counts (counted in its own table): 322 films of 161 women, all MLO; 52 films malignant, 63
-  benign, 207 normal; tissue D 112, F 106, G 104.
-- Label: ``cancer``, severity M; benign lesions and normal films are negative. ``dense``, for those
-  who use the set for density: tissue D against F and G.
-- Known faults: digitised film, 8 bits, 0.2 mm. The README calls odd numbers right breasts; the
-  markers on the films, where looked at, read odd = L: laterality is therefore left open, and the
-  README's is carried along as ``laterality_readme``. Some films have several lesions, some
-  lesions no coordinates. Strips and markers are burnt in. Too few malignant films to train a
+- Counts (counted in its own table): 322 films of 161 women, all MLO; 52 films malignant, 63 benign,
+  207 normal; tissue D 112, F 106, G 104.
+- Label: ``cancer``, severity M; benign lesions and normal films are negative. ``dense``, for work
+  on breast density: tissue D against F and G.
+- Known faults: digitised film, 8 bits, 0.2 mm. The README calls odd numbers right breasts, but on
+  the films that we looked at the markers of odd numbers read L. Laterality is therefore left empty,
+  and the README's is kept as ``laterality_readme``. Some films have several lesions, some lesions
+  no coordinates. Strips and markers are burnt in. There are too few malignant films to train a
   detector on.
-- Columns: the README, which was at hand with the whole table.
+- Columns: as in the set's README; we had the whole table.
 """
 
 import re
@@ -32,12 +32,12 @@ _CSV_COLUMNS = (
     "severity",
     "radius",
 )
-# Film, tissue, class; then, of an abnormality, its severity and x, y and radius in pixels.
+# Film, tissue, class; then the severity of an abnormality, and its x, y and radius in pixels.
 _LINE = re.compile(r"mdb(\d{3}) ([FGD]) ([A-Z]{4})(?: ([BM])(?: \d+ \d+ (\d+))?)?\b")
 
 
 def read(table: Path, definition: str) -> pd.DataFrame:
-    """Read the set's text, or a CSV made of it, into one label row for each film.
+    """Read the set's text, or a CSV made of it, into one label row per film.
 
     Args:
         table: lines such as ``mdb001 G CIRC B 535 425 197`` (others are passed over), or a CSV
@@ -46,7 +46,7 @@ def read(table: Path, definition: str) -> pd.DataFrame:
         definition: ``cancer`` or ``dense``.
 
     Raises:
-        InputError: no such file, or neither of the two.
+        InputError: no such file, or it is neither of the two.
     """
     if table.suffix.lower() == ".csv":
         frame = read_table(table, _CSV_COLUMNS, _TABLE)[list(_CSV_COLUMNS)]
@@ -54,7 +54,7 @@ def read(table: Path, definition: str) -> pd.DataFrame:
         frame = _read_text(table)
     column, positive = ("severity", "M") if definition == "cancer" else ("tissue", "D")
     return frame.assign(
-        # The two films of a woman were taken together.
+        # Both films of a woman were taken on one occasion.
         exam_id=frame["patient_id"],
         view="MLO",
         label=(frame[column] == positive).map({True: "1", False: "0"}),
@@ -81,7 +81,7 @@ def _read_text(table: Path) -> pd.DataFrame:
             "radius": radius,
         }
         known = films.setdefault(row["image_id"], row)
-        # Of several lesions the first malignant one, else the first, stands for the film.
+        # The first malignant lesion represents the film, otherwise the first of any kind.
         if row["severity"] == "M" and known["severity"] != "M":
             films[row["image_id"]] = row
     if not films:

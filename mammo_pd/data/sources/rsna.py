@@ -1,13 +1,14 @@
-"""RSNA Screening Mammography Breast Cancer Detection (Kaggle, 2022): one row of train.csv an image.
+"""RSNA Screening Mammography Breast Cancer Detection (Kaggle 2022): one row per image.
 
 - Licence: non-commercial use, no attempt to identify anyone (the wiki of RSNA/AI-Challenge-Data).
 - Counts (counted in train.csv): 54,706 images, 23,826 breasts, 11,913 women, 2 sites, 10 machines;
   1,158 images (2.1 %) of 492 breasts of 486 women are positive.
 - Label: cancer in this breast, the same for all its images.
-- Known faults: the files name neither modality nor view, so both come from the table; density is
+- Known faults: the files give neither modality nor view, so both come from the table; density is
   missing for 25,236 images, BI-RADS for 28,420, age for 37; 1,477 images show an implant. The
-  columns biopsy, invasive and BI-RADS are known only afterwards: strata, never inputs.
-- Columns: as in train.csv, which was at hand.
+  columns biopsy, invasive and BI-RADS are known only after the exam: use them as strata, never as
+  model inputs.
+- Columns: as in train.csv, which we had.
 """
 
 from pathlib import Path
@@ -31,7 +32,7 @@ _RENAMED = {
 
 
 def read(table: Path, definition: str) -> pd.DataFrame:
-    """Read train.csv into label rows found by ``image_id``.
+    """Read train.csv into label rows, matched by ``image_id``.
 
     Raises:
         InputError: the table lacks a column (test.csv has no labels).

@@ -1,4 +1,4 @@
-"""What one public data set is: its licence, its counts, how its own tables become label rows."""
+"""The description of a public data set: licence, counts, and how its tables become label rows."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,21 +12,20 @@ class Source:
     """A public data set.
 
     Attributes:
-        name: as on the command line.
-        title: as people call it.
-        table: what the set's own table is called, for errors and help.
-        licence: a pointer, not legal advice; "not found stated" where we found nothing.
-        reference: where the set is described.
-        definitions: what makes an image positive, a sentence for each way in use; the first is the
-            default.
-        read: takes the table (a file, or the folder that holds several) and the name of a
-            definition; gives rows in the columns of the label table, every cell text and empty
-            where unknown, with ``label`` "1", "0" or "".
-        locate: takes those rows and the folder of images, and gives one row for each image, with
-            its ``path``. Only for sets whose tables do not name the image files.
-        images: how many images the set's table names, or the set states; None where not known.
-        patients: the same of women.
-        positives: positive images by the default definition.
+        name: its name on the command line.
+        title: its common name.
+        table: name of the set's own table, for errors and help.
+        licence: a pointer, not legal advice; "not found stated" if we found none.
+        reference: the publication that describes it.
+        definitions: by name, a sentence on what makes an image positive; the first is the default.
+        read: from the table (a file, or a folder of several) and the name of a definition to rows
+            with the columns of the label table; every cell is text, empty if unknown, and
+            ``label`` is "1", "0" or "".
+        locate: from those rows and the folder of images to one row per image, with its ``path``;
+            only for sets whose tables do not name the image files.
+        images: number of images, counted in the table or stated by the authors; None if unknown.
+        patients: number of women, likewise.
+        positives: number of positive images by the default definition, likewise.
     """
 
     name: str

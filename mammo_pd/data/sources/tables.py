@@ -1,4 +1,4 @@
-"""Reading a data set's own table, and saying what is wrong when it is not that table."""
+"""Read a data set's own table, and explain what is wrong if it is a different one."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,12 +13,12 @@ def read_table(path: Path, columns: Sequence[str], called: str) -> pd.DataFrame:
     """Read a table and check that it has the set's columns.
 
     Args:
-        path: CSV, with commas or semicolons, or an Excel sheet.
-        columns: what it must have.
-        called: what the set's own table is called.
+        path: CSV with commas or semicolons, or an Excel sheet.
+        columns: the required ones.
+        called: name of the set's own table, for errors.
 
     Returns:
-        Every cell text without blanks around it, empty where missing.
+        Every cell as stripped text, empty if missing.
 
     Raises:
         InputError: no such file, not a table, or a column is missing.
@@ -39,13 +39,13 @@ def read_table(path: Path, columns: Sequence[str], called: str) -> pd.DataFrame:
 
 
 def choose(frame: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
-    """The columns that are there, under their new names ({old: new})."""
+    """Those columns that exist, renamed ({old: new})."""
     present = {old: new for old, new in names.items() if old in frame.columns}
     return frame[list(present)].rename(columns=present)
 
 
 def codes(values: pd.Series) -> pd.Series:
-    """Codes as whole numbers: a column with gaps is often saved as 1.0 where 1 was meant."""
+    """Codes as whole numbers: tools save integer columns with gaps as 1.0, 2.0, ..."""
     return values.str.replace(r"\.0+$", "", regex=True)
 
 
@@ -64,7 +64,7 @@ def _read_excel(path: Path) -> pd.DataFrame:
         frame = pd.read_excel(path, dtype=str, keep_default_na=False)
     except ImportError as error:
         raise InputError(
-            f"{path} is an Excel sheet, and what reads one is not installed ({error}); save the "
+            f"{path} is an Excel sheet, and its reader is not installed ({error}); save the "
             "sheet as CSV and give that, or: pip install openpyxl"
         ) from error
     except Exception as error:  # a damaged archive can raise almost anything

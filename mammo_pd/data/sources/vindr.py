@@ -1,16 +1,15 @@
-"""VinDr-Mammo (PhysioNet, 2022): one row of breast-level_annotations.csv an image.
+"""VinDr-Mammo (PhysioNet, 2022): one row per image in breast-level_annotations.csv.
 
 - Licence: restricted access under PhysioNet's agreement (physionet.org/content/vindr-mammo).
 - Counts (counted in the table): 20,000 images, 10,000 breasts, 5,000 studies of four images.
   BI-RADS 4 or 5: 988 images (4.9 %), 494 breasts, 481 studies; BI-RADS 5 alone: 226 images.
 - Label: there is no outcome. The label is a threshold on the readers' BI-RADS of the breast, the
   same for all its images; 4 is the usual one.
-- Known faults: the table names studies, not women, so a study stands for a woman here; nothing
-  in it joins two studies of one woman. Density C is 15,292 of 20,000. One breast has two CC and
-  no MLO.
-- The set's own split (by study: 16,000 images for training, 4,000 for test) is carried along as
+- Known faults: the table names studies, not women, so each study counts as a woman; nothing in it
+  links two studies of one woman. Density C is 15,292 of 20,000. One breast has two CC and no MLO.
+- The set's own split (by study: 16,000 images for training, 4,000 for test) is kept as
   ``published_split``.
-- Columns: as in the table, which was at hand. Nguyen et al., Scientific Data 10:277 (2023).
+- Columns: as in the table, which we had. Nguyen et al., Scientific Data 10:277 (2023).
 """
 
 from pathlib import Path
@@ -34,7 +33,7 @@ _THRESHOLDS = {"birads_4": 4, "birads_5": 5}
 
 
 def read(table: Path, definition: str) -> pd.DataFrame:
-    """Read the breast-level table into label rows found by ``image_id``.
+    """Read the breast-level table into label rows, matched by ``image_id``.
 
     Args:
         table: breast-level_annotations.csv.
@@ -44,6 +43,7 @@ def read(table: Path, definition: str) -> pd.DataFrame:
         InputError: the table lacks a column.
     """
     frame = read_table(table, _COLUMNS, _TABLE)
+    # Cells read "BI-RADS 4" and "DENSITY C".
     birads = frame["breast_birads"].str.extract(r"(\d)\s*$", expand=False).fillna("")
     positive = pd.to_numeric(birads) >= _THRESHOLDS[definition]
     return pd.DataFrame(

@@ -1,0 +1,240 @@
+"""The owner-only record of a store: which file each image came from, and its identifiers.
+
+It lies in ``private/``: ``key``, the 32-byte key of the hashes that name images, exams and
+patients, and ``images.sqlite``. Nothing else in a store holds a path or an original identifier.
+"""
+
+import hashlib
+import json
+import os
+import secrets
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mammo_pd.data.store import StorePaths
+from mammo_pd.errors import InputError
+from mammo_pd.files import atomic_write
+
+
+class Hasher:
+    """Keyed hashes of identifiers: equal within a store, unrelated between two."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    def hash(self, kind: str, value: str | bytes) -> str:
+        """80 bits as 20 hexadecimal digits.
+
+        Args:
+            kind: what is hashed; equal patient and exam IDs get different hashes.
+            value: the identifier, or pixels.
+        """
+        data = os.fsencode(value) if isinstance(value, str) else value
+        digest = hashlib.blake2b(digest_size=10, key=self._key, person=kind.encode()[:16])
+        digest.update(data)
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class ImageOrigin:
+    """Where one image comes from.
+
+    Attributes:
+        path: the file.
+        frame: number of the frame, from 1 as in DICOM; None where the file is one image.
+    """
+
+    path: Path
+    frame: int | None = None
+
+
+@dataclass(frozen=True)
+class RecordedImage:
+    """What is recorded about one image.
+
+    Attributes:
+        source: the file and frame that it comes from.
+        image_id: its name in the store.
+        facts: columns of the manifest, with ``status`` and, unless ok, ``reason``.
+        identifiers: the original ones, in the clear.
+        stored_bytes: total size of its levels, by which a lost or truncated one is noticed.
+        labels: its row of the label table.
+    """
+
+    source: ImageOrigin
+    image_id: str
+    facts: Mapping[str, Any]
+    identifiers: Mapping[str, str]
+    stored_bytes: int
+    labels: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Record:
+    """The owner-only database of a store: one row per image, written as the run goes on.
+
+    It is what makes a run safe to kill: the rows of all images of a file are committed together,
+    and only then does the file count as done. SQLite keeps a million rows out of memory and makes
+    a commit atomic.
+
+    Args:
+        paths: the store.
+        key: of the hashes, 32 bytes, to name images as another store does; by default the store's
+            own, made on first use.
+
+    Raises:
+        InputError: another run is writing, or the store has another key.
+    """
+
+    def __init__(self, paths: StorePaths, key: bytes | None = None) -> None:
+        paths.private.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.hasher = Hasher(_read_or_make_key(paths.private / "key", key))
+        file = paths.private / "images.sqlite"
+        file.touch(mode=0o600)
+        self._database = sqlite3.connect(file, isolation_level=None, timeout=1)
+        self._begin()
+        self._database.execute(
+            "CREATE TABLE IF NOT EXISTS images (source BLOB PRIMARY KEY, size INTEGER, "
+            "mtime_ns INTEGER, image_id TEXT, status TEXT, reason TEXT, stored_bytes INTEGER, "
+            "facts TEXT, identifiers TEXT, labels TEXT)"
+        )
+        self._database.execute("CREATE INDEX IF NOT EXISTS by_image_id ON images (image_id)")
+
+    def __enter__(self) -> "Record":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.commit()
+        self._database.close()
+
+    def commit(self) -> None:
+        """Make everything written so far survive a kill."""
+        self._database.execute("COMMIT")
+        self._begin()
+
+    def _begin(self) -> None:
+        try:
+            # Takes the write lock now, so that a second run is refused before it does any work.
+            self._database.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            raise InputError(
+                f"the record of the store cannot be written ({error}); is another mammo-pd "
+                "preprocess at work on this store? Wait for it, or name another --out."
+            ) from error
+
+    def known(self, path: Path) -> list[tuple[int, int, str, str, str | None, int]]:
+        """What is recorded about a file, one tuple per image; empty if the file is new.
+
+        Returns:
+            (size in bytes and modification time in ns of the file when it was read, image_id,
+            status, reason, stored bytes).
+        """
+        return self._database.execute(
+            "SELECT size, mtime_ns, image_id, status, reason, stored_bytes FROM images "
+            f"WHERE {_OF_FILE}",
+            _of_file(path),
+        ).fetchall()
+
+    def source_of(self, image_id: str) -> ImageOrigin | None:
+        """Where an image comes from; None if it is not recorded."""
+        row = self._database.execute(
+            "SELECT source FROM images WHERE image_id = ?", (image_id,)
+        ).fetchone()
+        return _as_source(row[0]) if row else None
+
+    def put(self, path: Path, version: tuple[int, int], images: Iterable[RecordedImage]) -> None:
+        """Record all images of one file in place of earlier ones; its labels are kept.
+
+        Args:
+            path: the file.
+            version: its size in bytes and modification time in ns when it was read.
+            images: of that file. Their own ``labels`` are ignored: label tables name files, so all
+                images of a file share the labels recorded for it.
+        """
+        labels = self._database.execute(
+            f"SELECT labels FROM images WHERE {_OF_FILE} LIMIT 1", _of_file(path)
+        ).fetchone() or (None,)
+        self._database.execute(f"DELETE FROM images WHERE {_OF_FILE}", _of_file(path))
+        self._database.executemany(
+            "INSERT INTO images VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                (
+                    _as_key(image.source),
+                    *version,
+                    image.image_id,
+                    image.facts["status"],
+                    image.facts.get("reason"),
+                    image.stored_bytes,
+                    json.dumps(image.facts),
+                    json.dumps(image.identifiers),
+                    *labels,
+                )
+                for image in images
+            ),
+        )
+
+    def put_labels(self, path: Path, labels: Mapping[str, Any] | None) -> None:
+        """Record the label table's row for all images of one file."""
+        self._database.execute(
+            f"UPDATE images SET labels = :labels WHERE {_OF_FILE}",
+            {"labels": None if labels is None else json.dumps(labels), **_of_file(path)},
+        )
+
+    def rows(self) -> Iterator[RecordedImage]:
+        """Every image, sorted by image_id."""
+        cursor = self._database.execute(
+            "SELECT source, image_id, facts, identifiers, stored_bytes, labels FROM images "
+            "ORDER BY image_id, source"
+        )
+        with closing(cursor):
+            for source, image_id, facts, identifiers, size, labels in cursor:
+                yield RecordedImage(
+                    _as_source(source),
+                    image_id,
+                    json.loads(facts),
+                    json.loads(identifiers),
+                    size,
+                    json.loads(labels) if labels else {},
+                )
+
+
+# An image's primary key is the path of its file as bytes, since a file name need not be text. Where
+# each frame is an image, a NUL, which no path contains, and the frame's number follow. All images
+# of one file are therefore the path itself and the range behind "path NUL".
+_OF_FILE = "(source = :path OR (source > :first AND source < :after))"
+
+
+def _of_file(path: Path) -> dict[str, bytes]:
+    key = os.fsencode(path)
+    return {"path": key, "first": key + b"\0", "after": key + b"\1"}
+
+
+def _as_key(source: ImageOrigin) -> bytes:
+    key = os.fsencode(source.path)
+    return key if source.frame is None else key + b"\0" + str(source.frame).encode()
+
+
+def _as_source(key: bytes) -> ImageOrigin:
+    path, _, frame = key.partition(b"\0")
+    return ImageOrigin(Path(os.fsdecode(path)), int(frame) if frame else None)
+
+
+def _read_or_make_key(path: Path, wanted: bytes | None) -> bytes:
+    if not path.exists():
+        with atomic_write(path, mode=0o600) as beside:
+            beside.write_bytes(secrets.token_bytes(32) if wanted is None else wanted)
+    key = path.read_bytes()
+    if len(key) != 32:
+        raise InputError(
+            f"{path} is not a key of 32 bytes; restore it from a copy, or make the store again, "
+            "since without it new images would get other identifiers."
+        )
+    if wanted is not None and key != wanted:
+        raise InputError(
+            "the store has another key than the one given, and its images are named with its own; "
+            "leave out --key, or make another store with --out."
+        )
+    return key

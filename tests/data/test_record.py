@@ -1,0 +1,102 @@
+import stat
+from pathlib import Path
+
+import pytest
+
+from mammo_pd.data.record import Hasher, ImageOrigin, Record, RecordedImage
+from mammo_pd.data.store import StorePaths, create_or_match
+from mammo_pd.errors import InputError
+
+SETTINGS = {"voi": "auto", "algorithm": 1}
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> StorePaths:
+    return create_or_match(tmp_path / "s", SETTINGS)
+
+
+def image(path: Path, image_id: str, frame: int | None = None) -> RecordedImage:
+    return RecordedImage(
+        ImageOrigin(path, frame), image_id, {"status": "ok"}, {"patient_id": "P"}, 8
+    )
+
+
+def test_hashes_are_keyed_and_differ_by_kind() -> None:
+    one, other = Hasher(b"k" * 32), Hasher(b"l" * 32)
+    assert one.hash("patient", "10011") == one.hash("patient", "10011")
+    assert one.hash("patient", "10011") != other.hash("patient", "10011")
+    assert one.hash("patient", "10011") != one.hash("exam", "10011")
+
+
+def test_record_is_for_the_owner_only_and_its_key_stays(paths: StorePaths) -> None:
+    with Record(paths) as record:
+        first = record.hasher.hash("patient", "a")
+    with Record(paths) as record:
+        assert record.hasher.hash("patient", "a") == first
+    assert stat.S_IMODE(paths.private.stat().st_mode) == 0o700
+    for file in paths.private.iterdir():
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_damaged_key_is_refused(paths: StorePaths) -> None:
+    with Record(paths):
+        pass
+    (paths.private / "key").write_bytes(b"short")
+    with pytest.raises(InputError, match="not a key of 32 bytes"):
+        Record(paths)
+
+
+def test_key_of_another_store_gives_its_names_and_is_not_replaced(
+    paths: StorePaths, tmp_path: Path
+) -> None:
+    with Record(paths, b"k" * 32) as record:
+        assert record.hasher.hash("patient", "a") == Hasher(b"k" * 32).hash("patient", "a")
+    with pytest.raises(InputError, match=r"leave out --key, or make another store with --out"):
+        Record(paths, b"l" * 32)
+
+
+def test_images_of_a_file_are_recorded_together_and_keep_its_labels(paths: StorePaths) -> None:
+    scan, other = Path("a/scan.dcm"), Path("a/scan.dcm2")
+    with Record(paths) as record:
+        record.put(scan, (10, 1), [image(scan, "x"), image(scan, "y", 2)])
+        record.put(other, (20, 2), [image(other, "z")])
+        record.put_labels(scan, {"label": 1})
+    with Record(paths) as record:
+        assert record.source_of("y") == ImageOrigin(scan, 2)
+        assert record.source_of("none") is None
+        # A file's name that only begins like another's is another file's.
+        assert [row[2] for row in record.known(other)] == ["z"]
+        record.put(scan, (11, 3), [image(scan, "w", 1)])
+        assert record.known(scan) == [(11, 3, "w", "ok", None, 8)]
+        assert record.source_of("y") is None
+        rows = {row.image_id: row for row in record.rows()}
+    assert list(rows) == ["w", "z"]
+    assert rows["w"].labels == {"label": 1}
+    assert rows["z"].labels == {}
+
+
+def test_path_that_is_no_text_comes_back_as_it_was(paths: StorePaths) -> None:
+    path = Path("caf\udce9/1.dcm")  # a Latin-1 name, as Python reads it
+    with Record(paths) as record:
+        record.put(path, (1, 1), [image(path, "x", 7)])
+        assert record.source_of("x") == ImageOrigin(path, 7)
+
+
+def test_what_was_not_committed_is_forgotten(paths: StorePaths) -> None:
+    with Record(paths) as record:
+        record.put(Path("a"), (1, 1), [image(Path("a"), "x")])
+        record.commit()
+        record.put(Path("b"), (1, 1), [image(Path("b"), "y")])
+        # A killed process does not leave the block: its copy of the database is what is left.
+        copy = StorePaths(paths.root.with_name("killed"))
+        copy.private.mkdir(parents=True)
+        for file in paths.private.iterdir():
+            (copy.private / file.name).write_bytes(file.read_bytes())
+    with Record(copy) as record:
+        assert record.known(Path("a"))
+        assert not record.known(Path("b"))
+
+
+def test_second_writer_is_refused(paths: StorePaths) -> None:
+    with Record(paths), pytest.raises(InputError, match="is another mammo-pd preprocess at work"):
+        Record(paths)
