@@ -171,7 +171,10 @@ def _print_summary(summary: "PreprocessSummary", *, has_table: bool) -> None:
             "the breast lies on the other side than the laterality tag says (laterality_agrees)",
         ),
         (summary.burned_in, "text is burnt in, as the tag says (burned_in_annotation)"),
-        (summary.for_processing, "the image is FOR PROCESSING, not for display (processing)"),
+        (
+            summary.for_processing,
+            "the image is FOR PROCESSING (presentation_intent)",
+        ),
     ):
         if count:
             print(f"warning: in {count} of {summary.ok} usable images {what}; see the manifest")

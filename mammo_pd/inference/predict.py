@@ -28,7 +28,7 @@ from mammo_pd.training.train import count_in_no_part, hash_of_labels, read_run, 
 
 _IMAGES_AT_ONCE = 8
 # What a report can stratify by; the manifest's other columns are of no use to it.
-_STRATA = ("manufacturer", "model", "age", "processing", "implant")
+_STRATA = ("manufacturer", "model", "age", "presentation_intent", "implant")
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ def rows(number):
             "breast_verdict": "ok", "breast_area_fraction": 0.3 + i % 1000 / 5000,
             "breast_solidity": 0.95, "imager_pixel_spacing_row": 0.07,
             "imager_pixel_spacing_column": 0.07, "manufacturer": "Maker", "model": "Model",
-            "age": float(40 + i % 40), "processing": "FOR PRESENTATION",
+            "age": float(40 + i % 40), "presentation_intent": "FOR PRESENTATION",
             "pixel_hash": f"{i * 31:020x}", "fingerprint": "0123456789abcdef",
         }
 

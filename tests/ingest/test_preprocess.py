@@ -25,6 +25,7 @@ from mammo_pd.errors import InputError
 from mammo_pd.imaging.settings import ImagingSettings
 from mammo_pd.ingest import preprocess as stage
 from mammo_pd.ingest.preprocess import PreprocessSummary, preprocess
+from mammo_pd.ingest.process import Job, Outcome, process_file
 from mammo_pd.phantoms.phantom import PhantomSettings, write_phantoms
 from mammo_pd.terms import Frames, VoiPolicy
 
@@ -166,7 +167,7 @@ def test_worker_that_dies_loses_one_image_only(
 ) -> None:
     folder = some(phantoms, tmp_path / "d")
     shutil.copy(next(folder.rglob("*.dcm")), folder / "killer.dcm")
-    monkeypatch.setattr(stage, "_process", _process_or_die)
+    monkeypatch.setattr(stage, "process_file", _process_or_die)
     summary = quiet(folder, tmp_path / "s")
     assert summary.by_status == {("ok", ""): 8, ("failed", "worker_died"): 1}
     # What killed it may have been the machine: the next run tries again.
@@ -182,20 +183,17 @@ def test_worker_that_dies_among_many_loses_one_image_only(
     """More jobs than are under way at once, and a consumer slower than the workers."""
     folder = some(phantoms, tmp_path / "d", women=6)
     shutil.copy(next(folder.rglob("*.dcm")), folder / sorted(folder.iterdir())[3] / "killer.dcm")
-    commit = stage._commit
-    monkeypatch.setattr(stage, "_process", _process_or_die)
-    monkeypatch.setattr(stage, "_commit", lambda *args: (time.sleep(0.05), commit(*args)))
+    put = Record.put
+    monkeypatch.setattr(stage, "process_file", _process_or_die)
+    monkeypatch.setattr(Record, "put", lambda *args: (time.sleep(0.05), put(*args)))
     summary = quiet(folder, tmp_path / "s")
     assert summary.by_status == {("ok", ""): 24, ("failed", "worker_died"): 1}
 
 
-def _process_or_die(job: stage.Job) -> stage.Outcome:
+def _process_or_die(job: Job) -> list[Outcome]:
     if job.source.name == "killer.dcm":
         os.kill(os.getpid(), signal.SIGKILL)
-    return _process(job)
-
-
-_process = stage._process
+    return process_file(job)
 
 
 def test_cluster_loses_a_worker_and_no_image(phantoms: Path, tmp_path: Path) -> None:
@@ -438,7 +436,7 @@ def test_full_disk_keeps_what_is_done(
     phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = some(phantoms, tmp_path / "d")
-    monkeypatch.setattr(stage, "_process", _process_until_full)
+    monkeypatch.setattr(stage, "process_file", _process_until_full)
     with pytest.raises(OSError, match="No space left"):
         quiet(folder, tmp_path / "s")
     monkeypatch.undo()
@@ -447,10 +445,10 @@ def test_full_disk_keeps_what_is_done(
     assert again.done_before >= 1
 
 
-def _process_until_full(job: stage.Job) -> stage.Outcome:
+def _process_until_full(job: Job) -> list[Outcome]:
     if job.source.name == "R_MLO.dcm" and "0002" in str(job.source):
         raise OSError(28, "No space left on device")
-    return _process(job)
+    return process_file(job)
 
 
 def test_contact_sheet_and_crosswalk_are_written_on_request(phantoms: Path, tmp_path: Path) -> None:
@@ -628,8 +626,9 @@ MANY_ROWS = """
 import sys
 from pathlib import Path
 from mammo_pd.data.manifest import read_manifest
-from mammo_pd.data.store import Record, RecordedImage, Source, create_or_match
+from mammo_pd.data.store import ImageOrigin, Record, RecordedImage, create_or_match
 from mammo_pd.ingest import preprocess as stage
+from mammo_pd.ingest.walk import FoundFiles
 
 def peak():
     status = Path("/proc/self/status").read_text()
@@ -644,7 +643,7 @@ facts = {
     "voi_applied": "window:LINEAR", "rows": 3328, "columns": 2560, "number_of_frames": 1,
     "crop_top": 0, "crop_left": 0, "crop_height": 3000, "crop_width": 1200, "flipped": False,
     "breast_verdict": "ok", "laterality_agrees": True, "burned_in_annotation": False,
-    "processing": "FOR PRESENTATION",
+    "presentation_intent": "FOR PRESENTATION",
     "manufacturer": "Vendor", "age": 50.0, "pixel_hash": "0" * 20, "fingerprint": "0" * 16,
 }
 with Record(paths) as record:
@@ -653,11 +652,11 @@ with Record(paths) as record:
     for index, source in enumerate(sources):
         ids = {"sop_instance_uid": f"1.2.{index}", "patient_id": f"P{index // 4}"}
         image_id = record.hasher.hash("image", f"1.2.{index}")
-        record.put(source, (1, 1), [RecordedImage(Source(source), image_id, facts, ids, 1)])
+        record.put(source, (1, 1), [RecordedImage(ImageOrigin(source), image_id, facts, ids, 1)])
         if index % 16 == 0:
             record.commit()
-    known = set(sources)
-    summary = stage._finish(folder, known, paths, record, None, number, 0, [])
+    target = stage._Target(folder, paths, record, "0" * 16)
+    summary = stage._finish(FoundFiles(sources, 0, 0), target, None, number)
 print(peak() - before)
 assert summary.by_status == {("ok", ""): number}, summary
 manifest = read_manifest(paths.manifest)
