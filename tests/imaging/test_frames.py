@@ -95,7 +95,11 @@ def test_the_maximum_over_the_frames(tmp_path):
     # A tomosynthesis SOP class does not tell the presentation intent.
     assert set(sample.columns) == {*alone.columns, "frame"} - {"presentation_intent"}
     columns = sample.columns
-    assert (columns["frame"], columns["number_of_frames"], columns["decoder"]) == ("mip", 4, "pydicom")
+    assert (columns["frame"], columns["number_of_frames"], columns["decoder"]) == (
+        "mip",
+        4,
+        "pydicom",
+    )
     assert (columns["rows"], columns["columns"]) == SHAPE
 
 

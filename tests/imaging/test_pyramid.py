@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from mammo_pd.imaging.pyramid import area_average, block_mean, build_pyramid, fitted_size
 
+
 def overlap_mean(pixels, size):
     """Area average by definition: a sum over every pair of pixels, weighted by their overlap."""
     out = np.zeros(size)

@@ -2,6 +2,7 @@ import os
 import re
 import shutil
 import signal
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -21,13 +22,14 @@ from mammo_pd.data.manifest import read_manifest
 from mammo_pd.data.split_store import split_store
 from mammo_pd.data.splits import patient_groups
 from mammo_pd.data.store import Record, StorePaths, open_store, read_pyramid_level
-from mammo_pd.errors import InputError
+from mammo_pd.errors import ImageError, InputError
 from mammo_pd.imaging.settings import ImagingSettings
 from mammo_pd.ingest import preprocess as stage
+from mammo_pd.ingest import process
 from mammo_pd.ingest.preprocess import PreprocessSummary, preprocess
 from mammo_pd.ingest.process import Job, Outcome, process_file
 from mammo_pd.phantoms.phantom import PhantomSettings, write_phantoms
-from mammo_pd.terms import Frames, VoiPolicy
+from mammo_pd.terms import Frames, Reason, VoiPolicy
 
 
 def quiet(folder: Path, out: Path, **options: object) -> PreprocessSummary:
@@ -194,6 +196,88 @@ def _process_or_die(job: Job) -> list[Outcome]:
     if job.source.name == "killer.dcm":
         os.kill(os.getpid(), signal.SIGKILL)
     return process_file(job)
+
+
+def test_what_preprocess_runs_is_monais_compose(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A transform put into the Compose shows in the store; one that refuses, in the manifest."""
+    folder = some(phantoms, tmp_path / "d", women=1)
+    quiet(folder, tmp_path / "plain", key=b"k" * 32)
+    monkeypatch.setattr(stage, "process_file", _process_with_a_transform_more)
+    summary = quiet(folder, tmp_path / "more", key=b"k" * 32)
+    assert summary.by_status == {("ok", ""): 3, ("failed", "colour_image"): 1}
+    assert summary.details["colour_image"].endswith(": refused by a transform")
+    manifest = read_manifest(tmp_path / "more" / "manifest.parquet")
+    stores = [open_store(tmp_path / name) for name in ("plain", "more")]
+    for image_id in manifest["image_id"]:
+        plain, more = (read_pyramid_level(store, image_id, "native") for store in stores)
+        np.testing.assert_array_equal(more, 65535 - plain)
+
+
+def _process_with_a_transform_more(job: Job) -> list[Outcome]:
+    from monai.transforms import Compose, Lambdad
+
+    from mammo_pd.ingest import transforms
+
+    compose_without = transforms.store_transforms
+
+    def refuse_or_invert(pixels: np.ndarray) -> np.ndarray:
+        if job.source.name == "L_CC.dcm":
+            raise ImageError(Reason.COLOUR, "refused by a transform")
+        return 65535 - pixels
+
+    def with_one_more(*args: object, **options: object) -> Compose:
+        composed = compose_without(*args, **options)  # type: ignore[arg-type]
+        *before, pyramid = composed.transforms
+        return Compose([*before, Lambdad("image", refuse_or_invert), pyramid])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transforms, "store_transforms", with_one_more)
+        process._prepare.cache_clear()
+        return process_file(job)
+
+
+FAILING = """
+import sys
+from monai.transforms import Compose
+from mammo_pd.cli.app import main
+from mammo_pd.ingest import transforms
+
+# Workers import this file, so they compose this too.
+compose_without = transforms.store_transforms
+
+def quote_the_header(sample):
+    raise ValueError(str(sample["image_header"].dataset))
+
+def with_one_that_fails(*args, **options):
+    load, *after = compose_without(*args, **options).transforms
+    return Compose([load, quote_the_header, *after])
+
+transforms.store_transforms = with_one_that_fails
+
+if __name__ == "__main__":
+    sys.exit(main(["preprocess", sys.argv[1], "--out", sys.argv[2]]))
+"""
+
+
+def test_a_transform_that_fails_prints_nothing_that_identifies(
+    phantoms: Path, tmp_path: Path
+) -> None:
+    folder = some(phantoms, tmp_path / "d", women=1)
+    script = tmp_path / "run.py"
+    script.write_text(FAILING)
+    command = [sys.executable, script, str(folder), str(tmp_path / "s")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "could not be prepared (ValueError)" in done.stdout
+    printed = done.stdout + done.stderr
+    assert "Traceback" not in printed
+    assert "nanobind" not in printed
+    for file in folder.rglob("*.dcm"):
+        dataset = pydicom.dcmread(file, stop_before_pixels=True)
+        for secret in (dataset.PatientID, dataset.PatientName, dataset.SOPInstanceUID, file.name):
+            assert str(secret) not in printed
 
 
 def test_cluster_loses_a_worker_and_no_image(phantoms: Path, tmp_path: Path) -> None:
@@ -587,6 +671,25 @@ def test_what_a_reader_would_want_to_know_is_counted(phantoms: Path, tmp_path: P
     dataset["PixelData"].is_undefined_length = False
     dataset.save_as(spot)
     assert quiet(folder, tmp_path / "s").doubtful == 1
+
+
+def test_a_record_of_before_the_rename_is_read(phantoms: Path, tmp_path: Path) -> None:
+    folder = some(phantoms, tmp_path / "d", women=1)
+    scan = next(folder.rglob("L_CC.dcm"))
+    dataset = pydicom.dcmread(scan)
+    dataset.PresentationIntentType = "FOR PROCESSING"
+    dataset.save_as(scan)
+    quiet(folder, tmp_path / "s")
+    before = read_manifest(tmp_path / "s" / "manifest.parquet")
+    with sqlite3.connect(tmp_path / "s" / "private" / "images.sqlite") as database:
+        database.execute(
+            "UPDATE images SET facts = replace(facts, '\"presentation_intent\"', '\"processing\"')"
+        )
+    summary = quiet(folder, tmp_path / "s")
+    assert (summary.done_before, summary.for_processing) == (4, 1)
+    after = read_manifest(tmp_path / "s" / "manifest.parquet")
+    pd.testing.assert_frame_equal(after, before)
+    assert sorted(after["presentation_intent"]) == ["FOR PRESENTATION"] * 3 + ["FOR PROCESSING"]
 
 
 def test_frames_of_a_copy_are_duplicates(phantoms: Path, tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def test_monais_transforms_go_on_with_the_spacing(tmp_path):
     assert resampled.shape[1] == pytest.approx(image.shape[1] / 2, abs=1)
     assert resampled.shape[2] == pytest.approx(image.shape[2], abs=1)
     np.testing.assert_allclose(resampled.pixdim, [0.2, 0.2])
-    # Not turned back by MONAI, whose affine knows that it was mirrored: tissue is still on the left.
+    # MONAI's affine knows of the mirroring and does not undo it: tissue is still on the left.
     assert (resampled[0, :, 0] > 0).float().mean() > 0.9
 
 
