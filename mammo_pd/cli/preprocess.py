@@ -173,7 +173,10 @@ def _print_summary(summary: "PreprocessSummary", *, has_table: bool) -> None:
             "the breast is on the other side than the laterality tag says (laterality_agrees)",
         ),
         (summary.burned_in, "the tag says that text is burned in (burned_in_annotation)"),
-        (summary.for_processing, "the image is FOR PROCESSING, not for display (processing)"),
+        (
+            summary.for_processing,
+            "the image is FOR PROCESSING, not for display (presentation_intent)",
+        ),
     ):
         if count:
             print(f"warning: in {count} of {summary.ok} usable images {what}; see the manifest")

@@ -47,7 +47,7 @@ MANIFEST_SCHEMA = pa.schema(
         ("manufacturer", pa.string()),
         ("model", pa.string()),
         ("age", pa.float32()),
-        ("processing", pa.string()),
+        ("presentation_intent", pa.string()),
         ("burned_in_annotation", pa.bool_()),
         ("implant", pa.bool_()),
         ("phantom", pa.bool_()),
@@ -58,6 +58,9 @@ MANIFEST_SCHEMA = pa.schema(
 )
 
 _ROWS_PER_GROUP = 20_000
+
+# Old name to new, for stores written before the column was renamed.
+_RENAMED_COLUMNS = {"processing": "presentation_intent"}
 
 
 def write_manifest(path: Path, rows: Iterable[dict[str, Any]], further: pa.Schema) -> int:
@@ -110,6 +113,7 @@ def read_manifest(path: Path, *, status: Status | None = Status.OK) -> pd.DataFr
             f"{path} is not a manifest ({str(error).splitlines()[0]}); "
             "make it again with: mammo-pd preprocess DICOM_DIR"
         ) from error
+    table = _with_current_names(table)
     missing = [name for name in MANIFEST_SCHEMA.names if name not in table.column_names]
     if missing:
         raise InputError(
@@ -126,3 +130,13 @@ def read_manifest(path: Path, *, status: Status | None = Status.OK) -> pd.DataFr
     }
     frame: pd.DataFrame = table.to_pandas(types_mapper=types.get)
     return frame.sort_values("image_id", ignore_index=True)
+
+
+def _with_current_names(table: pa.Table) -> pa.Table:
+    """Rename the columns of an older store's manifest; a label table may use the old names now."""
+    renamed = {
+        old: new
+        for old, new in _RENAMED_COLUMNS.items()
+        if old in table.column_names and new not in table.column_names
+    }
+    return table.rename_columns([renamed.get(name, name) for name in table.column_names])

@@ -11,7 +11,8 @@ from scipy import ndimage
 from scipy.spatial import ConvexHull, QhullError
 
 from mammo_pd.errors import ImageError
-from mammo_pd.imaging.geometry import Box, block_mean
+from mammo_pd.imaging.box import Box
+from mammo_pd.imaging.pyramid import block_mean
 from mammo_pd.terms import Reason
 
 REDUCED_LONG_SIDE = 256

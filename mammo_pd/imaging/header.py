@@ -100,7 +100,7 @@ class HeaderFields:
         manufacturer: Manufacturer.
         model: Manufacturer's Model Name.
         age: Patient's Age in years.
-        processing: Presentation Intent Type, FOR PRESENTATION or FOR PROCESSING.
+        presentation_intent: Presentation Intent Type, FOR PRESENTATION or FOR PROCESSING.
         burned_in_annotation: Burned In Annotation.
         implant: Breast Implant Present.
         phantom: Quality Control Image, the tag of phantom images.
@@ -117,7 +117,7 @@ class HeaderFields:
     manufacturer: str | None
     model: str | None
     age: float | None
-    processing: str | None
+    presentation_intent: str | None
     burned_in_annotation: bool | None
     implant: bool | None
     phantom: bool | None
@@ -137,7 +137,7 @@ def read_header_fields(header: Dataset) -> HeaderFields:
         manufacturer=text(header, "Manufacturer"),
         model=text(header, "ManufacturerModelName"),
         age=find_age(header),
-        processing=_presentation_intent(header),
+        presentation_intent=_presentation_intent(header),
         burned_in_annotation=_yes_or_no(header, "BurnedInAnnotation"),
         implant=_yes_or_no(header, "BreastImplantPresent"),
         phantom=_yes_or_no(header, "QualityControlImage"),

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from mammo_pd.backbones.base import Backbone
 from mammo_pd.data.dataset import MammogramDataset
 from mammo_pd.errors import InputError
-from mammo_pd.imaging.geometry import area_average, fitted_size
+from mammo_pd.imaging.pyramid import area_average, fitted_size
 from mammo_pd.inference.predict import Scored
 from mammo_pd.inference.saliency import attention_rollout, refuse_other_attention
 from mammo_pd.patches.affine import fit_to_image_size

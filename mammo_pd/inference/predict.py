@@ -26,7 +26,7 @@ from mammo_pd.training.objectives import Objective, build_objective
 from mammo_pd.training.runs import RunFolder, RunInfo
 
 # What a report can stratify by; the manifest's other columns are of no use to it.
-_STRATA = ("manufacturer", "model", "age", "processing", "implant")
+_STRATA = ("manufacturer", "model", "age", "presentation_intent", "implant")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from mammo_pd.imaging.geometry import Box
+from mammo_pd.imaging.box import Box
 
 _CELL = 256
 _CAPTION = 14

@@ -1,82 +1,133 @@
-"""MONAI dictionary transforms from a file to a cropped, turned mammogram and its pyramid.
+"""MONAI dictionary transforms from a file to a cropped, oriented mammogram and its pyramid.
 
-Thin around the steps of ``pipeline``, so that each can be taken into another MONAI pipeline; what
-they keep beside the image stands there.
+Each wraps a function of `mammogram`, so it fits into any MONAI pipeline. Between them KEY holds a
+(1, H, W) numpy array, since a ``MetaTensor`` of uint16 would have to be converted, and
+``KEY_meta_dict`` what MONAI keeps in a ``MetaTensor``: the affine, and the columns of the manifest
+that the file tells (never an identifier). MONAI's own ``ToMetaTensord`` joins the two.
+
+The affine, (3, 3), maps (row, column, 1) of the array to mm on the detector, measured from the
+centre of the top left pixel of the original frame. Cropping moves its origin and mirroring negates
+the column's step, so a lesion can be found in the file from any later transform. If the pixel
+spacing is unknown its unit is pixels of the original frame.
 """
 
 from collections.abc import Hashable, Mapping
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from monai.config import KeysCollection
-from monai.transforms import Compose, MapTransform
+from monai.transforms import CastToTyped, Compose, DeleteItemsd, MapTransform, ToMetaTensord
+from monai.utils.enums import PostFix
 
+from mammo_pd.imaging.dicom import StoredFrames
+from mammo_pd.imaging.grey_scale import GreyImage
+from mammo_pd.imaging.orientation import turn_chest_wall_left
+from mammo_pd.imaging.pyramid import build_pyramid
 from mammo_pd.imaging.settings import ImagingSettings
-from mammo_pd.ingest import pipeline
+from mammo_pd.ingest.mammogram import crop_breast, draw_thumbnail, load_mammogram, to_grey_scale
 from mammo_pd.terms import Frames, VoiPolicy
+
+Affine = npt.NDArray[np.float64]
 
 
 class LoadMammogramd(MapTransform):
-    """Read a file: the path, or ``OneFrame``, under the key becomes (1, H, W) stored values.
+    """Read a file: the path, or ``DicomFrame``, under KEY becomes (1, H, W) stored values.
 
-    Of a file of several frames it takes what ``frames`` says; with ``mip`` they are
-    ``StoredFrames`` of shape (frames, H, W), and ``ApplyGreyScaled`` takes the maximum. ``each``
-    gives several images of one file, so there ``OneFrame`` says which (``process_each_frame``).
-    The fact ``frame`` says what was taken: the frame's number from 1, as DICOM counts, or ``mip``;
-    None for a single frame.
+    With ``Frames.MIP`` a file of several frames becomes ``StoredFrames`` of shape (frames, H, W),
+    which ``ApplyGreyScaled`` turns into one image.
 
-    Adds ``KEY_facts``, ``KEY_identifiers`` and ``KEY_header`` (the DICOM dataset without its pixel
-    data, for the grey scale; None for a raster file). ``KEY_assume_mammogram``, where given and
-    true, says that a missing Modality is no obstacle.
+    Adds ``KEY_meta_dict`` and ``KEY_header`` (a ``FileHeader``, for the grey scale; it hides what
+    it holds from logs).
     """
 
-    def __init__(self, keys: KeysCollection, frames: Frames = Frames.EXCLUDE) -> None:
-        super().__init__(keys)
+    def __init__(
+        self,
+        keys: KeysCollection,
+        frames: Frames = Frames.EXCLUDE,
+        *,
+        assume_mammogram: bool = False,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        """Choose what to load.
+
+        Args:
+            keys: of the paths.
+            frames: what to take from a file of several frames.
+            assume_mammogram: accept files whose header lacks a Modality.
+            allow_missing_keys: as in every MONAI dictionary transform.
+        """
+        super().__init__(keys, allow_missing_keys)
         self.frames = frames
+        self.assume_mammogram = assume_mammogram
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Load every key.
 
         Raises:
-            ImageError: the file cannot be used; its reason says why.
+            ImageError: the file cannot be used; its reason says why. ``Compose`` wraps it in a
+                RuntimeError, whose cause it is.
         """
-        sample = dict(data)
-        for key in self.key_iterator(sample):
-            pipeline.load(sample, key, self.frames)
-        return sample
+        d = dict(data)
+        for key in self.key_iterator(d):
+            loaded = load_mammogram(d[key], self.frames, assume_mammogram=self.assume_mammogram)
+            stored = loaded.stored
+            d[key] = stored if isinstance(stored, StoredFrames) else stored[None]
+            spacing = loaded.tags.imager_pixel_spacing or (1.0, 1.0)
+            d[PostFix.meta(key)] = {"affine": np.diag([*spacing, 1.0]), **loaded.columns()}
+            d[header_key(key)] = loaded.header
+        return d
 
 
 class ApplyGreyScaled(MapTransform):
-    """Turn (1, H, W) stored values into (1, H, W) uint16 presentation values, black to white.
+    """Turn stored values into (1, H, W) uint16 presentation values, black to white.
 
-    Several frames become their maximum, each in its own grey scale. Uses up ``KEY_header``; adds
-    ``KEY_full_range`` (the same before any window, (H, W)) and the fact ``voi_applied``.
+    Needs ``KEY_header``. Adds ``KEY_full_range``, (H, W): the same before any window.
     """
 
-    def __init__(self, keys: KeysCollection, voi: VoiPolicy = VoiPolicy.AUTO) -> None:
-        super().__init__(keys)
+    def __init__(
+        self,
+        keys: KeysCollection,
+        voi: VoiPolicy = VoiPolicy.AUTO,
+        *,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
         self.voi = voi
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Apply to every key."""
-        sample = dict(data)
-        for key in self.key_iterator(sample):
-            pipeline.to_grey_scale(sample, key, self.voi)
-        return sample
+        """Apply to every key.
+
+        Raises:
+            ImageError: the header's grey scale cannot be applied.
+        """
+        d = dict(data)
+        for key in self.key_iterator(d):
+            stored = d[key] if isinstance(d[key], StoredFrames) else np.asarray(d[key])[0]
+            grey = to_grey_scale(stored, d[header_key(key)].dataset, self.voi)
+            d[key] = grey.pixels[None]
+            d[f"{key}_full_range"] = grey.full_range
+            d[PostFix.meta(key)] = {**d[PostFix.meta(key)], "voi_applied": grey.voi_applied}
+        return d
+
+
+class AddThumbnaild(MapTransform):
+    """Add ``KEY_thumbnail``: the image as (h, w) uint8 with a long side of at most 256 pixels."""
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Add one for every key."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            d[f"{key}_thumbnail"] = draw_thumbnail(np.asarray(d[key])[0])
+        return d
 
 
 class CropBreastd(MapTransform):
     """Crop to the breast and set what is not breast to 0.
 
-    Uses up ``KEY_full_range``; adds, where wanted, ``KEY_thumbnail`` (the full frame, uint8, long
-    side 256) and the facts crop_top, crop_left, crop_height, crop_width, image_side (where the
-    chest wall lies: as seen, or as the laterality tag says where the verdict is doubtful),
-    breast_verdict, breast_area_fraction, breast_solidity and laterality_agrees (None where it
-    cannot be told).
+    The breast is searched in ``KEY_full_range``, which is used up, or in the image if there is
+    none. An image in which it is doubtful what is breast is kept whole; ``breast_verdict`` says so.
     """
-
-    def __init__(self, keys: KeysCollection, *, thumbnail: bool = False) -> None:
-        super().__init__(keys)
-        self.thumbnail = thumbnail
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Crop every key.
@@ -85,47 +136,118 @@ class CropBreastd(MapTransform):
             ImageError: the image holds no breast (``no_breast_found``), or its grey scale leaves
                 nothing of it (``constant_pixels``).
         """
-        sample = dict(data)
-        for key in self.key_iterator(sample):
-            pipeline.crop_to_breast(sample, key, thumbnail=self.thumbnail)
-        return sample
+        d = dict(data)
+        for key in self.key_iterator(d):
+            pixels = np.asarray(d[key])[0]
+            meta = d[PostFix.meta(key)]
+            full_range = d.pop(f"{key}_full_range", pixels)
+            grey = GreyImage(pixels, full_range, meta["voi_applied"])
+            crop = crop_breast(grey, meta.get("laterality"))
+            box = crop.region.box
+            d[key] = crop.pixels[None]
+            d[PostFix.meta(key)] = {
+                **meta,
+                **crop.columns(),
+                "affine": _cropped(meta["affine"], box.top, box.left),
+            }
+        return d
 
 
 class OrientChestWallLeftd(MapTransform):
-    """Mirror the image where the chest wall lies on the right; adds the fact ``flipped``."""
+    """Mirror the image if ``CropBreastd`` found the chest wall on the right."""
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Turn every key."""
-        sample = dict(data)
-        for key in self.key_iterator(sample):
-            pipeline.turn(sample, key)
-        return sample
+        d = dict(data)
+        for key in self.key_iterator(d):
+            meta = d[PostFix.meta(key)]
+            pixels = turn_chest_wall_left(np.asarray(d[key])[0], meta["image_side"])
+            flipped = meta["image_side"] == "right"
+            affine = _mirrored(meta["affine"], pixels.shape[1]) if flipped else meta["affine"]
+            d[key] = pixels[None]
+            d[PostFix.meta(key)] = {**meta, "flipped": flipped, "affine": affine}
+        return d
 
 
 class BuildPyramidd(MapTransform):
-    """Add ``KEY_levels``: native and the long sides of the pyramid as (h, w) uint16."""
+    """Add ``KEY_pyramid``: (h, w) uint16 by the name of the level, ``native`` first."""
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Build for every key."""
-        sample = dict(data)
-        for key in self.key_iterator(sample):
-            pipeline.add_levels(sample, key)
-        return sample
+        """Build one for every key."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            d[f"{key}_pyramid"] = build_pyramid(np.asarray(d[key])[0])
+        return d
 
 
-def mammogram_transforms(settings: ImagingSettings, *, thumbnail: bool = False) -> Compose:
-    """Compose the whole way from ``{"image": path}`` to the pyramid.
+def mammogram_transforms(
+    settings: ImagingSettings | None = None,
+    *,
+    key: str = "image",
+    assume_mammogram: bool = False,
+) -> Compose:
+    """Compose the way from a file to a ``MetaTensor``, to put before transforms of your own.
 
     Args:
         settings: what decides the pixels.
-        thumbnail: whether a small picture of the whole frame is wanted.
+        key: of the path, and then of the image.
+        assume_mammogram: accept files whose header lacks a Modality.
+
+    Returns:
+        From ``{key: path}`` to ``{key: MetaTensor}``, (1, H, W) float32 over 0..65535, chest wall
+        on the left; other keys are left alone. Its affine is described at the head of this module,
+        ``meta`` holds those of the manifest's columns that are known, and no identifier.
     """
     return Compose(
         [
-            LoadMammogramd("image", settings.frames),
-            ApplyGreyScaled("image", settings.voi),
-            CropBreastd("image", thumbnail=thumbnail),
-            OrientChestWallLeftd("image"),
-            BuildPyramidd("image"),
+            *_from_file_to_crop(key, settings or ImagingSettings(), assume_mammogram),
+            CastToTyped(key, np.float32),
+            ToMetaTensord(key),
+            DeleteItemsd(header_key(key)),
         ]
     )
+
+
+def store_transforms(
+    settings: ImagingSettings, *, thumbnail: bool = False, assume_mammogram: bool = False
+) -> Compose:
+    """Compose what ``preprocess`` runs: from ``{"image": path}`` to the pyramid.
+
+    Args:
+        settings: what decides the pixels.
+        thumbnail: whether to add ``image_thumbnail``, of the whole frame.
+        assume_mammogram: accept files whose header lacks a Modality.
+
+    Returns:
+        Adds ``image_pyramid``, ``image_meta_dict`` and ``image_header``. The image stays an array.
+    """
+    load, grey, *rest = _from_file_to_crop("image", settings, assume_mammogram)
+    drawn = [AddThumbnaild("image")] if thumbnail else []
+    return Compose([load, grey, *drawn, *rest, BuildPyramidd("image")])
+
+
+def header_key(key: Hashable) -> str:
+    """Where ``LoadMammogramd`` puts the ``FileHeader`` of an image."""
+    return f"{key}_header"
+
+
+def _from_file_to_crop(
+    key: str, settings: ImagingSettings, assume_mammogram: bool
+) -> list[MapTransform]:
+    return [
+        LoadMammogramd(key, settings.frames, assume_mammogram=assume_mammogram),
+        ApplyGreyScaled(key, settings.voi),
+        CropBreastd(key),
+        OrientChestWallLeftd(key),
+    ]
+
+
+def _cropped(affine: Affine, top: int, left: int) -> Affine:
+    step: Affine = np.array([[1.0, 0, top], [0, 1, left], [0, 0, 1]])
+    return np.asarray(affine @ step)
+
+
+def _mirrored(affine: Affine, width: int) -> Affine:
+    # Column c of the mirrored image was column width - 1 - c.
+    step: Affine = np.array([[1.0, 0, 0], [0, -1, width - 1], [0, 0, 1]])
+    return np.asarray(affine @ step)

@@ -1,18 +1,59 @@
-"""Which files of a folder may be images: a cheap look at the name, and at byte 128."""
+"""Which files of a folder may be images, judged by the name and by byte 128."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
+from mammo_pd.errors import InputError
+from mammo_pd.files import each_file
 from mammo_pd.imaging.raster import RASTER_SUFFIXES
 
 DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
-# Names that carry DICM where they are images, and that archives keep beside images where not.
+# Archives keep these beside images; they begin as DICOM files do and hold none.
 _NEVER_IMAGES = frozenset({"DICOMDIR"})
+
+
+@dataclass(frozen=True)
+class FoundFiles:
+    """What a folder holds.
+
+    Attributes:
+        images: files that may be images, sorted by path.
+        other: how many files are none.
+        unreadable_folders: how many folders could not be listed.
+    """
+
+    images: list[Path]
+    other: int
+    unreadable_folders: int
+
+
+def find_images(folder: Path) -> FoundFiles:
+    """Find every file under a folder that may be an image.
+
+    Raises:
+        InputError: it is not a folder, or holds no images.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder; give the folder that holds the mammograms.")
+    closed: list[OSError] = []
+    images, other = [], 0
+    for path in each_file(folder, closed.append):
+        if looks_like_image(path):
+            images.append(path)
+        else:
+            other += 1
+    if not images:
+        raise InputError(
+            f"{folder} holds no images (DICOM by suffix or preamble, PNG, PGM, TIFF) among "
+            f"{other} files; give the folder that holds the mammograms."
+        )
+    return FoundFiles(images, other, len(closed))
 
 
 def looks_like_image(path: Path) -> bool:
     """Say whether a file may hold an image, without parsing it.
 
-    Known endings are taken by name; any other file by ``DICM`` at byte 128.
+    Known suffixes count by name; any other file must have ``DICM`` at byte 128.
 
     Source: DICOM PS3.10 7.1.
     """

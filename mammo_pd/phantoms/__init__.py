@@ -16,10 +16,10 @@ Lengths are in mm and grey values in [0, 1] as a viewer should show them, until 
 into stored values. Images are drawn with the chest wall on the left and mirrored last.
 """
 
-from mammo_pd.phantoms import Phantom, make_phantom
 from mammo_pd.phantoms.archive import LABEL_TABLE, write_phantoms
 from mammo_pd.phantoms.dicom import dicom_dataset
 from mammo_pd.phantoms.lesions import Lesion
+from mammo_pd.phantoms.phantom import Phantom, make_phantom
 from mammo_pd.phantoms.settings import VIEWS, PhantomSettings
 from mammo_pd.phantoms.vendors import VENDORS, Vendor, Voi
 from mammo_pd.phantoms.women import LesionKind

@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from mammo_pd.files import atomic_write
-from mammo_pd.phantoms import make_phantom
 from mammo_pd.phantoms.dicom import dicom_dataset
+from mammo_pd.phantoms.phantom import make_phantom
 from mammo_pd.phantoms.settings import VIEWS, PhantomSettings
 from mammo_pd.terms import Laterality
 

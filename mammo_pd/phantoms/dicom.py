@@ -7,7 +7,7 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import DigitalMammographyXRayImageStorageForPresentation, generate_uid
 
-from mammo_pd.phantoms import Phantom
+from mammo_pd.phantoms.phantom import Phantom
 from mammo_pd.phantoms.settings import VIEWS, PhantomSettings
 from mammo_pd.phantoms.vendors import PIXEL_PADDING_VALUE, add_pixel_data, add_voi
 from mammo_pd.terms import Laterality

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from mammo_pd import phantoms
 from mammo_pd.cli import app as command_line
 from mammo_pd.cli.demo import demo
-from mammo_pd.phantoms import phantom
 
 
 def test_demo_is_the_commands_themselves(
@@ -14,7 +14,7 @@ def test_demo_is_the_commands_themselves(
     """What it prints is what it runs, one step after the other on the same store."""
     run: list[Sequence[str]] = []
     parse = command_line.app.parse_args
-    monkeypatch.setattr(phantom, "write_phantoms", lambda folder, *_, **__: folder / "labels.csv")
+    monkeypatch.setattr(phantoms, "write_phantoms", lambda folder, *_, **__: folder / "labels.csv")
     monkeypatch.setattr(command_line, "app", run.append)
     demo(out=tmp_path)
     assert [words[0] for words in run] == ["preprocess", "split", "train", "evaluate"]

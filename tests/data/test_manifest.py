@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from mammo_pd.data.manifest import MANIFEST_SCHEMA, read_manifest, write_manifest
@@ -27,6 +28,26 @@ def test_rows_come_back_sorted_typed_and_with_what_is_missing(tmp_path: Path) ->
     assert manifest["site"].dropna().tolist() == ["A"]
     assert len(read_manifest(file, status=None)) == 3
     assert list(manifest.columns) == [*MANIFEST_SCHEMA.names, "site"]
+
+
+def test_a_column_of_an_older_store_has_its_new_name(tmp_path: Path) -> None:
+    file = tmp_path / "manifest.parquet"
+    write_manifest(file, [row(1, presentation_intent="FOR PROCESSING")], NOTHING)
+    table = pq.read_table(file)
+    old = ["processing" if name == "presentation_intent" else name for name in table.column_names]
+    pq.write_table(table.rename_columns(old), file)
+    manifest = read_manifest(file)
+    assert manifest["presentation_intent"].tolist() == ["FOR PROCESSING"]
+    assert list(manifest.columns) == MANIFEST_SCHEMA.names
+
+
+def test_a_label_tables_own_column_processing_stays(tmp_path: Path) -> None:
+    file = tmp_path / "manifest.parquet"
+    rows = [row(1, presentation_intent="FOR PROCESSING", processing="B")]
+    write_manifest(file, rows, pa.schema([("processing", pa.string())]))
+    manifest = read_manifest(file)
+    assert manifest["processing"].tolist() == ["B"]
+    assert manifest["presentation_intent"].tolist() == ["FOR PROCESSING"]
 
 
 def test_a_generator_that_fails_leaves_the_old_manifest(tmp_path: Path) -> None:
@@ -81,7 +102,7 @@ def rows(number):
             "breast_verdict": "ok", "breast_area_fraction": 0.3 + i % 1000 / 5000,
             "breast_solidity": 0.95, "imager_pixel_spacing_row": 0.07,
             "imager_pixel_spacing_column": 0.07, "manufacturer": "Maker", "model": "Model",
-            "age": float(40 + i % 40), "processing": "FOR PRESENTATION",
+            "age": float(40 + i % 40), "presentation_intent": "FOR PRESENTATION",
             "pixel_hash": f"{i * 31:020x}", "fingerprint": "0123456789abcdef",
         }
 

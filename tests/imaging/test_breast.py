@@ -5,9 +5,9 @@ import pytest
 from dicom_files import half_disk
 
 from mammo_pd.errors import ImageError
+from mammo_pd.imaging.box import Box
 from mammo_pd.imaging.breast import find_breast
 from mammo_pd.imaging.dicom import decode, read_dataset
-from mammo_pd.imaging.geometry import Box
 from mammo_pd.imaging.grey_scale import apply_grey_scale, stretch_raster
 from mammo_pd.imaging.raster import read_raster
 from mammo_pd.terms import Reason

@@ -18,7 +18,8 @@ from pydicom.encaps import encapsulate, get_frame
 from mammo_pd.errors import ImageError
 from mammo_pd.imaging.dicom import StoredFrames, decode, read_dataset
 from mammo_pd.imaging.settings import ImagingSettings
-from mammo_pd.ingest.pipeline import mammogram_steps, process_each_frame, process_mammogram
+from mammo_pd.ingest.process import process_each_frame, process_image
+from mammo_pd.ingest.transforms import store_transforms
 from mammo_pd.terms import Frames, Reason
 
 NATIVE = [
@@ -94,7 +95,7 @@ def test_a_mammogram_that_is_cut_off_is_not_taken_for_another_kind_of_image(
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
     with pytest.raises(ImageError) as caught:
-        process_mammogram(path, mammogram_steps(ImagingSettings()))
+        process_image(path, store_transforms(ImagingSettings()))
     assert caught.value.reason in (Reason.UNREADABLE, Reason.HEADER_CONTRADICTS)
 
 
@@ -252,7 +253,7 @@ def survive_mutations(folder, number: int) -> tuple[int, int, float, float]:
             file_to_mutate(folder / "original.dcm", syntax, frames=frames)
             originals.append((folder / "original.dcm").read_bytes())
     path = folder / "mutated.dcm"
-    each = mammogram_steps(ImagingSettings(frames=Frames.EACH))
+    each = store_transforms(ImagingSettings(frames=Frames.EACH))
     refused = taken = before = 0
     slowest = 0.0
     for seed in range(-len(originals), number):
@@ -271,8 +272,9 @@ def survive_mutations(folder, number: int) -> tuple[int, int, float, float]:
         slowest = max(slowest, time.monotonic() - start)
         for image in images:
             if not isinstance(image, ImageError):
-                assert image["image"].dtype == np.uint16, seed
-                assert image["image"].max() > image["image"].min(), seed
+                native = image.pyramid["native"]
+                assert native.dtype == np.uint16, seed
+                assert native.max() > native.min(), seed
                 taken += 1
         if seed < 0:
             assert len(images) in (1, 3), "what is mutated is whole before"

@@ -11,11 +11,8 @@ from mammo_pd.errors import ImageError
 from mammo_pd.imaging.dicom import StoredFrames, decode, read_dataset
 from mammo_pd.imaging.grey_scale import WHITE, apply_grey_scale, maximum_intensity_projection
 from mammo_pd.imaging.settings import ImagingSettings
-from mammo_pd.ingest.pipeline import (
-    mammogram_steps,
-    process_each_frame,
-    process_mammogram,
-)
+from mammo_pd.ingest.process import ProcessedImage, process_each_frame, process_image
+from mammo_pd.ingest.transforms import store_transforms
 from mammo_pd.terms import Frames, Reason, VoiPolicy
 
 SHAPE = (480, 320)
@@ -51,7 +48,7 @@ def group_with_window(center, width):
 
 
 def process(path, frames):
-    return process_mammogram(path, mammogram_steps(ImagingSettings(frames=frames)))
+    return process_image(path, store_transforms(ImagingSettings(frames=frames)))
 
 
 @pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, *ENCODERS])
@@ -81,11 +78,11 @@ def test_the_middle_frame(tmp_path, number, middle):
         write_dicom(tmp_path / "a.dcm", frames_dataset(frames, ImageLaterality="L")), Frames.MIDDLE
     )
     alone = process(write_dicom(tmp_path / "b.dcm", make_dataset(frames[middle])), Frames.EXCLUDE)
-    np.testing.assert_array_equal(sample["image"], alone["image"])
-    facts = sample["image_facts"]
-    assert facts["number_of_frames"] == number
-    assert facts["frame"] == (None if number == 1 else str(middle + 1))
-    assert facts["rows"], facts["columns"] == SHAPE
+    np.testing.assert_array_equal(sample.pyramid["native"], alone.pyramid["native"])
+    columns = sample.columns
+    assert columns["number_of_frames"] == number
+    assert columns.get("frame") == (None if number == 1 else str(middle + 1))
+    assert (columns["rows"], columns["columns"]) == SHAPE
 
 
 def test_the_maximum_over_the_frames(tmp_path):
@@ -94,24 +91,28 @@ def test_the_maximum_over_the_frames(tmp_path):
     alone = process(
         write_dicom(tmp_path / "b.dcm", make_dataset(frames.max(axis=0))), Frames.EXCLUDE
     )
-    np.testing.assert_array_equal(sample["image"], alone["image"])
-    assert set(sample["image_facts"]) == set(alone["image_facts"])
-    facts = sample["image_facts"]
-    assert (facts["frame"], facts["number_of_frames"], facts["decoder"]) == ("mip", 4, "pydicom")
-    assert (facts["rows"], facts["columns"]) == SHAPE
-    assert "image_header" not in sample
+    np.testing.assert_array_equal(sample.pyramid["native"], alone.pyramid["native"])
+    # A tomosynthesis SOP class does not tell the presentation intent.
+    assert set(sample.columns) == {*alone.columns, "frame"} - {"presentation_intent"}
+    columns = sample.columns
+    assert (columns["frame"], columns["number_of_frames"], columns["decoder"]) == (
+        "mip",
+        4,
+        "pydicom",
+    )
+    assert (columns["rows"], columns["columns"]) == SHAPE
 
 
 def test_a_single_frame_is_the_same_whatever_is_asked_for(tmp_path):
     path = write_dicom(tmp_path / "a.dcm", make_dataset(half_disk(SHAPE)))
     images = [process(path, frames) for frames in Frames]
     for sample in images:
-        np.testing.assert_array_equal(sample["image"], images[0]["image"])
-        assert sample["image_facts"]["frame"] is None
+        np.testing.assert_array_equal(sample.pyramid["native"], images[0].pyramid["native"])
+        assert "frame" not in sample.columns
 
 
 def process_each(path):
-    return list(process_each_frame(path, mammogram_steps(ImagingSettings(frames=Frames.EACH))))
+    return list(process_each_frame(path, store_transforms(ImagingSettings(frames=Frames.EACH))))
 
 
 @pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, *ENCODERS])
@@ -129,9 +130,9 @@ def test_each_frame_as_it_would_be_alone(tmp_path, syntax):
             ),
             Frames.EXCLUDE,
         )
-        np.testing.assert_array_equal(sample["image"], alone["image"])
-        assert sample["image_facts"]["frame"] == str(number)
-        assert sample["image_identifiers"] == alone["image_identifiers"]
+        np.testing.assert_array_equal(sample.pyramid["native"], alone.pyramid["native"])
+        assert sample.columns["frame"] == str(number)
+        assert sample.identifiers == alone.identifiers
 
 
 def test_each_frame_of_a_file_of_one_is_that_file(tmp_path):
@@ -139,8 +140,8 @@ def test_each_frame_of_a_file_of_one_is_that_file(tmp_path):
     ((number, sample),) = process_each(path)
     assert number is None
     alone = process(path, Frames.EXCLUDE)
-    np.testing.assert_array_equal(sample["image"], alone["image"])
-    assert sample["image_facts"] == alone["image_facts"]
+    np.testing.assert_array_equal(sample.pyramid["native"], alone.pyramid["native"])
+    assert sample.columns == alone.columns
 
 
 def test_a_bad_private_value_is_not_warned_about(tmp_path):
@@ -154,7 +155,7 @@ def test_a_bad_private_value_is_not_warned_about(tmp_path):
         warnings.simplefilter("error")
         found = process_each(path)
     assert [number for number, _ in found] == [1, 2, 3, 4]
-    assert all(isinstance(sample, dict) for _, sample in found)
+    assert all(isinstance(sample, ProcessedImage) for _, sample in found)
 
 
 def test_a_damaged_frame_is_lost_alone(tmp_path):
@@ -166,7 +167,7 @@ def test_a_damaged_frame_is_lost_alone(tmp_path):
     dataset.PixelData = encapsulate(codestreams)
     found = dict(process_each(write_dicom(tmp_path / "a.dcm", dataset)))
     assert found[2].reason == Reason.DECODE_FAILED
-    assert [number for number in found if isinstance(found[number], dict)] == [1, 3, 4]
+    assert [number for number in found if isinstance(found[number], ProcessedImage)] == [1, 3, 4]
 
 
 @pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, *ENCODERS])
@@ -192,15 +193,15 @@ def test_each_frame_has_its_own_window(tmp_path):
     wanted = {Frames.MIDDLE: alone[1], Frames.MIP: np.maximum.reduce(alone)}
     for choice, expected in wanted.items():
         sample = process(path, choice)
-        facts = sample["image_facts"]
+        columns = sample.columns
         top, left, height, width = (
-            facts[f"crop_{side}"] for side in ("top", "left", "height", "width")
+            columns[f"crop_{side}"] for side in ("top", "left", "height", "width")
         )
         crop = expected[top : top + height, left : left + width]
-        inside = sample["image"][0] > 0
+        inside = sample.pyramid["native"] > 0
         assert inside.mean() > 0.5
-        np.testing.assert_array_equal(sample["image"][0][inside], crop[inside])
-        assert facts["voi_applied"] == "window:LINEAR"
+        np.testing.assert_array_equal(sample.pyramid["native"][inside], crop[inside])
+        assert columns["voi_applied"] == "window:LINEAR"
 
 
 def test_the_frames_own_table_and_rescale_go_before_the_files():
@@ -224,7 +225,7 @@ def test_a_constant_frame_among_others_is_no_error_and_all_of_them_are(tmp_path)
     frames = frames_of_a_breast()
     frames[0] = 0
     path = write_dicom(tmp_path / "a.dcm", frames_dataset(frames))
-    assert process(path, Frames.MIP)["image"].max() > WHITE // 2
+    assert process(path, Frames.MIP).pyramid["native"].max() > WHITE // 2
     with pytest.raises(ImageError) as caught:
         process(write_dicom(tmp_path / "b.dcm", frames_dataset(frames * 0)), Frames.MIP)
     assert caught.value.reason == Reason.EMPTY_PIXELS

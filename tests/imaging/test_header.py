@@ -144,11 +144,11 @@ def test_spacing_is_at_the_detector():
     assert read_header_fields(header(ImagerPixelSpacing=[0, 0])).imager_pixel_spacing is None
 
 
-def test_yes_no_and_processing():
+def test_yes_no_and_presentation_intent():
     facts = read_header_fields(header(BurnedInAnnotation="YES", BreastImplantPresent="NO"))
     assert (facts.burned_in_annotation, facts.implant) == (True, False)
     raw = read_header_fields(header(SOPClassUID="1.2.840.10008.5.1.4.1.1.1.2.1"))
-    assert raw.processing == "FOR PROCESSING"
+    assert raw.presentation_intent == "FOR PROCESSING"
 
 
 def test_identifiers_are_kept_apart_from_facts():

@@ -18,7 +18,9 @@ from mammo_pd.cli.app import main
 from mammo_pd.config import load_config
 from mammo_pd.data.manifest import read_manifest
 from mammo_pd.data.store import open_store, read_pyramid_level
-from mammo_pd.imaging.geometry import Box, area_average, to_stored_frame
+from mammo_pd.imaging.box import Box
+from mammo_pd.imaging.orientation import to_stored_frame
+from mammo_pd.imaging.pyramid import area_average
 from mammo_pd.inference import explain
 from mammo_pd.inference.explain import (
     ErrorPictures,

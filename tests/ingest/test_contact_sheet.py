@@ -1,7 +1,7 @@
 import numpy as np
 from PIL import Image
 
-from mammo_pd.imaging.geometry import Box
+from mammo_pd.imaging.box import Box
 from mammo_pd.ingest.contact_sheet import draw_contact_sheet
 
 

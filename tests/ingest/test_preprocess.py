@@ -2,6 +2,7 @@ import os
 import re
 import shutil
 import signal
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -22,12 +23,14 @@ from mammo_pd.data.record import Record
 from mammo_pd.data.split_store import split_store
 from mammo_pd.data.splits import patient_groups
 from mammo_pd.data.store import StorePaths, open_store, read_pyramid_level
-from mammo_pd.errors import InputError
+from mammo_pd.errors import ImageError, InputError
 from mammo_pd.imaging.settings import ImagingSettings
 from mammo_pd.ingest import preprocess as stage
+from mammo_pd.ingest import process
 from mammo_pd.ingest.preprocess import PreprocessSummary, preprocess
+from mammo_pd.ingest.process import Job, Outcome, process_file
 from mammo_pd.phantoms import PhantomSettings, write_phantoms
-from mammo_pd.terms import Frames, VoiPolicy
+from mammo_pd.terms import Frames, Reason, VoiPolicy
 
 
 def quiet(folder: Path, out: Path, **options: object) -> PreprocessSummary:
@@ -167,7 +170,7 @@ def test_worker_that_dies_loses_one_image_only(
 ) -> None:
     folder = some(phantoms, tmp_path / "d")
     shutil.copy(next(folder.rglob("*.dcm")), folder / "killer.dcm")
-    monkeypatch.setattr(stage, "_process", _process_or_die)
+    monkeypatch.setattr(stage, "process_file", _process_or_die)
     summary = quiet(folder, tmp_path / "s")
     assert summary.by_status == {("ok", ""): 8, ("failed", "worker_died"): 1}
     # What killed it may have been the machine: the next run tries again.
@@ -183,20 +186,99 @@ def test_worker_that_dies_among_many_loses_one_image_only(
     """More jobs than are under way at once, and a consumer slower than the workers."""
     folder = some(phantoms, tmp_path / "d", women=6)
     shutil.copy(next(folder.rglob("*.dcm")), folder / sorted(folder.iterdir())[3] / "killer.dcm")
-    commit = stage._commit
-    monkeypatch.setattr(stage, "_process", _process_or_die)
-    monkeypatch.setattr(stage, "_commit", lambda *args: (time.sleep(0.05), commit(*args)))
+    put = Record.put
+    monkeypatch.setattr(stage, "process_file", _process_or_die)
+    monkeypatch.setattr(Record, "put", lambda *args: (time.sleep(0.05), put(*args)))
     summary = quiet(folder, tmp_path / "s")
     assert summary.by_status == {("ok", ""): 24, ("failed", "worker_died"): 1}
 
 
-def _process_or_die(job: stage.Job) -> stage.Outcome:
+def _process_or_die(job: Job) -> list[Outcome]:
     if job.source.name == "killer.dcm":
         os.kill(os.getpid(), signal.SIGKILL)
-    return _process(job)
+    return process_file(job)
 
 
-_process = stage._process
+def test_what_preprocess_runs_is_monais_compose(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A transform put into the Compose shows in the store; one that refuses, in the manifest."""
+    folder = some(phantoms, tmp_path / "d", women=1)
+    quiet(folder, tmp_path / "plain", key=b"k" * 32)
+    monkeypatch.setattr(stage, "process_file", _process_with_a_transform_more)
+    summary = quiet(folder, tmp_path / "more", key=b"k" * 32)
+    assert summary.by_status == {("ok", ""): 3, ("failed", "colour_image"): 1}
+    assert summary.details["colour_image"].endswith(": refused by a transform")
+    manifest = read_manifest(tmp_path / "more" / "manifest.parquet")
+    stores = [open_store(tmp_path / name) for name in ("plain", "more")]
+    for image_id in manifest["image_id"]:
+        plain, more = (read_pyramid_level(store, image_id, "native") for store in stores)
+        np.testing.assert_array_equal(more, 65535 - plain)
+
+
+def _process_with_a_transform_more(job: Job) -> list[Outcome]:
+    from monai.transforms import Compose, Lambdad
+
+    from mammo_pd.ingest import transforms
+
+    compose_without = transforms.store_transforms
+
+    def refuse_or_invert(pixels: np.ndarray) -> np.ndarray:
+        if job.source.name == "L_CC.dcm":
+            raise ImageError(Reason.COLOUR, "refused by a transform")
+        return 65535 - pixels
+
+    def with_one_more(*args: object, **options: object) -> Compose:
+        composed = compose_without(*args, **options)  # type: ignore[arg-type]
+        *before, pyramid = composed.transforms
+        return Compose([*before, Lambdad("image", refuse_or_invert), pyramid])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transforms, "store_transforms", with_one_more)
+        process._prepare.cache_clear()
+        return process_file(job)
+
+
+FAILING = """
+import sys
+from monai.transforms import Compose
+from mammo_pd.cli.app import main
+from mammo_pd.ingest import transforms
+
+# Workers import this file, so they compose this too.
+compose_without = transforms.store_transforms
+
+def quote_the_header(sample):
+    raise ValueError(str(sample["image_header"].dataset))
+
+def with_one_that_fails(*args, **options):
+    load, *after = compose_without(*args, **options).transforms
+    return Compose([load, quote_the_header, *after])
+
+transforms.store_transforms = with_one_that_fails
+
+if __name__ == "__main__":
+    sys.exit(main(["preprocess", sys.argv[1], "--out", sys.argv[2]]))
+"""
+
+
+def test_a_transform_that_fails_prints_nothing_that_identifies(
+    phantoms: Path, tmp_path: Path
+) -> None:
+    folder = some(phantoms, tmp_path / "d", women=1)
+    script = tmp_path / "run.py"
+    script.write_text(FAILING)
+    command = [sys.executable, script, str(folder), str(tmp_path / "s")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "could not be prepared (ValueError)" in done.stdout
+    printed = done.stdout + done.stderr
+    assert "Traceback" not in printed
+    assert "nanobind" not in printed
+    for file in folder.rglob("*.dcm"):
+        dataset = pydicom.dcmread(file, stop_before_pixels=True)
+        for secret in (dataset.PatientID, dataset.PatientName, dataset.SOPInstanceUID, file.name):
+            assert str(secret) not in printed
 
 
 def test_cluster_loses_a_worker_and_no_image(phantoms: Path, tmp_path: Path) -> None:
@@ -439,7 +521,7 @@ def test_full_disk_keeps_what_is_done(
     phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = some(phantoms, tmp_path / "d")
-    monkeypatch.setattr(stage, "_process", _process_until_full)
+    monkeypatch.setattr(stage, "process_file", _process_until_full)
     with pytest.raises(OSError, match="No space left"):
         quiet(folder, tmp_path / "s")
     monkeypatch.undo()
@@ -448,10 +530,10 @@ def test_full_disk_keeps_what_is_done(
     assert again.done_before >= 1
 
 
-def _process_until_full(job: stage.Job) -> stage.Outcome:
+def _process_until_full(job: Job) -> list[Outcome]:
     if job.source.name == "R_MLO.dcm" and "0002" in str(job.source):
         raise OSError(28, "No space left on device")
-    return _process(job)
+    return process_file(job)
 
 
 def test_contact_sheet_and_crosswalk_are_written_on_request(phantoms: Path, tmp_path: Path) -> None:
@@ -592,6 +674,25 @@ def test_what_a_reader_would_want_to_know_is_counted(phantoms: Path, tmp_path: P
     assert quiet(folder, tmp_path / "s").doubtful == 1
 
 
+def test_a_record_of_before_the_rename_is_read(phantoms: Path, tmp_path: Path) -> None:
+    folder = some(phantoms, tmp_path / "d", women=1)
+    scan = next(folder.rglob("L_CC.dcm"))
+    dataset = pydicom.dcmread(scan)
+    dataset.PresentationIntentType = "FOR PROCESSING"
+    dataset.save_as(scan)
+    quiet(folder, tmp_path / "s")
+    before = read_manifest(tmp_path / "s" / "manifest.parquet")
+    with sqlite3.connect(tmp_path / "s" / "private" / "images.sqlite") as database:
+        database.execute(
+            "UPDATE images SET facts = replace(facts, '\"presentation_intent\"', '\"processing\"')"
+        )
+    summary = quiet(folder, tmp_path / "s")
+    assert (summary.done_before, summary.for_processing) == (4, 1)
+    after = read_manifest(tmp_path / "s" / "manifest.parquet")
+    pd.testing.assert_frame_equal(after, before)
+    assert sorted(after["presentation_intent"]) == ["FOR PRESENTATION"] * 3 + ["FOR PROCESSING"]
+
+
 def test_frames_of_a_copy_are_duplicates(phantoms: Path, tmp_path: Path) -> None:
     folder = some(phantoms, tmp_path / "d", women=1)
     scan = next(folder.rglob("L_CC.dcm"))
@@ -632,6 +733,7 @@ from mammo_pd.data.manifest import read_manifest
 from mammo_pd.data.record import ImageOrigin, Record, RecordedImage
 from mammo_pd.data.store import create_or_match
 from mammo_pd.ingest import preprocess as stage
+from mammo_pd.ingest.walk import FoundFiles
 
 def peak():
     status = Path("/proc/self/status").read_text()
@@ -646,7 +748,7 @@ facts = {
     "voi_applied": "window:LINEAR", "rows": 3328, "columns": 2560, "number_of_frames": 1,
     "crop_top": 0, "crop_left": 0, "crop_height": 3000, "crop_width": 1200, "flipped": False,
     "breast_verdict": "ok", "laterality_agrees": True, "burned_in_annotation": False,
-    "processing": "FOR PRESENTATION",
+    "presentation_intent": "FOR PRESENTATION",
     "manufacturer": "Vendor", "age": 50.0, "pixel_hash": "0" * 20, "fingerprint": "0" * 16,
 }
 with Record(paths) as record:
@@ -658,8 +760,8 @@ with Record(paths) as record:
         record.put(source, (1, 1), [RecordedImage(ImageOrigin(source), image_id, facts, ids, 1)])
         if index % 16 == 0:
             record.commit()
-    known = set(sources)
-    summary = stage._finish(folder, known, paths, record, None, number, 0, [])
+    target = stage._Target(folder, paths, record, "0" * 16)
+    summary = stage._finish(FoundFiles(sources, 0, 0), target, None, number)
 print(peak() - before)
 assert summary.by_status == {("ok", ""): number}, summary
 manifest = read_manifest(paths.manifest)

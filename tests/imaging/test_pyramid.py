@@ -3,44 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mammo_pd.imaging.geometry import (
-    Box,
-    area_average,
-    block_mean,
-    build_pyramid,
-    fitted_size,
-    to_native_frame,
-    to_stored_frame,
-    turn_chest_wall_left,
-)
-
-boxes = st.builds(Box, *[st.integers(0, 50)] * 2, *[st.integers(1, 40)] * 2)
-
-
-@given(box=boxes, crop=boxes, flipped=st.booleans())
-def test_there_and_back(box, crop, flipped):
-    assert (
-        to_native_frame(to_stored_frame(box, crop, flipped=flipped), crop, flipped=flipped) == box
-    )
-
-
-@given(crop=boxes, flipped=st.booleans(), data=st.data())
-def test_a_mapped_box_holds_the_same_pixels(crop, flipped, data):
-    frame = np.arange(100 * 100).reshape(100, 100)
-    top = data.draw(st.integers(crop.top, crop.bottom - 1))
-    left = data.draw(st.integers(crop.left, crop.right - 1))
-    height = data.draw(st.integers(1, crop.bottom - top))
-    width = data.draw(st.integers(1, crop.right - left))
-    box = Box(top, left, height, width)
-    stored = turn_chest_wall_left(frame[crop.slices], "right" if flipped else "left")
-    inside = stored[to_stored_frame(box, crop, flipped=flipped).slices]
-    assert set(inside.ravel()) == set(frame[box.slices].ravel())
-
-
-def test_left_flipped_equals_right():
-    pixels = np.arange(12).reshape(3, 4)
-    np.testing.assert_array_equal(turn_chest_wall_left(pixels[:, ::-1], "right"), pixels)
-    np.testing.assert_array_equal(turn_chest_wall_left(pixels, "left"), pixels)
+from mammo_pd.imaging.pyramid import area_average, block_mean, build_pyramid, fitted_size
 
 
 def overlap_mean(pixels, size):
@@ -114,13 +77,6 @@ def test_block_mean_is_numpys():
     np.testing.assert_allclose(block_mean(pixels, 5), expected, rtol=1e-5)
 
 
-def test_boxes():
-    box = Box(2, 3, 4, 5)
-    assert (box.bottom, box.right) == (6, 8)
-    assert box.overlap(box) == 1
-    assert box.overlap(Box(2, 3, 4, 10)) == pytest.approx(0.5)
-    assert box.overlap(Box(90, 90, 1, 1)) == 0
-    assert box.scaled(0.5, (50, 50)) == Box(1, 1, 2, 3)
+def test_fitted_size():
     assert fitted_size((300, 200), 150) == (150, 100)
-    with pytest.raises(ValueError, match="at least one pixel"):
-        Box(0, 0, 0, 4)
+    assert fitted_size((1000, 1), 10) == (10, 1)

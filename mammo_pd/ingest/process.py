@@ -1,0 +1,226 @@
+"""The work on one file, done in a worker: run MONAI's transforms, write the pyramid, report.
+
+Importing this module loads neither MONAI nor a decoder, since the process that hands out the work
+needs neither.
+"""
+
+import hashlib
+import uuid
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mammo_pd.data.store import write_pyramid
+from mammo_pd.errors import ImageError
+from mammo_pd.imaging.raster import RASTER_SUFFIXES
+from mammo_pd.imaging.settings import ImagingSettings
+from mammo_pd.terms import Frames, Reason, Status
+
+if TYPE_CHECKING:
+    from mammo_pd.ingest.mammogram import DicomFrame, FileHeader
+
+# A monai.transforms.Compose of dictionary transforms.
+Transforms = Callable[[dict[str, Any]], Mapping[Any, Any]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One file to be processed.
+
+    Attributes:
+        source: the file.
+        version: its size in bytes and modification time in ns.
+        named: the label table names it, so it is a mammogram whatever its tags lack.
+        settings: what decides the pixels.
+        partial: the folder in which workers write.
+        thumbnail: whether a thumbnail of the whole frame is wanted.
+    """
+
+    source: Path
+    version: tuple[int, int]
+    named: bool
+    settings: ImagingSettings
+    partial: Path
+    thumbnail: bool
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one file, or of one frame of it.
+
+    Attributes:
+        columns: of the manifest; ``status`` and, if not ok, ``reason`` and ``detail`` among them.
+        frame: which, from 1, if the frames of a file are images of their own.
+        identifiers: the original ones, for the owner-only record.
+        pyramid: the folder into which the worker wrote it; None if there is none.
+        pixel_digest: of the native pixels; empty if there are none.
+        thumbnail: (h, w) uint8 whole frame, if wanted.
+    """
+
+    columns: Mapping[str, Any]
+    frame: int | None = None
+    identifiers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    pyramid: Path | None = None
+    pixel_digest: bytes = b""
+    thumbnail: npt.NDArray[np.uint8] | None = None
+
+
+@dataclass(frozen=True)
+class ProcessedImage:
+    """One image as the transforms leave it.
+
+    Attributes:
+        pyramid: (h, w) uint16 by level, ``native`` first.
+        columns: of the manifest, those that are known.
+        identifiers: the original ones, for the owner-only record.
+        thumbnail: (h, w) uint8 whole frame, if the transforms draw it.
+    """
+
+    pyramid: Mapping[str, npt.NDArray[np.uint16]]
+    columns: Mapping[str, Any]
+    identifiers: Mapping[str, str] = field(repr=False)
+    thumbnail: npt.NDArray[np.uint8] | None = None
+
+
+def process_file(job: Job) -> list[Outcome]:
+    """Process one file.
+
+    Returns:
+        One outcome, or with ``Frames.EACH`` one for each frame. A file that cannot be used is an
+        outcome too.
+
+    Raises:
+        OSError: the pyramid cannot be written.
+    """
+    transforms = _prepare(job.settings, job.thumbnail, job.named)
+    try:
+        if job.settings.frames != Frames.EACH:
+            return [_write(job, process_image(job.source, transforms))]
+        return [
+            failed(image, frame) if isinstance(image, ImageError) else _write(job, image, frame)
+            for frame, image in process_each_frame(
+                job.source, transforms, assume_mammogram=job.named
+            )
+        ]
+    except ImageError as error:
+        return [failed(error)]
+
+
+def process_image(source: "Path | DicomFrame", transforms: Transforms) -> ProcessedImage:
+    """Run the transforms on one image.
+
+    Args:
+        source: the file, or one frame of it.
+        transforms: as ``store_transforms`` composes them.
+
+    Raises:
+        ImageError: the image cannot be used. Nothing else is raised for a bad file.
+    """
+    try:
+        # Warnings about a bad header can quote it; the manifest says what matters.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            done = transforms({"image": source})
+    except Exception as error:
+        raise _as_image_error(error) from error
+    header: FileHeader = done["image_header"]
+    return ProcessedImage(
+        done["image_pyramid"],
+        {name: value for name, value in done["image_meta_dict"].items() if name != "affine"},
+        header.identifiers,
+        done.get("image_thumbnail"),
+    )
+
+
+def process_each_frame(
+    path: Path, transforms: Transforms, *, assume_mammogram: bool = False
+) -> Iterator[tuple[int | None, ProcessedImage | ImageError]]:
+    """Run the transforms on every frame of a file, one at a time; the file is read once.
+
+    Args:
+        path: the file.
+        transforms: as ``store_transforms`` composes them.
+        assume_mammogram: accept a header that lacks a Modality.
+
+    Yields:
+        The frame's number from 1, as DICOM counts, and the image, or why it cannot be used. The
+        number is None if the file holds one frame.
+
+    Raises:
+        ImageError: the file cannot be used, whatever the frame.
+    """
+    from mammo_pd.ingest.mammogram import read_frames
+
+    if path.suffix.lower() in RASTER_SUFFIXES:
+        yield None, process_image(path, transforms)
+        return
+    for frame in read_frames(path, assume_mammogram=assume_mammogram):
+        if frame.number is None:
+            yield None, process_image(frame, transforms)
+            return
+        try:
+            yield frame.number + 1, process_image(frame, transforms)
+        except ImageError as error:
+            yield frame.number + 1, error
+
+
+def failed(error: ImageError, frame: int | None = None) -> Outcome:
+    """The outcome of an image that cannot be used."""
+    status = Status.EXCLUDED if error.reason.excludes else Status.FAILED
+    columns = {"status": str(status), "reason": str(error.reason), "detail": error.detail}
+    return Outcome(columns if frame is None else {**columns, "frame": str(frame)}, frame)
+
+
+@lru_cache(maxsize=2)
+def _prepare(settings: ImagingSettings, thumbnail: bool, assume_mammogram: bool) -> Transforms:
+    """Compose the transforms once in each process."""
+    from threadpoolctl import threadpool_limits
+
+    from mammo_pd.ingest import transforms
+
+    # On a Dask worker, which no fork server prepared: one thread for each library.
+    threadpool_limits(1)
+    composed: Transforms = transforms.store_transforms(
+        settings, thumbnail=thumbnail, assume_mammogram=assume_mammogram
+    )
+    return composed
+
+
+def _write(job: Job, image: ProcessedImage, frame: int | None = None) -> Outcome:
+    # A folder for each attempt: a worker that was given up for dead may still be writing.
+    folder = job.partial / uuid.uuid4().hex
+    write_pyramid(folder, image.pyramid)
+    native = image.pyramid["native"]
+    digest = hashlib.sha256(repr(native.shape).encode())
+    digest.update(np.ascontiguousarray(native).data)
+    return Outcome(
+        {**image.columns, "status": str(Status.OK)},
+        frame,
+        image.identifiers,
+        folder,
+        digest.digest(),
+        image.thumbnail,
+    )
+
+
+def _as_image_error(error: BaseException) -> ImageError:
+    """The ImageError that MONAI wrapped in its RuntimeError, or one that says what else it was."""
+    cause: BaseException | None = error
+    root = error
+    while cause is not None:
+        if isinstance(cause, ImageError):
+            return cause
+        root = cause
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(root, MemoryError):
+        return ImageError(Reason.DECODE_FAILED, "Memory ran out while the image was prepared.")
+    # Not the error's own words, which may quote the header.
+    return ImageError(
+        Reason.UNREADABLE, f"The image could not be prepared ({type(root).__name__})."
+    )

@@ -1,0 +1,139 @@
+"""Hand out jobs to processes of this machine or to a Dask cluster; results come back in order.
+
+A worker that dies (a decoder crash, or out of memory) costs its own job only.
+"""
+
+import multiprocessing
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+from mammo_pd.errors import InputError
+
+J = TypeVar("J")
+R = TypeVar("R")
+
+# Jobs under way for each worker: enough that none waits, few enough to hold little.
+_JOBS_PER_WORKER = 4
+
+
+def run_in_processes(
+    jobs: list[J], work: Callable[[J], R], workers: int
+) -> Iterator[tuple[J, R | None]]:
+    """Do the jobs in processes forked from a server that has loaded MONAI once.
+
+    Args:
+        jobs: in the order in which their results are wanted.
+        work: a function that can be pickled.
+        workers: number of processes.
+
+    Yields:
+        Each job and its result; None if its worker died.
+
+    Raises:
+        Exception: whatever ``work`` raises.
+    """
+    ahead = workers * _JOBS_PER_WORKER
+    done = 0
+    while done < len(jobs):
+        pool = _start_pool(workers)
+        try:
+            for job, future in _in_order(jobs[done:], _submitter(pool, work), ahead):
+                yield job, future.result()
+                done += 1
+        except BrokenProcessPool:
+            # One of the jobs under way killed its worker, and there is no telling which: each is
+            # tried alone, so that only the culprit is lost.
+            suspects = jobs[done : done + ahead + 1]
+            yield from _run_one_by_one(suspects, work)
+            done += len(suspects)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def run_on_cluster(
+    jobs: list[J], work: Callable[[J], R], scheduler: str
+) -> Iterator[tuple[J, R | None]]:
+    """Do the jobs on a Dask cluster, which gives a dead worker's jobs to the others.
+
+    Args:
+        jobs: in the order in which their results are wanted.
+        work: a function that can be pickled.
+        scheduler: address, such as ``tcp://host:8786``.
+
+    Yields:
+        Each job and its result; None if it killed one worker after the other.
+
+    Raises:
+        InputError: Dask is not installed, or no scheduler answers.
+    """
+    try:
+        from distributed import Client, KilledWorker
+    except ImportError as error:
+        raise InputError(
+            "--scheduler needs Dask; install it with: pip install 'mammo-pd[cluster]'"
+        ) from error
+    try:
+        client = Client(scheduler, timeout="10s")
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"no Dask scheduler answers at {scheduler} ({error}); start one with: dask scheduler"
+        ) from error
+    with client:
+        ahead = max(1, sum(client.nthreads().values())) * _JOBS_PER_WORKER
+        # Not pure: the same job twice is work to be done twice, after a file has changed.
+        submit = lambda job: client.submit(work, job, pure=False)  # noqa: E731
+        for job, future in _in_order(jobs, submit, ahead):
+            try:
+                yield job, future.result()
+            except KilledWorker:
+                yield job, None
+
+
+def _in_order(
+    jobs: Iterable[J], submit: Callable[[J], "Future[R]"], ahead: int
+) -> Iterator[tuple[J, "Future[R]"]]:
+    """Submit jobs, a few ahead, and give them back in their order.
+
+    In that order, so that which of two copies of an image is kept does not depend on timing.
+    """
+    under_way: deque[tuple[J, Future[R]]] = deque()
+    for job in jobs:
+        under_way.append((job, submit(job)))
+        if len(under_way) > ahead:
+            yield under_way.popleft()
+    yield from under_way
+
+
+def _submitter(pool: ProcessPoolExecutor, work: Callable[[J], R]) -> "Callable[[J], Future[R]]":
+    return lambda job: pool.submit(work, job)
+
+
+def _run_one_by_one(jobs: list[J], work: Callable[[J], R]) -> Iterator[tuple[J, R | None]]:
+    pool = _start_pool(1)
+    try:
+        for job in jobs:
+            try:
+                yield job, pool.submit(work, job).result()
+            except BrokenProcessPool:
+                yield job, None
+                pool = _start_pool(1)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_pool(workers: int) -> ProcessPoolExecutor:
+    # Importing MONAI takes seconds and hundreds of MiB: the fork server does it once, and workers
+    # share its memory. Forking this process instead would copy its threads' locks.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["mammo_pd.ingest.preload"])
+    return ProcessPoolExecutor(
+        workers,
+        mp_context=context,
+        # The interrupt is for this process, which then stops the pool.
+        initializer=signal.signal,
+        initargs=(signal.SIGINT, signal.SIG_IGN),
+    )
