@@ -1,9 +1,9 @@
-"""Measure the report on 100,000 made-up predictions: every level, 2,000 resamples of the patients.
+"""Time the report on 100,000 synthetic predictions: all levels, 2,000 resamples of the patients.
 
     python benchmarks/evaluate.py [benchmarks/results/evaluate_MACHINE_DATE.md]
 
-Prints wall-clock and processor seconds and the most memory held. The scores are random numbers;
-only time and memory are of interest.
+Prints wall-clock and processor seconds and peak memory. The scores are random, so the metrics mean
+nothing.
 """
 
 import os
@@ -25,7 +25,7 @@ PATIENTS = 25_000
 
 
 def predictions() -> pd.DataFrame:
-    """Four images for each patient, one breast of every twentieth positive."""
+    """Four images of each patient; one breast is positive in one patient of twenty."""
     random = np.random.default_rng(0)
     patient = np.repeat(np.arange(PATIENTS), 4)
     laterality = np.tile(["L", "L", "R", "R"], PATIENTS)
@@ -47,7 +47,7 @@ def predictions() -> pd.DataFrame:
 
 
 def main() -> None:
-    """Run once and print."""
+    """Run once and print the result, to a file too if one is named."""
     table = predictions()
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:

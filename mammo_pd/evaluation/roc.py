@@ -168,8 +168,9 @@ class Ranking:
         positive = weight_in_order * self.positive
         true_positives = np.zeros(len(self.last) + 1)
         false_positives = np.zeros(len(self.last) + 1)
-        np.take(np.cumsum(positive), self.last, out=true_positives[1:])
-        np.take(np.cumsum(weight_in_order), self.last, out=false_positives[1:])
+        # The indices are valid; in the default mode, which checks them, NumPy buffers ``out``.
+        np.take(np.cumsum(positive), self.last, out=true_positives[1:], mode="clip")
+        np.take(np.cumsum(weight_in_order), self.last, out=false_positives[1:], mode="clip")
         false_positives[1:] -= true_positives[1:]
         return Curve(true_positives, false_positives)
 

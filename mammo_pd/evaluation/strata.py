@@ -87,7 +87,7 @@ def stratify(
         negatives_lack_it = not (value[label == 0] != "").any()
         for name in _in_order(value if not negatives_lack_it else value[label == 1]):
             within = value == name
-            if negatives_lack_it:
+            if negatives_lack_it:  # a negative breast has no lesion that could have a size
                 within = (within & (label == 1)) | (label == 0)
             rows.append(
                 {
@@ -127,6 +127,7 @@ def _banded(number: pd.Series, edges: tuple[int, ...]) -> np.ndarray:
     names = [f"under {edges[1]}"]
     names += [f"{low} to under {high}" for low, high in pairwise(edges[1:])]
     names.append(f"{edges[-1]} and over")
+    # A negative age or size is a placeholder for an unknown one.
     known = number.notna().to_numpy() & (number >= edges[0]).to_numpy()
     band = np.searchsorted(np.asarray(edges), number.to_numpy(dtype=np.float64), side="right") - 1
     named = np.asarray(names, dtype=object)[np.clip(band, 0, len(names) - 1)]
@@ -141,7 +142,7 @@ def _of_units(predictions: pd.DataFrame, column: str, unit: np.ndarray) -> np.nd
     values = np.full(int(unit.max()) + 1, "", dtype=object)
     values[once.index.to_numpy()] = once["first"].where(once["size"] == 1, SEVERAL).to_numpy()
     kinds, counts = np.unique(values[values != ""].astype(str), return_counts=True)
-    if len(kinds) > _MOST_VALUES:
+    if len(kinds) > _MOST_VALUES:  # a serial number, say: one row each would fill pages
         rare = kinds[np.argsort(-counts, kind="stable")[_MOST_VALUES - 1 :]]
         values[np.isin(values.astype(str), rare)] = OTHER
     return values

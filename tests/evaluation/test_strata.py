@@ -16,7 +16,7 @@ def by_value(table, column):
     return {row["value"]: row for row in stratify(check_predictions(table), [column], **HOW)}
 
 
-def test_the_view_is_judged_per_image(predictions):
+def test_the_view_is_evaluated_per_image(predictions):
     rows = by_value(predictions, "view")
     assert list(rows) == ["CC", "MLO"]
     cc = predictions[predictions["view"] == "CC"]
@@ -25,7 +25,7 @@ def test_the_view_is_judged_per_image(predictions):
     assert rows["CC"]["level"] == "image"
 
 
-def test_laterality_is_judged_per_breast(predictions):
+def test_laterality_is_evaluated_per_breast(predictions):
     rows = by_value(predictions, "laterality")
     breasts = aggregate(check_predictions(predictions), Level.BREAST)
     left = breasts[breasts["laterality"] == "L"]
