@@ -100,7 +100,8 @@ def mammo_pd(file: Path, out: Path, clock: Clock) -> np.ndarray:
 
     from mammo_pd.data.store import write_pyramid
     from mammo_pd.imaging.breast import find_breast
-    from mammo_pd.imaging.dicom import decode, read_dataset
+    from mammo_pd.imaging.decode import decode
+    from mammo_pd.imaging.dicom_file import read_dataset
     from mammo_pd.imaging.geometry import build_pyramid, turn_chest_wall_left
     from mammo_pd.imaging.grey_scale import apply_grey_scale
     from mammo_pd.imaging.header import read_header_fields

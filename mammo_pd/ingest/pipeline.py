@@ -19,7 +19,8 @@ from pydicom.dataset import Dataset
 
 from mammo_pd.errors import ImageError
 from mammo_pd.imaging.breast import find_breast
-from mammo_pd.imaging.dicom import StoredFrames, check_frames, decode, read_dataset
+from mammo_pd.imaging.decode import StoredFrames, check_frames, decode
+from mammo_pd.imaging.dicom_file import read_dataset
 from mammo_pd.imaging.geometry import (
     area_average,
     block_mean,

@@ -6,7 +6,8 @@ from dicom_files import half_disk
 
 from mammo_pd.errors import ImageError
 from mammo_pd.imaging.breast import find_breast
-from mammo_pd.imaging.dicom import decode, read_dataset
+from mammo_pd.imaging.decode import decode
+from mammo_pd.imaging.dicom_file import read_dataset
 from mammo_pd.imaging.geometry import Box
 from mammo_pd.imaging.grey_scale import apply_grey_scale, stretch_raster
 from mammo_pd.imaging.raster import read_raster
