@@ -255,18 +255,18 @@ def _without_padding(grey: np.ndarray) -> np.ndarray:
     return film
 
 
-def _above_otsu(brightness: np.ndarray, within: np.ndarray) -> np.ndarray:
-    """Where 0..1 values exceed Otsu's threshold, which is found among those ``within`` alone."""
+def _above_otsu(brightness: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """Where 0..1 values exceed Otsu's threshold, which is found ``among`` some pixels alone."""
     otsu = sitk.OtsuThresholdImageFilter()
     otsu.SetInsideValue(0)
     otsu.SetOutsideValue(1)
     otsu.SetMaskValue(1)
     otsu.SetMaskOutput(False)
-    # Of 8-bit images the histogram has a bin for each value over the fixed range 0 to 255; that
-    # of others would span their own minimum and maximum.
+    # Of an 8-bit image the histogram has one bin for each value from 0 to 255; of any other type
+    # its range would depend on the image's own minimum and maximum.
     otsu.SetNumberOfHistogramBins(256)
     eight_bits = np.minimum(brightness * 256, 255).astype(np.uint8)
-    return _run(otsu, eight_bits, within).astype(bool)
+    return _run(otsu, eight_bits, among).astype(bool)
 
 
 def _opened(mask: np.ndarray, radius: float) -> np.ndarray:

@@ -155,29 +155,29 @@ def test_age_in_years(tags, age):
 
 
 def test_modifiers_beside_and_inside_the_view():
-    facts = read_header_fields(
+    fields = read_header_fields(
         header(ViewCodeSequence=coded("R-10242", ViewModifierCodeSequence=coded("R-102D7")))
     )
-    assert facts.view_modifiers == ("spot_compression",)
-    facts = read_header_fields(header(ViewModifierCodeSequence=coded("399209000")))
-    assert facts.view_modifiers == ("implant_displaced",)
+    assert fields.view_modifiers == ("spot_compression",)
+    fields = read_header_fields(header(ViewModifierCodeSequence=coded("399209000")))
+    assert fields.view_modifiers == ("implant_displaced",)
 
 
 def test_spacing_is_at_the_detector():
-    facts = read_header_fields(header(ImagerPixelSpacing=[0.07, 0.08], PixelSpacing=[0.05, 0.05]))
-    assert facts.imager_pixel_spacing == (0.07, 0.08)
+    fields = read_header_fields(header(ImagerPixelSpacing=[0.07, 0.08], PixelSpacing=[0.05, 0.05]))
+    assert fields.imager_pixel_spacing == (0.07, 0.08)
     assert read_header_fields(header(PixelSpacing=[0.05, 0.05])).imager_pixel_spacing is None
     assert read_header_fields(header(ImagerPixelSpacing=[0, 0])).imager_pixel_spacing is None
 
 
 def test_yes_no_and_processing():
-    facts = read_header_fields(header(BurnedInAnnotation="YES", BreastImplantPresent="NO"))
-    assert (facts.burned_in_annotation, facts.implant) == (True, False)
+    fields = read_header_fields(header(BurnedInAnnotation="YES", BreastImplantPresent="NO"))
+    assert (fields.burned_in_annotation, fields.implant) == (True, False)
     raw = read_header_fields(header(SOPClassUID="1.2.840.10008.5.1.4.1.1.1.2.1"))
     assert raw.processing == "FOR PROCESSING"
 
 
-def test_identifiers_are_kept_apart_from_facts():
+def test_identifiers_are_kept_apart_from_the_fields():
     dataset = header(
         SOPInstanceUID="1.2.3", PatientID="SECRET", AccessionNumber="A1", ImageLaterality="L"
     )
@@ -260,11 +260,11 @@ def test_a_modality_that_is_no_code_is_not_quoted():
         ("train_images_10011_220375232", "L", None, None, None),
     ],
 )
-def test_facts_of_real_files(corpus, name, side, view, age, spacing):
+def test_fields_of_real_files(corpus, name, side, view, age, spacing):
     dataset = read_dataset(corpus / "mg_dicom" / f"{name}.dcm")
     check_is_mammogram(dataset)
-    facts = read_header_fields(dataset)
-    assert (facts.laterality, facts.view) == (side, view)
-    assert facts.age == (None if age is None else pytest.approx(age, abs=0.01))
-    row_spacing = facts.imager_pixel_spacing and facts.imager_pixel_spacing[0]
+    fields = read_header_fields(dataset)
+    assert (fields.laterality, fields.view) == (side, view)
+    assert fields.age == (None if age is None else pytest.approx(age, abs=0.01))
+    row_spacing = fields.imager_pixel_spacing and fields.imager_pixel_spacing[0]
     assert row_spacing == (None if spacing is None else pytest.approx(spacing, abs=1e-4))
