@@ -1,13 +1,18 @@
-"""Where the breast is: grey image in; mask, box, side of the chest wall and a verdict out.
+"""Where the breast is: a grey image in; its mask, box, chest-wall side and a verdict out.
 
 Works on a copy reduced to a long side of about 256 pixels. The background need not be zero: film
 is scanned with padding, markers, tape, bright edges and noise around the breast.
+
+Thresholds, distance maps, components and their statistics are SimpleITK's. Arrays here are
+(row, column); SimpleITK's indices and boxes are (x, y), and are turned where they are read.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from scipy import ndimage
+import SimpleITK as sitk  # noqa: N813
+from scipy.ndimage import uniform_filter
 from scipy.spatial import ConvexHull, QhullError
 
 from mammo_pd.errors import ImageError
@@ -19,23 +24,26 @@ REDUCED_LONG_SIDE = 256
 
 # Lengths as a share of the frame's long side.
 _OPENING = 0.03  # half the width of what counts as a strip, a marker or a line of text
-_GROWTH = 0.08  # how far the dim skin may reach beyond the bright part
+_GROWTH = 0.08  # how far dim skin may reach beyond the bright part
 _MARGIN = 0.008  # air kept around the skin, so that it is never cut
 
 # Levels above the background, as a share of the breast's own height above it.
 _DIM = 0.12
 _SKIN = 0.04
 
-# A core of implant: the breast is this much larger, and this bright beside it. Over the corpus film
-# base has up to 0.11 of the breast's own brightness.
+# The core is taken for an implant if the breast around it is this much larger and this bright.
+# Film base in the corpus reaches up to 0.11 of the breast's own brightness.
 _MUCH_LARGER = 1.3
 _TISSUE_BESIDE_IMPLANT = 0.15
+
+_BLACK = 0.004  # up to here: padding around a film
+_WHITE = 0.97  # beyond: burnt-in text, tape or a strip rather than tissue
 
 _SMALLEST_AREA = 0.01  # below: no breast at all
 _SMALL_AREA = 0.05
 _FILLING_AREA = 0.93
-_LOWEST_SOLIDITY = 0.8  # 0.85 or more over the corpus
-# Over the corpus the wall's side has 0.81 or more, the other 0.44 or less.
+_LOWEST_SOLIDITY = 0.8  # breasts of the corpus have 0.85 or more
+# In the corpus the chest wall's side has 0.81 or more, the other 0.44 or less.
 _WALL_CONTACT = 0.55
 _STRAIGHT_WALL = 0.8
 
@@ -45,17 +53,17 @@ class BreastRegion:
     """The breast in one image.
 
     Attributes:
-        mask: (h, w) bool, True where there is breast with a margin; one pixel stands for
-            ``block`` x ``block`` of the full frame.
+        mask: (h, w) bool, True on the breast and a margin around it; one pixel stands for
+            ``block`` x ``block`` pixels of the full frame.
         block: see ``mask``.
         box: the crop in the full frame; the whole frame where the verdict is doubtful.
         side: ``left`` or ``right``, where the chest wall lies in the image.
         area_fraction: breast pixels (without margin) per frame pixels.
-        solidity: breast area per area of its convex hull.
-        verdict: ``ok``, or why the finding is doubtful: ``fills_frame``, ``small``,
-            ``looks_inverted`` (what is bright is the surroundings of something rounder),
-            ``not_solid``, ``no_chest_wall`` (no side is cut straight, as in a spot view),
-            ``two_sided`` (both are). A doubtful image is kept whole.
+        solidity: breast area divided by the area of its convex hull.
+        verdict: ``ok``, or why the result is doubtful: ``fills_frame``, ``small``,
+            ``looks_inverted`` (the bright region surrounds something rounder), ``not_solid``,
+            ``no_chest_wall`` (no side is cut straight, as in a spot view), ``two_sided`` (both
+            are). A doubtful image is kept whole.
     """
 
     mask: np.ndarray
@@ -67,16 +75,17 @@ class BreastRegion:
     verdict: str
 
     def cut_out(self, pixels: np.ndarray) -> np.ndarray:
-        """Crop the full frame to the box and set air to 0.
+        """Crop the full frame to the box and set everything outside the mask to 0.
 
         Args:
-            pixels: (H, W) of the frame that was searched.
+            pixels: (H, W), the frame that was searched.
 
         Returns:
             (box.height, box.width), a copy.
         """
         if self.verdict != "ok":
             return pixels.copy()
+        # The mask drops the rows and columns left over by the blocks; they repeat its last ones.
         rows = np.arange(self.box.top, self.box.bottom) // self.block
         columns = np.arange(self.box.left, self.box.right) // self.block
         height, width = self.mask.shape
@@ -88,8 +97,8 @@ def find_breast(pixels: np.ndarray) -> BreastRegion:
     """Find the breast in a grey image.
 
     Runs after the grey scale. A bright core is found first, by Otsu's threshold and an opening
-    that drops strips, markers and letters; it then grows by a bounded distance down to the
-    background's own noise, so that dim skin is kept whatever lies far from it.
+    that removes strips, markers and letters; it then grows by a bounded distance down to the
+    noise of the background, so that dim skin is kept whatever lies further away.
 
     Args:
         pixels: (H, W) uint16, breast bright on dark; best before a window has clipped dim skin.
@@ -107,8 +116,12 @@ def find_breast(pixels: np.ndarray) -> BreastRegion:
     if min(frame) < 8 * block:
         raise ImageError(Reason.NO_BREAST, f"The image is {frame[0]} x {frame[1]}: too narrow.")
     grey = block_mean(pixels, block)
-    has_no_background = np.percentile(grey, 5) > 0.3 * np.median(grey)
-    grey = (grey - grey.min()) / max(float(np.ptp(grey)), 1.0)
+    lowest, contrast = grey.min(), float(np.ptp(grey))
+    if contrast < 1:
+        raise ImageError(Reason.NO_BREAST, "The image is plain: it shows no breast.")
+    dark, middle = np.percentile(grey, [5, 50])
+    has_no_background = dark > 0.3 * middle
+    grey = (grey - lowest) / contrast
     long_side = max(grey.shape)
     core = _find_core(grey, _OPENING * long_side)
     if core.mean() < _SMALLEST_AREA:
@@ -116,6 +129,7 @@ def find_breast(pixels: np.ndarray) -> BreastRegion:
             raise ImageError(
                 Reason.NO_BREAST, "Nothing in the image is as large and solid as a breast."
             )
+        # A magnified breast without air around it has no bright part to tell from a dark one.
         core[:] = True
     tissue = _grow_to_skin(grey, core, long_side)
 
@@ -123,6 +137,7 @@ def find_breast(pixels: np.ndarray) -> BreastRegion:
     solidity = _solidity(tissue)
     left, right = _wall_contact(tissue)
     verdict = "ok"
+    # From the plainest sign to the weakest: the first that applies names the doubt.
     if area_fraction > _FILLING_AREA:
         verdict = "fills_frame"
     elif area_fraction < _SMALL_AREA:
@@ -135,7 +150,7 @@ def find_breast(pixels: np.ndarray) -> BreastRegion:
         verdict = "not_solid"
     elif max(left, right) < _WALL_CONTACT:
         verdict = "no_chest_wall"
-    mask = ndimage.distance_transform_edt(~tissue) <= max(_MARGIN * long_side, 2)
+    mask = _within(tissue, max(_MARGIN * long_side, 2))
     box = Box.whole(frame) if verdict != "ok" else _box_around(mask, block, frame)
     side = "left" if left >= right else "right"
     return BreastRegion(mask, block, box, side, area_fraction, solidity, verdict)
@@ -145,39 +160,51 @@ def _find_core(grey: np.ndarray, opening: float) -> np.ndarray:
     """The bright part of the breast: the largest solid piece that is no white strip; or nothing."""
     film = _without_padding(grey)
     # The root lifts dim fat above the background's class without pulling noise up to it.
-    bright = grey > _otsu(np.sqrt(grey[film])) ** 2
-    labels, count = ndimage.label(_opened(bright, opening))
-    if count == 0:
+    brightness = np.sqrt(grey)
+    bright = _above_otsu(brightness, film)
+    pieces = sitk.ConnectedComponentImageFilter()
+    labels = _run(pieces, _opened(bright, opening))
+    if pieces.GetObjectCount() == 0:
         return np.zeros(grey.shape, bool)
-    not_white = 1 - 0.9 * (grey > 0.97)
-    score = ndimage.sum_labels(not_white, labels, np.arange(1, count + 1))
-    core: np.ndarray = labels == int(np.argmax(score)) + 1
-    around = _breast_around(grey, film, bright, core, opening)
+    # The largest piece, but white counts a tenth, so that a strip of tape loses to a breast.
+    white = np.bincount(labels[grey > _WHITE], minlength=pieces.GetObjectCount() + 1)
+    shapes = _measure_shapes(labels)
+    core: np.ndarray = labels == max(
+        shapes.GetLabels(), key=lambda label: shapes.GetNumberOfPixels(label) - 0.9 * white[label]
+    )
+    around = _breast_around(grey, brightness, film & ~bright, core, opening)
     return core if around is None else around
 
 
 def _breast_around(
     grey: np.ndarray,
-    film: tuple[slice, slice],
-    bright: np.ndarray,
+    brightness: np.ndarray,
+    dark: np.ndarray,
     core: np.ndarray,
     opening: float,
 ) -> np.ndarray | None:
-    """The breast around a core that is only what is brightest in it, as an implant; else None.
+    """The breast around a core that is only its brightest part, such as an implant; else None.
 
-    A second threshold, among what the first left dark, parts tissue from air or film base from
-    padding. Film base and a detector's lit air reach the frame's far side, and the surroundings
-    of a spot view have no straight wall.
+    A second threshold, within what the first left dark, separates tissue from air, or film base
+    from padding. Film base and a detector's lit air reach the far side of the frame, and the
+    surroundings of a spot view have no straight wall.
     """
-    dark = np.sqrt(grey[film][~bright[film]])
-    if dark.size == 0 or np.ptp(dark) < 0.01:
-        return None  # plain air: nothing to part
-    lit = (grey > _otsu(dark) ** 2) | core
-    around = _pieces_touching(_opened(lit, opening) | core, core)
-    tissue = around & ~core
-    if around.sum() < _MUCH_LARGER * core.sum() or not tissue.any():
+    core_area = int(core.sum())
+    bright_enough = _TISSUE_BESIDE_IMPLANT * float(np.median(grey[core]))
+    # At least half of the tissue added below has to be that bright. Most images have too little
+    # of it to reach the required size, which saves them the rest.
+    candidates = np.count_nonzero(~core & (grey >= bright_enough))
+    if core_area + 2 * candidates < _MUCH_LARGER * core_area:
         return None
-    if np.median(grey[tissue]) < _TISSUE_BESIDE_IMPLANT * np.median(grey[core]):
+    if not dark.any() or np.ptp(brightness[dark]) < 0.01:
+        return None  # plain air: nothing to separate
+    # Joined to the core before the opening, which a thin rim of tissue would not survive alone.
+    lit = _above_otsu(brightness, dark) | core
+    around = _touching(core, _opened(lit, opening) | core)
+    tissue = around & ~core
+    if around.sum() < _MUCH_LARGER * core_area or not tissue.any():
+        return None
+    if np.median(grey[tissue]) < bright_enough:
         return None
     far, wall = sorted(_wall_contact(around))
     return around if far < _WALL_CONTACT and wall > _STRAIGHT_WALL else None
@@ -186,30 +213,32 @@ def _breast_around(
 def _grow_to_skin(grey: np.ndarray, core: np.ndarray, long_side: int) -> np.ndarray:
     """Grow the core twice: over dim tissue that is solid, then to where the background begins."""
     reach = _GROWTH * long_side
-    background, noise = _background(grey, core, reach)
     inside = float(np.median(grey[core]))
-    dim = grey > background + max(6 * noise, _DIM * (inside - background))
-    solid = _opened(dim | core, _OPENING * long_side) | core
-    solid = _pieces_touching(solid, core)
-    skin = ndimage.uniform_filter(grey, 3) > background + max(
-        4 * noise, _SKIN * (inside - background)
-    )
+    background, noise = _background(grey, core, inside, reach)
+    height = inside - background
+    # First over what is clearly brighter than the background, and thick.
+    dim = grey > background + max(6 * noise, _DIM * height)
+    solid = _touching(core, _opened(dim | core, _OPENING * long_side) | core)
+    # Then over faint skin: averaging 3 x 3 pixels lets the threshold lie nearer to the noise.
+    # Not by SimpleITK's mean, which takes three times as long and rounds differently: stores made
+    # before would no longer be reproduced.
+    skin = uniform_filter(grey, 3) > background + max(4 * noise, _SKIN * height)
     # Padding beside a film is no skin, however bright its neighbour.
     skin &= grey > 0
-    near = ndimage.distance_transform_edt(~solid) <= reach
-    # The film's own edges are lines of two pixels at most.
-    grown = _opened(solid | (skin & near), 2) | core
-    filled: np.ndarray = ndimage.binary_fill_holes(_pieces_touching(grown, core))
-    return filled
+    # Openings remove the film's own edges, lines of two pixels at most.
+    grown = _opened(solid | (skin & _within(solid, reach)), 2) | core
+    return _filled(_touching(core, grown))
 
 
-def _background(grey: np.ndarray, core: np.ndarray, reach: float) -> tuple[float, float]:
-    """Level and noise of what lies around the breast, both 0 where that is plain black."""
-    far = ndimage.distance_transform_edt(~core) > reach
+def _background(
+    grey: np.ndarray, core: np.ndarray, inside: float, reach: float
+) -> tuple[float, float]:
+    """Level and noise of what lies around a core of level ``inside``; both 0 for plain black."""
+    far = ~_within(core, reach)
     lit = grey[far & (grey > 0)]
     # Air need not be near black: a detector's can lie at a quarter of the range.
     lowest = float(np.percentile(lit, 5)) if lit.size else 0.0
-    dark = far & (grey < 0.5 * (lowest + float(np.median(grey[core]))))
+    dark = far & (grey < 0.5 * (lowest + inside))
     film = dark & (grey > 0)
     if film.sum() < 0.05 * dark.sum() or not film.any():
         return 0.0, 0.0
@@ -220,53 +249,86 @@ def _background(grey: np.ndarray, core: np.ndarray, reach: float) -> tuple[float
     return float(twentieth) + 0.842 * noise, noise
 
 
-def _pieces_touching(mask: np.ndarray, core: np.ndarray) -> np.ndarray:
-    labels, _ = ndimage.label(mask)
-    touching = np.zeros(int(labels.max()) + 1, bool)
-    touching[labels[core]] = True
-    touching[0] = False
-    return np.asarray(touching[labels])
+def _without_padding(grey: np.ndarray) -> np.ndarray:
+    """True on the film: the box around all that is not plain black."""
+    film = np.zeros(grey.shape, bool)
+    film[_bounding_box(grey > _BLACK).slices] = True
+    return film
 
 
-def _without_padding(grey: np.ndarray) -> tuple[slice, slice]:
-    """The frame without rows and columns of plain black around a film."""
-    lit = grey > 0.004
-    rows, columns = np.flatnonzero(lit.any(axis=1)), np.flatnonzero(lit.any(axis=0))
-    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-
-
-def _otsu(values: np.ndarray) -> float:
-    """The threshold that parts 0..1 values into the two tightest classes."""
-    counts, edges = np.histogram(values, bins=256, range=(0, 1))
-    centres = (edges[:-1] + edges[1:]) / 2
-    below = np.cumsum(counts)
-    above = below[-1] - below
-    sums = np.cumsum(counts * centres)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        between = below * above * (sums / below - (sums[-1] - sums) / above) ** 2
-    return float(edges[int(np.nanargmax(between)) + 1])
+def _above_otsu(brightness: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """Where 0..1 values exceed Otsu's threshold, which is found ``among`` some pixels alone."""
+    otsu = sitk.OtsuThresholdImageFilter()
+    otsu.SetInsideValue(0)
+    otsu.SetOutsideValue(1)
+    otsu.SetMaskValue(1)
+    otsu.SetMaskOutput(False)
+    # Of an 8-bit image the histogram has one bin for each value from 0 to 255; of any other type
+    # its range would depend on the image's own minimum and maximum.
+    otsu.SetNumberOfHistogramBins(256)
+    eight_bits = np.minimum(brightness * 256, 255).astype(np.uint8)
+    return _run(otsu, eight_bits, among).astype(bool)
 
 
 def _opened(mask: np.ndarray, radius: float) -> np.ndarray:
-    """Opening by a disk; the frame's outside counts as air."""
-    eroded: np.ndarray = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1] > radius
-    if not eroded.any():
-        return eroded
-    return np.asarray(ndimage.distance_transform_edt(~eroded) <= radius)
+    """Opening by a disk; outside the frame counts as air.
+
+    By distance maps, since SimpleITK's own opening has disks of whole pixels only: the radius is a
+    share of the frame, from 3.8 to 7.7 pixels.
+    """
+    opened = np.zeros(mask.shape, bool)
+    if mask.any():
+        box = _bounding_box(mask).slices  # no opening reaches beyond its mask
+        eroded = ~_within(~np.pad(mask[box], 1), radius)[1:-1, 1:-1]
+        opened[box] = _within(eroded, radius)
+    return opened
+
+
+def _within(mask: np.ndarray, distance: float) -> np.ndarray:
+    """True where the nearest True pixel of the mask is at most that many pixels away."""
+    to_mask = sitk.SignedMaurerDistanceMapImageFilter()
+    to_mask.SetUseImageSpacing(False)
+    # Squared distances are whole numbers, so no rounding decides; inside they are negative.
+    to_mask.SetSquaredDistance(True)
+    # Where every pixel is in the mask, SimpleITK has no distance to give, hence the union.
+    return mask | (_run(to_mask, mask) <= distance**2)
+
+
+def _touching(core: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Those pieces of the mask that hold a pixel of the core, itself a part of the mask."""
+    touching = np.zeros(mask.shape, bool)
+    box = _bounding_box(mask).slices
+    labels = _run(sitk.ConnectedComponentImageFilter(), mask[box])
+    wanted = np.zeros(int(labels.max()) + 1, bool)
+    wanted[labels[core[box]]] = True
+    touching[box] = wanted[labels]
+    return touching
+
+
+def _filled(mask: np.ndarray) -> np.ndarray:
+    filled = np.zeros(mask.shape, bool)
+    box = _bounding_box(mask).slices
+    fill = sitk.BinaryFillholeImageFilter()
+    fill.SetForegroundValue(1)
+    filled[box] = _run(fill, mask[box])
+    return filled
 
 
 def _solidity(mask: np.ndarray) -> float:
-    # The outline's pixels, at their corners, have the same hull as all of them.
-    outline = np.argwhere(mask & ~ndimage.binary_erosion(mask))
-    corners = (outline[:, None] + np.array([[0, 0], [0, 1], [1, 0], [1, 1]])).reshape(-1, 2)
+    # SimpleITK's label shapes have no convex hull. The ends of each row, at the corners of their
+    # pixels, have the same hull as the whole mask.
+    rows = np.flatnonzero(mask.any(axis=1))
+    first = mask[rows].argmax(axis=1)
+    last = mask.shape[1] - mask[rows, ::-1].argmax(axis=1)
+    corners = [np.column_stack([edge, end]) for edge in (rows, rows + 1) for end in (first, last)]
     try:
-        return float(mask.sum() / ConvexHull(corners).volume)
+        return float(mask.sum() / ConvexHull(np.concatenate(corners)).volume)
     except QhullError:
         return 1.0
 
 
 def _looks_inverted(mask: np.ndarray, area_fraction: float, solidity: float) -> bool:
-    """Whether the mask is rather the air around a breast than a breast."""
+    """Whether the mask is the air around a breast rather than a breast."""
     if area_fraction < 0.5:
         return False
     # A breast leaves the corners beyond the nipple free; air has at least three.
@@ -280,16 +342,12 @@ def _looks_inverted(mask: np.ndarray, area_fraction: float, solidity: float) -> 
     if sum(corners) > 2:
         return True
     # And a breast is rounder than the air around it, which it cuts a bay into.
-    labels, count = ndimage.label(~mask)
-    if count == 0:
+    labels = _run(sitk.ConnectedComponentImageFilter(), ~mask)
+    shapes = _measure_shapes(labels)
+    if shapes.GetNumberOfLabels() == 0:
         return False
-    sizes = np.bincount(labels.ravel())[1:]
-    return _solidity(labels == int(np.argmax(sizes)) + 1) > solidity - 0.06
-
-
-def _bounding(mask: np.ndarray) -> np.ndarray:
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    largest = max(shapes.GetLabels(), key=shapes.GetNumberOfPixels)
+    return _solidity(labels == largest) > solidity - 0.06
 
 
 def _wall_contact(mask: np.ndarray) -> tuple[float, float]:
@@ -299,10 +357,43 @@ def _wall_contact(mask: np.ndarray) -> tuple[float, float]:
     return float(inner[:, :edge].any(axis=1).mean()), float(inner[:, -edge:].any(axis=1).mean())
 
 
-def _box_around(mask: np.ndarray, block: int, frame: tuple[int, int]) -> Box:
+def _bounding(mask: np.ndarray) -> np.ndarray:
+    return mask[_bounding_box(mask).slices]
+
+
+def _bounding_box(mask: np.ndarray) -> Box:
+    # Not SimpleITK's label shapes, which take ten times as long; it is asked for often.
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    # The last block stands also for what was left over when the frame was reduced.
-    bottom = frame[0] if rows[-1] == mask.shape[0] - 1 else (rows[-1] + 1) * block
-    right = frame[1] if columns[-1] == mask.shape[1] - 1 else (columns[-1] + 1) * block
-    top, left = int(rows[0]) * block, int(columns[0]) * block
-    return Box(top, left, int(bottom) - top, int(right) - left)
+    top, left = int(rows[0]), int(columns[0])
+    return Box(top, left, int(rows[-1]) + 1 - top, int(columns[-1]) + 1 - left)
+
+
+def _box_around(mask: np.ndarray, block: int, frame: tuple[int, int]) -> Box:
+    """The box of a mask of blocks, in pixels of the frame."""
+    box = _bounding_box(mask)
+    # The last block also stands for the rows and columns left over when the frame was reduced.
+    bottom = frame[0] if box.bottom == mask.shape[0] else box.bottom * block
+    right = frame[1] if box.right == mask.shape[1] else box.right * block
+    top, left = box.top * block, box.left * block
+    return Box(top, left, bottom - top, right - left)
+
+
+def _run(image_filter: Any, *arrays: np.ndarray) -> np.ndarray:
+    """Run a SimpleITK filter on (h, w) arrays; bool becomes uint8."""
+    # One thread: there is a worker for each core, and images this small gain nothing by more.
+    image_filter.SetNumberOfThreads(1)
+    found = image_filter.Execute(*map(_to_image, arrays))
+    return np.asarray(sitk.GetArrayFromImage(found))
+
+
+def _measure_shapes(labels: np.ndarray) -> Any:
+    """SimpleITK's shape statistics of an (h, w) array of labels, without background 0."""
+    shapes = sitk.LabelShapeStatisticsImageFilter()
+    shapes.SetNumberOfThreads(1)
+    shapes.SetComputePerimeter(False)
+    shapes.Execute(_to_image(labels))
+    return shapes
+
+
+def _to_image(array: np.ndarray) -> Any:
+    return sitk.GetImageFromArray(array.view(np.uint8) if array.dtype == bool else array)

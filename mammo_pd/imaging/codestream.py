@@ -1,4 +1,4 @@
-"""What a compressed frame says of itself: kind, size, components, precision."""
+"""What a compressed frame declares of itself: kind, size, components, precision."""
 
 from dataclasses import dataclass
 
@@ -13,9 +13,9 @@ _END = b"\xff\xd9"
 _WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
 _JPEG_XL_START = b"\xff\x0a"
 _JPEG_XL_BOX = b"\0\0\0\x0cJXL \r\n\x87\n"
-# Boxes of the container that hold the codestream, with the bytes before it: a part has a number.
+# Container boxes that hold the codestream, with the bytes before it: jxlp begins with an index.
 _JPEG_XL_CODESTREAM_BOXES = {b"jxlc": 0, b"jxlp": 4}
-# Width by height, where the size gives a ratio instead of a width.
+# Width to height, where the header stores a ratio instead of a width.
 _JPEG_XL_RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
 
 
@@ -45,8 +45,8 @@ def read_codestream_size(frame: bytes) -> CodestreamSize | None:
         frame: one frame's codestream.
 
     Returns:
-        What the codestream declares, or None where it is none of JPEG, JPEG-LS, JPEG 2000 and
-        JPEG XL, or is cut off before its size.
+        What the codestream declares, or None where it is not JPEG, JPEG-LS, JPEG 2000 or JPEG XL,
+        or is cut off before its size.
 
     Source: ISO/IEC 10918-1 B.2.2 (SOF), ISO/IEC 14495-1 C.2.2, ISO/IEC 15444-1 A.5.1 (SIZ),
         ISO/IEC 18181-1 D.2 (SizeHeader), D.3 (ImageMetadata).
@@ -66,15 +66,15 @@ def read_codestream_size(frame: bytes) -> CodestreamSize | None:
 
 
 def is_whole(frame: bytes) -> bool:
-    """Whether a JPEG, JPEG-LS or JPEG 2000 codestream has its end marker, padding aside."""
+    """Whether a JPEG, JPEG-LS or JPEG 2000 codestream ends with its end marker and padding."""
     return _END in frame[-4:]
 
 
 def can_skip_a_difference(frame: bytes) -> bool:
     """Whether the Huffman tables of a lossless JPEG hold category 16.
 
-    Some writers add bits after a difference of that category that the standard does not have;
-    decoders then go astray without noticing.
+    After a difference of that category some encoders write additional bits, which the standard
+    does not allow; decoders then lose synchronisation without noticing.
 
     Source: ISO/IEC 10918-1 B.2.4.2 (DHT), H.1.2.2 (category 16 has no additional bits).
     """
@@ -132,7 +132,7 @@ def _read_jpeg_2000(head: bytes) -> CodestreamSize | None:
 
 
 def _codestream_of_container(frame: bytes) -> bytes:
-    """The first part of the codestream in a JPEG XL container; empty where there is none."""
+    """The codestream, or its first piece, in a JPEG XL container; empty where there is none."""
     offset = 0
     while offset + 8 <= len(frame):
         length, kind = int.from_bytes(frame[offset : offset + 4], "big"), frame[offset + 4 :][:4]
@@ -145,7 +145,7 @@ def _codestream_of_container(frame: bytes) -> bytes:
 
 
 class _Bits:
-    """Bits from the lowest of the first byte on; as many zeros as asked for after the end."""
+    """A bit reader, lowest bit of the first byte first; reads zeros beyond the end."""
 
     def __init__(self, data: bytes) -> None:
         self._bits = int.from_bytes(data, "little")
@@ -178,13 +178,13 @@ def _read_jpeg_xl_size(bits: _Bits) -> tuple[int, int]:
 def _read_jpeg_xl(head: bytes) -> CodestreamSize | None:
     bits = _Bits(head)
     rows, columns = _read_jpeg_xl_size(bits)
-    if bits.read(1):  # all of the metadata as by default
+    if bits.read(1):  # all metadata at their defaults
         return CodestreamSize("jpeg_xl", rows, columns, 3, 8)
     if bits.read(1):
         bits.read(3)  # orientation
         if bits.read(1):
             _read_jpeg_xl_size(bits)
-        if bits.read(2):  # a preview or an animation: no single image
+        if bits.read(2):  # a preview or an animation: not a single image
             return None
     is_float = bits.read(1)
     if is_float:

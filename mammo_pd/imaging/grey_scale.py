@@ -1,8 +1,8 @@
 """The grey scale of DICOM: stored values in, presentation values over the full uint16 range out.
 
 Stored values → modality LUT or rescale → value of interest (VOI LUT, window, or the full stored
-range) → inversion → uint16. Every step is a function of one stored value, so it is worked out
-once for each value that can occur, and the image is one look-up.
+range) → inversion → uint16. Every step is a function of the stored value alone, so the chain is
+computed once for each possible value, and the image is a single table look-up.
 """
 
 from collections.abc import Iterable
@@ -28,7 +28,8 @@ class GreyImage:
     Attributes:
         pixels: (H, W) uint16 over 0..65535, black to white; padding is 0.
         full_range: (H, W) uint16, the same without the value-of-interest step, so that nothing is
-            clipped: what the breast is searched in. It is ``pixels`` itself where there was none.
+            clipped; the breast is searched in it. It is ``pixels`` itself where there was no such
+            step.
         voi_applied: ``lut``, ``window:FUNCTION`` or ``full_range``.
     """
 
@@ -40,7 +41,7 @@ class GreyImage:
 def apply_grey_scale(
     stored: np.ndarray, header: Dataset, policy: VoiPolicy = VoiPolicy.AUTO
 ) -> GreyImage:
-    """Make the grey scale that the header asks for.
+    """Apply the grey-scale transformations that the header asks for.
 
     Args:
         stored: (H, W) integers of up to 32 bits, as decoded.
@@ -49,12 +50,12 @@ def apply_grey_scale(
             else the first window with its VOI LUT Function, else the full stored range.
 
     Returns:
-        The image. Inversion (MONOCHROME1, or Presentation LUT Shape INVERSE, or both: once) is
-        done in the fixed range, so it does not depend on the image's own maximum.
+        The image. Inversion, applied once for MONOCHROME1, Presentation LUT Shape INVERSE or both,
+        is relative to the fixed range, so it does not depend on the image's own maximum.
 
     Raises:
-        ImageError: the policy insists on a LUT or window that the header does not give, or a
-            look-up table cannot be read.
+        ImageError: the policy requires a LUT or window that the header lacks, or a look-up table
+            cannot be read.
 
     Source: DICOM PS3.3 C.11.1 (modality LUT), C.11.2 (VOI), C.7.6.3.1.2 (MONOCHROME1), C.11.6
         (Presentation LUT Shape), C.7.5.1.1.2 (pixel padding).
@@ -86,10 +87,10 @@ def maximum_intensity_projection(images: Iterable[GreyImage]) -> GreyImage:
     """The maximum over the frames of one file, pixel by pixel.
 
     Args:
-        images: one or more, of one shape; each is let go before the next is asked for.
+        images: one or more, of one shape; each is released before the next is requested.
 
     Returns:
-        The image; ``voi_applied`` names each transformation that a frame had, in order.
+        The image; ``voi_applied`` lists the frames' transformations, each once, in order.
 
     Raises:
         ImageError: every pixel has one value (``constant_pixels``).
@@ -110,14 +111,14 @@ def maximum_intensity_projection(images: Iterable[GreyImage]) -> GreyImage:
 
 
 def stretch_raster(stored: np.ndarray) -> GreyImage:
-    """Bring a raster image to the full uint16 range.
+    """Scale a raster image to the full uint16 range.
 
     Args:
         stored: (H, W) uint8 or uint16.
 
     Returns:
-        The image, scaled by the bit depth that holds its values (an 8-bit one by 257);
-        ``voi_applied`` says which, as in ``full_range:12bit``.
+        The image, scaled from its ``stored_depth`` (an 8-bit one by 257), which ``voi_applied``
+        names, as in ``full_range:12bit``.
     """
     depth = stored_depth(stored)
     levels = np.arange(2**depth, dtype=np.float64)
@@ -130,6 +131,7 @@ def _presentation_values(
     stored: np.ndarray, header: Dataset, policy: VoiPolicy
 ) -> tuple[np.ndarray, str]:
     """Presentation values (float64, 0..65535) of stored values, and which VOI was applied."""
+    # The ends of the stored range take the same way, since a rescale or LUT moves them too.
     low, high = _stored_range(header)
     modality = _apply_modality(np.concatenate([stored, [low, high]]), header)
     of_interest, ends = modality[:-2], modality[-2:]
@@ -151,7 +153,7 @@ def _stored_range(header: Dataset) -> tuple[int, int]:
 def _apply_modality(stored: np.ndarray, header: Dataset) -> np.ndarray:
     table = items(header, "ModalityLUTSequence")
     if table:
-        # pydicom looks up with the input's own type, so it has to be an integer.
+        # pydicom indexes the table with the values themselves, which therefore must be integers.
         module = Dataset()
         module.ModalityLUTSequence = [_readable_lut(table[0], header)]
         return apply_modality_lut(stored.astype(np.int64), module).astype(np.float64)
@@ -172,30 +174,32 @@ def _apply_voi(
             for table in items(holder, "VOILUTSequence")[:1]:
                 return _apply_voi_lut(values, _readable_lut(table, header)), "lut"
         if policy == VoiPolicy.LUT:
-            raise ImageError(Reason.NO_VOI, "The header gives no VOI LUT Sequence, as asked for.")
+            raise ImageError(
+                Reason.NO_VOI, "The header has no VOI LUT Sequence, as --voi requires."
+            )
     if policy in (VoiPolicy.AUTO, VoiPolicy.WINDOW):
         window = _first_window(header)
         if window is not None:
             return apply_windowing(values, window), f"window:{window.VOILUTFunction}"
         if policy == VoiPolicy.WINDOW:
-            raise ImageError(Reason.NO_VOI, "The header gives no usable window, as asked for.")
+            raise ImageError(Reason.NO_VOI, "The header has no usable window, as --voi requires.")
     low, high = float(ends.min()), float(ends.max())
     return np.clip((values - low) / (high - low), 0, 1) * WHITE, "full_range"
 
 
 def _apply_voi_lut(values: np.ndarray, table: Dataset) -> np.ndarray:
     # Not pydicom's apply_voi: it indexes with the table's own type, so an 8-bit table of more
-    # than 256 entries goes wrong in silence; and the values may be fractions after a rescale.
+    # than 256 entries silently gives wrong values; and a rescale can leave fractions.
     entries, first, depth = table.LUTDescriptor
     data = np.asarray(table.LUTData, dtype=np.float64)
     grey = data[np.clip(np.rint(values) - first, 0, entries - 1).astype(np.intp)]
-    # A descriptor can name fewer bits than the entries use.
+    # Some descriptors give fewer bits than the entries use.
     depth = max(depth, int(data.max()).bit_length())
     return np.asarray(grey * (WHITE / (2**depth - 1)))
 
 
 def _readable_lut(item: Dataset, header: Dataset) -> Dataset:
-    """A LUT item whose data are a list of as many integers as its descriptor says.
+    """A copy of a LUT item, its data decoded to as many integers as its descriptor says.
 
     Raises:
         ImageError: the item is damaged.
@@ -212,7 +216,7 @@ def _readable_lut(item: Dataset, header: Dataset) -> Dataset:
     if len(data) < entries or not 1 <= depth <= 16:
         raise ImageError(Reason.UNREADABLE, "A look-up table of the header is incomplete.")
     if integer(header, "PixelRepresentation") == 1 and first >= 2**15:
-        first -= 2**16  # the first value mapped is signed where the pixels are
+        first -= 2**16  # the first mapped value is signed if the pixels are
     readable = Dataset()
     readable.add_new("LUTDescriptor", "SS", [0 if entries == 2**16 else entries, first, depth])
     readable.add_new("LUTData", "US", [int(entry) for entry in data[:entries]])
@@ -240,18 +244,18 @@ def _first_window(header: Dataset) -> Dataset | None:
 
 
 def _with_frames_own(header: Dataset, keyword: str) -> tuple[Dataset, ...]:
-    """Where an attribute may stand: the frame's own functional group, then the header."""
+    """Where to look for an attribute: the frame's own functional group, then the header."""
     group = functional_group(header, keyword)
     return (header,) if group is None else (group, header)
 
 
 def _is_padding(every_value: np.ndarray, header: Dataset) -> np.ndarray:
-    """Which values mean that there is nothing: Pixel Padding Value, or the range to its limit."""
+    """Which values are padding: Pixel Padding Value, or the range from it to its limit."""
     first = integer(header, "PixelPaddingValue")
     last = integer(header, "PixelPaddingRangeLimit")
     if first is None:
         return np.zeros(every_value.shape, bool)
-    # Padding is often written unsigned where pixels are signed, and the reverse.
+    # The padding value is often written unsigned where pixels are signed, and vice versa.
     low, high = sorted(
         int(np.uint16(end % 2**16).astype(every_value.dtype))
         for end in (first, first if last is None else last)
@@ -267,7 +271,7 @@ def _every_value(dtype: np.dtype) -> np.ndarray:
 
 def _look_up(table: np.ndarray, index: np.ndarray) -> np.ndarray:
     found = np.empty(index.shape, table.dtype)
-    # Strip by strip: numpy widens an index to 64 bits, which should stay in the cache.
+    # In strips, so that the index, which numpy needs in 64 bits, stays in the cache.
     for start in range(0, index.shape[0], 16):
         strip = slice(start, start + 16)
         np.take(table, index[strip].astype(np.intp), out=found[strip], mode="clip")

@@ -1,67 +1,59 @@
-"""What a DICOM header says of a mammogram: from a dataset to the facts the manifest wants.
+"""What a DICOM header says of a mammogram: a dataset in, the fields of the manifest out.
 
-Archives put the same fact in different places, and any element can hold a value that cannot be
-converted; so each fact is looked for in every place it is known to be, and a value that cannot be
-read counts as absent.
+Archives store the same information in different places, and any element can hold a value that
+cannot be converted. So each field is looked for in every place where it is known to occur, and a
+value that cannot be read counts as absent. Codes are those of pydicom's code dictionary.
 """
 
 import re
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
-from pydicom import config
+from pydicom import config, uid
 from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
 
 from mammo_pd.errors import ImageError
 from mammo_pd.terms import Laterality, Reason
 
-# CID 4014 "View for Mammography": SNOMED CT, SNOMED RT and the codes of earlier editions, with
-# the ACR abbreviation that View Position (0018,5101) uses.
-VIEW_OF_CODE = {
-    **dict.fromkeys(("399162004", "R-10242"), "CC"),
-    **dict.fromkeys(("399368009", "R-10226"), "MLO"),
-    **dict.fromkeys(("399260004", "R-10224"), "ML"),
-    **dict.fromkeys(("399352003", "R-10228"), "LM"),
-    **dict.fromkeys(("399099002", "R-10230"), "LMO"),
-    **dict.fromkeys(("399196006", "R-10244"), "FB"),
-    **dict.fromkeys(("399188001", "R-102D0"), "SIO"),
-    **dict.fromkeys(("441555000", "R-40AAA"), "ISO"),
-    **dict.fromkeys(("399192008", "R-1024A", "Y-X1770"), "XCCL"),
-    **dict.fromkeys(("399101009", "R-1024B", "Y-X1771"), "XCCM"),
-    **dict.fromkeys(("127457009", "G-8310"), "SPECIMEN"),
+# CID 4014 "View for Mammography", in the ACR abbreviations that View Position (0018,5101) uses.
+_VIEW_CODES = {
+    codes.cid4014.CranioCaudal: "CC",
+    codes.cid4014.MedioLateralObliqueProjection: "MLO",
+    codes.cid4014.MedioLateralProjection: "ML",
+    codes.cid4014.LateroMedial: "LM",
+    codes.cid4014.LateroMedialOblique: "LMO",
+    codes.cid4014.CaudoCranial: "FB",
+    codes.cid4014.SuperolateralToInferomedialOblique: "SIO",
+    codes.cid4014.InferomedialToSuperolateralOblique: "ISO",
+    codes.cid4014.CranioCaudalExaggeratedLaterally: "XCCL",
+    codes.cid4014.CranioCaudalExaggeratedMedially: "XCCM",
+    codes.cid4014.TissueSpecimenFromBreast: "SPECIMEN",
+    # From editions of SNOMED before those that pydicom maps.
+    Code("Y-X1770", "SRT", "cranio-caudal exaggerated laterally"): "XCCL",
+    Code("Y-X1771", "SRT", "cranio-caudal exaggerated medially"): "XCCM",
 }
 
-# CID 4015 "View Modifier for Mammography".
-VIEW_MODIFIER_OF_CODE = {
-    **dict.fromkeys(("399161006", "R-102D2"), "cleavage"),
-    **dict.fromkeys(("399011000", "R-102D1"), "axillary_tail"),
-    **dict.fromkeys(("399197002", "R-102D3"), "rolled_lateral"),
-    **dict.fromkeys(("399226006", "R-102D4"), "rolled_medial"),
-    **dict.fromkeys(("414493004", "R-102CA"), "rolled_inferior"),
-    **dict.fromkeys(("415670009", "R-102C9"), "rolled_superior"),
-    **dict.fromkeys(("399209000", "R-102D5"), "implant_displaced"),
-    **dict.fromkeys(("399163009", "R-102D6"), "magnification"),
-    **dict.fromkeys(("399055006", "R-102D7"), "spot_compression"),
-    **dict.fromkeys(("399110001", "R-102C2"), "tangential"),
-    **dict.fromkeys(("442581004", "R-40AB3"), "nipple_in_profile"),
-    **dict.fromkeys(("441752004", "P2-00161"), "anterior_compression"),
-    **dict.fromkeys(("442593008", "R-40ABE"), "infra_mammary_fold"),
-    **dict.fromkeys(("442580003", "R-40AB2"), "axillary_tissue"),
+# CID 4015 "View Modifier for Mammography": pydicom's keyword SpotCompression as spot_compression.
+_VIEW_MODIFIER_CODES = {
+    code: re.sub(r"(?<!^)(?=[A-Z])", "_", keyword).lower()
+    for keyword, code in codes.cid4015.concepts.items()
 }
 
-_VIEWS = frozenset(VIEW_OF_CODE.values()) | {"XCC", "AT", "CV"}
-# Views that no other body part has: CC and ML do not occur outside the breast either, but two
-# letters in a free text are weak evidence.
+_VIEWS = frozenset(_VIEW_CODES.values()) | {"XCC", "AT", "CV"}
+# In free text AT, CV and FB are too short, and SPECIMEN too general, to be taken for a view.
 _VIEW_PATTERN = "|".join(sorted(_VIEWS - {"AT", "CV", "FB", "SPECIMEN"}, key=len, reverse=True))
 _SIDE_AND_VIEW = re.compile(
     rf"(?<![A-Z])(?P<side>L|R|LEFT|RIGHT)?[\s_^,/.-]*(?P<view>{_VIEW_PATTERN})"
     r"[\s_^,/.-]*(?P<side_after>LEFT|RIGHT|L|R)?(?![A-Z])"
 )
 
-# Free texts where acquisition stations put "R CC" or "MLO L" when View Position is empty. Fujifilm
-# names the exposure menu in the first (reginabarzilaygroup/Mirai, pull request 11).
+# Free text where acquisition stations write "R CC" or "MLO L" when View Position is empty. Fujifilm
+# puts the name of the exposure menu into the first (reginabarzilaygroup/Mirai, pull request 11).
 _TEXTS_WITH_VIEW = (
     "AcquisitionDeviceProcessingDescription",
     "AcquisitionDeviceProcessingCode",
@@ -70,28 +62,27 @@ _TEXTS_WITH_VIEW = (
     "PerformedProcedureStepDescription",
 )
 
+_PRESENTATION_INTENT_OF_SOP_CLASS: dict[str, str] = {
+    uid.DigitalMammographyXRayImageStorageForPresentation: "FOR PRESENTATION",
+    uid.DigitalMammographyXRayImageStorageForProcessing: "FOR PROCESSING",
+    uid.BreastProjectionXRayImageStorageForPresentation: "FOR PRESENTATION",
+    uid.BreastProjectionXRayImageStorageForProcessing: "FOR PROCESSING",
+}
 _MAMMOGRAPHY_SOP_CLASSES = frozenset(
-    {
-        "1.2.840.10008.5.1.4.1.1.1.2",  # Digital Mammography X-Ray, for presentation
-        "1.2.840.10008.5.1.4.1.1.1.2.1",  # Digital Mammography X-Ray, for processing
-        "1.2.840.10008.5.1.4.1.1.13.1.3",  # Breast Tomosynthesis
-        "1.2.840.10008.5.1.4.1.1.13.1.4",  # Breast Projection X-Ray, for presentation
-        "1.2.840.10008.5.1.4.1.1.13.1.5",  # Breast Projection X-Ray, for processing
-    }
+    {*_PRESENTATION_INTENT_OF_SOP_CLASS, uid.BreastTomosynthesisImageStorage}
 )
 # Modalities under which digitised film and computed radiography of the breast are archived.
 _PROJECTION_MODALITIES = frozenset({"RG", "CR", "DX", "RF", "SC", "OT", "XA", "HC"})
-_BREAST_REGION_CODES = frozenset({"T-04000", "76752008"})
 
 
 @dataclass(frozen=True)
 class HeaderFields:
-    """What the tags say of one image; None where they do not.
+    """What the tags say of one image; None where they say nothing.
 
     Attributes:
         laterality: Image Laterality, from wherever it is given.
-        view: View Position in ACR's abbreviation (CC, MLO, ...).
-        view_modifiers: CID 4015 modifiers in words, sorted.
+        view: View Position as the ACR abbreviates it (CC, MLO, ...).
+        view_modifiers: the modifiers of CID 4015, such as ``spot_compression``, sorted.
         rows: Rows.
         columns: Columns.
         number_of_frames: Number of Frames, 1 where it is not given.
@@ -124,7 +115,7 @@ class HeaderFields:
 
 
 def read_header_fields(header: Dataset) -> HeaderFields:
-    """Read from a header what the manifest wants. Never raises: what cannot be read is None."""
+    """Read the fields of the manifest from a header; what cannot be read is None."""
     return HeaderFields(
         laterality=find_laterality(header),
         view=find_view(header),
@@ -145,11 +136,12 @@ def read_header_fields(header: Dataset) -> HeaderFields:
 
 
 def read_identifiers(header: Dataset) -> dict[str, str]:
-    """Read what identifies image, exam and patient, as it stands in the header.
+    """Read what identifies image, exam and patient, exactly as the header gives it.
 
     Returns:
         sop_instance_uid, study_instance_uid, series_instance_uid, patient_id and
-        accession_number, each only where present. Only for hashing and for the owner-only record.
+        accession_number, each only where present. To be hashed, or written to the owner-only
+        record, and to go nowhere else.
     """
     found = {
         "sop_instance_uid": text(header, "SOPInstanceUID"),
@@ -164,17 +156,18 @@ def read_identifiers(header: Dataset) -> dict[str, str]:
 def check_is_mammogram(header: Dataset, *, assume_mammogram: bool = False) -> None:
     """Refuse what is not a mammogram.
 
-    Modality MG or a mammographic SOP class is one. Where Modality is absent, or is one under
-    which film and computed radiography are archived, the breast must be named somewhere else: as
-    body part, organ, region, view or positioner; or the side must be given with no modality at
-    all, as in the RSNA 2022 set.
+    Modality MG or a mammographic SOP class suffices. Where Modality is absent, or is one under
+    which film and computed radiography are archived, something else must name the breast: body
+    part, organ, region, view or positioner. With no Modality at all the laterality suffices, as
+    in the RSNA 2022 set.
 
     Args:
         header: the dataset.
-        assume_mammogram: the user's own table names this image, so silence is no obstacle.
+        assume_mammogram: the user's own table lists this image, so the header need not name the
+            breast; another modality is still refused.
 
     Raises:
-        ImageError: it is none (``not_mammography``).
+        ImageError: it is not a mammogram (``not_mammography``).
     """
     modality = text(header, "Modality")
     if modality == "MG" or text(header, "SOPClassUID") in _MAMMOGRAPHY_SOP_CLASSES:
@@ -195,7 +188,7 @@ def check_is_mammogram(header: Dataset, *, assume_mammogram: bool = False) -> No
 
 
 def find_laterality(header: Dataset) -> Laterality | None:
-    """Find the side: Image, Frame or Series Laterality, view and free texts, then orientation.
+    """Find the side: Image, Frame or Series Laterality, view and free text, then orientation.
 
     Source: DICOM PS3.3 C.8.11.7 (Image Laterality), C.7.6.16.2.8 (Frame Anatomy), C.7.3.1.
     """
@@ -212,7 +205,7 @@ def find_laterality(header: Dataset) -> Laterality | None:
 
 
 def find_view(header: Dataset) -> str | None:
-    """Find the view: View Position, View Code Sequence, free texts, then Patient Orientation.
+    """Find the view: View Position, View Code Sequence, free text, then Patient Orientation.
 
     Source: DICOM PS3.16 CID 4014; PS3.3 C.8.11.7, C.7.6.1.1.1. Fujifilm's view in Acquisition
         Device Processing Description (0018,1400): reginabarzilaygroup/Mirai, pull request 11.
@@ -225,9 +218,9 @@ def find_view(header: Dataset) -> str | None:
         if match:
             return match["view"]
     for item in items(header, "ViewCodeSequence"):
-        view = VIEW_OF_CODE.get(text(item, "CodeValue") or "")
-        if view is not None:
-            return view
+        code = _find_code(item, _VIEW_CODES)
+        if code is not None:
+            return _VIEW_CODES[code]
     _, view = _side_and_view_from_texts(header)
     return view or _from_orientation(header)[1]
 
@@ -240,9 +233,9 @@ def find_view_modifiers(header: Dataset) -> tuple[str, ...]:
     found = set()
     for holder in (header, *items(header, "ViewCodeSequence")):
         for item in items(holder, "ViewModifierCodeSequence"):
-            word = VIEW_MODIFIER_OF_CODE.get(text(item, "CodeValue") or "")
-            if word is not None:
-                found.add(word)
+            code = _find_code(item, _VIEW_MODIFIER_CODES)
+            if code is not None:
+                found.add(_VIEW_MODIFIER_CODES[code])
     return tuple(sorted(found))
 
 
@@ -283,23 +276,23 @@ def number_of_frames(header: Dataset) -> int:
 
 
 def header_of_frame(header: Dataset, frame: int) -> Dataset:
-    """The header as it stands for one frame: of the per-frame groups, only that frame's is left.
+    """The header of one frame: of the per-frame functional groups, only that frame's is kept.
 
     Args:
         header: of the whole file.
-        frame: which, from 0.
+        frame: counted from 0.
 
     Returns:
-        A new dataset that shares its elements, but for the private ones, with ``header``.
+        A new dataset that shares its elements with ``header``, without the private ones.
 
     Source: DICOM PS3.3 C.7.6.16.1 (Multi-frame Functional Groups).
     """
-    # pydicom's update() would convert every private element, and fall over one bad value.
+    # pydicom's update() would convert every private element, and fail at one bad value.
     single = Dataset({entry.tag: entry for entry in header.elements() if not entry.tag.is_private})
     single.file_meta = header.file_meta
     groups = items(header, "PerFrameFunctionalGroupsSequence")
     if groups:
-        # A new element: to assign would change the one that is shared.
+        # A new element: assigning to the old one would change it in ``header`` too.
         own = groups[frame : frame + 1]
         single.add_new("PerFrameFunctionalGroupsSequence", "SQ", own)
     return single
@@ -320,7 +313,7 @@ def functional_group(header: Dataset, keyword: str) -> Dataset | None:
 def value(header: Dataset, keyword: str) -> Any:
     """The element's value, or None where it is absent or cannot be converted."""
     try:
-        # pydicom warns of a bad value in words that can quote it.
+        # pydicom's warning about a bad value can quote it.
         with warnings.catch_warnings(), config.disable_value_validation():
             warnings.simplefilter("ignore")
             return header.get(keyword)
@@ -329,7 +322,7 @@ def value(header: Dataset, keyword: str) -> Any:
 
 
 def text(header: Dataset, keyword: str) -> str | None:
-    """The element's first value as text in capitals' own case, stripped; None where empty."""
+    """The element's first value as stripped text, case preserved; None where empty."""
     given = value(header, keyword)
     if given is None or isinstance(given, bytes):
         return None
@@ -340,7 +333,7 @@ def text(header: Dataset, keyword: str) -> str | None:
 
 
 def numbers(header: Dataset, keyword: str) -> list[float]:
-    """The element's values as floats; empty where absent, or where one is no finite number."""
+    """The element's values as floats; empty where absent or any is not a finite number."""
     given = value(header, keyword)
     if given is None:
         return []
@@ -354,7 +347,7 @@ def numbers(header: Dataset, keyword: str) -> list[float]:
 
 
 def integer(header: Dataset, keyword: str) -> int | None:
-    """The element's value as an integer; None where it is absent, several, or no whole number."""
+    """The element's value as an integer; None where absent, multiple or not a whole number."""
     given = numbers(header, keyword)
     return int(given[0]) if len(given) == 1 and given[0] == int(given[0]) else None
 
@@ -364,7 +357,7 @@ def items(header: Dataset, keyword: str) -> list[Dataset]:
     given = value(header, keyword)
     try:
         return [item for item in given or [] if isinstance(item, Dataset)]
-    except Exception:  # a sequence is parsed while it is walked
+    except Exception:  # a sequence is parsed only while it is walked
         return []
 
 
@@ -374,13 +367,25 @@ def _names_the_breast(header: Dataset) -> bool:
             return True
     if text(header, "PositionerType") == "MAMMOGRAPHIC":
         return True
-    for item in items(header, "AnatomicRegionSequence"):
-        if text(item, "CodeValue") in _BREAST_REGION_CODES:
+    for keyword, known in (
+        ("AnatomicRegionSequence", (codes.SCT.Breast,)),
+        ("ViewCodeSequence", _VIEW_CODES),
+    ):
+        if any(_find_code(item, known) is not None for item in items(header, keyword)):
             return True
-    if any(text(item, "CodeValue") in VIEW_OF_CODE for item in items(header, "ViewCodeSequence")):
-        return True
     given = text(header, "ViewPosition") or ""
     return given in _VIEWS - {"AT"} or _SIDE_AND_VIEW.fullmatch(given) is not None
+
+
+def _find_code(item: Dataset, known: Iterable[Code]) -> Code | None:
+    """Which of the known codes an item of a code sequence holds; None where none of them.
+
+    The item's Coding Scheme Designator is not consulted: archives name SNOMED in many ways. pydicom
+    takes a SNOMED RT code for equal to the SNOMED CT code that replaced it.
+    """
+    given = text(item, "CodeValue") or ""
+    candidates = [Code(given, scheme, "") for scheme in ("SCT", "SRT")]
+    return next((code for code in known if code in candidates), None)
 
 
 def _side_and_view_from_texts(header: Dataset) -> tuple[Laterality | None, str | None]:
@@ -394,8 +399,9 @@ def _side_and_view_from_texts(header: Dataset) -> tuple[Laterality | None, str |
 
 
 def _from_orientation(header: Dataset) -> tuple[Laterality | None, str | None]:
-    # Mammograms are shown with the axilla or the lateral side on top, so the columns of a right
-    # breast run towards the patient's left. What the two values mean: PS3.3 C.7.6.1.1.1.
+    # The two values give the directions of a row and of a column (PS3.3 C.7.6.1.1.1). Mammograms
+    # are shown with the axilla or the lateral side on top, so the columns of a right breast run
+    # towards the patient's left.
     group = functional_group(header, "PatientOrientationInFrameSequence")
     given = value(header if group is None else group, "PatientOrientation")
     try:
@@ -416,12 +422,7 @@ def _presentation_intent(header: Dataset) -> str | None:
     given = text(header, "PresentationIntentType")
     if given is not None:
         return given
-    return {
-        "1.2.840.10008.5.1.4.1.1.1.2": "FOR PRESENTATION",
-        "1.2.840.10008.5.1.4.1.1.1.2.1": "FOR PROCESSING",
-        "1.2.840.10008.5.1.4.1.1.13.1.4": "FOR PRESENTATION",
-        "1.2.840.10008.5.1.4.1.1.13.1.5": "FOR PROCESSING",
-    }.get(text(header, "SOPClassUID") or "")
+    return _PRESENTATION_INTENT_OF_SOP_CLASS.get(text(header, "SOPClassUID") or "")
 
 
 def _yes_or_no(header: Dataset, keyword: str) -> bool | None:
@@ -437,5 +438,5 @@ def _day(given: str | None) -> date | None:
 
 
 def _shown(given: str) -> str:
-    # A modality is a code of at most 16 capitals; anything else could be anything.
+    # A modality is a code of at most 16 capitals. Anything else might identify the patient.
     return given if re.fullmatch(r"[A-Z0-9_ ]{1,16}", given) else "no code of the standard"

@@ -1,4 +1,4 @@
-"""Images that are not DICOM: 8 and 16-bit grey PNG, PGM and TIFF, from a file to an array."""
+"""Images that are not DICOM: a grey 8 or 16-bit PNG, PGM or TIFF file in, an array out."""
 
 from pathlib import Path
 
@@ -9,13 +9,13 @@ from mammo_pd.errors import ImageError
 from mammo_pd.terms import Reason
 
 RASTER_SUFFIXES = frozenset({".png", ".pgm", ".tif", ".tiff"})
-# The depths at which detectors and digitisers store.
+# Bit depths at which detectors and digitisers store.
 _STANDARD_DEPTHS = (8, 10, 12, 14, 16)
 _COLOUR_MODES = frozenset({"RGB", "RGBA", "P", "PA", "CMYK", "YCbCr", "LAB", "HSV", "RGBX"})
 
 
 def read_raster(path: Path) -> np.ndarray:
-    """Read a grey image; a colour file whose channels are equal is grey.
+    """Read a grey image; a colour file whose channels are equal counts as grey.
 
     Args:
         path: a PNG, PGM or TIFF file.
@@ -24,8 +24,8 @@ def read_raster(path: Path) -> np.ndarray:
         (H, W) uint8 or uint16.
 
     Raises:
-        ImageError: the file is missing, damaged, in colour, several pages, neither 8 nor 16-bit,
-            or of one value throughout.
+        ImageError: the file is missing, damaged, in colour, multi-page, neither 8 nor 16-bit,
+            or constant.
     """
     try:
         with Image.open(path) as image:
@@ -33,7 +33,7 @@ def read_raster(path: Path) -> np.ndarray:
             if pages > 1:
                 raise ImageError(
                     Reason.MULTI_FRAME,
-                    f"The file holds {pages} pages; only single images are taken.",
+                    f"The file holds {pages} pages; only single images are used.",
                 )
             pixels = _grey(image)
     except ImageError:
@@ -42,11 +42,11 @@ def read_raster(path: Path) -> np.ndarray:
         raise ImageError(Reason.UNREADABLE, "The file is no longer there.") from None
     except PermissionError:
         raise ImageError(
-            Reason.UNREADABLE, "The file may not be read; give the right to read it."
+            Reason.UNREADABLE, "Permission to read the file is denied; grant it."
         ) from None
     except UnidentifiedImageError:
         raise ImageError(
-            Reason.NOT_AN_IMAGE, "The file is not a PNG, PGM or TIFF that Pillow knows."
+            Reason.NOT_AN_IMAGE, "Pillow does not recognise the file as PNG, PGM or TIFF."
         ) from None
     except (Exception, Image.DecompressionBombError, MemoryError) as error:
         raise ImageError(
@@ -58,10 +58,10 @@ def read_raster(path: Path) -> np.ndarray:
 
 
 def stored_depth(pixels: np.ndarray) -> int:
-    """Bits that a raster file's values are meant to fill.
+    """The bit depth that a raster file's values are meant to fill.
 
-    8 for an 8-bit file. A 16-bit file often carries 10, 12 or 14-bit values: the smallest of the
-    usual depths above 8 that holds the largest value.
+    8 for an 8-bit file. A 16-bit file often carries 10, 12 or 14-bit values: the smallest usual
+    depth that holds the largest value is taken.
 
     Args:
         pixels: (H, W) uint8 or uint16.
@@ -84,7 +84,8 @@ def _grey(image: Image.Image) -> np.ndarray:
     pixels = np.asarray(image)
     if pixels.ndim != 2 or pixels.dtype.kind not in "iu":
         raise ImageError(
-            Reason.UNREADABLE, f"The image holds {pixels.dtype} values; 8 or 16-bit are taken."
+            Reason.UNREADABLE,
+            f"The image holds {pixels.dtype} values; only 8 and 16-bit integers are supported.",
         )
     if pixels.min() < 0 or pixels.max() > 65535:
         raise ImageError(Reason.UNREADABLE, "The values do not fit 16 bits.")

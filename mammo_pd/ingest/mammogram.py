@@ -15,7 +15,8 @@ from pydicom.dataset import Dataset
 
 from mammo_pd.errors import ImageError
 from mammo_pd.imaging.breast import BreastRegion, find_breast
-from mammo_pd.imaging.dicom import StoredFrames, check_frames, decode, read_dataset
+from mammo_pd.imaging.decode import StoredFrames, check_frames, decode
+from mammo_pd.imaging.dicom_file import read_dataset
 from mammo_pd.imaging.grey_scale import (
     GreyImage,
     apply_grey_scale,

@@ -20,7 +20,7 @@ from monai.config import KeysCollection
 from monai.transforms import CastToTyped, Compose, DeleteItemsd, MapTransform, ToMetaTensord
 from monai.utils.enums import PostFix
 
-from mammo_pd.imaging.dicom import StoredFrames
+from mammo_pd.imaging.decode import StoredFrames
 from mammo_pd.imaging.grey_scale import GreyImage
 from mammo_pd.imaging.orientation import turn_chest_wall_left
 from mammo_pd.imaging.pyramid import build_pyramid

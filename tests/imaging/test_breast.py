@@ -1,4 +1,5 @@
 import csv
+import hashlib
 
 import numpy as np
 import pytest
@@ -7,9 +8,11 @@ from dicom_files import half_disk
 from mammo_pd.errors import ImageError
 from mammo_pd.imaging.box import Box
 from mammo_pd.imaging.breast import find_breast
-from mammo_pd.imaging.dicom import decode, read_dataset
+from mammo_pd.imaging.decode import decode
+from mammo_pd.imaging.dicom_file import read_dataset
 from mammo_pd.imaging.grey_scale import apply_grey_scale, stretch_raster
 from mammo_pd.imaging.raster import read_raster
+from mammo_pd.imaging.settings import ALGORITHM_VERSION
 from mammo_pd.terms import Reason
 
 # (top, left, bottom, right) as measured by eye on a grid drawn over the image: all tissue that is
@@ -108,17 +111,17 @@ def with_letters(pixels):
     pixels[30:60, 420:600:12] = 60000
 
 
-@pytest.mark.parametrize(
-    "disturb",
-    [
-        with_marker,
-        with_vertical_line,
-        with_tape_at_the_far_edge,
-        with_paddle_edge,
-        with_film_background,
-        with_letters,
-    ],
-)
+DISTURBANCES = [
+    with_marker,
+    with_vertical_line,
+    with_tape_at_the_far_edge,
+    with_paddle_edge,
+    with_film_background,
+    with_letters,
+]
+
+
+@pytest.mark.parametrize("disturb", DISTURBANCES)
 def test_what_is_not_breast_does_not_move_the_crop(disturb):
     pixels = breast()
     plain = find_breast(pixels)
@@ -189,6 +192,26 @@ def test_what_is_no_breast_is_refused(content):
     with pytest.raises(ImageError) as caught:
         find_breast(pixels)
     assert caught.value.reason == Reason.NO_BREAST
+
+
+@pytest.mark.parametrize("odd", [0, 1])
+def test_a_plain_image_is_no_breast(odd):
+    pixels = np.full((960, 640), 1000, np.uint16)
+    pixels[5, 5] += odd  # lost when the image is reduced
+    with pytest.raises(ImageError) as caught:
+        find_breast(pixels)
+    assert caught.value.reason == Reason.NO_BREAST
+
+
+def test_masks_move_with_the_algorithms_version_only():
+    """What lies outside the mask is 0 in a store: another mask makes other pixels of one file."""
+    digest = hashlib.sha256()
+    for disturb in DISTURBANCES:
+        for side in ("left", "right"):
+            pixels = breast(side) // 2
+            disturb(pixels)
+            digest.update(find_breast(pixels).mask.tobytes())
+    assert (ALGORITHM_VERSION, digest.hexdigest()[:16]) == (3, "b6e6fcdcd792c7ff")
 
 
 def test_a_strip_of_an_image_is_refused():

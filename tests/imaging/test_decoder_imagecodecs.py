@@ -7,7 +7,7 @@ from pydicom.encaps import encapsulate, get_frame
 from pydicom.pixels.decoders.base import get_decoder
 
 from mammo_pd.imaging.decoders import imagecodecs_plugin
-from mammo_pd.imaging.dicom import read_dataset
+from mammo_pd.imaging.dicom_file import read_dataset
 
 LOSSLESS = [*ENCODERS]
 

@@ -8,7 +8,8 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 
 from mammo_pd.errors import ImageError
-from mammo_pd.imaging.dicom import StoredFrames, decode, read_dataset
+from mammo_pd.imaging.decode import StoredFrames, decode
+from mammo_pd.imaging.dicom_file import read_dataset
 from mammo_pd.imaging.grey_scale import WHITE, apply_grey_scale, maximum_intensity_projection
 from mammo_pd.imaging.settings import ImagingSettings
 from mammo_pd.ingest.process import ProcessedImage, process_each_frame, process_image

@@ -7,7 +7,8 @@ from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 
 from mammo_pd.errors import ImageError
-from mammo_pd.imaging.dicom import decode, read_dataset
+from mammo_pd.imaging.decode import decode
+from mammo_pd.imaging.dicom_file import read_dataset
 from mammo_pd.imaging.grey_scale import apply_grey_scale, stretch_raster
 from mammo_pd.terms import Reason, VoiPolicy
 

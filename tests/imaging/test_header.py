@@ -7,10 +7,8 @@ from pydicom.sr._snomed_dict import mapping
 from pydicom.sr.codedict import codes
 
 from mammo_pd.errors import ImageError
-from mammo_pd.imaging.dicom import read_dataset
+from mammo_pd.imaging.dicom_file import read_dataset
 from mammo_pd.imaging.header import (
-    VIEW_MODIFIER_OF_CODE,
-    VIEW_OF_CODE,
     check_is_mammogram,
     read_header_fields,
     read_identifiers,
@@ -43,22 +41,49 @@ def coded(code, **inside):
     return [header(CodeValue=code, CodingSchemeDesignator="SCT", CodeMeaning="x", **inside)]
 
 
+def test_every_view_of_the_standard_has_its_acr_name():
+    assert set(VIEWS) == set(codes.cid4014.dir())
+
+
 @pytest.mark.parametrize(("name", "view"), VIEWS.items())
-def test_view_codes_are_those_of_the_standard(name, view):
+def test_views_are_read_from_snomed_ct_and_rt(name, view):
     code = getattr(codes.cid4014, name).value
-    assert VIEW_OF_CODE[code] == view
-    assert VIEW_OF_CODE[mapping["SCT"][code]] == view
+    for given in (code, mapping["SCT"][code]):
+        assert read_header_fields(header(ViewCodeSequence=coded(given))).view == view
 
 
-MODIFIERS = [name for name in dir(codes.cid4015) if hasattr(getattr(codes.cid4015, name), "value")]
+# The words that stand in the manifests written so far, with the SNOMED RT code of each.
+MODIFIERS = {
+    "R-102D2": "cleavage",
+    "R-102D1": "axillary_tail",
+    "R-102D3": "rolled_lateral",
+    "R-102D4": "rolled_medial",
+    "R-102CA": "rolled_inferior",
+    "R-102C9": "rolled_superior",
+    "R-102D5": "implant_displaced",
+    "R-102D6": "magnification",
+    "R-102D7": "spot_compression",
+    "R-102C2": "tangential",
+    "R-40AB3": "nipple_in_profile",
+    "P2-00161": "anterior_compression",
+    "R-40ABE": "infra_mammary_fold",
+    "R-40AB2": "axillary_tissue",
+}
 
 
-@pytest.mark.parametrize("name", MODIFIERS)
-def test_view_modifier_codes_are_those_of_the_standard(name):
-    code = getattr(codes.cid4015, name)
-    word = VIEW_MODIFIER_OF_CODE[code.value]
-    assert word.replace("_", "") == name.lower()
-    assert VIEW_MODIFIER_OF_CODE[mapping["SCT"][code.value]] == word
+@pytest.mark.parametrize(("code", "word"), MODIFIERS.items())
+def test_view_modifiers_are_read_from_snomed_ct_and_rt(code, word):
+    for given in (code, mapping["SRT"][code]):
+        read = read_header_fields(header(ViewModifierCodeSequence=coded(given)))
+        assert read.view_modifiers == (word,)
+
+
+def test_codes_are_read_whatever_scheme_they_are_said_to_be_of():
+    for scheme in ("SCT", "SRT", "SNM3", "99SDM", ""):
+        item = header(CodeValue="R-10226", CodingSchemeDesignator=scheme, CodeMeaning="x")
+        assert read_header_fields(header(ViewCodeSequence=[item])).view == "MLO"
+    assert read_header_fields(header(ViewCodeSequence=coded("R-99999"))).view is None
+    assert read_header_fields(header(ViewCodeSequence=[header()])).view is None
 
 
 @pytest.mark.parametrize(
@@ -70,6 +95,7 @@ def test_view_modifier_codes_are_those_of_the_standard(name):
         ({"ViewPosition": "LM"}, "LM"),
         ({"ViewPosition": "", "ViewCodeSequence": coded("R-10242")}, "CC"),
         ({"ViewCodeSequence": coded("Y-X1770")}, "XCCL"),
+        ({"ViewCodeSequence": coded("Y-X1771")}, "XCCM"),
         ({"AcquisitionDeviceProcessingDescription": "MAMMO,R-MLO"}, "MLO"),
         ({"SeriesDescription": "L CC"}, "CC"),
         ({"SeriesDescription": "Routine mammogram"}, None),
@@ -129,29 +155,29 @@ def test_age_in_years(tags, age):
 
 
 def test_modifiers_beside_and_inside_the_view():
-    facts = read_header_fields(
+    fields = read_header_fields(
         header(ViewCodeSequence=coded("R-10242", ViewModifierCodeSequence=coded("R-102D7")))
     )
-    assert facts.view_modifiers == ("spot_compression",)
-    facts = read_header_fields(header(ViewModifierCodeSequence=coded("399209000")))
-    assert facts.view_modifiers == ("implant_displaced",)
+    assert fields.view_modifiers == ("spot_compression",)
+    fields = read_header_fields(header(ViewModifierCodeSequence=coded("399209000")))
+    assert fields.view_modifiers == ("implant_displaced",)
 
 
 def test_spacing_is_at_the_detector():
-    facts = read_header_fields(header(ImagerPixelSpacing=[0.07, 0.08], PixelSpacing=[0.05, 0.05]))
-    assert facts.imager_pixel_spacing == (0.07, 0.08)
+    fields = read_header_fields(header(ImagerPixelSpacing=[0.07, 0.08], PixelSpacing=[0.05, 0.05]))
+    assert fields.imager_pixel_spacing == (0.07, 0.08)
     assert read_header_fields(header(PixelSpacing=[0.05, 0.05])).imager_pixel_spacing is None
     assert read_header_fields(header(ImagerPixelSpacing=[0, 0])).imager_pixel_spacing is None
 
 
 def test_yes_no_and_presentation_intent():
-    facts = read_header_fields(header(BurnedInAnnotation="YES", BreastImplantPresent="NO"))
-    assert (facts.burned_in_annotation, facts.implant) == (True, False)
+    fields = read_header_fields(header(BurnedInAnnotation="YES", BreastImplantPresent="NO"))
+    assert (fields.burned_in_annotation, fields.implant) == (True, False)
     raw = read_header_fields(header(SOPClassUID="1.2.840.10008.5.1.4.1.1.1.2.1"))
     assert raw.presentation_intent == "FOR PROCESSING"
 
 
-def test_identifiers_are_kept_apart_from_facts():
+def test_identifiers_are_kept_apart_from_the_fields():
     dataset = header(
         SOPInstanceUID="1.2.3", PatientID="SECRET", AccessionNumber="A1", ImageLaterality="L"
     )
@@ -172,6 +198,7 @@ def test_identifiers_are_kept_apart_from_facts():
         {"Modality": "CR", "ViewPosition": "MLO"},
         {"Modality": "DX", "ViewCodeSequence": coded("399162004")},
         {"Modality": "OT", "AnatomicRegionSequence": coded("T-04000")},
+        {"Modality": "OT", "AnatomicRegionSequence": coded("76752008")},
         {"ImageLaterality": "L"},
     ],
 )
@@ -233,11 +260,11 @@ def test_a_modality_that_is_no_code_is_not_quoted():
         ("train_images_10011_220375232", "L", None, None, None),
     ],
 )
-def test_facts_of_real_files(corpus, name, side, view, age, spacing):
+def test_fields_of_real_files(corpus, name, side, view, age, spacing):
     dataset = read_dataset(corpus / "mg_dicom" / f"{name}.dcm")
     check_is_mammogram(dataset)
-    facts = read_header_fields(dataset)
-    assert (facts.laterality, facts.view) == (side, view)
-    assert facts.age == (None if age is None else pytest.approx(age, abs=0.01))
-    row_spacing = facts.imager_pixel_spacing and facts.imager_pixel_spacing[0]
+    fields = read_header_fields(dataset)
+    assert (fields.laterality, fields.view) == (side, view)
+    assert fields.age == (None if age is None else pytest.approx(age, abs=0.01))
+    row_spacing = fields.imager_pixel_spacing and fields.imager_pixel_spacing[0]
     assert row_spacing == (None if spacing is None else pytest.approx(spacing, abs=1e-4))

@@ -9,13 +9,14 @@ from pydicom.encaps import encapsulate
 
 from mammo_pd.errors import ImageError
 from mammo_pd.imaging.codestream import CodestreamSize, read_codestream_size
+from mammo_pd.imaging.decode import decode
 from mammo_pd.imaging.decoders.imagecodecs_plugin import (
     JPEG_XL,
     JPEG_XL_LOSSLESS,
     JPEG_XL_RECOMPRESSION,
     find_decoder,
 )
-from mammo_pd.imaging.dicom import decode, read_dataset
+from mammo_pd.imaging.dicom_file import read_dataset
 from mammo_pd.terms import Reason
 
 

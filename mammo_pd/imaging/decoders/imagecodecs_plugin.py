@@ -17,7 +17,7 @@ from pydicom.pixels.decoders.base import Decoder, DecodeRunner, get_decoder
 from mammo_pd.imaging.codestream import can_skip_a_difference
 
 PLUGIN = "imagecodecs"
-# Part of a refusal that no other decoder's answer can mend.
+# Marks a refusal that asking another decoder cannot mend: the header itself is wrong.
 CONTRADICTION = "the header says"
 
 JPEG_XL_LOSSLESS = uid.UID("1.2.840.10008.1.2.4.110")
@@ -40,7 +40,7 @@ _CODECS: dict[str, tuple[str, str]] = {
     uid.JPEGLSNearLossless: ("JPEGLS", "jpegls_decode"),
     uid.JPEG2000Lossless: ("JPEG2K", "jpeg2k_decode"),
     uid.JPEG2000: ("JPEG2K", "jpeg2k_decode"),
-    # OpenJPEG also here: OpenJPH, as imagecodecs calls it, gives back damaged frames as sound.
+    # OpenJPEG here too: OpenJPH, as imagecodecs calls it, returns damaged frames as if sound.
     uid.HTJ2KLossless: ("JPEG2K", "jpeg2k_decode"),
     uid.HTJ2KLosslessRPCL: ("JPEG2K", "jpeg2k_decode"),
     uid.HTJ2K: ("JPEG2K", "jpeg2k_decode"),
@@ -76,13 +76,13 @@ def _decode_frame(src: bytes, runner: DecodeRunner) -> bytes | memoryview:
         raise ValueError(f"the codestream holds {frame.dtype} values")
     lossless_jpeg = syntax in (uid.JPEGLossless, uid.JPEGLosslessSV1)
     if lossless_jpeg and can_skip_a_difference(src):
-        # libjpeg-turbo conceals a stream that has gone astray; a second decoder tells.
+        # libjpeg-turbo conceals lost synchronisation; a second decoder reveals it.
         second: np.ndarray = imagecodecs.jpegsof3_decode(src)
         if not np.array_equal(frame, second):
             raise ValueError("two decoders disagree on the codestream")
     # The container is as wide as the codestream's precision asks, not as Bits Allocated says.
     runner.set_option("bits_allocated", 8 * frame.dtype.itemsize)
-    # The bytes as they lie: a copy would cost a sixth of the decoding.
+    # A view of the bytes: copying them would add a sixth to the decoding time.
     return np.ascontiguousarray(frame).data.cast("B")
 
 
@@ -99,7 +99,7 @@ def _decode_rle(src: bytes, runner: DecodeRunner) -> bytes:
 
 def find_decoder(syntax: str) -> Decoder | None:
     """Find pydicom's decoder for a transfer syntax, or ours; None where neither has one."""
-    # That is how pydicom says that it has none.
+    # NotImplementedError is how pydicom says that it has none.
     with suppress(NotImplementedError):
         return get_decoder(syntax)
     return _OWN_DECODERS.get(syntax)
@@ -110,7 +110,7 @@ _OWN_DECODERS: dict[str, Decoder] = {}
 
 def _register() -> None:
     for jpeg_xl, (name, keyword) in _JPEG_XL_NAMES.items():
-        # pydicom asks its dictionary whether a syntax is one, and encapsulated.
+        # pydicom looks up in its dictionary what is a transfer syntax, and which are encapsulated.
         UID_dictionary.setdefault(jpeg_xl, (name, "Transfer Syntax", "", "", keyword))
         _OWN_DECODERS[jpeg_xl] = Decoder(jpeg_xl)
     for syntax in _CODECS:

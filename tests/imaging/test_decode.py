@@ -16,7 +16,8 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, get_frame
 
 from mammo_pd.errors import ImageError
-from mammo_pd.imaging.dicom import StoredFrames, decode, read_dataset
+from mammo_pd.imaging.decode import StoredFrames, decode
+from mammo_pd.imaging.dicom_file import read_dataset
 from mammo_pd.imaging.settings import ImagingSettings
 from mammo_pd.ingest.process import process_each_frame, process_image
 from mammo_pd.ingest.transforms import store_transforms

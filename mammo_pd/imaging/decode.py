@@ -1,43 +1,44 @@
-"""DICOM files: from a path to a header, and from a header to the stored values.
+"""Decoding: from a dataset to the stored values of its frames.
 
-Whatever is wrong with a file comes out as an ``ImageError`` with a reason code; no sentence of
-ours holds a path or an identifier.
+Whatever is wrong with the pixel data comes out as an ``ImageError`` with a reason code, whose
+sentence quotes neither a path nor an identifier.
 """
 
-import logging
 import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
 from pydicom import config, uid
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.encaps import get_frame
-from pydicom.errors import InvalidDicomError
 from pydicom.pixels.decoders.base import Decoder
 
 from mammo_pd.errors import ImageError
 from mammo_pd.imaging.codestream import CodestreamSize, is_whole, read_codestream_size
-from mammo_pd.imaging.decoders import imagecodecs_plugin
+from mammo_pd.imaging.decoders import imagecodecs_plugin, simpleitk_plugin
 from mammo_pd.imaging.header import integer, number_of_frames, text, value
 from mammo_pd.terms import Reason
 
-# What pydicom logs can quote paths and values; what matters of it is in our own errors.
-logging.getLogger("pydicom").propagate = False
-
-# The largest film digitised in earnest (24 x 30 cm at 25 micrometres) has 115 million pixels.
+# The largest film, 24 x 30 cm, digitised at 25 micrometres has 115 million pixels.
 MAX_PIXELS = 2**27
-# Three times what a tomosynthesis scan of a thick breast has at a slice each millimetre.
+# Three times the slices of a thick breast's tomosynthesis scan at 1 mm.
 MAX_FRAMES = 512
-# One run of two bytes holds at most 128 bytes (PS3.5 G.3.1).
+# Two bytes of a replicate run decode to at most 128 bytes (PS3.5 G.3.1).
 _MAX_RLE_RATIO = 64
 
-_DECODER_ORDER = (imagecodecs_plugin.PLUGIN, "pylibjpeg", "pydicom", "gdcm", "pyjpegls", "pillow")
+_DECODER_ORDER = (
+    imagecodecs_plugin.PLUGIN,
+    "pylibjpeg",
+    simpleitk_plugin.PLUGIN,
+    "pydicom",
+    "gdcm",
+    "pyjpegls",
+    "pillow",
+)
 
 _LOSSY = frozenset(
     {
@@ -66,78 +67,32 @@ class StoredValues:
 
     Attributes:
         values: (H, W) integers as stored, before any grey-scale transformation.
-        decoder: which library answered.
+        decoder: the library that decoded it.
     """
 
     values: np.ndarray
     decoder: str
 
 
-def read_dataset(path: Path) -> Dataset:
-    """Read a DICOM file, with or without preamble and file meta information.
-
-    Args:
-        path: the file.
-
-    Returns:
-        The dataset, pixel data included; its file meta information always names a transfer
-        syntax, if need be the one in which the dataset itself was found to be encoded.
-
-    Raises:
-        ImageError: the file is not DICOM, or cannot be parsed (``not_an_image``,
-            ``unreadable_file``).
-    """
-    with warnings.catch_warnings(), config.disable_value_validation():
-        warnings.simplefilter("ignore")
-        try:
-            try:
-                dataset = pydicom.dcmread(path)
-            except InvalidDicomError:
-                dataset = pydicom.dcmread(path, force=True)
-                if "SOPClassUID" not in dataset and "Rows" not in dataset:
-                    raise ImageError(
-                        Reason.NOT_AN_IMAGE, "The file holds no DICOM dataset."
-                    ) from None
-            if not len(dataset):
-                # pydicom gives back nothing at all where compressed pixel data break off.
-                raise ImageError(
-                    Reason.UNREADABLE, "The file is cut off; copy it again from its source."
-                )
-            _complete_file_meta(dataset)
-        except ImageError:
-            raise
-        except FileNotFoundError:
-            raise ImageError(Reason.UNREADABLE, "The file is no longer there.") from None
-        except PermissionError:
-            raise ImageError(
-                Reason.UNREADABLE, "The file may not be read; give the right to read it."
-            ) from None
-        except (Exception, RecursionError) as error:  # a bad file can raise almost anything
-            raise ImageError(
-                Reason.UNREADABLE, f"pydicom cannot parse the file ({type(error).__name__})."
-            ) from error
-    return dataset
-
-
 class StoredFrames:
-    """All frames of a file, each decoded when its turn comes, so that they never sit in memory.
+    """All frames of a file, decoded one at a time, so that only one is ever in memory.
 
-    Iterating gives each frame's (Rows, Columns) stored values, as ``decode`` does, but a constant
-    frame is no error: tomosynthesis may begin and end with one.
+    Iterating yields each frame's (Rows, Columns) stored values, as ``decode`` returns them, except
+    that a constant frame is no error: tomosynthesis may begin and end with one.
 
     Attributes:
         shape: (frames, Rows, Columns).
-        decoder: which library answered for the first frame.
+        decoder: the library that decoded the first frame.
     """
 
     def __init__(self, dataset: Dataset) -> None:
         """Decode the first frame.
 
         Args:
-            dataset: as ``read_dataset`` gives it.
+            dataset: as returned by ``read_dataset``.
 
         Raises:
-            ImageError: as from ``decode``; so does the iteration.
+            ImageError: as raised by ``decode``; the iteration raises it too.
         """
         self._dataset = dataset
         first = _decode_quietly(dataset, 0)
@@ -146,7 +101,7 @@ class StoredFrames:
         self.shape = (number_of_frames(dataset), *first.values.shape)
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Give the frames in order."""
+        """Yield the frames in order."""
         yield self._first
         for frame in range(1, self.shape[0]):
             yield _decode_quietly(self._dataset, frame).values
@@ -155,19 +110,20 @@ class StoredFrames:
 def decode(dataset: Dataset, frame: int | None = None) -> StoredValues:
     """Decode one grey frame of a dataset.
 
-    Decoders are tried in turn: imagecodecs, pylibjpeg, pydicom's own. What the header says of
-    size, components and depth is checked against the codestream before anything is allocated.
+    Decoders are tried in turn: imagecodecs, pylibjpeg, SimpleITK, then the others that pydicom
+    finds installed. Size, components and depth are checked against the codestream's own before
+    anything is allocated.
 
     Args:
-        dataset: as ``read_dataset`` gives it.
-        frame: which, from 0; without it, the file must hold one frame only.
+        dataset: as returned by ``read_dataset``.
+        frame: counted from 0; without it, the file must hold a single frame.
 
     Returns:
         (Rows, Columns) stored values, signed where Pixel Representation says so.
 
     Raises:
-        ImageError: there are several frames, colour, no pixels, a contradiction between header
-            and pixel data, no decoder that can, or a constant image.
+        ImageError: several frames, colour, no pixel data, a contradiction between header and pixel
+            data, no decoder that succeeds, or a constant image.
     """
     stored = _decode_quietly(dataset, frame)
     if stored.values.min() == stored.values.max():
@@ -176,14 +132,14 @@ def decode(dataset: Dataset, frame: int | None = None) -> StoredValues:
 
 
 def check_frames(dataset: Dataset) -> None:
-    """Refuse a file none of whose frames can be decoded, before each of them is tried.
+    """Refuse a file of which no frame can be used, before any of them is decoded.
 
     Args:
-        dataset: as ``read_dataset`` gives it.
+        dataset: as returned by ``read_dataset``.
 
     Raises:
-        ImageError: there are fewer frames than Number of Frames says, or more than any scan has;
-            or, as from ``decode``, colour, no pixels, a header that cannot be.
+        ImageError: fewer frames than Number of Frames claims, or more than any scan has; or, as
+            from ``decode``, colour, no pixel data, an impossible header.
     """
     with _quiet():
         frames = number_of_frames(dataset)
@@ -229,7 +185,8 @@ def _decode(dataset: Dataset, frame: int | None) -> StoredValues:
     if frame is None and frames > 1:
         raise ImageError(
             Reason.MULTI_FRAME,
-            f"The file holds {frames} frames; only single projections are taken (--frames).",
+            f"The file holds {frames} frames; by default only single projections are used. "
+            "--frames chooses what to use of such files.",
         )
     frame = frame or 0
     rows, columns = _check_pixels(dataset)
@@ -237,7 +194,7 @@ def _decode(dataset: Dataset, frame: int | None) -> StoredValues:
         stored = _decode_encapsulated(dataset, frame, rows, columns)
     else:
         stored = _decode_native(dataset, frame)
-    # Big-endian files come out big-endian; all that follows works in the machine's own order.
+    # Big-endian files decode to big-endian arrays; everything downstream assumes native order.
     stored = StoredValues(
         stored.values.astype(stored.values.dtype.newbyteorder("="), copy=False), stored.decoder
     )
@@ -250,23 +207,8 @@ def _decode(dataset: Dataset, frame: int | None) -> StoredValues:
     return stored
 
 
-def _complete_file_meta(dataset: Dataset) -> None:
-    if getattr(dataset, "file_meta", None) is None:
-        dataset.file_meta = FileMetaDataset()
-    if dataset.file_meta.get("TransferSyntaxUID"):
-        return
-    implicit, little = dataset.original_encoding
-    dataset.file_meta.TransferSyntaxUID = (
-        uid.ImplicitVRLittleEndian
-        if implicit
-        else uid.ExplicitVRLittleEndian
-        if little
-        else uid.ExplicitVRBigEndian
-    )
-
-
 def _check_pixels(dataset: Dataset) -> tuple[int, int]:
-    """(Rows, Columns), once there are pixels and a header of a grey image that can be."""
+    """(Rows, Columns), after checking that there are pixels and that the header is plausible."""
     if "PixelData" not in dataset or not value(dataset, "PixelData"):
         raise ImageError(Reason.NO_PIXELS, "The file holds no pixel data.")
     for keyword in ("Rows", "Columns", "BitsAllocated", "BitsStored", "SamplesPerPixel"):
@@ -312,12 +254,14 @@ def _decode_encapsulated(dataset: Dataset, frame: int, rows: int, columns: int) 
     deeper = _check_codestream(dataset, _codestream(dataset, frame), rows, columns)
 
     refusals = []
+    # pydicom would mask the excess bits away; they are checked below instead.
     options: Any = {"correct_unused_bits": not deeper}
     plugins = [name for name in _DECODER_ORDER if name in decoder.available_plugins]
     for plugin in plugins:
         try:
             values, _ = decoder.as_array(dataset, index=frame, decoding_plugin=plugin, **options)
         except (Exception, MemoryError) as error:
+            # A header of the wrong size is wrong for every decoder, and some would not notice.
             if imagecodecs_plugin.CONTRADICTION in str(error):
                 raise ImageError(
                     Reason.HEADER_CONTRADICTS, "Header and pixel data disagree on the size."
@@ -353,8 +297,8 @@ def _check_codestream(dataset: Dataset, frame: bytes, rows: int, columns: int) -
     """Compare header and codestream.
 
     Returns:
-        Whether the codestream is deeper than Bits Stored of an unsigned image, so that the values
-        have to be checked once they are there.
+        Whether an unsigned codestream has more bits than Bits Stored, so that the decoded values
+        have to be checked.
     """
     syntax = dataset.file_meta.TransferSyntaxUID
     bits_allocated = integer(dataset, "BitsAllocated") or 16
@@ -377,7 +321,7 @@ def _check_codestream(dataset: Dataset, frame: bytes, rows: int, columns: int) -
             f"The header says {expected.kind}, {rows} x {columns}, 1 sample; the codestream says "
             f"{size.kind}, {size.rows} x {size.columns}, {size.components}.",
         )
-    # JPEG XL has no end marker; its decoder misses what is cut off.
+    # JPEG XL has no end marker; its decoder itself notices truncation.
     if size.kind != "jpeg_xl" and not is_whole(frame):
         raise ImageError(
             Reason.DECODE_FAILED, "The pixel data have no end marker; the file may be cut off."
@@ -394,7 +338,7 @@ def _check_codestream(dataset: Dataset, frame: bytes, rows: int, columns: int) -
 def _within_depth(values: np.ndarray, bits_stored: int, *, lossy: bool) -> np.ndarray:
     highest, largest = 2**bits_stored - 1, int(values.max())
     if lossy and largest <= highest * 1.25:
-        # A lossy codec may overshoot white by a little.
+        # Lossy codecs can overshoot white slightly.
         return np.asarray(np.minimum(values, highest))
     if largest > highest:
         raise ImageError(
@@ -414,8 +358,9 @@ def _decoder(dataset: Dataset) -> Decoder:
 
 
 def _cause(error: BaseException, plugin: str) -> str:
-    """A decoder's own words, or the kind of error: pydicom's words can quote the header."""
+    """The decoder's own message, or only the error's type: pydicom's can quote the header."""
     line = str(error).strip().rpartition("\n")[2].strip()
     if isinstance(error, RuntimeError) and line.startswith(f"{plugin}:"):
+        # Paths, such as that of a decoder's temporary file, go nowhere.
         return re.sub(r"\S*[/\\]\S*", "…", line)[:160]
     return f"{plugin}: {type(error).__name__}"
