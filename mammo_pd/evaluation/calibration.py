@@ -133,6 +133,8 @@ def reliability_bins(ranking: Ranking, score: ArrayLike, bins: int) -> Reliabili
     falling = np.asarray(score, dtype=np.float64)[ranking.order]
     n = len(falling)
     ends = ranking.last + 1  # units down to and including each distinct score
+    # Each bin ends with the first distinct score that completes its share of the units, which is
+    # rounded to the nearest unit.
     wanted = np.arange(1, bins + 1) * n / bins
     points = np.unique(np.searchsorted(ends, wanted - 0.5, side="left")) + 1
     edges = np.concatenate([[0], points]).astype(np.int64)

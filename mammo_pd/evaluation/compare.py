@@ -169,6 +169,7 @@ def _drawn(units: Mapping[str, pd.DataFrame], resamples: int, seed: int) -> dict
     in_order = {name: np.asarray(code)[ranking.order] for name, ranking in rankings.items()}
     drawn = {name: np.full(resamples, np.nan) for name in units}
     for i, weight in enumerate(patient_weights(len(patients), resamples, seed)):
+        # The same weights for every model: what varies is the difference, not the patients.
         for name, ranking in rankings.items():
             curve = ranking.curve(weight[in_order[name]])
             if curve.has_both_classes:
@@ -184,7 +185,7 @@ def _interval(
         return None
     patient = np.asarray(pd.factorize(first["patient_id"], sort=True)[0])
     influence = auc_influence(label, first["score"], patient)
-    influence -= auc_influence(label, second["score"], patient)
+    influence -= auc_influence(label, second["score"], patient)  # linear, so it subtracts too
     # In the arithmetic of the resamples: see ``corrected_interval``.
     estimate = Ranking.of(label, first["score"]).curve().auc()
     estimate -= Ranking.of(label, second["score"]).curve().auc()

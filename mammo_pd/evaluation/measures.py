@@ -292,7 +292,7 @@ def _resample(
     in_order = patient[ranking.order]
     for i, weight in enumerate(patient_weights(int(patient.max()) + 1, resamples, seed)):
         curve = ranking.curve(weight[in_order])
-        if not curve.has_both_classes:
+        if not curve.has_both_classes:  # no AUC: stays NaN, and is counted by the caller
             continue
         for name, value in statistics.of(curve, weight).items():
             draws.metrics[name][i] = value
@@ -336,6 +336,7 @@ def assess(
     ranking = Ranking.of(label, score)
     curve = ranking.curve()
     bins = reliability_bins(ranking, score, max(1, min(_BINS, len(score) // _PER_BIN)))
+    # Sums that the Brier score and probabilistic F1 are made of.
     by_patient = {
         "units": np.ones_like(score),
         "positives": label,

@@ -84,7 +84,7 @@ class Curve:
         0.5 is chance and 1 is perfect (McClish 1989), as with scikit-learn's ``max_fpr``.
         """
         limit = 1.0 - min_specificity
-        within = limit * self.negatives
+        within = limit * self.negatives  # in counts, where steps are whole numbers
         stop = int(np.searchsorted(self.false_positives, within, side="right"))
         # One point beyond the limit, to interpolate the curve at it.
         x = self.false_positives[: stop + 1] / self.negatives
@@ -229,6 +229,7 @@ def auc_influence(label: ArrayLike, score: ArrayLike, group: NDArray[np.intp]) -
     Source: Obuchowski 1997; her variance of a clustered AUC is the sum of their squares.
     """
     labels = np.asarray(label, dtype=bool)
+    # A unit moves the AUC by how far its own placement lies from the mean of its class.
     of_positives, of_negatives = placements(labels, score)
     moved = np.empty(len(labels))
     moved[labels] = (of_positives - of_positives.mean()) / len(of_positives)

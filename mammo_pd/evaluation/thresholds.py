@@ -67,6 +67,7 @@ def choose_thresholds(
     share = (
         curve.positives / (curve.positives + curve.negatives) if prevalence is None else prevalence
     )
+    # Of points that tie, argmax and argmin take the first: the one that flags the fewest.
     benefit = curve.sensitivity - curve.false_positive_rate
     cost = share * miss_cost * (1.0 - curve.sensitivity) + (1.0 - share) * curve.false_positive_rate
     chosen = [
@@ -119,6 +120,7 @@ def rates_at(curve: Curve, point: int, prevalence: float | None = None) -> dict[
     share = (
         curve.positives / (curve.positives + curve.negatives) if prevalence is None else prevalence
     )
+    # Bayes' rule: the rates within each class do not depend on how common the classes are.
     flagged = share * sensitivity + (1.0 - share) * false_alarms
     nan = float("nan")
     return {

@@ -129,6 +129,7 @@ def evaluate_predictions(
     for level, rows in units.items():
         thresholds: list[Threshold] = []
         if len(chosen_on):
+            # Per level: an exam's mean score is distributed differently from its images' scores.
             validated = aggregate(chosen_on, level, aggregated_by)
             thresholds = choose_thresholds(
                 validated["label"], validated["score"], miss_cost=miss_cost, prevalence=prevalence
@@ -342,6 +343,7 @@ def _folds(
     labelled: pd.DataFrame, aggregation: Aggregation, resamples: int, seed: int
 ) -> list[Row]:
     """AUC by level and fold of out-of-fold predictions."""
+    # A single fold would repeat the overall result.
     if "fold" not in labelled.columns or labelled["fold"].nunique() < 2:
         return []
     return [
@@ -371,6 +373,7 @@ def _worst(images: pd.DataFrame) -> list[Row]:
     positives = images[images["label"] == 1].nsmallest(WORST, "score")
     rows: list[Row] = []
     for kind, worst in (("false alarm", negatives), ("miss", positives)):
+        # None instead of NaN, for JSON and for the page's "or".
         known = worst[shown].astype(object).where(worst[shown].notna(), None)
         rows += [
             {"kind": kind, **dict(zip(shown, row, strict=True))}

@@ -84,6 +84,7 @@ class Figure:
 
     def inline(self) -> str:
         """The SVG element alone, for a page that defines the colour variables."""
+        # Without the XML declaration and doctype, which may not stand inside HTML.
         svg = self.svg[self.svg.index("<svg") :]
         for colour, variable in VARIABLES.items():
             svg = svg.replace(colour, f"var({variable})")
@@ -187,6 +188,7 @@ def _thinned(x: Floats, y: Floats) -> tuple[Floats, Floats]:
     """Drop points that would be drawn on their predecessor's pixel, to keep the SVG small."""
     cell = np.round(np.column_stack([x, y]) * _PIXELS)
     new = np.ones(len(x), dtype=bool)
+    # The last point always stays: the curve must reach its end.
     new[1:-1] = (np.diff(cell, axis=0)[:-1] != 0).any(axis=1)
     return x[new], y[new]
 

@@ -163,7 +163,7 @@ def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("mammo_pd.report"),
         autoescape=True,
-        undefined=StrictUndefined,
+        undefined=StrictUndefined,  # a misspelt name must fail, not leave a blank
         trim_blocks=True,
         lstrip_blocks=True,
     )
