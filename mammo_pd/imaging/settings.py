@@ -1,20 +1,20 @@
-"""What decides the pixels of a store; known without importing MONAI."""
+"""The settings that decide the pixels of a store; loads neither MONAI nor a decoder."""
 
 from dataclasses import dataclass
 
 from mammo_pd.terms import Frames, VoiPolicy
 
-# Part of the store's fingerprint: raised whenever the same file gives other pixels.
+# Part of the store's fingerprint: increased whenever the same file gives different pixels.
 ALGORITHM_VERSION = 3
 
 
 @dataclass(frozen=True)
 class ImagingSettings:
-    """What the user chooses of the way from file to pixels.
+    """What the user chooses about the way from file to pixels.
 
     Attributes:
-        voi: which value-of-interest transformation makes the grey scale.
-        frames: what is taken of a file of several frames.
+        voi: which value-of-interest transformation to apply.
+        frames: what to take from a file of several frames.
     """
 
     voi: VoiPolicy = VoiPolicy.AUTO

@@ -1,4 +1,4 @@
-"""Contact sheets: many mammograms to a page, each with its crop box, to be looked at."""
+"""Contact sheets: pages of thumbnails with their crop boxes, for visual inspection."""
 
 from collections.abc import Iterable
 from itertools import islice
@@ -21,8 +21,8 @@ def draw_contact_sheet(
 
     Args:
         items: (thumbnail, box, caption) of each image: (h, w) uint8 or uint16 of the full frame;
-            the crop scaled to it, or None; a word or two.
-        path: the image file to write, PNG or JPEG by its ending. Further pages get a number:
+            the crop in its pixels, or None; a short text.
+        path: the image file to write, PNG or JPEG by its ending. Further pages are numbered:
             ``sheet.png``, ``sheet-2.png``, ...
 
     Returns:
@@ -53,7 +53,7 @@ def _cell(thumbnail: np.ndarray, box: Box | None, caption: str) -> Image.Image:
 
 
 def _compose(cells: list[Image.Image]) -> Image.Image:
-    """Cells in rows, on a page as high as they need."""
+    """Place cells in rows, on a page as high as they need."""
     height = _CELL + _CAPTION
     page = Image.new("RGB", (_COLUMNS * _CELL, -(-len(cells) // _COLUMNS) * height))
     for place, cell in enumerate(cells):
