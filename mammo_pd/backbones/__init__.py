@@ -1,1 +1,1 @@
-"""timm's vision transformers, on any subset of the patches."""
+"""timm's transformers on any subset of an image's patches: one file for each family."""

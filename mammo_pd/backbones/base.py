@@ -54,9 +54,9 @@ class ModelShape:
 class Backbone(nn.Module, ABC):
     """A timm model that embeds kept patches instead of whole images, and is otherwise timm's own.
 
-    With all N patches, in evaluation, it computes what timm's forward does. Two things differ in
-    training: stochastic depth is keyed by image (`mammo_pd.backbones.drop_path`), and nothing else
-    in the model is random but timm's dropout, which is off by default.
+    With all N patches and in evaluation it computes what timm's forward does. In training,
+    stochastic depth is keyed by image (`mammo_pd.backbones.drop_path`); nothing else in the model
+    is random but timm's dropout, which is off by default.
 
     Attributes:
         timm_model: holds all weights under timm's names; its ``state_dict`` is what checkpoints

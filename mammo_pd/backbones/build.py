@@ -1,6 +1,7 @@
 """From timm's name of a model to a `Backbone`, or to the reason why there is none."""
 
 import difflib
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from timm.models import VisionTransformer
 from timm.models.eva import Eva
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from mammo_pd.backbones.base import Backbone
 from mammo_pd.backbones.eva import EvaBackbone
@@ -115,8 +117,8 @@ def describe_backbone(name: str, *, global_pool: str | None = None) -> Backbone:
             "docs/models.md, such as vit_small_patch16_224."
         )
     try:
+        timm_model = _create_on_meta(name, **_options(global_pool))
         with torch.device("meta"):
-            timm_model = timm.create_model(name, **_options(global_pool))
             return FAMILIES[type(timm_model)](timm_model)
     except AssertionError as error:
         raise InputError(
@@ -136,8 +138,7 @@ def reason_against(name: str) -> str | None:
         InputError: timm has no such model.
     """
     _check_name(name)
-    with torch.device("meta"):
-        timm_model = timm.create_model(name)
+    timm_model = _create_on_meta(name)
     family = FAMILIES.get(type(timm_model))
     if family is not None:
         return family.reason_against(timm_model)
@@ -146,6 +147,28 @@ def reason_against(name: str) -> str | None:
     return _OTHER_CLASSES.get(
         cls, f"is a {cls}, and there are backbones for timm's {known} alone so far"
     )
+
+
+class _LinspaceOnCpu(TorchFunctionMode):
+    """timm 1.0.15 to 1.0.20 at least read depth rates back from it, which meta tensors forbid."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.linspace:
+            kwargs.setdefault("device", "cpu")
+        return func(*args, **kwargs)
+
+
+def _create_on_meta(name: str, **options: Any) -> nn.Module:
+    with torch.device("meta"), _LinspaceOnCpu():
+        timm_model: nn.Module = timm.create_model(name, **options)
+    return timm_model
 
 
 def _options(global_pool: str | None) -> dict[str, Any]:

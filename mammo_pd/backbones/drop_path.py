@@ -1,4 +1,4 @@
-"""Stochastic depth that is a function of the image, not of the process that happens to hold it."""
+"""Stochastic depth keyed by image: what is dropped does not depend on the process or the step."""
 
 from timm.layers import DropPath
 from torch import Tensor, nn
@@ -9,10 +9,10 @@ _STREAM = 4
 
 
 class KeyedDropPath(nn.Module):
-    """Stands where timm's `DropPath` stood; what it drops is set for each step by `draw_paths`.
+    """Replaces timm's `DropPath`; what it drops is set by `draw_paths` before each step.
 
-    So two processes drop what one would, a resumed run what the unbroken one did, and recomputed
-    activations (checkpointing) what was dropped at first.
+    So two processes drop what one would, a resumed run drops what the uninterrupted run did, and
+    recomputed activations (checkpointing) match the first pass.
 
     Source: Huang et al. 2016, Deep Networks with Stochastic Depth, arXiv 1603.09382.
     """
@@ -25,17 +25,17 @@ class KeyedDropPath(nn.Module):
         self.scale = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Scale (B, T, D) by each image's 0 or 1 / (1 - drop_prob); nothing in evaluation."""
+        """Scale (B, T, D) by 0 or 1 / (1 - drop_prob) for each image; identity in evaluation."""
         if not self.training or self.scale is None:
             return x
         return x * self.scale.to(x.dtype)
 
 
 def replace_drop_paths(blocks: nn.Module) -> list[KeyedDropPath]:
-    """Put a `KeyedDropPath` in the place of every timm `DropPath`, and give them in order.
+    """Replace every timm `DropPath` by a `KeyedDropPath`, and return those in order.
 
-    Where a model has any, blocks that never drop get one too: compiled code is made for all blocks
-    alike, and once more for each that is built otherwise.
+    If a model has any, its blocks with rate 0 get one too: blocks share their compiled code only
+    if they are built alike.
     """
     if not any(isinstance(module, DropPath) for module in blocks.modules()):
         return []
@@ -50,10 +50,10 @@ def replace_drop_paths(blocks: nn.Module) -> list[KeyedDropPath]:
 
 
 def draw_paths(paths: list[KeyedDropPath], keep: Tensor, keys: Tensor) -> None:
-    """Draw which residual branches each image of a step leaves out.
+    """Draw which residual branches each image skips in this step.
 
     Args:
-        paths: of one model, in order.
+        paths: all of one model, in order.
         keep: (paths,) float32, 1 - drop_prob of each, on the keys' device.
         keys: (B,) int64, from `mammo_pd.keyed_random.image_key`.
     """

@@ -42,6 +42,8 @@ class EvaBackbone(Backbone):
     @staticmethod
     def reason_against(timm_model: Any) -> str | None:
         """Say what of patch embedding, position embedding or pooling stands in the way."""
+        if not hasattr(timm_model, "pool"):
+            return "is an Eva of a timm too old to pool apart from the head; install a newer timm"
         reason = reason_against_embedding(timm_model)
         rope = timm_model.rope
         if reason is None and rope is not None and type(rope).__name__ not in _ROTARY_BY_TABLE:

@@ -1,6 +1,6 @@
-"""The last block for a head that reads the class token alone: what no other token asks for is left.
+"""The last block for a head that reads the class token only: no other token is computed.
 
-Shapes: B images, T tokens (class and register tokens in front, then patches), D the width.
+Shapes as in `mammo_pd.backbones.base`.
 """
 
 from timm.models import VisionTransformer
@@ -10,9 +10,10 @@ from torch.nn import functional as F
 
 
 def reads_class_token_alone(vit: VisionTransformer) -> bool:
-    """Whether `forward_class_token` can stand for the last block of a model.
+    """Whether `forward_class_token` can replace the last block of a model.
 
-    The head reads the class token, and the block is timm's plain one: other kinds run whole.
+    It can if the head reads the class token only and the block is timm's plain one; other blocks
+    run whole.
     """
     block = vit.blocks[-1]
     return (
@@ -20,18 +21,18 @@ def reads_class_token_alone(vit: VisionTransformer) -> bool:
         and vit.attn_pool is None
         and type(block) is Block
         and type(block.attn) is Attention
-        # Newer versions of timm know these two, older ones do not.
+        # Absent in older versions of timm.
         and isinstance(getattr(block.attn, "norm", nn.Identity()), nn.Identity)
         and getattr(block.attn, "gate", None) is None
     )
 
 
 def forward_class_token(block: Block, x: Tensor) -> Tensor:
-    """What timm's ``block(x)`` makes of the first token, and nothing else.
+    """Compute the first token of timm's ``block(x)``.
 
-    The class token attends to all tokens, so all have a key and a value; but queries, projection
-    and MLP are needed of it alone. The result is the same up to rounding, and so are the gradients:
-    what is left out has none.
+    The class token attends to all tokens, so each needs a key and a value; query, projection and
+    MLP are needed for the class token only. Result and gradients equal the whole block's up to
+    rounding, since what is left out receives no gradient.
 
     Args:
         block: for which `reads_class_token_alone` holds.
@@ -43,12 +44,12 @@ def forward_class_token(block: Block, x: Tensor) -> Tensor:
     attention, first = block.attn, x[:, :1]
     heads, width = attention.num_heads, attention.proj.in_features
     weight, bias = attention.qkv.weight, attention.qkv.bias
-    of_query, of_others = (None, None) if bias is None else (bias[:width], bias[width:])
+    query_bias, other_bias = (None, None) if bias is None else (bias[:width], bias[width:])
 
     y = block.norm1(x)
-    query = F.linear(y[:, :1], weight[:width], of_query)
+    query = F.linear(y[:, :1], weight[:width], query_bias)
     query = query.reshape(len(x), 1, heads, -1).transpose(1, 2)
-    others = F.linear(y, weight[width:], of_others)
+    others = F.linear(y, weight[width:], other_bias)
     key, value = others.reshape(*x.shape[:2], 2, heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
     query, key = attention.q_norm(query), attention.k_norm(key)
     dropout = attention.attn_drop.p if attention.training else 0.0

@@ -1,20 +1,21 @@
-"""Where a vision transformer looked: attention roll-out, in memory that grows with N and not N x N.
+"""Where a transformer looked: attention roll-out, in memory that grows with T and not with T x T.
 
-Shapes: B images, N tokens (class and register tokens in front, then patches), H heads, d the width
+Shapes: B images, T tokens (class and register tokens in front, then patches), H heads, d the width
 of a head.
 """
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
-from timm.models import VisionTransformer
-from timm.models.vision_transformer import Attention, Block, ResPostBlock
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from mammo_pd.backbones.base import Backbone
 from mammo_pd.errors import InputError
 
-# At 33,000 tokens and 6 heads this is a buffer of 100 MB.
+# At 33,000 tokens and 6 heads the buffer takes 100 MB.
 _ROWS_AT_ONCE = 128
 
 
@@ -22,53 +23,47 @@ _ROWS_AT_ONCE = 128
 def attention_rollout(
     model: Backbone, patches: Tensor, positions: Tensor, *, rows_at_once: int = _ROWS_AT_ONCE
 ) -> Tensor:
-    """Follow the attention from what the head reads back to the tokens that went in.
+    """Follow the attention from what the head reads back to the input tokens.
 
     Each block counts as ``A = (I + mean over heads of softmax(q k' / sqrt(d))) / 2``, and the
-    blocks' matrices are multiplied: ``A_L ... A_2 A_1``. Of the product one row is wanted, that of
-    the class token, or where patches are averaged the mean of their rows; so it is had from the
-    left, vector by matrix. No N x N matrix is made: the attention is computed anew from timm's own
-    queries and keys, some rows at a time. The queries and keys of all blocks are held,
-    O(blocks x N x width).
+    matrices of the blocks are multiplied: ``A_L ... A_2 A_1``. Only one row of the product is
+    needed, that of the class token, or the mean of all rows that are averaged; so the product is
+    taken from the left, vector by matrix. No T x T matrix is stored: attention is recomputed from
+    the queries and keys of timm's own forward pass, a few rows at a time. The queries and keys of
+    all blocks are held, O(blocks x T x width).
 
-    It says where attention flowed. It does not say what speaks for or against a class, and values,
-    MLPs and the head are not in it.
+    The result says where attention flowed. It does not say what speaks for or against a class, and
+    it ignores values, MLPs and the head.
 
     Args:
         model: in evaluation mode.
         patches: (B, K, P * P) standardised pixels, one channel.
         positions: (B, K) int64 in [0, N).
-        rows_at_once: rows of the attention matrices held at one time.
+        rows_at_once: rows of the attention matrices held at a time.
 
     Returns:
-        (B, N) float32, not negative, each row adding up to 1; N = prefix tokens + K.
+        (B, T) float32, not negative, each row with the sum 1; T = prefix tokens + K.
 
     Raises:
-        InputError: the model attends or pools in a way that roll-out is not defined for.
+        InputError: roll-out is not defined for the model's attention or pooling.
 
     Source: Abnar and Zuidema 2020, Quantifying Attention Flow in Transformers, arXiv 2005.00928,
     section 3 (attention rollout).
     """
     refuse_other_attention(model)
-    queries: list[Tensor] = []
-    keys: list[Tensor] = []
-    hooks = []
-    for block in model.timm_model.blocks:
-        # timm passes q and k through these two in every version, as (B, H, N, d), even where they
-        # do nothing.
-        for norm, kept in ((block.attn.q_norm, queries), (block.attn.k_norm, keys)):
-            hooks.append(norm.register_forward_hook(_keep_in(kept)))
-    try:
-        model(patches, positions)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    share = _read_by_head(model.timm_model, keys[-1])
-    for block, query, key in zip(
-        reversed(model.timm_model.blocks), queries[::-1], keys[::-1], strict=True
-    ):
-        attended = _through_attention(share, query, key, block.attn.scale, rows_at_once)
-        share = (share + attended) / 2
+    # Compiled blocks would run the code they were compiled to, past the recorder.
+    with torch.compiler.set_stance("force_eager"), _AttentionRecorder() as recorder:
+        tokens = model.embed(patches, positions)
+        model.forward_features(tokens, positions)
+    attentions = recorder.attentions
+    if len(attentions) != len(model.timm_model.blocks):
+        raise InputError(
+            "attention roll-out reads queries and keys where timm hands them to PyTorch's fused "
+            "attention, which is switched off; unset TIMM_FUSED_ATTN."
+        )
+    share = _read_by_head(model, attentions[-1].key)
+    for attention in reversed(attentions):
+        share = (share + _through_attention(share, attention, rows_at_once)) / 2
     return share
 
 
@@ -79,56 +74,70 @@ def refuse_other_attention(model: Backbone) -> None:
         InputError: parallel or differential attention, or a pooling other than the class token and
             the mean.
     """
-    vit = model.timm_model
-    plain = all(
-        type(block) in (Block, ResPostBlock) and type(block.attn) is Attention
-        for block in vit.blocks
-    )
-    if not plain:
+    if not model.plain_attention:
         raise InputError(
             "the model's blocks are not plain self-attention blocks one after the other, so "
             "attention roll-out is not defined for it."
         )
-    if vit.global_pool not in ("token", "avg"):
+    pooling = model.timm_model.global_pool
+    if pooling not in ("token", "avg"):
         raise InputError(
-            f"the model pools its tokens by {vit.global_pool!r}, and attention roll-out is defined "
-            "here for the class token ('token') and the mean ('avg')."
+            f"the model pools its tokens by {pooling!r}, and attention roll-out is defined here "
+            "for the class token ('token') and the mean ('avg')."
         )
 
 
-def _keep_in(kept: list[Tensor]) -> Callable[[nn.Module, object, Tensor], None]:
-    def keep(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-        kept.append(output)
+class _Attention(NamedTuple):
+    """Queries (B, H, T, d), or of the class token alone (B, H, 1, d), and keys (B, H, T, d)."""
 
-    return keep
+    query: Tensor
+    key: Tensor
 
 
-def _read_by_head(vit: VisionTransformer, like: Tensor) -> Tensor:
-    """(B, N) float32: the weight with which the head reads each token of the last block."""
+class _AttentionRecorder(TorchFunctionMode):
+    """Records the queries and keys of every attention, after norms and rotation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attentions: list[_Attention] = []
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func is F.scaled_dot_product_attention:
+            self.attentions.append(_Attention(*args[:2]))
+        return func(*args, **(kwargs or {}))
+
+
+def _read_by_head(model: Backbone, like: Tensor) -> Tensor:
+    """Return (B, T) float32: the weight of each token of the last block in what the head reads."""
     count, tokens = like.shape[0], like.shape[2]
     weight = torch.zeros(count, tokens, device=like.device)
-    if vit.global_pool == "token":
+    if model.timm_model.global_pool == "token":
         weight[:, 0] = 1
     else:
-        # timm 1.0.15 has no such option, and leaves the prefix out.
-        with_prefix = getattr(vit, "pool_include_prefix", False)
-        first = 0 if with_prefix else int(vit.num_prefix_tokens)
+        # Older versions of timm, and its Eva, have no such option and leave the prefix out.
+        with_prefix = getattr(model.timm_model, "pool_include_prefix", False)
+        first = 0 if with_prefix else model.num_prefix
         weight[:, first:] = 1 / (tokens - first)
     return weight
 
 
-def _through_attention(
-    share: Tensor, query: Tensor, key: Tensor, scale: float, rows_at_once: int
-) -> Tensor:
-    """The product of a (B, N) row vector with the (N, N) attention, mean over heads.
+def _through_attention(share: Tensor, attention: _Attention, rows_at_once: int) -> Tensor:
+    """Multiply a (B, T) row vector by the (T, T) attention, mean over heads.
 
-    There may be queries of the first rows alone; then the vector is 0 in the others.
+    Where there are queries of the first rows only, the vector is 0 in the others.
     """
+    query, key = attention
     result = torch.zeros_like(share)
-    columns = key.float().transpose(-2, -1)
+    columns, scale = key.float().transpose(-2, -1), query.shape[-1] ** -0.5
     count = query.shape[2]
     for start in range(0, count, rows_at_once):
         rows = slice(start, min(start + rows_at_once, count))
-        attention = (query[:, :, rows].float() * scale @ columns).softmax(dim=-1)
-        result += (share[:, None, None, rows] @ attention).mean(dim=(1, 2))
+        scores = (query[:, :, rows].float() * scale @ columns).softmax(dim=-1)
+        result += (share[:, None, None, rows] @ scores).mean(dim=(1, 2))
     return result

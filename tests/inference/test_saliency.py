@@ -5,11 +5,13 @@ import timm
 import torch
 from monai.visualize import OcclusionSensitivity
 from timm.models import VisionTransformer
+from timm.models.eva import Eva
 from timm.utils import AttentionExtract
 from torch import Tensor
 from torch.nn import functional as F
 
 from mammo_pd.backbones.base import Backbone
+from mammo_pd.backbones.build import FAMILIES
 from mammo_pd.backbones.vit import VitBackbone
 from mammo_pd.errors import InputError
 from mammo_pd.inference.saliency import attention_rollout
@@ -25,14 +27,19 @@ MODELS: dict[str, tuple[str, dict[str, object]]] = {
     "registers": ("vit_wee_patch16_reg1_gap_256", {}),
     "queries and keys normalised": ("vit_tiny_patch16_224", {"qk_norm": True}),
     "norm after the branch": ("vit_base_patch16_rpn_224", {"depth": 3}),
+    "rotation": ("vit_small_patch16_rope_224", {"depth": 3}),
+    "rotation by head": ("vit_small_patch16_rope_mixed_224", {"depth": 3}),
+    "dinov3": ("vit_tiny_patch16_dinov3_qkvb", {"depth": 3}),
+    "keys shared by heads": ("vit_base_patch16_sapiens2", {"depth": 2, "num_kv_heads": (12, 6)}),
 }
 
 
 def model_of(kind: str) -> Backbone:
     torch.manual_seed(0)
     name, options = MODELS[kind]
-    if not set(options) <= {*inspect.signature(VisionTransformer).parameters}:
-        pytest.skip(f"timm {timm.__version__} has no option {', '.join(options)}")
+    known = {*inspect.signature(VisionTransformer).parameters, *inspect.signature(Eva).parameters}
+    if not timm.is_model(name) or not set(options) <= known:
+        pytest.skip(f"timm {timm.__version__} has no {name} with {', '.join(options)}")
     vit = timm.create_model(
         name, img_size=CANVAS, in_chans=1, num_classes=1, dynamic_img_size=False, **options
     )
@@ -40,7 +47,7 @@ def model_of(kind: str) -> Backbone:
         # At timm's own start the attention is nearly even, and any formula would do.
         in_attention = any(part in name for part in ("qkv", "q_norm", "k_norm"))
         torch.nn.init.normal_(parameter, std=1.5 if in_attention else 0.2)
-    return VitBackbone(vit.eval())
+    return FAMILIES[type(vit)](vit.eval())
 
 
 def patches_of(images: Tensor, patch_size: int = 16) -> tuple[Tensor, Tensor]:
@@ -129,16 +136,27 @@ def test_the_model_is_left_as_it_was() -> None:
     before = model(*given)
     state = {name: value.clone() for name, value in model.state_dict().items()}
     attention_rollout(model, *given)
-    assert not any(module._forward_hooks for module in model.modules())
     assert torch.equal(model(*given), before)
     assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
 
 
-def test_hooks_are_gone_after_a_failure() -> None:
+@pytest.mark.slow
+def test_compiled_blocks_are_followed_too() -> None:
+    model = model_of("rotation")
+    given = patches_of(torch.randn(1, 1, *CANVAS))
+    expected = attention_rollout(model, *given)
+    model.compile_blocks()
+    with torch.no_grad():
+        model(*given)
+    torch.testing.assert_close(attention_rollout(model, *given), expected)
+
+
+def test_unfused_attention_is_refused() -> None:
     model = model_of("class token")
-    with pytest.raises(RuntimeError):
-        attention_rollout(model, torch.randn(1, 24, 9), torch.arange(24)[None])
-    assert not any(module._forward_hooks for module in model.modules())
+    for block in model.timm_model.blocks[:-1]:
+        block.attn.fused_attn = False
+    with pytest.raises(InputError, match="TIMM_FUSED_ATTN"):
+        attention_rollout(model, *patches_of(torch.randn(1, 1, *CANVAS)))
 
 
 def test_no_matrix_of_all_pairs_is_made() -> None:

@@ -3,9 +3,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 
 from mammo_pd.backbones.build import describe_backbone
+from mammo_pd.backbones.vit import VitBackbone
 from mammo_pd.errors import InputError
 from mammo_pd.keep_schedule import choose_num_keep, count_kept
 from mammo_pd.perf.cost import (
@@ -47,14 +49,32 @@ def test_macs_are_the_papers_at_896() -> None:
     assert papers(0.25) == pytest.approx(80, rel=0.01)
 
 
-@pytest.mark.parametrize("pool", ["token", "avg"])
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", SMALL, "vit_small_patch14_dinov2"])
+@pytest.mark.parametrize(
+    ("name", "pool"),
+    [
+        ("vit_tiny_patch16_224", "token"),
+        ("vit_tiny_patch16_224", "avg"),
+        (SMALL, "token"),
+        ("vit_small_patch14_dinov2", "token"),
+        ("vit_giant_patch14_dinov2", "avg"),  # gated MLP
+        ("vit_small_patch16_18x2_224", "avg"),  # two attentions and two MLPs in each block
+        ("vit_pwee_patch16_reg1_gap_256", "avg"),  # attention and MLP side by side
+        ("vit_dwee_patch16_reg1_gap_256", "avg"),  # differential attention
+        ("eva02_tiny_patch14_224", "avg"),  # gated MLP
+        ("vit_small_patch16_rope_224", "token"),
+        ("vit_small_plus_patch16_dinov3", "avg"),
+        ("vit_base_patch16_sapiens2", "token"),  # keys and values shared by heads
+    ],
+)
 def test_macs_are_those_that_torch_counts(name: str, pool: str) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
+    if not timm.is_model(name):
+        pytest.skip(f"timm {timm.__version__} has no {name}")
     model = describe_backbone(name, global_pool=pool)
     shape, num_keep = shape_of(name, pool), 40
-    assert shape.class_token_alone == (pool == "token")
+    is_vit = isinstance(model, VitBackbone)
+    assert shape.class_token_alone == (is_vit and pool == "token")
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         patches = torch.empty(1, num_keep, shape.patch_size**2 * 3)
         model.eval()(patches, torch.zeros(1, num_keep, dtype=torch.int64))
