@@ -222,8 +222,11 @@ _DAILY = {
 
 def _train(options: argparse.Namespace) -> None:
     from mammo_pd.config import load_config, parse_assignments
+    from mammo_pd.perf.memory_advice import memory_advice, memory_warning
+    from mammo_pd.training.loop import fit
     from mammo_pd.training.runs import RunFolder
-    from mammo_pd.training.train import resume, train
+    from mammo_pd.training.setup import RunSetup
+    from mammo_pd.training.train import reopen_run, start_run
 
     given = {name: getattr(options, name) for name in _DAILY if getattr(options, name) is not None}
     stopped = None
@@ -247,11 +250,17 @@ def _train(options: argparse.Namespace) -> None:
             # What was typed is spoken of as it was typed.
             text = text.replace(f"the configuration: {_DAILY[name]}", f"--{name.replace('_', '-')}")
         raise InputError(text) from error
-    if stopped is not None:
-        run = resume(stopped.path, store=options.store)
-    else:
-        run = train(options.store or _default_store(), options.runs, config)
-    if run is None:
+    with memory_advice():
+        if stopped is not None:
+            setup, run = reopen_run(stopped.path, store=options.store)
+        else:
+            setup = RunSetup.build(options.store or _default_store(), config)
+            run = start_run(options.runs, setup)
+        warning = memory_warning(setup)
+        if warning is not None:
+            setup.say(warning)
+        fit(setup, run)
+    if not setup.fabric.is_global_zero:
         return  # the first of several processes speaks for all
     print(f"\nwrote {run.path}: best.safetensors, last.safetensors, history.csv, config.yaml")
     print(f"metrics: mlflow ui --backend-store-uri sqlite:///{run.path.parent / 'mlflow.db'}")
