@@ -4,8 +4,8 @@
     python benchmarks/train_end_to_end.py --small    # the same path at a tiny size, on a CPU too
 
 Phantoms are written as DICOM files at their native size, preprocessed, and multiplied by hard
-links, so that an epoch is long and the page cache holds it. Of a run the second epoch counts: the
-first one compiles. "bare" is the median step on one batch that lies on the device.
+links, so that an epoch is long and yet fits in the page cache. The second epoch of a run counts,
+since the first one compiles. "bare" is the median step on one batch that is already on the device.
 """
 
 import argparse
@@ -21,11 +21,11 @@ from mammo_pd.data.labels import read_labels
 from mammo_pd.data.split_store import split_store
 from mammo_pd.data.store import open_store
 from mammo_pd.ingest.preprocess import preprocess
-from mammo_pd.perf.bench import Bench, describe
+from mammo_pd.perf.measure import Bench
 from mammo_pd.phantoms import PhantomSettings, write_phantoms
 from mammo_pd.training.train import train
 
-# Model, canvas, batch, and how often each image is there.
+# Model, image size, batch, and copies of each image.
 CASES = [
     ("vit_small_patch16_224", (1024, 1024), 128, 96),
     ("vit_small_patch16_224", (3328, 2560), 8, 4),
@@ -46,7 +46,7 @@ def make_store(folder: Path, women: int, scale: float) -> Path:
 
 
 def multiply(store: Path, times: int) -> str:
-    """Let every image be there ``times`` times, as women of their own; gives the split's name."""
+    """Copy every image ``times`` times as other patients, by hard links; gives the split's name."""
     paths = open_store(store)
     once = pd.read_parquet(paths.manifest)
     once = once[(once["status"] == "ok") & ~once["patient_id"].str.contains("-")]
@@ -67,8 +67,8 @@ def multiply(store: Path, times: int) -> str:
     return name
 
 
-def config_of(name: str, img_size: tuple[int, int], batch_size: int, split: str) -> RunConfig:
-    """Two epochs as a user trains them, but for stochastic depth, which the bare step lacks."""
+def make_config(name: str, img_size: tuple[int, int], batch_size: int, split: str) -> RunConfig:
+    """Two epochs with the default settings, except stochastic depth, which the bare step lacks."""
     return load_config(
         None,
         {
@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--small", action="store_true")
     options = parser.parse_args()
     lines = [
-        "| model | canvas | batch | images in the epoch | bare images/s | train images/s "
+        "| model | image size | batch | images in the epoch | bare images/s | train images/s "
         "| of the bare step | waiting |",
         "|---|---|---|---|---|---|---|---|",
     ]
@@ -99,16 +99,16 @@ def main() -> None:
         store = make_store(folder, women, scale)
         for name, img_size, batch_size, times in SMALL if options.small else CASES:
             split = multiply(store, times)
-            config = config_of(name, img_size, batch_size, split)
+            config = make_config(name, img_size, batch_size, split)
             run = train(store, folder / "runs", config, say=print)
             assert run is not None
-            history = pd.read_csv(run / "history.csv")
+            history = pd.read_csv(run.history)
             parts = pd.read_csv(store / "splits" / f"{split}.csv", comment="#")["split"]
             with Bench(store=store, steps=2 if options.small else 20) as machine:
                 bare = machine.ours(
                     name, img_size, 0.25, batch_size, compiled=machine.on_gpu, end_to_end=False
                 )
-                words = describe(machine)
+                summary = machine.describe_machine()["summary"]
             speed = history["train_images_per_second"].iloc[-1]
             lines.append(
                 f"| {name} | {img_size[0]}x{img_size[1]} | {batch_size} "
@@ -121,7 +121,7 @@ def main() -> None:
         [
             f"# Training end to end on phantoms, {date.today()}",
             "",
-            f"{words} {len(os.sched_getaffinity(0))} cores. Keep .25, native phantoms of about "
+            f"{summary} {len(os.sched_getaffinity(0))} cores. Keep .25, native phantoms of about "
             "2560x2048 pixels, the page cache warm.",
             "",
             *lines,

@@ -1,4 +1,4 @@
-"""Measure training steps on a GPU beside timm's: the figures that the README quotes.
+"""Measure training steps on a GPU beside timm's: the numbers that the README quotes.
 
     python benchmarks/train_step.py [benchmarks/results/train_step_MACHINE_DATE.md]
     python benchmarks/train_step.py --small    # every path at a tiny size, on a CPU too
@@ -13,15 +13,16 @@ from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
-from mammo_pd.perf.bench import OURS, TIMM, TIMM_WHOLE, Bench, Measured, as_markdown, describe
 from mammo_pd.perf.cost import shape_of, training_flops
+from mammo_pd.perf.measure import Bench
+from mammo_pd.perf.rows import OURS, TIMM, TIMM_WHOLE, BenchRow, as_markdown
 from mammo_pd.terms import Draw
 
 SMALL, BASE = "vit_small_patch16_224", "vit_base_patch16_224"
 SQUARE, FULL = (1024, 1024), (3328, 2560)
 
 
-def measure(machine: Bench) -> list[Measured]:
+def measure(machine: Bench) -> list[BenchRow]:
     """Every case of the table."""
     share = machine.tissue_share(SQUARE, 16)
     return [
@@ -41,7 +42,7 @@ def measure(machine: Bench) -> list[Measured]:
     ]
 
 
-def measure_small(machine: Bench) -> list[Measured]:
+def measure_small(machine: Bench) -> list[BenchRow]:
     """The same paths, tiny."""
     name, img_size, compiled = "vit_tiny_patch16_224", (96, 64), machine.on_gpu
     return [
@@ -51,12 +52,12 @@ def measure_small(machine: Bench) -> list[Measured]:
     ]
 
 
-def ratios(rows: list[Measured], machine: Bench) -> str:
-    """What the rows say, in the words of the aims."""
+def ratios(rows: list[BenchRow], machine: Bench) -> str:
+    """Compare the rows by the project's aims."""
 
     def find(
         who: str, name: str, img_size: tuple[int, int], batch_size: int, draw: Draw
-    ) -> Measured:
+    ) -> BenchRow:
         wanted = (who, name, img_size, batch_size, str(draw))
         return next(
             row
@@ -84,18 +85,18 @@ def ratios(rows: list[Measured], machine: Bench) -> str:
             f"{_rate(ours, timm)}, {_rate(large, timm_large)}",
         ),
         ("the same over timm keep 1 eager, batch 128 over 32", _rate(ours, whole)),
-        ("its memory per image, of timm's at keep 1", f"{memory:.2f}"),
+        ("its memory per image, relative to timm's at keep 1", f"{memory:.2f}"),
         (
             "ViT-B 1024x1024 keep .25, share of the ceiling, batch 64 and 128",
             f"{base.share_of_ceiling:.3f}, {base_large.share_of_ceiling:.3f}",
         ),
         (
-            "at batch 64, of the ceiling at first, before the GPU slows down",
+            "at batch 64, share of the ceiling before throttling",
             f"{base.share_of_ceiling * machine.ceiling / machine.burst:.3f}",
         ),
         (
-            "at batch 64, of the ceiling kept up and at first, counted as if the last block made "
-            "every token, as timm's does",
+            "at batch 64, share of the ceiling sustained and before throttling, counted as if the "
+            "last block computed every token, as timm's does",
             f"{base.share_of_ceiling * uncut:.3f}, "
             f"{base.share_of_ceiling * uncut * machine.ceiling / machine.burst:.3f}",
         ),
@@ -103,22 +104,22 @@ def ratios(rows: list[Measured], machine: Bench) -> str:
         ("ViT-S 3328x2560 keep .25 over timm keep 1 eager", _rate(full, full_whole)),
         ("ViT-B 3328x2560 keep .25, images/s", f"{base_full.images_per_second:.1f}"),
         (
-            "draw, augmentation and gather, share of the step at 1024 and full",
+            "drawing, augmenting and reading patches, share of the step at 1024 and full",
             f"{ours.sampling_share:.1%}, {full.sampling_share:.1%}",
         ),
         (
-            "with the loader over without, at 1024 and full",
+            "images/s with the loader over without, at 1024 and full",
             f"{ours.end_to_end_share:.3f}, {full.end_to_end_share:.3f}",
         ),
         ("tissue at keep .25 of the tissue over uniform keep .25", _rate(tissue, ours)),
-        ("the tissue's share of the patches", f"{4 * tissue.keep_rate:.2f}"),
+        ("share of the patches that hold tissue", f"{4 * tissue.keep_rate:.2f}"),
     ]
     return "\n".join(
         ["| case | measured |", "|---|---|", *(f"| {what} | {value} |" for what, value in lines)]
     )
 
 
-def _rate(one: Measured, other: Measured) -> str:
+def _rate(one: BenchRow, other: BenchRow) -> str:
     return f"{one.images_per_second / other.images_per_second:.2f}x"
 
 
@@ -136,7 +137,7 @@ def main() -> None:
             [
                 f"# Training steps, {date.today()}",
                 "",
-                f"{describe(machine)} {len(os.sched_getaffinity(0))} cores.",
+                f"{machine.describe_machine()['summary']} {len(os.sched_getaffinity(0))} cores.",
                 "",
                 as_markdown(rows),
                 "",

@@ -139,12 +139,11 @@ def train(
         again += f" {shlex.quote(str(resume[0]))}" if resume else ""
     settings = _configure(config, assignments or [], given)
     try:
-        trained = _train(store, runs, settings, run)
+        folder = _train(store, runs, settings, run)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(again) from None
-    if trained is None:
+    if folder is None:
         return  # only the first of several processes reports
-    folder = trained.path
     print(f"\nwrote {folder}: best.safetensors, last.safetensors, history.csv, config.yaml")
     print(f"metrics: mlflow ui --backend-store-uri sqlite:///{folder.parent / 'mlflow.db'}")
     print(f"next: mammo-pd evaluate {folder}")
@@ -161,10 +160,22 @@ def _configure(
 
 
 def _train(
-    store: Path | None, runs: Path, config: "RunConfig", resumed: "RunFolder | None"
-) -> "RunFolder | None":
-    from mammo_pd.training.train import resume, train
+    store: Path | None, runs: Path, config: "RunConfig", stopped: "RunFolder | None"
+) -> Path | None:
+    """Train, or continue a stopped run; the run's folder, in the first of several processes."""
+    from mammo_pd.perf.memory_advice import memory_advice, memory_warning
+    from mammo_pd.training.loop import fit
+    from mammo_pd.training.setup import RunSetup
+    from mammo_pd.training.train import reopen_run, start_run
 
-    if resumed is not None:
-        return resume(resumed.path, store=store)
-    return train(store or default_store(), runs, config)
+    with memory_advice():
+        if stopped is not None:
+            setup, run = reopen_run(stopped.path, store=store)
+        else:
+            setup = RunSetup.build(store or default_store(), config)
+            run = start_run(runs, setup)
+        warning = memory_warning(setup)
+        if warning is not None:
+            setup.say(warning)
+        fit(setup, run)
+    return run.path if setup.fabric.is_global_zero else None

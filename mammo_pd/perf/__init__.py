@@ -1,1 +1,1 @@
-"""Speed and memory: measured and estimated."""
+"""Speed and memory of training: estimated (cost, budget, advice) and measured (measure, bench)."""

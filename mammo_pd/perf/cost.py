@@ -1,25 +1,30 @@
-"""What a training step costs, in multiply-accumulates and bytes, before anything is run.
+"""What a training step costs: multiply-accumulates, bytes and seconds, before anything is run.
 
-Shapes: N patches of the canvas, K of them kept, T = prefix tokens + K through the blocks, D the
-width, L the depth, P the patch's side.
+Shapes: N patches of the input, K of them kept, T = prefix tokens + K, D the width, L the depth, P
+the patch size. Image sizes are (height, width) in pixels.
 """
 
 from mammo_pd.backbones.base import ModelShape
 from mammo_pd.backbones.build import describe_backbone
 
-# Bytes that a compiled block keeps for its backward pass for each token that it makes and unit of
-# width, and what a block needs beside that while it runs, for each token; in bf16 autocast. Within
-# 2 % of the rows of ours in benchmarks/results/train_step_h200_2026-11-25.md.
-_KEPT_PER_TOKEN, _WORK = 30.0, 58.0
-# The same where blocks are computed anew: a block's input alone is kept. Within 2 % of two cases
-# that tests/models/test_cost.py measured on the same GPU.
-_INPUT_PER_TOKEN, _WORK_ANEW = 4.0, 39.0
-# Weights and AdamW's two moments in float32, weights of a block in bf16, first gradients; and at
-# the end of the backward pass, when nothing else is held, all gradients.
+# Bytes per token and unit of width, of compiled blocks in bf16 autocast: what a block stores for
+# its backward pass, and its workspace. Fitted to our rows in
+# benchmarks/results/train_step_h200_2026-11-25.md, within 2 %.
+_STORED_PER_TOKEN, _WORKSPACE = 30.0, 58.0
+# The same with activation checkpointing, which stores only the input of a block. Fitted to two
+# cases of tests/perf/test_cost.py on the same GPU, within 2 %.
+_STORED_CHECKPOINTING, _WORKSPACE_CHECKPOINTING = 4.0, 39.0
+# Bytes per parameter. While blocks run backward: weights and AdamW's two moments in float32, the
+# block's weights in bf16, the first gradients. At the end, when no activations are left: weights,
+# moments and gradients in float32.
 _PER_PARAMETER, _PER_PARAMETER_AT_END = 13.0, 16.0
-# Standardised patches in float32, their bf16 copy, and the uint16 image in two batches.
+# Standardised patches in float32 and bf16; the uint16 pixels of this batch and the next.
 _PER_KEPT_PIXEL = 6.0
 _PER_IMAGE_PIXEL = 4.0
+# Seconds of a training step per multiply-accumulate of an image's forward pass, in weight matrices
+# and in attention, and per activation (token outputs of the blocks x width): compiled, bf16. Fitted
+# to our rows of uniform draws in benchmarks/results/train_step_h200_2026-11-25.md, within 5 %.
+_PER_PRODUCT, _PER_ATTENTION, _PER_ACTIVATION = 7.56e-15, 1.54e-14, 6.83e-11
 
 
 def shape_of(name: str, global_pool: str | None = None) -> ModelShape:
@@ -36,37 +41,37 @@ def shape_of(name: str, global_pool: str | None = None) -> ModelShape:
 
 
 def forward_macs(shape: ModelShape, num_keep: int) -> tuple[int, int]:
-    """Multiply-accumulates of one image's forward pass; a training step takes three times them.
+    """Multiply-accumulates of one image's forward pass; a training step takes three times as many.
 
     Args:
-        shape: of the model, with one channel in.
+        shape: of the model, with one input channel.
         num_keep: K.
 
     Returns:
-        Those of the matrix products with weights, and those of attention (which grow with the
-        square of T).
+        Those in weight matrices, and those in attention (quadratic in T).
 
-    Source: PatchDropout's figures at 896x896 (450 G at keep 1, 80 G at .25 with ViT-B and three
-    channels) come out of the same count.
+    Source: the same count gives PatchDropout's figures for ViT-B at 896x896 (450 G at keep 1, 80 G
+    at .25, with three channels).
     """
     tokens = num_keep + shape.num_prefix
     products, attention = tokens * shape.token_macs, tokens**2 * shape.pair_macs
     if shape.class_token_alone:
-        # In the last block only the class token is more than a key and a value to others. Blocks
-        # are alike and plain where that holds.
+        # In the last block the other tokens are keys and values only. Blocks are alike and plain
+        # wherever that holds.
         key_and_value = 2 * shape.width**2
-        left_out = tokens - 1
-        products -= left_out * (shape.token_macs // shape.depth - key_and_value)
-        attention -= left_out * tokens * (shape.pair_macs // shape.depth)
+        skipped = tokens - 1
+        products -= skipped * (shape.token_macs // shape.depth - key_and_value)
+        attention -= skipped * tokens * (shape.pair_macs // shape.depth)
     embedding = num_keep * shape.patch_size**2 * shape.width
     return products + embedding, attention
 
 
-def tokens_made(shape: ModelShape, num_keep: int) -> int:
-    """How many tokens all blocks together make, of one image; of each T have a key and a value."""
+def token_outputs(shape: ModelShape, num_keep: int) -> int:
+    """Token outputs per image, summed over blocks."""
     tokens = num_keep + shape.num_prefix
-    left_out = tokens - 1 if shape.class_token_alone else 0
-    return shape.depth * tokens - left_out
+    # The other tokens of the last block are keys and values only.
+    skipped = tokens - 1 if shape.class_token_alone else 0
+    return shape.depth * tokens - skipped
 
 
 def training_flops(shape: ModelShape, num_keep: int) -> int:
@@ -82,23 +87,29 @@ def training_bytes(
     *,
     checkpointing: bool = False,
 ) -> int:
-    """The most memory that a training step on a GPU holds, in bytes, within about 15 %.
+    """Estimate the peak memory of a training step on a GPU, in bytes, within about 15 %.
+
+    For compiled blocks, bf16 autocast and fused AdamW. It is what PyTorch's allocator hands out;
+    the CUDA context takes a few hundred MB more.
 
     Args:
         shape: of the model.
-        img_size: (height, width) in pixels.
+        img_size: of the input.
         num_keep: K.
-        batch: images on the device at a time.
-        checkpointing: whether blocks are computed anew in the backward pass.
-
-    Returns:
-        For compiled blocks, bf16 autocast and fused AdamW; what PyTorch's allocator gives out, not
-        the few hundred MB of the CUDA context.
+        batch: images computed at a time.
+        checkpointing: whether blocks are recomputed in the backward pass.
     """
     parameters = _parameters(shape, img_size)
     per_image = _per_image(shape, img_size, num_keep, checkpointing)
-    held = _PER_PARAMETER * parameters + batch * per_image
-    return round(max(held, _PER_PARAMETER_AT_END * parameters))
+    in_backward = _PER_PARAMETER * parameters + batch * per_image
+    return round(max(in_backward, _PER_PARAMETER_AT_END * parameters))
+
+
+def estimate_seconds(shape: ModelShape, num_keep: int) -> float:
+    """Seconds of a training step per image, on the reference GPU."""
+    products, attention = forward_macs(shape, num_keep)
+    activations = token_outputs(shape, num_keep) * shape.width
+    return _PER_PRODUCT * products + _PER_ATTENTION * attention + _PER_ACTIVATION * activations
 
 
 def largest_fitting(
@@ -109,7 +120,7 @@ def largest_fitting(
     *,
     checkpointing: bool = False,
 ) -> int:
-    """How many images fit in so many bytes by `training_bytes`; 0 if not even one does."""
+    """How many images fit in ``memory`` bytes by `training_bytes`; 0 if not even one does."""
     parameters = _parameters(shape, img_size)
     if memory < _PER_PARAMETER_AT_END * parameters:
         return 0
@@ -118,6 +129,7 @@ def largest_fitting(
 
 
 def _parameters(shape: ModelShape, img_size: tuple[int, int]) -> float:
+    # The position embedding grows with the input.
     patches = img_size[0] * img_size[1] / shape.patch_size**2
     return shape.parameters + patches * shape.width
 
@@ -125,8 +137,12 @@ def _parameters(shape: ModelShape, img_size: tuple[int, int]) -> float:
 def _per_image(
     shape: ModelShape, img_size: tuple[int, int], num_keep: int, checkpointing: bool
 ) -> float:
-    tokens, made = num_keep + shape.num_prefix, tokens_made(shape, num_keep)
-    kept, work = (_INPUT_PER_TOKEN, _WORK_ANEW) if checkpointing else (_KEPT_PER_TOKEN, _WORK)
-    activations = shape.width * (made * kept + tokens * work)
+    tokens, outputs = num_keep + shape.num_prefix, token_outputs(shape, num_keep)
+    stored, workspace = (
+        (_STORED_CHECKPOINTING, _WORKSPACE_CHECKPOINTING)
+        if checkpointing
+        else (_STORED_PER_TOKEN, _WORKSPACE)
+    )
+    activations = shape.width * (outputs * stored + tokens * workspace)
     pixels = num_keep * shape.patch_size**2 * _PER_KEPT_PIXEL
     return activations + pixels + img_size[0] * img_size[1] * _PER_IMAGE_PIXEL

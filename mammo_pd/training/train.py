@@ -48,11 +48,7 @@ def resume(
     Raises:
         InputError: not a run, or a store, split or labels other than it was started on.
     """
-    run = RunFolder.open(folder)
-    setup = RunSetup.build(
-        store or Path(run.info.store), run.config, with_weights=not run.last.is_file(), say=say
-    )
-    run.refuse_resuming_on(setup.cohort)
+    setup, run = reopen_run(folder, store=store, say=say)
     fit(setup, run)
     return RunFolder.open(run.path) if setup.fabric.is_global_zero else None
 
@@ -63,3 +59,15 @@ def start_run(runs: Path, setup: RunSetup) -> RunFolder:
     if setup.fabric.is_global_zero:
         run.create()
     return run
+
+
+def reopen_run(
+    folder: Path, *, store: Path | None = None, say: Callable[[str], None] = print
+) -> tuple[RunSetup, RunFolder]:
+    """Open a run that was stopped, with a set-up that `fit` can continue; see `resume`."""
+    run = RunFolder.open(folder)
+    setup = RunSetup.build(
+        store or Path(run.info.store), run.config, with_weights=not run.last.is_file(), say=say
+    )
+    run.refuse_resuming_on(setup.cohort)
+    return setup, run

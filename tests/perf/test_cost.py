@@ -1,5 +1,4 @@
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,8 +8,9 @@ import torch
 from mammo_pd.backbones.build import describe_backbone
 from mammo_pd.backbones.vit import VitBackbone
 from mammo_pd.errors import InputError
-from mammo_pd.keep_schedule import choose_num_keep, count_kept
+from mammo_pd.keep_schedule import count_kept
 from mammo_pd.perf.cost import (
+    estimate_seconds,
     forward_macs,
     largest_fitting,
     shape_of,
@@ -20,20 +20,6 @@ from mammo_pd.perf.cost import (
 
 SMALL, BASE = "vit_small_patch16_224", "vit_base_patch16_224"
 SQUARE, TALL, FULL = (1024, 1024), (2048, 1664), (3328, 2560)
-RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
-
-
-def measured_rows() -> list[tuple[str, tuple[int, int], int, float, float]]:
-    """Model, canvas, batch, GiB and images/s of the rows of ours that the benchmark kept."""
-    rows = []
-    for line in (RESULTS / "train_step_h200_2026-11-25.md").read_text().splitlines():
-        cells = [cell.strip() for cell in line.split("|")[1:-1]]
-        if len(cells) > 9 and cells[2] == "mammo-pd" and cells[4] == "uniform":
-            height, width = map(int, cells[1].split("x"))
-            rows.append(
-                (cells[0], (height, width), int(cells[5]), float(cells[9]), float(cells[7]))
-            )
-    return rows
 
 
 def test_macs_are_the_papers_at_896() -> None:
@@ -84,42 +70,58 @@ def test_macs_are_those_that_torch_counts(name: str, pool: str) -> None:
     assert counted == pytest.approx(sum(forward_macs(shape, num_keep)) + embedding, rel=1e-3)
 
 
-def test_memory_and_speed_are_near_what_the_benchmark_kept() -> None:
-    from mammo_pd.perf.budget import predicted_seconds
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("name", [SMALL, BASE, "vit_small_patch14_dinov2"])
+def test_more_images_patches_or_pixels_take_more_memory(name: str, checkpointing: bool) -> None:
+    shape = shape_of(name)
 
-    rows = measured_rows()
-    assert len(rows) >= 6
-    for name, img_size, batch, gib, rate in rows:
-        shape = shape_of(name)
-        num_keep = choose_num_keep(img_size[0] * img_size[1] // 256, 0.25, 1)
-        predicted = training_bytes(shape, img_size, num_keep, batch) / 2**30
-        assert predicted == pytest.approx(gib, rel=0.02)
-        assert 1 / predicted_seconds(shape, num_keep) == pytest.approx(rate, rel=0.05)
+    def needed(img_size: tuple[int, int], num_keep: int, batch: int) -> int:
+        return training_bytes(shape, img_size, num_keep, batch, checkpointing=checkpointing)
+
+    # The same patches of a larger image: its pixels and position embedding take memory.
+    sizes = [needed(img_size, 1000, 4) for img_size in ((896, 896), (2016, 1680), (3360, 2576))]
+    keeps = [needed((2016, 1680), num_keep, 4) for num_keep in (100, 1000, 10_000)]
+    batches = [needed((2016, 1680), 1000, batch) for batch in (16, 64, 256)]
+    for needs in (sizes, keeps, batches):
+        assert needs[0] < needs[1] < needs[2]
+    # Beside the weights every image takes the same.
+    assert batches[2] - batches[1] == pytest.approx(4 * (batches[1] - batches[0]), abs=2)
 
 
-@pytest.mark.parametrize(("img_size", "batch", "gib"), [(SQUARE, 32, 1.4301), (FULL, 4, 1.5723)])
-def test_memory_of_blocks_computed_anew_is_near_what_was_measured(
-    img_size: tuple[int, int], batch: int, gib: float
+@pytest.mark.parametrize("name", [SMALL, BASE])
+def test_checkpointing_saves_memory_and_lets_more_fit(name: str) -> None:
+    shape = shape_of(name)
+    stored = training_bytes(shape, FULL, 8319, 8)
+    assert training_bytes(shape, FULL, 8319, 8, checkpointing=True) < stored / 2
+    fits = largest_fitting(shape, FULL, 8319, 24e9)
+    assert largest_fitting(shape, FULL, 8319, 24e9, checkpointing=True) > 2 * fits
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("gib", [4, 24, 80])
+@pytest.mark.parametrize(("img_size", "num_keep"), [(SQUARE, 1023), (FULL, 8319)])
+def test_what_fits_fits_and_one_more_does_not(
+    img_size: tuple[int, int], num_keep: int, gib: int, checkpointing: bool
 ) -> None:
-    """By the test below, on an H200 on 2026-11-25."""
-    num_keep = choose_num_keep(img_size[0] * img_size[1] // 256, 0.25, 1)
-    predicted = training_bytes(shape_of(SMALL), img_size, num_keep, batch, checkpointing=True)
-    assert predicted / 2**30 == pytest.approx(gib, rel=0.02)
+    shape, memory = shape_of(SMALL), gib * 2**30
+    fits = largest_fitting(shape, img_size, num_keep, memory, checkpointing=checkpointing)
+
+    def needed(batch: int) -> int:
+        return training_bytes(shape, img_size, num_keep, batch, checkpointing=checkpointing)
+
+    assert needed(fits) <= memory < needed(fits + 1)
 
 
-def test_what_fits_fits_and_one_more_does_not() -> None:
+def test_nothing_fits_where_the_weights_do_not() -> None:
+    assert largest_fitting(shape_of(SMALL), FULL, 33280, 1e8) == 0
+
+
+def test_time_grows_faster_than_the_number_of_patches() -> None:
+    """Attention is quadratic in them."""
     shape = shape_of(SMALL)
-    for gib in (4, 24, 80):
-        fits = largest_fitting(shape, SQUARE, 1023, gib * 2**30)
-        assert training_bytes(shape, SQUARE, 1023, fits) <= gib * 2**30
-        assert training_bytes(shape, SQUARE, 1023, fits + 1) > gib * 2**30
-    assert largest_fitting(shape, FULL, 33280, 1e8) == 0
-
-
-def test_checkpointing_lets_more_fit() -> None:
-    shape = shape_of(SMALL)
-    plain = largest_fitting(shape, FULL, 8319, 24e9)
-    assert largest_fitting(shape, FULL, 8319, 24e9, checkpointing=True) > 2 * plain
+    seconds = [estimate_seconds(shape, num_keep) for num_keep in (1000, 4000, 16_000)]
+    assert seconds[1] > 4 * seconds[0]
+    assert seconds[2] / seconds[1] > seconds[1] / seconds[0]
 
 
 def test_flops_of_a_step_are_three_forward_passes() -> None:
@@ -146,7 +148,7 @@ def test_other_models_are_refused() -> None:
 def test_memory_is_within_15_percent_of_this_gpus(
     name: str, img_size: tuple[int, int], keep: float, batch: int, checkpointing: bool
 ) -> None:
-    from mammo_pd.perf.bench import Bench
+    from mammo_pd.perf.measure import Bench
 
     options: dict[str, Any] = {"checkpointing": checkpointing, "end_to_end": False}
     with Bench(steps=2) as machine:

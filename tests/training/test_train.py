@@ -285,7 +285,7 @@ def refusals() -> list[tuple[str, dict[str, object], str]]:
         ("other split", {"data__split": "nine"}, r"no split 'nine'.*--name nine"),
         ("fold of no folds", {"data__fold": 1}, "has no folds"),
         ("image size", {"data__res": 100}, "the nearest are 96 and 112"),
-        ("model", {"model__name": "resnet18"}, "plain vision transformer"),
+        ("model", {"model__name": "resnet18"}, "is a ResNet"),
         ("no GPU", {"device__accelerator": "cuda"}, "Lightning Fabric cannot use"),
     ]
 

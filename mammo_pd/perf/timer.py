@@ -1,0 +1,108 @@
+"""Time steps on one device without waiting for it between them: seconds out."""
+
+import statistics
+import time
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch
+
+from mammo_pd.batch import ImageBatch
+from mammo_pd.data.loader import BatchLoader
+
+# The first steps compile, and wake a CPU's threads.
+_WARM_UP_STEPS = 5
+# A GPU throttles within seconds under load; the sustained speed is what counts.
+_WARM_UP_SECONDS = 5.0
+_WARM_UP_BATCHES = 3
+
+
+class Timer:
+    """Times work on one device.
+
+    Args:
+        device: that the work runs on.
+        steps: timed for each result.
+    """
+
+    def __init__(self, device: torch.device, steps: int) -> None:
+        self._on_gpu = device.type == "cuda"
+        self._steps = steps
+
+    def seconds_per_step(
+        self, step: Callable[[], object], *, warm_up_seconds: float = _WARM_UP_SECONDS
+    ) -> float:
+        """Median time from the end of one step to the end of the next, queued as in training.
+
+        Args:
+            step: to repeat.
+            warm_up_seconds: to run a GPU for beforehand; a CPU takes the first few steps alone.
+        """
+        for _ in range(_WARM_UP_STEPS):
+            step()
+        if self._on_gpu:
+            started = time.perf_counter()
+            while time.perf_counter() - started < warm_up_seconds:
+                step()
+                self._synchronize()
+        marks = [self._mark()]
+        for _ in range(self._steps):
+            step()
+            marks.append(self._mark())
+        self._synchronize()
+        return statistics.median(_elapsed(start, end) for start, end in pairwise(marks))
+
+    def kernel_seconds(self, work: Callable[[], object]) -> float:
+        """Time spent in GPU kernels; on a CPU the time of the work.
+
+        In a training step these kernels are queued ahead, so launch overhead does not count.
+        """
+        if not self._on_gpu:
+            return self.seconds_per_step(work)
+        from torch.profiler import ProfilerActivity, profile
+
+        work()
+        with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+            for _ in range(3):
+                work()
+            torch.cuda.synchronize()
+        return float(sum(row.self_device_time_total for row in profiler.key_averages())) / 3e6
+
+    def seconds_per_batch(
+        self, loader: BatchLoader, step: Callable[[ImageBatch], object]
+    ) -> tuple[float, float]:
+        """Mean time of a step with the loader, and how much of it was spent waiting for data."""
+        batches = iter(loader)
+        for _ in range(_WARM_UP_BATCHES):
+            step(next(batches))
+        waited, count, start = loader.waited, 0, self._mark()
+        for batch in batches:
+            step(batch)
+            count += 1
+        end = self._mark()
+        self._synchronize()
+        return _elapsed(start, end) / count, (loader.waited - waited) / count
+
+    def batches_needed(self) -> int:
+        """Batches for `seconds_per_batch`: warm-up, then twice the timed steps."""
+        return _WARM_UP_BATCHES + 2 * self._steps
+
+    def _mark(self) -> "torch.cuda.Event | float":
+        """A point in the device's time."""
+        if not self._on_gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()
+        return event
+
+    def _synchronize(self) -> None:
+        if self._on_gpu:
+            torch.cuda.synchronize()
+
+
+def _elapsed(start: "torch.cuda.Event | float", end: "torch.cuda.Event | float") -> float:
+    if isinstance(start, float) or isinstance(end, float):
+        assert isinstance(start, float) and isinstance(end, float)
+        return end - start
+    # CUDA gives milliseconds.
+    return float(start.elapsed_time(end)) / 1000
