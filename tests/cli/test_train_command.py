@@ -3,40 +3,71 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from mammo_pd.backbones.base import Backbone
 from mammo_pd.cli.app import main
 from mammo_pd.cli.train import CONFIG_KEYS
 from mammo_pd.config import RunConfig
+from mammo_pd.errors import InputError
+from mammo_pd.training.runs import RunFolder, RunInfo, timestamp
+from mammo_pd.training.setup import RunSetup
+
+
+class NotTrainedError(InputError):
+    """Raised in place of a training."""
 
 
 @pytest.fixture
-def trained(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What training is called with, in place of a training."""
+def prepared(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What a run is set up with, in place of a training."""
     calls: list[dict[str, Any]] = []
 
-    def note(store: Path, runs: Path, config: RunConfig, *, resume: Path | None = None) -> None:
-        calls.append({"store": store, "runs": runs, "config": config, "resume": resume})
+    def note(store: Path, config: RunConfig, **options: Any) -> None:
+        calls.append({"store": store, "config": config, **options})
+        raise NotTrainedError("prepared")
 
-    monkeypatch.setattr("mammo_pd.training.train.train", note)
+    monkeypatch.setattr(RunSetup, "build", note)
     return calls
 
 
+def make_run(folder: Path) -> RunFolder:
+    info = RunInfo(
+        run_id=folder.name,
+        started=timestamp(),
+        store=f"store of {folder.name}",
+        store_fingerprint="",
+        label_definition=None,
+        split="default",
+        split_hash="",
+        labels_hash="",
+        fold=None,
+        model="vit_tiny_patch16_224",
+        img_size=(128, 96),
+        num_tokens=48,
+        num_keep=12,
+        environment={},
+    )
+    run = RunFolder(folder, info, RunConfig())
+    run.create()
+    return run
+
+
 def test_flags_win_over_set_and_that_over_the_file(
-    trained: list[dict[str, Any]], tmp_path: Path
+    prepared: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     file = tmp_path / "recipe.yaml"
     file.write_text("training: {epochs: 3, lr: 0.1, seed: 4}\ndata: {split: five}\n")
     words = ["--config", str(file), "--set", "training.epochs=5", "--set", "training.lr=1e-3"]
     words += ["--lr", "1e-4", "--keep", "0.5:0.25+1", "--draw", "tissue", "--batch-size", "auto"]
-    assert main(["train", *words, "--res", "512x416", "--devices", "2", "--fold", "1"]) == 0
-    config = trained[0]["config"]
+    assert main(["train", *words, "--res", "512x416", "--devices", "2", "--fold", "1"]) == 2
+    config = prepared[0]["config"]
     assert (config.training.epochs, config.training.lr, config.training.seed) == (5, 1e-4, 4)
     assert config.training.batch_size == "auto"
     assert config.patch_dropout.keep_rate == "0.5:0.25+1"
     assert (config.patch_dropout.draw, config.device.devices) == ("tissue", 2)
     assert (config.data.res, config.data.split, config.data.fold) == ("512x416", "five", 1)
-    assert trained[0]["resume"] is None
-    assert (trained[0]["store"], trained[0]["runs"]) == (Path("store"), Path("runs"))
+    assert prepared[0]["store"] == Path("store")
 
 
 def test_help_states_the_defaults_of_the_configuration(
@@ -53,21 +84,21 @@ def test_help_states_the_defaults_of_the_configuration(
 
 
 def test_resume_takes_the_latest_run_or_the_one_named(
-    trained: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prepared: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("20261124-000000-aaaa", "20261125-000000-bbbb"):
-        (tmp_path / "runs" / name).mkdir(parents=True)
-        (tmp_path / "runs" / name / "run.json").write_text("{}")
-    first, last = sorted((tmp_path / "runs").iterdir())
-    assert main(["train", "--resume"]) == 0
-    assert main(["train", "--resume", first.name]) == 0
-    assert main(["train", f"--resume=runs/{first.name}"]) == 0
-    assert main(["train", "--resume", "--runs", str(tmp_path / "runs")]) == 0
-    resumed = [call["resume"].resolve() for call in trained]
-    assert resumed == [last, first, first, last]
+    first, last = "20261124-000000-aaaa", "20261125-000000-bbbb"
+    for name in (first, last):
+        make_run(tmp_path / "runs" / name)
+    assert main(["train", "--resume"]) == 2
+    assert main(["train", "--resume", first]) == 2
+    assert main(["train", f"--resume=runs/{first}"]) == 2
+    assert main(["train", "--resume", "--runs", str(tmp_path / "runs")]) == 2
     # Where it was trained from is in the run.
-    assert {call["store"] for call in trained} == {None}
+    stores = [str(call["store"]) for call in prepared]
+    assert stores == [f"store of {name}" for name in (last, first, first, last)]
+    assert main(["train", "--resume", "--store", "moved"]) == 2
+    assert prepared[-1]["store"] == Path("moved")
 
 
 @pytest.mark.parametrize(
@@ -81,13 +112,16 @@ def test_resume_takes_the_latest_run_or_the_one_named(
 def test_interrupted_training_says_how_to_go_on(
     words: list[str],
     command: str,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mammo_pd.training.train.train", interrupted)
+    monkeypatch.chdir(tmp_path)
+    make_run(tmp_path / "runs" / "ONE")
+    monkeypatch.setattr(RunSetup, "build", interrupted)
     assert main(["train", *words]) == 130
     assert f", and {command} continues from there" in capsys.readouterr().err
 
@@ -119,3 +153,36 @@ def test_error_in_a_file_speaks_of_the_file(
     file.write_text("training: {epochs: 0}\n")
     assert main(["train", "--config", str(file), "--lr", "0.1"]) == 2
     assert f"error: {file}: training.epochs is 0; it must be" in capsys.readouterr().err
+
+
+def test_run_that_does_not_fit_is_told_which_batch_to_try(
+    phantom_store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Warned before it starts, tried all the same, and advised once memory really ran out."""
+    from mammo_pd.perf import memory_advice
+
+    tried = []
+
+    def full(*_: object) -> None:
+        tried.append(True)
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Backbone, "forward", full)
+    estimate = memory_advice.suggest_batch
+    small = 2**27
+    monkeypatch.setattr(
+        memory_advice, "suggest_batch", lambda setup, memory=None: estimate(setup, small)
+    )
+    warn = memory_advice.memory_warning
+    monkeypatch.setattr(memory_advice, "memory_warning", lambda setup: warn(setup, small))
+    words = ["--res", "256x192", "--model", "vit_tiny_patch16_224", "--batch-size", "32"]
+    words += ["--keep", "1", "--set", "device.accelerator=cpu"]
+    places = ["--store", str(phantom_store), "--runs", str(tmp_path)]
+    assert main(["train", *words, *places]) == 2
+    shown = capsys.readouterr()
+    assert "warning: a step is estimated to take" in shown.out
+    assert tried
+    assert re.search(r"does not fit in the memory.* try --batch-size \d+ first", shown.err)

@@ -31,8 +31,8 @@ def build(store: Path, **changes: object) -> RunSetup:
 
 
 def with_batch(setup: RunSetup, batch_size: int | str) -> RunSetup:
-    training = replace(setup.config.training, batch_size=batch_size)
-    return replace(setup, config=replace(setup.config, training=training))
+    training = setup.config.training.replace(batch_size=batch_size)
+    return replace(setup, config=setup.config.replace(training=training))
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_suggestion_is_shared_by_devices_and_parts(at_1024: RunSetup) -> None:
     assert found % 3 == 0
     assert 2 * alone < found <= 3 * alone
     config = shared.config
-    in_parts = replace(config, training=replace(config.training, grad_accum_steps=2))
+    in_parts = config.replace(training=config.training.replace(grad_accum_steps=2))
     assert suggested(suggest_batch(replace(shared, config=in_parts), 2 * GIB)) > 1.5 * found
 
 
@@ -107,9 +107,8 @@ def test_warning_covers_last_epochs_that_keep_every_patch(unmasked_at_last: RunS
     assert warning is not None
     assert "a step of the last epochs, which keep all 33280 patches," in warning
     assert "--keep 0.05+1 keeps all 33280 patches: drop these epochs" in warning
-    masked_only = replace(
-        unmasked_at_last.config,
-        patch_dropout=replace(unmasked_at_last.config.patch_dropout, keep_rate=0.05),
+    masked_only = unmasked_at_last.config.replace(
+        patch_dropout=unmasked_at_last.config.patch_dropout.replace(keep_rate=0.05),
     )
     assert memory_warning(replace(unmasked_at_last, config=masked_only), memory) is None
 
@@ -132,8 +131,8 @@ def test_estimate_knows_pooling_and_checkpointing(at_1024: RunSetup) -> None:
     (usual,) = estimate_steps(at_1024, 64)
 
     def bytes_with(**changes: object) -> int:
-        model = replace(at_1024.config.model, **changes)
-        (step,) = estimate_steps(replace(at_1024, config=replace(at_1024.config, model=model)), 64)
+        model = at_1024.config.model.replace(**changes)
+        (step,) = estimate_steps(replace(at_1024, config=at_1024.config.replace(model=model)), 64)
         return step.bytes
 
     assert bytes_with(global_pool="token") == usual.bytes
