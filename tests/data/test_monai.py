@@ -30,7 +30,8 @@ def store(phantom_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     They have no label, age or spacing.
     """
     copy = tmp_path_factory.mktemp("monai") / "store"
-    shutil.copytree(phantom_store, copy)
+    # Other tests may have split the shared store.
+    shutil.copytree(phantom_store, copy, ignore=shutil.ignore_patterns("splits"))
     split_store(open_store(copy), fractions=(0.5, 0.25, 0.25), say=lambda _: None)
     split_store(open_store(copy), name="three", folds=3, say=lambda _: None)
     file = copy / "manifest.parquet"
