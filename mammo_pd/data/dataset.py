@@ -39,7 +39,8 @@ class MammogramDataset:
         self.image_ids: list[str] = rows["image_id"].tolist()
         if targets is None:
             targets = np.full((len(rows), 1), np.nan, np.float32)
-        self.targets = torch.from_numpy(targets)
+        # A copy: pandas hands out read-only arrays.
+        self.targets = torch.tensor(targets)
         heights, widths = rows["crop_height"].tolist(), rows["crop_width"].tolist()
         self._levels = [
             choose_pyramid_level(height, width, img_size)

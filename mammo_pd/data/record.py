@@ -59,7 +59,7 @@ class RecordedImage:
     Attributes:
         source: the file and frame that it comes from.
         image_id: its name in the store.
-        facts: columns of the manifest, with ``status`` and, unless ok, ``reason``.
+        columns: of the manifest, with ``status`` and, unless ok, ``reason``.
         identifiers: the original ones, in the clear.
         stored_bytes: total size of its levels, by which a lost or truncated one is noticed.
         labels: its row of the label table.
@@ -67,7 +67,7 @@ class RecordedImage:
 
     source: ImageOrigin
     image_id: str
-    facts: Mapping[str, Any]
+    columns: Mapping[str, Any]
     identifiers: Mapping[str, str]
     stored_bytes: int
     labels: Mapping[str, Any] = field(default_factory=dict)
@@ -165,10 +165,10 @@ class Record:
                     _as_key(image.source),
                     *version,
                     image.image_id,
-                    image.facts["status"],
-                    image.facts.get("reason"),
+                    image.columns["status"],
+                    image.columns.get("reason"),
                     image.stored_bytes,
-                    json.dumps(image.facts),
+                    json.dumps(image.columns),
                     json.dumps(image.identifiers),
                     *labels,
                 )
@@ -190,11 +190,11 @@ class Record:
             "ORDER BY image_id, source"
         )
         with closing(cursor):
-            for source, image_id, facts, identifiers, size, labels in cursor:
+            for source, image_id, columns, identifiers, size, labels in cursor:
                 yield RecordedImage(
                     _as_source(source),
                     image_id,
-                    json.loads(facts),
+                    json.loads(columns),
                     json.loads(identifiers),
                     size,
                     json.loads(labels) if labels else {},

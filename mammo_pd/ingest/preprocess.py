@@ -386,7 +386,7 @@ def _merged_types(known: Mapping[str, str], labels: LabelTable) -> dict[str, str
 
 def _counted(row: Mapping[str, Any], image: RecordedImage) -> dict[str, int]:
     """What one image adds to the counts of the summary."""
-    tag, table = image.facts.get("laterality"), image.labels.get("laterality")
+    tag, table = image.columns.get("laterality"), image.labels.get("laterality")
     disagreeing = {"disagreeing": int(bool(tag and table and tag != table))}
     if row["status"] != Status.OK:
         return disagreeing
@@ -409,7 +409,7 @@ def _join_labels(labels: LabelTable, target: _Target) -> int:
         path = image.source.path
         # Images from elsewhere keep what another table said of them.
         if path.is_relative_to(folder):
-            if image.facts.get("reason") == Reason.DUPLICATE:
+            if image.columns.get("reason") == Reason.DUPLICATE:
                 duplicates.add(path)
             # A row names a file, and so all its frames; a frame that could not be decoded has no
             # UID to be found by.
@@ -448,7 +448,7 @@ def _manifest_row(image: RecordedImage, record: Record) -> dict[str, Any]:
         # The frames of one file are of one patient, even if nothing else is known.
         only = image.image_id if image.source.frame is None else f"file:{image.source.path}"
         patient, source = (f"exam:{exam}", "exam") if exam else (f"image:{only}", "image")
-    columns = dict(image.facts)
+    columns = dict(image.columns)
     if "processing" in columns:  # recorded before the column was renamed
         columns["presentation_intent"] = columns.pop("processing")
     row = {
@@ -469,7 +469,7 @@ def _manifest_row(image: RecordedImage, record: Record) -> dict[str, Any]:
 def _draw(sheet: Path, target: _Target) -> list[Path]:
     def items() -> Iterator[tuple[npt.NDArray[np.uint8], Box, str]]:
         for image in target.record.rows():
-            columns = image.facts
+            columns = image.columns
             if columns["status"] == Status.OK and image.source.path.is_relative_to(target.folder):
                 file = _thumbnail(target.paths, image.image_id)
                 thumbnail = np.load(file, allow_pickle=False)

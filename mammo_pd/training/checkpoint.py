@@ -14,37 +14,39 @@ from mammo_pd.files import atomic_write
 
 _MODEL = "model."
 _OPTIMIZER = "optimizer."
+# The key in the file's header; older files have it too.
+_METADATA = "facts"
 
 
-def save_weights(path: Path, model: nn.Module, facts: dict[str, Any]) -> None:
-    """Write a model's weights under its own names, with facts in the file's header.
+def save_weights(path: Path, model: nn.Module, metadata: dict[str, Any]) -> None:
+    """Write a model's weights under its own names, with metadata in the file's header.
 
     Args:
         path: ends in ``.safetensors``; replaced when complete.
         model: its ``state_dict`` is written; what it names is what another tool reads.
-        facts: plain values.
+        metadata: plain values.
     """
     tensors = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
     with atomic_write(path) as beside:
-        save_file(tensors, beside, {"facts": json.dumps(facts)})
+        save_file(tensors, beside, {_METADATA: json.dumps(metadata)})
 
 
 def load_weights(path: Path, model: nn.Module) -> dict[str, Any]:
     """Load weights that `save_weights` wrote.
 
     Returns:
-        The facts written with them.
+        The metadata written with them.
 
     Raises:
         InputError: no such file, not one of ours, or of another architecture.
     """
-    tensors, facts = _read(path)
+    tensors, metadata = _read(path)
     _load_into(model, tensors, path)
-    return facts
+    return metadata
 
 
 def save_state(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, facts: dict[str, Any]
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, metadata: dict[str, Any]
 ) -> None:
     """Write everything that training needs to go on, as one file."""
     tensors = {
@@ -54,7 +56,7 @@ def save_state(
     for index, values in state["state"].items():
         for name, value in values.items():
             tensors[f"{_OPTIMIZER}{index}.{name}"] = value.detach().contiguous()
-    header = {"facts": json.dumps(facts), "param_groups": json.dumps(state["param_groups"])}
+    header = {_METADATA: json.dumps(metadata), "param_groups": json.dumps(state["param_groups"])}
     with atomic_write(path) as beside:
         save_file(tensors, beside, header)
 
@@ -65,19 +67,19 @@ def load_state(
     """Load what `save_state` wrote; without an optimizer, the model alone.
 
     Returns:
-        The facts written with it.
+        The metadata written with it.
 
     Raises:
         InputError: no such file, not one of ours, or of another architecture.
     """
-    tensors, facts = _read(path)
+    tensors, metadata = _read(path)
     _load_into(
         model,
         {name.removeprefix(_MODEL): t for name, t in tensors.items() if name.startswith(_MODEL)},
         path,
     )
     if optimizer is None:
-        return facts
+        return metadata
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith(_OPTIMIZER):
@@ -86,7 +88,7 @@ def load_state(
     with safe_open(path, "pt") as file:
         groups = json.loads(file.metadata()["param_groups"])
     optimizer.load_state_dict({"state": state, "param_groups": groups})
-    return facts
+    return metadata
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -94,8 +96,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise InputError(f"there is no checkpoint at {path}; name a run that has one.")
     try:
         with safe_open(path, "pt") as file:
-            facts: dict[str, Any] = json.loads((file.metadata() or {})["facts"])
-            return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
+            metadata: dict[str, Any] = json.loads((file.metadata() or {})[_METADATA])
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise InputError(
             f"{path} is not a checkpoint of mammo-pd ({error}); name a run that has one."
