@@ -19,7 +19,7 @@ from mammo_pd.data.store import (
 
 
 class MammogramDataset:
-    """The images of some rows of a manifest, at the smallest level that serves the canvas.
+    """The images of some rows of a manifest, at the smallest level that serves the input size.
 
     Args:
         paths: the store.

@@ -120,8 +120,8 @@ def heat_on_image(
     """Lay the patches' shares of the attention over an image.
 
     Args:
-        shares: (rows, columns) of the canvas's patch grid.
-        image_size: (height, width) of the stored level that was placed on the canvas.
+        shares: (rows, columns) of the patch grid.
+        image_size: (height, width) of the stored level that the model read.
         size: (height, width) of the picture of the same image.
         img_size: (height, width) in pixels.
 
@@ -136,8 +136,8 @@ def heat_on_image(
         shares.shape, image_size, size, (top, left), img_size, strict=True
     ):
         centres = (np.arange(shown) + 0.5) * (side / shown)
-        on_canvas = (centres - offset) / step
-        index.append(np.clip((on_canvas * cells / length).astype(int), 0, cells - 1))
+        on_input = (centres - offset) / step
+        index.append(np.clip((on_input * cells / length).astype(int), 0, cells - 1))
     laid: npt.NDArray[np.float32] = shares[np.ix_(index[0], index[1])]
     low, high = float(np.median(laid)), float(laid.max())
     heat = np.zeros(size, np.float32)

@@ -17,7 +17,7 @@ _STREAM = 1
 
 
 def fit_to_image_size(heights: Tensor, widths: Tensor, img_size: tuple[int, int]) -> Tensor:
-    """Affine maps that place each whole image in the canvas at its natural aspect ratio.
+    """Affine maps that place each whole image in the model's input at its natural aspect ratio.
 
     The image is as large as fits, flush with the left edge (the chest wall) and centred from top to
     bottom.
@@ -28,7 +28,7 @@ def fit_to_image_size(heights: Tensor, widths: Tensor, img_size: tuple[int, int]
         img_size: (height, width) in pixels.
 
     Returns:
-        (B, 2, 3) float32, canvas to stored image.
+        (B, 2, 3) float32, input to stored image.
     """
     height, width = heights.float(), widths.float()
     step = torch.maximum(height / img_size[0], width / img_size[1])
@@ -52,7 +52,7 @@ def draw_augmentation(keys: Tensor) -> Tensor:
 
 
 def affine_of(drawn: Tensor, img_size: tuple[int, int], settings: AugmentSettings) -> Tensor:
-    """Each image's flip, rotation, scale and shift about the centre of the canvas.
+    """Each image's flip, rotation, scale and shift about the centre of the input.
 
     Args:
         drawn: (B, 8), from `draw_augmentation`.
@@ -60,7 +60,7 @@ def affine_of(drawn: Tensor, img_size: tuple[int, int], settings: AugmentSetting
         settings: how far.
 
     Returns:
-        (B, 2, 3) float32, canvas to canvas.
+        (B, 2, 3) float32, input to input.
     """
     flip_row = 1 - 2 * (drawn[:, 0] < settings.vertical_flip).float()
     flip_column = 1 - 2 * (drawn[:, 1] < settings.horizontal_flip).float()

@@ -56,7 +56,7 @@ def draw_grid(keys: Tensor, grid_size: tuple[int, int], num_keep: int) -> Tensor
 
     Args:
         keys: (B,) int64, from `image_key`.
-        grid_size: patches on the canvas, (rows, columns); N is their product.
+        grid_size: of patches, (rows, columns); N is their product.
         num_keep: K.
 
     Returns:

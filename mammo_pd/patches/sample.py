@@ -23,7 +23,7 @@ def sample_patches(
 
     Args:
         images: B stored images.
-        matrix: (B, 2, 3) float32, canvas to stored image.
+        matrix: (B, 2, 3) float32, input to stored image.
         positions: (B, K) int64, raster order on the patch grid.
         grid_width: patches in one row of the grid.
         patch_size: P.
@@ -65,8 +65,8 @@ def probe_tissue(
 
     Args:
         images: B stored images.
-        matrix: (B, 2, 3) float32, canvas to stored image.
-        grid_size: patches on the canvas, (rows, columns); N is their product.
+        matrix: (B, 2, 3) float32, input to stored image.
+        grid_size: of patches, (rows, columns); N is their product.
         patch_size: P.
 
     Returns:

@@ -110,5 +110,5 @@ def _load_into(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None
     except RuntimeError as error:
         raise InputError(
             f"{path} does not fit the model ({str(error).splitlines()[-1].strip()[:200]}); it was "
-            "trained with another model or canvas than the run's configuration says."
+            "trained with another model or image size than the run's configuration says."
         ) from error
