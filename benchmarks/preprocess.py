@@ -2,7 +2,7 @@
 
 Phantom mammograms of 3328x2560 are written to a temporary folder; each contestant takes them from
 DICOM file to cropped pyramid on disk, on one core and on all. Prints tables and writes them to a
-file if one is named; needs SimpleITK (pip install 'mammo-pd[bench]'):
+file if one is named:
 
     python benchmarks/preprocess.py [benchmarks/results/preprocess_CORES_DATE.md]
 
