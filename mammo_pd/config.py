@@ -188,15 +188,6 @@ class TrainingSettings(_Settings):
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the weights, the order of images, the patch draws and the augmentation."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _read_old_name(cls, values: Any) -> Any:
-        # Runs made before the rename must still be read.
-        if isinstance(values, dict) and "accumulate" in values and "grad_accum_steps" not in values:
-            old = dict(values)
-            return {"grad_accum_steps": old.pop("accumulate"), **old}
-        return values
-
     @property
     def known_batch_size(self) -> int:
         """``batch_size``, once ``auto`` is resolved."""
@@ -283,6 +274,8 @@ def load_config(file: Path | None = None, overrides: Mapping[str, Any] | None = 
     values: Any = {} if file is None else _read_yaml(file)
     if not isinstance(values, dict):
         raise InputError(f"{where} is not a mapping of sections ({_keys_of(RunConfig)}).")
+    # Before the overrides, which may give the new name beside the file's old one.
+    _rename_old_keys(values)
     origins = {}
     for path, override in (overrides or {}).items():
         given = override if isinstance(override, Given) else Given(override, f"{where}: {path}")
@@ -367,6 +360,15 @@ def _read_yaml(file: Path) -> Any:
         # PyYAML's messages span lines; an error is one.
         cause = " ".join(str(error).split())
         raise InputError(f"the configuration {file} cannot be read: {cause}") from error
+
+
+def _rename_old_keys(values: dict[Any, Any]) -> None:
+    """Rename what files made by earlier versions call otherwise: their runs must still be read."""
+    training = values.get("training")
+    if not isinstance(training, dict) or "grad_accum_steps" in training:
+        return
+    if "accumulate" in training:
+        training["grad_accum_steps"] = training.pop("accumulate")
 
 
 def _set(values: dict[str, Any], path: str, given: Given) -> None:

@@ -212,3 +212,11 @@ def test_every_recipe_builds_and_says_how_to_run_it(file: Path) -> None:
     assert head.startswith("# yaml-language-server: $schema=schema.json\n")
     for word in (f"mammo-pd train --config configs/{file.name}", "Hardware:", "Hours:", "Expect:"):
         assert word in head
+
+
+def test_override_by_the_new_name_wins_over_the_old_one_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("training: {accumulate: 4, epochs: 3}\n")
+    assert load_config(file).training.grad_accum_steps == 4
+    config = load_config(file, parse_assignments(["training.grad_accum_steps=2"]))
+    assert (config.training.grad_accum_steps, config.training.epochs) == (2, 3)

@@ -275,7 +275,9 @@ class RunSetup:
             )
         if self.fabric.is_global_zero and self.config.patch_dropout.draw == Draw.TISSUE:
             share = self._tissue_share()
-            kept = min(1.0, self.num_keep / self.backbone.num_tokens / share)
+            kept_patches = self.num_keep / self.backbone.num_tokens
+            # Images of a sample may hold none at all.
+            kept = min(1.0, kept_patches / share) if share else 1.0
             self.say(f"tissue is {share:.0%} of the input; {kept:.0%} of it is kept")
 
     def _kept_in_words(self) -> str:

@@ -527,3 +527,14 @@ def test_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
 
 def test_run_ids_sort_by_time(run: Path) -> None:
     assert re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{4}", run.name)
+
+
+def test_images_without_tissue_do_not_end_a_run(
+    phantom_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        PatchSampler, "tissue", lambda self, images: torch.zeros(len(images), 48, dtype=torch.bool)
+    )
+    said: list[str] = []
+    RunSetup.build(phantom_store, small(patch_dropout__draw="tissue"), say=said.append).introduce()
+    assert any("tissue is 0% of the input" in line for line in said)
