@@ -84,15 +84,11 @@ class Backbone(nn.Module, ABC):
         # timm ships no annotations, so its models are Any to the type checker.
         self.timm_model: Any = timm_model
         self._drop_paths = replace_drop_paths(timm_model)
-        # A plain tensor: as a buffer, DDP would broadcast it at every step.
+        # A plain tensor: a buffer would be a part of every checkpoint.
         self._path_keep = torch.tensor([1 - path.drop_prob for path in self._drop_paths])
         self._embed = self.embed
         for token in self._prefix_tokens():
             token.register_hook(_make_contiguous)  # type: ignore[no-untyped-call]
-        # timm's buffers are constants (rotation tables, zero biases). DDP would broadcast them in
-        # every forward pass, and hang when one rank alone runs a validation batch.
-        buffers = [f"timm_model.{name}" for name, _ in timm_model.named_buffers()]
-        self._ddp_params_and_buffers_to_ignore = buffers
         self.register_load_state_dict_pre_hook(_rename_old_prefix)  # type: ignore[no-untyped-call]
 
     @staticmethod

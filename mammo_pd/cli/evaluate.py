@@ -80,9 +80,18 @@ def evaluate(
         metrics = evaluate_file(predictions, out, **choices)
     else:
         chosen = [find_run(runs, folder) for folder in run_folders or (None,)]
+        for run in chosen:
+            _refuse_unreported(run)
         out = out or _report_folder([run.path for run in chosen])
         print(f"evaluating {', '.join(str(run.path) for run in chosen)}")
         scored = [_predict(run, store, checkpoint, accept_other_split) for run in chosen]
+        targets = scored[0].objective.target_columns
+        if len(targets) > 1:
+            for target in targets:
+                metrics = _report_on(scored, out / target, choices, target)
+                print(f"{target}\n{summary_table(metrics)}\n")
+            print(f"wrote {out}: a report in a folder of its own for each of {', '.join(targets)}")
+            return
         metrics = _report_on(scored, out, choices)
     print(summary_table(metrics))
     print(f"\nwrote {out}: index.html, metrics.json, predictions, ROC and PR curves")
@@ -103,16 +112,40 @@ def _predict(
     return predict(run, store=store, checkpoint=checkpoint, accept_other_split=accept_other_split)
 
 
-def _report_on(scored: "list[Scored]", out: Path, choices: dict[str, Any]) -> dict[str, object]:
+def _refuse_unreported(run: "RunFolder") -> None:
+    """Refuse a run that learns nothing to report on, before it is scored."""
+    from mammo_pd.training.objectives import build_objective
+
+    if not build_objective(run.config.training).target_columns:
+        raise InputError(
+            f"the run {run.info.run_id} was trained for {run.config.training.objective}, which has "
+            "no labels to report on; its best.safetensors is the start of another run: mammo-pd "
+            f"train --weights {run.best}"
+        )
+
+
+def _report_on(
+    scored: "list[Scored]", out: Path, choices: dict[str, Any], target: str | None = None
+) -> dict[str, object]:
+    """Report on the objective's only target, or on one of several."""
     from mammo_pd.inference.explain import ErrorPictures
     from mammo_pd.inference.predict import join_folds
     from mammo_pd.report.evaluate import evaluate_predictions
 
     pictures = ErrorPictures(scored)
+    context = replace(context_of(scored), pictures=pictures.legend)
+    table = join_folds(scored)
+    if target is not None:
+        objective = scored[0].objective
+        score = objective.score_columns[objective.target_columns.index(target)]
+        # A label that is not this report's would not be told from it.
+        table = table.drop(columns=[name for name in ("label", "score") if name in table])
+        table = table.rename(columns={target: "label", score: "score"})
+        context = replace(context, title=f"{context.title}: {target}", label_definition=target)
     return evaluate_predictions(
-        join_folds(scored),
+        table,
         out,
-        context=replace(context_of(scored), pictures=pictures.legend),
+        context=context,
         thumbnail=pictures,
         **choices,
     )

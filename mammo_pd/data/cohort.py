@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from mammo_pd.data.manifest import read_manifest
@@ -49,22 +51,14 @@ class Cohort:
         usable = self._usable.drop(columns="split", errors="ignore")
         return usable.merge(parts, on="image_id").sort_values("image_id", ignore_index=True)
 
-    def labelled(self, part: Split) -> pd.DataFrame:
-        """The labelled rows of one part, in the order of their image IDs."""
-        rows = self.rows
-        return rows[rows["label"].notna() & (rows["split"] == part)].reset_index(drop=True)
+    def part(self, part: Split) -> pd.DataFrame:
+        """The rows of one part, labelled or not, in the order of their image IDs."""
+        return self.rows[self.rows["split"] == part].reset_index(drop=True)
 
     @property
     def unassigned(self) -> int:
         """How many usable images the split does not name: they came after it was made."""
         return int((~self._usable["image_id"].isin(self.split.table["image_id"])).sum())
-
-    @cached_property
-    def labels_hash(self) -> str:
-        """Of which images are labelled, and how; it changes if one label does."""
-        known = self.rows[self.rows["label"].notna()]
-        lines = known["image_id"] + "," + known["label"].astype(str)
-        return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
     @cached_property
     def store_info(self) -> dict[str, Any]:
@@ -85,3 +79,17 @@ class Cohort:
     @property
     def _usable(self) -> pd.DataFrame:
         return self.manifest[self.manifest["status"] == Status.OK]
+
+
+def hash_targets(image_ids: pd.Series, targets: npt.NDArray[np.float32]) -> str:
+    """Of which images are labelled, and how; it changes if one label does, not with the order.
+
+    Args:
+        image_ids: of the labelled images.
+        targets: (images, T) float32, NaN where one is missing.
+    """
+    lines = [
+        f"{image_id},{','.join(f'{value:.9g}' for value in values)}"
+        for image_id, values in zip(image_ids, targets.tolist(), strict=True)
+    ]
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from torch import nn
 
 from mammo_pd.backbones.base import Backbone
 from mammo_pd.backbones.build import build_backbone
@@ -19,11 +20,13 @@ from mammo_pd.data.store import open_store
 from mammo_pd.errors import InputError
 from mammo_pd.files import atomic_write
 from mammo_pd.inference.score import score_dataset
+from mammo_pd.patches.sampler import PatchSampler
 from mammo_pd.terms import Split, Status
 from mammo_pd.training.checkpoint import load_state, load_weights
 from mammo_pd.training.devices import make_fabric
 from mammo_pd.training.objectives import Objective, build_objective
 from mammo_pd.training.runs import RunFolder, RunInfo
+from mammo_pd.training.setup import labels_hash
 
 # What a report can stratify by; the manifest's other columns are of no use to it.
 _STRATA = ("manufacturer", "model", "age", "presentation_intent", "implant")
@@ -42,6 +45,7 @@ class Scored:
         exclusions: images of the store that were left out, by reason.
         cohort: the store and split that were scored.
         images: manifest rows of the images that were scored.
+        objective: that the run learnt.
         backbone: in evaluation mode, on its device.
     """
 
@@ -53,6 +57,7 @@ class Scored:
     exclusions: dict[str, int]
     cohort: Cohort
     images: pd.DataFrame
+    objective: Objective
     backbone: Backbone
 
     @property
@@ -83,7 +88,10 @@ def predict(
     """
     paths = open_store(store or Path(run.info.store))
     cohort = Cohort.read(paths, run.config.data.split, run.config.data.fold)
-    run.refuse_scoring_on(cohort, accept_other_split=accept_other_split)
+    objective = build_objective(run.config.training)
+    run.refuse_scoring_on(
+        cohort, labels_hash(cohort, objective), accept_other_split=accept_other_split
+    )
     if run.info.finished is None:
         say(
             f"warning: the run {run.info.run_id} was not trained to its end; what it has learnt "
@@ -91,13 +99,17 @@ def predict(
         )
     images = cohort.rows[cohort.rows["split"] != Split.TRAIN].reset_index(drop=True)
 
-    objective = build_objective(run.config.training)
-    backbone, epoch = load_backbone(run, objective, checkpoint)
+    model, backbone, epoch = load_model(run, objective, checkpoint)
     # One device is enough, and it need not be of the kind that trained.
     config = run.config.replace(device=run.config.device.replace(devices=1, accelerator="auto"))
     dataset = MammogramDataset(paths, images, run.info.img_size)
     scores = score_dataset(
-        make_fabric(config), backbone, objective, dataset, workers=config.data.workers
+        make_fabric(config),
+        model,
+        PatchSampler(run.info.img_size, backbone.patch_size),
+        objective,
+        dataset,
+        workers=config.data.workers,
     )
 
     table = _as_predictions(images, scores, objective, run.config)
@@ -117,13 +129,14 @@ def predict(
         exclusions=_count_exclusions(cohort),
         cohort=cohort,
         images=images,
+        objective=objective,
         backbone=backbone,
     )
 
 
-def load_backbone(
+def load_model(
     run: RunFolder, objective: Objective, checkpoint: str = "best"
-) -> tuple[Backbone, int]:
+) -> tuple[nn.Module, Backbone, int]:
     """Build a run's model from its checkpoint.
 
     Args:
@@ -132,7 +145,7 @@ def load_backbone(
         checkpoint: ``best`` or ``last``.
 
     Returns:
-        The model on the CPU, and the epoch that its weights are of.
+        What was trained, on the CPU; the backbone in it; and the epoch that its weights are of.
 
     Raises:
         InputError: there is no such checkpoint, or it is of another model.
@@ -143,16 +156,21 @@ def load_backbone(
         num_outputs=objective.num_outputs,
         global_pool=run.config.model.global_pool,
     )
+    model = objective.build_model(backbone)
     if checkpoint == "best":
-        return backbone, int(load_weights(run.best, backbone.timm_model)["epoch"])
-    return backbone, len(load_state(run.last, backbone)["history"])
+        return model, backbone, int(load_weights(run.best, model, backbone.timm_model)["epoch"])
+    return model, backbone, len(load_state(run.last, model)["history"])
 
 
 def _as_predictions(
     images: pd.DataFrame, scores: np.ndarray, objective: Objective, config: RunConfig
 ) -> pd.DataFrame:
-    """The columns of predictions.csv: identifiers, label, scores, then what can stratify."""
-    table = images[["image_id", "patient_id", "exam_id", "laterality", "view", "label"]]
+    """The columns of predictions.csv: identifiers, targets, scores, then what can stratify."""
+    table = images[["image_id", "patient_id", "exam_id", "laterality", "view"]]
+    reported = objective.targets(images).T[: len(objective.target_columns)]
+    for name, target in zip(objective.target_columns, reported, strict=True):
+        # 0 and 1 as integers, and empty where one is missing.
+        table = table.assign(**{name: pd.Series(target, dtype="Float32").convert_dtypes()})
     table = table.assign(
         **dict(zip(objective.score_columns, scores.T, strict=True)), split=images["split"]
     )
@@ -161,8 +179,8 @@ def _as_predictions(
     # A column fold of the label table is not the fold of this split.
     kept_apart = (*MANIFEST_SCHEMA.names, *table.columns, "fold")
     further = [name for name in images if name not in kept_apart]
-    for name in (*_STRATA, *further):
-        table[name] = images[name]
+    for column in (*_STRATA, *further):
+        table[column] = images[column]
     return table
 
 

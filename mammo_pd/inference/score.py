@@ -3,9 +3,9 @@
 import numpy as np
 import numpy.typing as npt
 from lightning.fabric import Fabric
+from torch import nn
 from tqdm import tqdm
 
-from mammo_pd.backbones.base import Backbone
 from mammo_pd.data.dataset import MammogramDataset
 from mammo_pd.patches.sampler import PatchSampler
 from mammo_pd.training.objectives import Objective
@@ -17,7 +17,8 @@ IMAGES_AT_ONCE = 8
 
 def score_dataset(
     fabric: Fabric,
-    backbone: Backbone,
+    model: nn.Module,
+    sampler: PatchSampler,
     objective: Objective,
     dataset: MammogramDataset,
     *,
@@ -28,7 +29,8 @@ def score_dataset(
 
     Args:
         fabric: device and precision.
-        backbone: with trained weights; moved to the device and left there, in evaluation mode.
+        model: with trained weights; moved to the device and left there, in evaluation mode.
+        sampler: of the model's input size.
         objective: that it was trained with.
         dataset: of stored images.
         workers: threads that read ahead; None to choose by the device.
@@ -37,10 +39,8 @@ def score_dataset(
     Returns:
         (images, T) float64 in [0, 1], in the data set's order.
     """
-    module = fabric.setup_module(backbone)
+    module = fabric.setup_module(model)
     module.eval()
-    height, width = (side * backbone.patch_size for side in backbone.grid_size)
-    sampler = PatchSampler((height, width), backbone.patch_size)
     starts = range(0, len(dataset), images_at_once)
     batches = [list(range(s, min(s + images_at_once, len(dataset)))) for s in starts]
     loader = make_loader(dataset, batches, workers, fabric.device)

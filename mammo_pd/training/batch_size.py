@@ -61,7 +61,16 @@ def find_batch_size(setup: "RunSetup") -> int:
         )
     share = setup.fabric.world_size * setup.config.training.grad_accum_steps
     measure = step_memory(setup, share)
-    found = largest_batch(measure, memory_of(device), most=len(setup.train_set), share=share)
+    most = len(setup.train_set)
+    if most < share:
+        raise InputError(
+            f"--batch-size auto has to share each batch between {share} devices and parts, and "
+            f"there are only {most} training images; use fewer devices or a smaller "
+            "training.grad_accum_steps."
+        )
+    # Every rank must come to the same batch, so the smallest memory counts where GPUs differ.
+    memories = setup.fabric.all_gather(torch.tensor(memory_of(device), device=device))
+    found = largest_batch(measure, int(memories.min()), most=most, share=share)
     del measure
     # The probe is part of a reference cycle: without this it would stay beside the trained model.
     gc.collect()

@@ -14,24 +14,38 @@ from mammo_pd.files import atomic_write
 
 _MODEL = "model."
 _OPTIMIZER = "optimizer."
+_OBJECTIVE = "objective."
 # The key in the file's header; older files have it too.
 _METADATA = "facts"
 
 
-def save_weights(path: Path, model: nn.Module, metadata: dict[str, Any]) -> None:
-    """Write a model's weights under its own names, with metadata in the file's header.
+def prefix_of(timm_model: nn.Module, model: nn.Module) -> str:
+    """What the names of a timm model's weights begin with in the model around it."""
+    (name,) = (name for name, module in model.named_modules() if module is timm_model)
+    return f"{name}." if name else ""
+
+
+def save_weights(
+    path: Path, model: nn.Module, timm_model: nn.Module, metadata: dict[str, Any]
+) -> None:
+    """Write a model's weights, those of timm's model under timm's names for other tools to read.
 
     Args:
         path: ends in ``.safetensors``; replaced when complete.
-        model: its ``state_dict`` is written; what it names is what another tool reads.
-        metadata: plain values.
+        model: what is trained; weights around timm's are named ``objective.`` and as in it.
+        timm_model: within ``model``.
+        metadata: plain values, for the file's header.
     """
-    tensors = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
+    prefix = prefix_of(timm_model, model)
+    tensors = {
+        name.removeprefix(prefix) if name.startswith(prefix) else _OBJECTIVE + name: tensor
+        for name, tensor in _tensors(model).items()
+    }
     with atomic_write(path) as beside:
         save_file(tensors, beside, {_METADATA: json.dumps(metadata)})
 
 
-def load_weights(path: Path, model: nn.Module) -> dict[str, Any]:
+def load_weights(path: Path, model: nn.Module, timm_model: nn.Module) -> dict[str, Any]:
     """Load weights that `save_weights` wrote.
 
     Returns:
@@ -41,7 +55,12 @@ def load_weights(path: Path, model: nn.Module) -> dict[str, Any]:
         InputError: no such file, not one of ours, or of another architecture.
     """
     tensors, metadata = _read(path)
-    _load_into(model, tensors, path)
+    prefix = prefix_of(timm_model, model)
+    named = {
+        name.removeprefix(_OBJECTIVE) if name.startswith(_OBJECTIVE) else prefix + name: tensor
+        for name, tensor in tensors.items()
+    }
+    _load_into(model, named, path)
     return metadata
 
 
@@ -49,9 +68,7 @@ def save_state(
     path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, metadata: dict[str, Any]
 ) -> None:
     """Write everything that training needs to go on, as one file."""
-    tensors = {
-        _MODEL + name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()
-    }
+    tensors = {_MODEL + name: tensor for name, tensor in _tensors(model).items()}
     state = optimizer.state_dict()
     for index, values in state["state"].items():
         for name, value in values.items():
@@ -89,6 +106,10 @@ def load_state(
         groups = json.loads(file.metadata()["param_groups"])
     optimizer.load_state_dict({"state": state, "param_groups": groups})
     return metadata
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

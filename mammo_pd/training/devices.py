@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.strategies import DDPStrategy
 
 from mammo_pd.config import RunConfig
 from mammo_pd.errors import InputError
@@ -37,9 +38,16 @@ def make_fabric(config: RunConfig, *, devices: int = 1, nodes: int = 1) -> Fabri
         # Older GPUs emulate bf16, at no gain; they are fast in fp16.
         bf16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
         precision = "bf16-mixed" if bf16 else "16-mixed" if on_gpu else "32-true"
+    # Buffers are constants here (rotation tables, zero biases). DDP would broadcast them in every
+    # forward pass, and hang when one rank alone runs a validation batch.
+    strategy = DDPStrategy(broadcast_buffers=False) if devices * nodes > 1 else "auto"
     try:
         return Fabric(
-            accelerator=device.accelerator, devices=devices, num_nodes=nodes, precision=precision
+            accelerator=device.accelerator,
+            strategy=strategy,
+            devices=devices,
+            num_nodes=nodes,
+            precision=precision,
         )
     except (ValueError, RuntimeError) as error:
         raise InputError(

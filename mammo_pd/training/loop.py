@@ -22,9 +22,10 @@ from mammo_pd import __version__
 from mammo_pd.config import RunConfig, dump_config
 from mammo_pd.errors import InputError
 from mammo_pd.files import write_text
+from mammo_pd.terms import Split
 from mammo_pd.tracking import MlflowRun, NoTracking, Tracker
 from mammo_pd.training.batch_size import DoesNotFitError
-from mammo_pd.training.checkpoint import load_state, save_state, save_weights
+from mammo_pd.training.checkpoint import load_state, prefix_of, save_state, save_weights
 from mammo_pd.training.runs import RunFolder, timestamp
 from mammo_pd.training.scoring import score_batches
 from mammo_pd.training.setup import RunSetup
@@ -46,11 +47,21 @@ def fit(setup: RunSetup, run: RunFolder) -> list[dict[str, float]]:
 
     Raises:
         InputError: the loss is no longer finite.
-        DoesNotFitError: the batch does not fit in memory.
+        DoesNotFitError: the batch does not fit in memory; a run without a checkpoint is removed, so
+            that it is not taken for the latest.
     """
     setup.introduce()
     if not setup.fabric.is_global_zero:
         return _fit(setup, run, NoTracking())
+    try:
+        return _fit_tracked(setup, run)
+    except DoesNotFitError:
+        if not run.last.is_file():
+            run.remove()
+        raise
+
+
+def _fit_tracked(setup: RunSetup, run: RunFolder) -> list[dict[str, float]]:
     with MlflowRun(run.path.parent, run.path.name, run.info.mlflow_run_id) as tracker:
         run = run.update(mlflow_run_id=tracker.run_id)
         _describe(setup, tracker)
@@ -106,14 +117,14 @@ def _fit(setup: RunSetup, run: RunFolder, tracker: Tracker) -> list[dict[str, fl
             "train_images_per_second": images / seconds,
             "train_wait_share": train_loader.waited / seconds,
             "train_memory_gib": peak_memory_gib(setup.device),
-            **setup.objective.metrics(setup.val_rows, scores),
+            **setup.objective.metrics(setup.parts[Split.VAL], scores),
         }
         history.append(metrics)
         tracker.log(metrics, step=(epoch + 1) * len(batches))
         setup.say(_epoch_line(metrics, monitor, training.epochs))
         if fabric.is_global_zero:
             if metrics[monitor] >= max(old[monitor] for old in history):
-                save_weights(run.best, setup.backbone.timm_model, metrics)
+                save_weights(run.best, setup.model, setup.backbone.timm_model, metrics)
             save_state(run.last, setup.model, optimizer, {"history": history})
         fabric.barrier()
     return history
@@ -167,9 +178,9 @@ def _train_epoch(
 def _validate(setup: RunSetup, model: nn.Module, loader: Any) -> npt.NDArray[np.float64]:
     """Score every validation image on all its patches: (images, T), in the set's order."""
     model.eval()
-    targets = setup.val_set.targets.shape[1]
+    columns = len(setup.objective.score_columns)
     # Not empty even where there are fewer images than processes.
-    scored = [torch.empty(0, targets, device=setup.device)]
+    scored = [torch.empty(0, columns, device=setup.device)]
     rows = [torch.empty(0, dtype=torch.int64)]
     for index, scores in score_batches(model, setup.sampler, setup.objective, loader, setup.device):
         rows.append(index)
@@ -180,7 +191,7 @@ def _validate(setup: RunSetup, model: nn.Module, loader: Any) -> npt.NDArray[np.
         # Each rank scores its own shard; shards may differ by one image.
         gathered = [None] * setup.fabric.world_size
         torch.distributed.all_gather_object(gathered, own)
-    ordered = np.empty((len(setup.val_set), targets))
+    ordered = np.empty((len(setup.val_set), columns))
     for shard, index in gathered:
         ordered[index.numpy()] = shard.numpy()
     return ordered
@@ -289,8 +300,8 @@ def _parameter_groups(setup: RunSetup, weight_decay: float) -> list[dict[str, An
 
     timm_model: Any = setup.backbone.timm_model
     # Tokens and position embeddings, by their names within the whole model.
-    (prefix,) = (name for name, module in setup.model.named_modules() if module is timm_model)
-    spared = {f"{prefix}.{name}" for name in timm_model.no_weight_decay()}
+    prefix = prefix_of(timm_model, setup.model)
+    spared = {prefix + name for name in timm_model.no_weight_decay()}
     groups: list[dict[str, Any]] = param_groups_weight_decay(setup.model, weight_decay, spared)
     return groups
 

@@ -154,8 +154,22 @@ class RunFolder:
         changed._write()
         return changed
 
-    def refuse_resuming_on(self, cohort: Cohort) -> None:
+    def remove(self) -> None:
+        """Remove a run that holds nothing yet: its description alone.
+
+        Raises:
+            OSError: the folder holds more.
+        """
+        (self.path / "config.yaml").unlink(missing_ok=True)
+        (self.path / "run.json").unlink(missing_ok=True)
+        self.path.rmdir()
+
+    def refuse_resuming_on(self, cohort: Cohort, labels_hash: str) -> None:
         """Check that a run goes on with what it was started on.
+
+        Args:
+            cohort: to be trained on.
+            labels_hash: of it, for the run's objective.
 
         Raises:
             InputError: split, store settings or labels are others.
@@ -171,18 +185,21 @@ class RunFolder:
                 f"the run {info.run_id} was started on a store made with other settings; train "
                 "anew without --resume."
             )
-        if info.labels_hash != cohort.labels_hash:
+        if info.labels_hash != labels_hash:
             raise InputError(
                 f"the labels in {cohort.paths.root} have changed since the run {info.run_id} was "
                 "started; put them back with mammo-pd preprocess --labels, or train anew without "
                 "--resume."
             )
 
-    def refuse_scoring_on(self, cohort: Cohort, *, accept_other_split: bool) -> None:
+    def refuse_scoring_on(
+        self, cohort: Cohort, labels_hash: str, *, accept_other_split: bool
+    ) -> None:
         """Check that a run is judged on the images that were kept from it.
 
         Args:
             cohort: to be scored.
+            labels_hash: of it, for the run's objective.
             accept_other_split: the user vouches for another split or other labels.
 
         Raises:
@@ -203,7 +220,7 @@ class RunFolder:
                 "trained on; restore the split, or give --accept-other-split if you know that no "
                 "patient is on both sides."
             )
-        if info.labels_hash != cohort.labels_hash:
+        if info.labels_hash != labels_hash:
             raise InputError(
                 f"the labels in {cohort.paths.root} have changed since the run {info.run_id} was "
                 "trained; put them back with mammo-pd preprocess --labels, or give "

@@ -3,7 +3,7 @@
 import math
 import os
 import platform
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ from mammo_pd import __version__
 from mammo_pd.backbones.base import Backbone
 from mammo_pd.backbones.build import build_backbone, describe_backbone
 from mammo_pd.config import RunConfig, resolve_img_size
-from mammo_pd.data.cohort import Cohort
+from mammo_pd.data.cohort import Cohort, hash_targets
 from mammo_pd.data.dataset import EpochBatches, MammogramDataset
 from mammo_pd.data.loader import BatchLoader
 from mammo_pd.data.split_store import split_store
@@ -48,6 +48,7 @@ class RunSetup:
         fabric: Lightning Fabric, launched.
         compiled: whether blocks and sampler are compiled.
         cohort: the store's images and their split.
+        parts: of each part of the split, the manifest rows that the objective can use.
         img_size: (height, width) in pixels that the model sees.
         objective: what is learnt.
         backbone: encodes the patches; its weights are what a checkpoint hands on.
@@ -56,7 +57,6 @@ class RunSetup:
         sampler: draws and reads the patches.
         train_set: images to train on, with targets.
         val_set: images to validate on, with targets.
-        val_rows: their manifest rows.
         say: takes one line for people; does nothing but in the first process.
     """
 
@@ -64,6 +64,7 @@ class RunSetup:
     fabric: Fabric
     compiled: bool
     cohort: Cohort
+    parts: Mapping[Split, pd.DataFrame]
     img_size: tuple[int, int]
     objective: Objective
     backbone: Backbone
@@ -71,7 +72,6 @@ class RunSetup:
     sampler: PatchSampler
     train_set: MammogramDataset
     val_set: MammogramDataset
-    val_rows: pd.DataFrame
     say: Callable[[str], None]
 
     @classmethod
@@ -102,15 +102,17 @@ class RunSetup:
         paths = open_store(store)
         _make_default_split(paths, config.data.split, say)
         cohort = Cohort.read(paths, config.data.split, config.data.fold)
-        _refuse_one_class(cohort)
         objective = build_objective(config.training)
+        parts = usable_parts(cohort, objective)
+        for part, rows in parts.items():
+            objective.check(rows, f"the {part} part of the split {cohort.split.name}")
         patch_size = describe_backbone(
             config.model.name, global_pool=config.model.global_pool
         ).patch_size
-        img_size = resolve_img_size(config.data.res, patch_size, _largest_crop(cohort))
+        img_size = resolve_img_size(config.data.res, patch_size, _largest_crop(parts))
         train_set, val_set = (
             MammogramDataset(paths, rows, img_size, objective.targets(rows))
-            for rows in (cohort.labelled(Split.TRAIN), cohort.labelled(Split.VAL))
+            for rows in (parts[Split.TRAIN], parts[Split.VAL])
         )
 
         # ---- devices
@@ -143,6 +145,7 @@ class RunSetup:
             fabric=fabric,
             compiled=compiled,
             cohort=cohort,
+            parts=parts,
             img_size=img_size,
             objective=objective,
             backbone=backbone,
@@ -150,7 +153,6 @@ class RunSetup:
             sampler=sampler,
             train_set=train_set,
             val_set=val_set,
-            val_rows=cohort.labelled(Split.VAL),
             say=say,
         )
         if config.training.batch_size == "auto":
@@ -232,6 +234,11 @@ class RunSetup:
             "devices": self.fabric.world_size,
         }
 
+    @cached_property
+    def labels_hash(self) -> str:
+        """Of the targets of all images that the objective can use, in every part."""
+        return labels_hash(self.cohort, self.objective)
+
     def new_run(self, runs: Path, run_id: str) -> RunFolder:
         """Describe a run of this set-up; nothing is written yet."""
         info = RunInfo(
@@ -242,7 +249,7 @@ class RunSetup:
             label_definition=self.cohort.label_definition,
             split=self.cohort.split.name,
             split_hash=self.cohort.split.hash,
-            labels_hash=self.cohort.labels_hash,
+            labels_hash=self.labels_hash,
             fold=self.cohort.fold,
             model=self.config.model.name,
             img_size=self.img_size,
@@ -292,10 +299,8 @@ class RunSetup:
         return words
 
     def _count_images(self) -> str:
-        rows = self.cohort.rows
-        sizes = rows[rows["label"].notna()].groupby("split")["label"].agg(["size", "sum"])
         return ", ".join(
-            f"{part} {count} ({positive} positive)" for part, count, positive in sizes.itertuples()
+            f"{part} {self.objective.count(rows)}" for part, rows in self.parts.items()
         )
 
     def _tissue_share(self) -> float:
@@ -341,20 +346,22 @@ def _refuse_uneven(config: RunConfig, devices: int) -> None:
         )
 
 
-def _refuse_one_class(cohort: Cohort) -> None:
-    for part in Split:
-        labels = cohort.labelled(part)["label"]
-        for label, word in ((1, "positive"), (0, "negative")):
-            if not (labels == label).any():
-                raise InputError(
-                    f"the {part} part of the split {cohort.split.name} has no {word} image, so "
-                    "neither training nor an AUC is possible; check the labels (mammo-pd "
-                    "preprocess --labels), or make another split: mammo-pd split --name NEW"
-                )
+def usable_parts(cohort: Cohort, objective: Objective) -> dict[Split, pd.DataFrame]:
+    """Of each part of a split, the manifest rows that an objective can use."""
+    parts = {part: cohort.part(part) for part in Split}
+    return {
+        part: rows[objective.usable(rows)].reset_index(drop=True) for part, rows in parts.items()
+    }
 
 
-def _largest_crop(cohort: Cohort) -> tuple[int, int]:
-    rows = cohort.rows[cohort.rows["label"].notna()]
+def labels_hash(cohort: Cohort, objective: Objective) -> str:
+    """Of the targets that an objective reads in all parts of a split."""
+    rows = pd.concat(usable_parts(cohort, objective).values())
+    return hash_targets(rows["image_id"], objective.targets(rows))
+
+
+def _largest_crop(parts: Mapping[Split, pd.DataFrame]) -> tuple[int, int]:
+    rows = pd.concat(parts.values())
     return int(rows["crop_height"].max()), int(rows["crop_width"].max())
 
 

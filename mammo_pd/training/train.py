@@ -69,5 +69,5 @@ def reopen_run(
     setup = RunSetup.build(
         store or Path(run.info.store), run.config, with_weights=not run.last.is_file(), say=say
     )
-    run.refuse_resuming_on(setup.cohort)
+    run.refuse_resuming_on(setup.cohort, setup.labels_hash)
     return setup, run

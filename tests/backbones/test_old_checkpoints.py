@@ -37,8 +37,8 @@ def test_state_with_the_old_prefix_is_read(tmp_path: Path, wrapped: bool) -> Non
 
 def test_weights_are_under_timms_own_names(tmp_path: Path) -> None:
     model = build_backbone("vit_tiny_patch16_224", IMG_SIZE)
-    save_weights(tmp_path / "best.safetensors", model.timm_model, {})
+    save_weights(tmp_path / "best.safetensors", model, model.timm_model, {})
     assert "blocks.0.mlp.fc1.weight" in load_file(tmp_path / "best.safetensors")
     other = build_backbone("vit_tiny_patch16_224", IMG_SIZE)
-    load_weights(tmp_path / "best.safetensors", other.timm_model)
+    load_weights(tmp_path / "best.safetensors", other, other.timm_model)
     assert torch.equal(other.timm_model.cls_token, model.timm_model.cls_token)

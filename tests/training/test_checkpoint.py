@@ -39,20 +39,21 @@ def test_weights_carry_their_own_names_and_facts(tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
     model, _ = trained()
-    save_weights(tmp_path / "w.safetensors", model, {"epoch": 3})
+    save_weights(tmp_path / "w.safetensors", model, model, {"epoch": 3})
     assert set(load_file(tmp_path / "w.safetensors")) == {"weight", "bias"}
     other, _ = trained(seed=1)
-    assert load_weights(tmp_path / "w.safetensors", other) == {"epoch": 3}
+    assert load_weights(tmp_path / "w.safetensors", other, other) == {"epoch": 3}
     assert torch.equal(model.weight, other.weight)  # type: ignore[arg-type]
 
 
 def test_files_that_are_no_checkpoint_are_refused(tmp_path: Path) -> None:
     model, _ = trained()
     with pytest.raises(InputError, match="there is no checkpoint"):
-        load_weights(tmp_path / "none.safetensors", model)
+        load_weights(tmp_path / "none.safetensors", model, model)
     (tmp_path / "half.safetensors").write_bytes(b"\x10")
     with pytest.raises(InputError, match="not a checkpoint"):
-        load_weights(tmp_path / "half.safetensors", model)
-    save_weights(tmp_path / "other.safetensors", nn.Linear(4, 2), {})
+        load_weights(tmp_path / "half.safetensors", model, model)
+    other = nn.Linear(4, 2)
+    save_weights(tmp_path / "other.safetensors", other, other, {})
     with pytest.raises(InputError, match="does not fit the model"):
-        load_weights(tmp_path / "other.safetensors", model)
+        load_weights(tmp_path / "other.safetensors", model, model)

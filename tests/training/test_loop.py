@@ -144,6 +144,8 @@ def test_batch_that_does_not_fit_is_refused_with_what_to_change(
     monkeypatch.setattr(setup.backbone, "forward", full)
     with pytest.raises(DoesNotFitError, match=r"8 images of 64x48 with 3 patches .* --batch-size"):
         fitted(setup, tmp_path)
+    # What holds nothing is not left to be taken for the latest run.
+    assert not list(tmp_path.glob("*/run.json"))
 
 
 def test_losses_are_read_late_and_all_of_them(
@@ -216,6 +218,7 @@ class Findings(Objective):
     def __init__(self, columns: tuple[str, ...]) -> None:
         self._columns = columns
         self.num_outputs = len(columns)
+        self.target_columns = columns
         self.score_columns = tuple(f"score_{column}" for column in columns)
 
     def targets(self, rows: pd.DataFrame) -> npt.NDArray[np.float32]:
@@ -291,10 +294,11 @@ class MaskedAutoencoder(torch.nn.Module):
 class PredictDropped(Objective):
     """A pretext task: predict the pixels of the dropped patches; it needs no label."""
 
-    num_outputs, score_columns, monitor = 1, ("error",), "val_negative_error"
+    num_outputs, target_columns = 0, ()
+    score_columns, monitor = ("error",), "val_negative_error"
 
     def targets(self, rows: pd.DataFrame) -> npt.NDArray[np.float32]:
-        return np.full((len(rows), 1), np.nan, np.float32)
+        return np.empty((len(rows), 0), np.float32)
 
     def build_model(self, backbone: Backbone) -> torch.nn.Module:
         return MaskedAutoencoder(backbone, backbone.patch_size**2)

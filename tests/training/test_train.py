@@ -25,7 +25,7 @@ from mammo_pd.data.manifest import read_manifest
 from mammo_pd.data.split_store import split_store
 from mammo_pd.data.store import open_store
 from mammo_pd.errors import InputError
-from mammo_pd.inference.predict import Scored, join_folds, load_backbone, predict
+from mammo_pd.inference.predict import Scored, join_folds, load_model, predict
 from mammo_pd.inference.score import score_dataset
 from mammo_pd.patches.sampler import PatchSampler
 from mammo_pd.training.batch_size import largest_batch, step_memory
@@ -242,10 +242,11 @@ def test_scores_do_not_depend_on_how_they_are_batched(run: Path, phantom_store: 
     objective = build_objective(folder.config.training)
     scores = []
     for images_at_once in (8, 3):
-        backbone, _ = load_backbone(folder, objective)
+        model, backbone, _ = load_model(folder, objective)
+        sampler = PatchSampler((128, 96), backbone.patch_size)
         fabric = make_fabric(folder.config)
         scores.append(
-            score_dataset(fabric, backbone, objective, dataset, images_at_once=images_at_once)
+            score_dataset(fabric, model, sampler, objective, dataset, images_at_once=images_at_once)
         )
     assert scores[0].shape == (len(rows), 1)
     np.testing.assert_allclose(*scores, atol=1e-6)

@@ -7,7 +7,7 @@ from mammo_pd.errors import InputError
 from mammo_pd.training.objectives.base import Objective
 from mammo_pd.training.objectives.binary_label import BinaryLabel
 
-_OBJECTIVES: dict[str, Callable[[TrainingSettings], Objective]] = {
+OBJECTIVES: dict[str, Callable[[TrainingSettings], Objective]] = {
     "binary_label": BinaryLabel,
 }
 
@@ -18,11 +18,11 @@ def build_objective(settings: TrainingSettings) -> Objective:
     Raises:
         InputError: there is none of that name.
     """
-    build = _OBJECTIVES.get(settings.objective)
+    build = OBJECTIVES.get(settings.objective)
     if build is None:
         raise InputError(
             f"training.objective {settings.objective!r} does not exist; choose one of "
-            f"{', '.join(_OBJECTIVES)}."
+            f"{', '.join(OBJECTIVES)}."
         )
     return build(settings)
 

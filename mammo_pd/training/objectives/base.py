@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mammo_pd.backbones.base import Backbone
 from mammo_pd.batch import ImageBatch
+from mammo_pd.errors import InputError
 from mammo_pd.patches.sampler import PatchSampler
 
 
@@ -24,11 +25,15 @@ class Objective(ABC):
 
     Attributes:
         num_outputs: of the backbone's head.
-        score_columns: names of the scores in predictions.csv, one for each target.
+        target_columns: names in predictions.csv of the targets that `evaluate` reports on, all of
+            them 0 or 1; empty where there is nothing to report.
+        score_columns: names of the scores there, one for each of ``target_columns`` (and more, if
+            scores are to be kept that nothing is reported on).
         monitor: which of `metrics` chooses the best epoch; larger is better.
     """
 
     num_outputs: int
+    target_columns: tuple[str, ...]
     score_columns: tuple[str, ...]
     monitor: str
 
@@ -61,10 +66,49 @@ class Objective(ABC):
     def metrics(self, rows: pd.DataFrame, scores: npt.NDArray[np.float64]) -> dict[str, float]:
         """Judge the scores (rows, T) of the validation rows; one of the names is ``monitor``."""
 
+    # ---- which images it is learnt from
+
+    def usable(self, rows: pd.DataFrame) -> npt.NDArray[np.bool_]:
+        """Say which manifest rows something can be learnt from: (rows,) bool.
+
+        By default those with any target; all of them where the objective has no targets.
+        """
+        targets = self.targets(rows)
+        if not targets.shape[1]:
+            return np.ones(len(rows), bool)
+        usable: npt.NDArray[np.bool_] = np.any(~np.isnan(targets), axis=1)
+        return usable
+
+    def check(self, rows: pd.DataFrame, where: str) -> None:
+        """Refuse the usable rows of one part of a split if they cannot serve.
+
+        By default they must not be none.
+
+        Args:
+            rows: of the manifest.
+            where: names the part in a message, such as "the val part of the split default".
+
+        Raises:
+            InputError: training or `metrics` needs more.
+        """
+        if rows.empty:
+            raise InputError(
+                f"{where} has no image that {type(self).__name__} can use; check the label table "
+                "(mammo-pd preprocess --labels), or make another split: mammo-pd split --name NEW"
+            )
+
+    def count(self, rows: pd.DataFrame) -> str:
+        """Count the usable rows of one part for people, such as "640 (12 positive)"."""
+        return str(len(rows))
+
     # ---- what a pretext task changes
 
     def build_model(self, backbone: Backbone) -> nn.Module:
-        """What is trained: the backbone itself, or a module around it, such as with a decoder."""
+        """What is trained: the backbone itself, or a module around it, such as with a decoder.
+
+        Every weight must take part in each step: one that does not use the backbone's head sets
+        ``num_outputs`` to 0.
+        """
         return backbone
 
     def training_inputs(

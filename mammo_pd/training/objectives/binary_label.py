@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mammo_pd.config import TrainingSettings
+from mammo_pd.errors import InputError
 from mammo_pd.evaluation.levels import Aggregation, aggregate
 from mammo_pd.evaluation.roc import auc
 from mammo_pd.terms import Level
@@ -22,6 +23,7 @@ class BinaryLabel(Objective):
     """
 
     num_outputs = 1
+    target_columns = ("label",)
     score_columns = ("score",)
     monitor = "val_auc_image"
 
@@ -31,6 +33,24 @@ class BinaryLabel(Objective):
     def targets(self, rows: pd.DataFrame) -> npt.NDArray[np.float32]:
         """(rows, 1) float32 of 0, 1 or NaN."""
         return rows[["label"]].to_numpy(np.float32, na_value=np.nan)
+
+    def check(self, rows: pd.DataFrame, where: str) -> None:
+        """Both classes are needed.
+
+        Raises:
+            InputError: one of them is missing.
+        """
+        for label, word in ((1, "positive"), (0, "negative")):
+            if not (rows["label"] == label).any():
+                raise InputError(
+                    f"{where} has no {word} image, so neither training nor an AUC is possible; "
+                    "check the labels (mammo-pd preprocess --labels), or make another split: "
+                    "mammo-pd split --name NEW"
+                )
+
+    def count(self, rows: pd.DataFrame) -> str:
+        """Images, and how many are positive."""
+        return f"{len(rows)} ({int(rows['label'].sum())} positive)"
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Binary cross-entropy of (B, 1) logits, mean over the images."""

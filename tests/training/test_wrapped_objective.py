@@ -1,0 +1,96 @@
+"""An objective that nobody planned for, from training on two processes to the report."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from mammo_pd.data.manifest import read_manifest
+from mammo_pd.data.split_store import split_store
+from mammo_pd.data.store import open_store
+from mammo_pd.training.runs import RunFolder
+
+PROGRAM = Path(__file__).with_name("wrapped_findings.py")
+
+
+def mammo_pd(*words: object) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())}
+    return subprocess.run(
+        [sys.executable, str(PROGRAM), *map(str, words)],
+        env=environment,
+        timeout=300,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def unlabelled_store(phantom_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The phantoms with a split, and then without any label: the findings do not need it."""
+    store = tmp_path_factory.mktemp("unlabelled") / "store"
+    shutil.copytree(phantom_store, store)
+    split_store(open_store(store), name="mine", say=lambda _: None)
+    manifest = pd.read_parquet(store / "manifest.parquet")
+    labels = pd.array([None] * len(manifest), dtype="Int8")
+    manifest.assign(label=labels).to_parquet(store / "manifest.parquet")
+    return store
+
+
+def trained(store: Path, runs: Path, devices: int) -> Path:
+    words = (
+        "train --res 64x48 --model vit_tiny_patch16_224 --epochs 2 --batch-size 8 --keep 0.5 "
+        "--split mine --set training.objective=two_findings --set device.precision=32-true "
+        f"--set device.compile=false --set device.accelerator=cpu --devices {devices}"
+    )
+    done = mammo_pd(*words.split(), "--store", store, "--runs", runs)
+    assert done.returncode == 0, done.stderr
+    return RunFolder.latest(runs).path
+
+
+def test_from_two_processes_to_a_report_of_each_finding(
+    unlabelled_store: Path, tmp_path: Path
+) -> None:
+    run = trained(unlabelled_store, tmp_path, devices=2)
+    assert len(pd.read_csv(run / "history.csv")) == 2
+
+    scores = {}
+    for checkpoint in ("best", "last"):
+        out = tmp_path / checkpoint
+        done = mammo_pd("evaluate", run, "--checkpoint", checkpoint, "--out", out)
+        assert done.returncode == 0, done.stderr
+        scores[checkpoint] = pd.read_csv(run / "predictions.csv")
+        tested = scores[checkpoint][lambda table: table["split"] == "test"]
+        rows = read_manifest(unlabelled_store / "manifest.parquet").set_index("image_id")
+        assert (tested["dense"] == rows["density"].isin(["C", "D"])[tested["image_id"]].array).all()
+        for name in ("dense", "older"):
+            metrics = json.loads((out / name / "metrics.json").read_text())["image"]
+            known = tested[tested[name].notna()]
+            assert metrics["n"] == len(known)
+            if known[name].nunique() == 2:
+                expected = roc_auc_score(known[name], known[f"{name}_score"])
+                assert metrics["auc"] == pytest.approx(expected)
+    # What lies around the backbone is in both files: after the last epoch they are the same model.
+    history = pd.read_csv(run / "history.csv")["val_accuracy"]
+    if history.iloc[-1] >= history.max():
+        columns = ["dense_score", "older_score"]
+        np.testing.assert_allclose(scores["best"][columns], scores["last"][columns], atol=1e-6)
+
+
+def test_a_change_of_another_target_is_noticed(unlabelled_store: Path, tmp_path: Path) -> None:
+    run = trained(unlabelled_store, tmp_path, devices=1)
+    changed = tmp_path / "changed"
+    shutil.copytree(unlabelled_store, changed)
+    manifest = pd.read_parquet(changed / "manifest.parquet")
+    other = manifest["density"].map({"C": "B", "D": "A", "A": "D", "B": "C"})
+    manifest.assign(density=other).to_parquet(changed / "manifest.parquet")
+    done = mammo_pd("evaluate", run, "--store", changed)
+    assert done.returncode == 2
+    assert "the labels in" in done.stderr
