@@ -17,6 +17,7 @@ from mammo_pd.errors import InputError
 
 _PATH_COLUMNS = ("path", "file", "filename", "image_path")
 _KEYS = (*_PATH_COLUMNS, "sop_instance_uid", "image_id")
+_PHOTOMETRIC = ("MONOCHROME1", "MONOCHROME2")
 _OVERRIDES = ("laterality", "view", "age", "implant")
 # A column with one of these words in its name may identify a person and stays out of the manifest.
 _PERSONAL = frozenset(
@@ -63,7 +64,8 @@ class LabelTable:
         definition: what makes an image positive, in a sentence for reports.
         column_types: "number" or "text" for each column that the manifest takes over.
         rows: one dictionary per image: ``label`` (0, 1 or None), ``patient_id``, ``exam_id``,
-            ``laterality``, ``view``, ``age`` (or None each) and ``further``.
+            ``laterality``, ``view``, ``age``, ``photometric_interpretation`` (or None each) and
+            ``further``.
     """
 
     source: Path
@@ -104,6 +106,21 @@ class LabelTable:
                 "row per image."
             )
         return found.pop() if found else None
+
+    def photometric_interpretation(self, row: int) -> str | None:
+        """Which of white and black is 0 in the file of a row; None where the table does not say.
+
+        Raises:
+            InputError: neither MONOCHROME1 nor MONOCHROME2.
+        """
+        given = self.rows[row]["photometric_interpretation"]
+        if given is None or given.upper() in _PHOTOMETRIC:
+            return None if given is None else str(given).upper()
+        raise InputError(
+            f"{self.source}, line {row + 2}: the photometric_interpretation {given!r} of a file "
+            "that is not DICOM is neither MONOCHROME1 (0 is white) nor MONOCHROME2 (0 is black); "
+            "correct it, or leave it empty for MONOCHROME2."
+        )
 
 
 def read_labels(
@@ -182,6 +199,7 @@ def label_table(
             "label": label[index],
             "patient_id": record.get("patient_id") or None,
             "exam_id": record.get("exam_id") or record.get("study_id") or None,
+            "photometric_interpretation": record.get("photometric_interpretation") or None,
             "further": {name: values[index] for name, values in carried.items()},
         }
         for key in _OVERRIDES:

@@ -27,6 +27,8 @@ MANIFEST_SCHEMA = pa.schema(
         ("decoder", pa.string()),
         ("transfer_syntax", pa.string()),
         ("photometric_interpretation", pa.string()),
+        ("photometric_interpretation_source", pa.string()),
+        ("lossy_image_compression", pa.bool_()),
         ("voi_applied", pa.string()),
         ("rows", pa.int32()),
         ("columns", pa.int32()),

@@ -125,15 +125,19 @@ class Record:
                 "preprocess at work on this store? Wait for it, or name another --out."
             ) from error
 
-    def known(self, path: Path) -> list[tuple[int, int, str, str, str | None, int]]:
+    def known(
+        self, path: Path
+    ) -> list[tuple[int, int, str, str, str | None, int, str | None, str | None]]:
         """What is recorded about a file, one tuple per image; empty if the file is new.
 
         Returns:
             (size in bytes and modification time in ns of the file when it was read, image_id,
-            status, reason, stored bytes).
+            status, reason, stored bytes, photometric interpretation, where that was found).
         """
         return self._database.execute(
-            "SELECT size, mtime_ns, image_id, status, reason, stored_bytes FROM images "
+            "SELECT size, mtime_ns, image_id, status, reason, stored_bytes, "
+            "json_extract(facts, '$.photometric_interpretation'), "
+            "json_extract(facts, '$.photometric_interpretation_source') FROM images "
             f"WHERE {_OF_FILE}",
             _of_file(path),
         ).fetchall()

@@ -40,7 +40,7 @@ _DECODER_ORDER = (
     "pillow",
 )
 
-_LOSSY = frozenset(
+LOSSY_SYNTAXES = frozenset(
     {
         uid.JPEGBaseline8Bit,
         uid.JPEGExtended12Bit,
@@ -270,7 +270,7 @@ def _decode_encapsulated(dataset: Dataset, frame: int, rows: int, columns: int) 
             continue
         if deeper:
             bits_stored = integer(dataset, "BitsStored") or 16
-            values = _within_depth(values, bits_stored, lossy=decoder.UID in _LOSSY)
+            values = _within_depth(values, bits_stored, lossy=decoder.UID in LOSSY_SYNTAXES)
         return StoredValues(values, plugin)
     raise ImageError(
         Reason.DECODE_FAILED,

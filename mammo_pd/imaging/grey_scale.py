@@ -110,11 +110,12 @@ def maximum_intensity_projection(images: Iterable[GreyImage]) -> GreyImage:
     return GreyImage(pixels, full_range, "|".join(applied))
 
 
-def stretch_raster(stored: np.ndarray) -> GreyImage:
-    """Scale a raster image to the full uint16 range.
+def stretch_raster(stored: np.ndarray, photometric_interpretation: str | None = None) -> GreyImage:
+    """Scale a raster image to the full uint16 range, black to white.
 
     Args:
         stored: (H, W) uint8 or uint16.
+        photometric_interpretation: MONOCHROME1 where 0 is white; otherwise it is black.
 
     Returns:
         The image, scaled from its ``stored_depth`` (an 8-bit one by 257), which ``voi_applied``
@@ -123,6 +124,8 @@ def stretch_raster(stored: np.ndarray) -> GreyImage:
     depth = stored_depth(stored)
     levels = np.arange(2**depth, dtype=np.float64)
     table = np.rint(levels * (WHITE / (2**depth - 1))).astype(np.uint16)
+    if photometric_interpretation == "MONOCHROME1":
+        table = WHITE - table
     pixels = _look_up(table, stored)
     return GreyImage(pixels, pixels, f"full_range:{depth}bit")
 

@@ -87,6 +87,8 @@ class HeaderFields:
         columns: Columns.
         number_of_frames: Number of Frames, 1 where it is not given.
         photometric_interpretation: Photometric Interpretation.
+        lossy_image_compression: Lossy Image Compression: whether the pixels ever were compressed
+            with loss.
         imager_pixel_spacing: (row, column) mm at the detector.
         manufacturer: Manufacturer.
         model: Manufacturer's Model Name.
@@ -104,6 +106,7 @@ class HeaderFields:
     columns: int | None
     number_of_frames: int | None
     photometric_interpretation: str | None
+    lossy_image_compression: bool | None
     imager_pixel_spacing: tuple[float, float] | None
     manufacturer: str | None
     model: str | None
@@ -124,6 +127,9 @@ def read_header_fields(header: Dataset) -> HeaderFields:
         columns=integer(header, "Columns"),
         number_of_frames=number_of_frames(header),
         photometric_interpretation=text(header, "PhotometricInterpretation"),
+        lossy_image_compression={"00": False, "01": True}.get(
+            text(header, "LossyImageCompression") or ""
+        ),
         imager_pixel_spacing=find_imager_pixel_spacing(header),
         manufacturer=text(header, "Manufacturer"),
         model=text(header, "ManufacturerModelName"),

@@ -1,5 +1,6 @@
-"""Images that are not DICOM: a grey 8 or 16-bit PNG, PGM or TIFF file in, an array out."""
+"""Images that are not DICOM: a grey 8 or 16-bit PNG, PGM, TIFF or JPEG file in, an array out."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -8,20 +9,37 @@ from PIL import Image, UnidentifiedImageError
 from mammo_pd.errors import ImageError
 from mammo_pd.terms import Reason
 
-RASTER_SUFFIXES = frozenset({".png", ".pgm", ".tif", ".tiff"})
+RASTER_SUFFIXES = frozenset({".png", ".pgm", ".tif", ".tiff", ".jpg", ".jpeg"})
+# Tag 262, PhotometricInterpretation (TIFF 6.0, section 3).
+_PHOTOMETRIC_TAG = 262
+_PHOTOMETRIC = {0: "MONOCHROME1", 1: "MONOCHROME2"}
 # Bit depths at which detectors and digitisers store.
 _STANDARD_DEPTHS = (8, 10, 12, 14, 16)
+_LOSSY_FORMATS = frozenset({"JPEG", "MPO"})
 _COLOUR_MODES = frozenset({"RGB", "RGBA", "P", "PA", "CMYK", "YCbCr", "LAB", "HSV", "RGBX"})
 
 
-def read_raster(path: Path) -> np.ndarray:
+@dataclass(frozen=True)
+class RasterImage:
+    """What a raster file holds.
+
+    Attributes:
+        pixels: (H, W) uint8 or uint16, as stored.
+        photometric_interpretation: MONOCHROME1 or MONOCHROME2 where the file says which of white
+            and black is 0, as TIFF does; else None.
+        lossy: whether its format gives up detail, as JPEG does.
+    """
+
+    pixels: np.ndarray
+    photometric_interpretation: str | None
+    lossy: bool
+
+
+def read_raster(path: Path) -> RasterImage:
     """Read a grey image; a colour file whose channels are equal counts as grey.
 
     Args:
-        path: a PNG, PGM or TIFF file.
-
-    Returns:
-        (H, W) uint8 or uint16.
+        path: a PNG, PGM, TIFF or JPEG file.
 
     Raises:
         ImageError: the file is missing, damaged, in colour, multi-page, neither 8 nor 16-bit,
@@ -36,6 +54,9 @@ def read_raster(path: Path) -> np.ndarray:
                     f"The file holds {pages} pages; only single images are used.",
                 )
             pixels = _grey(image)
+            tags = getattr(image, "tag_v2", {})
+            photometric = _PHOTOMETRIC.get(tags.get(_PHOTOMETRIC_TAG, -1))
+            lossy = image.format in _LOSSY_FORMATS
     except ImageError:
         raise
     except FileNotFoundError:
@@ -46,7 +67,7 @@ def read_raster(path: Path) -> np.ndarray:
         ) from None
     except UnidentifiedImageError:
         raise ImageError(
-            Reason.NOT_AN_IMAGE, "Pillow does not recognise the file as PNG, PGM or TIFF."
+            Reason.NOT_AN_IMAGE, "Pillow does not recognise the file as PNG, PGM, TIFF or JPEG."
         ) from None
     except (Exception, Image.DecompressionBombError, MemoryError) as error:
         raise ImageError(
@@ -54,7 +75,10 @@ def read_raster(path: Path) -> np.ndarray:
         ) from error
     if pixels.min() == pixels.max():
         raise ImageError(Reason.EMPTY_PIXELS, f"Every pixel has the value {pixels.flat[0]}.")
-    return pixels
+    if photometric == "MONOCHROME1" and pixels.dtype == np.uint8:
+        # Pillow has turned these; those of 16 bits it leaves as they are.
+        pixels = 255 - pixels
+    return RasterImage(pixels, photometric, lossy)
 
 
 def stored_depth(pixels: np.ndarray) -> int:

@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset
 
 from mammo_pd.errors import ImageError
 from mammo_pd.imaging.breast import BreastRegion, find_breast
-from mammo_pd.imaging.decode import StoredFrames, check_frames, decode
+from mammo_pd.imaging.decode import LOSSY_SYNTAXES, StoredFrames, check_frames, decode
 from mammo_pd.imaging.dicom_file import read_dataset
 from mammo_pd.imaging.grey_scale import (
     GreyImage,
@@ -160,14 +160,20 @@ def read_frames(path: Path, *, assume_mammogram: bool = False) -> list[DicomFram
 
 
 def load_mammogram(
-    source: Path | DicomFrame, frames: Frames, *, assume_mammogram: bool = False
+    source: Path | DicomFrame,
+    frames: Frames,
+    *,
+    assume_mammogram: bool = False,
+    photometric_interpretation: str | None = None,
 ) -> LoadedImage:
     """Read and decode one image.
 
     Args:
-        source: a DICOM, PNG, PGM or TIFF file, or one frame of a file that has been read.
+        source: a DICOM, PNG, PGM, TIFF or JPEG file, or one frame of a file that has been read.
         frames: what to take from a file of several frames; a ``DicomFrame`` says so itself.
         assume_mammogram: the caller knows it to be one, so a missing Modality is accepted.
+        photometric_interpretation: of a file that is not DICOM, where the caller knows it; it
+            counts for more than the file's own.
 
     Raises:
         ImageError: the file cannot be used; the reason says why.
@@ -175,7 +181,7 @@ def load_mammogram(
     if isinstance(source, DicomFrame):
         return _load_frame(source.dataset, source.number)
     if source.suffix.lower() in RASTER_SUFFIXES:
-        return _load_raster(source)
+        return _load_raster(source, photometric_interpretation)
     dataset = read_dataset(source)
     check_is_mammogram(dataset, assume_mammogram=assume_mammogram)
     count = number_of_frames(dataset)
@@ -187,7 +193,10 @@ def load_mammogram(
 
 
 def to_grey_scale(
-    stored: np.ndarray | StoredFrames, dataset: Dataset | None, voi: VoiPolicy
+    stored: np.ndarray | StoredFrames,
+    dataset: Dataset | None,
+    voi: VoiPolicy,
+    photometric_interpretation: str | None = None,
 ) -> GreyImage:
     """Turn stored values into presentation values.
 
@@ -195,6 +204,7 @@ def to_grey_scale(
         stored: (H, W), or the frames of a file, whose maximum is taken, each in its own grey scale.
         dataset: the header; None for a raster file, which is stretched to the full range.
         voi: which value-of-interest transformation to apply.
+        photometric_interpretation: of a raster file; None for MONOCHROME2.
 
     Raises:
         ImageError: the header lacks what the policy insists on, or a look-up table is unreadable.
@@ -205,7 +215,9 @@ def to_grey_scale(
             apply_grey_scale(frame, header_of_frame(dataset, number), voi)
             for number, frame in enumerate(stored)
         )
-    return stretch_raster(stored) if dataset is None else apply_grey_scale(stored, dataset, voi)
+    if dataset is None:
+        return stretch_raster(stored, photometric_interpretation)
+    return apply_grey_scale(stored, dataset, voi)
 
 
 def crop_breast(image: GreyImage, laterality: str | None) -> BreastCrop:
@@ -270,26 +282,24 @@ def _loaded(
     stored: np.ndarray | StoredFrames, dataset: Dataset, decoder: str, frame: str | None
 ) -> LoadedImage:
     rows, columns = stored.shape[-2:]
-    return LoadedImage(
-        stored,
-        FileHeader(dataset, read_identifiers(dataset)),
-        # What was decoded, should the header disagree.
-        replace(read_header_fields(dataset), rows=rows, columns=columns),
-        decoder,
-        str(dataset.file_meta.TransferSyntaxUID),
-        frame,
-    )
+    syntax = str(dataset.file_meta.TransferSyntaxUID)
+    # What was decoded, should the header disagree.
+    fields = replace(read_header_fields(dataset), rows=rows, columns=columns)
+    if syntax in LOSSY_SYNTAXES:
+        fields = replace(fields, lossy_image_compression=True)
+    header = FileHeader(dataset, read_identifiers(dataset))
+    return LoadedImage(stored, header, fields, decoder, syntax, frame)
 
 
-def _load_raster(path: Path) -> LoadedImage:
-    stored = read_raster(path)
-    rows, columns = stored.shape
-    nothing = read_header_fields(Dataset())
-    return LoadedImage(
-        stored,
-        FileHeader(None, {}),
-        replace(nothing, rows=rows, columns=columns),
-        "pillow",
-        None,
-        None,
+def _load_raster(path: Path, photometric_interpretation: str | None) -> LoadedImage:
+    raster = read_raster(path)
+    rows, columns = raster.pixels.shape
+    known = photometric_interpretation or raster.photometric_interpretation
+    fields = replace(
+        read_header_fields(Dataset()),
+        rows=rows,
+        columns=columns,
+        photometric_interpretation=known,
+        lossy_image_compression=raster.lossy or None,
     )
+    return LoadedImage(raster.pixels, FileHeader(None, {}), fields, "pillow", None, None)

@@ -120,7 +120,7 @@ def preprocess(
     """Put every mammogram under a folder into a store.
 
     Args:
-        folder: DICOM files, or PNG, PGM and TIFF that the label table names.
+        folder: DICOM files, or PNG, PGM, TIFF and JPEG that the label table names.
         out: the store, created or added to.
         labels: the label table; without one, labels of an earlier run are kept.
         settings: what decides the pixels.
@@ -182,17 +182,23 @@ def _plan(
     jobs: list[Job] = []
     unnamed_rasters: list[Job] = []
     for source in found.images:
+        is_raster = source.suffix.lower() in RASTER_SUFFIXES
+        row = None if labels is None else labels.find(source)
+        photometric = None
+        if is_raster and labels is not None and row is not None:
+            photometric = labels.photometric_interpretation(row)
         job = Job(
             source,
             _version(source),
-            labels is not None and labels.find(source) is not None,
+            row is not None,
             settings,
             target.paths.partial,
             thumbnail,
+            photometric,
         )
         if _is_pending(job, target):
             # Any picture can be a PNG; only a table tells that one is a mammogram.
-            unnamed = source.suffix.lower() in RASTER_SUFFIXES and not job.named
+            unnamed = is_raster and not job.named
             (unnamed_rasters if unnamed else jobs).append(job)
     return jobs, unnamed_rasters
 
@@ -247,8 +253,14 @@ def _needs_work(
     status: str,
     reason: str | None,
     kept: int,
+    photometric: str | None,
+    told_by: str | None,
 ) -> bool:
     if (size, mtime_ns) != job.version:
+        return True
+    before = photometric if told_by == "table" else None
+    if job.named and reason is None and job.photometric_interpretation != before:
+        # The table says now, or no longer, which of white and black is 0.
         return True
     if reason is None:
         # A level can be lost or truncated, as after a full disk.

@@ -40,6 +40,7 @@ class Job:
         settings: what decides the pixels.
         partial: the folder in which workers write.
         thumbnail: whether a thumbnail of the whole frame is wanted.
+        photometric_interpretation: what the label table says of a file that is not DICOM.
     """
 
     source: Path
@@ -48,6 +49,7 @@ class Job:
     settings: ImagingSettings
     partial: Path
     thumbnail: bool
+    photometric_interpretation: str | None = None
 
 
 @dataclass(frozen=True)
@@ -99,25 +101,34 @@ def process_file(job: Job) -> list[Outcome]:
         OSError: the pyramid cannot be written.
     """
     transforms = _prepare(job.settings, job.thumbnail, job.named)
+    photometric = job.photometric_interpretation
     try:
         if job.settings.frames != Frames.EACH:
-            return [_write(job, process_image(job.source, transforms))]
+            return [_write(job, process_image(job.source, transforms, photometric))]
         return [
             failed(image, frame) if isinstance(image, ImageError) else _write(job, image, frame)
             for frame, image in process_each_frame(
-                job.source, transforms, assume_mammogram=job.named
+                job.source,
+                transforms,
+                assume_mammogram=job.named,
+                photometric_interpretation=photometric,
             )
         ]
     except ImageError as error:
         return [failed(error)]
 
 
-def process_image(source: "Path | DicomFrame", transforms: Transforms) -> ProcessedImage:
+def process_image(
+    source: "Path | DicomFrame",
+    transforms: Transforms,
+    photometric_interpretation: str | None = None,
+) -> ProcessedImage:
     """Run the transforms on one image.
 
     Args:
         source: the file, or one frame of it.
         transforms: as ``store_transforms`` composes them.
+        photometric_interpretation: of a file that is not DICOM, where something else tells it.
 
     Raises:
         ImageError: the image cannot be used. Nothing else is raised for a bad file.
@@ -126,20 +137,29 @@ def process_image(source: "Path | DicomFrame", transforms: Transforms) -> Proces
         # Warnings about a bad header can quote it; the manifest says what matters.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            done = transforms({"image": source})
+            known = {"image_photometric_interpretation": photometric_interpretation}
+            done = transforms({"image": source, **known})
     except Exception as error:
         raise _as_image_error(error) from error
     header: FileHeader = done["image_header"]
+    columns = {name: value for name, value in done["image_meta_dict"].items() if name != "affine"}
+    if "photometric_interpretation" in columns:
+        told = "tag" if photometric_interpretation is None else "table"
+        columns["photometric_interpretation_source"] = told
     return ProcessedImage(
         done["image_pyramid"],
-        {name: value for name, value in done["image_meta_dict"].items() if name != "affine"},
+        columns,
         header.identifiers,
         done.get("image_thumbnail"),
     )
 
 
 def process_each_frame(
-    path: Path, transforms: Transforms, *, assume_mammogram: bool = False
+    path: Path,
+    transforms: Transforms,
+    *,
+    assume_mammogram: bool = False,
+    photometric_interpretation: str | None = None,
 ) -> Iterator[tuple[int | None, ProcessedImage | ImageError]]:
     """Run the transforms on every frame of a file, one at a time; the file is read once.
 
@@ -147,6 +167,7 @@ def process_each_frame(
         path: the file.
         transforms: as ``store_transforms`` composes them.
         assume_mammogram: accept a header that lacks a Modality.
+        photometric_interpretation: as for ``process_image``.
 
     Yields:
         The frame's number from 1, as DICOM counts, and the image, or why it cannot be used. The
@@ -158,7 +179,7 @@ def process_each_frame(
     from mammo_pd.ingest.mammogram import read_frames
 
     if path.suffix.lower() in RASTER_SUFFIXES:
-        yield None, process_image(path, transforms)
+        yield None, process_image(path, transforms, photometric_interpretation)
         return
     for frame in read_frames(path, assume_mammogram=assume_mammogram):
         if frame.number is None:

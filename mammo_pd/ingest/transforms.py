@@ -37,8 +37,9 @@ class LoadMammogramd(MapTransform):
     With ``Frames.MIP`` a file of several frames becomes ``StoredFrames`` of shape (frames, H, W),
     which ``ApplyGreyScaled`` turns into one image.
 
-    Adds ``KEY_meta_dict`` and ``KEY_header`` (a ``FileHeader``, for the grey scale; it hides what
-    it holds from logs).
+    ``KEY_photometric_interpretation``, where there is one, says which of white and black is 0 in a
+    file that is not DICOM. Adds ``KEY_meta_dict`` and ``KEY_header`` (a ``FileHeader``, for the
+    grey scale; it hides what it holds from logs).
     """
 
     def __init__(
@@ -70,7 +71,12 @@ class LoadMammogramd(MapTransform):
         """
         d = dict(data)
         for key in self.key_iterator(d):
-            loaded = load_mammogram(d[key], self.frames, assume_mammogram=self.assume_mammogram)
+            loaded = load_mammogram(
+                d[key],
+                self.frames,
+                assume_mammogram=self.assume_mammogram,
+                photometric_interpretation=d.get(f"{key}_photometric_interpretation"),
+            )
             stored = loaded.stored
             d[key] = stored if isinstance(stored, StoredFrames) else stored[None]
             spacing = loaded.tags.imager_pixel_spacing or (1.0, 1.0)
@@ -104,7 +110,12 @@ class ApplyGreyScaled(MapTransform):
         d = dict(data)
         for key in self.key_iterator(d):
             stored = d[key] if isinstance(d[key], StoredFrames) else np.asarray(d[key])[0]
-            grey = to_grey_scale(stored, d[header_key(key)].dataset, self.voi)
+            grey = to_grey_scale(
+                stored,
+                d[header_key(key)].dataset,
+                self.voi,
+                d[PostFix.meta(key)].get("photometric_interpretation"),
+            )
             d[key] = grey.pixels[None]
             d[f"{key}_full_range"] = grey.full_range
             d[PostFix.meta(key)] = {**d[PostFix.meta(key)], "voi_applied": grey.voi_applied}

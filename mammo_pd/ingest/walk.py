@@ -44,7 +44,7 @@ def find_images(folder: Path) -> FoundFiles:
             other += 1
     if not images:
         raise InputError(
-            f"{folder} holds no images (DICOM by suffix or preamble, PNG, PGM, TIFF) among "
+            f"{folder} holds no images (DICOM by suffix or preamble, PNG, PGM, TIFF, JPEG) among "
             f"{other} files; give the folder that holds the mammograms."
         )
     return FoundFiles(images, other, len(closed))

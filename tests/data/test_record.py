@@ -67,7 +67,7 @@ def test_images_of_a_file_are_recorded_together_and_keep_its_labels(paths: Store
         # A file's name that only begins like another's is another file's.
         assert [row[2] for row in record.known(other)] == ["z"]
         record.put(scan, (11, 3), [image(scan, "w", 1)])
-        assert record.known(scan) == [(11, 3, "w", "ok", None, 8)]
+        assert record.known(scan) == [(11, 3, "w", "ok", None, 8, None, None)]
         assert record.source_of("y") is None
         rows = {row.image_id: row for row in record.rows()}
     assert list(rows) == ["w", "z"]

@@ -4,6 +4,7 @@ from dicom_files import half_disk
 from PIL import Image
 
 from mammo_pd.errors import ImageError
+from mammo_pd.imaging.grey_scale import stretch_raster
 from mammo_pd.imaging.raster import read_raster, stored_depth
 from mammo_pd.terms import Reason
 
@@ -22,16 +23,47 @@ def test_grey_images_come_back_as_written(tmp_path, suffix, dtype):
     pixels = pixels if dtype == np.uint16 else (pixels >> 4).astype(np.uint8)
     path = tmp_path / f"a{suffix}"
     Image.fromarray(pixels).save(path)
-    read = read_raster(path)
+    read = read_raster(path).pixels
     assert read.dtype == dtype
     np.testing.assert_array_equal(read, pixels)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("tag", [0, 1])
+def test_tiff_says_which_of_white_and_black_is_zero(tmp_path, tag, dtype):
+    pixels = half_disk()
+    pixels = pixels if dtype == np.uint16 else (pixels >> 4).astype(np.uint8)
+    path = tmp_path / "a.tif"
+    Image.fromarray(pixels).save(path)
+    # Tag 262, one SHORT. Pillow would invert the pixels if it were asked to write 0.
+    entry = b"\x06\x01\x03\x00\x01\x00\x00\x00"
+    written = path.read_bytes()
+    assert written.count(entry + b"\x01\x00") == 1
+    path.write_bytes(written.replace(entry + b"\x01\x00", entry + bytes([tag, 0])))
+    read = read_raster(path)
+    np.testing.assert_array_equal(read.pixels, pixels)
+    assert read.photometric_interpretation == ("MONOCHROME1" if tag == 0 else "MONOCHROME2")
+    shown = stretch_raster(read.pixels, read.photometric_interpretation).pixels
+    brightest = pixels.argmin() if tag == 0 else pixels.argmax()
+    assert shown.flat[brightest] == shown.max()
+
+
+def test_jpeg_is_read_as_lossy(tmp_path):
+    pixels = (half_disk() >> 4).astype(np.uint8)
+    path = tmp_path / "a.jpg"
+    Image.fromarray(pixels).save(path, quality=95)
+    read = read_raster(path)
+    assert read.lossy
+    np.testing.assert_array_equal(read.pixels, np.asarray(Image.open(path)))
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    assert not read_raster(tmp_path / "a.png").lossy
 
 
 def test_equal_channels_are_grey_and_others_colour(tmp_path):
     grey = (half_disk() >> 4).astype(np.uint8)
     path = tmp_path / "rgb.png"
     Image.fromarray(np.stack([grey] * 3, -1)).save(path)
-    np.testing.assert_array_equal(read_raster(path), grey)
+    np.testing.assert_array_equal(read_raster(path).pixels, grey)
     Image.fromarray(np.stack([grey, grey, grey // 2], -1)).save(path)
     assert refusal(path) == Reason.COLOUR
 
