@@ -141,7 +141,12 @@ class ModelSettings(_Settings):
     """timm model name."""
 
     weights: str | None = None
-    """Initial weights: null for random, a local file, or timm for those of timm's hub."""
+    """Initial weights: null for random, a local file, timm for those of timm's hub, or
+    hf-hub:OWNER/NAME."""
+
+    normalization: Literal["imagenet", "clip", "half"] | None = None
+    """Mean and deviation that the weights were trained with (half: 0.5 and 0.5); null for the
+    model's own."""
 
     drop_path_rate: Annotated[_Number, Field(ge=0, lt=1)] = 0.1
     """Stochastic depth rate."""
@@ -179,11 +184,47 @@ class TrainingSettings(_Settings):
     warmup_epochs: Annotated[_Number, Field(ge=0)] = 2.0
     """Epochs of linear warm-up before the cosine; may be fractional."""
 
+    layer_decay: Annotated[_Number, Field(gt=0, le=1)] = 1.0
+    """Learning rate of each block as a share of that of the block after it; 1 for one rate."""
+
+    frozen_epochs: Annotated[int, Field(ge=0)] | Literal["all"] = 0
+    """First epochs in which the head alone learns; all for a linear probe."""
+
     clip_norm: Annotated[_Number, Field(ge=0)] = 1.0
     """Maximum gradient norm; 0 for no clipping."""
 
+    ema_decay: Annotated[_Number, Field(ge=0, lt=1)] = 0.0
+    """Decay, at each step, of a moving average of the weights, which is then validated and kept as
+    the best; 0 for the weights themselves."""
+
+    target_column: str | None = None
+    """Column of the label table with targets in [0, 1] to train on; null for the label. Validation
+    and test are judged by the label."""
+
+    label_smoothing: Annotated[_Number, Field(ge=0, lt=1)] = 0.0
+    """Share of each training target that is replaced by 0.5."""
+
     positive_weight: Annotated[_Number, Field(gt=0)] = 1.0
-    """Weight of a positive image in the loss."""
+    """Weight of a positive image in the loss; scores are corrected for it."""
+
+    positive_share: Annotated[_Number, Field(gt=0, lt=1)] | None = None
+    """Share of positives among the images that each epoch draws; scores are corrected for it. null
+    for every image once."""
+
+    balance_within: str | None = None
+    """Column of the label table within whose values the share of positives is kept, such as the
+    machine; it then says nothing of the label."""
+
+    validate_on: Literal["kept", "all"] = "kept"
+    """Patches that validation reads after each epoch: as many as training keeps, the same in every
+    epoch; or all. The best epoch is scored on all in any case."""
+
+    monitor: str | None = None
+    """What chooses the best epoch: val_auc_LEVEL, val_average_precision_LEVEL (image, breast, exam,
+    patient) or val_loss; null for val_auc_image."""
+
+    patience: Annotated[int, Field(ge=1)] | None = None
+    """Epochs without a better one after which training stops; null to train all epochs."""
 
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the weights, the order of images, the patch draws and the augmentation."""
@@ -231,6 +272,16 @@ class RunConfig(_Settings):
                 f"{self.patch_dropout.keep_rate} keeps every patch in the last {full} epochs, but "
                 f"the run has only {self.training.epochs}; train longer, or lower the number after "
                 "the +",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _balance_has_a_share(self) -> Self:
+        if self.training.balance_within is not None and self.training.positive_share is None:
+            raise _FieldError(
+                ("training", "balance_within"),
+                f"{self.training.balance_within} needs a share to keep; give "
+                "training.positive_share too, such as 0.3",
             )
         return self
 

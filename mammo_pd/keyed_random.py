@@ -12,12 +12,15 @@ _MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 _MIX_2 = 0x94D049BB133111EB - (1 << 64)
 
 
-def image_key(seed: int, epoch: int, image_id: str) -> int:
+def image_key(seed: int, epoch: int, image_id: str, turn: int = 0) -> int:
     """A signed 64-bit key from which everything random about one image in one epoch follows.
+
+    ``turn`` is how often the image has come in that epoch before.
 
     So a draw depends on neither batch, order, worker, rank nor on how often a run was resumed.
     """
-    digest = hashlib.blake2b(f"{seed}/{epoch}/{image_id}".encode(), digest_size=8).digest()
+    text = f"{seed}/{epoch}/{image_id}" + (f"/{turn}" if turn else "")
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mammo_pd.backbones.drop_path import draw_paths, replace_drop_paths
+from mammo_pd.backbones.normalization import Normalization
 from mammo_pd.errors import InputError
 from mammo_pd.keep_schedule import choose_num_keep
 
@@ -61,6 +62,7 @@ class Backbone(nn.Module, ABC):
     Attributes:
         timm_model: holds all weights under timm's names; its ``state_dict`` is what checkpoints
             store and what other tools can load.
+        normalization: how the pixels that it is given are standardised.
         class_token_alone: whether the last block computes the class token only, because the head
             reads nothing else (`mammo_pd.backbones.last_block`). Set it to False to get every
             token out of `forward_features`.
@@ -71,6 +73,7 @@ class Backbone(nn.Module, ABC):
         InputError: the model cannot work on a subset of its patches, with the reason.
     """
 
+    normalization: Normalization = Normalization()
     class_token_alone: bool = False
     plain_attention: bool = False
     # Attribute names of timm's model that hold the prefix tokens, in order.

@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -14,8 +15,15 @@ from torch.overrides import TorchFunctionMode
 
 from mammo_pd.backbones.base import Backbone
 from mammo_pd.backbones.eva import EvaBackbone
+from mammo_pd.backbones.normalization import CHANNELS, Normalization, read_one_channel
 from mammo_pd.backbones.vit import VitBackbone
-from mammo_pd.backbones.weights import explain_weight_errors, weights_options
+from mammo_pd.backbones.weights import (
+    HUB,
+    LoadedWeights,
+    count_channels,
+    load_into,
+    read_weights,
+)
 from mammo_pd.errors import InputError
 
 # By timm's exact class: a subclass may change anything.
@@ -53,6 +61,8 @@ def build_backbone(
     *,
     num_outputs: int = 1,
     weights: str | None = None,
+    normalization: str | None = None,
+    say: Callable[[str], None] = lambda _: None,
     drop_path_rate: float = 0.0,
     global_pool: str | None = None,
     checkpointing: bool = False,
@@ -64,7 +74,12 @@ def build_backbone(
             those that work.
         img_size: (height, width) in pixels, multiples of the patch size.
         num_outputs: of the head.
-        weights: None for random weights; a local file; or ``"timm"``; see `weights_options`.
+        weights: None for random weights; a local file; or of a hub; see
+            `mammo_pd.backbones.weights.read_weights`.
+        normalization: that the weights were trained with, of
+            `mammo_pd.backbones.normalization.CHANNELS`; None for the model's own as timm has it, or
+            what a file of ours says.
+        say: takes a few lines on what was loaded.
         drop_path_rate: stochastic depth of the last block; it rises linearly from 0 at the first.
         global_pool: timm's ``global_pool``; None takes the model's own.
         checkpointing: recompute each block in the backward pass instead of storing its
@@ -81,18 +96,45 @@ def build_backbone(
             f"an image size of {img_size[0]}x{img_size[1]} does not divide into the patches of "
             f"{name!r}; choose multiples of {patch_size} pixels."
         )
-    options = _options(global_pool) | weights_options(weights)
-    with explain_weight_errors(name, weights):
-        timm_model = timm.create_model(
-            name,
-            img_size=img_size,
-            in_chans=1,
-            num_classes=num_outputs,
-            drop_path_rate=drop_path_rate,
-            **options,
-        )
+    state, metadata = ({}, {}) if weights is None else read_weights(weights, name)
+    timm_model = timm.create_model(
+        name,
+        img_size=img_size,
+        in_chans=count_channels(state) if state else 1,
+        num_classes=num_outputs,
+        drop_path_rate=drop_path_rate,
+        **_options(global_pool),
+    )
+    one = Normalization()
+    if weights is not None:
+        source = weights if weights == HUB else Path(weights).name
+        loaded = load_into(timm_model, state, metadata, source, name)
+        one = _normalize(timm_model, loaded, normalization)
+        say(loaded.table())
+        say(f"  input     standardised by mean {one.mean:.4f} and deviation {one.std:.4f}")
     timm_model.set_grad_checkpointing(checkpointing)
-    return FAMILIES[type(timm_model)](timm_model)
+    backbone = FAMILIES[type(timm_model)](timm_model)
+    backbone.normalization = one
+    return backbone
+
+
+def _normalize(timm_model: Any, loaded: LoadedWeights, normalization: str | None) -> Normalization:
+    """Standardise the input as the weights expect, and make them read one channel."""
+    if loaded.channels == 1:
+        mean, std = loaded.metadata.get("normalization", Normalization())
+        return Normalization(mean, std)
+    if normalization is None and loaded.layer_scale and not _has_layer_scale(timm_model):
+        # Not the weights that timm's name stands for. All that have layer scale are trained so.
+        normalization = "imagenet"
+    if normalization is not None:
+        means, stds = CHANNELS[normalization]
+    else:
+        means, stds = timm_model.pretrained_cfg["mean"], timm_model.pretrained_cfg["std"]
+    return read_one_channel(timm_model, means, stds)
+
+
+def _has_layer_scale(timm_model: Any) -> bool:
+    return any(name.endswith(("gamma", "gamma_1")) for name, _ in timm_model.named_parameters())
 
 
 @cache

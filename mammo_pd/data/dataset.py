@@ -122,7 +122,7 @@ class MammogramDataset:
 
 
 class EpochBatches:
-    """The batches of one epoch for one process: shuffled by (seed, epoch) alone.
+    """The batches of one epoch for one process: drawn by (seed, epoch) alone.
 
     A global batch is cut into equal shares, so that two processes see together what one would see.
     The last, incomplete global batch is left out, unless it is the only one.
@@ -133,22 +133,41 @@ class EpochBatches:
         seed: of the shuffle.
         rank: this process.
         world_size: processes.
+        draw: draws ``count`` images of an epoch, some more than once; by default each comes once.
     """
 
     def __init__(
-        self, count: int, batch_size: int, *, seed: int, rank: int = 0, world_size: int = 1
+        self,
+        count: int,
+        batch_size: int,
+        *,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        draw: Callable[[np.random.Generator], npt.NDArray[np.int64]] | None = None,
     ) -> None:
         self._count = count
         self._batch_size = min(batch_size, count - count % world_size)
         self._seed = seed
         self._rank = rank
         self._world_size = world_size
+        self._draw = draw or (lambda rng: rng.permutation(count))
         self.epoch = 0
 
     def __len__(self) -> int:
         return self._count // self._batch_size
 
     def __iter__(self) -> Iterator[list[int]]:
-        order = np.random.default_rng((self._seed, self.epoch)).permutation(self._count)
+        yield from self._shares(self._order())
+
+    def turns(self) -> list[list[int]]:
+        """Of each image of each batch, how often it has come in the epoch before."""
+        order = pd.Series(self._order())
+        return list(self._shares(order.groupby(order).cumcount().to_numpy().astype(np.int64)))
+
+    def _order(self) -> npt.NDArray[np.int64]:
+        return self._draw(np.random.default_rng((self._seed, self.epoch)))
+
+    def _shares(self, values: npt.NDArray[np.int64]) -> Iterator[list[int]]:
         for start in range(0, len(self) * self._batch_size, self._batch_size):
-            yield order[start : start + self._batch_size][self._rank :: self._world_size].tolist()
+            yield values[start : start + self._batch_size][self._rank :: self._world_size].tolist()

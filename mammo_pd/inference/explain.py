@@ -203,7 +203,9 @@ class ErrorPictures:
         heat = None
         if self._unexplained is None:
             parameter = next(one.backbone.parameters())
-            sampler = PatchSampler((height, width), one.backbone.patch_size)
+            sampler = PatchSampler(
+                (height, width), one.backbone.patch_size, normalization=one.info.normalization
+            )
             images = stored.to(parameter.device)
             patches, positions = sampler.for_evaluation(images)
             shares = attention_rollout(one.backbone, patches.to(parameter.dtype), positions)

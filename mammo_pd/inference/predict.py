@@ -106,7 +106,7 @@ def predict(
     scores = score_dataset(
         make_fabric(config),
         model,
-        PatchSampler(run.info.img_size, backbone.patch_size),
+        PatchSampler(run.info.img_size, backbone.patch_size, normalization=run.info.normalization),
         objective,
         dataset,
         workers=config.data.workers,

@@ -30,6 +30,18 @@ class Placement(NamedTuple):
     intensity: Tensor
 
 
+class Kept(NamedTuple):
+    """Which patches of a batch are read.
+
+    Attributes:
+        num_keep: K.
+        keys: (B,) int64, which draw them.
+    """
+
+    num_keep: int
+    keys: Tensor
+
+
 class PatchSampler:
     """Reads the model's input out of stored images.
 
@@ -39,8 +51,8 @@ class PatchSampler:
     Args:
         img_size: (height, width) in pixels that the model sees.
         patch_size: P, in pixels.
-        mean: grey value in [0, 1] that becomes 0.
-        std: grey values per unit of the result.
+        normalization: (mean, std): the grey value in [0, 1] that becomes 0, and grey values per
+            unit of the result.
         draw: how the kept positions are drawn.
         augment: how far training images are moved and changed.
         compiled: whether pixels are read by compiled code. The draws never are: torch.compile
@@ -53,16 +65,14 @@ class PatchSampler:
         img_size: tuple[int, int],
         patch_size: int,
         *,
-        mean: float = 0.5,
-        std: float = 0.5,
+        normalization: tuple[float, float] = (0.5, 0.5),
         draw: Draw = Draw.UNIFORM,
         augment: AugmentSettings | None = None,
         compiled: bool = False,
     ) -> None:
         self.img_size = img_size
         self.patch_size = patch_size
-        self._mean = mean
-        self._std = std
+        self._mean, self._std = normalization
         self._draw = draw
         self._augment = augment or AugmentSettings()
         self._place: Callable[..., tuple[Tensor, Tensor]] = self._affine_and_intensity
@@ -119,19 +129,24 @@ class PatchSampler:
         return self._read_changed(images, placement.matrix, positions, placement.intensity)
 
     @torch.no_grad()
-    def for_evaluation(self, images: ImageBatch) -> tuple[Tensor, Tensor]:
-        """Every patch of the images as they are: evaluation drops and draws nothing.
+    def for_evaluation(self, images: ImageBatch, kept: Kept | None = None) -> tuple[Tensor, Tensor]:
+        """Every patch of the images as they are, or for a cheaper look some of them.
 
         Args:
             images: B stored images, on the device.
+            kept: which patches; None for all N.
 
         Returns:
-            patches (B, N, P * P) float32, positions (B, N) int64.
+            patches (B, K, P * P) float32, positions (B, K) int64; K is N by default.
         """
-        rows, columns = self.grid_size
-        positions = torch.arange(rows * columns, device=images.pixels.device)
-        positions = positions.expand(len(images.heights), -1)
         matrix = fit_to_image_size(images.heights, images.widths, self.img_size)
+        if kept is not None:
+            unchanged = Placement(matrix, torch.zeros_like(matrix[:, 0, :2]))
+            positions = self.draw(images, kept.keys, unchanged, kept.num_keep)
+        else:
+            rows, columns = self.grid_size
+            positions = torch.arange(rows * columns, device=images.pixels.device)
+            positions = positions.expand(len(images.heights), -1)
         return self._standardise(self._read_pixels(images, matrix, positions)), positions
 
     @torch.no_grad()

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from mammo_pd.errors import InputError
 from mammo_pd.files import atomic_write
+from mammo_pd.training.averaging import WeightAverage
 
 _MODEL = "model."
 _OPTIMIZER = "optimizer."
+_AVERAGE = "average."
 _OBJECTIVE = "objective."
 # The key in the file's header; older files have it too.
 _METADATA = "facts"
@@ -65,10 +67,15 @@ def load_weights(path: Path, model: nn.Module, timm_model: nn.Module) -> dict[st
 
 
 def save_state(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, metadata: dict[str, Any]
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: WeightAverage,
+    metadata: dict[str, Any],
 ) -> None:
     """Write everything that training needs to go on, as one file."""
     tensors = {_MODEL + name: tensor for name, tensor in _tensors(model).items()}
+    tensors |= {_AVERAGE + name: tensor for name, tensor in average.state().items()}
     state = optimizer.state_dict()
     for index, values in state["state"].items():
         for name, value in values.items():
@@ -79,9 +86,12 @@ def save_state(
 
 
 def load_state(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None = None
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    average: WeightAverage | None = None,
 ) -> dict[str, Any]:
-    """Load what `save_state` wrote; without an optimizer, the model alone.
+    """Load what `save_state` wrote; without an optimizer, the model alone, averaged if it was.
 
     Returns:
         The metadata written with it.
@@ -90,13 +100,14 @@ def load_state(
         InputError: no such file, not one of ours, or of another architecture.
     """
     tensors, metadata = _read(path)
-    _load_into(
-        model,
-        {name.removeprefix(_MODEL): t for name, t in tensors.items() if name.startswith(_MODEL)},
-        path,
-    )
+    own = _starting_with(_MODEL, tensors)
+    averaged = _starting_with(_AVERAGE, tensors)
     if optimizer is None:
+        _load_into(model, own | averaged, path)
         return metadata
+    _load_into(model, own, path)
+    if average is not None:
+        average.load(averaged)
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith(_OPTIMIZER):
@@ -106,6 +117,14 @@ def load_state(
         groups = json.loads(file.metadata()["param_groups"])
     optimizer.load_state_dict({"state": state, "param_groups": groups})
     return metadata
+
+
+def _starting_with(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -22,15 +22,21 @@ from mammo_pd import __version__
 from mammo_pd.config import RunConfig, dump_config
 from mammo_pd.errors import InputError
 from mammo_pd.files import write_text
+from mammo_pd.patches.sampler import Kept
 from mammo_pd.terms import Split
 from mammo_pd.tracking import MlflowRun, NoTracking, Tracker
+from mammo_pd.training.averaging import WeightAverage
 from mammo_pd.training.batch_size import DoesNotFitError
-from mammo_pd.training.checkpoint import load_state, prefix_of, save_state, save_weights
+from mammo_pd.training.checkpoint import load_state, load_weights, save_state, save_weights
+from mammo_pd.training.objectives import Objective
+from mammo_pd.training.optimizer import backbone_parameters, parameter_groups
 from mammo_pd.training.runs import RunFolder, timestamp
 from mammo_pd.training.scoring import score_batches
 from mammo_pd.training.setup import RunSetup
 from mammo_pd.training.step import TrainingStep, can_fuse, image_keys
 
+# A training loss above this share of a constant score's is no progress.
+_STANDSTILL = 0.98
 # Reading the loss waits for the device, so it is read this seldom.
 _LOG_EVERY = 20
 
@@ -52,7 +58,9 @@ def fit(setup: RunSetup, run: RunFolder) -> list[dict[str, float]]:
     """
     setup.introduce()
     if not setup.fabric.is_global_zero:
-        return _fit(setup, run, NoTracking())
+        history = _fit(setup, run, NoTracking())
+        _score_best(setup, run)
+        return history
     try:
         return _fit_tracked(setup, run)
     except DoesNotFitError:
@@ -66,49 +74,66 @@ def _fit_tracked(setup: RunSetup, run: RunFolder) -> list[dict[str, float]]:
         run = run.update(mlflow_run_id=tracker.run_id)
         _describe(setup, tracker)
         history = _fit(setup, run, tracker)
+        of_best = _score_best(setup, run)
+        tracker.log({f"best_{name}": value for name, value in of_best.items()}, step=0)
         table = pd.DataFrame(history).to_csv(index=False)
         write_text(run.history, table)
         tracker.keep("history.csv", table)
-    run.update(finished=timestamp())
+    run.update(finished=timestamp(), validation=of_best)
+    setup.say(_best_line(best_epoch(history, setup.objective), of_best, setup.objective.monitor))
     return history
 
 
 def _fit(setup: RunSetup, run: RunFolder, tracker: Tracker) -> list[dict[str, float]]:
-    fabric, training, monitor = setup.fabric, setup.config.training, setup.objective.monitor
+    fabric, training, objective = setup.fabric, setup.config.training, setup.objective
+    timm_model = setup.backbone.timm_model
 
-    # ---- model and optimiser
+    # ---- optimiser
     optimizer = torch.optim.AdamW(
-        _parameter_groups(setup, training.weight_decay),
+        parameter_groups(
+            setup.model,
+            timm_model,
+            weight_decay=training.weight_decay,
+            layer_decay=training.layer_decay,
+        ),
         lr=training.lr,
         betas=(0.9, 0.95),
         fused=can_fuse(fabric),
     )
-    model, optimizer = fabric.setup(setup.model, optimizer)
-    step = TrainingStep(
-        fabric, model, optimizer, setup.sampler, setup.objective, training.clip_norm
-    )
+    frozen, backbone = setup.is_frozen(0), backbone_parameters(timm_model)
+    step = _make_step(setup, optimizer, backbone, frozen=frozen)
+    average = WeightAverage(setup.model, training.ema_decay)
 
     # ---- checkpoint
     history: list[dict[str, float]] = []
     if run.last.is_file():
-        history = load_state(run.last, setup.model, optimizer)["history"]
+        history = load_state(run.last, setup.model, step.optimizer, average)["history"]
         setup.say(f"going on after epoch {len(history)} of {training.epochs}")
 
     # ---- data
     batches = setup.train_batches()
     train_loader = setup.loader(setup.train_set, batches)
-    val_loader = setup.loader(setup.val_set, setup.val_batches())
+    val_loader = setup.loader(setup.val_set, setup.val_batches(on_all=not setup.validates_on_some))
 
     # ---- epochs
+    mark = time.perf_counter()
     for epoch in range(len(history), training.epochs):
+        if _is_stale(history, objective, training.patience):
+            setup.say(f"no better epoch in the last {training.patience}: training stops")
+            break
+        if setup.is_frozen(epoch) != frozen:
+            frozen = setup.is_frozen(epoch)
+            step = _make_step(setup, optimizer, backbone, frozen=frozen)
         # Dropout inside a model draws from torch's own generator.
         torch.manual_seed(_mix_seed(training.seed, epoch, fabric.global_rank))
         batches.epoch = epoch
         started = time.perf_counter()
         try:
-            loss, images = _train_epoch(setup, step, train_loader, epoch, tracker)
+            loss, images = _train_epoch(setup, step, train_loader, epoch, tracker, average)
             seconds = time.perf_counter() - started
-            scores = _validate(setup, model, val_loader)
+            with average.in_place():
+                kept = setup.val_kept if setup.validates_on_some else None
+                scores = _validate(setup, step.model, val_loader, kept)
         except torch.OutOfMemoryError as error:
             raise DoesNotFitError(setup) from error
         metrics = {
@@ -117,25 +142,93 @@ def _fit(setup: RunSetup, run: RunFolder, tracker: Tracker) -> list[dict[str, fl
             "train_images_per_second": images / seconds,
             "train_wait_share": train_loader.waited / seconds,
             "train_memory_gib": peak_memory_gib(setup.device),
-            **setup.objective.metrics(setup.parts[Split.VAL], scores),
+            **objective.metrics(setup.parts[Split.VAL], scores),
         }
+        # From the end of the epoch before: with validation and that epoch's checkpoints.
+        now = time.perf_counter()
+        metrics["epoch_images_per_second"] = images / (now - mark)
+        mark = now
         history.append(metrics)
         tracker.log(metrics, step=(epoch + 1) * len(batches))
-        setup.say(_epoch_line(metrics, monitor, training.epochs))
+        setup.say(_epoch_line(metrics, objective.monitor, training.epochs))
+        if epoch + 1 == math.ceil(training.epochs / 3):
+            _warn_if_nothing_is_learnt(setup, loss)
         if fabric.is_global_zero:
-            if metrics[monitor] >= max(old[monitor] for old in history):
-                save_weights(run.best, setup.model, setup.backbone.timm_model, metrics)
-            save_state(run.last, setup.model, optimizer, {"history": history})
+            if best_epoch(history, objective) == len(history):
+                with average.in_place():
+                    header = {**metrics, "normalization": setup.backbone.normalization}
+                    save_weights(run.best, setup.model, timm_model, header)
+            save_state(run.last, setup.model, optimizer, average, {"history": history})
         fabric.barrier()
     return history
 
 
+def _make_step(
+    setup: RunSetup,
+    optimizer: torch.optim.Optimizer,
+    backbone: list[nn.Parameter],
+    *,
+    frozen: bool,
+) -> TrainingStep:
+    """Set model and optimiser up for a phase: DDP must know which weights learn in it."""
+    for weight in backbone:
+        weight.requires_grad_(not frozen)
+    model, wrapped = setup.fabric.setup(setup.model, optimizer)
+    clip_norm = setup.config.training.clip_norm
+    return TrainingStep(setup.fabric, model, wrapped, setup.sampler, setup.objective, clip_norm)
+
+
+def best_epoch(history: list[dict[str, float]], objective: Objective) -> int:
+    """The epoch, from 1, that the objective's monitor chooses; the last of equals."""
+    sign = -1 if objective.monitor.endswith("loss") else 1
+    values = [sign * metrics[objective.monitor] for metrics in history]
+    return len(values) - int(np.argmax(values[::-1]))
+
+
+def _is_stale(history: list[dict[str, float]], objective: Objective, patience: int | None) -> bool:
+    if patience is None or not history:
+        return False
+    return len(history) - best_epoch(history, objective) >= patience
+
+
+def _score_best(setup: RunSetup, run: RunFolder) -> dict[str, float]:
+    """Validate the best epoch on every patch; the model is left with its weights."""
+    if setup.fabric.is_global_zero:
+        load_weights(run.best, setup.model, setup.backbone.timm_model)
+    if setup.fabric.world_size > 1:
+        for value in setup.model.state_dict().values():
+            torch.distributed.broadcast(value, 0)
+    loader = setup.loader(setup.val_set, setup.val_batches(on_all=True))
+    model = setup.fabric.setup_module(setup.model)
+    scores = _validate(setup, model, loader, None)
+    return setup.objective.metrics(setup.parts[Split.VAL], scores)
+
+
+def _warn_if_nothing_is_learnt(setup: RunSetup, loss: float) -> None:
+    chance = setup.objective.chance_loss(setup.train_set.targets.numpy())
+    if chance is not None and loss > _STANDSTILL * chance:
+        setup.say(
+            f"warning: after a third of the run the training loss, {loss:.3f}, is still that of a "
+            f"constant score, {chance:.3f}: nothing has been learnt. Try --lr ten times lower or "
+            "higher, --weights of a pretrained model with training.layer_decay=0.75, weaker "
+            "augmentation, a higher --keep, or more --epochs; and look at the images and labels "
+            "(mammo-pd preprocess --contact-sheet)"
+        )
+
+
 def _train_epoch(
-    setup: RunSetup, step: TrainingStep, loader: Any, epoch: int, tracker: Tracker
+    setup: RunSetup,
+    step: TrainingStep,
+    loader: Any,
+    epoch: int,
+    tracker: Tracker,
+    average: WeightAverage,
 ) -> tuple[float, int]:
     """One pass over the training images: the mean loss, and how many images it saw."""
     training, world = setup.config.training, setup.fabric.world_size
-    steps = len(setup.train_batches())
+    batches = setup.train_batches()
+    batches.epoch = epoch
+    steps, turns = len(batches), batches.turns()
     warmup = round(training.warmup_epochs * steps)
     images = 0
     bar = tqdm(
@@ -159,30 +252,40 @@ def _train_epoch(
         bar.set_postfix_str(f"loss {mean:.3f}, {images / elapsed:.0f} images/s, {memory:.1f} GiB")
 
     step.model.train()
+    if setup.is_frozen(epoch):
+        # Frozen features are those of evaluation: without stochastic depth.
+        setup.backbone.eval()
     losses = _AsyncLosses(setup.fabric, report)
     with bar:
         for number, batch in enumerate(loader):
             done = epoch * steps + number
             rate = learning_rate(done, training.epochs * steps, warmup, training.lr)
             for group in step.optimizer.param_groups:
-                group["lr"] = rate
-            keys = image_keys(setup.train_set, batch.rows, training.seed, epoch, setup.device)
+                group["lr"] = rate * group.get("lr_scale", 1.0)
+            keys = image_keys(
+                setup.train_set, batch.rows, training.seed, epoch, setup.device, turns[number]
+            )
             num_keep, parts = setup.keep_at(epoch, number)
             loss = step(batch, keys, num_keep, parts)
+            average.update(done)
             images += len(batch) * world
             losses.add(loss, number, rate)
             bar.update()
         return losses.finish() / steps, images
 
 
-def _validate(setup: RunSetup, model: nn.Module, loader: Any) -> npt.NDArray[np.float64]:
-    """Score every validation image on all its patches: (images, T), in the set's order."""
+def _validate(
+    setup: RunSetup, model: nn.Module, loader: Any, kept: Callable[[Tensor], Kept] | None
+) -> npt.NDArray[np.float64]:
+    """Score every validation image, on all its patches or some: (images, T), in the set's order."""
     model.eval()
     columns = len(setup.objective.score_columns)
     # Not empty even where there are fewer images than processes.
     scored = [torch.empty(0, columns, device=setup.device)]
     rows = [torch.empty(0, dtype=torch.int64)]
-    for index, scores in score_batches(model, setup.sampler, setup.objective, loader, setup.device):
+    for index, scores in score_batches(
+        model, setup.sampler, setup.objective, loader, setup.device, kept
+    ):
         rows.append(index)
         scored.append(scores)
     own = (torch.cat(scored).cpu(), torch.cat(rows))
@@ -294,18 +397,6 @@ def _without_paths(config: RunConfig) -> RunConfig:
     return config.replace(model=config.model.replace(weights=Path(str(weights)).name))
 
 
-def _parameter_groups(setup: RunSetup, weight_decay: float) -> list[dict[str, Any]]:
-    """With weight decay, and without: biases, norms, and what timm's model names beside them."""
-    from timm.optim import param_groups_weight_decay
-
-    timm_model: Any = setup.backbone.timm_model
-    # Tokens and position embeddings, by their names within the whole model.
-    prefix = prefix_of(timm_model, setup.model)
-    spared = {prefix + name for name in timm_model.no_weight_decay()}
-    groups: list[dict[str, Any]] = param_groups_weight_decay(setup.model, weight_decay, spared)
-    return groups
-
-
 def _mix_seed(seed: int, epoch: int, rank: int) -> int:
     return int(np.random.SeedSequence((seed, epoch, rank)).generate_state(1, np.uint64)[0] >> 1)
 
@@ -313,6 +404,11 @@ def _mix_seed(seed: int, epoch: int, rank: int) -> int:
 def _epoch_line(metrics: dict[str, float], monitor: str, epochs: int) -> str:
     return (
         f"epoch {metrics['epoch']:.0f}/{epochs}  loss {metrics['train_loss']:.3f}  "
-        f"{monitor} {metrics[monitor]:.3f}  {metrics['train_images_per_second']:.0f} images/s  "
+        f"{monitor} {metrics[monitor]:.3f}  {metrics['train_images_per_second']:.0f} images/s "
+        f"({metrics['epoch_images_per_second']:.0f} with validation)  "
         f"{metrics['train_memory_gib']:.1f} GiB"
     )
+
+
+def _best_line(epoch: int, metrics: dict[str, float], monitor: str) -> str:
+    return f"best epoch {epoch}; on all patches: {monitor} {metrics[monitor]:.3f}"

@@ -16,6 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from mammo_pd.backbones.normalization import HALF, Normalization
 from mammo_pd.config import RunConfig, dump_config, load_config
 from mammo_pd.data.cohort import Cohort
 from mammo_pd.errors import InputError
@@ -44,8 +45,10 @@ class RunInfo:
         num_tokens: N.
         num_keep: K of most epochs.
         environment: versions and device.
+        normalization: how the input is standardised.
         mlflow_run_id: of its record in MLflow, once that was begun.
         finished: when, once it is.
+        validation: then, metrics of the best epoch on all patches of the validation images.
     """
 
     run_id: str
@@ -62,8 +65,10 @@ class RunInfo:
     num_tokens: int
     num_keep: int
     environment: dict[str, Any]
+    normalization: Normalization = HALF
     mlflow_run_id: str | None = None
     finished: str | None = None
+    validation: dict[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,11 @@ class RunFolder:
             named = {_RENAMED.get(name, name): value for name, value in given.items()}
             info = RunInfo(**{name: value for name, value in named.items() if name in known})
             height, width = info.img_size
-            info = replace(info, img_size=(int(height), int(width)))
+            info = replace(
+                info,
+                img_size=(int(height), int(width)),
+                normalization=Normalization(*info.normalization),
+            )
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise InputError(
                 f"{path} is not a run ({file.name} cannot be read: {error}); name a folder that "

@@ -14,12 +14,13 @@ import pandas as pd
 import timm
 import torch
 from lightning.fabric import Fabric
-from torch import nn
+from torch import Tensor, nn
 
 from mammo_pd import __version__
 from mammo_pd.backbones.base import Backbone
 from mammo_pd.backbones.build import build_backbone, describe_backbone
 from mammo_pd.config import RunConfig, resolve_img_size
+from mammo_pd.data.balanced import BalancedDraw
 from mammo_pd.data.cohort import Cohort, hash_targets
 from mammo_pd.data.dataset import EpochBatches, MammogramDataset
 from mammo_pd.data.loader import BatchLoader
@@ -27,12 +28,13 @@ from mammo_pd.data.split_store import split_store
 from mammo_pd.data.store import StorePaths, open_store
 from mammo_pd.errors import InputError
 from mammo_pd.keep_schedule import KeepSchedule
-from mammo_pd.patches.sampler import PatchSampler
+from mammo_pd.patches.sampler import Kept, PatchSampler
 from mammo_pd.terms import Draw, Split
 from mammo_pd.training.batch_size import find_batch_size
 from mammo_pd.training.devices import count_devices, make_fabric, should_compile
 from mammo_pd.training.objectives import Objective, build_objective
 from mammo_pd.training.runs import RunFolder, RunInfo, timestamp
+from mammo_pd.training.step import image_keys
 
 _MAX_THREADS = 8
 # Images from which the share of tissue in the input is estimated.
@@ -57,6 +59,7 @@ class RunSetup:
         sampler: draws and reads the patches.
         train_set: images to train on, with targets.
         val_set: images to validate on, with targets.
+        draw: draws an epoch with a set share of positives; None for every image once.
         say: takes one line for people; does nothing but in the first process.
     """
 
@@ -72,6 +75,7 @@ class RunSetup:
     sampler: PatchSampler
     train_set: MammogramDataset
     val_set: MammogramDataset
+    draw: BalancedDraw | None
     say: Callable[[str], None]
 
     @classmethod
@@ -111,9 +115,13 @@ class RunSetup:
         ).patch_size
         img_size = resolve_img_size(config.data.res, patch_size, _largest_crop(parts))
         train_set, val_set = (
-            MammogramDataset(paths, rows, img_size, objective.targets(rows))
-            for rows in (parts[Split.TRAIN], parts[Split.VAL])
+            MammogramDataset(paths, rows, img_size, targets)
+            for rows, targets in (
+                (parts[Split.TRAIN], objective.training_targets(parts[Split.TRAIN])),
+                (parts[Split.VAL], objective.targets(parts[Split.VAL])),
+            )
         )
+        draw = _balanced_draw(config, objective, parts[Split.TRAIN], train_set)
 
         # ---- devices
         fabric = make_fabric(config, devices=devices, nodes=nodes)
@@ -129,13 +137,17 @@ class RunSetup:
             img_size,
             num_outputs=objective.num_outputs,
             weights=config.model.weights if with_weights else None,
+            normalization=config.model.normalization,
+            say=say,
             drop_path_rate=config.model.drop_path_rate,
             global_pool=config.model.global_pool,
             checkpointing=config.model.checkpointing,
         )
+        objective.prepare(backbone, train_set.targets.numpy())
         sampler = PatchSampler(
             img_size,
             backbone.patch_size,
+            normalization=backbone.normalization,
             draw=Draw(config.patch_dropout.draw),
             augment=config.augment,
             compiled=compiled,
@@ -153,6 +165,7 @@ class RunSetup:
             sampler=sampler,
             train_set=train_set,
             val_set=val_set,
+            draw=draw,
             say=say,
         )
         if config.training.batch_size == "auto":
@@ -204,13 +217,33 @@ class RunSetup:
             seed=training.seed,
             rank=fabric.global_rank,
             world_size=fabric.world_size,
+            draw=self.draw.draw if self.draw else None,
         )
 
-    def val_batches(self) -> list[list[int]]:
-        """Which validation images this process scores at a time: every patch takes more memory."""
+    def is_frozen(self, epoch: int) -> bool:
+        """Whether the head alone learns in an epoch, from 0."""
+        frozen = self.config.training.frozen_epochs
+        return frozen == "all" or epoch < frozen
+
+    @property
+    def validates_on_some(self) -> bool:
+        """Whether validation reads as few patches as training."""
+        return self.config.training.validate_on == "kept" and self.schedule.base < 1
+
+    def val_kept(self, rows: Tensor) -> Kept:
+        """The patches that validation reads of images (B,) of the set: the same in every epoch."""
+        seed = self.config.training.seed
+        return Kept(self.num_keep, image_keys(self.val_set, rows, seed, -1, self.device))
+
+    def val_batches(self, *, on_all: bool = False) -> list[list[int]]:
+        """Which validation images this process scores at a time: every patch takes more memory.
+
+        Args:
+            on_all: whether each is scored on all its patches.
+        """
         training, fabric = self.config.training, self.fabric
         at_once = training.known_batch_size / fabric.world_size / training.grad_accum_steps
-        size = max(1, int(at_once * self.schedule.base))
+        size = max(1, int(at_once * (self.schedule.base if on_all else 1)))
         mine = range(fabric.global_rank, len(self.val_set), fabric.world_size)
         return [list(mine[start : start + size]) for start in range(0, len(mine), size)]
 
@@ -255,6 +288,7 @@ class RunSetup:
             img_size=self.img_size,
             num_tokens=self.backbone.num_tokens,
             num_keep=self.num_keep,
+            normalization=self.backbone.normalization,
             environment=self.environment,
         )
         return RunFolder(runs / run_id, info, self.config)
@@ -279,6 +313,12 @@ class RunSetup:
                 f"warning: {self.cohort.unassigned} usable images are in no part of the split "
                 f"{self.cohort.split.name} (they came after it was made); to use them: mammo-pd "
                 "split --name NEW"
+            )
+        if self.draw is not None and not self.draw.drawn.all():
+            never = int((~self.draw.drawn).sum())
+            self.say(
+                f"warning: {never} of {len(self.train_set)} training images are never drawn: where "
+                f"{self.config.training.balance_within} is theirs, only one class is found"
             )
         if self.fabric.is_global_zero and self.config.patch_dropout.draw == Draw.TISSUE:
             share = self._tissue_share()
@@ -335,6 +375,32 @@ def _make_default_split(paths: StorePaths, name: str, say: Callable[[str], None]
     if name == "default" and not (paths.splits / "default.csv").is_file():
         say("no split was made yet; making the default one: 70/10/20 % of the patients, seed 0")
         split_store(paths, say=say)
+
+
+def _balanced_draw(
+    config: RunConfig, objective: Objective, rows: pd.DataFrame, train_set: MammogramDataset
+) -> BalancedDraw | None:
+    training = config.training
+    if training.positive_share is None:
+        return None
+    groups, column = None, training.balance_within
+    if column is not None:
+        if column not in rows:
+            raise InputError(
+                f"training.balance_within {column!r} is not in the store; give the label table "
+                "that has it: mammo-pd preprocess --labels TABLE"
+            )
+        # An unknown value is a group of its own.
+        groups = pd.factorize(rows[column].astype("string").fillna(""))[0].astype(np.int64)
+    positive = objective.positive(train_set.targets.numpy())
+    draw = BalancedDraw(positive, training.positive_share, groups)
+    if not draw.drawn.any():
+        within = f" within any {column}" if column else ""
+        raise InputError(
+            f"training.positive_share {training.positive_share:g} needs positive and negative "
+            f"training images{within}, and there is one class only; leave it away."
+        )
+    return draw
 
 
 def _refuse_uneven(config: RunConfig, devices: int) -> None:

@@ -3,6 +3,7 @@
 Nothing in a step waits for the GPU, so the host stays ahead of it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -84,10 +85,27 @@ def update(
 
 
 def image_keys(
-    dataset: MammogramDataset, rows: Tensor, seed: int, epoch: int, device: torch.device
+    dataset: MammogramDataset,
+    rows: Tensor,
+    seed: int,
+    epoch: int,
+    device: torch.device,
+    turns: Sequence[int] | None = None,
 ) -> Tensor:
-    """The keys (B,) int64 of some images in one epoch, on the device."""
-    keys = torch.tensor([image_key(seed, epoch, dataset.image_ids[row]) for row in rows.tolist()])
+    """The keys (B,) int64 of some images in one epoch, on the device.
+
+    Args:
+        dataset: of the images.
+        rows: (B,) int64, of the data set.
+        seed: of the run.
+        epoch: counted from 0.
+        device: where the keys are needed.
+        turns: how often each image has come in the epoch before; None for never.
+    """
+    drawn = zip(rows.tolist(), turns or [0] * len(rows), strict=True)
+    keys = torch.tensor(
+        [image_key(seed, epoch, dataset.image_ids[row], turn) for row, turn in drawn]
+    )
     if device.type == "cuda":
         keys = keys.pin_memory()
     return keys.to(device, non_blocking=True)

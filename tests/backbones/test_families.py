@@ -1,7 +1,5 @@
 """Laws of every backbone, on each family and kind of architecture that timm has."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -242,21 +240,6 @@ def test_describing_a_model_draws_no_random_number() -> None:
     for name in FEW:
         assert next(describe_backbone(name).parameters()).is_meta
     assert torch.equal(torch.get_rng_state(), state)
-
-
-@pytest.fixture
-def one_process(tmp_path: Path) -> Iterator[None]:
-    file = tmp_path / "store"
-    torch.distributed.init_process_group("gloo", f"file://{file}", rank=0, world_size=1)
-    yield
-    torch.distributed.destroy_process_group()
-
-
-@pytest.mark.parametrize("name", FEW)
-def test_ddp_has_no_buffer_to_broadcast(name: str, one_process: None) -> None:
-    """It does so in every forward, and would wait for a process that has nothing to validate."""
-    module = nn.parallel.DistributedDataParallel(backbone_of(name, drop_path_rate=0.1))
-    assert not module.modules_buffers
 
 
 @pytest.mark.parametrize("name", FEW)

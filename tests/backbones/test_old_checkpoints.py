@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mammo_pd.backbones.build import build_backbone
+from mammo_pd.training.averaging import WeightAverage
 from mammo_pd.training.checkpoint import load_state, load_weights, save_state, save_weights
 
 IMG_SIZE = (64, 48)
@@ -16,7 +17,7 @@ IMG_SIZE = (64, 48)
 def test_state_with_the_old_prefix_is_read(tmp_path: Path, wrapped: bool) -> None:
     old = build_backbone("vit_tiny_patch16_224", IMG_SIZE)
     optimizer = torch.optim.AdamW(old.parameters())
-    save_state(tmp_path / "new.safetensors", old, optimizer, {})
+    save_state(tmp_path / "new.safetensors", old, optimizer, WeightAverage(old, 0), {})
     tensors = load_file(tmp_path / "new.safetensors")
     renamed = {name.replace("model.timm_model.", "model.vit."): t for name, t in tensors.items()}
     assert any(name.startswith("model.vit.blocks.") for name in renamed)

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from mammo_pd.errors import InputError
+from mammo_pd.training.averaging import WeightAverage
 from mammo_pd.training.checkpoint import load_state, load_weights, save_state, save_weights
 
 
@@ -26,7 +27,9 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
 
 def test_training_goes_on_as_if_never_stopped(tmp_path: Path) -> None:
     model, optimizer = trained()
-    save_state(tmp_path / "s.safetensors", model, optimizer, {"history": [1]})
+    save_state(
+        tmp_path / "s.safetensors", model, optimizer, WeightAverage(model, 0), {"history": [1]}
+    )
     other, other_optimizer = trained(seed=1)
     assert load_state(tmp_path / "s.safetensors", other, other_optimizer) == {"history": [1]}
     for each in ((model, optimizer), (other, other_optimizer)):

@@ -22,7 +22,7 @@ from mammo_pd.backbones.build import build_backbone
 from mammo_pd.batch import ImageBatch
 from mammo_pd.config import RunConfig, TrainingSettings, load_config
 from mammo_pd.errors import InputError
-from mammo_pd.patches.sampler import PatchSampler
+from mammo_pd.patches.sampler import Kept, PatchSampler
 from mammo_pd.tracking import MlflowRun
 from mammo_pd.training.batch_size import DoesNotFitError
 from mammo_pd.training.loop import fit, learning_rate
@@ -314,7 +314,9 @@ class PredictDropped(Objective):
         patches = sampler.read(batch, placement, kept)
         return (patches, kept, keys, hidden), sampler.read(batch, placement, hidden)
 
-    def evaluation_inputs(self, sampler: PatchSampler, batch: ImageBatch) -> tuple[Tensor, ...]:
+    def evaluation_inputs(
+        self, sampler: PatchSampler, batch: ImageBatch, kept: Kept | None = None
+    ) -> tuple[Tensor, ...]:
         # The same draw in every epoch.
         self._asked = self.training_inputs(sampler, batch, batch.rows, 3)
         return self._asked[0]
@@ -358,8 +360,12 @@ def test_missing_labels_change_neither_loss_nor_gradient(phantom_store: Path) ->
     objective.loss(outputs, targets).backward()
     assert outputs.grad is not None
     assert (outputs.grad[[2, 4]] == 0).all()
+    # The shift undoes the weight where the scores are read: docs of the module.
     expected = F.binary_cross_entropy_with_logits(
-        outputs[known], targets[known], pos_weight=torch.tensor(3.0), reduction="sum"
+        outputs[known] + math.log(3.0),
+        targets[known],
+        pos_weight=torch.tensor(3.0),
+        reduction="sum",
     )
     assert objective.loss(outputs, targets).item() == pytest.approx(expected.item() / 6, rel=1e-6)
 

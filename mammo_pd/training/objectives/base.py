@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mammo_pd.backbones.base import Backbone
 from mammo_pd.batch import ImageBatch
 from mammo_pd.errors import InputError
-from mammo_pd.patches.sampler import PatchSampler
+from mammo_pd.patches.sampler import Kept, PatchSampler
 
 
 class Objective(ABC):
@@ -29,7 +29,8 @@ class Objective(ABC):
             them 0 or 1; empty where there is nothing to report.
         score_columns: names of the scores there, one for each of ``target_columns`` (and more, if
             scores are to be kept that nothing is reported on).
-        monitor: which of `metrics` chooses the best epoch; larger is better.
+        monitor: which of `metrics` chooses the best epoch; larger is better, unless its name ends
+            with "loss".
     """
 
     num_outputs: int
@@ -101,6 +102,33 @@ class Objective(ABC):
         """Count the usable rows of one part for people, such as "640 (12 positive)"."""
         return str(len(rows))
 
+    # ---- how it begins
+
+    def training_targets(self, rows: pd.DataFrame) -> npt.NDArray[np.float32]:
+        """Read what is trained on, where that is not what is judged: by default `targets`."""
+        return self.targets(rows)
+
+    def positive(self, targets: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+        """Say which images count as positive where a share of them is set: any target above 0.5."""
+        found: npt.NDArray[np.bool_] = np.any(targets > 0.5, axis=1)
+        return found
+
+    def prepare(self, backbone: Backbone, targets: npt.NDArray[np.float32]) -> None:  # noqa: B027
+        """Adapt to the training images before the first step; by default nothing is to be done.
+
+        Args:
+            backbone: with its initial weights, which a checkpoint may replace later.
+            targets: (images, T) float32 of `training_targets`.
+        """
+
+    def chance_loss(self, targets: npt.NDArray[np.float32]) -> float | None:
+        """The training loss of the best constant output; None where that says nothing.
+
+        Args:
+            targets: (images, T) float32 of `training_targets`.
+        """
+        return None
+
     # ---- what a pretext task changes
 
     def build_model(self, backbone: Backbone) -> nn.Module:
@@ -128,6 +156,14 @@ class Objective(ABC):
         """
         return (*sampler.for_training(batch, keys, num_keep), keys), batch.targets
 
-    def evaluation_inputs(self, sampler: PatchSampler, batch: ImageBatch) -> tuple[Tensor, ...]:
-        """Read what the model is called with to score a batch: by default every patch, as it is."""
-        return sampler.for_evaluation(batch)
+    def evaluation_inputs(
+        self, sampler: PatchSampler, batch: ImageBatch, kept: Kept | None = None
+    ) -> tuple[Tensor, ...]:
+        """Read what the model is called with to score a batch, as it is: by default every patch.
+
+        Args:
+            sampler: reads patches.
+            batch: B images, on the device.
+            kept: how many patches to read, and the keys that draw them; None for all.
+        """
+        return sampler.for_evaluation(batch, kept)

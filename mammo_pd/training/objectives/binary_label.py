@@ -1,12 +1,22 @@
-"""Cancer or not, by the column ``label``: one logit, binary cross-entropy."""
+"""Cancer or not, by the column ``label``: one logit, binary cross-entropy.
+
+Training may draw positives more often, or weigh them more, than they are frequent. In the loss, and
+there alone, the logit is shifted by what that changes in the log odds. So a score is a probability
+at the prevalence of the training images, and a checkpoint needs no correction afterwards.
+"""
+
+import math
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
+from sklearn.metrics import average_precision_score, log_loss
 from torch import Tensor
 from torch.nn import functional as F
 
+from mammo_pd.backbones.base import Backbone
 from mammo_pd.config import TrainingSettings
 from mammo_pd.errors import InputError
 from mammo_pd.evaluation.levels import Aggregation, aggregate
@@ -14,25 +24,65 @@ from mammo_pd.evaluation.roc import auc
 from mammo_pd.terms import Level
 from mammo_pd.training.objectives.base import Objective
 
+_MEASURES = {"auc": auc, "average_precision": average_precision_score}
+_Targets = TypeVar("_Targets", Tensor, float)
+# A part that holds one class alone in training still has finite log odds.
+_RAREST = 1e-4
+
 
 class BinaryLabel(Objective):
     """One label of 0 or 1 for each image.
 
     Args:
-        settings: ``positive_weight`` is the weight of a positive image in the loss.
+        settings: of the run; ``positive_weight``, ``positive_share``, ``label_smoothing``,
+            ``target_column`` and ``monitor`` are read.
+
+    Raises:
+        InputError: there is no such metric to monitor.
     """
 
     num_outputs = 1
     target_columns = ("label",)
     score_columns = ("score",)
-    monitor = "val_auc_image"
 
     def __init__(self, settings: TrainingSettings) -> None:
-        self._positive_weight = settings.positive_weight
+        self._settings = settings
+        self.monitor = settings.monitor or "val_auc_image"
+        of_levels = [f"val_{measure}_{level}" for measure in _MEASURES for level in Level]
+        if self.monitor not in (*of_levels, "val_loss"):
+            raise InputError(
+                f"training.monitor {self.monitor!r} does not exist; choose one of "
+                f"{', '.join(of_levels)}, val_loss."
+            )
+        # Shift of the log odds from the training images as they are to those that the loss sees.
+        self._shift = 0.0
 
     def targets(self, rows: pd.DataFrame) -> npt.NDArray[np.float32]:
         """(rows, 1) float32 of 0, 1 or NaN."""
         return rows[["label"]].to_numpy(np.float32, na_value=np.nan)
+
+    def training_targets(self, rows: pd.DataFrame) -> npt.NDArray[np.float32]:
+        """(rows, 1) float32 in [0, 1] or NaN: the label, or the column of soft labels.
+
+        Raises:
+            InputError: there is no such column, or it has other values.
+        """
+        column = self._settings.target_column
+        if column is None:
+            return self.targets(rows)
+        if column not in rows:
+            raise InputError(
+                f"training.target_column {column!r} is not in the store; give the label table that "
+                "has it: mammo-pd preprocess --labels TABLE"
+            )
+        values = pd.to_numeric(rows[column], errors="coerce").to_numpy(np.float32, na_value=np.nan)
+        wrong = (rows[column].notna() & np.isnan(values)) | (values < 0) | (values > 1)
+        if wrong.any():
+            raise InputError(
+                f"training.target_column {column!r} has {int(wrong.sum())} values outside [0, 1] "
+                f"(such as {rows[column][wrong].iloc[0]!r}); targets are probabilities."
+            )
+        return values[:, None]
 
     def check(self, rows: pd.DataFrame, where: str) -> None:
         """Both classes are needed.
@@ -52,13 +102,33 @@ class BinaryLabel(Objective):
         """Images, and how many are positive."""
         return f"{len(rows)} ({int(rows['label'].sum())} positive)"
 
+    def prepare(self, backbone: Backbone, targets: npt.NDArray[np.float32]) -> None:
+        """Start the head at the prevalence, and find the shift of the log odds in the loss."""
+        prevalence = float(np.nanmean(targets))
+        bias = backbone.timm_model.get_classifier().bias
+        with torch.no_grad():
+            bias.fill_(_log_odds(prevalence))
+        self._shift = math.log(self._settings.positive_weight)
+        if self._settings.positive_share is not None:
+            self._shift += _log_odds(self._drawn_share(targets)) - _log_odds(prevalence)
+
+    def chance_loss(self, targets: npt.NDArray[np.float32]) -> float:
+        """The entropy of the training targets as they are drawn, smoothed and weighted."""
+        mean = self._smoothed(self._drawn_share(targets))
+        positive, negative = self._settings.positive_weight * mean, 1 - mean
+        total = positive + negative
+        return -positive * math.log(positive / total) - negative * math.log(negative / total)
+
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Binary cross-entropy of (B, 1) logits, mean over the images."""
         known = ~targets.isnan()
         # Filled on the device: a tensor made from a Python number on the host would wait for it.
-        weight = torch.full((1,), self._positive_weight, device=outputs.device)
+        weight = torch.full((1,), self._settings.positive_weight, device=outputs.device)
         loss = F.binary_cross_entropy_with_logits(
-            outputs, torch.where(known, targets, 0.0), pos_weight=weight, reduction="none"
+            outputs + self._shift,
+            self._smoothed(torch.where(known, targets, 0.0)),
+            pos_weight=weight,
+            reduction="none",
         )
         return (loss * known).mean()
 
@@ -67,10 +137,32 @@ class BinaryLabel(Objective):
         return torch.sigmoid(outputs)
 
     def metrics(self, rows: pd.DataFrame, scores: npt.NDArray[np.float64]) -> dict[str, float]:
-        """AUC per image, and per breast by the mean of its images."""
+        """AUC per image and per breast (by the mean of its images), the loss, and the monitor."""
         scored = rows.assign(score=scores[:, 0])
-        found = {}
-        for level in (Level.IMAGE, Level.BREAST):
-            units = aggregate(scored, level, Aggregation.MEAN)
-            found[f"val_auc_{level}"] = auc(units["label"], units["score"])
+        found = {"val_loss": float(log_loss(scored["label"].astype(int), scored["score"]))}
+        wanted = {"val_auc_image", "val_auc_breast", self.monitor}
+        for measure, function in _MEASURES.items():
+            for level in Level:
+                if f"val_{measure}_{level}" in wanted:
+                    units = aggregate(scored, level, Aggregation.MEAN)
+                    value = float(function(units["label"], units["score"]))
+                    found[f"val_{measure}_{level}"] = value
         return found
+
+    def _drawn_share(self, targets: npt.NDArray[np.float32]) -> float:
+        """The mean target of the images that an epoch draws."""
+        share = self._settings.positive_share
+        if share is None:
+            return float(np.nanmean(targets))
+        positive = self.positive(targets)
+        means = [float(np.nanmean(targets[kind])) for kind in (positive, ~positive)]
+        return share * means[0] + (1 - share) * means[1]
+
+    def _smoothed(self, targets: _Targets) -> _Targets:
+        smoothing = self._settings.label_smoothing
+        return targets * (1 - smoothing) + 0.5 * smoothing
+
+
+def _log_odds(share: float) -> float:
+    share = min(max(share, _RAREST), 1 - _RAREST)
+    return math.log(share / (1 - share))

@@ -1,0 +1,54 @@
+"""Which weights are trained, and at which rates: weight decay, decay by layer, frozen backbones."""
+
+from typing import Any
+
+from timm.optim import param_groups_layer_decay, param_groups_weight_decay
+from torch import nn
+
+from mammo_pd.training.checkpoint import prefix_of
+
+
+def parameter_groups(
+    model: nn.Module, timm_model: Any, *, weight_decay: float, layer_decay: float
+) -> list[dict[str, Any]]:
+    """Group a model's parameters for AdamW, by timm's own rules.
+
+    Without weight decay are biases, norms, tokens and position embeddings. With a layer decay, a
+    group's ``lr_scale`` is what its learning rate is multiplied by: 1 for the head and what lies
+    around timm's model, the decay for the last block, its square for the one before, and so on.
+
+    Args:
+        model: what is trained.
+        timm_model: within it.
+        weight_decay: of matrices.
+        layer_decay: in (0, 1]; 1 for the same rate everywhere.
+    """
+    spared = set(timm_model.no_weight_decay())
+    if layer_decay == 1:
+        prefix = prefix_of(timm_model, model)
+        every = {prefix + name for name in spared}
+        groups: list[dict[str, Any]] = param_groups_weight_decay(model, weight_decay, every)
+        return groups
+    groups = param_groups_layer_decay(
+        timm_model, weight_decay, no_weight_decay_list=spared, layer_decay=layer_decay
+    )
+    inside = {id(parameter) for parameter in timm_model.parameters()}
+    around = [parameter for parameter in model.parameters() if id(parameter) not in inside]
+    for decay, of_kind in (
+        (weight_decay, [parameter for parameter in around if parameter.ndim > 1]),
+        (0.0, [parameter for parameter in around if parameter.ndim <= 1]),
+    ):
+        if of_kind:
+            groups.append({"params": of_kind, "weight_decay": decay, "lr_scale": 1.0})
+    return groups
+
+
+def backbone_parameters(timm_model: Any) -> list[nn.Parameter]:
+    """What a frozen phase holds still: what learns in timm's model up to its pooled features."""
+    head = [getattr(timm_model, name, None) for name in ("attn_pool", "fc_norm", "head")]
+    learning = {id(weight) for module in head if module for weight in module.parameters()}
+    return [
+        weight
+        for weight in timm_model.parameters()
+        if weight.requires_grad and id(weight) not in learning
+    ]
