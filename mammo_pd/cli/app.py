@@ -22,6 +22,7 @@ COMMANDS = (
     "train",
     "evaluate",
     "compare",
+    "show",
     "bench",
     "budget",
     "demo",

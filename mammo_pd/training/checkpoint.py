@@ -11,12 +11,11 @@ from torch import Tensor, nn
 
 from mammo_pd.errors import InputError
 from mammo_pd.files import atomic_write
+from mammo_pd.training.model_card import CARD_KEY, METADATA_KEY, ModelCard
 
 _MODEL = "model."
 _OPTIMIZER = "optimizer."
 _OBJECTIVE = "objective."
-# The key in the file's header; older files have it too.
-_METADATA = "facts"
 
 
 def prefix_of(timm_model: nn.Module, model: nn.Module) -> str:
@@ -26,7 +25,11 @@ def prefix_of(timm_model: nn.Module, model: nn.Module) -> str:
 
 
 def save_weights(
-    path: Path, model: nn.Module, timm_model: nn.Module, metadata: dict[str, Any]
+    path: Path,
+    model: nn.Module,
+    timm_model: nn.Module,
+    metadata: dict[str, Any],
+    card: ModelCard | None = None,
 ) -> None:
     """Write a model's weights, those of timm's model under timm's names for other tools to read.
 
@@ -35,6 +38,7 @@ def save_weights(
         model: what is trained; weights around timm's are named ``objective.`` and as in it.
         timm_model: within ``model``.
         metadata: plain values, for the file's header.
+        card: what the model was made with, for the same.
     """
     prefix = prefix_of(timm_model, model)
     tensors = {
@@ -42,7 +46,7 @@ def save_weights(
         for name, tensor in _tensors(model).items()
     }
     with atomic_write(path) as beside:
-        save_file(tensors, beside, {_METADATA: json.dumps(metadata)})
+        save_file(tensors, beside, _header(metadata, card))
 
 
 def load_weights(path: Path, model: nn.Module, timm_model: nn.Module) -> dict[str, Any]:
@@ -65,7 +69,11 @@ def load_weights(path: Path, model: nn.Module, timm_model: nn.Module) -> dict[st
 
 
 def save_state(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, metadata: dict[str, Any]
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    metadata: dict[str, Any],
+    card: ModelCard | None = None,
 ) -> None:
     """Write everything that training needs to go on, as one file."""
     tensors = {_MODEL + name: tensor for name, tensor in _tensors(model).items()}
@@ -73,7 +81,7 @@ def save_state(
     for index, values in state["state"].items():
         for name, value in values.items():
             tensors[f"{_OPTIMIZER}{index}.{name}"] = value.detach().contiguous()
-    header = {_METADATA: json.dumps(metadata), "param_groups": json.dumps(state["param_groups"])}
+    header = {**_header(metadata, card), "param_groups": json.dumps(state["param_groups"])}
     with atomic_write(path) as beside:
         save_file(tensors, beside, header)
 
@@ -108,6 +116,11 @@ def load_state(
     return metadata
 
 
+def _header(metadata: dict[str, Any], card: ModelCard | None) -> dict[str, str]:
+    header = {METADATA_KEY: json.dumps(metadata)}
+    return header if card is None else {**header, CARD_KEY: card.dump()}
+
+
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
 
@@ -117,7 +130,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise InputError(f"there is no checkpoint at {path}; name a run that has one.")
     try:
         with safe_open(path, "pt") as file:
-            metadata: dict[str, Any] = json.loads((file.metadata() or {})[_METADATA])
+            metadata: dict[str, Any] = json.loads((file.metadata() or {})[METADATA_KEY])
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise InputError(

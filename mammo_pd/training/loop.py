@@ -8,7 +8,6 @@ import math
 import resource
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,13 +18,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mammo_pd import __version__
-from mammo_pd.config import RunConfig, dump_config
+from mammo_pd.config import dump_config
 from mammo_pd.errors import InputError
 from mammo_pd.files import write_text
 from mammo_pd.terms import Split
 from mammo_pd.tracking import MlflowRun, NoTracking, Tracker
 from mammo_pd.training.batch_size import DoesNotFitError
 from mammo_pd.training.checkpoint import load_state, prefix_of, save_state, save_weights
+from mammo_pd.training.model_card import ModelCard, without_paths
 from mammo_pd.training.runs import RunFolder, timestamp
 from mammo_pd.training.scoring import score_batches
 from mammo_pd.training.setup import RunSetup
@@ -100,6 +100,7 @@ def _fit(setup: RunSetup, run: RunFolder, tracker: Tracker) -> list[dict[str, fl
     val_loader = setup.loader(setup.val_set, setup.val_batches())
 
     # ---- epochs
+    card = ModelCard.of(setup)
     for epoch in range(len(history), training.epochs):
         # Dropout inside a model draws from torch's own generator.
         torch.manual_seed(_mix_seed(training.seed, epoch, fabric.global_rank))
@@ -124,8 +125,8 @@ def _fit(setup: RunSetup, run: RunFolder, tracker: Tracker) -> list[dict[str, fl
         setup.say(_epoch_line(metrics, monitor, training.epochs))
         if fabric.is_global_zero:
             if metrics[monitor] >= max(old[monitor] for old in history):
-                save_weights(run.best, setup.model, setup.backbone.timm_model, metrics)
-            save_state(run.last, setup.model, optimizer, {"history": history})
+                save_weights(run.best, setup.model, setup.backbone.timm_model, metrics, card)
+            save_state(run.last, setup.model, optimizer, {"history": history}, card)
         fabric.barrier()
     return history
 
@@ -268,7 +269,7 @@ class _AsyncLosses:
 
 def _describe(setup: RunSetup, tracker: MlflowRun) -> None:
     """Log to MLflow what the run was made with; its metrics follow."""
-    config = _without_paths(setup.config)
+    config = without_paths(setup.config)
     tracker.describe(
         parameters={
             **config.model_dump(mode="json"),
@@ -284,14 +285,6 @@ def _describe(setup: RunSetup, tracker: MlflowRun) -> None:
         },
     )
     tracker.keep("config.yaml", dump_config(config))
-
-
-def _without_paths(config: RunConfig) -> RunConfig:
-    """The configuration as MLflow may see it: paths of this machine stay on it."""
-    weights = config.model.weights
-    if weights in (None, "timm"):
-        return config
-    return config.replace(model=config.model.replace(weights=Path(str(weights)).name))
 
 
 def _parameter_groups(setup: RunSetup, weight_decay: float) -> list[dict[str, Any]]:
