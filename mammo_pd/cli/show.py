@@ -30,7 +30,7 @@ def show(
         run: A run, or a checkpoint's file.
         checkpoint: Which one of a run.
         runs: The folder of runs.
-        json: Print JSON.
+        json: Print it as JSON, for other programs to read.
     """
     from mammo_pd.training.model_card import CheckpointHeader
 
