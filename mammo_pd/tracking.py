@@ -13,8 +13,7 @@ from typing import Any, Protocol, Self
 from mammo_pd.errors import InputError
 
 EXPERIMENT = "mammo-pd"
-# Which of MLflow's pages an experiment gets; without it 3.x guesses, and shows evaluations of
-# language models.
+# MLflow's tag of what an experiment is for.
 _KIND = ("mlflow.experimentKind", "custom_model_development")
 
 
