@@ -84,6 +84,7 @@ def test_module_is_the_command_and_gives_its_status(tmp_path: Path) -> None:
         (["train", "--resume", "one", "two"], r"--resume accepts at most 1"),
         (["split", "--fractions", "0.7", "0.1"], r"--fractions requires 3"),
         (["split", "--fractions", "0.7", "0.1", "0.2", "--folds", "5"], r"--fractions and --folds"),
+        (["split", "--val", "0.1"], r"--val goes with --folds"),
         (["bench", "--res"], r"--res requires at least 1"),
         (["preprocess"], r"DICOM_DIR requires an argument"),
         (["preprocess", "nowhere"], "nowhere"),
