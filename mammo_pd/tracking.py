@@ -13,6 +13,8 @@ from typing import Any, Protocol, Self
 from mammo_pd.errors import InputError
 
 EXPERIMENT = "mammo-pd"
+# MLflow's own, which names a server.
+TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 # MLflow's tag of what an experiment is for.
 _KIND = ("mlflow.experimentKind", "custom_model_development")
 
@@ -53,8 +55,8 @@ class MlflowRun:
         from mlflow.exceptions import MlflowException
 
         runs.mkdir(parents=True, exist_ok=True)
-        local = f"sqlite:///{(runs / 'mlflow.db').resolve()}"
-        self.uri = os.environ.get("MLFLOW_TRACKING_URI", local)
+        local = _local_uri(runs)
+        self.uri = tracking_uri(runs)
         self._client = MlflowClient(self.uri)
         experiment = self._client.get_experiment_by_name(EXPERIMENT)
         if experiment is not None:
@@ -136,6 +138,15 @@ class NoTracking:
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         """Log nothing."""
+
+
+def tracking_uri(runs: Path) -> str:
+    """Where the runs of a folder are recorded: the user's server, else a file in the folder."""
+    return os.environ.get(TRACKING_VARIABLE, _local_uri(runs))
+
+
+def _local_uri(runs: Path) -> str:
+    return f"sqlite:///{(runs / 'mlflow.db').resolve()}"
 
 
 def _origin() -> dict[str, str]:

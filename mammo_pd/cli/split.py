@@ -19,7 +19,7 @@ def split(
         Parameter(metavar="TRAIN VAL TEST", show_default="0.7 0.1 0.2"),
     ] = None,
     folds: Annotated[int | None, Parameter(metavar="K")] = None,
-    val: Annotated[float | None, Parameter(metavar="SHARE", show_default="0.125")] = None,
+    val: Annotated[float | None, Parameter(metavar="SHARE", show_default="0.15")] = None,
     seed: Annotated[int, Parameter(metavar="N")] = 0,
 ) -> None:
     """Split a store by patient: into train, val and test, or into folds.

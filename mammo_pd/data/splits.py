@@ -26,9 +26,9 @@ from mammo_pd.terms import Split, Status
 _LINKS = ("patient_id", "exam_id", "pixel_hash")
 _STRATIFY = ("manufacturer", "site_id")
 # As text, or pandas would read digits as numbers.
-_TEXT_COLUMNS = ("image_id", "patient_id", "val_for")
-# With five folds this is the default split's 70/10/20 %.
-VAL_SHARE = 0.125
+_TEXT_COLUMNS = ("image_id", "patient_id", "val_of")
+# Of the patients of the folds that are not tested.
+VAL_SHARE = 0.15
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class SplitTable:
 
     Attributes:
         name: its name in the store.
-        table: ``image_id``, ``patient_id`` and ``split``, or in its place ``fold`` and ``val_for``,
-            sorted by ``image_id``. ``val_for`` lists the folds, separated by spaces, in whose runs
+        table: ``image_id``, ``patient_id`` and ``split``, or in its place ``fold`` and ``val_of``,
+            sorted by ``image_id``. ``val_of`` lists the folds, separated by spaces, in whose runs
             the image validates; tables of earlier versions lack it.
         hash: of the table; it changes if a single image changes sides.
     """
@@ -55,7 +55,7 @@ class SplitTable:
     def parts(self, fold: int | None = None) -> pd.Series:
         """``train``, ``val`` or ``test`` for each row of `table`.
 
-        With folds, ``fold`` is the test part, and of the others val is what ``val_for`` says; in
+        With folds, ``fold`` is the test part, and of the others val is what ``val_of`` says; in
         tables without that column, the whole next fold.
 
         Raises:
@@ -75,8 +75,8 @@ class SplitTable:
             )
         numbers = self.table["fold"]
         parts = pd.Series(str(Split.TRAIN), index=numbers.index, name="split")
-        if "val_for" in self.table:
-            validates = [str(fold) in listed.split() for listed in self.table["val_for"]]
+        if "val_of" in self.table:
+            validates = [str(fold) in listed.split() for listed in self.table["val_of"]]
             parts[validates] = str(Split.VAL)
         else:
             parts[numbers == (fold + 1) % self.folds] = str(Split.VAL)
@@ -159,8 +159,8 @@ def make_split(
     table = manifest[["image_id", "patient_id"]]
     if folds:
         fold_of = _deal_out(patients, [1 / folds] * folds, seed)
-        val_for = _draw_validation(patients, fold_of, folds, val, seed)
-        table = table.assign(fold=groups.map(fold_of), val_for=groups.map(val_for))
+        val_of = _draw_validation(patients, fold_of, folds, val, seed)
+        table = table.assign(fold=groups.map(fold_of), val_of=groups.map(val_of))
     else:
         part_of = _deal_out(patients, fractions, seed).map(dict(enumerate(map(str, Split))))
         table = table.assign(split=groups.map(part_of))
@@ -209,6 +209,11 @@ def write_split(split: SplitTable, folder: Path, made_with: dict[str, Any]) -> P
     return path
 
 
+def list_splits(folder: Path) -> list[str]:
+    """The names of the splits of a store."""
+    return sorted(file.stem for file in folder.glob("*.csv"))
+
+
 def read_split(folder: Path, name: str) -> SplitTable:
     """Read a split and check that nobody has edited it.
 
@@ -217,7 +222,7 @@ def read_split(folder: Path, name: str) -> SplitTable:
     """
     path = folder / f"{name}.csv"
     if not path.is_file():
-        made = sorted(other.stem for other in folder.glob("*.csv"))
+        made = list_splits(folder)
         raise InputError(
             f"there is no split {name!r} in {folder}"
             + (f" (there are: {', '.join(made)})" if made else "")
@@ -233,8 +238,8 @@ def read_split(folder: Path, name: str) -> SplitTable:
     missing = {"image_id", "patient_id"} - set(table.columns)
     if missing or not {"split", "fold"} & set(table.columns):
         raise InputError(f"{path} needs the columns image_id, patient_id and split or fold.")
-    if "val_for" in table:
-        table["val_for"] = table["val_for"].fillna("")
+    if "val_of" in table:
+        table["val_of"] = table["val_of"].fillna("")
     found = _hash(table)
     if found != expected:
         raise InputError(
@@ -261,7 +266,7 @@ def _hash(table: pd.DataFrame) -> str:
 def _sides(table: pd.DataFrame) -> pd.Series:
     """Everything that a split says of each image, as one text; a patient has one alone."""
     sides = table["fold" if "fold" in table else "split"].astype(str)
-    return sides + "," + table["val_for"].astype(str) if "val_for" in table else sides
+    return sides + "," + table["val_of"].astype(str) if "val_of" in table else sides
 
 
 def _one_row_per_group(manifest: pd.DataFrame, groups: pd.Series) -> pd.DataFrame:
@@ -299,13 +304,13 @@ def _draw_validation(
     patients: pd.DataFrame, fold_of: pd.Series, folds: int, share: float, seed: int
 ) -> pd.Series:
     """For each patient the folds in whose runs she validates, separated by spaces."""
-    val_for = pd.Series("", index=patients.index)
+    val_of = pd.Series("", index=patients.index)
     for fold in range(folds):
         others = patients[fold_of.reindex(patients.index) != fold]
         dealt = _deal_out(others, (1 - share, share), (seed, fold))
         drawn = dealt.index[dealt == 1]
-        val_for[drawn] = (val_for[drawn] + f" {fold}").str.strip()
-    return val_for
+        val_of[drawn] = (val_of[drawn] + f" {fold}").str.strip()
+    return val_of
 
 
 def _deal_out(

@@ -62,7 +62,13 @@ def fit(setup: RunSetup, run: RunFolder) -> list[dict[str, float]]:
 
 
 def _fit_tracked(setup: RunSetup, run: RunFolder) -> list[dict[str, float]]:
-    with MlflowRun(run.path.parent, run.path.name, run.info.mlflow_run_id) as tracker:
+    info = run.info
+    with MlflowRun(
+        run.path.parent,
+        run.path.name,
+        info.mlflow_run_id,
+        parent_run_id=info.mlflow_parent_run_id,
+    ) as tracker:
         run = run.update(mlflow_run_id=tracker.run_id)
         _describe(setup, tracker)
         history = _fit(setup, run, tracker)
@@ -114,6 +120,7 @@ def _fit(setup: RunSetup, run: RunFolder, tracker: Tracker) -> list[dict[str, fl
             raise DoesNotFitError(setup) from error
         metrics = {
             "epoch": epoch + 1,
+            "epoch_seconds": time.perf_counter() - started,
             "train_loss": loss,
             "train_images_per_second": images / seconds,
             "train_wait_share": train_loader.waited / seconds,

@@ -6,7 +6,7 @@ config.yaml           its whole configuration
 history.csv           one row per epoch
 best.safetensors      weights of the best epoch, under timm's names
 last.safetensors      everything that training needs to go on
-predictions.csv       of evaluate
+predictions.csv       of evaluate; predictions.json says of which weights and images
 """
 
 import json
@@ -45,6 +45,7 @@ class RunInfo:
         num_keep: K of most epochs.
         environment: versions and device.
         mlflow_run_id: of its record in MLflow, once that was begun.
+        mlflow_parent_run_id: of the record that it is nested under, for a cross-validation's run.
         finished: when, once it is.
     """
 
@@ -63,6 +64,7 @@ class RunInfo:
     num_keep: int
     environment: dict[str, Any]
     mlflow_run_id: str | None = None
+    mlflow_parent_run_id: str | None = None
     finished: str | None = None
 
 
@@ -141,6 +143,11 @@ class RunFolder:
     def predictions(self) -> Path:
         """What evaluate scored."""
         return self.path / "predictions.csv"
+
+    @property
+    def predictions_info(self) -> Path:
+        """Which weights and images that is of."""
+        return self.path / "predictions.json"
 
     def create(self) -> None:
         """Write the folder; from here on the run can be resumed, if only from its start."""

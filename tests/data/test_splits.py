@@ -205,7 +205,7 @@ def test_nothing_links_a_validation_woman_to_training(seed: int, val: float, fol
     split = make_split(frame, folds=folds, val=val, seed=seed)
     for fold in range(folds):
         parts = SplitTable("parts", split.table.assign(split=split.parts(fold)), "")
-        whole = SplitTable("parts", parts.table.drop(columns=["fold", "val_for"]), "")
+        whole = SplitTable("parts", parts.table.drop(columns=["fold", "val_of"]), "")
         assert no_value_on_two_sides(frame, whole)
 
 
@@ -244,7 +244,7 @@ def test_share_that_is_none_is_refused() -> None:
 
 
 def test_folds_of_earlier_versions_keep_their_hash_and_meaning(tmp_path: Path) -> None:
-    """Without ``val_for`` the fold after the tested one validates."""
+    """Without ``val_of`` the fold after the tested one validates."""
     rows = ["image_id,patient_id,fold"] + [f"i{i},p{i // 2},{i // 2 % 3}" for i in range(12)]
     (tmp_path / "old.csv").write_text("\n".join(rows) + "\n")
     # As earlier versions computed it.
@@ -263,8 +263,8 @@ def test_woman_who_validates_in_half_is_a_leak() -> None:
     frame = manifest_of(40)
     split = make_split(frame, folds=4, val=0.2)
     table = split.table.copy()
-    validates = table.index[table["val_for"] != ""][0]
-    table.loc[validates, "val_for"] = ""
+    validates = table.index[table["val_of"] != ""][0]
+    table.loc[validates, "val_of"] = ""
     with pytest.raises(InputError, match="1 patients on more than one side"):
         check_split(SplitTable("half", table, split.hash), frame)
 
