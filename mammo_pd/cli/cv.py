@@ -1,5 +1,6 @@
 """``mammo-pd cv``: all folds of a split, and several seeds, to one report."""
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -70,6 +71,10 @@ def cv(
     config = settings.load()
     if config.data.fold is not None:
         raise InputError(f"cv tests every fold in turn; leave data.fold {config.data.fold} out.")
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        raise InputError(
+            "cv starts processes of its own; type it without torchrun, with --devices."
+        )
     if parallel < 1:
         raise InputError(f"--parallel {parallel} runs nothing; give at least 1.")
     if parallel > 1 and config.training.batch_size == "auto":

@@ -211,13 +211,13 @@ def _read_scores(
     try:
         if json.loads(run.predictions_info.read_text(encoding="utf-8")) != made_of:
             return None
-        # pandas' default precision is faster, and off by a bit now and then.
-        table = pd.read_csv(
-            run.predictions, dtype={"image_id": "str"}, float_precision="round_trip"
-        )
+        # As text, since pandas' own reading of numbers may be off by a bit.
+        table = pd.read_csv(run.predictions, dtype=str)
         if table["image_id"].tolist() != images["image_id"].tolist():
             return None
-        scores: npt.NDArray[np.float64] = table[list(objective.score_columns)].to_numpy(np.float64)
+        scores: npt.NDArray[np.float64] = (
+            table[list(objective.score_columns)].to_numpy(dtype=object).astype(np.float64)
+        )
     except (OSError, ValueError, KeyError):
         return None
     return scores

@@ -54,8 +54,10 @@ def train_folds(
     failures: list[str] = []
     bar = tqdm(
         total=len(of) * epochs,
+        initial=sum(done.values()),
         desc=f"{len(finished)} of {len(of)} runs",
         unit="epoch",
+        leave=False,
         # None shows it on a terminal only.
         disable=None,
     )
@@ -69,7 +71,7 @@ def train_folds(
     def ended(run: RunProcess, status: int) -> bool:
         begun = epochs_done(validation, *of[run.name]) > 0
         if status:
-            cause = last_line(run.log).removeprefix("mammo-pd: error: ")
+            cause = last_line(run.log).removeprefix("mammo-pd: error: ").rstrip(".")
             failures.append(f"{run.name} failed: {cause or f'status {status}'} (log: {run.log})")
             say(failures[-1])
             return begun
