@@ -125,21 +125,22 @@ def _report(
         ]
         for seed in seeds
     }
-    out = validation.path / "report"
+    name, out = validation.path.name, validation.path / "report"
     targets = scored[seeds[0]][0].objective.target_columns
     if len(targets) == 1:
-        found = _report_on(scored, out, choices, None)
+        found = _report_on(name, scored, out, choices, None)
     else:
         found = {}
         for target in targets:
             print(f"\n{target}")
-            metrics = _report_on(scored, out / target, choices, target)
-            found |= {f"{target}_{name}": value for name, value in metrics.items()}
+            metrics = _report_on(name, scored, out / target, choices, target)
+            found |= {f"{target}_{key}": value for key, value in metrics.items()}
     print(f"\nwrote {out}: index.html, metrics.json, predictions, runs.csv")
     return found
 
 
 def _report_on(
+    name: str,
     scored: "Mapping[int, Sequence[Scored]]",
     out: Path,
     choices: dict[str, Any],
@@ -176,7 +177,9 @@ def _report_on(
     print("\n" + run_table(runs))
     by_seed = {seed: of_target(join_folds(folds)) for seed, folds in scored.items()}
     pictures = ErrorPictures(scored[first])
-    context = replace(context_of(scored[first], target), runs=runs, pictures=pictures.legend)
+    context = replace(
+        context_of(scored[first], target), run_id=name, runs=runs, pictures=pictures.legend
+    )
     if others:
         rows = seed_aucs(by_seed, aggregation)
         print("\n" + seed_table(rows))
@@ -194,8 +197,9 @@ def _report_on(
     for level in Level:
         results = metrics[level]
         assert isinstance(results, Mapping)
-        named = {name: results[name] for name in ("auc", "auc_ci_low", "auc_ci_high")}
-        found |= {f"test_{name}_{level}": v for name, v in named.items() if v is not None}
+        for key in ("auc", "auc_ci_low", "auc_ci_high"):
+            if results[key] is not None:
+                found[f"test_{key}_{level}"] = results[key]
     return found
 
 
