@@ -11,6 +11,9 @@ from mammo_pd.config import RunConfig
 from mammo_pd.errors import InputError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from mammo_pd.training.objectives import Objective
     from mammo_pd.training.setup import RunSetup
 
 # The keys in the header of a checkpoint's file.
@@ -60,7 +63,6 @@ class ModelCard:
     def of(cls, setup: "RunSetup") -> "ModelCard":
         """Describe what a set-up trains."""
         cohort = setup.cohort
-        targets = setup.objective.target_columns
         return cls(
             model=setup.config.model.name,
             img_size=setup.img_size,
@@ -76,7 +78,7 @@ class ModelCard:
                 str(part): {
                     "patients": int(rows["patient_id"].nunique()),
                     "images": len(rows),
-                    "positives": {name: int((rows[name] == 1).sum()) for name in targets},
+                    "positives": _positives(setup.objective, rows),
                 }
                 for part, rows in setup.parts.items()
             },
@@ -124,6 +126,15 @@ class CheckpointHeader:
                 f"{path} is not a checkpoint of mammo-pd, or is damaged ({error!r}); name a run, "
                 "or its best.safetensors or last.safetensors."
             ) from error
+
+
+def _positives(objective: "Objective", rows: "pd.DataFrame") -> dict[str, int]:
+    """Positives by target; a target need not be a column of the manifest."""
+    columns = objective.targets(rows).T[: len(objective.target_columns)]
+    return {
+        name: int((column == 1).sum())
+        for name, column in zip(objective.target_columns, columns, strict=True)
+    }
 
 
 def _load(text: str) -> ModelCard:
