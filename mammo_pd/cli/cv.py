@@ -94,12 +94,20 @@ def cv(
 
         def command(fold: int, seed: int) -> tuple[str, ...]:
             words = (str(path), str(fold), str(seed), "--checkpoint", checkpoint)
-            return (sys.executable, "-m", "mammo_pd", "cv-run", *words)
+            return (*_this_program(), "cv-run", *words)
 
         train_folds(validation, wanted, command, at_once=parallel)
         tracker.log(_report(validation, wanted, checkpoint, choices), step=0)
     print(f"metrics: mlflow ui --backend-store-uri {tracking_uri(path.parent)}")
     print(f"next: open {path / 'report' / 'index.html'}")
+
+
+def _this_program() -> tuple[str, ...]:
+    """How this process was started: it may be a user's program with an objective of its own."""
+    spec = sys.modules["__main__"].__spec__
+    if spec is not None:
+        return (sys.executable, "-m", spec.name.removesuffix(".__main__"))
+    return (sys.executable, str(Path(sys.argv[0]).resolve()))
 
 
 def _report(

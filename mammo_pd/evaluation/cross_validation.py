@@ -24,7 +24,9 @@ def run_aucs(predictions: pd.DataFrame, aggregation: Aggregation) -> Row:
         ``val_auc_image, val_auc_breast, test_auc_image, test_auc_breast``; None where a class is
         missing.
     """
-    checked = check_predictions(predictions)
+    labelled = predictions[predictions["label"].notna()]
+    # A rare target may be unknown of every image of a run.
+    checked = labelled if labelled.empty else check_predictions(labelled)
     return {
         f"{part}_auc_{level}": _auc(checked[checked["split"] == part], level, aggregation)
         for part in (Split.VAL, Split.TEST)

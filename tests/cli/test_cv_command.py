@@ -1,6 +1,8 @@
 import json
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,6 +54,12 @@ def typed(store: Path, out: Path, *more: str) -> list[str]:
     return ["cv", *ON_CPU, *(word for pair in options.items() for word in pair)]
 
 
+def by_process(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Type a command, which starts further processes as it was started itself."""
+    command = [sys.executable, "-m", "mammo_pd", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
 @contextmanager
 def runs_made_here() -> Iterator[list[str]]:
     """Runs are made within this process, one after the other; their names."""
@@ -62,9 +70,8 @@ def runs_made_here() -> Iterator[list[str]]:
     ) -> None:
         for run in runs:
             made.append(run.name)
-            assert run.command[1:3] == ("-m", "mammo_pd")
             run.log.touch()
-            if not ended(run, main(run.command[3:])):
+            if not ended(run, main(run.command[run.command.index("cv-run") :])):
                 break
 
     with pytest.MonkeyPatch.context() as patch:
@@ -76,7 +83,7 @@ def runs_made_here() -> Iterator[list[str]]:
 def whole(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two folds, by two processes at a time; then a second seed of both, in this one."""
     out = tmp_path_factory.mktemp("runs") / "cv"
-    assert main(typed(store, out, "--parallel", "2")) == 0
+    assert by_process(typed(store, out, "--parallel", "2")).returncode == 0
     with runs_made_here() as made, pytest.MonkeyPatch.context() as patch:
         # As the processes have it.
         patch.setenv("MLFLOW_TRACKING_URI", tracking_uri(out.parent))
@@ -302,13 +309,12 @@ def test_split_without_folds_and_other_folders_are_refused(
     assert "holds something other than a cross-validation" in capsys.readouterr().err
 
 
-def test_mistake_that_all_runs_share_ends_with_the_first(
-    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """By a process of its own: what it says is read from its log."""
+def test_mistake_that_all_runs_share_ends_with_the_first(store: Path, tmp_path: Path) -> None:
+    """What the run's process says is read from its log."""
     weights = ["--weights", str(tmp_path / "none.safetensors")]
-    assert main(typed(store, tmp_path / "cv", *weights)) == 2
-    error = capsys.readouterr().err
+    done = by_process(typed(store, tmp_path / "cv", *weights))
+    error = done.stderr
+    assert done.returncode == 2
     assert "2 of 2 runs are not trained; fold0-seed0 failed: the weights file" in error
     assert error.count("\n") == 1
     assert not (tmp_path / "cv" / "fold1-seed0.log").exists()

@@ -63,3 +63,5 @@ def test_run_is_judged_on_validation_and_test_apart() -> None:
         )
     one_class = table[(table["split"] == "test") | (table["label"] == 0)]
     assert run_aucs(one_class, Aggregation.MEAN)["val_auc_breast"] is None
+    unknown = run_aucs(table.assign(label=np.nan), Aggregation.MEAN)
+    assert set(unknown.values()) == {None}
