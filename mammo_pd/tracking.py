@@ -1,7 +1,10 @@
 """MLflow, the only place that imports it: a local SQLite store by default."""
 
+import contextlib
+import getpass
 import logging
 import os
+import subprocess
 import time
 from pathlib import Path
 from types import TracebackType
@@ -10,6 +13,10 @@ from typing import Any, Protocol, Self
 from mammo_pd.errors import InputError
 
 EXPERIMENT = "mammo-pd"
+# MLflow's own, which names a server.
+TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
+# MLflow's tag of what an experiment is for.
+_KIND = ("mlflow.experimentKind", "custom_model_development")
 
 
 class Tracker(Protocol):
@@ -27,9 +34,18 @@ class MlflowRun:
             environment variable ``MLFLOW_TRACKING_URI`` names a server.
         name: of the run.
         mlflow_run_id: a run to go on with.
+        parent_run_id: MLflow's ID of the run that a new one is nested under, such as that of a
+            cross-validation; a run that is gone on with keeps its own.
     """
 
-    def __init__(self, runs: Path, name: str, mlflow_run_id: str | None = None) -> None:
+    def __init__(
+        self,
+        runs: Path,
+        name: str,
+        mlflow_run_id: str | None = None,
+        *,
+        parent_run_id: str | None = None,
+    ) -> None:
         # MLflow reports its use over the network unless told not to.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         # The first call makes the database by a hundred migrations, each logged.
@@ -39,15 +55,20 @@ class MlflowRun:
         from mlflow.exceptions import MlflowException
 
         runs.mkdir(parents=True, exist_ok=True)
-        local = f"sqlite:///{(runs / 'mlflow.db').resolve()}"
-        self.uri = os.environ.get("MLFLOW_TRACKING_URI", local)
+        local = _local_uri(runs)
+        self.uri = tracking_uri(runs)
         self._client = MlflowClient(self.uri)
         experiment = self._client.get_experiment_by_name(EXPERIMENT)
         if experiment is not None:
             experiment_id = experiment.experiment_id
+            # Earlier versions set no kind; one that the user chose stays.
+            if _KIND[0] not in experiment.tags:
+                self._client.set_experiment_tag(experiment_id, *_KIND)
         else:
             artifacts = (runs / "mlartifacts").resolve().as_uri() if self.uri == local else None
-            experiment_id = self._client.create_experiment(EXPERIMENT, artifact_location=artifacts)
+            experiment_id = self._client.create_experiment(
+                EXPERIMENT, artifact_location=artifacts, tags=dict([_KIND])
+            )
         self.run_id = mlflow_run_id or ""
         if mlflow_run_id is not None:
             try:
@@ -56,7 +77,11 @@ class MlflowRun:
                 # The record of metrics is gone; the run itself is not.
                 self.run_id = ""
         if not self.run_id:
-            self.run_id = self._client.create_run(experiment_id, run_name=name).info.run_id
+            tags = _origin()
+            if parent_run_id is not None:
+                tags["mlflow.parentRunId"] = parent_run_id
+            made = self._client.create_run(experiment_id, run_name=name, tags=tags)
+            self.run_id = made.info.run_id
 
     def __enter__(self) -> Self:
         return self
@@ -113,6 +138,48 @@ class NoTracking:
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         """Log nothing."""
+
+
+def tracking_uri(runs: Path) -> str:
+    """Where the runs of a folder are recorded: the user's server, else a file in the folder."""
+    return os.environ.get(TRACKING_VARIABLE, _local_uri(runs))
+
+
+def _local_uri(runs: Path) -> str:
+    return f"sqlite:///{(runs / 'mlflow.db').resolve()}"
+
+
+def _origin() -> dict[str, str]:
+    """MLflow's tags of who made a run, and with what."""
+    # MLflow's own source name is the path of the script on this machine.
+    tags = {"mlflow.source.name": "mammo-pd", "mlflow.source.type": "LOCAL"}
+    # A container's user may have no name.
+    with contextlib.suppress(KeyError, OSError):
+        tags["mlflow.user"] = getpass.getuser()
+    commit = _git_commit(Path(__file__))
+    if commit is not None:
+        tags["mlflow.source.git.commit"] = commit
+    return tags
+
+
+def _git_commit(file: Path) -> str | None:
+    """The commit that is checked out around a file; None where git does not track the file."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(file.parent), *words],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        ).stdout.strip()
+
+    try:
+        # An installed package may lie within the repository of another project.
+        git("ls-files", "--error-unmatch", file.name)
+        return git("rev-parse", "HEAD")
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

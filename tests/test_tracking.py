@@ -1,10 +1,12 @@
+import getpass
 import sqlite3
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from mammo_pd.errors import InputError
-from mammo_pd.tracking import MlflowRun
+from mammo_pd.tracking import EXPERIMENT, MlflowRun
 
 
 def statuses(runs: Path) -> dict[str, str]:
@@ -55,3 +57,62 @@ def test_telemetry_is_off(tmp_path: Path) -> None:
 
     with MlflowRun(tmp_path, "a"):
         assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
+
+
+def client(runs: Path) -> MlflowClient:
+    return MlflowClient(f"sqlite:///{runs / 'mlflow.db'}")
+
+
+def test_experiment_is_model_development_also_where_it_was_made_without_a_kind(
+    tmp_path: Path,
+) -> None:
+    def kind(runs: Path) -> str:
+        experiment = client(runs).get_experiment_by_name(EXPERIMENT)
+        assert experiment is not None
+        return experiment.tags["mlflow.experimentKind"]
+
+    with MlflowRun(tmp_path / "new", "a"):
+        assert kind(tmp_path / "new") == "custom_model_development"
+    old = tmp_path / "old"
+    old.mkdir()
+    client(old).create_experiment(EXPERIMENT)
+    with MlflowRun(old, "a"):
+        assert kind(old) == "custom_model_development"
+    # A kind that the user chose stays.
+    experiment = client(old).get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    client(old).set_experiment_tag(experiment.experiment_id, "mlflow.experimentKind", "finetuning")
+    with MlflowRun(old, "b"):
+        assert kind(old) == "finetuning"
+
+
+def test_run_says_who_made_it_and_with_what(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with MlflowRun(tmp_path, "a") as run:
+        tags = client(tmp_path).get_run(run.run_id).data.tags
+    assert tags["mlflow.user"] == getpass.getuser()
+    assert tags["mlflow.source.type"] == "LOCAL"
+    assert tags["mlflow.source.name"] == "mammo-pd"
+    assert tags["mlflow.runName"] == "a"
+    assert "mlflow.parentRunId" not in tags
+    # Neither git nor a user with a name.
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(getpass, "getuser", lambda: {}["root"])
+    with MlflowRun(tmp_path, "b") as run:
+        tags = client(tmp_path).get_run(run.run_id).data.tags
+    assert "mlflow.source.git.commit" not in tags
+    assert "mlflow.user" not in tags
+
+
+def test_folds_are_nested_under_their_parent_which_stays_open(tmp_path: Path) -> None:
+    with MlflowRun(tmp_path, "cv") as parent:
+        with MlflowRun(tmp_path, "fold0", parent_run_id=parent.run_id) as fold:
+            pass
+        assert statuses(tmp_path) == {parent.run_id: "RUNNING", fold.run_id: "FINISHED"}
+    # As `mammo-pd cv` resumes.
+    with MlflowRun(tmp_path, "fold0", fold.run_id, parent_run_id=parent.run_id) as again:
+        assert again.run_id == fold.run_id
+    run = client(tmp_path).get_run(fold.run_id)
+    assert run.data.tags["mlflow.parentRunId"] == parent.run_id
+    assert statuses(tmp_path)[parent.run_id] == "FINISHED"

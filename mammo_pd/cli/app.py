@@ -20,8 +20,10 @@ COMMANDS = (
     "preprocess",
     "split",
     "train",
+    "cv",
     "evaluate",
     "compare",
+    "show",
     "bench",
     "budget",
     "demo",
@@ -53,6 +55,8 @@ Research use only, not a medical device.""",
 )
 for _position, _command in enumerate(COMMANDS):
     app.command(f"mammo_pd.cli.{_command}:{_command}", sort_key=_position)
+# One run of `cv`, which starts it in a process of its own.
+app.command("mammo_pd.cli.cv_run:cv_run", name="cv-run", show=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

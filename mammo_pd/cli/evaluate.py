@@ -17,8 +17,11 @@ from mammo_pd.cli.options import (
 from mammo_pd.errors import InputError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from mammo_pd.inference.predict import Scored
     from mammo_pd.report.content import ReportContext
+    from mammo_pd.training.objectives import Objective
     from mammo_pd.training.runs import RunFolder
 
 
@@ -133,15 +136,10 @@ def _report_on(
     from mammo_pd.report.evaluate import evaluate_predictions
 
     pictures = ErrorPictures(scored)
-    context = replace(context_of(scored), pictures=pictures.legend)
+    context = replace(context_of(scored, target), pictures=pictures.legend)
     table = join_folds(scored)
     if target is not None:
-        objective = scored[0].objective
-        score = objective.score_columns[objective.target_columns.index(target)]
-        # A label that is not this report's would not be told from it.
-        table = table.drop(columns=[name for name in ("label", "score") if name in table])
-        table = table.rename(columns={target: "label", score: "score"})
-        context = replace(context, title=f"{context.title}: {target}", label_definition=target)
+        table = only_target(table, scored[0].objective, target)
     return evaluate_predictions(
         table,
         out,
@@ -151,8 +149,21 @@ def _report_on(
     )
 
 
-def context_of(scored: "Sequence[Scored]") -> "ReportContext":
-    """What the report says about the runs behind the predictions; several runs are folds."""
+def only_target(table: "pd.DataFrame", objective: "Objective", target: str) -> "pd.DataFrame":
+    """Predictions of one of several targets, as a report takes them."""
+    score = objective.score_columns[objective.target_columns.index(target)]
+    # A label that is not this report's would not be told from it.
+    table = table.drop(columns=[name for name in ("label", "score") if name in table])
+    return table.rename(columns={target: "label", score: "score"})
+
+
+def context_of(scored: "Sequence[Scored]", target: str | None = None) -> "ReportContext":
+    """What the report says about the runs behind the predictions; several runs are folds.
+
+    Args:
+        scored: the runs.
+        target: that is reported on, where it is one of several.
+    """
     from mammo_pd.report.content import ReportContext
 
     first = scored[0]
@@ -165,15 +176,16 @@ def context_of(scored: "Sequence[Scored]") -> "ReportContext":
         f"Weights of epoch {', '.join(map(str, epochs))}.",
     ]
     folds = f"{len(scored)} folds" if len(scored) > 1 else None
+    title = "Phantom mammograms: a demonstration" if first.phantom else "Evaluation report"
     return ReportContext(
-        title="Phantom mammograms: a demonstration" if first.phantom else "Evaluation report",
+        title=title if target is None else f"{title}: {target}",
         model=f"{run.model}, image size {height}x{width} pixels",
         run_id=", ".join(one.info.run_id for one in scored),
         split_name=run.split,
         split_hash=run.split_hash,
         split_part=folds or "test",
         store_fingerprint=run.store_fingerprint,
-        label_definition=first.cohort.label_definition,
+        label_definition=first.cohort.label_definition if target is None else target,
         exclusions=first.exclusions,
         parts=first.parts,
         phantom=first.phantom,

@@ -19,6 +19,7 @@ def split(
         Parameter(metavar="TRAIN VAL TEST", show_default="0.7 0.1 0.2"),
     ] = None,
     folds: Annotated[int | None, Parameter(metavar="K")] = None,
+    val: Annotated[float | None, Parameter(metavar="SHARE", show_default="0.15")] = None,
     seed: Annotated[int, Parameter(metavar="N")] = 0,
 ) -> None:
     """Split a store by patient: into train, val and test, or into folds.
@@ -26,23 +27,37 @@ def split(
     For example:
 
         mammo-pd split --fractions 0.6 0.1 0.3
-        mammo-pd split --folds 5 --name five
+        mammo-pd split --folds 5 --val 0.1 --name five
 
     Args:
         store: The store to split.
         name: Name of the split.
         fractions: Fractions of the patients.
         folds: Make K folds instead.
+        val: With folds, the share of the patients outside the tested fold that validates.
         seed: Seed of the shuffle.
     """
     from mammo_pd.data.manifest import read_manifest
     from mammo_pd.data.split_store import FRACTIONS, count_parts, split_store
+    from mammo_pd.data.splits import VAL_SHARE
     from mammo_pd.data.store import open_store
 
     if fractions is not None and folds is not None:
         raise InputError("--fractions and --folds exclude each other; give one of them.")
+    if val is not None and folds is None:
+        raise InputError(
+            "--val goes with --folds; without them, --fractions TRAIN VAL TEST says how many "
+            "patients validate."
+        )
     paths = open_store(store)
-    made = split_store(paths, name=name, fractions=fractions or FRACTIONS, folds=folds, seed=seed)
+    made = split_store(
+        paths,
+        name=name,
+        fractions=fractions or FRACTIONS,
+        folds=folds,
+        val=VAL_SHARE if val is None else val,
+        seed=seed,
+    )
     counts = count_parts(read_manifest(paths.manifest, status=None), made)
     print("part    patients   images  positive  unlabelled")
     for row in counts:
@@ -51,9 +66,6 @@ def split(
             f"{row['unlabelled']:>12}"
         )
     print(f"\nwrote {paths.splits / (made.name + '.csv')} (hash {made.hash[:12]})")
-    given = (
-        unless_default("--store", store, default_store())
-        + unless_default("--split", made.name, "default")
-        + (" --fold 0" if made.folds else "")
-    )
-    print(f"next: mammo-pd train{given} --res 1024 --keep 0.25")
+    given = unless_default("--store", store, default_store())
+    given += unless_default("--split", made.name, "default")
+    print(f"next: mammo-pd {'cv' if made.folds else 'train'}{given} --res 1024 --keep 0.25")

@@ -5,7 +5,14 @@ from collections.abc import Callable
 import pandas as pd
 
 from mammo_pd.data.manifest import read_manifest
-from mammo_pd.data.splits import SplitTable, make_split, patient_groups, read_split, write_split
+from mammo_pd.data.splits import (
+    VAL_SHARE,
+    SplitTable,
+    make_split,
+    patient_groups,
+    read_split,
+    write_split,
+)
 from mammo_pd.data.store import StorePaths
 from mammo_pd.errors import InputError
 from mammo_pd.terms import Status
@@ -19,6 +26,7 @@ def split_store(
     name: str = "default",
     fractions: tuple[float, float, float] = FRACTIONS,
     folds: int | None = None,
+    val: float = VAL_SHARE,
     seed: int = 0,
     say: Callable[[str], None] = print,
 ) -> SplitTable:
@@ -29,6 +37,7 @@ def split_store(
         name: of the split; an existing split is never replaced by a different one.
         fractions: shares of patients in train, val and test.
         folds: number of equal folds, in place of fractions.
+        val: with folds, the share of the patients of the other folds that validates.
         seed: of the shuffle.
         say: called with each message, one line.
 
@@ -40,7 +49,7 @@ def split_store(
         raise InputError(
             f"{paths.root} has no usable image; the manifest's columns reason and detail say why."
         )
-    split = make_split(manifest, name=name, fractions=fractions, folds=folds, seed=seed)
+    split = make_split(manifest, name=name, fractions=fractions, folds=folds, val=val, seed=seed)
     if (paths.splits / f"{name}.csv").is_file() and read_split(
         paths.splits, name
     ).hash != split.hash:
@@ -55,11 +64,8 @@ def split_store(
             f"warning: {unknown.sum()} of {len(usable)} images have no patient ID, so each exam or "
             "image counts as a patient of its own; give patient_id in the label table."
         )
-    write_split(
-        split,
-        paths.splits,
-        {"seed": seed, "folds": folds, "fractions": None if folds else list(fractions)},
-    )
+    shares = {"folds": folds, "val": val} if folds else {"fractions": list(fractions)}
+    write_split(split, paths.splits, {"seed": seed, **shares})
     return split
 
 

@@ -10,6 +10,7 @@ docs/log.md), and splits already made, by which runs are compared, would change.
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,10 @@ from mammo_pd.terms import Split, Status
 # Two images that share a value in any of these columns belong to one patient.
 _LINKS = ("patient_id", "exam_id", "pixel_hash")
 _STRATIFY = ("manufacturer", "site_id")
+# As text, or pandas would read digits as numbers.
+_TEXT_COLUMNS = ("image_id", "patient_id", "val_of")
+# Of the patients of the folds that are not tested.
+VAL_SHARE = 0.15
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,9 @@ class SplitTable:
 
     Attributes:
         name: its name in the store.
-        table: ``image_id``, ``patient_id`` and ``split`` or ``fold``, sorted by ``image_id``.
+        table: ``image_id``, ``patient_id`` and ``split``, or in its place ``fold`` and ``val_of``,
+            sorted by ``image_id``. ``val_of`` lists the folds, separated by spaces, in whose runs
+            the image validates; tables of earlier versions lack it.
         hash: of the table; it changes if a single image changes sides.
     """
 
@@ -48,7 +55,8 @@ class SplitTable:
     def parts(self, fold: int | None = None) -> pd.Series:
         """``train``, ``val`` or ``test`` for each row of `table`.
 
-        With folds, ``fold`` is the test part, the next one is val, and the others are train.
+        With folds, ``fold`` is the test part, and of the others val is what ``val_of`` says; in
+        tables without that column, the whole next fold.
 
         Raises:
             InputError: a fold is given for a split without folds, or none for one with folds.
@@ -67,7 +75,11 @@ class SplitTable:
             )
         numbers = self.table["fold"]
         parts = pd.Series(str(Split.TRAIN), index=numbers.index, name="split")
-        parts[numbers == (fold + 1) % self.folds] = str(Split.VAL)
+        if "val_of" in self.table:
+            validates = [str(fold) in listed.split() for listed in self.table["val_of"]]
+            parts[validates] = str(Split.VAL)
+        else:
+            parts[numbers == (fold + 1) % self.folds] = str(Split.VAL)
         parts[numbers == fold] = str(Split.TEST)
         return parts
 
@@ -106,6 +118,7 @@ def make_split(
     name: str = "default",
     fractions: tuple[float, float, float] = (0.7, 0.1, 0.2),
     folds: int | None = None,
+    val: float = VAL_SHARE,
     seed: int = 0,
 ) -> SplitTable:
     """Split patients into train, val and test, or into folds, stratified by label and vendor.
@@ -118,42 +131,39 @@ def make_split(
         name: name of the split.
         fractions: shares of patients in train, val and test; they add up to 1.
         folds: number of equal folds, in place of fractions.
+        val: with folds, the share of the other folds' patients that validates when one is tested;
+            drawn for each fold from the seed and its number.
         seed: of the shuffle.
 
     Returns:
         The split, checked for leaks.
 
     Raises:
-        InputError: impossible fractions or folds, or too few patients of a class to have one in
-            every part.
+        InputError: impossible fractions, folds or share, or too few patients of a class to have
+            one in every part.
     """
     if folds is None and (min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6):
         raise InputError(
             f"the fractions {fractions} are not three positive numbers that add up to 1; "
             "give for instance --fractions 0.7 0.1 0.2"
         )
-    if folds is not None and folds < 3:
+    if folds is not None and folds < 2:
+        raise InputError(f"{folds} folds are too few to train on some and test on another; give 2.")
+    if not 0 < val < 1:
         raise InputError(
-            f"{folds} folds are too few (one for test, one for val, the rest train); give "
-            "at least 3."
+            f"a validation share of {val:g} is not between 0 and 1; give for instance --val 0.1"
         )
     manifest, groups = _usable(manifest)
     patients = _one_row_per_group(manifest, groups)
-    shares = [1 / folds] * folds if folds else list(fractions)
-    _refuse_too_few(patients, len(shares))
-    # Sort by label, then vendor, then at random, and deal the patients out in that order: each part
-    # gets its share of each label, and within a label its share of each vendor.
-    patients["order"] = np.random.default_rng(seed).permutation(len(patients))
-    patients = patients.sort_values(["label", "vendor", "order"])
-    dealt = np.concatenate(
-        [_deal(len(same), shares) for _, same in patients.groupby("label", sort=True)]
-    )
-    assigned = pd.Series(dealt, index=patients.index, name="fold")
-    if not folds:
-        assigned = assigned.map(dict(enumerate(map(str, Split)))).rename("split")
-    table = manifest[["image_id", "patient_id"]].assign(
-        **{str(assigned.name): groups.map(assigned)}
-    )
+    _refuse_too_few(patients, folds)
+    table = manifest[["image_id", "patient_id"]]
+    if folds:
+        fold_of = _deal_out(patients, [1 / folds] * folds, seed)
+        val_of = _draw_validation(patients, fold_of, folds, val, seed)
+        table = table.assign(fold=groups.map(fold_of), val_of=groups.map(val_of))
+    else:
+        part_of = _deal_out(patients, fractions, seed).map(dict(enumerate(map(str, Split))))
+        table = table.assign(split=groups.map(part_of))
     split = SplitTable(name, table, _hash(table))
     check_split(split, manifest)
     return split
@@ -169,17 +179,16 @@ def check_split(split: SplitTable, manifest: pd.DataFrame) -> None:
     Raises:
         InputError: a leak, or an image that is not in the manifest or not usable.
     """
-    column = "fold" if "fold" in split.table else "split"
+    sides = split.table[["image_id"]].assign(side=_sides(split.table))
     usable, groups = _usable(manifest)
-    joined = usable.assign(group=groups).merge(split.table[["image_id", column]], on="image_id")
+    joined = usable.assign(group=groups).merge(sides, on="image_id")
     if len(joined) < len(split.table):
         raise InputError(
             f"the split {split.name} names {len(split.table) - len(joined)} images that the store "
             "does not have as usable; it belongs to another state of the store. Make a new one: "
             "mammo-pd split --name NEW"
         )
-    sides = joined.groupby("group")[column].nunique()
-    leaks = int((sides > 1).sum())
+    leaks = int((joined.groupby("group")["side"].nunique() > 1).sum())
     if leaks:
         raise InputError(
             f"the split {split.name} has {leaks} patients on more than one side (by patient, exam "
@@ -200,6 +209,11 @@ def write_split(split: SplitTable, folder: Path, made_with: dict[str, Any]) -> P
     return path
 
 
+def list_splits(folder: Path) -> list[str]:
+    """The names of the splits of a store."""
+    return sorted(file.stem for file in folder.glob("*.csv"))
+
+
 def read_split(folder: Path, name: str) -> SplitTable:
     """Read a split and check that nobody has edited it.
 
@@ -208,14 +222,14 @@ def read_split(folder: Path, name: str) -> SplitTable:
     """
     path = folder / f"{name}.csv"
     if not path.is_file():
-        made = sorted(other.stem for other in folder.glob("*.csv"))
+        made = list_splits(folder)
         raise InputError(
             f"there is no split {name!r} in {folder}"
             + (f" (there are: {', '.join(made)})" if made else "")
             + f"; make it with: mammo-pd split --name {name}"
         )
     try:
-        table = pd.read_csv(path, dtype={"image_id": "string", "patient_id": "string"})
+        table = pd.read_csv(path, dtype=dict.fromkeys(_TEXT_COLUMNS, "string"))
         expected = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["hash"]
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
@@ -224,6 +238,8 @@ def read_split(folder: Path, name: str) -> SplitTable:
     missing = {"image_id", "patient_id"} - set(table.columns)
     if missing or not {"split", "fold"} & set(table.columns):
         raise InputError(f"{path} needs the columns image_id, patient_id and split or fold.")
+    if "val_of" in table:
+        table["val_of"] = table["val_of"].fillna("")
     found = _hash(table)
     if found != expected:
         raise InputError(
@@ -243,9 +259,14 @@ def _usable(manifest: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
 
 
 def _hash(table: pd.DataFrame) -> str:
-    column = "fold" if "fold" in table else "split"
-    lines = sorted(table["image_id"] + "," + table[column].astype(str))
+    lines = sorted(table["image_id"] + "," + _sides(table))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _sides(table: pd.DataFrame) -> pd.Series:
+    """Everything that a split says of each image, as one text; a patient has one alone."""
+    sides = table["fold" if "fold" in table else "split"].astype(str)
+    return sides + "," + table["val_of"].astype(str) if "val_of" in table else sides
 
 
 def _one_row_per_group(manifest: pd.DataFrame, groups: pd.Series) -> pd.DataFrame:
@@ -264,19 +285,49 @@ def _one_row_per_group(manifest: pd.DataFrame, groups: pd.Series) -> pd.DataFram
     )
 
 
-def _refuse_too_few(patients: pd.DataFrame, parts: int) -> None:
+def _refuse_too_few(patients: pd.DataFrame, folds: int | None) -> None:
     counts = patients["label"].value_counts()
+    # One in each fold; and of two folds, either must hold one to train on and one to validate on.
+    least = 4 if folds == 2 else folds or len(Split)
+    parts = "of a split" if folds is None else f"of each of {folds} folds' runs"
     for label, word in (("1", "positive"), ("0", "negative")):
         found = int(counts.get(label, 0))
-        if found < parts:
+        if found < least:
             raise InputError(
-                f"only {found} patients are {word}, and each of the {parts} parts of a split needs "
-                "one; check the label table and its label column (--labels, --label-column, "
-                "--positive), or add patients."
+                f"only {found} patients are {word}, and it takes {least} for one in train, val and "
+                f"test {parts}; check the label table and its label column (--labels, "
+                "--label-column, --positive), or add patients."
             )
 
 
-def _deal(count: int, shares: list[float]) -> list[int]:
+def _draw_validation(
+    patients: pd.DataFrame, fold_of: pd.Series, folds: int, share: float, seed: int
+) -> pd.Series:
+    """For each patient the folds in whose runs she validates, separated by spaces."""
+    val_of = pd.Series("", index=patients.index)
+    for fold in range(folds):
+        others = patients[fold_of.reindex(patients.index) != fold]
+        dealt = _deal_out(others, (1 - share, share), (seed, fold))
+        drawn = dealt.index[dealt == 1]
+        val_of[drawn] = (val_of[drawn] + f" {fold}").str.strip()
+    return val_of
+
+
+def _deal_out(
+    patients: pd.DataFrame, shares: Sequence[float], seed: int | tuple[int, int]
+) -> pd.Series:
+    """The part of each patient, by number.
+
+    Sorted by label, then vendor, then at random, and dealt out in that order: each part gets its
+    share of each label, and within a label its share of each vendor.
+    """
+    order = np.random.default_rng(seed).permutation(len(patients))
+    patients = patients.assign(order=order).sort_values(["label", "vendor", "order"])
+    by_label = [_deal(len(same), shares) for _, same in patients.groupby("label", sort=True)]
+    return pd.Series(np.concatenate(by_label), index=patients.index)
+
+
+def _deal(count: int, shares: Sequence[float]) -> list[int]:
     """The part of each of ``count`` patients; the next one goes to the part furthest behind."""
     # A part whose share is less than one patient is served first, so that no class is absent.
     start = [part for part, share in enumerate(shares) if count * share < 1][:count]

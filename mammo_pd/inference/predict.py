@@ -1,11 +1,13 @@
 """Score the validation and test images of a run with its checkpoint, on all patches."""
 
+import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from torch import nn
 
@@ -18,7 +20,7 @@ from mammo_pd.data.manifest import MANIFEST_SCHEMA
 from mammo_pd.data.split_store import count_parts
 from mammo_pd.data.store import open_store
 from mammo_pd.errors import InputError
-from mammo_pd.files import atomic_write
+from mammo_pd.files import atomic_write, write_text
 from mammo_pd.inference.score import score_dataset
 from mammo_pd.patches.sampler import PatchSampler
 from mammo_pd.terms import Split, Status
@@ -72,6 +74,7 @@ def predict(
     store: Path | None = None,
     checkpoint: str = "best",
     accept_other_split: bool = False,
+    reuse: bool = False,
     say: Callable[[str], None] = print,
 ) -> Scored:
     """Score the validation and test images of a run and write ``predictions.csv`` into it.
@@ -81,6 +84,7 @@ def predict(
         store: where the store lies now; None for where the run was trained from.
         checkpoint: ``best`` by validation metric, or ``last``.
         accept_other_split: score the split as it is now, though the run was trained on another.
+        reuse: take the ``predictions.csv`` that is there, if these weights made it of these images.
         say: takes one line for people.
 
     Raises:
@@ -89,9 +93,8 @@ def predict(
     paths = open_store(store or Path(run.info.store))
     cohort = Cohort.read(paths, run.config.data.split, run.config.data.fold)
     objective = build_objective(run.config.training)
-    run.refuse_scoring_on(
-        cohort, labels_hash(cohort, objective), accept_other_split=accept_other_split
-    )
+    labels = labels_hash(cohort, objective)
+    run.refuse_scoring_on(cohort, labels, accept_other_split=accept_other_split)
     if run.info.finished is None:
         say(
             f"warning: the run {run.info.run_id} was not trained to its end; what it has learnt "
@@ -100,26 +103,37 @@ def predict(
     images = cohort.rows[cohort.rows["split"] != Split.TRAIN].reset_index(drop=True)
 
     model, backbone, epoch = load_model(run, objective, checkpoint)
+    made_of = {
+        "checkpoint": checkpoint,
+        "epoch": epoch,
+        "split_hash": cohort.split.hash,
+        "labels_hash": labels,
+    }
     # One device is enough, and it need not be of the kind that trained.
     config = run.config.replace(device=run.config.device.replace(devices=1, accelerator="auto"))
-    dataset = MammogramDataset(paths, images, run.info.img_size)
-    scores = score_dataset(
-        make_fabric(config),
-        model,
-        PatchSampler(run.info.img_size, backbone.patch_size, normalization=run.info.normalization),
-        objective,
-        dataset,
-        workers=config.data.workers,
-    )
-
-    table = _as_predictions(images, scores, objective, run.config)
-    with atomic_write(run.predictions) as beside:
-        table.to_csv(beside, index=False)
-    tested = int((table["split"] == Split.TEST).sum())
-    say(
-        f"scored {tested} test images, which the report is of, and {len(table) - tested} of "
-        f"validation, on all {backbone.num_tokens} patches with the weights of epoch {epoch}"
-    )
+    fabric = make_fabric(config)
+    scores = _read_scores(run, made_of, images, objective) if reuse else None
+    if scores is not None:
+        fabric.setup_module(model).eval()
+        table = _as_predictions(images, scores, objective, run.config)
+    else:
+        scores = score_dataset(
+            fabric,
+            model,
+            PatchSampler(
+                run.info.img_size, backbone.patch_size, normalization=run.info.normalization
+            ),
+            objective,
+            MammogramDataset(paths, images, run.info.img_size),
+            workers=config.data.workers,
+        )
+        table = _as_predictions(images, scores, objective, run.config)
+        _write_predictions(run, table, made_of)
+        tested = int((table["split"] == Split.TEST).sum())
+        say(
+            f"scored {tested} test images, which the report is of, and {len(table) - tested} of "
+            f"validation, on all {backbone.num_tokens} patches with the weights of epoch {epoch}"
+        )
     return Scored(
         file=run.predictions,
         table=table,
@@ -182,6 +196,33 @@ def _as_predictions(
     for column in (*_STRATA, *further):
         table[column] = images[column]
     return table
+
+
+def _write_predictions(run: RunFolder, table: pd.DataFrame, made_of: dict[str, object]) -> None:
+    # Told last, and forgotten first: what is told is never another table's.
+    run.predictions_info.unlink(missing_ok=True)
+    with atomic_write(run.predictions) as beside:
+        table.to_csv(beside, index=False)
+    write_text(run.predictions_info, json.dumps(made_of, indent=2) + "\n")
+
+
+def _read_scores(
+    run: RunFolder, made_of: dict[str, object], images: pd.DataFrame, objective: Objective
+) -> npt.NDArray[np.float64] | None:
+    """The scores (images, T) that ``predictions.csv`` holds; None where it is of something else."""
+    try:
+        if json.loads(run.predictions_info.read_text(encoding="utf-8")) != made_of:
+            return None
+        # As text, since pandas' own reading of numbers may be off by a bit.
+        table = pd.read_csv(run.predictions, dtype=str)
+        if table["image_id"].tolist() != images["image_id"].tolist():
+            return None
+        scores: npt.NDArray[np.float64] = (
+            table[list(objective.score_columns)].to_numpy(dtype=object).astype(np.float64)
+        )
+    except (OSError, ValueError, KeyError):
+        return None
+    return scores
 
 
 def _count_exclusions(cohort: Cohort) -> dict[str, int]:

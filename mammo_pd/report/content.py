@@ -32,6 +32,10 @@ class ReportContext:
         phantom: whether the images are phantoms; the page then warns of it first.
         notes: further sentences for the reader.
         pictures: what the thumbnails of the errors show, in a few sentences; None without them.
+        runs: of a cross-validation one row per run: ``fold, seed, epoch`` (whose weights were
+            used), ``val_auc_image, val_auc_breast, test_auc_image, test_auc_breast, seconds``.
+        seeds: of one with several seeds one row per seed, then ``mean`` and ``range``: ``seed``,
+            and by level the AUC of the pooled out-of-fold predictions.
         created: when, in ISO 8601.
     """
 
@@ -48,6 +52,8 @@ class ReportContext:
     phantom: bool = False
     notes: Sequence[str] = ()
     pictures: str | None = None
+    runs: Sequence[Row] = ()
+    seeds: Sequence[Row] = ()
     created: str | None = None
 
 

@@ -109,7 +109,12 @@ def metrics_of(report: Report) -> dict[str, object]:
         "strata": [dict(row) for row in report.strata],
         "folds": [dict(row) for row in report.folds],
         "context": asdict(context)
-        | {"exclusions": dict(context.exclusions), "parts": [dict(row) for row in context.parts]},
+        | {
+            "exclusions": dict(context.exclusions),
+            "parts": [dict(row) for row in context.parts],
+            "runs": [dict(row) for row in context.runs],
+            "seeds": [dict(row) for row in context.seeds],
+        },
     }
 
 
@@ -130,6 +135,8 @@ def _tables(report: Report) -> dict[str, pd.DataFrame]:
         "reliability": by_level(_reliability),
         "strata": report.strata,
         "folds": report.folds,
+        "runs": report.context.runs,
+        "seeds": report.context.seeds,
         "errors": report.errors,
     }
     return {name: pd.DataFrame(map(dict, rows)) for name, rows in tables.items() if rows}

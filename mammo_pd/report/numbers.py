@@ -22,6 +22,11 @@ def between(row: Mapping[str, Scalar], name: str, digits: int = 3, sign: str = "
     return "" if low is None else f"[{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
 
 
+def fixed(value: Scalar, digits: int = 3, sign: str = "") -> str:
+    """``0.812``; a dash for None."""
+    return NONE if value is None else f"{value:{sign}.{digits}f}"
+
+
 def plain(value: Scalar) -> str:
     """Counts with thousands separators, text as it is, a dash for None."""
     return NONE if value is None else f"{value:,}" if isinstance(value, int) else str(value)

@@ -11,10 +11,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from mammo_pd.evaluation.levels import Aggregation
-from mammo_pd.evaluation.measures import Scalar
 from mammo_pd.report.content import Comparison, Report, ReportContext, Row
 from mammo_pd.report.figures import Figure
-from mammo_pd.report.numbers import NONE, between, plain, with_interval
+from mammo_pd.report.numbers import between, fixed, plain, with_interval
 from mammo_pd.terms import Level
 
 # Prose speaks of exams: a radiologist recalls a woman, not a film.
@@ -83,6 +82,8 @@ def report_page(report: Report, figures: Sequence[Figure]) -> str:
         sections["strata"] = "Groups"
     if report.folds:
         sections["folds"] = "Folds"
+    if report.context.runs:
+        sections["runs"] = "Runs"
     sections |= {"errors": "Largest errors", "method": "Methods"}
     return _page(
         "report",
@@ -146,10 +147,6 @@ def _gallery(report: Report) -> dict[str, list[Row]]:
     return gallery
 
 
-def _fixed(value: Scalar, digits: int, sign: str = "") -> str:
-    return NONE if value is None else f"{value:{sign}.{digits}f}"
-
-
 def _svg(figure: Figure) -> Markup:
     # Safe unescaped: matplotlib wrote it and escapes text itself.
     return Markup(figure.inline())
@@ -169,7 +166,7 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "between": between,
-        "fixed": _fixed,
+        "fixed": fixed,
         "interval": with_interval,
         "plain": plain,
         "png_uri": _png_uri,

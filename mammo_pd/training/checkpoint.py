@@ -12,13 +12,12 @@ from torch import Tensor, nn
 from mammo_pd.errors import InputError
 from mammo_pd.files import atomic_write
 from mammo_pd.training.averaging import WeightAverage
+from mammo_pd.training.model_card import CARD_KEY, METADATA_KEY, ModelCard
 
 _MODEL = "model."
 _OPTIMIZER = "optimizer."
 _AVERAGE = "average."
 _OBJECTIVE = "objective."
-# The key in the file's header; older files have it too.
-_METADATA = "facts"
 
 
 def prefix_of(timm_model: nn.Module, model: nn.Module) -> str:
@@ -28,7 +27,11 @@ def prefix_of(timm_model: nn.Module, model: nn.Module) -> str:
 
 
 def save_weights(
-    path: Path, model: nn.Module, timm_model: nn.Module, metadata: dict[str, Any]
+    path: Path,
+    model: nn.Module,
+    timm_model: nn.Module,
+    metadata: dict[str, Any],
+    card: ModelCard | None = None,
 ) -> None:
     """Write a model's weights, those of timm's model under timm's names for other tools to read.
 
@@ -37,6 +40,7 @@ def save_weights(
         model: what is trained; weights around timm's are named ``objective.`` and as in it.
         timm_model: within ``model``.
         metadata: plain values, for the file's header.
+        card: what the model was made with, for the same.
     """
     prefix = prefix_of(timm_model, model)
     tensors = {
@@ -44,7 +48,7 @@ def save_weights(
         for name, tensor in _tensors(model).items()
     }
     with atomic_write(path) as beside:
-        save_file(tensors, beside, {_METADATA: json.dumps(metadata)})
+        save_file(tensors, beside, _header(metadata, card))
 
 
 def load_weights(path: Path, model: nn.Module, timm_model: nn.Module) -> dict[str, Any]:
@@ -72,6 +76,7 @@ def save_state(
     optimizer: torch.optim.Optimizer,
     average: WeightAverage,
     metadata: dict[str, Any],
+    card: ModelCard | None = None,
 ) -> None:
     """Write everything that training needs to go on, as one file."""
     tensors = {_MODEL + name: tensor for name, tensor in _tensors(model).items()}
@@ -80,7 +85,7 @@ def save_state(
     for index, values in state["state"].items():
         for name, value in values.items():
             tensors[f"{_OPTIMIZER}{index}.{name}"] = value.detach().contiguous()
-    header = {_METADATA: json.dumps(metadata), "param_groups": json.dumps(state["param_groups"])}
+    header = {**_header(metadata, card), "param_groups": json.dumps(state["param_groups"])}
     with atomic_write(path) as beside:
         save_file(tensors, beside, header)
 
@@ -119,6 +124,11 @@ def load_state(
     return metadata
 
 
+def _header(metadata: dict[str, Any], card: ModelCard | None) -> dict[str, str]:
+    header = {METADATA_KEY: json.dumps(metadata)}
+    return header if card is None else {**header, CARD_KEY: card.dump()}
+
+
 def _starting_with(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {
         name.removeprefix(prefix): tensor
@@ -136,7 +146,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise InputError(f"there is no checkpoint at {path}; name a run that has one.")
     try:
         with safe_open(path, "pt") as file:
-            metadata: dict[str, Any] = json.loads((file.metadata() or {})[_METADATA])
+            metadata: dict[str, Any] = json.loads((file.metadata() or {})[METADATA_KEY])
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise InputError(

@@ -8,7 +8,6 @@ import math
 import resource
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mammo_pd import __version__
-from mammo_pd.config import RunConfig, dump_config
+from mammo_pd.config import dump_config
 from mammo_pd.errors import InputError
 from mammo_pd.files import write_text
 from mammo_pd.patches.sampler import Kept
@@ -28,6 +27,7 @@ from mammo_pd.tracking import MlflowRun, NoTracking, Tracker
 from mammo_pd.training.averaging import WeightAverage
 from mammo_pd.training.batch_size import DoesNotFitError
 from mammo_pd.training.checkpoint import load_state, load_weights, save_state, save_weights
+from mammo_pd.training.model_card import ModelCard, without_paths
 from mammo_pd.training.objectives import Objective
 from mammo_pd.training.optimizer import backbone_parameters, parameter_groups
 from mammo_pd.training.runs import RunFolder, timestamp
@@ -70,7 +70,13 @@ def fit(setup: RunSetup, run: RunFolder) -> list[dict[str, float]]:
 
 
 def _fit_tracked(setup: RunSetup, run: RunFolder) -> list[dict[str, float]]:
-    with MlflowRun(run.path.parent, run.path.name, run.info.mlflow_run_id) as tracker:
+    info = run.info
+    with MlflowRun(
+        run.path.parent,
+        run.path.name,
+        info.mlflow_run_id,
+        parent_run_id=info.mlflow_parent_run_id,
+    ) as tracker:
         run = run.update(mlflow_run_id=tracker.run_id)
         _describe(setup, tracker)
         history = _fit(setup, run, tracker)
@@ -116,6 +122,7 @@ def _fit(setup: RunSetup, run: RunFolder, tracker: Tracker) -> list[dict[str, fl
     val_loader = setup.loader(setup.val_set, setup.val_batches(on_all=not setup.validates_on_some))
 
     # ---- epochs
+    card = ModelCard.of(setup)
     mark = time.perf_counter()
     for epoch in range(len(history), training.epochs):
         if _is_stale(history, objective, training.patience):
@@ -145,9 +152,9 @@ def _fit(setup: RunSetup, run: RunFolder, tracker: Tracker) -> list[dict[str, fl
             **objective.metrics(setup.parts[Split.VAL], scores),
         }
         # From the end of the epoch before: with validation and that epoch's checkpoints.
-        now = time.perf_counter()
-        metrics["epoch_images_per_second"] = images / (now - mark)
-        mark = now
+        metrics["epoch_seconds"] = time.perf_counter() - mark
+        metrics["epoch_images_per_second"] = images / metrics["epoch_seconds"]
+        mark += metrics["epoch_seconds"]
         history.append(metrics)
         tracker.log(metrics, step=(epoch + 1) * len(batches))
         setup.say(_epoch_line(metrics, objective.monitor, training.epochs))
@@ -156,9 +163,8 @@ def _fit(setup: RunSetup, run: RunFolder, tracker: Tracker) -> list[dict[str, fl
         if fabric.is_global_zero:
             if best_epoch(history, objective) == len(history):
                 with average.in_place():
-                    header = {**metrics, "normalization": setup.backbone.normalization}
-                    save_weights(run.best, setup.model, timm_model, header)
-            save_state(run.last, setup.model, optimizer, average, {"history": history})
+                    save_weights(run.best, setup.model, timm_model, metrics, card)
+            save_state(run.last, setup.model, optimizer, average, {"history": history}, card)
         fabric.barrier()
     return history
 
@@ -371,7 +377,7 @@ class _AsyncLosses:
 
 def _describe(setup: RunSetup, tracker: MlflowRun) -> None:
     """Log to MLflow what the run was made with; its metrics follow."""
-    config = _without_paths(setup.config)
+    config = without_paths(setup.config)
     tracker.describe(
         parameters={
             **config.model_dump(mode="json"),
@@ -387,14 +393,6 @@ def _describe(setup: RunSetup, tracker: MlflowRun) -> None:
         },
     )
     tracker.keep("config.yaml", dump_config(config))
-
-
-def _without_paths(config: RunConfig) -> RunConfig:
-    """The configuration as MLflow may see it: paths of this machine stay on it."""
-    weights = config.model.weights
-    if weights in (None, "timm"):
-        return config
-    return config.replace(model=config.model.replace(weights=Path(str(weights)).name))
 
 
 def _mix_seed(seed: int, epoch: int, rank: int) -> int:

@@ -6,7 +6,7 @@ config.yaml           its whole configuration
 history.csv           one row per epoch
 best.safetensors      weights of the best epoch, under timm's names
 last.safetensors      everything that training needs to go on
-predictions.csv       of evaluate
+predictions.csv       of evaluate; predictions.json says of which weights and images
 """
 
 import json
@@ -47,6 +47,7 @@ class RunInfo:
         environment: versions and device.
         normalization: how the input is standardised.
         mlflow_run_id: of its record in MLflow, once that was begun.
+        mlflow_parent_run_id: of the record that it is nested under, for a cross-validation's run.
         finished: when, once it is.
         validation: then, metrics of the best epoch on all patches of the validation images.
     """
@@ -67,6 +68,7 @@ class RunInfo:
     environment: dict[str, Any]
     normalization: Normalization = HALF
     mlflow_run_id: str | None = None
+    mlflow_parent_run_id: str | None = None
     finished: str | None = None
     validation: dict[str, float] | None = None
 
@@ -150,6 +152,11 @@ class RunFolder:
     def predictions(self) -> Path:
         """What evaluate scored."""
         return self.path / "predictions.csv"
+
+    @property
+    def predictions_info(self) -> Path:
+        """Which weights and images that is of."""
+        return self.path / "predictions.json"
 
     def create(self) -> None:
         """Write the folder; from here on the run can be resumed, if only from its start."""

@@ -1,6 +1,7 @@
 """Train a run, or go on with one that was stopped."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from mammo_pd.config import RunConfig
@@ -53,9 +54,23 @@ def resume(
     return RunFolder.open(run.path) if setup.fabric.is_global_zero else None
 
 
-def start_run(runs: Path, setup: RunSetup) -> RunFolder:
-    """Make the folder of a new run; every process gets the same one."""
-    run = setup.new_run(runs, str(setup.fabric.broadcast(new_run_id())))
+def start_run(
+    runs: Path,
+    setup: RunSetup,
+    *,
+    run_id: str | None = None,
+    mlflow_parent_run_id: str | None = None,
+) -> RunFolder:
+    """Make the folder of a new run; every process gets the same one.
+
+    Args:
+        runs: the folder of runs.
+        setup: of the run.
+        run_id: the folder's name; None for one by the time.
+        mlflow_parent_run_id: of the record in MLflow that its own is nested under.
+    """
+    run = setup.new_run(runs, run_id or str(setup.fabric.broadcast(new_run_id())))
+    run = replace(run, info=replace(run.info, mlflow_parent_run_id=mlflow_parent_run_id))
     if setup.fabric.is_global_zero:
         run.create()
     return run

@@ -7,7 +7,7 @@ import torch
 
 from mammo_pd.backbones.base import Backbone
 from mammo_pd.cli.app import main
-from mammo_pd.cli.train import CONFIG_KEYS
+from mammo_pd.cli.config_flags import CONFIG_KEYS
 from mammo_pd.config import RunConfig
 from mammo_pd.errors import InputError
 from mammo_pd.training.runs import RunFolder, RunInfo, timestamp

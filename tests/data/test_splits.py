@@ -1,3 +1,5 @@
+import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +59,7 @@ def no_value_on_two_sides(frame: pd.DataFrame, split: SplitTable) -> bool:
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(0, 10_000), st.sampled_from([None, 3, 5]))
+@given(st.integers(0, 10_000), st.sampled_from([None, 2, 3, 5]))
 def test_no_patient_exam_or_picture_on_two_sides(seed: int, folds: int | None) -> None:
     frame = leaky(seed)
     split = make_split(frame, folds=folds, seed=seed)
@@ -144,12 +146,140 @@ def test_folds_take_turns() -> None:
         split.parts()
 
 
+def patients_of(classes: dict[str, int]) -> pd.DataFrame:
+    """Women with two images each, of each class as many as asked for, from two vendors."""
+    labels = [label for label, count in classes.items() for _ in range(count)]
+    rows = [
+        {
+            "image_id": f"i{number:04d}-{image}",
+            "patient_id": f"p{number:04d}",
+            "exam_id": f"e{number:04d}",
+            "pixel_hash": f"h{number:04d}-{image}",
+            "status": "ok",
+            "label": {"positive": 1, "negative": 0}.get(label),
+            "manufacturer": "AB"[number % 2],
+        }
+        for number, label in enumerate(labels)
+        for image in range(2)
+    ]
+    return pd.DataFrame(rows).convert_dtypes().astype({"label": "Int8"})
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    folds=st.integers(2, 8),
+    val=st.floats(0.001, 0.999),
+    positive=st.integers(1, 30),
+    negative=st.integers(1, 30),
+    unknown=st.integers(0, 5),
+    seed=st.integers(0, 3),
+)
+def test_validation_share_of_any_folds(
+    folds: int, val: float, positive: int, negative: int, unknown: int, seed: int
+) -> None:
+    frame = patients_of({"positive": positive, "negative": negative, "unknown": unknown})
+    enough = 4 if folds == 2 else folds
+    if min(positive, negative) < enough:
+        with pytest.raises(InputError, match=rf"and it takes {enough} for one in train, val"):
+            make_split(frame, folds=folds, val=val, seed=seed)
+        return
+    split = make_split(frame, folds=folds, val=val, seed=seed)
+    classes = frame["label"].map({1: "positive", 0: "negative"}).fillna("unknown").to_numpy()
+    for fold in range(folds):
+        parts = split.parts(fold)
+        table = split.table.assign(part=parts, label=classes)
+        assert ((parts == "test") == (split.table["fold"] == fold)).all()
+        assert (table.groupby("patient_id")["part"].nunique() == 1).all()
+        for label, count in (("positive", positive), ("negative", negative)):
+            women = table[table["label"] == label].groupby("part")["patient_id"].nunique()
+            assert set(women.index) == {"train", "val", "test"}
+            others = count - women["test"]
+            # Rounded, but never to none or all of them.
+            assert abs(women["val"] - np.clip(val * others, 1, others - 1)) < 1
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10_000), st.floats(0.05, 0.5), st.integers(2, 6))
+def test_nothing_links_a_validation_woman_to_training(seed: int, val: float, folds: int) -> None:
+    frame = leaky(seed)
+    split = make_split(frame, folds=folds, val=val, seed=seed)
+    for fold in range(folds):
+        parts = SplitTable("parts", split.table.assign(split=split.parts(fold)), "")
+        whole = SplitTable("parts", parts.table.drop(columns=["fold", "val_of"]), "")
+        assert no_value_on_two_sides(frame, whole)
+
+
+def test_validation_is_stratified_by_label_and_vendor() -> None:
+    frame = manifest_of(400)
+    split = make_split(frame, folds=5, val=0.25)
+    for fold in range(5):
+        joined = frame.merge(split.table.assign(part=split.parts(fold)), on="image_id")
+        women = joined.groupby("patient_id_x").agg(
+            label=("label", "max"), vendor=("manufacturer", "first"), part=("part", "first")
+        )
+        assert (women.groupby("part")["label"].mean() - 0.3).abs().max() < 0.03
+        assert ((women["vendor"] == "A").groupby(women["part"]).mean() - 0.5).abs().max() < 0.06
+        sizes = women["part"].value_counts()
+        assert sizes["val"] == pytest.approx(0.25 * 320, abs=2)
+
+
+def test_validation_follows_seed_and_fold_and_is_hashed() -> None:
+    frame = manifest_of(60)
+    split = make_split(frame, folds=3, val=0.2)
+    assert make_split(frame.sample(frac=1, random_state=1), folds=3, val=0.2).hash == split.hash
+    other = make_split(frame, folds=3, val=0.3)
+    # The folds themselves do not depend on the share.
+    assert other.table["fold"].tolist() == split.table["fold"].tolist()
+    assert other.hash != split.hash
+    drawn = [frozenset(split.table["image_id"][split.parts(fold) == "val"]) for fold in range(3)]
+    assert len(set(drawn)) == 3
+
+
+def test_share_that_is_none_is_refused() -> None:
+    for val in (0, 1, -0.1, 1.5):
+        with pytest.raises(InputError, match=r"validation share of .* --val 0\.1"):
+            make_split(manifest_of(40), folds=5, val=val)
+    with pytest.raises(InputError, match="1 folds are too few"):
+        make_split(manifest_of(40), folds=1)
+
+
+def test_folds_of_earlier_versions_keep_their_hash_and_meaning(tmp_path: Path) -> None:
+    """Without ``val_of`` the fold after the tested one validates."""
+    rows = ["image_id,patient_id,fold"] + [f"i{i},p{i // 2},{i // 2 % 3}" for i in range(12)]
+    (tmp_path / "old.csv").write_text("\n".join(rows) + "\n")
+    # As earlier versions computed it.
+    old_hash = hashlib.sha256(
+        "\n".join(sorted(f"i{i},{i // 2 % 3}" for i in range(12))).encode()
+    ).hexdigest()
+    (tmp_path / "old.json").write_text(json.dumps({"hash": old_hash, "folds": 3}))
+    split = read_split(tmp_path, "old")
+    assert split.hash == old_hash
+    for fold in range(3):
+        expected = {fold: "test", (fold + 1) % 3: "val", (fold + 2) % 3: "train"}
+        assert split.parts(fold).tolist() == split.table["fold"].map(expected).tolist()
+
+
+def test_woman_who_validates_in_half_is_a_leak() -> None:
+    frame = manifest_of(40)
+    split = make_split(frame, folds=4, val=0.2)
+    table = split.table.copy()
+    validates = table.index[table["val_of"] != ""][0]
+    table.loc[validates, "val_of"] = ""
+    with pytest.raises(InputError, match="1 patients on more than one side"):
+        check_split(SplitTable("half", table, split.hash), frame)
+
+
 def test_written_split_is_read_back(tmp_path: Path) -> None:
     split = make_split(manifest_of(30))
     write_split(split, tmp_path, {"seed": 0})
     again = read_split(tmp_path, "default")
     assert again.hash == split.hash
     assert again.parts().tolist() == split.parts().tolist()
+    folds = make_split(manifest_of(30), folds=3, name="folds")
+    write_split(folds, tmp_path, {"seed": 0})
+    again = read_split(tmp_path, "folds")
+    assert again.hash == folds.hash
+    pd.testing.assert_series_equal(again.parts(2), folds.parts(2))
 
 
 def test_edited_split_is_refused(tmp_path: Path) -> None:

@@ -14,13 +14,14 @@ import torch
 from lightning.fabric.plugins import MixedPrecision
 from safetensors import safe_open
 from safetensors.torch import load_file
+from small_runs import set_up, small
 from torch import Tensor
 from torch.nn import functional as F
 
 from mammo_pd.backbones.base import Backbone
 from mammo_pd.backbones.build import build_backbone
 from mammo_pd.batch import ImageBatch
-from mammo_pd.config import RunConfig, TrainingSettings, load_config
+from mammo_pd.config import TrainingSettings
 from mammo_pd.errors import InputError
 from mammo_pd.patches.sampler import Kept, PatchSampler
 from mammo_pd.tracking import MlflowRun
@@ -45,24 +46,6 @@ STILL = {
         "contrast",
     )
 }
-
-
-def small(**changes: object) -> RunConfig:
-    named = {name.replace("__", "."): value for name, value in changes.items()}
-    given = {
-        "data.res": "64x48",
-        "data.workers": 1,
-        "model.name": "vit_tiny_patch16_224",
-        "model.drop_path_rate": 0.0,
-        "training.epochs": 2,
-        "training.batch_size": 8,
-        "device.accelerator": "cpu",
-    }
-    return load_config(None, {**given, **named})
-
-
-def set_up(store: Path, config: RunConfig) -> RunSetup:
-    return RunSetup.build(store, config, say=lambda _: None)
 
 
 def fitted(setup: RunSetup, runs: Path) -> tuple[RunFolder, list[dict[str, float]]]:

@@ -38,19 +38,23 @@ def unlabelled_store(phantom_store: Path, tmp_path_factory: pytest.TempPathFacto
     store = tmp_path_factory.mktemp("unlabelled") / "store"
     shutil.copytree(phantom_store, store)
     split_store(open_store(store), name="mine", say=lambda _: None)
+    split_store(open_store(store), name="two", folds=2, val=0.3, say=lambda _: None)
     manifest = pd.read_parquet(store / "manifest.parquet")
     labels = pd.array([None] * len(manifest), dtype="Int8")
     manifest.assign(label=labels).to_parquet(store / "manifest.parquet")
     return store
 
 
+SETTINGS = (
+    "--res 64x48 --model vit_tiny_patch16_224 --epochs 2 --batch-size 8 --keep 0.5 "
+    "--set training.objective=two_findings --set device.precision=32-true "
+    "--set device.compile=false --set device.accelerator=cpu"
+)
+
+
 def trained(store: Path, runs: Path, devices: int) -> Path:
-    words = (
-        "train --res 64x48 --model vit_tiny_patch16_224 --epochs 2 --batch-size 8 --keep 0.5 "
-        "--split mine --set training.objective=two_findings --set device.precision=32-true "
-        f"--set device.compile=false --set device.accelerator=cpu --devices {devices}"
-    )
-    done = mammo_pd(*words.split(), "--store", store, "--runs", runs)
+    words = ("--split", "mine", "--devices", devices, "--store", store, "--runs", runs)
+    done = mammo_pd("train", *SETTINGS.split(), *words)
     assert done.returncode == 0, done.stderr
     return RunFolder.latest(runs).path
 
@@ -94,3 +98,21 @@ def test_a_change_of_another_target_is_noticed(unlabelled_store: Path, tmp_path:
     done = mammo_pd("evaluate", run, "--store", changed)
     assert done.returncode == 2
     assert "the labels in" in done.stderr
+
+
+def test_cross_validation_reports_on_each_finding(unlabelled_store: Path, tmp_path: Path) -> None:
+    """Its processes are started as this program was, which alone knows the objective."""
+    out = tmp_path / "cv"
+    words = ("--split", "two", "--store", unlabelled_store, "--out", out, "--parallel", "2")
+    done = mammo_pd("cv", *SETTINGS.split(), *words, "--resamples", "20")
+    assert done.returncode == 0, done.stderr
+    tables = [pd.read_csv(out / f"fold{fold}-seed0" / "predictions.csv") for fold in range(2)]
+    scored = pd.concat(tables)[lambda table: table["split"] == "test"]
+    for name in ("dense", "older"):
+        metrics = json.loads((out / "report" / name / "metrics.json").read_text())
+        known = scored[scored[name].notna()]
+        assert metrics["image"]["n"] == len(known)
+        if known[name].nunique() == 2:
+            expected = roc_auc_score(known[name], known[f"{name}_score"])
+            assert metrics["image"]["auc"] == pytest.approx(expected)
+        assert len(metrics["context"]["runs"]) == 2

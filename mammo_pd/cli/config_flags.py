@@ -1,0 +1,114 @@
+"""The flags of a run's configuration, which ``train`` and ``cv`` share."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from mammo_pd.terms import Draw
+
+if TYPE_CHECKING:
+    from cyclopts import Token
+
+    from mammo_pd.config import RunConfig
+
+# The key of the configuration that each flag stands for.
+CONFIG_KEYS = {
+    "--res": "data.res",
+    "--keep": "patch_dropout.keep_rate",
+    "--draw": "patch_dropout.draw",
+    "--model": "model.name",
+    "--weights": "model.weights",
+    "--epochs": "training.epochs",
+    "--batch-size": "training.batch_size",
+    "--lr": "training.lr",
+    "--seed": "training.seed",
+    "--devices": "device.devices",
+    "--split": "data.split",
+    "--fold": "data.fold",
+}
+
+
+def _number_or_auto(_: Any, tokens: "tuple[Token, ...]") -> int | str:
+    text = tokens[0].value
+    if text == "auto":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{text} is neither a number nor auto.") from None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ConfigFlags:
+    """Settings of a run; None where the flag was not given.
+
+    Attributes:
+        res: Input size: a height in pixels (the width is 4/5 of it), HEIGHTxWIDTH, or full for
+            native resolution.
+        keep: Fraction of the patches kept. 0.5:0.25 is linear over the epochs, random is drawn for
+            each step; +N after it keeps every patch in the last N epochs.
+        draw: Which patches: any (uniform), those with breast first (tissue), evenly spread (grid).
+        model: timm model name.
+        weights: Local file of initial weights, or timm for those of its hub.
+        epochs: Passes over the training images.
+        batch_size: Images per step over all devices; auto for as many as fit.
+        lr: Peak learning rate.
+        devices: Number of devices.
+        split: A split of the store.
+        config: YAML file of settings, as in configs/.
+        assignments: Set any configuration key, such as training.weight_decay=0.1. Repeatable.
+    """
+
+    res: Annotated[str | None, Parameter(metavar="RES", show_default="1024")] = None
+    keep: Annotated[str | None, Parameter(metavar="RATE", show_default="0.25")] = None
+    draw: Annotated[Draw | None, Parameter(show_default="uniform")] = None
+    model: Annotated[
+        str | None, Parameter(metavar="NAME", show_default="vit_small_patch16_224")
+    ] = None
+    weights: Annotated[str | None, Parameter(metavar="FILE", show_default="random")] = None
+    epochs: Annotated[int | None, Parameter(metavar="N", show_default="30")] = None
+    batch_size: Annotated[
+        int | Literal["auto"] | None,
+        Parameter(metavar="N", show_default="32", show_choices=False, converter=_number_or_auto),
+    ] = None
+    lr: Annotated[float | None, Parameter(metavar="RATE", show_default="0.0003")] = None
+    devices: Annotated[int | None, Parameter(metavar="N", show_default="1")] = None
+    split: Annotated[str | None, Parameter(metavar="NAME", show_default="default")] = None
+    config: Annotated[Path | None, Parameter(metavar="FILE")] = None
+    assignments: Annotated[list[str] | None, Parameter(name="--set", metavar="KEY=VALUE")] = None
+
+    def load(self, further: Mapping[str, object] | None = None) -> "RunConfig":
+        """The configuration: defaults, then ``--config``, then ``--set``, then the other flags.
+
+        Args:
+            further: flags of the command's own, by their names in `CONFIG_KEYS`.
+
+        Raises:
+            InputError: a value is refused; the message names the flag that it came from.
+        """
+        from mammo_pd.config import Given, load_config, parse_assignments
+
+        overrides = parse_assignments(self.assignments or [])
+        given = {**self._flags(), **(further or {})}
+        for flag, value in given.items():
+            if value is not None:
+                overrides[CONFIG_KEYS[flag]] = Given(value, flag)
+        return load_config(self.config, overrides)
+
+    @property
+    def any_given(self) -> bool:
+        """Whether one of these flags was typed."""
+        others = (self.config, self.assignments)
+        return any(value is not None for value in (*self._flags().values(), *others))
+
+    def _flags(self) -> dict[str, object]:
+        own = {f"--{name.replace('_', '-')}": value for name, value in vars(self).items()}
+        return {flag: own[flag] for flag in CONFIG_KEYS if flag in own}
+
+
+# The default of a command's parameter.
+NONE_GIVEN = ConfigFlags()

@@ -1,0 +1,227 @@
+"""``mammo-pd cv``: all folds of a split, and several seeds, to one report."""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from mammo_pd.cli.config_flags import NONE_GIVEN, ConfigFlags
+from mammo_pd.cli.evaluate import context_of, only_target
+from mammo_pd.cli.options import (
+    AggregationOption,
+    ResamplesOption,
+    default_runs,
+    default_store,
+)
+from mammo_pd.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mammo_pd.inference.predict import Scored
+    from mammo_pd.report.content import ReportContext
+    from mammo_pd.training.cross_validation import CrossValidation
+
+
+def cv(
+    *,
+    store: Annotated[
+        Path | None, Parameter(metavar="STORE", show_default="$MAMMO_PD_STORE, else store")
+    ] = None,
+    settings: ConfigFlags = NONE_GIVEN,
+    seeds: Annotated[str, Parameter(metavar="N")] = "1",
+    out: Annotated[Path | None, Parameter(metavar="DIR", show_default="runs/cv-SPLIT")] = None,
+    parallel: Annotated[int, Parameter(metavar="N")] = 1,
+    checkpoint: Literal["best", "last"] = "best",
+    aggregation: AggregationOption = "mean",
+    resamples: ResamplesOption = 2000,
+) -> None:
+    """Cross-validate: train and score all folds of a split, and write one report.
+
+    Killed and typed again, it skips the runs that are finished and goes on with the others.
+
+    For example:
+
+        mammo-pd cv --split five --res 1024 --keep 0.25
+        mammo-pd cv --split five --config configs/res1024_keep25.yaml --seeds 3 --parallel 2
+
+    Args:
+        store: The store that preprocess made.
+        settings: See `ConfigFlags`.
+        seeds: How many seeds, counted from training.seed, or which: 0,1,2. The report is of each
+            image's mean score over them.
+        out: Folder of the cross-validation.
+        parallel: Runs at the same time on the same device.
+        checkpoint: Weights of the best validation AUC, or the last ones.
+        aggregation: How image scores become those of a breast, exam or patient.
+        resamples: Bootstrap resamples of the patients, for the confidence intervals.
+    """
+    from mammo_pd.report.evaluate import check_choices
+    from mammo_pd.tracking import MlflowRun, tracking_uri
+    from mammo_pd.training.cross_validation import CrossValidation, parse_seeds
+    from mammo_pd.training.run_processes import locked
+    from mammo_pd.training.train_folds import train_folds
+
+    choices: dict[str, Any] = {"aggregation": aggregation, "resamples": resamples}
+    check_choices(**choices)
+    config = settings.load()
+    if config.data.fold is not None:
+        raise InputError(f"cv tests every fold in turn; leave data.fold {config.data.fold} out.")
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        raise InputError(
+            "cv starts processes of its own; type it without torchrun, with --devices."
+        )
+    if parallel < 1:
+        raise InputError(f"--parallel {parallel} runs nothing; give at least 1.")
+    if parallel > 1 and config.training.batch_size == "auto":
+        raise InputError(
+            "--batch-size auto cannot measure memory that other runs are using; give a number, or "
+            "leave --parallel out."
+        )
+    wanted = parse_seeds(seeds, config.training.seed)
+    path = out or default_runs() / f"cv-{config.data.split}"
+    validation = CrossValidation.prepare(path, store or default_store(), config)
+    with (
+        locked(path / "cv.lock"),
+        MlflowRun(path.parent, path.name, validation.info.mlflow_run_id) as tracker,
+    ):
+        validation = validation.update(mlflow_run_id=tracker.run_id)
+        tracker.describe(*validation.description())
+
+        def command(fold: int, seed: int) -> tuple[str, ...]:
+            words = (str(path), str(fold), str(seed), "--checkpoint", checkpoint)
+            return (*_this_program(), "cv-run", *words)
+
+        train_folds(validation, wanted, command, at_once=parallel)
+        tracker.log(_report(validation, wanted, checkpoint, choices), step=0)
+    print(f"metrics: mlflow ui --backend-store-uri {tracking_uri(path.parent)}")
+    print(f"next: open {path / 'report' / 'index.html'}")
+
+
+def _this_program() -> tuple[str, ...]:
+    """How this process was started: it may be a user's program with an objective of its own."""
+    spec = sys.modules["__main__"].__spec__
+    if spec is not None:
+        return (sys.executable, "-m", spec.name.removesuffix(".__main__"))
+    return (sys.executable, str(Path(sys.argv[0]).resolve()))
+
+
+def _report(
+    validation: "CrossValidation", seeds: Sequence[int], checkpoint: str, choices: dict[str, Any]
+) -> dict[str, float]:
+    """Score what is not scored yet, write the report, and print what it comes to.
+
+    Returns:
+        The AUCs with their intervals, for MLflow.
+    """
+    from mammo_pd.inference.predict import predict
+    from mammo_pd.training.runs import RunFolder
+
+    scored = {
+        seed: [
+            predict(
+                RunFolder.open(validation.run_path(fold, seed)),
+                store=Path(validation.info.store),
+                checkpoint=checkpoint,
+                reuse=True,
+            )
+            for fold in range(validation.info.folds)
+        ]
+        for seed in seeds
+    }
+    name, out = validation.path.name, validation.path / "report"
+    targets = scored[seeds[0]][0].objective.target_columns
+    if len(targets) == 1:
+        found = _report_on(name, scored, out, choices, None)
+    else:
+        found = {}
+        for target in targets:
+            print(f"\n{target}")
+            metrics = _report_on(name, scored, out / target, choices, target)
+            found |= {f"{target}_{key}": value for key, value in metrics.items()}
+    print(f"\nwrote {out}: index.html, metrics.json, predictions, runs.csv")
+    return found
+
+
+def _report_on(
+    name: str,
+    scored: "Mapping[int, Sequence[Scored]]",
+    out: Path,
+    choices: dict[str, Any],
+    target: str | None,
+) -> dict[str, float]:
+    """Report on the objective's only target, or on one of several."""
+    import pandas as pd
+
+    from mammo_pd.evaluation.cross_validation import average_seeds, run_aucs, seed_aucs
+    from mammo_pd.evaluation.levels import Aggregation
+    from mammo_pd.inference.explain import ErrorPictures
+    from mammo_pd.inference.predict import join_folds
+    from mammo_pd.report.cross_validation import run_table, seed_table
+    from mammo_pd.report.evaluate import evaluate_predictions, summary_table
+    from mammo_pd.terms import Level
+
+    first, *others = scored
+
+    def of_target(table: "pd.DataFrame") -> "pd.DataFrame":
+        return table if target is None else only_target(table, scored[first][0].objective, target)
+
+    aggregation = Aggregation(choices["aggregation"])
+    runs = [
+        {
+            "fold": one.info.fold,
+            "seed": seed,
+            "epoch": one.epoch,
+            **run_aucs(of_target(one.table), aggregation),
+            "seconds": float(pd.read_csv(one.file.with_name("history.csv"))["epoch_seconds"].sum()),
+        }
+        for seed, folds in scored.items()
+        for one in folds
+    ]
+    print("\n" + run_table(runs))
+    by_seed = {seed: of_target(join_folds(folds)) for seed, folds in scored.items()}
+    pictures = ErrorPictures(scored[first])
+    context = replace(
+        context_of(scored[first], target), run_id=name, runs=runs, pictures=pictures.legend
+    )
+    if others:
+        rows = seed_aucs(by_seed, aggregation)
+        print("\n" + seed_table(rows))
+        context = replace(_as_ensemble(context, list(scored)), seeds=rows)
+    metrics = evaluate_predictions(
+        average_seeds(list(by_seed.values())),
+        out,
+        context=context,
+        thumbnail=pictures,
+        **choices,
+    )
+    of = f"mean score of {len(scored)} seeds" if others else "out-of-fold scores"
+    print(f"\nall folds pooled, {of}\n{summary_table(metrics)}")
+    found: dict[str, float] = {}
+    for level in Level:
+        results = metrics[level]
+        assert isinstance(results, Mapping)
+        for key in ("auc", "auc_ci_low", "auc_ci_high"):
+            if results[key] is not None:
+                found[f"test_{key}_{level}"] = results[key]
+    return found
+
+
+def _as_ensemble(context: "ReportContext", seeds: Sequence[int]) -> "ReportContext":
+    """Say that the scores are means over several seeds."""
+    named = ", ".join(map(str, seeds))
+    return replace(
+        context,
+        model=f"{context.model}; an ensemble: the mean score of the seeds {named}",
+        split_part=f"{context.split_part}, mean score of {len(seeds)} seeds",
+        notes=[
+            *context.notes,
+            f"Each image's score is the mean over the models of the seeds {named} that had not "
+            "trained on its fold. One model alone is expected to do worse: see Runs.",
+        ],
+        pictures=f"{context.pictures} The attention is that of the model of seed {seeds[0]}.",
+    )

@@ -1,0 +1,33 @@
+"""``mammo-pd cv-run``: one run of a cross-validation; ``mammo-pd cv`` starts it as a process."""
+
+from pathlib import Path
+from typing import Literal
+
+from mammo_pd.cli.train import fit_with_advice
+
+
+def cv_run(
+    folder: Path, fold: int, seed: int, /, *, checkpoint: Literal["best", "last"] = "best"
+) -> None:
+    """Train one run of a cross-validation, or go on with it, and score it.
+
+    Args:
+        folder: The cross-validation's, begun by mammo-pd cv.
+        fold: That is tested.
+        seed: Of the run.
+        checkpoint: Weights that are scored.
+    """
+    from mammo_pd.inference.predict import predict
+    from mammo_pd.training.cross_validation import CrossValidation
+    from mammo_pd.training.runs import RunFolder
+
+    validation = CrossValidation.open(folder)
+    trained = fit_with_advice(lambda: validation.prepare_run(fold, seed))
+    # Beside other processes of the same run, one cannot set a device up for itself; `cv` scores.
+    if trained is not None and validation.config.device.devices == 1:
+        predict(
+            RunFolder.open(trained),
+            store=Path(validation.info.store),
+            checkpoint=checkpoint,
+            reuse=True,
+        )

@@ -1,0 +1,82 @@
+"""``mammo-pd show``: what a checkpoint says of itself."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from mammo_pd.cli.options import DEFAULT_RUNS, RunsOption, find_run
+
+if TYPE_CHECKING:
+    from mammo_pd.training.model_card import CheckpointHeader
+
+
+def show(
+    run: Annotated[Path | None, Parameter(name="RUN|FILE", show_default="the latest run")] = None,
+    /,
+    *,
+    checkpoint: Literal["best", "last"] = "best",
+    runs: RunsOption = DEFAULT_RUNS,
+    json: bool = False,
+) -> None:
+    """Show what a checkpoint was made with, and its metrics, as the file itself says.
+
+    For example:
+
+        mammo-pd show runs/RUN
+        mammo-pd show best.safetensors --json
+
+    Args:
+        run: A run, or a checkpoint's file.
+        checkpoint: Which one of a run.
+        runs: The folder of runs.
+        json: Print it as JSON, for other programs to read.
+    """
+    from mammo_pd.training.model_card import CheckpointHeader
+
+    if run is not None and (run.is_file() or run.suffix == ".safetensors"):
+        path = run
+    else:
+        folder = find_run(runs, run)
+        path = folder.best if checkpoint == "best" else folder.last
+    header = CheckpointHeader.read(path)
+    print(_as_json(header) if json else _as_text(header))
+
+
+def _as_json(header: "CheckpointHeader") -> str:
+    import json
+    from dataclasses import asdict
+
+    return json.dumps(asdict(header), indent=2)
+
+
+def _as_text(header: "CheckpointHeader") -> str:
+    from dataclasses import asdict
+
+    lines = []
+    if header.card is None:
+        lines.append("made by an earlier version, which wrote no more than the metrics")
+    else:
+        card = asdict(header.card)
+        height, width = card.pop("img_size")
+        keep, tokens = card.pop("num_keep"), card.pop("num_tokens")
+        lines += _lines(
+            {
+                "model": card.pop("model"),
+                "image size": f"{height}x{width} pixels",
+                "patches kept": f"{keep} of {tokens}",
+                **{name.replace("_", " "): value for name, value in card.items()},
+            }
+        )
+    return "\n".join([*lines, *_lines({"metrics": header.metrics})])
+
+
+def _lines(values: dict[str, Any], indent: str = "") -> list[str]:
+    lines = []
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            lines += [f"{indent}{name}:", *_lines(value, indent + "  ")]
+        else:
+            shown = f"{value:.4g}" if isinstance(value, float) else value
+            lines.append(f"{indent}{name}: {'none' if value in (None, {}) else shown}")
+    return lines

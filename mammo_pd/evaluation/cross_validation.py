@@ -1,0 +1,89 @@
+"""Cross-validations: predictions by fold and seed go in; what each is worth, and their mean."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from mammo_pd.errors import InputError
+from mammo_pd.evaluation.levels import Aggregation, aggregate
+from mammo_pd.evaluation.measures import Row, number
+from mammo_pd.evaluation.predictions import check_predictions
+from mammo_pd.evaluation.roc import auc
+from mammo_pd.terms import Level, Split
+
+
+def run_aucs(predictions: pd.DataFrame, aggregation: Aggregation) -> Row:
+    """The AUC of one run on its validation and test images.
+
+    Args:
+        predictions: as for ``check_predictions``, with ``split``.
+        aggregation: how the scores of a breast's images are aggregated.
+
+    Returns:
+        ``val_auc_image, val_auc_breast, test_auc_image, test_auc_breast``; None where a class is
+        missing.
+    """
+    labelled = predictions[predictions["label"].notna()]
+    # A rare target may be unknown of every image of a run.
+    checked = labelled if labelled.empty else check_predictions(labelled)
+    return {
+        f"{part}_auc_{level}": _auc(checked[checked["split"] == part], level, aggregation)
+        for part in (Split.VAL, Split.TEST)
+        for level in (Level.IMAGE, Level.BREAST)
+    }
+
+
+def seed_aucs(predictions: Mapping[int, pd.DataFrame], aggregation: Aggregation) -> Sequence[Row]:
+    """The AUC of the pooled out-of-fold predictions of each seed.
+
+    Args:
+        predictions: by seed, as for ``check_predictions``.
+        aggregation: how the scores of a unit's images are aggregated.
+
+    Returns:
+        One row per seed, then ``mean`` and ``range`` (the highest less the lowest): ``seed``, and
+        by level the AUC.
+    """
+    aucs = {
+        str(seed): [_auc(check_predictions(table), level, aggregation) for level in Level]
+        for seed, table in predictions.items()
+    }
+    # None, where a class is missing, becomes NaN.
+    table = np.array(list(aucs.values()), dtype=np.float64)
+    summaries = {"mean": table.mean(axis=0), "range": np.ptp(table, axis=0)}
+    named = {**aucs, **{name: [number(v) for v in row] for name, row in summaries.items()}}
+    return [
+        {"seed": name, **{level.value: value for level, value in zip(Level, row, strict=True)}}
+        for name, row in named.items()
+    ]
+
+
+def average_seeds(predictions: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Average the scores of several seeds: the predictions of the ensemble of their models.
+
+    Args:
+        predictions: one table per seed, of the same images; rows in any order.
+
+    Returns:
+        The first table, with the mean of each image's scores as ``score``.
+
+    Raises:
+        InputError: the tables are on different images.
+    """
+    first, *others = (table.reset_index(drop=True) for table in predictions)
+    scores = [first["score"].to_numpy(np.float64)]
+    for other in others:
+        of_image = other.set_index("image_id")["score"]
+        if sorted(of_image.index) != sorted(first["image_id"]):
+            raise InputError("the seeds were scored on different images; score them again.")
+        scores.append(of_image.loc[first["image_id"]].to_numpy(np.float64))
+    return first.assign(score=np.mean(scores, axis=0))
+
+
+def _auc(rows: pd.DataFrame, level: Level, aggregation: Aggregation) -> float | None:
+    labelled = rows[rows["label"].notna()].reset_index(drop=True)
+    if labelled.empty:
+        return None
+    units = aggregate(labelled, level, aggregation)
+    return number(auc(units["label"], units["score"]))

@@ -1,0 +1,245 @@
+"""A cross-validation: one run for each fold and seed, in one folder that can be gone on with.
+
+runs/cv-NAME/
+cv.json               what its runs are made with
+config.yaml           their configuration, but for fold and seed
+fold0-seed0/          a run folder for each
+fold0-seed0.log       what that run printed
+report/               of the out-of-fold predictions
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mammo_pd.config import RunConfig, dump_config, load_config
+from mammo_pd.data.cohort import Cohort
+from mammo_pd.data.splits import list_splits
+from mammo_pd.data.store import open_store
+from mammo_pd.errors import InputError
+from mammo_pd.files import write_text
+from mammo_pd.training.model_card import without_paths
+from mammo_pd.training.objectives import build_objective
+from mammo_pd.training.runs import RunFolder
+from mammo_pd.training.setup import RunSetup, labels_hash, usable_parts
+from mammo_pd.training.train import reopen_run, start_run
+
+
+@dataclass(frozen=True)
+class CrossValidationInfo:
+    """What the runs of a cross-validation are made with, as cv.json holds it.
+
+    Attributes:
+        store: absolute path of the store.
+        store_fingerprint: of what decided the store's pixels.
+        split_hash: of the split's content.
+        labels_hash: of which images are labelled, and how.
+        folds: of the split.
+        mlflow_run_id: of its record in MLflow, once that was begun.
+    """
+
+    store: str
+    store_fingerprint: str
+    split_hash: str
+    labels_hash: str
+    folds: int
+    mlflow_run_id: str | None = None
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """A cross-validation on disk.
+
+    Attributes:
+        path: its folder.
+        info: of cv.json.
+        config: of config.yaml; its seed is the first one.
+    """
+
+    path: Path
+    info: CrossValidationInfo
+    config: RunConfig
+
+    @classmethod
+    def prepare(cls, path: Path, store: Path, config: RunConfig) -> "CrossValidation":
+        """Make a cross-validation's folder, or open one that was begun with the same.
+
+        Every fold is checked before the first is trained.
+
+        Args:
+            path: the folder.
+            store: made by preprocess; it may have moved since the cross-validation was begun.
+            config: of all runs; its fold is None.
+
+        Raises:
+            InputError: the split has no folds, a part of a fold lacks a class, or the folder holds
+                something else or a cross-validation begun with other settings, split or store.
+        """
+        asked = cls(path, _describe(store, config), config)
+        if (path / "cv.json").is_file():
+            begun = cls.open(path)
+            begun.refuse_other(asked)
+            return begun.update(store=asked.info.store)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise InputError(
+                f"{path} holds something other than a cross-validation; name another place with "
+                "--out."
+            )
+        write_text(path / "config.yaml", dump_config(config))
+        # Last, since it is what a cross-validation is recognised by.
+        return asked.update()
+
+    @classmethod
+    def open(cls, path: Path) -> "CrossValidation":
+        """Read a cross-validation.
+
+        Raises:
+            InputError: not the folder of one, or its files are damaged.
+        """
+        file = path / "cv.json"
+        try:
+            info = CrossValidationInfo(**json.loads(file.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise InputError(
+                f"{path} is not a cross-validation ({file.name} cannot be read: {error}); name a "
+                "folder that mammo-pd cv made."
+            ) from error
+        return cls(path, info, load_config(path / "config.yaml"))
+
+    def update(self, **changes: Any) -> "CrossValidation":
+        """Write cv.json with some of its fields changed."""
+        changed = replace(self, info=replace(self.info, **changes))
+        text = json.dumps(asdict(changed.info), indent=2) + "\n"
+        write_text(self.path / "cv.json", text)
+        return changed
+
+    def refuse_other(self, asked: "CrossValidation") -> None:
+        """Check that what is asked for is what this cross-validation was begun with.
+
+        Raises:
+            InputError: settings, store, split or labels differ; one sentence names what.
+        """
+        differences = [
+            f"{key} was {before} and is now {now}"
+            for key, before, now in _differences(self.config, asked.config)
+        ]
+        for name, word in (
+            ("store_fingerprint", "the store was made with other settings"),
+            ("split_hash", f"the split {asked.config.data.split!r} is another one"),
+            ("labels_hash", "the labels have changed"),
+        ):
+            # A split of another name has been spoken of.
+            if getattr(self.info, name) != getattr(asked.info, name) and not differences:
+                differences.append(word)
+        if differences:
+            raise InputError(
+                f"{self.path} was begun otherwise: {'; '.join(differences)}; put that back to go "
+                "on, or begin anew in another place with --out."
+            )
+
+    def description(self) -> tuple[dict[str, Any], dict[str, str]]:
+        """Parameters and tags for MLflow; paths of this machine stay on it."""
+        parameters = without_paths(self.config).model_dump(mode="json")
+        hashes = {"split_hash": self.info.split_hash}
+        hashes["store_fingerprint"] = self.info.store_fingerprint
+        return {**parameters, "folds": self.info.folds}, hashes
+
+    def name_of(self, fold: int, seed: int) -> str:
+        """The name of a run, and of its folder."""
+        return f"fold{fold}-seed{seed}"
+
+    def run_path(self, fold: int, seed: int) -> Path:
+        """The folder of a run, begun or not."""
+        return self.path / self.name_of(fold, seed)
+
+    def log_path(self, fold: int, seed: int) -> Path:
+        """What a run printed; beside its folder, which only the run itself makes."""
+        return self.path / f"{self.name_of(fold, seed)}.log"
+
+    def config_of(self, fold: int, seed: int) -> RunConfig:
+        """The configuration of a run."""
+        return self.config.replace(
+            data=self.config.data.replace(fold=fold),
+            training=self.config.training.replace(seed=seed),
+        )
+
+    def is_finished(self, fold: int, seed: int) -> bool:
+        """Whether a run was trained to its end."""
+        path = self.run_path(fold, seed)
+        return (path / "run.json").is_file() and RunFolder.open(path).info.finished is not None
+
+    def prepare_run(self, fold: int, seed: int) -> tuple[RunSetup, RunFolder]:
+        """Begin a run, or go on with it where it was begun; for `mammo_pd.training.loop.fit`.
+
+        Raises:
+            InputError: something given cannot be used, or the store is not what it was.
+        """
+        path, store = self.run_path(fold, seed), Path(self.info.store)
+        if (path / "run.json").is_file():
+            return reopen_run(path, store=store)
+        # Killed while it was made, a run has a configuration at most.
+        if path.is_dir():
+            (path / "config.yaml").unlink(missing_ok=True)
+            path.rmdir()
+        setup = RunSetup.build(store, self.config_of(fold, seed))
+        run = start_run(
+            self.path, setup, run_id=path.name, mlflow_parent_run_id=self.info.mlflow_run_id
+        )
+        return setup, run
+
+
+def parse_seeds(text: str, first: int) -> list[int]:
+    """Read ``3`` as that many seeds from ``first`` on, and ``0,5,7`` as those.
+
+    Raises:
+        InputError: neither, or a seed given twice.
+    """
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() for word in words) or words == ["0"]:
+        raise InputError(
+            f"--seeds {text} is not understood; give how many, such as 3, or which, such as 0,1,2."
+        )
+    numbers = [int(word) for word in words]
+    seeds = list(range(first, first + numbers[0])) if len(numbers) == 1 else numbers
+    if len(set(seeds)) < len(seeds):
+        raise InputError(f"--seeds {text} names a seed twice; give each once.")
+    return seeds
+
+
+def _describe(store: Path, config: RunConfig) -> CrossValidationInfo:
+    """Check all folds, and say what they rest on."""
+    paths, name = open_store(store), config.data.split
+    objective = build_objective(config.training)
+    cohort = Cohort.read(paths, name) if name in list_splits(paths.splits) else None
+    folds = None if cohort is None else cohort.split.folds
+    if cohort is None or folds is None:
+        raise InputError(
+            f"there is no split {name!r} with folds in {paths.splits}; name one with --split, or "
+            "make one with: mammo-pd split --folds 5 --name five"
+        )
+    for fold in range(folds):
+        cohort = replace(cohort, fold=fold)
+        for part, rows in usable_parts(cohort, objective).items():
+            where = f"the {part} part of fold {fold} of the split {name}"
+            objective.check(rows, where)
+    return CrossValidationInfo(
+        store=str(paths.root.resolve()),
+        store_fingerprint=cohort.fingerprint,
+        split_hash=cohort.split.hash,
+        # The parts of any fold together are all images.
+        labels_hash=labels_hash(cohort, objective),
+        folds=folds,
+    )
+
+
+def _differences(before: RunConfig, now: RunConfig) -> Sequence[tuple[str, object, object]]:
+    """Keys of the configuration whose values differ, with both values."""
+    old, new = before.model_dump(mode="json"), now.model_dump(mode="json")
+    return [
+        (f"{section}.{key}", old[section][key], value)
+        for section, values in new.items()
+        for key, value in values.items()
+        if value != old[section][key] and (section, key) != ("training", "seed")
+    ]

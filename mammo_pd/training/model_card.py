@@ -1,0 +1,163 @@
+"""What a checkpoint says of itself: its model, data and settings, without paths or patients."""
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError, safe_open
+
+from mammo_pd.backbones.normalization import HALF, Normalization
+from mammo_pd.config import RunConfig
+from mammo_pd.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mammo_pd.training.objectives import Objective
+    from mammo_pd.training.setup import RunSetup
+
+# The keys in the header of a checkpoint's file.
+METADATA_KEY = "facts"
+CARD_KEY = "model_card"
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a model was made with, as the header of its checkpoint holds it.
+
+    Attributes:
+        model: timm's name.
+        img_size: (height, width) in pixels.
+        num_tokens: N.
+        num_keep: K of most epochs.
+        normalization: how the input is standardised.
+        objective: name.
+        label_definition: what the labels mean; None if the label table does not say.
+        split: name.
+        split_hash: of its content.
+        labels_hash: of which images are labelled, and how.
+        fold: that is tested; None for a split without folds.
+        counts: of each part, by its name: patients, images, and positives by target.
+        store_fingerprint: of what decided the store's pixels.
+        preprocessing: the settings of that store.
+        config: the whole configuration; weights are named without their folder.
+        environment: versions and device.
+    """
+
+    model: str
+    img_size: tuple[int, int]
+    num_tokens: int
+    num_keep: int
+    normalization: Normalization
+    objective: str
+    label_definition: str | None
+    split: str
+    split_hash: str
+    labels_hash: str
+    fold: int | None
+    counts: dict[str, dict[str, Any]]
+    store_fingerprint: str
+    preprocessing: dict[str, Any]
+    config: dict[str, Any]
+    environment: dict[str, Any]
+
+    @classmethod
+    def of(cls, setup: "RunSetup") -> "ModelCard":
+        """Describe what a set-up trains."""
+        cohort = setup.cohort
+        return cls(
+            model=setup.config.model.name,
+            img_size=setup.img_size,
+            num_tokens=setup.backbone.num_tokens,
+            num_keep=setup.num_keep,
+            normalization=setup.backbone.normalization,
+            objective=setup.config.training.objective,
+            label_definition=cohort.label_definition,
+            split=cohort.split.name,
+            split_hash=cohort.split.hash,
+            labels_hash=setup.labels_hash,
+            fold=cohort.fold,
+            counts={
+                str(part): {
+                    "patients": int(rows["patient_id"].nunique()),
+                    "images": len(rows),
+                    "positives": _positives(setup.objective, rows),
+                }
+                for part, rows in setup.parts.items()
+            },
+            store_fingerprint=cohort.fingerprint,
+            preprocessing=cohort.store_info["settings"],
+            config=without_paths(setup.config).model_dump(mode="json"),
+            environment=setup.environment,
+        )
+
+    def dump(self) -> str:
+        """As JSON."""
+        return json.dumps(asdict(self))
+
+
+@dataclass(frozen=True)
+class CheckpointHeader:
+    """What a checkpoint's file says before its weights.
+
+    Attributes:
+        card: None in files of earlier versions.
+        metrics: of its epoch; empty before the first.
+    """
+
+    card: ModelCard | None
+    metrics: dict[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> "CheckpointHeader":
+        """Read the header of best.safetensors or last.safetensors; no weights are read.
+
+        Raises:
+            InputError: no such file, damaged, or not one of ours.
+        """
+        if not path.is_file():
+            raise InputError(f"there is no checkpoint at {path}; name a run that has one.")
+        try:
+            with safe_open(path, "pt") as file:
+                header = file.metadata() or {}
+            metadata: dict[str, Any] = json.loads(header[METADATA_KEY])
+            history = metadata.get("history", [metadata])
+            card = _load(header[CARD_KEY]) if CARD_KEY in header else None
+            return cls(card, history[-1] if history else {})
+        except (SafetensorError, KeyError, ValueError, TypeError, AttributeError, OSError) as error:
+            raise InputError(
+                f"{path} is not a checkpoint of mammo-pd, or is damaged ({error!r}); name a run, "
+                "or its best.safetensors or last.safetensors."
+            ) from error
+
+
+def _positives(objective: "Objective", rows: "pd.DataFrame") -> dict[str, int]:
+    """Positives by target; a target need not be a column of the manifest."""
+    columns = objective.targets(rows).T[: len(objective.target_columns)]
+    return {
+        name: int((column == 1).sum())
+        for name, column in zip(objective.target_columns, columns, strict=True)
+    }
+
+
+def _load(text: str) -> ModelCard:
+    given = {"normalization": HALF, **json.loads(text)}
+    # A later version may say more.
+    card = {field.name: given[field.name] for field in fields(ModelCard)}
+    height, width = card["img_size"]
+    return ModelCard(
+        **{
+            **card,
+            "img_size": (int(height), int(width)),
+            "normalization": Normalization(*card["normalization"]),
+        }
+    )
+
+
+def without_paths(config: RunConfig) -> RunConfig:
+    """The configuration as others may see it: paths of this machine stay on it."""
+    weights = config.model.weights
+    if weights in (None, "timm"):
+        return config
+    return config.replace(model=config.model.replace(weights=Path(str(weights)).name))

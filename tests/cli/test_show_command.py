@@ -1,0 +1,69 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from small_runs import set_up, small
+from torch import nn
+
+from mammo_pd.cli.app import main
+from mammo_pd.data.cohort import Cohort
+from mammo_pd.training.checkpoint import save_weights
+from mammo_pd.training.loop import fit
+from mammo_pd.training.train import start_run
+
+
+def test_checkpoints_say_what_they_are_without_their_run(
+    phantom_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    setup = set_up(phantom_store, small(training__epochs=1))
+    run = start_run(tmp_path / "runs", setup)
+    history = fit(setup, run)
+    for file in (run.best, run.last):
+        alone = file.rename(tmp_path / file.name)
+        assert main(["show", str(alone), "--json"]) == 0
+        printed = capsys.readouterr().out
+        found = json.loads(printed)
+        assert found["metrics"] == history[-1]
+        card = found["card"]
+        assert card["split_hash"] == run.info.split_hash
+        assert card["labels_hash"] == run.info.labels_hash
+        assert card["store_fingerprint"] == run.info.store_fingerprint
+        assert card["config"] == run.config.model_dump(mode="json")
+        cohort: Cohort = setup.cohort
+        for part, counts in card["counts"].items():
+            rows = cohort.rows[cohort.rows["split"] == part].dropna(subset=["label"])
+            assert counts["images"] == len(rows)
+            assert counts["patients"] == rows["patient_id"].nunique()
+            assert counts["positives"] == {"label": rows["label"].sum()}
+        for column in ("patient_id", "exam_id", "image_id"):
+            assert not any(value in printed for value in cohort.rows[column])
+        assert str(tmp_path) not in printed
+        assert str(phantom_store) not in printed
+        assert main(["show", str(alone)]) == 0
+        text = capsys.readouterr().out
+        assert "image size: 64x48 pixels" in text
+        assert f"split hash: {run.info.split_hash}" in text
+        assert "val_auc" in text
+
+
+def test_older_and_foreign_and_damaged_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = nn.Linear(2, 1)
+    old = tmp_path / "old.safetensors"
+    save_weights(old, model, model, {"epoch": 3})
+    assert main(["show", str(old)]) == 0
+    printed = capsys.readouterr().out
+    assert "earlier version" in printed
+    assert "epoch: 3" in printed
+    foreign = tmp_path / "foreign.safetensors"
+    save_file({"x": torch.ones(1)}, foreign)
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(old.read_bytes()[:50])
+    for file in (foreign, damaged, tmp_path / "none.safetensors"):
+        assert main(["show", str(file)]) == 2
+        error = capsys.readouterr().err
+        assert file.name in error
+        assert error.count("\n") == 1
