@@ -141,12 +141,12 @@ class ModelSettings(_Settings):
     """timm model name."""
 
     weights: str | None = None
-    """Initial weights: null for random, a local file, timm for those of timm's hub, or
-    hf-hub:OWNER/NAME."""
+    """Initial weights: null for random; a local file (safetensors, a state dict, .npz); timm for
+    those of timm's hub under the model's name; another timm name; or hf-hub:OWNER/NAME."""
 
-    normalization: Literal["imagenet", "clip", "half"] | None = None
-    """Mean and deviation that the weights were trained with (half: 0.5 and 0.5); null for the
-    model's own."""
+    normalization: Literal["auto", "imagenet", "clip", "half"] = "auto"
+    """Mean and deviation of the input: auto for what the weights expect, as far as they or timm
+    tell (0.5 and 0.5 for random weights); or ImageNet's, CLIP's, or 0.5 and 0.5."""
 
     drop_path_rate: Annotated[_Number, Field(ge=0, lt=1)] = 0.1
     """Stochastic depth rate."""

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from mammo_pd.backbones.drop_path import draw_paths, replace_drop_paths
-from mammo_pd.backbones.normalization import Normalization
+from mammo_pd.backbones.weights.report import WeightsReport
 from mammo_pd.errors import InputError
 from mammo_pd.keep_schedule import choose_num_keep
+from mammo_pd.normalization import Normalization
 
 # Each of training and evaluation, batch of one or more, and a few K needs code of its own.
 _RECOMPILE_LIMIT = 32
@@ -62,7 +63,8 @@ class Backbone(nn.Module, ABC):
     Attributes:
         timm_model: holds all weights under timm's names; its ``state_dict`` is what checkpoints
             store and what other tools can load.
-        normalization: how the pixels that it is given are standardised.
+        normalization: of the input, that the weights expect.
+        weights_report: what became of pretrained weights; None for random ones.
         class_token_alone: whether the last block computes the class token only, because the head
             reads nothing else (`mammo_pd.backbones.last_block`). Set it to False to get every
             token out of `forward_features`.
@@ -73,7 +75,6 @@ class Backbone(nn.Module, ABC):
         InputError: the model cannot work on a subset of its patches, with the reason.
     """
 
-    normalization: Normalization = Normalization()
     class_token_alone: bool = False
     plain_attention: bool = False
     # Attribute names of timm's model that hold the prefix tokens, in order.
@@ -90,6 +91,8 @@ class Backbone(nn.Module, ABC):
         # A plain tensor: a buffer would be a part of every checkpoint.
         self._path_keep = torch.tensor([1 - path.drop_prob for path in self._drop_paths])
         self._embed = self.embed
+        self.normalization = Normalization()
+        self.weights_report: WeightsReport | None = None
         for token in self._prefix_tokens():
             token.register_hook(_make_contiguous)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_pre_hook(_rename_old_prefix)  # type: ignore[no-untyped-call]

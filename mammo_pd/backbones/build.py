@@ -1,9 +1,7 @@
 """From timm's name of a model to a `Backbone`, or to the reason why there is none."""
 
 import difflib
-from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import timm
@@ -11,19 +9,13 @@ import torch
 from timm.models import VisionTransformer
 from timm.models.eva import Eva
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from mammo_pd.backbones.base import Backbone
 from mammo_pd.backbones.eva import EvaBackbone
-from mammo_pd.backbones.normalization import CHANNELS, Normalization, read_one_channel
+from mammo_pd.backbones.on_meta import create_on_meta
 from mammo_pd.backbones.vit import VitBackbone
-from mammo_pd.backbones.weights import (
-    HUB,
-    LoadedWeights,
-    count_channels,
-    load_into,
-    read_weights,
-)
+from mammo_pd.backbones.weights.load import load_pretrained
+from mammo_pd.backbones.weights.normalization import normalization_named
 from mammo_pd.errors import InputError
 
 # By timm's exact class: a subclass may change anything.
@@ -61,8 +53,7 @@ def build_backbone(
     *,
     num_outputs: int = 1,
     weights: str | None = None,
-    normalization: str | None = None,
-    say: Callable[[str], None] = lambda _: None,
+    normalization: str = "auto",
     drop_path_rate: float = 0.0,
     global_pool: str | None = None,
     checkpointing: bool = False,
@@ -74,12 +65,10 @@ def build_backbone(
             those that work.
         img_size: (height, width) in pixels, multiples of the patch size.
         num_outputs: of the head.
-        weights: None for random weights; a local file; or of a hub; see
-            `mammo_pd.backbones.weights.read_weights`.
-        normalization: that the weights were trained with, of
-            `mammo_pd.backbones.normalization.CHANNELS`; None for the model's own as timm has it, or
-            what a file of ours says.
-        say: takes a few lines on what was loaded.
+        weights: None for random weights; a local file; or a name on a hub; see
+            `mammo_pd.backbones.weights.source.find_weights`.
+        normalization: of the input; ``auto`` for what the weights expect, .5 and .5 without any;
+            see `load_pretrained`.
         drop_path_rate: stochastic depth of the last block; it rises linearly from 0 at the first.
         global_pool: timm's ``global_pool``; None takes the model's own.
         checkpointing: recompute each block in the backward pass instead of storing its
@@ -96,45 +85,22 @@ def build_backbone(
             f"an image size of {img_size[0]}x{img_size[1]} does not divide into the patches of "
             f"{name!r}; choose multiples of {patch_size} pixels."
         )
-    state, metadata = ({}, {}) if weights is None else read_weights(weights, name)
     timm_model = timm.create_model(
         name,
         img_size=img_size,
-        in_chans=count_channels(state) if state else 1,
+        in_chans=1,
         num_classes=num_outputs,
         drop_path_rate=drop_path_rate,
         **_options(global_pool),
     )
-    one = Normalization()
-    if weights is not None:
-        source = weights if weights == HUB else Path(weights).name
-        loaded = load_into(timm_model, state, metadata, source, name)
-        one = _normalize(timm_model, loaded, normalization)
-        say(loaded.table())
-        say(f"  input     standardised by mean {one.mean:.4f} and deviation {one.std:.4f}")
-    timm_model.set_grad_checkpointing(checkpointing)
     backbone = FAMILIES[type(timm_model)](timm_model)
-    backbone.normalization = one
+    if weights is not None:
+        report = load_pretrained(timm_model, name, weights, normalization=normalization)
+        backbone.weights_report, backbone.normalization = report, report.normalization
+    elif normalization != "auto":
+        backbone.normalization = normalization_named(normalization).grey
+    timm_model.set_grad_checkpointing(checkpointing)
     return backbone
-
-
-def _normalize(timm_model: Any, loaded: LoadedWeights, normalization: str | None) -> Normalization:
-    """Standardise the input as the weights expect, and make them read one channel."""
-    if loaded.channels == 1:
-        mean, std = loaded.metadata.get("normalization", Normalization())
-        return Normalization(mean, std)
-    if normalization is None and loaded.layer_scale and not _has_layer_scale(timm_model):
-        # Not the weights that timm's name stands for. All that have layer scale are trained so.
-        normalization = "imagenet"
-    if normalization is not None:
-        means, stds = CHANNELS[normalization]
-    else:
-        means, stds = timm_model.pretrained_cfg["mean"], timm_model.pretrained_cfg["std"]
-    return read_one_channel(timm_model, means, stds)
-
-
-def _has_layer_scale(timm_model: Any) -> bool:
-    return any(name.endswith(("gamma", "gamma_1")) for name, _ in timm_model.named_parameters())
 
 
 @cache
@@ -159,7 +125,7 @@ def describe_backbone(name: str, *, global_pool: str | None = None) -> Backbone:
             "docs/models.md, such as vit_small_patch16_224."
         )
     try:
-        timm_model = _create_on_meta(name, **_options(global_pool))
+        timm_model = create_on_meta(name, **_options(global_pool))
         with torch.device("meta"):
             return FAMILIES[type(timm_model)](timm_model)
     except AssertionError as error:
@@ -180,7 +146,7 @@ def reason_against(name: str) -> str | None:
         InputError: timm has no such model.
     """
     _check_name(name)
-    timm_model = _create_on_meta(name)
+    timm_model = create_on_meta(name)
     family = FAMILIES.get(type(timm_model))
     if family is not None:
         return family.reason_against(timm_model)
@@ -189,28 +155,6 @@ def reason_against(name: str) -> str | None:
     return _OTHER_CLASSES.get(
         cls, f"is a {cls}, and there are backbones for timm's {known} alone so far"
     )
-
-
-class _LinspaceOnCpu(TorchFunctionMode):
-    """timm 1.0.15 to 1.0.20 at least read depth rates back from it, which meta tensors forbid."""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: object,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func is torch.linspace:
-            kwargs.setdefault("device", "cpu")
-        return func(*args, **kwargs)
-
-
-def _create_on_meta(name: str, **options: Any) -> nn.Module:
-    with torch.device("meta"), _LinspaceOnCpu():
-        timm_model: nn.Module = timm.create_model(name, **options)
-    return timm_model
 
 
 def _options(global_pool: str | None) -> dict[str, Any]:
@@ -227,4 +171,11 @@ def _check_name(name: str) -> None:
         raise InputError(
             f"timm {timm.__version__} has no model {name!r}; "
             + (f"near it are {', '.join(near)}." if near else "try vit_small_patch16_224.")
+        )
+    architecture, _, tag = name.partition(".")
+    tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{architecture}.*")]
+    if tag and tag not in tags:
+        raise InputError(
+            f"timm {timm.__version__} has no model {name!r}; the weights that it knows of "
+            f"{architecture} are {', '.join(tags) or 'none'}."
         )

@@ -53,7 +53,8 @@ class ConfigFlags:
             each step; +N after it keeps every patch in the last N epochs.
         draw: Which patches: any (uniform), those with breast first (tissue), evenly spread (grid).
         model: timm model name.
-        weights: Local file of initial weights, or timm for those of its hub.
+        weights: File of initial weights (timm, DINO, MAE, DeiT, CLIP); or with a network timm for
+            its hub's, a timm name, or hf-hub:OWNER/NAME.
         epochs: Passes over the training images.
         batch_size: Images per step over all devices; auto for as many as fit.
         lr: Peak learning rate.

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mammo_pd.batch import ImageBatch
 from mammo_pd.config import AugmentSettings
+from mammo_pd.normalization import Normalization
 from mammo_pd.patches.affine import affine_of, compose, draw_augmentation, fit_to_image_size
 from mammo_pd.patches.draw import draw_grid, draw_tissue, draw_uniform
 from mammo_pd.patches.intensity import change_intensity, intensity_of
@@ -51,8 +52,7 @@ class PatchSampler:
     Args:
         img_size: (height, width) in pixels that the model sees.
         patch_size: P, in pixels.
-        normalization: (mean, std): the grey value in [0, 1] that becomes 0, and grey values per
-            unit of the result.
+        normalization: of the result.
         draw: how the kept positions are drawn.
         augment: how far training images are moved and changed.
         compiled: whether pixels are read by compiled code. The draws never are: torch.compile
@@ -65,14 +65,14 @@ class PatchSampler:
         img_size: tuple[int, int],
         patch_size: int,
         *,
-        normalization: tuple[float, float] = (0.5, 0.5),
+        normalization: Normalization | None = None,
         draw: Draw = Draw.UNIFORM,
         augment: AugmentSettings | None = None,
         compiled: bool = False,
     ) -> None:
         self.img_size = img_size
         self.patch_size = patch_size
-        self._mean, self._std = normalization
+        self._normalization = normalization or Normalization()
         self._draw = draw
         self._augment = augment or AugmentSettings()
         self._place: Callable[..., tuple[Tensor, Tensor]] = self._affine_and_intensity
@@ -173,4 +173,4 @@ class PatchSampler:
         return pixels / 65535
 
     def _standardise(self, pixels: Tensor) -> Tensor:
-        return (pixels - self._mean) / self._std
+        return (pixels - self._normalization.mean) / self._normalization.std

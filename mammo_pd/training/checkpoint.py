@@ -9,10 +9,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from mammo_pd.backbones.weights.source import CARD_KEY
 from mammo_pd.errors import InputError
 from mammo_pd.files import atomic_write
 from mammo_pd.training.averaging import WeightAverage
-from mammo_pd.training.model_card import CARD_KEY, METADATA_KEY, ModelCard
+from mammo_pd.training.model_card import METADATA_KEY, ModelCard
 
 _MODEL = "model."
 _OPTIMIZER = "optimizer."

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from mammo_pd.backbones.normalization import HALF, Normalization
+from mammo_pd.backbones.weights.source import CARD_KEY
 from mammo_pd.config import RunConfig
 from mammo_pd.errors import InputError
+from mammo_pd.normalization import Normalization
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,9 +18,8 @@ if TYPE_CHECKING:
     from mammo_pd.training.objectives import Objective
     from mammo_pd.training.setup import RunSetup
 
-# The keys in the header of a checkpoint's file.
+# The key in the header of a checkpoint's file; older files have it too.
 METADATA_KEY = "facts"
-CARD_KEY = "model_card"
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,9 @@ class ModelCard:
         img_size: (height, width) in pixels.
         num_tokens: N.
         num_keep: K of most epochs.
-        normalization: how the input is standardised.
+        grid_size: (rows, columns) of patches.
+        normalization: of the input.
+        weights: what became of the initial ones, as `WeightsReport` makes it; None for random ones.
         objective: name.
         label_definition: what the labels mean; None if the label table does not say.
         split: name.
@@ -49,7 +51,9 @@ class ModelCard:
     img_size: tuple[int, int]
     num_tokens: int
     num_keep: int
+    grid_size: tuple[int, int]
     normalization: Normalization
+    weights: dict[str, Any] | None
     objective: str
     label_definition: str | None
     split: str
@@ -71,7 +75,9 @@ class ModelCard:
             img_size=setup.img_size,
             num_tokens=setup.backbone.num_tokens,
             num_keep=setup.num_keep,
+            grid_size=setup.backbone.grid_size,
             normalization=setup.backbone.normalization,
+            weights=dict(setup.weights_report) if setup.weights_report is not None else None,
             objective=setup.config.training.objective,
             label_definition=cohort.label_definition,
             split=cohort.split.name,
@@ -142,17 +148,13 @@ def _positives(objective: "Objective", rows: "pd.DataFrame") -> dict[str, int]:
 
 
 def _load(text: str) -> ModelCard:
-    given = {"normalization": HALF, **json.loads(text)}
+    given = json.loads(text)
     # A later version may say more.
     card = {field.name: given[field.name] for field in fields(ModelCard)}
-    height, width = card["img_size"]
-    return ModelCard(
-        **{
-            **card,
-            "img_size": (int(height), int(width)),
-            "normalization": Normalization(*card["normalization"]),
-        }
-    )
+    for name in ("img_size", "grid_size"):
+        first, second = card[name]
+        card[name] = (int(first), int(second))
+    return ModelCard(**{**card, "normalization": Normalization(**card["normalization"])})
 
 
 def without_paths(config: RunConfig) -> RunConfig:

@@ -11,16 +11,16 @@ predictions.csv       of evaluate; predictions.json says of which weights and im
 
 import json
 import secrets
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from mammo_pd.backbones.normalization import HALF, Normalization
 from mammo_pd.config import RunConfig, dump_config, load_config
 from mammo_pd.data.cohort import Cohort
 from mammo_pd.errors import InputError
 from mammo_pd.files import write_text
+from mammo_pd.normalization import Normalization
 
 # Keys of run.json that earlier versions wrote under another name.
 _RENAMED = {"canvas": "img_size"}
@@ -45,7 +45,9 @@ class RunInfo:
         num_tokens: N.
         num_keep: K of most epochs.
         environment: versions and device.
-        normalization: how the input is standardised.
+        normalization: of the input; earlier versions knew .5 and .5 alone.
+        weights: what became of pretrained ones, as
+            `mammo_pd.backbones.weights.report.WeightsReport` makes it; None for random ones.
         mlflow_run_id: of its record in MLflow, once that was begun.
         mlflow_parent_run_id: of the record that it is nested under, for a cross-validation's run.
         finished: when, once it is.
@@ -66,7 +68,8 @@ class RunInfo:
     num_tokens: int
     num_keep: int
     environment: dict[str, Any]
-    normalization: Normalization = HALF
+    normalization: Normalization = field(default_factory=Normalization)
+    weights: dict[str, Any] | None = None
     mlflow_run_id: str | None = None
     mlflow_parent_run_id: str | None = None
     finished: str | None = None
@@ -97,15 +100,13 @@ class RunFolder:
         file = path / "run.json"
         try:
             given: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-            known = {field.name for field in fields(RunInfo)}
+            known = {one.name for one in fields(RunInfo)}
             named = {_RENAMED.get(name, name): value for name, value in given.items()}
             info = RunInfo(**{name: value for name, value in named.items() if name in known})
             height, width = info.img_size
-            info = replace(
-                info,
-                img_size=(int(height), int(width)),
-                normalization=Normalization(*info.normalization),
-            )
+            info = replace(info, img_size=(int(height), int(width)))
+            if isinstance(info.normalization, dict):
+                info = replace(info, normalization=Normalization(**info.normalization))
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise InputError(
                 f"{path} is not a run ({file.name} cannot be read: {error}); name a folder that "

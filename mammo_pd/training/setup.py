@@ -57,6 +57,8 @@ class RunSetup:
         model: what is trained: the backbone, or what the objective puts around it; not yet set up
             by Fabric.
         sampler: draws and reads the patches.
+        weights_report: what became of pretrained weights, as `WeightsReport` makes it; None for
+            random ones.
         train_set: images to train on, with targets.
         val_set: images to validate on, with targets.
         draw: draws an epoch with a set share of positives; None for every image once.
@@ -73,6 +75,7 @@ class RunSetup:
     backbone: Backbone
     model: nn.Module
     sampler: PatchSampler
+    weights_report: Mapping[str, Any] | None
     train_set: MammogramDataset
     val_set: MammogramDataset
     draw: BalancedDraw | None
@@ -84,7 +87,7 @@ class RunSetup:
         store: Path,
         config: RunConfig,
         *,
-        with_weights: bool = True,
+        stopped: RunInfo | None = None,
         say: Callable[[str], None] = print,
     ) -> "RunSetup":
         """Check what was given, launch the devices, build the model and the data sets.
@@ -92,8 +95,8 @@ class RunSetup:
         Args:
             store: made by preprocess.
             config: of the run.
-            with_weights: False where a checkpoint will replace them: the file that they came from
-                need not exist any more.
+            stopped: of a run whose checkpoint will replace the initial weights: the file that they
+                came from need not exist any more, and the input stays normalised as it was.
             say: takes one line for people.
 
         Raises:
@@ -136,13 +139,19 @@ class RunSetup:
             config.model.name,
             img_size,
             num_outputs=objective.num_outputs,
-            weights=config.model.weights if with_weights else None,
+            weights=config.model.weights if stopped is None else None,
             normalization=config.model.normalization,
-            say=say,
             drop_path_rate=config.model.drop_path_rate,
             global_pool=config.model.global_pool,
             checkpointing=config.model.checkpointing,
         )
+        if stopped is not None:
+            backbone.normalization, weights_report = stopped.normalization, stopped.weights
+        else:
+            report = backbone.weights_report
+            weights_report = report.as_dict() if report is not None else None
+            for line in report.lines() if report is not None else ():
+                say(line)
         objective.prepare(backbone, train_set.targets.numpy())
         sampler = PatchSampler(
             img_size,
@@ -163,6 +172,7 @@ class RunSetup:
             backbone=backbone,
             model=objective.build_model(backbone),
             sampler=sampler,
+            weights_report=weights_report,
             train_set=train_set,
             val_set=val_set,
             draw=draw,
@@ -288,8 +298,9 @@ class RunSetup:
             img_size=self.img_size,
             num_tokens=self.backbone.num_tokens,
             num_keep=self.num_keep,
-            normalization=self.backbone.normalization,
             environment=self.environment,
+            normalization=self.backbone.normalization,
+            weights=dict(self.weights_report) if self.weights_report is not None else None,
         )
         return RunFolder(runs / run_id, info, self.config)
 

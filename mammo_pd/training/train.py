@@ -82,7 +82,10 @@ def reopen_run(
     """Open a run that was stopped, with a set-up that `fit` can continue; see `resume`."""
     run = RunFolder.open(folder)
     setup = RunSetup.build(
-        store or Path(run.info.store), run.config, with_weights=not run.last.is_file(), say=say
+        store or Path(run.info.store),
+        run.config,
+        stopped=run.info if run.last.is_file() else None,
+        say=say,
     )
     run.refuse_resuming_on(setup.cohort, setup.labels_hash)
     return setup, run

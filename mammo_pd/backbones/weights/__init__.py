@@ -1,0 +1,1 @@
+"""Pretrained weights: source (read) → names (timm's) → parts (fitted) → load (filled, reported)."""
