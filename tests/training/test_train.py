@@ -131,11 +131,21 @@ def killed_at_step(number: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
             yield
 
 
+EVERYTHING = {
+    "training__ema_decay": 0.9,
+    "training__positive_share": 0.5,
+    "training__frozen_epochs": 2,
+    "training__layer_decay": 0.7,
+    "training__label_smoothing": 0.1,
+}
+
+
+@pytest.mark.parametrize("recipe", [{}, EVERYTHING], ids=["plain", "with everything"])
 def test_resumed_run_equals_an_unbroken_one(
-    phantom_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: dict[str, object], phantom_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed between two steps of the third epoch, with a loader process, and gone on with."""
-    config = small(data__workers=1, model__drop_path_rate=0.2)
+    config = small(data__workers=1, model__drop_path_rate=0.2, **recipe)
     run = quiet(phantom_store, tmp_path / "whole", config)
     with killed_at_step(9, monkeypatch):
         quiet(phantom_store, tmp_path / "broken", config)

@@ -1,0 +1,225 @@
+"""Train many recipes over all folds, some at a time, and tabulate what each gives out of fold.
+
+    python benchmarks/recipes.py train STORE RECIPES.json OUT [--at-once 14] [--minutes 8]
+    python benchmarks/recipes.py table OUT [OUT ...] [--against NAME]
+
+RECIPES.json: {"NAME": {"set": {"training.lr": 1e-4, ...}, "seeds": [0]}, ...}. What is trained and
+scored is what `mammo-pd cv` trains and scores; it is not used here because a machine that is lent
+by the minute is filled best by runs of different recipes side by side. Each process takes the next
+run; with several GPUs, the processes are dealt out to them. Metrics are not sent to MLflow.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mammo_pd.evaluation.compare import compare, on_the_same_images
+from mammo_pd.evaluation.cross_validation import average_seeds, seed_aucs
+from mammo_pd.evaluation.levels import Aggregation
+from mammo_pd.evaluation.predictions import check_predictions
+
+_LEVELS = ("image", "breast")
+_KEPT = ["image_id", "patient_id", "exam_id", "laterality", "label", "score", "split"]
+
+
+class _Untracked:
+    """Stands in for MLflow: processes that begin together would wait for one database."""
+
+    run_id = "none"
+
+    def __init__(self, *_: object, **__: object) -> None: ...
+
+    def __enter__(self) -> "_Untracked":
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def describe(self, *_: object, **__: object) -> None: ...
+
+    def log(self, *_: object, **__: object) -> None: ...
+
+    def keep(self, *_: object, **__: object) -> None: ...
+
+
+def _work(gpu: int | None, runs: Any, results: Any, store: Path, out: Path, split: str) -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
+    import torch
+
+    from mammo_pd.config import load_config
+    from mammo_pd.inference.predict import predict
+    from mammo_pd.training import loop
+    from mammo_pd.training.runs import RunFolder
+    from mammo_pd.training.setup import RunSetup
+    from mammo_pd.training.train import start_run
+
+    loop.MlflowRun = _Untracked  # type: ignore[assignment,misc]
+    while (given := runs.get()) is not None:
+        name, settings, fold, seed = given
+        line: dict[str, Any] = {"name": name, "fold": fold, "seed": seed}
+        try:
+            torch._dynamo.reset()  # type: ignore[no-untyped-call]
+            if gpu is not None:
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats()
+            own = {"data.split": split, "data.fold": fold, "training.seed": seed, "data.workers": 1}
+            started = time.perf_counter()
+            setup = RunSetup.build(store, load_config(None, own | settings), say=lambda _: None)
+            run = start_run(out / "runs" / name, setup)
+            history = loop.fit(setup, run)
+            seconds = time.perf_counter() - started
+            run = RunFolder.open(run.path)
+            table = predict(run, store=store, say=lambda _: None).table
+            table[_KEPT].to_csv(out / f"{name}.{fold}.{seed}.csv", index=False)
+            for file in (run.best, run.last):
+                file.unlink()
+            memory = max(epoch["train_memory_gib"] for epoch in history)
+            line |= {"seconds": seconds, "gib": memory, "best": run.info.validation}
+            line["history"] = history
+        except Exception:
+            line["error"] = traceback.format_exc()[-1500:]
+        results.put(line)
+
+
+def train(
+    store: Path, recipes: Path, out: Path, *, split: str, at_once: int, minutes: float
+) -> None:
+    """Train and score what there is time for; what has failed is said, and in results.jsonl."""
+    import torch
+
+    gpus = torch.cuda.device_count()
+    out.mkdir(parents=True, exist_ok=True)
+    context = multiprocessing.get_context("spawn")
+    runs, results = context.Queue(), context.Queue()
+    count = 0
+    for name, recipe in json.loads(recipes.read_text()).items():
+        for seed in recipe.get("seeds", [0]):
+            for fold in range(5):
+                runs.put((name, recipe["set"], fold, seed))
+                count += 1
+    pool = [
+        context.Process(
+            target=_work,
+            args=(number % gpus if gpus else None, runs, results, store, out, split),
+        )
+        for number in range(at_once)
+    ]
+    for process in pool:
+        runs.put(None)
+        process.start()
+    end = time.monotonic() + 60 * minutes
+    with (out / "results.jsonl").open("a") as file:
+        for number in range(count):
+            try:
+                line = results.get(timeout=max(0.0, end - time.monotonic()))
+            except Exception:
+                print(f"{count - number} of {count} runs had no time")
+                break
+            file.write(json.dumps({**line, "at_once": at_once, "gpus": gpus}) + "\n")
+            file.flush()
+            told = line.get("error") or (
+                f"{line['seconds']:.0f} s, val_auc_image {line['best']['val_auc_image']:.3f}"
+            )
+            print(f"{line['name']} fold {line['fold']} seed {line['seed']}: {told}", flush=True)
+    for process in pool:
+        process.kill()
+
+
+def _table(folders: list[Path], against: str | None) -> str:
+    """Markdown: one line per recipe whose five folds are there."""
+    texts = [text for folder in folders for text in (folder / "results.jsonl").open()]
+    lines = [line for line in map(json.loads, texts) if "best" in line]
+    scores: dict[str, dict[int, list[pd.DataFrame]]] = {}
+    for line in lines:
+        file = f"{line['name']}.{line['fold']}.{line['seed']}.csv"
+        path = next(folder / file for folder in folders if (folder / file).is_file())
+        table = pd.read_csv(path, dtype={"image_id": str, "patient_id": str, "exam_id": str})
+        tested = check_predictions(table[table["split"] == "test"].reset_index(drop=True))
+        scores.setdefault(line["name"], {}).setdefault(line["seed"], []).append(tested)
+    pooled = {
+        name: {seed: pd.concat(t, ignore_index=True) for seed, t in seeds.items() if len(t) == 5}
+        for name, seeds in scores.items()
+    }
+    pooled = {name: seeds for name, seeds in pooled.items() if seeds}
+    head = ["recipe", "seeds", "AUC per image", "AUC per breast", "one seed alone, per image"]
+    head += [f"less {against}, per image", "per breast"] if against else []
+    head += ["validation", "training loss", "GPU s a run", "GiB"]
+    rows = [head, ["---"] * len(head)]
+    for name, seeds in pooled.items():
+        rows.append(_row(name, seeds, pooled.get(against or ""), lines, against))
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _row(
+    name: str,
+    seeds: dict[int, pd.DataFrame],
+    reference: dict[int, pd.DataFrame] | None,
+    lines: list[dict[str, Any]],
+    against: str | None,
+) -> list[str]:
+    own = average_seeds(list(seeds.values()))
+    # The difference is of the same seeds.
+    shared = [seed for seed in seeds if reference is not None and seed in reference]
+    pair = {"own": own, "other": own}
+    if reference is not None and shared and name != against:
+        pair = {
+            "own": average_seeds([seeds[seed] for seed in shared]),
+            "other": average_seeds([reference[seed] for seed in shared]),
+        }
+    aligned, _ = on_the_same_images(pair)
+    options: dict[str, Any] = {"aggregation": Aggregation.MEAN, "resamples": 2000, "seed": 0}
+    _, paired = compare(aligned, **options)
+    alone, _ = compare(on_the_same_images({"own": own, "same": own})[0], **options)
+
+    def auc(level: str) -> str:
+        row = next(row for row in alone if row["level"] == level)
+        return f"{row['auc']:.3f} [{row['auc_ci_low']:.3f}, {row['auc_ci_high']:.3f}]"
+
+    def less(level: str) -> str:
+        row = next(row for row in paired if row["level"] == level)
+        low, high = row["difference_ci_low"], row["difference_ci_high"]
+        return "" if name == against else f"{row['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+    each = [row["image"] for row in seed_aucs(seeds, Aggregation.MEAN)][: len(seeds)]
+    runs = [line for line in lines if line["name"] == name and line["seed"] in seeds]
+    shares = [line["seconds"] * max(1, line["gpus"]) / line["at_once"] for line in runs]
+    cells = [name, ", ".join(map(str, seeds)), *map(auc, _LEVELS)]
+    cells.append(", ".join(f"{value:.3f}" for value in each))
+    cells += [less(level) for level in _LEVELS] if against else []
+    cells.append(f"{np.mean([line['best']['val_auc_image'] for line in runs]):.3f}")
+    cells.append(f"{np.mean([line['history'][-1]['train_loss'] for line in runs]):.2f}")
+    cells.append(f"{np.mean(shares):.0f}")
+    cells.append(f"{max(line['gib'] for line in runs):.1f}")
+    return cells
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    of_train = commands.add_parser("train")
+    for name in ("store", "recipes", "out"):
+        of_train.add_argument(name, type=Path)
+    of_train.add_argument("--split", default="five")
+    of_train.add_argument("--at-once", type=int, default=1)
+    of_train.add_argument("--minutes", type=float, default=600.0)
+    of_table = commands.add_parser("table")
+    of_table.add_argument("out", type=Path, nargs="+")
+    of_table.add_argument("--against")
+    given = vars(parser.parse_args())
+    if given.pop("command") == "train":
+        train(**given)
+    else:
+        print(_table(given["out"], given["against"]))
+
+
+if __name__ == "__main__":
+    main()

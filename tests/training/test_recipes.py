@@ -1,0 +1,323 @@
+"""Layer decay, frozen phases, averages, sampling and what it does to scores, stopping, warnings."""
+
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from small_runs import set_up, small
+from torch import nn
+
+from mammo_pd.backbones.build import build_backbone
+from mammo_pd.config import TrainingSettings
+from mammo_pd.data.balanced import BalancedDraw
+from mammo_pd.errors import InputError
+from mammo_pd.training.averaging import WeightAverage
+from mammo_pd.training.loop import best_epoch
+from mammo_pd.training.objectives.binary_label import BinaryLabel
+from mammo_pd.training.optimizer import backbone_parameters, parameter_groups
+from mammo_pd.training.runs import RunFolder
+from mammo_pd.training.train import train
+
+IMG_SIZE = (64, 48)
+
+
+def trained(store: Path, runs: Path, said: list[str] | None = None, **changes: object) -> RunFolder:
+    run = train(store, runs, small(**changes), say=(said if said is not None else []).append)
+    assert run is not None
+    return run
+
+
+# ---- layer decay, frozen phases
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_small_patch16_rope_mixed_224"])
+def test_rates_fall_by_the_decay_from_block_to_block(name: str) -> None:
+    backbone = build_backbone(name, IMG_SIZE)
+    groups = parameter_groups(backbone, backbone.timm_model, weight_decay=0.1, layer_decay=0.5)
+    scale = {id(weight): group["lr_scale"] for group in groups for weight in group["params"]}
+    decay = {id(weight): group["weight_decay"] for group in groups for weight in group["params"]}
+    weights = dict(backbone.named_parameters())
+    assert scale.keys() == {id(weight) for weight in weights.values()}
+    assert sum(len(group["params"]) for group in groups) == len(weights)
+    depth = len(backbone.timm_model.blocks)
+    for weight_name, weight in weights.items():
+        if ".blocks." in weight_name:
+            block = int(weight_name.split(".blocks.")[1].split(".")[0])
+            assert scale[id(weight)] == pytest.approx(0.5 ** (depth - block))
+        elif ".head." in weight_name:
+            assert scale[id(weight)] == 1
+        elif "patch_embed" in weight_name:
+            assert scale[id(weight)] == pytest.approx(0.5 ** (depth + 1))
+        if weight.ndim == 1:
+            assert decay[id(weight)] == 0
+
+
+def test_rates_are_used(phantom_store: Path, tmp_path: Path) -> None:
+    """With so steep a decay that the first blocks' steps vanish beside their weights."""
+    config = {"training__layer_decay": 0.01, "training__epochs": 1}
+    before = set_up(phantom_store, small(**config)).backbone.timm_model.state_dict()
+    after = load_file(trained(phantom_store, tmp_path, **config).best)
+    names = ("blocks.0.mlp.fc1.weight", "blocks.11.mlp.fc1.weight", "head.weight")
+    moved = [float((after[name] - before[name]).abs().max()) for name in names]
+    assert moved[0] == 0 < moved[1] < moved[2]
+
+
+def test_what_lies_around_the_backbone_learns_at_the_full_rate() -> None:
+    backbone = build_backbone("vit_tiny_patch16_224", IMG_SIZE)
+    model = nn.ModuleDict({"backbone": backbone, "decoder": nn.Linear(3, 2)})
+    groups = parameter_groups(model, backbone.timm_model, weight_decay=0.1, layer_decay=0.5)
+    found = {
+        id(weight): (group["lr_scale"], group["weight_decay"])
+        for group in groups
+        for weight in group["params"]
+    }
+    assert found[id(model["decoder"].weight)] == (1, 0.1)
+    assert found[id(model["decoder"].bias)] == (1, 0)
+
+
+@pytest.mark.parametrize(("frozen", "moves"), [("all", False), (1, True)])
+def test_frozen_backbone_stays_as_it_was(
+    phantom_store: Path, tmp_path: Path, frozen: object, moves: bool
+) -> None:
+    config = {"training__frozen_epochs": frozen, "training__lr": 0.01, "training__epochs": 2}
+    before = set_up(phantom_store, small(**config)).backbone.timm_model.state_dict()
+    run = trained(phantom_store, tmp_path, **config)
+    last = load_file(run.last)
+    after = {
+        name.removeprefix("model.timm_model."): value
+        for name, value in last.items()
+        if name.startswith("model.")
+    }
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert {"head.weight", "head.bias"} <= moved
+    assert bool(moved - {"head.weight", "head.bias"}) == moves
+
+
+def test_head_and_norm_behind_the_pooling_are_not_frozen() -> None:
+    backbone = build_backbone("vit_tiny_patch16_224", IMG_SIZE, global_pool="avg")
+    held = {id(weight) for weight in backbone_parameters(backbone.timm_model)}
+    for name, weight in backbone.timm_model.named_parameters():
+        assert (id(weight) in held) != name.startswith(("head.", "fc_norm."))
+
+
+# ---- moving average
+
+
+def test_average_is_the_sum_that_its_definition_gives() -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2)
+    average = WeightAverage(model, 0.7)
+    expected = model.weight.detach().clone()
+    for step in range(30):
+        with torch.no_grad():
+            model.weight.add_(torch.randn(2, 3))
+        average.update(step)
+        decay = min(0.7, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * model.weight.detach()
+    own = model.weight.detach().clone()
+    with average.in_place():
+        torch.testing.assert_close(model.weight.detach(), expected)
+    assert torch.equal(model.weight.detach(), own)
+
+
+def test_averaged_weights_are_what_is_kept_as_the_best(phantom_store: Path, tmp_path: Path) -> None:
+    run = trained(phantom_store, tmp_path, training__ema_decay=0.9, training__epochs=1)
+    best, last = load_file(run.best), load_file(run.last)
+    name = "blocks.0.mlp.fc1.weight"
+    assert torch.equal(best[name], last[f"average.timm_model.{name}"])
+    assert not torch.equal(best[name], last[f"model.timm_model.{name}"])
+
+
+# ---- what sampling does to scores
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"positive_share": 0.5}, {"positive_weight": 20.0}],
+    ids=["as they are", "half positive", "weighted"],
+)
+def test_scores_are_probabilities_at_the_true_prevalence(settings: dict[str, float]) -> None:
+    """At 2 % positives, whatever training draws or weighs; scikit-learn's own fit is the judge."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=20_000)
+    label = rng.random(20_000) < 1 / (1 + np.exp(-(1.2 * x - 4.6)))
+    assert 0.015 < label.mean() < 0.03
+    objective = BinaryLabel(TrainingSettings(**settings))
+    backbone = build_backbone("vit_tiny_patch16_224", IMG_SIZE)
+    objective.prepare(backbone, label[:, None].astype(np.float32))
+    start = torch.sigmoid(backbone.timm_model.head.bias).item()
+    assert start == pytest.approx(label.mean(), rel=1e-4)
+    rows = np.arange(len(x))
+    if "positive_share" in settings:
+        draw = BalancedDraw(label, settings["positive_share"])
+        rows = np.concatenate([draw.draw(rng) for _ in range(5)])
+    features = torch.tensor(x[rows, None], dtype=torch.float32)
+    targets = torch.tensor(label[rows, None], dtype=torch.float32)
+    model = nn.Linear(1, 1)
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = objective.loss(model(features), targets)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    with torch.no_grad():
+        found = torch.tensor(x[:, None], dtype=torch.float32)
+        scores = objective.scores(model(found)).numpy()[:, 0]
+    judge = LogisticRegression(C=np.inf).fit(x[:, None], label)
+    expected = judge.predict_proba(x[:, None])[:, 1]
+    # Which negatives were drawn is chance; without the correction these are 25 times as large.
+    assert scores.mean() == pytest.approx(label.mean(), rel=0.1)
+    np.testing.assert_allclose(scores.mean(), expected.mean(), rtol=0.1)
+    assert model.weight.item() == pytest.approx(judge.coef_.item(), rel=0.1)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"label_smoothing": 0.2}, {"positive_weight": 4.0}, {"positive_share": 0.5}],
+)
+def test_loss_of_a_constant_score_is_the_least_that_one_gives(settings: dict[str, float]) -> None:
+    label = (np.arange(200) < 30).astype(np.float32)[:, None]
+    objective = BinaryLabel(TrainingSettings(**settings))
+    objective.prepare(build_backbone("vit_tiny_patch16_224", IMG_SIZE), label)
+    rows = np.arange(200)
+    if "positive_share" in settings:
+        rows = BalancedDraw(label[:, 0] > 0, 0.5).draw(np.random.default_rng(0))
+    targets = torch.tensor(label[rows])
+    losses = [
+        objective.loss(torch.full((200, 1), logit), targets).item()
+        for logit in np.linspace(-6, 6, 2001)
+    ]
+    assert objective.chance_loss(label) == pytest.approx(min(losses), abs=1e-4)
+    if not settings:
+        assert objective.chance_loss(label) == pytest.approx(
+            log_loss(label[:, 0], np.full(200, 0.15))
+        )
+
+
+def test_two_in_a_hundred_train_without_collapsing(phantom_store: Path, tmp_path: Path) -> None:
+    """A few positives only: scores stay near their prevalence from the first epoch on."""
+    store = tmp_path / "store"
+    shutil.copytree(phantom_store, store, ignore=shutil.ignore_patterns("splits"))
+    (store / "splits").mkdir()
+    run = trained(
+        store,
+        tmp_path / "runs",
+        training__positive_share=0.5,
+        training__epochs=1,
+        training__lr=1e-5,
+    )
+    from mammo_pd.inference.predict import predict
+
+    scores = predict(run, say=lambda _: None).table["score"]
+    prevalence = pd.read_parquet(store / "manifest.parquet")["label"].mean()
+    assert scores.mean() == pytest.approx(prevalence, abs=0.15)
+
+
+# ---- targets, monitor, stopping
+
+
+def rows_of(values: list[object]) -> pd.DataFrame:
+    label = pd.array([0, 1, 1], dtype="Int8")
+    return pd.DataFrame({"label": label, "grade": values})
+
+
+def test_soft_labels_are_trained_on_and_the_label_is_judged() -> None:
+    objective = BinaryLabel(TrainingSettings(target_column="grade"))
+    rows = rows_of([0.1, None, 0.8])
+    targets = objective.training_targets(rows)
+    np.testing.assert_allclose(targets[:, 0], [0.1, np.nan, 0.8], rtol=1e-6)
+    assert objective.targets(rows)[:, 0].tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize("values", [[0, 1, 2], [0, -0.1, 1], ["low", 0, 1]])
+def test_soft_labels_that_are_no_probabilities_are_refused(values: list[object]) -> None:
+    objective = BinaryLabel(TrainingSettings(target_column="grade"))
+    with pytest.raises(InputError, match=r"grade.*outside \[0, 1\]"):
+        objective.training_targets(rows_of(values))
+
+
+def test_columns_and_metrics_that_do_not_exist_are_refused(phantom_store: Path) -> None:
+    for changes, words in (
+        ({"training__target_column": "none"}, "target_column 'none' is not in the store"),
+        (
+            {"training__balance_within": "none", "training__positive_share": 0.5},
+            "balance_within 'none' is not in the store",
+        ),
+        ({"training__monitor": "val_f1"}, "val_auc_image.*val_loss"),
+    ):
+        with pytest.raises(InputError, match=words):
+            set_up(phantom_store, small(**changes))
+    with pytest.raises(InputError, match="positive_share too"):
+        small(training__balance_within="vendor")
+
+
+@pytest.mark.parametrize(
+    ("monitor", "expected"), [("val_auc_image", 2), ("val_loss", 3), ("val_auc_breast", 1)]
+)
+def test_best_epoch_is_the_monitors(monitor: str, expected: int) -> None:
+    history = [
+        {"val_auc_image": 0.6, "val_loss": 0.7, "val_auc_breast": 0.9},
+        {"val_auc_image": 0.8, "val_loss": 0.6, "val_auc_breast": 0.8},
+        {"val_auc_image": 0.7, "val_loss": 0.5, "val_auc_breast": 0.7},
+    ]
+    objective = BinaryLabel(TrainingSettings(monitor=monitor))
+    assert best_epoch(history, objective) == expected
+
+
+def test_training_stops_where_nothing_gets_better(phantom_store: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    run = trained(
+        phantom_store,
+        tmp_path,
+        said,
+        training__epochs=40,
+        training__lr=1e-12,
+        training__ema_decay=0.5,
+        training__patience=2,
+        training__monitor="val_loss",
+    )
+    history = pd.read_csv(run.history)
+    assert len(history) < 40
+    assert any("no better epoch in the last 2" in line for line in said)
+    assert history["val_loss"].idxmin() <= len(history) - 3
+
+
+def test_run_that_learns_nothing_says_so_once(phantom_store: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    trained(phantom_store, tmp_path, said, training__epochs=6, training__lr=1e-12)
+    warnings = [line for line in said if "nothing has been learnt" in line]
+    assert len(warnings) == 1
+    assert "layer_decay" in warnings[0]
+
+
+# ---- validation
+
+
+def test_validation_reads_the_same_patches_in_every_epoch(phantom_store: Path) -> None:
+    setup = set_up(phantom_store, small())
+    rows = torch.arange(4)
+    first, again = setup.val_kept(rows), setup.val_kept(rows)
+    assert torch.equal(first.keys, again.keys)
+    assert first.num_keep == setup.num_keep
+
+
+def test_validation_on_all_patches_if_asked(phantom_store: Path, tmp_path: Path) -> None:
+    run = trained(phantom_store, tmp_path, training__validate_on="all", training__epochs=2)
+    history, info = pd.read_csv(run.history), run.info
+    assert info.validation is not None
+    best = history.loc[history["val_auc_image"][::-1].idxmax()]
+    for name in ("val_auc_image", "val_auc_breast", "val_loss"):
+        assert info.validation[name] == pytest.approx(best[name], rel=1e-5)
+    assert math.isfinite(history["epoch_images_per_second"].iloc[0])
+    faster = history["train_images_per_second"] > history["epoch_images_per_second"]
+    assert faster.all()
