@@ -2,10 +2,15 @@
 
 import contextlib
 import getpass
+import json
 import logging
 import os
 import subprocess
+import tempfile
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -13,10 +18,30 @@ from typing import Any, Protocol, Self
 from mammo_pd.errors import InputError
 
 EXPERIMENT = "mammo-pd"
+_DATABASE = "mlflow.db"
 # MLflow's own, which names a server.
 TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 # MLflow's tag of what an experiment is for.
 _KIND = ("mlflow.experimentKind", "custom_model_development")
+
+
+@dataclass(frozen=True)
+class TrackedDataset:
+    """Images that a run used, as MLflow lists them beside it.
+
+    Attributes:
+        name: of the split's part.
+        digest: hash of what decides which images those are; MLflow keeps 36 characters.
+        context: what they were used for, such as ``training``.
+        source: where they come from, without a path.
+        profile: counts.
+    """
+
+    name: str
+    digest: str
+    context: str
+    source: dict[str, Any]
+    profile: dict[str, Any]
 
 
 class Tracker(Protocol):
@@ -132,6 +157,84 @@ class MlflowRun:
         """Keep a text as an artifact of the run."""
         self._client.log_text(self.run_id, text, name)
 
+    def keep_files(self, files: Sequence[Path], folder: str) -> None:
+        """Keep files as artifacts of the run, in a folder of that name."""
+        for file in files:
+            self._client.log_artifact(self.run_id, str(file), folder)
+
+    def use(self, datasets: Sequence[TrackedDataset]) -> None:
+        """List data sets as the run's input."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        self._client.log_inputs(
+            self.run_id,
+            [
+                DatasetInput(
+                    Dataset(
+                        name=dataset.name,
+                        digest=dataset.digest[:36],
+                        source_type="mammo-pd store",
+                        source=json.dumps(dataset.source),
+                        profile=json.dumps(dataset.profile),
+                    ),
+                    [InputTag("mlflow.data.context", dataset.context)],
+                )
+                for dataset in datasets
+            ],
+        )
+
+    @contextmanager
+    def watching_the_machine(self) -> Iterator[None]:
+        """Log the use of processor, memory, disk, network and GPUs within the block."""
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        logger = logging.getLogger("mlflow.system_metrics")
+        logger.setLevel(logging.ERROR)
+        monitor = SystemMetricsMonitor(self.run_id, resume_logging=True, tracking_uri=self.uri)
+        monitor.start()
+        try:
+            yield
+        finally:
+            monitor.finish()
+
+    def keep_model(self, checkpoint: Path, *, loader: str, outputs: Sequence[str]) -> None:
+        """Log a checkpoint as a model that ``mlflow.pyfunc.load_model`` loads.
+
+        Args:
+            checkpoint: one file, which says of itself what it is.
+            loader: module whose ``_load_pyfunc`` takes that file.
+            outputs: names of the scores.
+        """
+        import numpy as np
+        from mlflow.entities import LoggedModelOutput
+        from mlflow.models import Model, ModelSignature
+        from mlflow.pyfunc import save_model
+        from mlflow.types.schema import Schema, TensorSpec
+
+        # Images of any size, and their scores; without names, since there is one array of each.
+        signature = ModelSignature(
+            Schema([TensorSpec(np.dtype(np.uint16), (-1, -1, -1))]),
+            Schema([TensorSpec(np.dtype(np.float64), (-1, len(outputs)))]),
+        )
+        run = self._client.get_run(self.run_id)
+        model = self._client.create_logged_model(
+            run.info.experiment_id, name="model", source_run_id=self.run_id
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model"
+            save_model(
+                path,
+                loader_module=loader,
+                data_path=str(checkpoint),
+                mlflow_model=Model(model_id=model.model_id, run_id=self.run_id),
+                signature=signature,
+                pip_requirements=["mammo-pd"],
+                metadata={"outputs": list(outputs)},
+            )
+            self._client.log_model_artifacts(model.model_id, str(path))
+        self._client.finalize_logged_model(model.model_id, "READY")
+        self._client.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, step=0)])
+
 
 class NoTracking:
     """Tracks nothing: for every process but the first."""
@@ -145,8 +248,54 @@ def tracking_uri(runs: Path) -> str:
     return os.environ.get(TRACKING_VARIABLE, _local_uri(runs))
 
 
+def keep_report(runs: Path, mlflow_run_id: str, report: Path, folder: str = "report") -> str | None:
+    """Keep a report's summary beside the run that it is of.
+
+    The page itself holds images and hashed patients, so it goes no further than this machine: a
+    server gets the figures and the metrics alone.
+
+    Args:
+        runs: the folder of runs.
+        mlflow_run_id: of the run's record.
+        report: folder of the report.
+        folder: of the artifacts.
+
+    Returns:
+        Why it could not be kept, in a sentence; None if it was.
+    """
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    uri = tracking_uri(runs)
+    files = [report / "metrics.json", *sorted(report.glob("roc*.png"))]
+    if uri == _local_uri(runs):
+        if not (runs / _DATABASE).is_file():
+            # A run of a cross-validation, whose report is kept beside the whole.
+            return None
+        files.append(report / "index.html")
+    client = MlflowClient(uri)
+    try:
+        for file in files:
+            client.log_artifact(mlflow_run_id, str(file), folder)
+    except (MlflowException, OSError) as error:
+        return f"the report is not in MLflow ({str(error).splitlines()[0][:200]})"
+    return None
+
+
+def page_of_runs(runs: Path) -> str:
+    """How to look at the runs of a folder in MLflow's own page."""
+    uri = tracking_uri(runs)
+    if uri != _local_uri(runs):
+        return f"open {uri}"
+    # Without the workflow, a browser that is new to MLflow opens its pages for language models.
+    return (
+        f"mlflow ui --backend-store-uri {uri}, and open "
+        "http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning"
+    )
+
+
 def _local_uri(runs: Path) -> str:
-    return f"sqlite:///{(runs / 'mlflow.db').resolve()}"
+    return f"sqlite:///{(runs / _DATABASE).resolve()}"
 
 
 def _origin() -> dict[str, str]:

@@ -61,7 +61,7 @@ def cv(
         resamples: Bootstrap resamples of the patients, for the confidence intervals.
     """
     from mammo_pd.report.evaluate import check_choices
-    from mammo_pd.tracking import MlflowRun, tracking_uri
+    from mammo_pd.tracking import MlflowRun, page_of_runs
     from mammo_pd.training.cross_validation import CrossValidation, parse_seeds
     from mammo_pd.training.run_processes import locked
     from mammo_pd.training.train_folds import train_folds
@@ -98,8 +98,18 @@ def cv(
 
         train_folds(validation, wanted, command, at_once=parallel)
         tracker.log(_report(validation, wanted, checkpoint, choices), step=0)
-    print(f"metrics: mlflow ui --backend-store-uri {tracking_uri(path.parent)}")
+    _keep_report(validation)
+    print(f"metrics: {page_of_runs(path.parent)}")
     print(f"next: open {path / 'report' / 'index.html'}")
+
+
+def _keep_report(validation: "CrossValidation") -> None:
+    """In MLflow, of each target."""
+    from mammo_pd.cli.evaluate import keep_in_mlflow
+
+    report = validation.path / "report"
+    for page in sorted(report.rglob("index.html")):
+        keep_in_mlflow(validation.path.parent, validation.info.mlflow_run_id, page.parent, report)
 
 
 def _this_program() -> tuple[str, ...]:

@@ -93,9 +93,15 @@ def evaluate(
             for target in targets:
                 metrics = _report_on(scored, out / target, choices, target)
                 print(f"{target}\n{summary_table(metrics)}\n")
+                if len(chosen) == 1:
+                    run = chosen[0]
+                    keep_in_mlflow(run.path.parent, run.info.mlflow_run_id, out / target, out)
             print(f"wrote {out}: a report in a folder of its own for each of {', '.join(targets)}")
             return
         metrics = _report_on(scored, out, choices)
+        if len(chosen) == 1:
+            run = chosen[0]
+            keep_in_mlflow(run.path.parent, run.info.mlflow_run_id, out, out)
     print(summary_table(metrics))
     print(f"\nwrote {out}: index.html, metrics.json, predictions, ROC and PR curves")
     print(f"next: open {out / 'index.html'}")
@@ -147,6 +153,17 @@ def _report_on(
         thumbnail=pictures,
         **choices,
     )
+
+
+def keep_in_mlflow(runs: Path, mlflow_run_id: str | None, report: Path, whole: Path) -> None:
+    """Keep a report, or that of one target within the whole, beside its run; a failure is said."""
+    from mammo_pd.tracking import keep_report
+
+    if mlflow_run_id is not None:
+        folder = Path("report") / report.relative_to(whole)
+        problem = keep_report(runs, mlflow_run_id, report, folder.as_posix())
+        if problem is not None:
+            print(f"warning: {problem}")
 
 
 def only_target(table: "pd.DataFrame", objective: "Objective", target: str) -> "pd.DataFrame":

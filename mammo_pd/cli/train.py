@@ -75,8 +75,10 @@ def train(
         raise KeyboardInterrupt(again) from None
     if folder is None:
         return  # only the first of several processes reports
+    from mammo_pd.tracking import page_of_runs
+
     print(f"\nwrote {folder}: best.safetensors, last.safetensors, history.csv, config.yaml")
-    print(f"metrics: mlflow ui --backend-store-uri sqlite:///{folder.parent / 'mlflow.db'}")
+    print(f"metrics: {page_of_runs(folder.parent)}")
     print(f"next: mammo-pd evaluate {folder}")
 
 

@@ -4,6 +4,7 @@ It knows the objective and the backbone by their protocols alone. Everything ran
 (seed, epoch, image), so a resumed run equals an unbroken one.
 """
 
+import hashlib
 import math
 import resource
 import time
@@ -23,7 +24,7 @@ from mammo_pd.errors import InputError
 from mammo_pd.files import write_text
 from mammo_pd.patches.sampler import Kept
 from mammo_pd.terms import Split
-from mammo_pd.tracking import MlflowRun, NoTracking, Tracker
+from mammo_pd.tracking import MlflowRun, NoTracking, TrackedDataset, Tracker
 from mammo_pd.training.averaging import WeightAverage
 from mammo_pd.training.batch_size import DoesNotFitError
 from mammo_pd.training.checkpoint import load_state, load_weights, save_state, save_weights
@@ -35,6 +36,8 @@ from mammo_pd.training.scoring import score_batches
 from mammo_pd.training.setup import RunSetup
 from mammo_pd.training.step import TrainingStep, can_fuse, image_keys
 
+# By name alone: what reads a finished model lies above what trains it.
+_LOADER = "mammo_pd.inference.mlflow_model"
 # A training loss above this share of a constant score's is no progress.
 _STANDSTILL = 0.98
 # Reading the loss waits for the device, so it is read this seldom.
@@ -79,12 +82,15 @@ def _fit_tracked(setup: RunSetup, run: RunFolder) -> list[dict[str, float]]:
     ) as tracker:
         run = run.update(mlflow_run_id=tracker.run_id)
         _describe(setup, tracker)
-        history = _fit(setup, run, tracker)
+        with tracker.watching_the_machine():
+            history = _fit(setup, run, tracker)
         of_best = _score_best(setup, run)
         tracker.log({f"best_{name}": value for name, value in of_best.items()}, step=0)
         table = pd.DataFrame(history).to_csv(index=False)
         write_text(run.history, table)
         tracker.keep("history.csv", table)
+        if setup.objective.score_columns:
+            tracker.keep_model(run.best, loader=_LOADER, outputs=setup.objective.score_columns)
     run.update(finished=timestamp(), validation=of_best)
     setup.say(_best_line(best_epoch(history, setup.objective), of_best, setup.objective.monitor))
     return history
@@ -393,6 +399,26 @@ def _describe(setup: RunSetup, tracker: MlflowRun) -> None:
         },
     )
     tracker.keep("config.yaml", dump_config(config))
+    tracker.use(_tracked_datasets(setup))
+
+
+def _tracked_datasets(setup: RunSetup) -> list[TrackedDataset]:
+    """The images of the split's parts, by hashes and counts."""
+    cohort = setup.cohort
+    fold = "" if cohort.fold is None else f", fold {cohort.fold}"
+    # Another fold, or other labels, make other data sets of one split.
+    digest = hashlib.sha256(f"{cohort.split.hash}{fold}{setup.labels_hash}".encode()).hexdigest()
+    counts = ModelCard.of(setup).counts
+    return [
+        TrackedDataset(
+            name=f"{cohort.split.name}{fold}: {part}",
+            digest=digest,
+            context=context,
+            source={"store_fingerprint": cohort.fingerprint, "split_hash": cohort.split.hash},
+            profile=counts[part],
+        )
+        for part, context in ((Split.TRAIN, "training"), (Split.VAL, "validation"))
+    ]
 
 
 def _mix_seed(seed: int, epoch: int, rank: int) -> int:

@@ -10,14 +10,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from mlflow import MlflowClient
 from safetensors.torch import load_file
 
 from mammo_pd.backbones.base import Backbone
 from mammo_pd.backbones.build import build_backbone
+from mammo_pd.cli.app import main
 from mammo_pd.cli.evaluate import context_of
 from mammo_pd.config import RunConfig, load_config
 from mammo_pd.data.dataset import MammogramDataset
@@ -109,6 +112,64 @@ def test_mlflow_has_parameters_metrics_and_hashes(run: Path) -> None:
     counts = dict(steps)
     assert counts["val_auc_image"] == 4
     assert counts["step_loss"] >= 4
+
+
+def client_of(run: Path) -> MlflowClient:
+    return MlflowClient(f"sqlite:///{run.parent / 'mlflow.db'}")
+
+
+def test_mlflow_lists_the_data_that_a_run_used(run: Path) -> None:
+    info = RunFolder.open(run).info
+    assert info.mlflow_run_id is not None
+    inputs = client_of(run).get_run(info.mlflow_run_id).inputs.dataset_inputs
+    used = {one.tags[0].value: one.dataset for one in inputs}
+    assert used.keys() == {"training", "validation"}
+    scored = pd.read_csv(scored_of(run).file)
+    images = (scored["split"] == "val").sum()
+    assert json.loads(used["validation"].profile)["images"] == images
+    assert info.split_hash in used["training"].source
+    assert used["training"].digest == used["validation"].digest
+    for dataset in used.values():
+        assert info.store not in f"{dataset.name}{dataset.source}{dataset.profile}"
+
+
+def test_model_in_mlflow_gives_the_scores_of_the_run(run: Path, phantom_store: Path) -> None:
+    """Loaded from MLflow alone, and called on what the store holds."""
+    info = RunFolder.open(run).info
+    client = client_of(run)
+    (output,) = client.get_run(info.mlflow_run_id).outputs.model_outputs
+    mlflow.set_tracking_uri(f"sqlite:///{run.parent / 'mlflow.db'}")
+    try:
+        model = mlflow.pyfunc.load_model(f"models:/{output.model_id}")
+    finally:
+        mlflow.set_tracking_uri(None)
+    table = scored_of(run).table.set_index("image_id")["score"]
+    paths = open_store(phantom_store)
+    rows = read_manifest(paths.manifest)
+    dataset = MammogramDataset(paths, rows[rows["image_id"].isin(table.index)], info.img_size)
+    for row, image_id in list(enumerate(dataset.image_ids))[:3]:
+        batch = dataset.read([row])
+        shape = (1, int(batch.heights), int(batch.widths))
+        pixels = batch.pixels.numpy().view(np.uint16).reshape(shape)
+        assert model.predict(pixels).shape == (1, 1)
+        assert model.predict(pixels).item() == pytest.approx(table[image_id], abs=1e-5)
+    assert model.metadata.signature.outputs.inputs[0].shape == (-1, 1)
+
+
+def test_report_is_kept_beside_its_run(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(run), "--resamples", "200"]) == 0
+    assert "not in MLflow" not in capsys.readouterr().out
+    info = RunFolder.open(run).info
+    kept = {file.path for file in client_of(run).list_artifacts(info.mlflow_run_id, "report")}
+    assert {"report/index.html", "report/metrics.json", "report/roc.png"} <= kept
+    # Not what has a row for each image or patient.
+    assert not any("predictions" in path or "errors" in path for path in kept)
+    # A server that is away costs a warning.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file://{run / 'run.json'}")
+    assert main(["evaluate", str(run), "--resamples", "200"]) == 0
+    assert "the report is not in MLflow" in capsys.readouterr().out
 
 
 class KilledError(Exception):

@@ -1,0 +1,78 @@
+"""A checkpoint as MLflow loads it: ``mlflow.pyfunc.load_model`` calls `_load_pyfunc`."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mammo_pd.backbones.build import build_backbone
+from mammo_pd.batch import ImageBatch
+from mammo_pd.config import RunConfig
+from mammo_pd.errors import InputError
+from mammo_pd.inference.score import IMAGES_AT_ONCE
+from mammo_pd.patches.sampler import PatchSampler
+from mammo_pd.training.checkpoint import load_weights
+from mammo_pd.training.model_card import CheckpointHeader
+from mammo_pd.training.objectives import build_objective
+from mammo_pd.training.scoring import score_batches
+
+
+class ScoringModel:
+    """Scores images as `mammo_pd.inference.predict` does, from a checkpoint's file alone.
+
+    Args:
+        checkpoint: a run's best.safetensors.
+
+    Raises:
+        InputError: not a checkpoint, or one of a version that did not say what it is.
+    """
+
+    def __init__(self, checkpoint: Path) -> None:
+        card = CheckpointHeader.read(checkpoint).card
+        if card is None:
+            raise InputError(
+                f"{checkpoint} was made by an earlier version, and does not say what model it is "
+                "of; train again, or score its run: mammo-pd evaluate RUN"
+            )
+        config = RunConfig.model_validate(card.config)
+        self._objective = build_objective(config.training)
+        backbone = build_backbone(
+            card.model,
+            card.img_size,
+            num_outputs=self._objective.num_outputs,
+            global_pool=config.model.global_pool,
+        )
+        model = self._objective.build_model(backbone)
+        load_weights(checkpoint, model, backbone.timm_model)
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._model = model.eval().to(self._device)
+        self._sampler = PatchSampler(
+            card.img_size, backbone.patch_size, normalization=card.normalization
+        )
+
+    def predict(
+        self, model_input: npt.NDArray[np.uint16], params: dict[str, Any] | None = None
+    ) -> npt.NDArray[np.float64]:
+        """Score images on all their patches.
+
+        Args:
+            model_input: (B, height, width) uint16 as a store has them: cropped to the breast, air
+                0, the chest wall on the left; of any one size, which is scaled to the model's.
+            params: MLflow's; there are none.
+
+        Returns:
+            (B, T) scores.
+        """
+        starts = range(0, len(model_input), IMAGES_AT_ONCE)
+        batches = [
+            ImageBatch.from_images(list(model_input[start : start + IMAGES_AT_ONCE]))
+            for start in starts
+        ]
+        found = score_batches(self._model, self._sampler, self._objective, batches, self._device)
+        return np.concatenate([scores.cpu().numpy() for _, scores in found])
+
+
+def _load_pyfunc(path: str) -> ScoringModel:
+    return ScoringModel(Path(path))
