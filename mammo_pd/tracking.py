@@ -273,8 +273,8 @@ def keep_report(runs: Path, mlflow_run_id: str, report: Path, folder: str = "rep
             # A run of a cross-validation, whose report is kept beside the whole.
             return None
         files.append(report / "index.html")
-    client = MlflowClient(uri)
     try:
+        client = MlflowClient(uri)
         for file in files:
             client.log_artifact(mlflow_run_id, str(file), folder)
     except (MlflowException, OSError) as error:
