@@ -1,6 +1,7 @@
 """MLflow, the only place that imports it: a local SQLite store by default."""
 
 import contextlib
+import fcntl
 import getpass
 import json
 import logging
@@ -8,6 +9,7 @@ import os
 import subprocess
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -73,6 +75,9 @@ class MlflowRun:
     ) -> None:
         # MLflow reports its use over the network unless told not to.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        # By default it asks a server that is away for many minutes, and the GPU waits.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         # The first call makes the database by a hundred migrations, each logged.
         logging.getLogger("alembic").setLevel(logging.WARNING)
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
@@ -82,6 +87,8 @@ class MlflowRun:
         runs.mkdir(parents=True, exist_ok=True)
         local = _local_uri(runs)
         self.uri = tracking_uri(runs)
+        if self.uri == local:
+            _make_database(runs)
         self._client = MlflowClient(self.uri)
         experiment = self._client.get_experiment_by_name(EXPERIMENT)
         if experiment is not None:
@@ -144,13 +151,13 @@ class MlflowRun:
                 "without --resume."
             ) from error
 
-    def log(self, metrics: dict[str, float], step: int) -> None:
-        """Log metrics of one step or epoch."""
+    def log(self, metrics: dict[str, float], step: int, *, milliseconds: int | None = None) -> None:
+        """Log metrics of one step or epoch, as of now or of a time in ms since 1970."""
         from mlflow.entities import Metric
 
-        now = int(time.time() * 1000)
+        at = milliseconds or int(time.time() * 1000)
         self._client.log_batch(
-            self.run_id, metrics=[Metric(name, value, now, step) for name, value in metrics.items()]
+            self.run_id, metrics=[Metric(name, value, at, step) for name, value in metrics.items()]
         )
 
     def keep(self, name: str, text: str) -> None:
@@ -220,7 +227,9 @@ class MlflowRun:
         model = self._client.create_logged_model(
             run.info.experiment_id, name="model", source_run_id=self.run_id
         )
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+            # It asks for an example of the input, which would be somebody's mammogram.
+            warnings.simplefilter("ignore")
             path = Path(folder) / "model"
             save_model(
                 path,
@@ -296,6 +305,25 @@ def page_of_runs(runs: Path) -> str:
 
 def _local_uri(runs: Path) -> str:
     return f"sqlite:///{(runs / _DATABASE).resolve()}"
+
+
+def _make_database(runs: Path) -> None:
+    """Make MLflow's database, whole or not at all; several processes may begin together."""
+    from mlflow import MlflowClient
+
+    if (runs / _DATABASE).exists():
+        return
+    with (runs / f".{_DATABASE}.lock").open("w") as lock:
+        # A file system without locks has one process at a time, as far as we can tell.
+        with contextlib.suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if (runs / _DATABASE).exists():
+            return
+        for leftover in runs.glob(f".{_DATABASE}.new*"):
+            leftover.unlink()
+        beside = runs / f".{_DATABASE}.new"
+        MlflowClient(f"sqlite:///{beside.resolve()}").search_experiments(max_results=1)
+        beside.rename(runs / _DATABASE)
 
 
 def _origin() -> dict[str, str]:

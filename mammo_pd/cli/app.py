@@ -24,6 +24,7 @@ COMMANDS = (
     "evaluate",
     "compare",
     "show",
+    "sync",
     "bench",
     "budget",
     "demo",

@@ -24,10 +24,11 @@ from mammo_pd.errors import InputError
 from mammo_pd.files import write_text
 from mammo_pd.patches.sampler import Kept
 from mammo_pd.terms import Split
-from mammo_pd.tracking import MlflowRun, NoTracking, TrackedDataset, Tracker
+from mammo_pd.tracking import NoTracking, TrackedDataset, Tracker
 from mammo_pd.training.averaging import WeightAverage
 from mammo_pd.training.batch_size import DoesNotFitError
 from mammo_pd.training.checkpoint import load_state, load_weights, save_state, save_weights
+from mammo_pd.training.journal import Journal
 from mammo_pd.training.model_card import ModelCard, without_paths
 from mammo_pd.training.objectives import Objective
 from mammo_pd.training.optimizer import backbone_parameters, parameter_groups
@@ -36,8 +37,6 @@ from mammo_pd.training.scoring import score_batches
 from mammo_pd.training.setup import RunSetup
 from mammo_pd.training.step import TrainingStep, can_fuse, image_keys
 
-# By name alone: what reads a finished model lies above what trains it.
-_LOADER = "mammo_pd.inference.mlflow_model"
 # A training loss above this share of a constant score's is no progress.
 _STANDSTILL = 0.98
 # Reading the loss waits for the device, so it is read this seldom.
@@ -73,14 +72,7 @@ def fit(setup: RunSetup, run: RunFolder) -> list[dict[str, float]]:
 
 
 def _fit_tracked(setup: RunSetup, run: RunFolder) -> list[dict[str, float]]:
-    info = run.info
-    with MlflowRun(
-        run.path.parent,
-        run.path.name,
-        info.mlflow_run_id,
-        parent_run_id=info.mlflow_parent_run_id,
-    ) as tracker:
-        run = run.update(mlflow_run_id=tracker.run_id)
+    with Journal(run, setup.say) as tracker:
         _describe(setup, tracker)
         with tracker.watching_the_machine():
             history = _fit(setup, run, tracker)
@@ -90,8 +82,8 @@ def _fit_tracked(setup: RunSetup, run: RunFolder) -> list[dict[str, float]]:
         write_text(run.history, table)
         tracker.keep("history.csv", table)
         if setup.objective.score_columns:
-            tracker.keep_model(run.best, loader=_LOADER, outputs=setup.objective.score_columns)
-    run.update(finished=timestamp(), validation=of_best)
+            tracker.keep_model(setup.objective.score_columns)
+    tracker.run.update(finished=timestamp(), validation=of_best)
     setup.say(_best_line(best_epoch(history, setup.objective), of_best, setup.objective.monitor))
     return history
 
@@ -381,7 +373,7 @@ class _AsyncLosses:
         self._report(sum(losses) / len(losses), number, rate)
 
 
-def _describe(setup: RunSetup, tracker: MlflowRun) -> None:
+def _describe(setup: RunSetup, tracker: Journal) -> None:
     """Log to MLflow what the run was made with; its metrics follow."""
     config = without_paths(setup.config)
     tracker.describe(

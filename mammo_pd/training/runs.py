@@ -7,6 +7,7 @@ history.csv           one row per epoch
 best.safetensors      weights of the best epoch, under timm's names
 last.safetensors      everything that training needs to go on
 predictions.csv       of evaluate; predictions.json says of which weights and images
+tracking.jsonl        what MLflow is told; tracking.json says how much of it each MLflow has
 """
 
 import json
@@ -159,6 +160,16 @@ class RunFolder:
         """Which weights and images that is of."""
         return self.path / "predictions.json"
 
+    @property
+    def journal(self) -> Path:
+        """What MLflow is told."""
+        return self.path / "tracking.jsonl"
+
+    @property
+    def journal_state(self) -> Path:
+        """How much of that each MLflow has."""
+        return self.path / "tracking.json"
+
     def create(self) -> None:
         """Write the folder; from here on the run can be resumed, if only from its start."""
         self.path.mkdir(parents=True)
@@ -179,6 +190,8 @@ class RunFolder:
         """
         (self.path / "config.yaml").unlink(missing_ok=True)
         (self.path / "run.json").unlink(missing_ok=True)
+        self.journal.unlink(missing_ok=True)
+        self.journal_state.unlink(missing_ok=True)
         self.path.rmdir()
 
     def refuse_resuming_on(self, cohort: Cohort, labels_hash: str) -> None:

@@ -59,7 +59,7 @@ class Log:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.steps: list[tuple[int, dict[str, float]]] = []
 
-        def log(_: MlflowRun, metrics: dict[str, float], step: int) -> None:
+        def log(_: MlflowRun, metrics: dict[str, float], step: int, **__: object) -> None:
             self.steps.append((step, metrics))
 
         monkeypatch.setattr(MlflowRun, "log", log)
