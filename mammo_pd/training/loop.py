@@ -184,15 +184,22 @@ def _make_step(
 
 def best_epoch(history: list[dict[str, float]], objective: Objective) -> int:
     """The epoch, from 1, that the objective's monitor chooses; the last of equals."""
-    sign = -1 if objective.monitor.endswith("loss") else 1
-    values = [sign * metrics[objective.monitor] for metrics in history]
+    values = _monitored(history, objective)
     return len(values) - int(np.argmax(values[::-1]))
+
+
+def _monitored(history: list[dict[str, float]], objective: Objective) -> list[float]:
+    """The monitor's values, larger being better."""
+    sign = -1 if objective.monitor.endswith("loss") else 1
+    return [sign * metrics[objective.monitor] for metrics in history]
 
 
 def _is_stale(history: list[dict[str, float]], objective: Objective, patience: int | None) -> bool:
     if patience is None or not history:
         return False
-    return len(history) - best_epoch(history, objective) >= patience
+    # The first of equals: no change is no improvement.
+    first_best = int(np.argmax(_monitored(history, objective))) + 1
+    return len(history) - first_best >= patience
 
 
 def _score_best(setup: RunSetup, run: RunFolder) -> dict[str, float]:

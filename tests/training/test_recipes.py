@@ -282,14 +282,11 @@ def test_training_stops_where_nothing_gets_better(phantom_store: Path, tmp_path:
         said,
         training__epochs=40,
         training__lr=1e-12,
-        training__ema_decay=0.5,
         training__patience=2,
-        training__monitor="val_loss",
     )
-    history = pd.read_csv(run.history)
-    assert len(history) < 40
+    # The order of the scores stays as it is, and no change is no improvement.
+    assert len(pd.read_csv(run.history)) == 3
     assert any("no better epoch in the last 2" in line for line in said)
-    assert history["val_loss"].idxmin() <= len(history) - 3
 
 
 def test_run_that_learns_nothing_says_so_once(phantom_store: Path, tmp_path: Path) -> None:
