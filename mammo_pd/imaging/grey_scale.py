@@ -13,7 +13,8 @@ from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_modality_lut, apply_windowing
 
 from mammo_pd.errors import ImageError
-from mammo_pd.imaging.header import functional_group, integer, items, numbers, text, value
+from mammo_pd.imaging.header import functional_group, integer, items, numbers, text
+from mammo_pd.imaging.lut import read_lut
 from mammo_pd.imaging.raster import stored_depth
 from mammo_pd.terms import Reason, VoiPolicy
 
@@ -30,7 +31,8 @@ class GreyImage:
         full_range: (H, W) uint16, the same without the value-of-interest step, so that nothing is
             clipped; the breast is searched in it. It is ``pixels`` itself where there was no such
             step.
-        voi_applied: ``lut``, ``window:FUNCTION`` or ``full_range``.
+        voi_applied: ``lut``, ``window:FUNCTION`` or ``full_range``; a table that departs from its
+            own descriptor is ``lut:holds_12_of_16_bits`` or ``lut:holds_5000_of_4096_entries``.
     """
 
     pixels: np.ndarray
@@ -154,12 +156,8 @@ def _stored_range(header: Dataset) -> tuple[int, int]:
 
 
 def _apply_modality(stored: np.ndarray, header: Dataset) -> np.ndarray:
-    table = items(header, "ModalityLUTSequence")
-    if table:
-        # pydicom indexes the table with the values themselves, which therefore must be integers.
-        module = Dataset()
-        module.ModalityLUTSequence = [_readable_lut(table[0], header)]
-        return apply_modality_lut(stored.astype(np.int64), module).astype(np.float64)
+    for table in items(header, "ModalityLUTSequence")[:1]:
+        return read_lut(table, header, _stored_range(header)).apply(stored)
     for holder in _with_frames_own(header, "PixelValueTransformationSequence"):
         slope, intercept = numbers(holder, "RescaleSlope"), numbers(holder, "RescaleIntercept")
         if slope and intercept and slope[0] != 0:
@@ -175,7 +173,9 @@ def _apply_voi(
     if policy in (VoiPolicy.AUTO, VoiPolicy.LUT):
         for holder in _with_frames_own(header, "FrameVOILUTSequence"):
             for table in items(holder, "VOILUTSequence")[:1]:
-                return _apply_voi_lut(values, _readable_lut(table, header)), "lut"
+                lut = read_lut(table, header, (float(ends.min()), float(ends.max())))
+                grey = lut.apply(values) * (WHITE / (2**lut.depth - 1))
+                return grey, ":".join(("lut", *lut.oddities))
         if policy == VoiPolicy.LUT:
             raise ImageError(
                 Reason.NO_VOI, "The header has no VOI LUT Sequence, as --voi requires."
@@ -188,43 +188,6 @@ def _apply_voi(
             raise ImageError(Reason.NO_VOI, "The header has no usable window, as --voi requires.")
     low, high = float(ends.min()), float(ends.max())
     return np.clip((values - low) / (high - low), 0, 1) * WHITE, "full_range"
-
-
-def _apply_voi_lut(values: np.ndarray, table: Dataset) -> np.ndarray:
-    # Not pydicom's apply_voi: it indexes with the table's own type, so an 8-bit table of more
-    # than 256 entries silently gives wrong values; and a rescale can leave fractions.
-    entries, first, depth = table.LUTDescriptor
-    data = np.asarray(table.LUTData, dtype=np.float64)
-    grey = data[np.clip(np.rint(values) - first, 0, entries - 1).astype(np.intp)]
-    # Some descriptors give fewer bits than the entries use.
-    depth = max(depth, int(data.max()).bit_length())
-    return np.asarray(grey * (WHITE / (2**depth - 1)))
-
-
-def _readable_lut(item: Dataset, header: Dataset) -> Dataset:
-    """A copy of a LUT item, its data decoded to as many integers as its descriptor says.
-
-    Raises:
-        ImageError: the item is damaged.
-    """
-    descriptor = [int(entry) for entry in numbers(item, "LUTDescriptor")]
-    data = value(item, "LUTData")
-    if len(descriptor) != 3 or data is None:
-        raise ImageError(Reason.UNREADABLE, "A look-up table of the header is incomplete.")
-    entries, first, depth = descriptor[0] or 2**16, descriptor[1], descriptor[2]
-    if isinstance(data, bytes):
-        little = header.file_meta.TransferSyntaxUID.is_little_endian
-        width = 1 if len(data) < 2 * entries else 2
-        data = np.frombuffer(data, dtype=f"{'<' if little else '>'}u{width}").tolist()
-    if len(data) < entries or not 1 <= depth <= 16:
-        raise ImageError(Reason.UNREADABLE, "A look-up table of the header is incomplete.")
-    if integer(header, "PixelRepresentation") == 1 and first >= 2**15:
-        first -= 2**16  # the first mapped value is signed if the pixels are
-    readable = Dataset()
-    readable.add_new("LUTDescriptor", "SS", [0 if entries == 2**16 else entries, first, depth])
-    readable.add_new("LUTData", "US", [int(entry) for entry in data[:entries]])
-    readable.LUTDescriptor = [entries, first, depth]
-    return readable
 
 
 def _first_window(header: Dataset) -> Dataset | None:

@@ -84,7 +84,8 @@ def test_a_spot_view_goes_by_its_tag(tmp_path):
 
 def test_a_table_that_starts_beyond_its_type_is_not_warned_about(tmp_path):
     table = Dataset()
-    table.LUTDescriptor, table.LUTData = [16, 40000, 16], bytes(range(32))
+    ramp = np.linspace(0, 65535, 3000).astype("<u2").tobytes()
+    table.LUTDescriptor, table.LUTData = [3000, 65436, 16], ramp
     path = write_breast(tmp_path / "a.dcm", VOILUTSequence=[table])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
