@@ -177,6 +177,16 @@ def _print_summary(summary: "PreprocessSummary", *, has_table: bool) -> None:
             summary.for_processing,
             "the image is FOR PROCESSING, not for display (presentation_intent)",
         ),
+        (
+            summary.odd_headers,
+            "a number of the grey scale in the header was mended or ignored (voi_applied)",
+        ),
     ):
         if count:
             print(f"warning: in {count} of {summary.ok} usable images {what}; see the manifest")
+    for machine, kinds in summary.mixed_voi.items():
+        shares = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+        print(
+            f"warning: images of {machine} do not share one kind of grey scale ({shares}; "
+            "voi_applied), which a model can learn in place of the disease; see --voi"
+        )

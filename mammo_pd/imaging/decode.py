@@ -40,6 +40,9 @@ _DECODER_ORDER = (
     "pillow",
 )
 
+# Always lossy, where the others may hold a lossless stream.
+_DCT_SYNTAXES = frozenset({uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit})
+
 LOSSY_SYNTAXES = frozenset(
     {
         uid.JPEGBaseline8Bit,
@@ -235,6 +238,7 @@ def _check_pixels(dataset: Dataset) -> tuple[int, int]:
 
 def _decode_native(dataset: Dataset, frame: int) -> StoredValues:
     options: Any = {"allow_excess_frames": False}
+    _refuse_excess(dataset)
     try:
         values, _ = _decoder(dataset).as_array(dataset, index=frame, **options)
     except (Exception, MemoryError) as error:
@@ -247,6 +251,22 @@ def _decode_native(dataset: Dataset, frame: int) -> StoredValues:
             sentence = "The pixel data are shorter than the header says; the file may be cut off."
         raise ImageError(reason, sentence) from error
     return StoredValues(values, "pydicom")
+
+
+def _refuse_excess(dataset: Dataset) -> None:
+    """Refuse pixel data that hold rows more than the header says: of which frame would they be?"""
+    rows, columns = integer(dataset, "Rows") or 0, integer(dataset, "Columns") or 0
+    bits = integer(dataset, "BitsAllocated") or 16
+    expected = (rows * columns * bits * number_of_frames(dataset) + 7) // 8
+    data = value(dataset, "PixelData")
+    found = len(data) if isinstance(data, bytes) else 0
+    # Some writers pad to whole blocks.
+    if found - expected >= max(2, columns * bits // 8) and expected:
+        raise ImageError(
+            Reason.HEADER_CONTRADICTS,
+            f"The header says {rows} x {columns} pixels of {bits} bits, {expected} bytes; the "
+            f"pixel data are {found}.",
+        )
 
 
 def _decode_encapsulated(dataset: Dataset, frame: int, rows: int, columns: int) -> StoredValues:
@@ -325,6 +345,14 @@ def _check_codestream(dataset: Dataset, frame: bytes, rows: int, columns: int) -
     if size.kind != "jpeg_xl" and not is_whole(frame):
         raise ImageError(
             Reason.DECODE_FAILED, "The pixel data have no end marker; the file may be cut off."
+        )
+    bits_stored = integer(dataset, "BitsStored") or 16
+    if syntax in _DCT_SYNTAXES and size.precision < bits_stored:
+        # Of a lossless stream the header may well say more: nothing is lost. This one was made
+        # anew, and its values are not on the scale that the header's window is on.
+        raise ImageError(
+            Reason.HEADER_CONTRADICTS,
+            f"The header says {bits_stored} bits, the lossy codestream holds {size.precision}.",
         )
     if size.precision > bits_allocated:
         raise ImageError(

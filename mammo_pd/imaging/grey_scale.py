@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_modality_lut, apply_windowing
 
 from mammo_pd.errors import ImageError
-from mammo_pd.imaging.header import functional_group, integer, items, numbers, text
+from mammo_pd.imaging.header import functional_group, integer, items, readable_numbers, text
 from mammo_pd.imaging.lut import read_lut
 from mammo_pd.imaging.raster import stored_depth
 from mammo_pd.terms import Reason, VoiPolicy
@@ -31,8 +31,10 @@ class GreyImage:
         full_range: (H, W) uint16, the same without the value-of-interest step, so that nothing is
             clipped; the breast is searched in it. It is ``pixels`` itself where there was no such
             step.
-        voi_applied: ``lut``, ``window:FUNCTION`` or ``full_range``; a table that departs from its
-            own descriptor is ``lut:holds_12_of_16_bits`` or ``lut:holds_5000_of_4096_entries``.
+        voi_applied: ``lut``, ``window:FUNCTION`` or ``full_range``, and behind a colon what was not
+            as it should be: a table that departs from its own descriptor
+            (``lut:holds_12_of_16_bits``), or attributes that were mended or ignored
+            (``window:LINEAR:no_number_in_WindowCenter``, ``full_range:unusable_WindowWidth``).
     """
 
     pixels: np.ndarray
@@ -81,7 +83,8 @@ def apply_grey_scale(
         return _look_up(table, index), voi_applied
 
     pixels, voi_applied = look_up(policy)
-    full_range = pixels if voi_applied == "full_range" else look_up(VoiPolicy.RAW)[0]
+    is_full_range = voi_applied.partition(":")[0] == "full_range"
+    full_range = pixels if is_full_range else look_up(VoiPolicy.RAW)[0]
     return GreyImage(pixels, full_range, voi_applied)
 
 
@@ -138,9 +141,11 @@ def _presentation_values(
     """Presentation values (float64, 0..65535) of stored values, and which VOI was applied."""
     # The ends of the stored range take the same way, since a rescale or LUT moves them too.
     low, high = _stored_range(header)
-    modality = _apply_modality(np.concatenate([stored, [low, high]]), header)
+    notes: list[str] = []
+    modality = _apply_modality(np.concatenate([stored, [low, high]]), header, notes)
     of_interest, ends = modality[:-2], modality[-2:]
-    grey, voi_applied = _apply_voi(of_interest, ends, header, policy)
+    grey, voi_applied = _apply_voi(of_interest, ends, header, policy, notes)
+    voi_applied = ":".join((voi_applied, *dict.fromkeys(notes)))
     inverse = (
         text(header, "PhotometricInterpretation") == "MONOCHROME1"
         or text(header, "PresentationLUTShape") == "INVERSE"
@@ -155,33 +160,50 @@ def _stored_range(header: Dataset) -> tuple[int, int]:
     return 0, 2**bits - 1
 
 
-def _apply_modality(stored: np.ndarray, header: Dataset) -> np.ndarray:
+def _apply_modality(stored: np.ndarray, header: Dataset, notes: list[str]) -> np.ndarray:
     for table in items(header, "ModalityLUTSequence")[:1]:
-        return read_lut(table, header, _stored_range(header)).apply(stored)
+        lut = read_lut(table, header, _stored_range(header))
+        notes.extend(lut.oddities)
+        return lut.apply(stored)
     for holder in _with_frames_own(header, "PixelValueTransformationSequence"):
-        slope, intercept = numbers(holder, "RescaleSlope"), numbers(holder, "RescaleIntercept")
-        if slope and intercept and slope[0] != 0:
+        slope = _first_number(holder, "RescaleSlope", notes)
+        intercept = _first_number(holder, "RescaleIntercept", notes)
+        if slope == 0:
+            notes.append("unusable_RescaleSlope")
+        elif slope is not None and intercept is not None:
             module = Dataset()
-            module.RescaleSlope, module.RescaleIntercept = slope[0], intercept[0]
+            module.RescaleSlope, module.RescaleIntercept = slope, intercept
             return apply_modality_lut(stored, module)
     return stored
 
 
+def _first_number(header: Dataset, keyword: str, notes: list[str]) -> float | None:
+    read, is_clean = readable_numbers(header, keyword)
+    if not is_clean:
+        notes.append(f"no_number_in_{keyword}")
+    return next((entry for entry in read if entry is not None), None)
+
+
 def _apply_voi(
-    values: np.ndarray, ends: np.ndarray, header: Dataset, policy: VoiPolicy
+    values: np.ndarray,
+    ends: np.ndarray,
+    header: Dataset,
+    policy: VoiPolicy,
+    notes: list[str],
 ) -> tuple[np.ndarray, str]:
     if policy in (VoiPolicy.AUTO, VoiPolicy.LUT):
         for holder in _with_frames_own(header, "FrameVOILUTSequence"):
             for table in items(holder, "VOILUTSequence")[:1]:
                 lut = read_lut(table, header, (float(ends.min()), float(ends.max())))
                 grey = lut.apply(values) * (WHITE / (2**lut.depth - 1))
-                return grey, ":".join(("lut", *lut.oddities))
+                notes.extend(lut.oddities)
+                return grey, "lut"
         if policy == VoiPolicy.LUT:
             raise ImageError(
                 Reason.NO_VOI, "The header has no VOI LUT Sequence, as --voi requires."
             )
     if policy in (VoiPolicy.AUTO, VoiPolicy.WINDOW):
-        window = _first_window(header)
+        window = _first_window(header, notes)
         if window is not None:
             return apply_windowing(values, window), f"window:{window.VOILUTFunction}"
         if policy == VoiPolicy.WINDOW:
@@ -190,23 +212,47 @@ def _apply_voi(
     return np.clip((values - low) / (high - low), 0, 1) * WHITE, "full_range"
 
 
-def _first_window(header: Dataset) -> Dataset | None:
-    """The first window as a VOI module whose output range is 0..65535; None where unusable."""
+def _first_window(header: Dataset, notes: list[str]) -> Dataset | None:
+    """The first usable window as a VOI module whose output range is 0..65535; None without one."""
     for holder in _with_frames_own(header, "FrameVOILUTSequence"):
-        center, width = numbers(holder, "WindowCenter"), numbers(holder, "WindowWidth")
         function = (text(holder, "VOILUTFunction") or "LINEAR").upper()
-        if not center or not width or function not in _WINDOW_FUNCTIONS:
+        pairs = _windows(holder, notes)
+        if pairs and function not in _WINDOW_FUNCTIONS:
+            notes.append("unknown_VOILUTFunction")
             continue
         # A linear window of width 1 is a step; narrower ones are not allowed (C.11.2.1.2.1).
-        if width[0] < (1 if function == "LINEAR" else np.nextafter(0, 1)):
-            continue
-        window = Dataset()
-        window.PhotometricInterpretation = "MONOCHROME2"
-        window.BitsStored, window.PixelRepresentation = 16, 0
-        window.WindowCenter, window.WindowWidth = center[0], width[0]
-        window.VOILUTFunction = function
-        return window
+        narrowest = 1 if function == "LINEAR" else np.nextafter(0, 1)
+        for center, width in pairs:
+            if width < narrowest:
+                notes.append("unusable_WindowWidth")
+                continue
+            window = Dataset()
+            window.PhotometricInterpretation = "MONOCHROME2"
+            window.BitsStored, window.PixelRepresentation = 16, 0
+            window.WindowCenter, window.WindowWidth = center, width
+            window.VOILUTFunction = function
+            return window
     return None
+
+
+def _windows(holder: Dataset, notes: list[str]) -> list[tuple[float, float]]:
+    """(center, width) of the windows of which both can be read."""
+    centers, is_clean_center = readable_numbers(holder, "WindowCenter")
+    widths, is_clean_width = readable_numbers(holder, "WindowWidth")
+    for keyword, is_clean in (("WindowCenter", is_clean_center), ("WindowWidth", is_clean_width)):
+        if not is_clean:
+            notes.append(f"no_number_in_{keyword}")
+    pairs = [
+        (center, width)
+        for center, width in zip(centers, widths, strict=False)
+        if center is not None and width is not None
+    ]
+    if pairs:
+        return pairs
+    # As where one of the two begins with an empty value and the other does not.
+    center = next((entry for entry in centers if entry is not None), None)
+    width = next((entry for entry in widths if entry is not None), None)
+    return [] if center is None or width is None else [(center, width)]
 
 
 def _with_frames_own(header: Dataset, keyword: str) -> tuple[Dataset, ...]:

@@ -74,6 +74,12 @@ _MAMMOGRAPHY_SOP_CLASSES = frozenset(
 # Modalities under which digitised film and computed radiography of the breast are archived.
 _PROJECTION_MODALITIES = frozenset({"RG", "CR", "DX", "RF", "SC", "OT", "XA", "HC"})
 
+_DIGITS = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
+_NUMBER = re.compile(_DIGITS)
+_NUMBER_AND_UNIT = re.compile(rf"({_DIGITS})(?:\s*[^\W\d_]+|\s*%)?")
+_COMMA_NUMBER = re.compile(r"[+-]?[0-9]*,[0-9]+(\s*[^\W\d_]+)?")
+_MAYBE_THOUSANDS = re.compile(r"[+-]?[1-9][0-9]{0,2},[0-9]{3}(\s*[^\W\d_]+)?")
+
 
 @dataclass(frozen=True)
 class HeaderFields:
@@ -338,18 +344,32 @@ def text(header: Dataset, keyword: str) -> str | None:
     return stripped or None
 
 
-def numbers(header: Dataset, keyword: str) -> list[float]:
-    """The element's values as floats; empty where absent or any is not a finite number."""
+def readable_numbers(header: Dataset, keyword: str) -> tuple[list[float | None], bool]:
+    """The element's values as floats, as far as they can be read.
+
+    A decimal comma is read as a point, unless it may separate thousands, and a unit behind a number
+    is dropped.
+
+    Returns:
+        One entry for each value, None where it is no finite number, and whether every value was
+        written as the standard demands (PS3.5 6.2, DS). The list is empty where the element is
+        absent or empty.
+    """
     given = value(header, keyword)
-    if given is None:
-        return []
-    if isinstance(given, str) or not hasattr(given, "__iter__"):
+    if given is None or given == "":
+        return [], True
+    if isinstance(given, str | bytes) or not hasattr(given, "__iter__"):
         given = [given]
-    try:
-        converted = [float(entry) for entry in given]
-    except (TypeError, ValueError):
-        return []
-    return converted if all(abs(entry) < float("inf") for entry in converted) else []
+    written = [str(entry).replace("\0", "").strip() for entry in given]
+    read = [_read_number(entry) for entry in written]
+    return read, all(_NUMBER.fullmatch(entry) for entry in written) and None not in read
+
+
+def numbers(header: Dataset, keyword: str) -> list[float]:
+    """The element's values as floats; empty where absent or any cannot be read."""
+    read, _ = readable_numbers(header, keyword)
+    found = [entry for entry in read if entry is not None]
+    return found if len(found) == len(read) else []
 
 
 def integer(header: Dataset, keyword: str) -> int | None:
@@ -365,6 +385,14 @@ def items(header: Dataset, keyword: str) -> list[Dataset]:
         return [item for item in given or [] if isinstance(item, Dataset)]
     except Exception:  # a sequence is parsed only while it is walked
         return []
+
+
+def _read_number(written: str) -> float | None:
+    if _COMMA_NUMBER.fullmatch(written) and not _MAYBE_THOUSANDS.fullmatch(written):
+        written = written.replace(",", ".")
+    match = _NUMBER_AND_UNIT.fullmatch(written)
+    read = float(match[1]) if match else float("nan")
+    return read if abs(read) < float("inf") else None
 
 
 def _names_the_breast(header: Dataset) -> bool:

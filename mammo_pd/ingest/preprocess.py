@@ -66,6 +66,10 @@ class PreprocessSummary:
         burned_in: of the folder's ok images, those whose tag says that text is burned in.
         for_processing: of the folder's ok images, those whose Presentation Intent Type is FOR
             PROCESSING.
+        odd_headers: of the folder's ok images, those whose grey scale rests on header values that
+            were mended or ignored.
+        mixed_voi: machines (manufacturer and model) of whose ok images some have one kind of
+            value-of-interest transformation and some another, with the count of each kind.
         closed_folders: folders that could not be listed.
         details: one example for each reason: image_id and sentence. Never a file's name, which can
             be a patient's name or an image's UID: what is printed ends up in logs.
@@ -84,6 +88,8 @@ class PreprocessSummary:
     wrong_side: int
     burned_in: int
     for_processing: int
+    odd_headers: int
+    mixed_voi: dict[str, dict[str, int]]
     closed_folders: int
     details: dict[str, str]
     contact_sheets: tuple[Path, ...]
@@ -346,6 +352,7 @@ def _finish(
     by_status: Counter[tuple[str, str]] = Counter()
     details: dict[str, str] = {}
     counts: Counter[str] = Counter()
+    voi: dict[str, Counter[str]] = {}
 
     # Counted while the rows pass by on their way to the file: a million are never held at once.
     def rows() -> Iterator[dict[str, Any]]:
@@ -359,6 +366,9 @@ def _finish(
                 if row.get("reason"):
                     details.setdefault(row["reason"], f"{image.image_id}: {row['detail']}")
                 counts.update(_counted(row, image))
+                if row["status"] == Status.OK and row.get("voi_applied"):
+                    kinds = voi.setdefault(_machine(row), Counter())
+                    kinds[row["voi_applied"].partition(":")[0]] += 1
             yield row
 
     schema = pa.schema(
@@ -382,6 +392,10 @@ def _finish(
         wrong_side=counts["wrong_side"],
         burned_in=counts["burned_in"],
         for_processing=counts["for_processing"],
+        odd_headers=counts["odd_headers"],
+        mixed_voi={
+            machine: dict(kinds) for machine, kinds in sorted(voi.items()) if len(kinds) > 1
+        },
         closed_folders=found.unreadable_folders,
         details=details,
         contact_sheets=(),
@@ -409,7 +423,18 @@ def _counted(row: Mapping[str, Any], image: RecordedImage) -> dict[str, int]:
         "wrong_side": int(row.get("laterality_agrees") is False),
         "burned_in": int(row.get("burned_in_annotation") is True),
         "for_processing": int(row.get("presentation_intent") == "FOR PROCESSING"),
+        "odd_headers": int(
+            any(
+                note.startswith(("no_number_", "unusable_", "unknown_"))
+                for note in (row.get("voi_applied") or "").replace("|", ":").split(":")
+            )
+        ),
     }
+
+
+def _machine(row: Mapping[str, Any]) -> str:
+    known = [row[name] for name in ("manufacturer", "model") if row.get(name)]
+    return " ".join(known) or "an unnamed machine"
 
 
 def _join_labels(labels: LabelTable, target: _Target) -> int:

@@ -214,8 +214,8 @@ def file_to_mutate(path, syntax, *, frames):
     if syntax == uid.JPEGBaseline8Bit:
         pixels = (pixels >> 4).astype(np.uint8)
     table = Dataset()
-    table.LUTDescriptor = [64, int(pixels.max()), 12]
-    table.LUTData = np.arange(0, 4096, 64, dtype="<u2").tobytes()
+    table.LUTDescriptor = [4096, 0, 12]
+    table.LUTData = np.arange(4096, dtype="<u2").tobytes()
     rle = syntax == uid.RLELossless
     dataset = make_dataset(
         pixels,
@@ -374,3 +374,34 @@ def test_nothing_is_warned_about(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         decode(read_dataset(path))
+
+
+@pytest.mark.parametrize("syntax", [uid.JPEGLosslessSV1, uid.JPEG2000Lossless])
+def test_lossless_codestream_may_be_shallower_than_its_header(syntax):
+    pixels = half_disk() >> 2
+    dataset = make_dataset(pixels, syntax, BitsStored=10)
+    dataset.BitsStored, dataset.HighBit = 12, 11
+    np.testing.assert_array_equal(decode(dataset).values, pixels)
+
+
+def test_lossy_codestream_of_fewer_bits_than_its_header_is_refused():
+    """It was made anew, on a scale that the header's window does not know."""
+    dataset = make_dataset((half_disk() >> 4).astype(np.uint8), uid.JPEGBaseline8Bit)
+    decode(dataset)
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 12, 11
+    with pytest.raises(ImageError, match="12 bits, the lossy codestream holds 8") as caught:
+        decode(dataset)
+    assert caught.value.reason == Reason.HEADER_CONTRADICTS
+
+
+@pytest.mark.parametrize(("extra", "taken"), [(0, True), (1, True), (64, False), (96 * 64, False)])
+def test_bytes_beyond_what_the_header_says(extra, taken):
+    pixels = (half_disk() >> 4).astype(np.uint8)
+    dataset = make_dataset(pixels)
+    dataset.PixelData = dataset.PixelData + bytes(extra)
+    if taken:
+        np.testing.assert_array_equal(decode(dataset).values, pixels)
+    else:
+        with pytest.raises(ImageError, match="6144 bytes; the pixel data are") as caught:
+            decode(dataset)
+        assert caught.value.reason == Reason.HEADER_CONTRADICTS

@@ -83,7 +83,7 @@ def test_policies_that_insist():
 @pytest.mark.parametrize("width", [0, -5])
 def test_a_window_that_cannot_be_is_no_window(width):
     dataset = make_dataset(EVERY_12_BITS, WindowCenter=5, WindowWidth=width)
-    assert apply_grey_scale(EVERY_12_BITS, dataset).voi_applied == "full_range"
+    assert apply_grey_scale(EVERY_12_BITS, dataset).voi_applied == "full_range:unusable_WindowWidth"
 
 
 @pytest.mark.parametrize(

@@ -674,6 +674,29 @@ def test_what_a_reader_would_want_to_know_is_counted(phantoms: Path, tmp_path: P
     assert quiet(folder, tmp_path / "s").doubtful == 1
 
 
+def test_a_machine_whose_images_do_not_share_one_grey_scale_is_told(
+    phantoms: Path, tmp_path: Path
+) -> None:
+    folder = some(phantoms, tmp_path / "d", women=1)
+    for file in folder.rglob("*.dcm"):
+        dataset = pydicom.dcmread(file)
+        dataset.Manufacturer, dataset.ManufacturerModelName = "Vendor", "One"
+        for keyword in ("VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction"):
+            if keyword in dataset:
+                delattr(dataset, keyword)
+        if file.name.startswith("L"):
+            dataset.WindowCenter, dataset.WindowWidth = 2000, 4000
+        dataset.save_as(file)
+    summary = quiet(folder, tmp_path / "s")
+    assert summary.mixed_voi == {"Vendor One": {"window": 2, "full_range": 2}}
+    assert summary.odd_headers == 0
+    for file in folder.rglob("R_*.dcm"):
+        dataset = pydicom.dcmread(file)
+        dataset.WindowCenter, dataset.WindowWidth = 2000, 4000
+        dataset.save_as(file)
+    assert quiet(folder, tmp_path / "s").mixed_voi == {}
+
+
 def test_a_record_of_before_the_rename_is_read(phantoms: Path, tmp_path: Path) -> None:
     folder = some(phantoms, tmp_path / "d", women=1)
     scan = next(folder.rglob("L_CC.dcm"))

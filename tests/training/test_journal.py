@@ -63,7 +63,7 @@ def test_run_whose_server_is_away_trains_to_its_end_and_is_told_later(
     assert len(history_of(client, told)) == 2
 
 
-@pytest.mark.parametrize("fault", ["raises", "locked"])
+@pytest.mark.parametrize("fault", ["raises", pytest.param("locked", marks=pytest.mark.slow)])
 def test_mlflow_that_fails_on_the_way_costs_one_warning(
     fault: str, phantom_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
