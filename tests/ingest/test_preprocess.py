@@ -558,7 +558,7 @@ def test_contact_sheet_and_crosswalk_are_written_on_request(phantoms: Path, tmp_
 def make_scan(source: Path, levels: Sequence[float]) -> None:
     """Make a file one of several frames, each a share as bright as what it was."""
     dataset = pydicom.dcmread(source)
-    frame = dataset.pixel_array
+    frame = dataset.pixel_array.reshape(-1, dataset.Rows, dataset.Columns)[0]
     dataset.NumberOfFrames = len(levels)
     dataset.PixelData = b"".join((frame * level).astype(frame.dtype).tobytes() for level in levels)
     dataset["PixelData"].VR = "OW"
@@ -685,14 +685,16 @@ def test_a_machine_whose_images_do_not_share_one_grey_scale_is_told(
             if keyword in dataset:
                 delattr(dataset, keyword)
         if file.name.startswith("L"):
-            dataset.WindowCenter, dataset.WindowWidth = 2000, 4000
+            white = int(dataset.pixel_array.max())
+            dataset.WindowCenter, dataset.WindowWidth = white // 2, white
         dataset.save_as(file)
     summary = quiet(folder, tmp_path / "s")
     assert summary.mixed_voi == {"Vendor One": {"window": 2, "full_range": 2}}
     assert summary.odd_headers == 0
     for file in folder.rglob("R_*.dcm"):
         dataset = pydicom.dcmread(file)
-        dataset.WindowCenter, dataset.WindowWidth = 2000, 4000
+        white = int(dataset.pixel_array.max())
+        dataset.WindowCenter, dataset.WindowWidth = white // 2, white
         dataset.save_as(file)
     assert quiet(folder, tmp_path / "s").mixed_voi == {}
 
