@@ -128,17 +128,17 @@ def _begin(runs: Path) -> None:
 
 def test_processes_that_begin_together_make_one_whole_database(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_begin, args=(tmp_path,)) for _ in range(3)]
+    processes = [context.Process(target=_begin, args=(tmp_path,)) for _ in range(2)]
     for process in processes:
         process.start()
     for process in processes:
         process.join()
-    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert [process.exitcode for process in processes] == [0, 0]
     client = local(tmp_path)
     experiments = [one.name for one in client.search_experiments()]
     assert sorted(experiments) == ["Default", "mammo-pd"]
     (found,) = (one for one in client.search_experiments() if one.name == "mammo-pd")
-    assert len(client.search_runs([found.experiment_id])) == 3
+    assert len(client.search_runs([found.experiment_id])) == 2
 
 
 def test_database_that_was_half_made_by_a_killed_process_is_no_hindrance(tmp_path: Path) -> None:

@@ -100,6 +100,7 @@ def test_a_change_of_another_target_is_noticed(unlabelled_store: Path, tmp_path:
     assert "the labels in" in done.stderr
 
 
+@pytest.mark.slow
 def test_cross_validation_reports_on_each_finding(unlabelled_store: Path, tmp_path: Path) -> None:
     """Its processes are started as this program was, which alone knows the objective."""
     out = tmp_path / "cv"
