@@ -6,7 +6,7 @@
 RECIPES.json: {"NAME": {"set": {"training.lr": 1e-4, ...}, "seeds": [0]}, ...}. What is trained and
 scored is what `mammo-pd cv` trains and scores; it is not used here because a machine that is lent
 by the minute is filled best by runs of different recipes side by side. Each process takes the next
-run; with several GPUs, the processes are dealt out to them. Metrics are not sent to MLflow.
+run; with several GPUs, the processes are dealt out to them. MLflow need not be installed.
 """
 
 import argparse
@@ -30,25 +30,6 @@ _LEVELS = ("image", "breast")
 _KEPT = ["image_id", "patient_id", "exam_id", "laterality", "label", "score", "split"]
 
 
-class _Untracked:
-    """Stands in for MLflow: processes that begin together would wait for one database."""
-
-    run_id = "none"
-
-    def __init__(self, *_: object, **__: object) -> None: ...
-
-    def __enter__(self) -> "_Untracked":
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def describe(self, *_: object, **__: object) -> None: ...
-
-    def log(self, *_: object, **__: object) -> None: ...
-
-    def keep(self, *_: object, **__: object) -> None: ...
-
-
 def _work(gpu: int | None, runs: Any, results: Any, store: Path, out: Path, split: str) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     if gpu is not None:
@@ -57,12 +38,11 @@ def _work(gpu: int | None, runs: Any, results: Any, store: Path, out: Path, spli
 
     from mammo_pd.config import load_config
     from mammo_pd.inference.predict import predict
-    from mammo_pd.training import loop
+    from mammo_pd.training.loop import fit
     from mammo_pd.training.runs import RunFolder
     from mammo_pd.training.setup import RunSetup
     from mammo_pd.training.train import start_run
 
-    loop.MlflowRun = _Untracked  # type: ignore[assignment,misc]
     while (given := runs.get()) is not None:
         name, settings, fold, seed = given
         line: dict[str, Any] = {"name": name, "fold": fold, "seed": seed}
@@ -75,7 +55,7 @@ def _work(gpu: int | None, runs: Any, results: Any, store: Path, out: Path, spli
             started = time.perf_counter()
             setup = RunSetup.build(store, load_config(None, own | settings), say=lambda _: None)
             run = start_run(out / "runs" / name, setup)
-            history = loop.fit(setup, run)
+            history = fit(setup, run)
             seconds = time.perf_counter() - started
             run = RunFolder.open(run.path)
             table = predict(run, store=store, say=lambda _: None).table

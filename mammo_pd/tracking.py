@@ -164,11 +164,6 @@ class MlflowRun:
         """Keep a text as an artifact of the run."""
         self._client.log_text(self.run_id, text, name)
 
-    def keep_files(self, files: Sequence[Path], folder: str) -> None:
-        """Keep files as artifacts of the run, in a folder of that name."""
-        for file in files:
-            self._client.log_artifact(self.run_id, str(file), folder)
-
     def use(self, datasets: Sequence[TrackedDataset]) -> None:
         """List data sets as the run's input."""
         from mlflow.entities import Dataset, DatasetInput, InputTag

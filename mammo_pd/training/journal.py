@@ -46,6 +46,7 @@ class Journal:
         # A URI may hold a password.
         uri = tracking_uri(_runs_of(run))
         self._where = hashlib.sha256(uri.encode()).hexdigest()[:16]
+        self._record, self._sent = self._recall()
         self._mlflow: MlflowRun | None = None
         self._warned = False
 
@@ -57,7 +58,7 @@ class Journal:
     @property
     def up_to_date(self) -> bool:
         """Whether MLflow has all of them."""
-        return self._mlflow is not None and self._state()["sent"] == self.count
+        return self._mlflow is not None and self._sent == self.count
 
     def __enter__(self) -> Self:
         self._connect()
@@ -125,14 +126,13 @@ class Journal:
 
     def _connect(self) -> None:
         run, info = self.run, self.run.info
-        known = self._state()["record"] or info.mlflow_run_id
+        known = self._record or info.mlflow_run_id
         with self._at_peril():
             mlflow = MlflowRun(
                 _runs_of(run), run.path.name, known, parent_run_id=info.mlflow_parent_run_id
             )
             # What is told to a new record is everything.
-            sent = self._state()["sent"] if mlflow.run_id == known else 0
-            self._remember(mlflow.run_id, sent)
+            self._remember(mlflow.run_id, self._sent if mlflow.run_id == known else 0)
             self.run = run.update(mlflow_run_id=mlflow.run_id)
             self._mlflow = mlflow
             self._catch_up()
@@ -141,7 +141,7 @@ class Journal:
         if self._mlflow is None:
             return
         with self._at_peril():
-            for number in range(self._state()["sent"], self.count):
+            for number in range(self._sent, self.count):
                 try:
                     self._pass_on(self._mlflow, dict(self._lines[number]))
                 except InputError:
@@ -179,15 +179,16 @@ class Journal:
                     f"{self.run.path}"
                 )
 
-    def _state(self) -> dict[str, Any]:
+    def _recall(self) -> tuple[str | None, int]:
         """The record in the MLflow that is being told, and how many messages that has."""
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             states = json.loads(self.run.journal_state.read_text(encoding="utf-8"))
             found = states[self._where]
-            return {"record": str(found["record"]), "sent": min(int(found["sent"]), self.count)}
-        return {"record": None, "sent": 0}
+            return str(found["record"]), min(int(found["sent"]), self.count)
+        return None, 0
 
     def _remember(self, record: str, sent: int) -> None:
+        self._record, self._sent = record, sent
         states: dict[str, Any] = {}
         with contextlib.suppress(OSError, ValueError):
             states = json.loads(self.run.journal_state.read_text(encoding="utf-8"))
