@@ -123,7 +123,8 @@ def _table(folders: list[Path], against: str | None) -> str:
         file = f"{line['name']}.{line['fold']}.{line['seed']}.csv"
         path = next(folder / file for folder in folders if (folder / file).is_file())
         table = pd.read_csv(path, dtype={"image_id": str, "patient_id": str, "exam_id": str})
-        tested = check_predictions(table[table["split"] == "test"].reset_index(drop=True))
+        judged = table[(table["split"] == "test") & table["label"].notna()]
+        tested = check_predictions(judged.reset_index(drop=True))
         scores.setdefault(line["name"], {}).setdefault(line["seed"], []).append(tested)
     pooled = {
         name: {seed: pd.concat(t, ignore_index=True) for seed, t in seeds.items() if len(t) == 5}
