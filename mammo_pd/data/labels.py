@@ -66,12 +66,15 @@ class LabelTable:
         rows: one dictionary per image: ``label`` (0, 1 or None), ``patient_id``, ``exam_id``,
             ``laterality``, ``view``, ``age``, ``photometric_interpretation`` (or None each) and
             ``further``.
+        uid_ends_in_image_id: the set's SOP Instance UIDs end in its image numbers. Of any other
+            file a UID that ends like one is a coincidence.
     """
 
     source: Path
     definition: str
     column_types: dict[str, str]
     rows: tuple[dict[str, Any], ...]
+    uid_ends_in_image_id: bool
     _by_path: dict[Path, int]
     _by_name: dict[str, int]
     _by_uid: dict[str, int]
@@ -82,7 +85,7 @@ class LabelTable:
 
         A path in the table is relative to the table or to the folder of images. The data set's
         ``image_id`` is the file's stem, the last part of one (``train_images_10011_1031443799``),
-        or the last component of the SOP Instance UID, as in the RSNA set.
+        or, where `uid_ends_in_image_id`, the last component of the SOP Instance UID.
         """
         # Every way in which a row may name this image; two different rows are a contradiction.
         found = {
@@ -97,6 +100,7 @@ class LabelTable:
             found |= {self._by_name.get("/".join(parts[start:])) for start in range(len(parts))}
         if sop_instance_uid:
             found.add(self._by_uid.get(sop_instance_uid))
+        if sop_instance_uid and self.uid_ends_in_image_id:
             found.add(self._by_image_id.get(_long_number(sop_instance_uid.rpartition(".")[2])))
         found.discard(None)
         if len(found) > 1:
@@ -154,7 +158,12 @@ def read_labels(
 
 
 def label_table(
-    frame: pd.DataFrame, label: Sequence[int | None], *, source: Path, definition: str
+    frame: pd.DataFrame,
+    label: Sequence[int | None],
+    *,
+    source: Path,
+    definition: str,
+    uid_ends_in_image_id: bool = False,
 ) -> LabelTable:
     """Check rows in memory, and index them by the columns that name images.
 
@@ -163,6 +172,7 @@ def label_table(
         label: for each row 1, 0, or None if unknown.
         source: where the rows came from; relative paths are resolved beside it.
         definition: what makes an image positive, in a sentence.
+        uid_ends_in_image_id: as in `LabelTable`.
 
     Returns:
         The table.
@@ -218,6 +228,7 @@ def label_table(
         definition=definition,
         column_types=column_types,
         rows=tuple(rows),
+        uid_ends_in_image_id=uid_ends_in_image_id,
         _by_path=_index(
             frame,
             _PATH_COLUMNS,

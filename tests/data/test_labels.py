@@ -21,12 +21,17 @@ def test_image_is_found_by_path_uid_or_the_sets_own_id(tmp_path: Path) -> None:
     assert by_uid.find(Path("x.dcm"), "1.2.34") == 1
     assert by_uid.find(Path("x.dcm")) is None
     by_id = read_labels(table(tmp_path, "image_id,label\n220375232,1\n"))
-    for name, uid in (
-        ("220375232.dcm", None),
-        ("train_images_10011_220375232.dcm", None),
-        ("x.dcm", "1.2.840.10009.1.2.3.10011.1.220375232"),
-    ):
-        assert by_id.find(Path(name), uid) == 0
+    for name in ("220375232.dcm", "train_images_10011_220375232.dcm"):
+        assert by_id.find(Path(name)) == 0
+
+
+@pytest.mark.parametrize("image_id", ["100001", "7", "20230101123000"])
+def test_a_uid_that_ends_like_an_image_number_is_not_that_image(
+    tmp_path: Path, image_id: str
+) -> None:
+    labels = read_labels(table(tmp_path, f"image_id,label\n{image_id},1\n"))
+    assert labels.find(Path("scan.dcm"), f"1.2.826.0.1.99.7.{image_id}") is None
+    assert labels.find(Path("scan.dcm"), image_id) is None
 
 
 def test_label_column_and_positive_values_are_chosen(tmp_path: Path) -> None:
