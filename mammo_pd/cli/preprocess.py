@@ -31,6 +31,7 @@ def preprocess(
     positive: Annotated[
         list[str] | None, Parameter(consume_multiple=1, metavar="VALUE...", show_default="1")
     ] = None,
+    replace_labels: bool = False,
     voi: VoiPolicy = VoiPolicy.AUTO,
     frames: Frames = Frames.EXCLUDE,
     workers: Annotated[int | None, Parameter(metavar="N", show_default="one per core")] = None,
@@ -57,6 +58,7 @@ def preprocess(
         definition: Which of the data set's label definitions to use, with --source.
         label_column: Column of TABLE that holds the label.
         positive: Values that count as positive; all others are negative.
+        replace_labels: Let TABLE take away labels that images have, or turn them round.
         voi: Grey scale: VOI LUT, else window, else full range (auto); or insist on one of them.
         frames: What to take of multi-frame files (tomosynthesis): nothing, the middle frame, the
             maximum intensity projection (mip), or each frame as an image.
@@ -71,6 +73,8 @@ def preprocess(
 
     if workers is not None and scheduler is not None:
         raise InputError("--workers and --scheduler exclude each other; give one of them.")
+    if replace_labels and labels is None:
+        raise InputError("--replace-labels needs a table; name it with --labels.")
     table = _read_labels(folder, labels, source, definition, label_column, positive)
     if key is not None and not key.is_file():
         raise InputError(f"the key {key} does not exist; name a store's private/key.")
@@ -78,6 +82,7 @@ def preprocess(
         folder,
         out,
         labels=table,
+        replace_labels=replace_labels,
         settings=ImagingSettings(voi=voi, frames=frames),
         workers=workers,
         scheduler=scheduler,
@@ -147,6 +152,11 @@ def _print_summary(summary: "PreprocessSummary", *, has_table: bool) -> None:
         print(
             f"{summary.labelled} of {summary.ok} usable images have a label; {summary.positive} "
             "of them are positive"
+        )
+    if summary.label_changes:
+        print(
+            f"--replace-labels: {summary.label_changes.removed} images lost their label, "
+            f"{summary.label_changes.turned} changed it"
         )
     if summary.unmatched_labels:
         print(

@@ -36,6 +36,7 @@ from mammo_pd.imaging.box import Box
 from mammo_pd.imaging.raster import RASTER_SUFFIXES
 from mammo_pd.imaging.settings import ALGORITHM_VERSION, ImagingSettings
 from mammo_pd.ingest.contact_sheet import draw_contact_sheet
+from mammo_pd.ingest.label_join import LabelChanges, join_labels, refuse_losing_labels
 from mammo_pd.ingest.process import Job, Outcome, failed, process_file
 from mammo_pd.ingest.walk import FoundFiles, find_images
 from mammo_pd.ingest.workers import run_in_processes, run_on_cluster
@@ -58,6 +59,7 @@ class PreprocessSummary:
         labelled: of the folder's ok images, those with a label.
         positive: of those, the positive ones.
         unmatched_labels: rows of the label table that match no image.
+        label_changes: what the label table did to labels of before; None without a table.
         disagreeing: images whose laterality differs between table and tag.
         doubtful: of the folder's ok images, those in which it is doubtful what is breast; they are
             kept whole.
@@ -83,6 +85,7 @@ class PreprocessSummary:
     labelled: int
     positive: int
     unmatched_labels: int
+    label_changes: LabelChanges | None
     disagreeing: int
     doubtful: int
     wrong_side: int
@@ -115,6 +118,7 @@ def preprocess(
     out: Path,
     *,
     labels: LabelTable | None = None,
+    replace_labels: bool = False,
     settings: ImagingSettings | None = None,
     workers: int | None = None,
     scheduler: str | None = None,
@@ -129,6 +133,7 @@ def preprocess(
         folder: DICOM files, or PNG, PGM, TIFF and JPEG that the label table names.
         out: the store, created or added to.
         labels: the label table; without one, labels of an earlier run are kept.
+        replace_labels: let it take labels of an earlier run away, and turn them round.
         settings: what decides the pixels.
         workers: processes; by default one for each core.
         scheduler: address of a Dask scheduler, such as ``tcp://host:8786``, whose workers replace
@@ -140,8 +145,8 @@ def preprocess(
         say: is given each line that is meant for the user.
 
     Raises:
-        InputError: no images, a store with other settings, a full disk, an ambiguous label table,
-            no worker.
+        InputError: no images, a store with other settings, a full disk, an ambiguous label table or
+            one that would lose labels, no worker.
     """
     if workers is not None and workers < 1:
         raise InputError(f"--workers {workers} is not 1 or above.")
@@ -151,6 +156,8 @@ def preprocess(
     paths = create_or_match(out.resolve(), _what_decides_pixels(settings))
     with Record(paths, key) as record:
         target = _Target(folder, paths, record, read_store_info(paths)["fingerprint"])
+        if labels is not None and not replace_labels:
+            refuse_losing_labels(labels, folder, record)
         jobs, unnamed_rasters = _plan(found, target, labels, settings, contact_sheet is not None)
         pending = len(jobs) + len(unnamed_rasters)
         say(_opening_line(found, folder, pending))
@@ -160,7 +167,7 @@ def preprocess(
         shutil.rmtree(paths.partial, ignore_errors=True)
         _run(jobs, target, workers, scheduler)
         shutil.rmtree(paths.partial, ignore_errors=True)
-        summary = _finish(found, target, labels, pending)
+        summary = _finish(found, target, labels, pending, replace_labels)
         if contact_sheet is not None:
             pages = _draw(contact_sheet, target)
             summary = replace(summary, contact_sheets=tuple(pages))
@@ -336,13 +343,19 @@ def _thumbnail(paths: StorePaths, image_id: str) -> Path:
 
 
 def _finish(
-    found: FoundFiles, target: _Target, labels: LabelTable | None, pending: int
+    found: FoundFiles,
+    target: _Target,
+    labels: LabelTable | None,
+    pending: int,
+    replace_labels: bool,
 ) -> PreprocessSummary:
     """Join the labels, write the manifest of the whole store, and count this folder's images."""
     info = read_store_info(target.paths)
-    unmatched = 0
+    unmatched, changes = 0, None
     if labels is not None:
-        unmatched = _join_labels(labels, target)
+        unmatched, changes = join_labels(
+            labels, target.folder, target.record, replace=replace_labels
+        )
         info["labels"] = {
             "definition": labels.definition,
             "columns": _merged_types(info.get("labels", {}).get("columns", {}), labels),
@@ -387,6 +400,7 @@ def _finish(
         labelled=counts["labelled"],
         positive=counts["positive"],
         unmatched_labels=unmatched,
+        label_changes=changes,
         disagreeing=counts["disagreeing"],
         doubtful=counts["doubtful"],
         wrong_side=counts["wrong_side"],
@@ -435,44 +449,6 @@ def _counted(row: Mapping[str, Any], image: RecordedImage) -> dict[str, int]:
 def _machine(row: Mapping[str, Any]) -> str:
     known = [row[name] for name in ("manufacturer", "model") if row.get(name)]
     return " ".join(known) or "an unnamed machine"
-
-
-def _join_labels(labels: LabelTable, target: _Target) -> int:
-    """Record each image's row of the label table; return the number of rows without an image."""
-    folder, record = target.folder, target.record
-    found: dict[Path, int | None] = {}
-    duplicates: set[Path] = set()
-    for image in record.rows():
-        path = image.source.path
-        # Images from elsewhere keep what another table said of them.
-        if path.is_relative_to(folder):
-            if image.columns.get("reason") == Reason.DUPLICATE:
-                duplicates.add(path)
-            # A row names a file, and so all its frames; a frame that could not be decoded has no
-            # UID to be found by.
-            row = labels.find(path, image.identifiers.get("sop_instance_uid"))
-            if row is None:
-                row = found.get(path)
-            found[path] = None if path in duplicates else row
-    times = Counter(row for row in found.values() if row is not None)
-    if not times:
-        raise InputError(
-            f"no row of {labels.source} names an image in {folder}; its path must be relative to "
-            "the table or to that folder, or give sop_instance_uid or the data set's image_id. The "
-            "images are in the store: run again with the corrected table, and only it is read."
-        )
-    row, most = times.most_common(1)[0]
-    if most > 1:
-        names = sorted(source for source, at in found.items() if at == row)
-        raise InputError(
-            f"line {row + 2} of {labels.source} names {most} images ({names[0]}, {names[1]}, ...); "
-            "give paths that tell them apart. The images are in the store: run again with the "
-            "corrected table, and only it is read."
-        )
-    for source, row in found.items():
-        record.put_labels(source, None if row is None else labels.rows[row])
-    record.commit()
-    return len(labels.rows) - len(times)
 
 
 def _manifest_row(image: RecordedImage, record: Record) -> dict[str, Any]:

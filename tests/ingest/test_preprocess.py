@@ -786,7 +786,7 @@ with Record(paths) as record:
         if index % 16 == 0:
             record.commit()
     target = stage._Target(folder, paths, record, "0" * 16)
-    summary = stage._finish(FoundFiles(sources, 0, 0), target, None, number)
+    summary = stage._finish(FoundFiles(sources, 0, 0), target, None, number, False)
 print(peak() - before)
 assert summary.by_status == {("ok", ""): number}, summary
 manifest = read_manifest(paths.manifest)
