@@ -90,7 +90,7 @@ def preprocess(
         crosswalk=crosswalk,
         key=None if key is None else key.read_bytes(),
     )
-    _print_summary(summary, has_table=table is not None)
+    _print_summary(summary, out, has_table=table is not None)
     if summary.details and crosswalk is None:
         print("to see which files these are, run the same command with --crosswalk FILE")
     if not summary.ok:
@@ -143,11 +143,21 @@ def _read_labels(
     return read_labels(labels, label_column=label_column, positive=positive or ())
 
 
-def _print_summary(summary: "PreprocessSummary", *, has_table: bool) -> None:
+def _print_summary(summary: "PreprocessSummary", out: Path, *, has_table: bool) -> None:
+    from mammo_pd.ingest.walk import PassedOver
+
     print()
     for (status, reason), count in sorted(summary.by_status.items(), key=lambda item: -item[1]):
         line = f"{count:>8}  {status}" + (f"  {reason}" if reason else "")
         print(line + (f"   such as {summary.details[reason]}" if reason else ""))
+    if summary.passed_over:
+        counts = sorted(summary.passed_over.items(), key=lambda item: -item[1])
+        print("passed over: " + "; ".join(f"{count} {reason}" for reason, count in counts))
+    if summary.repeated_folders:
+        print(
+            f"{summary.repeated_folders} linked folders were read once only, or lead back to "
+            "where they lie"
+        )
     if summary.labelled or has_table:
         print(
             f"{summary.labelled} of {summary.ok} usable images have a label; {summary.positive} "
@@ -163,10 +173,22 @@ def _print_summary(summary: "PreprocessSummary", *, has_table: bool) -> None:
             f"warning: {summary.unmatched_labels} rows of the label table match no image; if that "
             "is more than you expect, compare its paths or identifiers with the folder"
         )
+    if PassedOver.UNREADABLE in summary.passed_over:
+        print(
+            f"warning: {summary.passed_over[PassedOver.UNREADABLE]} files cannot be opened, and if "
+            "they are images they are missing; make them readable and run again"
+        )
     if summary.closed_folders:
         print(
             f"warning: {summary.closed_folders} folders could not be listed and their images are "
             "missing; make them readable and run again"
+        )
+    if summary.gone:
+        store = "" if out == default_store() else f" {shlex.quote(str(out))}"
+        print(
+            f"warning: {summary.gone} images of the store come from files that are no longer where "
+            "they were read (deleted, moved, or on a disk that is not mounted); to take out what "
+            f"was deleted: mammo-pd forget{store} --missing"
         )
     if summary.disagreeing:
         print(

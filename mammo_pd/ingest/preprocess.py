@@ -31,14 +31,14 @@ from mammo_pd.data.store import (
     write_store_info,
 )
 from mammo_pd.errors import ImageError, InputError
-from mammo_pd.files import atomic_write
+from mammo_pd.files import atomic_write, is_gone
 from mammo_pd.imaging.box import Box
 from mammo_pd.imaging.raster import RASTER_SUFFIXES
 from mammo_pd.imaging.settings import ALGORITHM_VERSION, ImagingSettings
 from mammo_pd.ingest.contact_sheet import draw_contact_sheet
 from mammo_pd.ingest.label_join import LabelChanges, join_labels, refuse_losing_labels
 from mammo_pd.ingest.process import Job, Outcome, failed, process_file
-from mammo_pd.ingest.walk import FoundFiles, find_images
+from mammo_pd.ingest.walk import FoundFiles, PassedOver, find_images
 from mammo_pd.ingest.workers import run_in_processes, run_on_cluster
 from mammo_pd.terms import PYRAMID_LONG_SIDES, Reason, Status
 
@@ -53,7 +53,8 @@ class PreprocessSummary:
     Attributes:
         found: image files in the folder.
         done_before: of them, those that needed no work.
-        other_files: files passed over because they are not images.
+        passed_over: files that are not images, by reason.
+        repeated_folders: linked folders that were not read, being read already.
         by_status: images of the folder by (status, reason); with ``--frames each`` every frame of
             a file is one.
         labelled: of the folder's ok images, those with a label.
@@ -73,6 +74,7 @@ class PreprocessSummary:
         mixed_voi: machines (manufacturer and model) of whose ok images some have one kind of
             value-of-interest transformation and some another, with the count of each kind.
         closed_folders: folders that could not be listed.
+        gone: images of the whole store whose file is no longer where it was read.
         details: one example for each reason: image_id and sentence. Never a file's name, which can
             be a patient's name or an image's UID: what is printed ends up in logs.
         contact_sheets: the pages that were drawn.
@@ -80,7 +82,8 @@ class PreprocessSummary:
 
     found: int
     done_before: int
-    other_files: int
+    passed_over: Mapping[PassedOver, int]
+    repeated_folders: int
     by_status: dict[tuple[str, str], int]
     labelled: int
     positive: int
@@ -94,8 +97,14 @@ class PreprocessSummary:
     odd_headers: int
     mixed_voi: dict[str, dict[str, int]]
     closed_folders: int
+    gone: int
     details: dict[str, str]
     contact_sheets: tuple[Path, ...]
+
+    @property
+    def other_files(self) -> int:
+        """Files of the folder that are not images."""
+        return sum(self.passed_over.values())
 
     @property
     def ok(self) -> int:
@@ -382,6 +391,8 @@ def _finish(
                 if row["status"] == Status.OK and row.get("voi_applied"):
                     kinds = voi.setdefault(_machine(row), Counter())
                     kinds[row["voi_applied"].partition(":")[0]] += 1
+            elif is_gone(image.source.path):
+                counts["gone"] += 1
             yield row
 
     schema = pa.schema(
@@ -395,7 +406,8 @@ def _finish(
     return PreprocessSummary(
         found=len(found.images),
         done_before=len(found.images) - pending,
-        other_files=found.other,
+        passed_over=found.passed_over,
+        repeated_folders=found.repeated_folders,
         by_status=dict(by_status),
         labelled=counts["labelled"],
         positive=counts["positive"],
@@ -411,6 +423,7 @@ def _finish(
             machine: dict(kinds) for machine, kinds in sorted(voi.items()) if len(kinds) > 1
         },
         closed_folders=found.unreadable_folders,
+        gone=counts["gone"],
         details=details,
         contact_sheets=(),
     )
