@@ -102,6 +102,7 @@ class Record:
             "facts TEXT, identifiers TEXT, labels TEXT)"
         )
         self._database.execute("CREATE INDEX IF NOT EXISTS by_image_id ON images (image_id)")
+        self._database.execute("CREATE TABLE IF NOT EXISTS folders (path BLOB PRIMARY KEY)")
 
     def __enter__(self) -> "Record":
         return self
@@ -185,6 +186,23 @@ class Record:
         self._database.execute(
             f"UPDATE images SET labels = :labels WHERE {_OF_FILE}",
             {"labels": None if labels is None else json.dumps(labels), **_of_file(path)},
+        )
+
+    def put_folder(self, folder: Path) -> None:
+        """Record a folder that images were read from."""
+        self._database.execute("INSERT OR IGNORE INTO folders VALUES (?)", (os.fsencode(folder),))
+
+    def folders(self) -> list[Path]:
+        """The folders that images were read from; stores of earlier versions name none."""
+        rows = self._database.execute("SELECT path FROM folders ORDER BY path")
+        return [Path(os.fsdecode(path)) for (path,) in rows]
+
+    def remove(self, image_ids: Iterable[str]) -> None:
+        """Remove images, and what is left of them in the database's file."""
+        # Otherwise SQLite only marks the space as free, and the identifiers can still be read.
+        self._database.execute("PRAGMA secure_delete = ON")
+        self._database.executemany(
+            "DELETE FROM images WHERE image_id = ?", ((image_id,) for image_id in image_ids)
         )
 
     def rows(self) -> Iterator[RecordedImage]:

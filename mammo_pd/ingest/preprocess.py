@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from mammo_pd.data.labels import LabelTable
 from mammo_pd.data.manifest import write_manifest
+from mammo_pd.data.manifest_row import manifest_row
 from mammo_pd.data.record import ImageOrigin, Record, RecordedImage
 from mammo_pd.data.store import (
     StorePaths,
@@ -164,6 +165,7 @@ def preprocess(
     found = find_images(folder)
     paths = create_or_match(out.resolve(), _what_decides_pixels(settings))
     with Record(paths, key) as record:
+        record.put_folder(folder)
         target = _Target(folder, paths, record, read_store_info(paths)["fingerprint"])
         if labels is not None and not replace_labels:
             refuse_losing_labels(labels, folder, record)
@@ -287,7 +289,7 @@ def _needs_work(
     if reason is None:
         # A level can be lost or truncated, as after a full disk.
         return stored_bytes(paths, image_id) != kept or (
-            job.thumbnail and not _thumbnail(paths, image_id).is_file()
+            job.thumbnail and not paths.thumbnail(image_id).is_file()
         )
     if job.named and reason in (Reason.NOT_MAMMOGRAPHY, Reason.NOT_IN_TABLE):
         return True
@@ -311,7 +313,7 @@ def _commit(job: Job, outcomes: list[Outcome], target: _Target) -> None:
     before = {image_id for _, _, image_id, *_ in target.record.known(job.source)}
     for gone in before - {image.image_id for image in images}:
         shutil.rmtree(target.paths.image(gone), ignore_errors=True)
-        _thumbnail(target.paths, gone).unlink(missing_ok=True)
+        target.paths.thumbnail(gone).unlink(missing_ok=True)
     target.record.put(job.source, job.version, images)
 
 
@@ -340,15 +342,10 @@ def _store_image(job: Job, outcome: Outcome, target: _Target) -> RecordedImage:
         take_in(paths, outcome.pyramid, image_id)
         size = stored_bytes(paths, image_id)
         if outcome.thumbnail is not None:
-            file = _thumbnail(paths, image_id)
+            file = paths.thumbnail(image_id)
             file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             np.save(file, outcome.thumbnail, allow_pickle=False)
     return RecordedImage(origin, image_id, columns, outcome.identifiers, size)
-
-
-def _thumbnail(paths: StorePaths, image_id: str) -> Path:
-    # The whole frame can show a burned-in name, so it is for the owner only.
-    return paths.private / "thumbnails" / image_id[:2] / f"{image_id}.npy"
 
 
 def _finish(
@@ -379,7 +376,7 @@ def _finish(
     # Counted while the rows pass by on their way to the file: a million are never held at once.
     def rows() -> Iterator[dict[str, Any]]:
         for image in target.record.rows():
-            row = _manifest_row(image, target.record)
+            row = manifest_row(image, target.record.hasher)
             for name, kind in further.items():
                 if kind == "text" and row.get(name) is not None:
                     row[name] = str(row[name])
@@ -464,40 +461,12 @@ def _machine(row: Mapping[str, Any]) -> str:
     return " ".join(known) or "an unnamed machine"
 
 
-def _manifest_row(image: RecordedImage, record: Record) -> dict[str, Any]:
-    identifiers, labelled = image.identifiers, image.labels
-    exam = labelled.get("exam_id") or identifiers.get("study_instance_uid")
-    patient, source = labelled.get("patient_id"), "table"
-    if not patient:
-        patient, source = identifiers.get("patient_id"), "tag"
-    if not patient:
-        # The frames of one file are of one patient, even if nothing else is known.
-        only = image.image_id if image.source.frame is None else f"file:{image.source.path}"
-        patient, source = (f"exam:{exam}", "exam") if exam else (f"image:{only}", "image")
-    columns = dict(image.columns)
-    if "processing" in columns:  # recorded before the column was renamed
-        columns["presentation_intent"] = columns.pop("processing")
-    row = {
-        **columns,
-        **labelled.get("further", {}),
-        "image_id": image.image_id,
-        "patient_id": record.hasher.hash("patient", patient),
-        "patient_id_source": source,
-        "exam_id": record.hasher.hash("exam", exam) if exam else None,
-        "label": labelled.get("label"),
-    }
-    for name in ("laterality", "view", "age", "implant"):
-        if labelled.get(name) is not None:
-            row[name] = labelled[name]
-    return row
-
-
 def _draw(sheet: Path, target: _Target) -> list[Path]:
     def items() -> Iterator[tuple[npt.NDArray[np.uint8], Box, str]]:
         for image in target.record.rows():
             columns = image.columns
             if columns["status"] == Status.OK and image.source.path.is_relative_to(target.folder):
-                file = _thumbnail(target.paths, image.image_id)
+                file = target.paths.thumbnail(image.image_id)
                 thumbnail = np.load(file, allow_pickle=False)
                 scale = max(thumbnail.shape) / max(columns["rows"], columns["columns"])
                 sides = (columns[f"crop_{side}"] for side in ("top", "left", "height", "width"))
