@@ -37,7 +37,9 @@ from mammo_pd.imaging.box import Box
 from mammo_pd.imaging.raster import RASTER_SUFFIXES
 from mammo_pd.imaging.settings import ALGORITHM_VERSION, ImagingSettings
 from mammo_pd.ingest.contact_sheet import draw_contact_sheet
+from mammo_pd.ingest.content import content_digest
 from mammo_pd.ingest.label_join import LabelChanges, join_labels, refuse_losing_labels
+from mammo_pd.ingest.moved import recognise_moved
 from mammo_pd.ingest.process import Job, Outcome, failed, process_file
 from mammo_pd.ingest.walk import FoundFiles, PassedOver, find_images
 from mammo_pd.ingest.workers import run_in_processes, run_on_cluster
@@ -166,6 +168,10 @@ def preprocess(
     paths = create_or_match(out.resolve(), _what_decides_pixels(settings))
     with Record(paths, key) as record:
         record.put_folder(folder)
+        moved = recognise_moved(found.images, record)
+        record.commit()
+        if moved:
+            say(f"{moved} files have moved since they were read, and are not decoded again")
         target = _Target(folder, paths, record, read_store_info(paths)["fingerprint"])
         if labels is not None and not replace_labels:
             refuse_losing_labels(labels, folder, record)
@@ -173,7 +179,8 @@ def preprocess(
         pending = len(jobs) + len(unnamed_rasters)
         say(_opening_line(found, folder, pending))
         for job in unnamed_rasters:
-            _commit(job, [_not_in_table()], target)
+            outcome = replace(_not_in_table(), file_content=content_digest(job.source))
+            _commit(job, [outcome], target)
         # What a killed run left half written.
         shutil.rmtree(paths.partial, ignore_errors=True)
         _run(jobs, target, workers, scheduler)
@@ -308,13 +315,49 @@ def _not_in_table() -> Outcome:
 
 def _commit(job: Job, outcomes: list[Outcome], target: _Target) -> None:
     """Put what one file gave into the store and the record, pixels first."""
+    for outcome in outcomes:
+        _follow(job, outcome, target)
     images = [_store_image(job, outcome, target) for outcome in outcomes]
     # Images that a changed file no longer holds leave the store.
     before = {image_id for _, _, image_id, *_ in target.record.known(job.source)}
     for gone in before - {image.image_id for image in images}:
         shutil.rmtree(target.paths.image(gone), ignore_errors=True)
         target.paths.thumbnail(gone).unlink(missing_ok=True)
-    target.record.put(job.source, job.version, images)
+    content = outcomes[0].file_content if outcomes else b""
+    target.record.put(job.source, job.version, images, content)
+
+
+def _follow(job: Job, outcome: Outcome, target: _Target) -> None:
+    """Take a file whose pixels are recorded of one that is gone for that one, not for a copy.
+
+    `recognise_moved` has found the files that are the same to the byte; others moved, too, and had
+    their headers rewritten, or were recorded by an earlier version.
+    """
+    record, image_id = target.record, _name(job, outcome, target)
+    holder = record.source_of(image_id)
+    if (
+        holder is not None
+        and holder.path != job.source
+        and outcome.pixel_digest
+        and record.pixel_hash_of(image_id) == record.hasher.hash("pixels", outcome.pixel_digest)
+        and is_gone(holder.path)
+        and not record.known(job.source)
+    ):
+        record.move(holder.path, job.source, job.version[1])
+
+
+def _name(job: Job, outcome: Outcome, target: _Target) -> str:
+    """The image_id of an image, unless another has that name."""
+    name = (
+        outcome.identifiers.get("sop_instance_uid")
+        or f"file:{job.source.relative_to(target.folder).as_posix()}"
+    )
+    return target.record.hasher.hash("image", name + _frame_suffix(outcome))
+
+
+def _frame_suffix(outcome: Outcome) -> str:
+    # Neither a UID nor a number contains "#", so no frame gets the name of another file's image.
+    return "" if outcome.frame is None else f"#{outcome.frame}"
 
 
 def _store_image(job: Job, outcome: Outcome, target: _Target) -> RecordedImage:
@@ -322,17 +365,14 @@ def _store_image(job: Job, outcome: Outcome, target: _Target) -> RecordedImage:
     paths, hasher = target.paths, target.record.hasher
     origin = ImageOrigin(job.source, outcome.frame)
     uid = outcome.identifiers.get("sop_instance_uid")
-    # Neither a UID nor a number contains "#", so no frame gets the name of another file's image.
-    suffix = "" if outcome.frame is None else f"#{outcome.frame}"
-    name = uid or f"file:{job.source.relative_to(target.folder).as_posix()}"
-    image_id = hasher.hash("image", name + suffix)
+    image_id = _name(job, outcome, target)
     columns = {**outcome.columns, "fingerprint": target.fingerprint}
     if outcome.pixel_digest:
         columns["pixel_hash"] = hasher.hash("pixels", outcome.pixel_digest)
     holder = target.record.source_of(image_id)
     if holder is not None and holder.path != job.source:
         # The name is taken in this store, so the image gets one made of its path.
-        image_id = hasher.hash("image", f"file:{job.source}{suffix}")
+        image_id = hasher.hash("image", f"file:{job.source}{_frame_suffix(outcome)}")
         if columns["status"] == Status.OK and uid:
             # It keeps its patient, exam and pixel hash: they may show that two patients are one.
             detail = "has the SOP Instance UID of another image in the store"
