@@ -26,6 +26,8 @@ def recognise_moved(files: Iterable[Path], record: Record) -> int:
     Returns:
         How many files have moved.
     """
+    if next(record.contents(), None) is None:
+        return 0
     sizes = {file: _size(file) for file in files if not record.known(file)}
     wanted = set(sizes.values())
     gone: dict[tuple[int, bytes], list[Path]] = defaultdict(list)
