@@ -25,12 +25,14 @@ def forget(
     ] = None,
     missing: bool = False,
     whole_folders: bool = False,
+    take_again: bool = False,
     dry_run: bool = False,
     runs: RunsOption = DEFAULT_RUNS,
 ) -> None:
     """Take images out of a store for good, and say which runs were trained on them.
 
-    Pixels, rows and places in splits are removed; the files that they came from are not.
+    Pixels, rows and places in splits are removed; the files that they came from are not, but who
+    was named is kept out of the store from then on.
 
     For example:
 
@@ -44,17 +46,21 @@ def forget(
         image: These images, by the manifest's image_id.
         missing: All images whose files were deleted.
         whole_folders: With --missing, also where nothing is left of a folder.
+        take_again: Let the next preprocess take in again who was forgotten.
         dry_run: Only say what would be removed.
         runs: The folder of runs.
     """
     from mammo_pd.data.forget import forget as forget_images
     from mammo_pd.data.forget import plan_forgetting
+    from mammo_pd.data.forget import take_again as let_in
     from mammo_pd.data.record import Record
     from mammo_pd.data.store import open_store
     from mammo_pd.training.runs_on_images import runs_on_images
 
     if not (patient or image or missing):
         raise InputError("say what to forget: --patient ID, --image IMAGE_ID or --missing.")
+    if take_again and (missing or dry_run):
+        raise InputError("--take-again goes with --patient and --image alone.")
     if whole_folders and not missing:
         raise InputError("--whole-folders goes with --missing.")
     paths = open_store(store.resolve())
@@ -64,6 +70,10 @@ def forget(
             "forget the images in the store that it is a copy of, and copy that anew."
         )
     with Record(paths) as record:
+        if take_again:
+            let_in(paths, record, patients=patient or (), images=image or ())
+            print("the next preprocess takes them in again")
+            return
         plan = plan_forgetting(
             paths,
             record,
@@ -113,8 +123,8 @@ def _print_plan(
         )
     if plan.files_left:
         print(
-            f"warning: {plan.files_left} of their files are still there; delete them and their "
-            "rows of the label table, or the next preprocess takes them in again"
+            f"{plan.files_left} of their files are still there and yours to delete; a later "
+            "preprocess passes them over (forgotten)"
         )
     if plan.to_read_again:
         print(

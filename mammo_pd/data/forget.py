@@ -6,7 +6,7 @@ by which images are found, goes last.
 """
 
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +41,8 @@ class ToForget:
         to_read_again: images that were left out as duplicates of one whose file is gone: their
             rows go, so that the next preprocess takes them in.
         splits: those of the store, with all hashes that each has had.
+        keep_out: names that no later preprocess takes in, each with the patient that it goes with:
+            of who was named, not of files that are missing, which may come back.
     """
 
     image_ids: frozenset[str]
@@ -49,6 +51,7 @@ class ToForget:
     relatives: tuple[str, ...]
     to_read_again: frozenset[str]
     splits: tuple[tuple[SplitTable, frozenset[str]], ...]
+    keep_out: Mapping[str, str | None]
 
 
 @dataclass(frozen=True)
@@ -90,10 +93,16 @@ def plan_forgetting(
             left, or a split that was edited.
     """
     rows = _read_rows(record)
-    chosen = _of_patients(rows, patients, record) | _of_images(rows, images)
+    of_patients, patient_ids = _of_patients(rows, patients, record)
+    of_images = _of_images(rows, images)
     to_read_again: set[str] = set()
     # Copies go with the image that they repeat.
-    chosen |= _duplicates_of(rows, chosen)
+    chosen = of_patients | of_images | _duplicates_of(rows, of_patients | of_images)
+    theirs = rows[rows["image_id"].isin(of_patients - of_images)]
+    keep_out = {
+        **dict.fromkeys([*chosen, *patient_ids]),
+        **dict(zip(theirs["image_id"], theirs["patient_id"], strict=True)),
+    }
     if missing:
         gone = rows["gone"] = [is_gone(path) for path in rows["path"]]
         if not whole_folders:
@@ -105,8 +114,8 @@ def plan_forgetting(
     relatives: list[str] = []
     if patients:
         groups = patient_groups(rows)
-        theirs = rows[groups.isin(groups[is_chosen]) & ~is_chosen]
-        relatives = sorted(theirs["patient_id"].unique())
+        joined = rows[groups.isin(groups[is_chosen]) & ~is_chosen]
+        relatives = sorted(joined["patient_id"].unique())
     return ToForget(
         frozenset(chosen),
         rows.loc[is_chosen, "patient_id"].nunique(),
@@ -114,6 +123,7 @@ def plan_forgetting(
         tuple(relatives),
         frozenset(to_read_again),
         tuple(read_split_and_past(paths.splits, name) for name in list_splits(paths.splits)),
+        keep_out,
     )
 
 
@@ -144,8 +154,39 @@ def forget(paths: StorePaths, record: Record, plan: ToForget) -> Forgotten:
     if paths.manifest.is_file():
         drop_from_manifest(paths.manifest, rows)
     record.remove(rows)
+    record.keep_out(plan.keep_out)
     record.commit()
     return Forgotten(tuple(shortened), tuple(removed))
+
+
+def take_again(
+    paths: StorePaths, record: Record, *, patients: Sequence[str] = (), images: Sequence[str] = ()
+) -> None:
+    """Let the next preprocess take in again who was forgotten.
+
+    Args:
+        paths: the store.
+        record: of the store.
+        patients: as for `plan_forgetting`.
+        images: the image_id of those that were forgotten.
+
+    Raises:
+        InputError: one of them was not forgotten.
+    """
+    for number, given in enumerate(patients, start=1):
+        if not record.let_in([given.strip(), record.hasher.hash("patient", given.strip())]):
+            raise InputError(f"patient number {number} of --patient was not forgotten.")
+    for given in images:
+        if not record.let_in([given]):
+            raise InputError(f"the image {given!r} was not forgotten.")
+    # All are read again, and who is kept out still is left out once more.
+    passed_over = [
+        image.image_id for image in record.rows() if image.columns.get("reason") == Reason.FORGOTTEN
+    ]
+    if paths.manifest.is_file():
+        drop_from_manifest(paths.manifest, passed_over)
+    record.remove(passed_over)
+    record.commit()
 
 
 def _read_rows(record: Record) -> pd.DataFrame:
@@ -171,23 +212,34 @@ def _read_rows(record: Record) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _of_patients(rows: pd.DataFrame, patients: Sequence[str], record: Record) -> set[str]:
+def _of_patients(
+    rows: pd.DataFrame, patients: Sequence[str], record: Record
+) -> tuple[set[str], set[str]]:
+    """The images of the patients, and the patients' IDs as hashes."""
     chosen: set[str] = set()
+    patient_ids: set[str] = set()
     for number, given in enumerate(patients, start=1):
         names = {given.strip(), record.hasher.hash("patient", given.strip())}
-        found = rows["patient_id"].isin(names)
-        if not found.any():
+        column = "patient_id"
+        if not rows[column].isin(names).any():
             # The label table names her otherwise than her files do.
-            found = rows["tag_patient"].isin(names)
-        if not found.any():
+            column = "tag_patient"
+        found = rows[rows[column].isin(names)]
+        if found.empty:
             # Not what was given: it may identify her, and what is printed ends up in logs.
-            raise InputError(
-                f"the store has no image of patient number {number} of --patient; give her "
-                "identifier as the label table or the files spell it, or the manifest's "
-                "patient_id. Nothing was removed."
+            cause = (
+                "she was forgotten before"
+                if any(record.is_kept_out(name) for name in names)
+                else "give her identifier as the label table or the files spell it, or the "
+                "manifest's patient_id"
             )
-        chosen |= set(rows.loc[found, "image_id"])
-    return chosen
+            raise InputError(
+                f"the store has no image of patient number {number} of --patient: {cause}. "
+                "Nothing was removed."
+            )
+        chosen |= set(found["image_id"])
+        patient_ids |= {*found[column], *found["patient_id"]}
+    return chosen, patient_ids
 
 
 def _of_images(rows: pd.DataFrame, images: Sequence[str]) -> set[str]:

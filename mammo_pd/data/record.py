@@ -106,6 +106,9 @@ class Record:
             self._database.execute("ALTER TABLE images ADD COLUMN content BLOB")
         self._database.execute("CREATE INDEX IF NOT EXISTS by_image_id ON images (image_id)")
         self._database.execute("CREATE TABLE IF NOT EXISTS folders (path BLOB PRIMARY KEY)")
+        self._database.execute(
+            "CREATE TABLE IF NOT EXISTS forgotten (name TEXT PRIMARY KEY, patient TEXT)"
+        )
 
     def __enter__(self) -> "Record":
         return self
@@ -256,6 +259,38 @@ class Record:
         self._database.executemany(
             "DELETE FROM images WHERE image_id = ?", ((image_id,) for image_id in image_ids)
         )
+
+    def keep_out(self, names: Mapping[str, str | None]) -> None:
+        """Take in no image of these names any more.
+
+        Args:
+            names: image_id or patient_id, and for an image that goes with a patient her patient_id.
+        """
+        self._database.executemany("INSERT OR REPLACE INTO forgotten VALUES (?, ?)", names.items())
+
+    def let_in(self, names: Iterable[str]) -> int:
+        """Take in images of these names again, those of patients among them included.
+
+        Returns:
+            How many of the names were kept out.
+        """
+        count = 0
+        for name in names:
+            count += self._database.execute(
+                "DELETE FROM forgotten WHERE name = ?", (name,)
+            ).rowcount
+            self._database.execute("DELETE FROM forgotten WHERE patient = ?", (name,))
+        return count
+
+    def is_kept_out(self, name: str) -> bool:
+        """Whether an image_id or a patient_id was forgotten."""
+        found = self._database.execute("SELECT 1 FROM forgotten WHERE name = ?", (name,))
+        return found.fetchone() is not None
+
+    @property
+    def keeps_anyone_out(self) -> bool:
+        """Whether anything was forgotten."""
+        return self._database.execute("SELECT 1 FROM forgotten").fetchone() is not None
 
     def rows(self) -> Iterator[RecordedImage]:
         """Every image, sorted by image_id."""

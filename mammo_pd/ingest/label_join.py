@@ -9,6 +9,9 @@ from mammo_pd.data.record import Record
 from mammo_pd.errors import InputError
 from mammo_pd.terms import Reason
 
+# The label of a duplicate is with the image that it repeats; of who was forgotten none is kept.
+_WITHOUT_LABEL = (Reason.DUPLICATE, Reason.FORGOTTEN)
+
 
 @dataclass(frozen=True)
 class LabelChanges:
@@ -83,18 +86,18 @@ def refuse_losing_labels(labels: LabelTable, folder: Path, record: Record) -> No
 def _match(labels: LabelTable, folder: Path, record: Record) -> dict[Path, int | None]:
     """The row of each file of the folder; None without one."""
     found: dict[Path, int | None] = {}
-    duplicates: set[Path] = set()
+    without_label: set[Path] = set()
     for image in record.rows():
         path = image.source.path
         if path.is_relative_to(folder):
-            if image.columns.get("reason") == Reason.DUPLICATE:
-                duplicates.add(path)
+            if image.columns.get("reason") in _WITHOUT_LABEL:
+                without_label.add(path)
             # A row names a file, and so all its frames; a frame that could not be decoded has no
             # UID to be found by.
             row = labels.find(path, image.identifiers.get("sop_instance_uid"))
             if row is None:
                 row = found.get(path)
-            found[path] = None if path in duplicates else row
+            found[path] = None if path in without_label else row
     return found
 
 
@@ -102,11 +105,10 @@ def _compare(labels: LabelTable, found: dict[Path, int | None], record: Record) 
     labelled = removed = turned = 0
     for image in record.rows():
         before = image.labels.get("label")
-        # The label of a duplicate is with the image that it repeats.
         if (
             before is None
             or image.source.path not in found
-            or image.columns.get("reason") == Reason.DUPLICATE
+            or image.columns.get("reason") in _WITHOUT_LABEL
         ):
             continue
         row = found[image.source.path]

@@ -123,6 +123,7 @@ class _Target:
     paths: StorePaths
     record: Record
     fingerprint: str
+    labels: LabelTable | None = None
 
 
 def preprocess(
@@ -172,7 +173,7 @@ def preprocess(
         record.commit()
         if moved:
             say(f"{moved} files have moved since they were read, and are not decoded again")
-        target = _Target(folder, paths, record, read_store_info(paths)["fingerprint"])
+        target = _Target(folder, paths, record, read_store_info(paths)["fingerprint"], labels)
         if labels is not None and not replace_labels:
             refuse_losing_labels(labels, folder, record)
         jobs, unnamed_rasters = _plan(found, target, labels, settings, contact_sheet is not None)
@@ -327,6 +328,22 @@ def _commit(job: Job, outcomes: list[Outcome], target: _Target) -> None:
     target.record.put(job.source, job.version, images, content)
 
 
+def _is_forgotten(
+    job: Job, image_id: str, uid: str | None, outcome: Outcome, target: _Target
+) -> bool:
+    """Whether an image, or its patient by the file's tag or the label table, was taken out."""
+    record, labels = target.record, target.labels
+    if not record.keeps_anyone_out:
+        return False
+    names = [image_id]
+    patients = [outcome.identifiers.get("patient_id")]
+    row = None if labels is None else labels.find(job.source, uid)
+    if labels is not None and row is not None:
+        patients.append(labels.rows[row]["patient_id"])
+    names += [record.hasher.hash("patient", patient) for patient in patients if patient]
+    return any(record.is_kept_out(name) for name in names)
+
+
 def _follow(job: Job, outcome: Outcome, target: _Target) -> None:
     """Take a file whose pixels are recorded of one that is gone for that one, not for a copy.
 
@@ -366,6 +383,12 @@ def _store_image(job: Job, outcome: Outcome, target: _Target) -> RecordedImage:
     origin = ImageOrigin(job.source, outcome.frame)
     uid = outcome.identifiers.get("sop_instance_uid")
     image_id = _name(job, outcome, target)
+    if _is_forgotten(job, image_id, uid, outcome, target):
+        detail = "was taken out by mammo-pd forget; delete its file, or see forget --take-again"
+        columns = failed(ImageError(Reason.FORGOTTEN, detail), outcome.frame).columns
+        # Nothing more is kept of it than where it lies, to pass it over next time.
+        image_id = hasher.hash("image", f"file:{job.source}{_frame_suffix(outcome)}")
+        return RecordedImage(origin, image_id, columns, {}, 0)
     columns = {**outcome.columns, "fingerprint": target.fingerprint}
     if outcome.pixel_digest:
         columns["pixel_hash"] = hasher.hash("pixels", outcome.pixel_digest)

@@ -95,6 +95,8 @@ def test_nothing_missing_is_no_error(store: Path, capsys: pytest.CaptureFixture[
         (["--patient", "SECRET"], "no image of patient number 1 of --patient"),
         (["--image", "x", "y"], "the store has no image 'x'"),
         (["--image", "x", "--whole-folders"], "--whole-folders goes with --missing"),
+        (["--missing", "--take-again"], "--take-again goes with --patient and --image alone"),
+        (["--image", "x", "--take-again"], "the image 'x' was not forgotten"),
     ],
 )
 def test_what_cannot_be_forgotten_is_refused(

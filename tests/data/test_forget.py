@@ -6,7 +6,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from mammo_pd.data.forget import forget, plan_forgetting
+from mammo_pd.data.forget import forget, plan_forgetting, take_again
 from mammo_pd.data.manifest import read_manifest, write_manifest
 from mammo_pd.data.manifest_row import manifest_row
 from mammo_pd.data.record import ImageOrigin, Record, RecordedImage
@@ -112,6 +112,25 @@ def test_a_woman_is_found_by_each_of_her_names(
     if spelling == "table":
         # Her files' own name finds her, too.
         assert plan_forgetting(paths, record, patients=["W03"]).image_ids == images
+
+
+def test_who_was_named_is_kept_out_and_what_was_missing_is_not(
+    tmp_path: Path, paths: StorePaths, record: Record
+) -> None:
+    (tmp_path / "d" / "W05" / "CC.dcm").unlink()
+    image_id = record.hasher.hash("image", str(tmp_path / "d" / "W04" / "CC.dcm"))
+    plan = plan_forgetting(paths, record, patients=["W03"], images=[image_id], missing=True)
+    forget(paths, record, plan)
+    hers, missing = record.hasher.hash("patient", "W03"), tmp_path / "d" / "W05" / "CC.dcm"
+    assert all(map(record.is_kept_out, [image_id, hers]))
+    assert not record.is_kept_out(record.hasher.hash("image", str(missing)))
+    assert not record.is_kept_out(record.hasher.hash("patient", "W05"))
+    with pytest.raises(InputError, match="patient number 1 of --patient: she was forgotten before"):
+        plan_forgetting(paths, record, patients=["W03"])
+    take_again(paths, record, patients=["W03"], images=[image_id])
+    assert not record.keeps_anyone_out
+    with pytest.raises(InputError, match="patient number 1 of --patient was not forgotten"):
+        take_again(paths, record, patients=["W03"])
 
 
 def test_what_was_deleted_is_found_and_nothing_else(
