@@ -31,8 +31,8 @@ def forget(
 ) -> None:
     """Take images out of a store for good, and say which runs were trained on them.
 
-    Pixels, rows and places in splits are removed; the files that they came from are not, but who
-    was named is kept out of the store from then on.
+    Pixels, rows and places in splits are removed; the files that they came from
+    stay, and preprocess passes over those of who was named.
 
     For example:
 

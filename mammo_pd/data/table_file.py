@@ -23,6 +23,8 @@ _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+# How Excel's sheets begin, new and old: a ZIP archive and a compound file.
+_SHEET_MARKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
 # Enough for any header.
 _HEAD_BYTES = 2**18
 # Spreadsheets understand a first line that names the separator, and some programs write it.
@@ -85,6 +87,11 @@ def with_known_names(frame: pd.DataFrame, names: Iterable[str], path: Path) -> p
     Raises:
         InputError: two columns are the same one.
     """
+    names = tuple(names)
+    for name in names:
+        # So pandas calls the second of two.
+        if f"{name}.1" in frame.columns:
+            raise InputError(f"{path} has the column {name} twice; rename or remove one of them.")
     absent = {_plain(name): name for name in names if name not in frame.columns}
     found: dict[str, str] = {}
     for column in frame.columns:
@@ -108,6 +115,8 @@ def _plain(name: str) -> str:
 def _encoding(path: Path) -> str:
     with path.open("rb") as opened:
         head = opened.read(64)
+    if head.startswith(_SHEET_MARKS):
+        raise InputError(f"the label table {path} is a spreadsheet's own file; save it as CSV.")
     for mark, name in _BYTE_ORDER_MARKS:
         if head.startswith(mark):
             return name

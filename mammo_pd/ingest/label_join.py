@@ -80,7 +80,10 @@ def refuse_losing_labels(labels: LabelTable, folder: Path, record: Record) -> No
     Raises:
         InputError: labels would be lost.
     """
-    _refuse(labels, _compare(labels, _match(labels, folder, record), record))
+    found = _match(labels, folder, record)
+    # A table that names none of the images may be of new ones; if not, `join_labels` says so.
+    if any(row is not None for row in found.values()):
+        _refuse(labels, _compare(labels, found, record))
 
 
 def _match(labels: LabelTable, folder: Path, record: Record) -> dict[Path, int | None]:

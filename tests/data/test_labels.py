@@ -167,6 +167,7 @@ def test_image_that_two_rows_claim_is_refused(tmp_path: Path) -> None:
         ("path,label\na/é.png,1\na/e\u0301.png,0\n", "lines 2 and 3 name the same"),
         ("path,label,age\na.png,1,61,5\n", "a row has 4 cells and the header 3"),
         ("path,label,age\na.png,1,61\nb.png,1,61,5\n", "line 3 has 4 cells.*decimal comma"),
+        ("path,label,label\na.png,1,0\n", "has the column label twice"),
         ("path,Label,LABEL\na.png,1,0\n", r"more than one column that may be label \(Label, L"),
     ],
 )

@@ -56,3 +56,11 @@ def test_a_code_page_is_named_as_the_cause(tmp_path: Path) -> None:
     path.write_bytes(TEXT.encode("cp1252"))
     with pytest.raises(InputError, match=r"is not UTF-8 text .*save it as 'CSV UTF-8'"):
         read_csv(path)
+
+
+@pytest.mark.parametrize("content", [b"PK\x03\x04" + bytes(60), b"\xd0\xcf\x11\xe0" + bytes(60)])
+def test_a_sheet_is_named_as_the_cause(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="is a spreadsheet's own file; save it as CSV"):
+        read_csv(path)

@@ -67,6 +67,13 @@ def test_a_table_that_only_adds_labels_is_not_asked_about(
     assert (unmatched, bool(changes)) == (0, False)
 
 
+def test_a_table_of_none_of_the_images_is_told_so(tmp_path: Path, record: Record) -> None:
+    labels = table(tmp_path, "none.dcm,1\n")
+    refuse_losing_labels(labels, tmp_path / "d", record)
+    with pytest.raises(InputError, match=r"no row of .*t\.csv names an image"):
+        join_labels(labels, tmp_path / "d", record, replace=True)
+
+
 def test_images_of_another_folder_are_not_asked_about(tmp_path: Path, record: Record) -> None:
     other = tmp_path / "other" / "e.dcm"
     record.put(other, (1, 1), [RecordedImage(ImageOrigin(other), "e", {"status": "ok"}, {}, 1)])
