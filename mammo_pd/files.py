@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,14 +46,54 @@ def _umask() -> int:
     return mask
 
 
-def each_file(folder: Path, closed: Callable[[OSError], None]) -> Iterator[Path]:
-    """Every file under ``folder`` in sorted order; links to folders are not followed.
+def each_file(
+    folder: Path,
+    closed: Callable[[OSError], None],
+    read_before: Callable[[Path], None] = lambda _: None,
+) -> Iterator[Path]:
+    """Every file under ``folder`` in sorted order, then those of the folders that it links to.
+
+    Each folder is read once: a link to one that is read anyway adds nothing, and one that leads
+    back to a folder around itself is not followed.
 
     Args:
         folder: where to begin.
         closed: is told of each folder that cannot be listed.
+        read_before: is told of each link, or folder behind one, that is passed over.
     """
-    for root, folders, names in os.walk(folder, onerror=closed):
-        folders.sort()
-        for name in sorted(names):
-            yield Path(root, name)
+    seen: set[tuple[int, int]] = set()
+    # Links wait until the tree itself is read, so that a file keeps its own path.
+    waiting = deque([folder])
+    while waiting:
+        for root, folders, names in os.walk(waiting.popleft(), onerror=closed):
+            try:
+                status = Path(root).stat()
+            except OSError as error:  # removed while the rest was read
+                closed(error)
+                folders.clear()
+                continue
+            if (status.st_dev, status.st_ino) in seen:
+                folders.clear()
+                read_before(Path(root))
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            for link in sorted(name for name in folders if Path(root, name).is_symlink()):
+                folders.remove(link)
+                if Path(root).resolve().is_relative_to(Path(root, link).resolve()):
+                    read_before(Path(root, link))
+                else:
+                    waiting.append(Path(root, link))
+            folders.sort()
+            for name in sorted(names):
+                yield Path(root, name)
+
+
+def is_gone(path: Path) -> bool:
+    """Whether a file was deleted or moved; one that merely cannot be reached is not gone."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False

@@ -23,6 +23,7 @@ class Reason(StrEnum):
     NO_BREAST = "no_breast_found"
     DUPLICATE = "duplicate_image"
     NOT_IN_TABLE = "not_in_label_table"  # an image file that is not DICOM and that no row names
+    FORGOTTEN = "forgotten"  # taken out by `mammo-pd forget`, and its file is still in the folder
 
     NOT_AN_IMAGE = "not_an_image"
     UNREADABLE = "unreadable_file"
@@ -48,6 +49,7 @@ class Reason(StrEnum):
             Reason.NO_BREAST,
             Reason.DUPLICATE,
             Reason.NOT_IN_TABLE,
+            Reason.FORGOTTEN,
         )
 
 

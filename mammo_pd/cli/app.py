@@ -25,6 +25,7 @@ COMMANDS = (
     "compare",
     "show",
     "sync",
+    "forget",
     "bench",
     "budget",
     "demo",

@@ -31,6 +31,7 @@ def preprocess(
     positive: Annotated[
         list[str] | None, Parameter(consume_multiple=1, metavar="VALUE...", show_default="1")
     ] = None,
+    replace_labels: bool = False,
     voi: VoiPolicy = VoiPolicy.AUTO,
     frames: Frames = Frames.EXCLUDE,
     workers: Annotated[int | None, Parameter(metavar="N", show_default="one per core")] = None,
@@ -57,6 +58,7 @@ def preprocess(
         definition: Which of the data set's label definitions to use, with --source.
         label_column: Column of TABLE that holds the label.
         positive: Values that count as positive; all others are negative.
+        replace_labels: Let TABLE take away labels that images have, or turn them round.
         voi: Grey scale: VOI LUT, else window, else full range (auto); or insist on one of them.
         frames: What to take of multi-frame files (tomosynthesis): nothing, the middle frame, the
             maximum intensity projection (mip), or each frame as an image.
@@ -71,6 +73,8 @@ def preprocess(
 
     if workers is not None and scheduler is not None:
         raise InputError("--workers and --scheduler exclude each other; give one of them.")
+    if replace_labels and labels is None:
+        raise InputError("--replace-labels needs a table; name it with --labels.")
     table = _read_labels(folder, labels, source, definition, label_column, positive)
     if key is not None and not key.is_file():
         raise InputError(f"the key {key} does not exist; name a store's private/key.")
@@ -78,6 +82,7 @@ def preprocess(
         folder,
         out,
         labels=table,
+        replace_labels=replace_labels,
         settings=ImagingSettings(voi=voi, frames=frames),
         workers=workers,
         scheduler=scheduler,
@@ -85,7 +90,7 @@ def preprocess(
         crosswalk=crosswalk,
         key=None if key is None else key.read_bytes(),
     )
-    _print_summary(summary, has_table=table is not None)
+    _print_summary(summary, out, has_table=table is not None)
     if summary.details and crosswalk is None:
         print("to see which files these are, run the same command with --crosswalk FILE")
     if not summary.ok:
@@ -138,25 +143,52 @@ def _read_labels(
     return read_labels(labels, label_column=label_column, positive=positive or ())
 
 
-def _print_summary(summary: "PreprocessSummary", *, has_table: bool) -> None:
+def _print_summary(summary: "PreprocessSummary", out: Path, *, has_table: bool) -> None:
+    from mammo_pd.ingest.walk import PassedOver
+
     print()
     for (status, reason), count in sorted(summary.by_status.items(), key=lambda item: -item[1]):
         line = f"{count:>8}  {status}" + (f"  {reason}" if reason else "")
         print(line + (f"   such as {summary.details[reason]}" if reason else ""))
+    if summary.passed_over:
+        counts = sorted(summary.passed_over.items(), key=lambda item: -item[1])
+        print("passed over: " + "; ".join(f"{count} {reason}" for reason, count in counts))
+    if summary.repeated_folders:
+        print(
+            f"{summary.repeated_folders} linked folders were read once only, or lead back to "
+            "where they lie"
+        )
     if summary.labelled or has_table:
         print(
             f"{summary.labelled} of {summary.ok} usable images have a label; {summary.positive} "
             "of them are positive"
+        )
+    if summary.label_changes:
+        print(
+            f"--replace-labels: {summary.label_changes.removed} images lost their label, "
+            f"{summary.label_changes.turned} changed it"
         )
     if summary.unmatched_labels:
         print(
             f"warning: {summary.unmatched_labels} rows of the label table match no image; if that "
             "is more than you expect, compare its paths or identifiers with the folder"
         )
+    if PassedOver.UNREADABLE in summary.passed_over:
+        print(
+            f"warning: {summary.passed_over[PassedOver.UNREADABLE]} files cannot be opened, and if "
+            "they are images they are missing; make them readable and run again"
+        )
     if summary.closed_folders:
         print(
             f"warning: {summary.closed_folders} folders could not be listed and their images are "
             "missing; make them readable and run again"
+        )
+    if summary.gone:
+        store = "" if out == default_store() else f" {shlex.quote(str(out))}"
+        print(
+            f"warning: {summary.gone} images of the store come from files that are no longer where "
+            "they were read (deleted, moved, or on a disk that is not mounted); to take out what "
+            f"was deleted: mammo-pd forget{store} --missing"
         )
     if summary.disagreeing:
         print(

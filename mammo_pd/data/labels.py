@@ -4,21 +4,35 @@ The whole table is checked before any image is read. Rows are matched to images 
 ``sop_instance_uid`` or the data set's own ``image_id``.
 """
 
+import os.path
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from mammo_pd.data.manifest import MANIFEST_SCHEMA
+from mammo_pd.data.table_file import read_csv, with_known_names
 from mammo_pd.errors import InputError
 
 _PATH_COLUMNS = ("path", "file", "filename", "image_path")
 _KEYS = (*_PATH_COLUMNS, "sop_instance_uid", "image_id")
+_LABELS = ("label", "cancer")
 _PHOTOMETRIC = ("MONOCHROME1", "MONOCHROME2")
 _OVERRIDES = ("laterality", "view", "age", "implant")
+# Every column that means something here, whatever its case.
+_NAMES = (
+    *_KEYS,
+    *_OVERRIDES,
+    "patient_id",
+    "exam_id",
+    "study_id",
+    "view_position",
+    "photometric_interpretation",
+)
 # A column with one of these words in its name may identify a person and stays out of the manifest.
 _PERSONAL = frozenset(
     [
@@ -51,6 +65,8 @@ _PERSONAL = frozenset(
 _NOT_PERSONAL = ("site_id", "machine_id")
 # The last component of a UID is taken for an image_id only if it is longer than a counter.
 _FEWEST_DIGITS = 5
+# Not what may be a thousands separator: 1,250 is two numbers.
+_DECIMAL_COMMA = re.compile(r"[+-]?(?!0*[1-9]\d{0,2}(?:,\d{3})+$)\d*,\d+")
 _BOOLEAN = {"0": False, "1": True, "no": False, "yes": True, "false": False, "true": True}
 _LATERALITY = {"l": "L", "left": "L", "r": "R", "right": "R"}
 
@@ -66,13 +82,16 @@ class LabelTable:
         rows: one dictionary per image: ``label`` (0, 1 or None), ``patient_id``, ``exam_id``,
             ``laterality``, ``view``, ``age``, ``photometric_interpretation`` (or None each) and
             ``further``.
+        uid_ends_in_image_id: the set's SOP Instance UIDs end in its image numbers. Of any other
+            file a UID that ends like one is a coincidence.
     """
 
     source: Path
     definition: str
     column_types: dict[str, str]
     rows: tuple[dict[str, Any], ...]
-    _by_path: dict[Path, int]
+    uid_ends_in_image_id: bool
+    _by_path: dict[str, int]
     _by_name: dict[str, int]
     _by_uid: dict[str, int]
     _by_image_id: dict[str, int]
@@ -82,21 +101,23 @@ class LabelTable:
 
         A path in the table is relative to the table or to the folder of images. The data set's
         ``image_id`` is the file's stem, the last part of one (``train_images_10011_1031443799``),
-        or the last component of the SOP Instance UID, as in the RSNA set.
+        or, where `uid_ends_in_image_id`, the last component of the SOP Instance UID.
         """
         # Every way in which a row may name this image; two different rows are a contradiction.
+        stem = _composed(path.stem)
         found = {
-            self._by_path.get(path.absolute()),
-            self._by_path.get(path.resolve()),
-            self._by_image_id.get(path.stem),
-            self._by_image_id.get(_long_number(path.stem.rpartition("_")[2])),
+            self._by_path.get(_composed(os.path.normpath(path.absolute()))),
+            self._by_path.get(_composed(str(path.resolve()))),
+            self._by_image_id.get(stem),
+            self._by_image_id.get(_long_number(stem.rpartition("_")[2])),
         }
         if self._by_name:
             # A relative path matches from any folder on: a/b/c.dcm, b/c.dcm and c.dcm.
-            parts = path.parts
+            parts = _composed(str(path)).split("/")
             found |= {self._by_name.get("/".join(parts[start:])) for start in range(len(parts))}
         if sop_instance_uid:
             found.add(self._by_uid.get(sop_instance_uid))
+        if sop_instance_uid and self.uid_ends_in_image_id:
             found.add(self._by_image_id.get(_long_number(sop_instance_uid.rpartition(".")[2])))
         found.discard(None)
         if len(found) > 1:
@@ -141,7 +162,8 @@ def read_labels(
         InputError: no such file, no column to match images by, an image named twice, or a label
             that is neither 0 nor 1.
     """
-    frame = read_csv(path)
+    names = (*_NAMES, *([label_column] if label_column else _LABELS))
+    frame = with_known_names(read_csv(path), names, path)
     label = _read_label(frame, path, label_column, tuple(positive))
     name = _label_column(frame, path, label_column)
     meaning = ", ".join(positive) if positive else "1"
@@ -154,7 +176,12 @@ def read_labels(
 
 
 def label_table(
-    frame: pd.DataFrame, label: Sequence[int | None], *, source: Path, definition: str
+    frame: pd.DataFrame,
+    label: Sequence[int | None],
+    *,
+    source: Path,
+    definition: str,
+    uid_ends_in_image_id: bool = False,
 ) -> LabelTable:
     """Check rows in memory, and index them by the columns that name images.
 
@@ -163,6 +190,7 @@ def label_table(
         label: for each row 1, 0, or None if unknown.
         source: where the rows came from; relative paths are resolved beside it.
         definition: what makes an image positive, in a sentence.
+        uid_ends_in_image_id: as in `LabelTable`.
 
     Returns:
         The table.
@@ -218,45 +246,22 @@ def label_table(
         definition=definition,
         column_types=column_types,
         rows=tuple(rows),
+        uid_ends_in_image_id=uid_ends_in_image_id,
         _by_path=_index(
             frame,
             _PATH_COLUMNS,
-            lambda value: beside / PurePosixPath(value.replace("\\", "/")),
+            lambda value: os.path.normpath(_composed(str(beside / _with_slashes(value)))),
             source,
         ),
         _by_name=_index(
             frame,
             _PATH_COLUMNS,
-            lambda value: PurePosixPath(value.replace("\\", "/")).as_posix(),
+            lambda value: os.path.normpath(_composed(_with_slashes(value))),
             source,
         ),
         _by_uid=_index(frame, ("sop_instance_uid",), str, source),
-        _by_image_id=_index(frame, ("image_id",), str, source),
+        _by_image_id=_index(frame, ("image_id",), _composed, source),
     )
-
-
-def read_csv(path: Path, separator: str = ",") -> pd.DataFrame:
-    """Read a CSV with a header, every cell as stripped text, empty if missing.
-
-    Raises:
-        InputError: no such file, not CSV, or no rows.
-    """
-    if not path.is_file():
-        raise InputError(f"the label table {path} does not exist; give a CSV file with a header.")
-    try:
-        frame = pd.read_csv(
-            path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig"
-        )
-    except (ValueError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"the label table {path} cannot be read as CSV ({error}); save it as "
-            "comma-separated UTF-8 with one header line."
-        ) from error
-    if frame.empty:
-        raise InputError(f"the label table {path} has no rows; give one row per image.")
-    frame.columns = frame.columns.str.strip()
-    stripped: pd.DataFrame = frame.apply(lambda column: column.str.strip())
-    return stripped
 
 
 def _refuse_repeats(frame: pd.DataFrame, key: str, path: Path) -> None:
@@ -275,7 +280,7 @@ def _refuse_repeats(frame: pd.DataFrame, key: str, path: Path) -> None:
 
 
 def _label_column(frame: pd.DataFrame, path: Path, wanted: str | None) -> str:
-    for name in (wanted,) if wanted else ("label", "cancer"):
+    for name in (wanted,) if wanted else _LABELS:
         if name in frame.columns:
             return name
     raise InputError(
@@ -297,19 +302,21 @@ def _read_label(
                 f"it holds {', '.join(sorted(set(values))[:10])}."
             )
         return [None if value == "" else int(value in positive) for value in values]
-    known = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1, "no": 0, "yes": 1, "": None}
+    labels: list[int | None] = []
     for line, value in enumerate(values, start=2):
-        if value.lower() not in known:
+        known = _BOOLEAN.get(value.lower(), _number(value))
+        if value and known not in (0, 1):
             raise InputError(
                 f"{path}, line {line}: the {name} {value!r} is neither 0 nor 1; say which values "
                 f"are positive with --positive, such as --positive {value}."
             )
-    return [known[value.lower()] for value in values]
+        labels.append(None if known is None else int(known))
+    return labels
 
 
 def _number(text: str) -> float | None:
     try:
-        return float(text)
+        return float(text.replace(",", ".") if _DECIMAL_COMMA.fullmatch(text) else text)
     except ValueError:
         return None
 
@@ -319,6 +326,15 @@ def _is_personal(name: str) -> bool:
     # Words of camelCase and of ACRONYMFollowedByWord.
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name)
     return not _PERSONAL.isdisjoint(re.split(r"[^a-z0-9]+", spaced.lower()))
+
+
+def _with_slashes(path: str) -> str:
+    return path.replace("\\", "/")
+
+
+def _composed(text: str) -> str:
+    """One spelling for letters with accents: macOS writes them in two characters, others in one."""
+    return unicodedata.normalize("NFC", text)
 
 
 def _long_number(text: str) -> str:

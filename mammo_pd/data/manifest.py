@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mammo_pd.errors import InputError
@@ -87,6 +88,14 @@ def write_manifest(path: Path, rows: Iterable[dict[str, Any]], further: pa.Schem
                 count, group = count + len(group), []
         writer.write_table(pa.Table.from_pylist(group, schema))
     return count + len(group)
+
+
+def drop_from_manifest(path: Path, image_ids: Iterable[str]) -> None:
+    """Write the manifest without some images; it keeps its other rows and columns as they are."""
+    table = pq.read_table(path)
+    dropped = pc.is_in(table["image_id"], pa.array(sorted(image_ids), pa.string()))
+    with atomic_write(path) as beside:
+        pq.write_table(table.filter(pc.invert(dropped)), beside, row_group_size=_ROWS_PER_GROUP)
 
 
 def read_manifest(path: Path, *, status: Status | None = Status.OK) -> pd.DataFrame:

@@ -99,9 +99,16 @@ class Record:
         self._database.execute(
             "CREATE TABLE IF NOT EXISTS images (source BLOB PRIMARY KEY, size INTEGER, "
             "mtime_ns INTEGER, image_id TEXT, status TEXT, reason TEXT, stored_bytes INTEGER, "
-            "facts TEXT, identifiers TEXT, labels TEXT)"
+            "facts TEXT, identifiers TEXT, labels TEXT, content BLOB)"
         )
+        columns = {row[1] for row in self._database.execute("PRAGMA table_info(images)")}
+        if "content" not in columns:  # a store of an earlier version
+            self._database.execute("ALTER TABLE images ADD COLUMN content BLOB")
         self._database.execute("CREATE INDEX IF NOT EXISTS by_image_id ON images (image_id)")
+        self._database.execute("CREATE TABLE IF NOT EXISTS folders (path BLOB PRIMARY KEY)")
+        self._database.execute(
+            "CREATE TABLE IF NOT EXISTS forgotten (name TEXT PRIMARY KEY, patient TEXT)"
+        )
 
     def __enter__(self) -> "Record":
         return self
@@ -149,7 +156,20 @@ class Record:
         ).fetchone()
         return _as_source(row[0]) if row else None
 
-    def put(self, path: Path, version: tuple[int, int], images: Iterable[RecordedImage]) -> None:
+    def pixel_hash_of(self, image_id: str) -> str | None:
+        """The hash of an image's pixels; None if it has none or is not recorded."""
+        row = self._database.execute(
+            "SELECT json_extract(facts, '$.pixel_hash') FROM images WHERE image_id = ?", (image_id,)
+        ).fetchone()
+        return row[0] if row else None
+
+    def put(
+        self,
+        path: Path,
+        version: tuple[int, int],
+        images: Iterable[RecordedImage],
+        content: bytes = b"",
+    ) -> None:
         """Record all images of one file in place of earlier ones; its labels are kept.
 
         Args:
@@ -157,13 +177,15 @@ class Record:
             version: its size in bytes and modification time in ns when it was read.
             images: of that file. Their own ``labels`` are ignored: label tables name files, so all
                 images of a file share the labels recorded for it.
+            content: digest of the file's content, by which it is recognised elsewhere; empty if
+                unknown.
         """
         labels = self._database.execute(
             f"SELECT labels FROM images WHERE {_OF_FILE} LIMIT 1", _of_file(path)
         ).fetchone() or (None,)
         self._database.execute(f"DELETE FROM images WHERE {_OF_FILE}", _of_file(path))
         self._database.executemany(
-            "INSERT INTO images VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO images VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 (
                     _as_key(image.source),
@@ -175,6 +197,7 @@ class Record:
                     json.dumps(image.columns),
                     json.dumps(image.identifiers),
                     *labels,
+                    content,
                 )
                 for image in images
             ),
@@ -186,6 +209,88 @@ class Record:
             f"UPDATE images SET labels = :labels WHERE {_OF_FILE}",
             {"labels": None if labels is None else json.dumps(labels), **_of_file(path)},
         )
+
+    def contents(self) -> Iterator[tuple[Path, int, bytes]]:
+        """Every file: its path, its size in bytes when it was read, the digest of its content.
+
+        The digest is empty in stores of earlier versions, and of files that could not be read.
+        """
+        cursor = self._database.execute("SELECT source, size, content FROM images ORDER BY source")
+        with closing(cursor):
+            last = None
+            for source, size, content in cursor:
+                path = _as_source(source).path
+                if path != last:  # several images of one file follow one another
+                    yield path, size, content or b""
+                last = path
+
+    def move(self, before: Path, after: Path, mtime_ns: int) -> None:
+        """Record that a file lies elsewhere now; its images, their names and labels stay.
+
+        Args:
+            before: where it was.
+            after: where it is; no image is recorded of a file there.
+            mtime_ns: its modification time there.
+        """
+        keys = self._database.execute(
+            f"SELECT source FROM images WHERE {_OF_FILE}", _of_file(before)
+        ).fetchall()
+        self._database.executemany(
+            "UPDATE images SET source = ?, mtime_ns = ? WHERE source = ?",
+            (
+                (_as_key(ImageOrigin(after, _as_source(key).frame)), mtime_ns, key)
+                for (key,) in keys
+            ),
+        )
+
+    def put_folder(self, folder: Path) -> None:
+        """Record a folder that images were read from."""
+        self._database.execute("INSERT OR IGNORE INTO folders VALUES (?)", (os.fsencode(folder),))
+
+    def folders(self) -> list[Path]:
+        """The folders that images were read from; stores of earlier versions name none."""
+        rows = self._database.execute("SELECT path FROM folders ORDER BY path")
+        return [Path(os.fsdecode(path)) for (path,) in rows]
+
+    def remove(self, image_ids: Iterable[str]) -> None:
+        """Remove images, and what is left of them in the database's file."""
+        # Otherwise SQLite only marks the space as free, and the identifiers can still be read.
+        self._database.execute("PRAGMA secure_delete = ON")
+        self._database.executemany(
+            "DELETE FROM images WHERE image_id = ?", ((image_id,) for image_id in image_ids)
+        )
+
+    def keep_out(self, names: Mapping[str, str | None]) -> None:
+        """Take in no image of these names any more.
+
+        Args:
+            names: image_id or patient_id, and for an image that goes with a patient her patient_id.
+        """
+        self._database.executemany("INSERT OR REPLACE INTO forgotten VALUES (?, ?)", names.items())
+
+    def let_in(self, names: Iterable[str]) -> int:
+        """Take in images of these names again, those of patients among them included.
+
+        Returns:
+            How many of the names were kept out.
+        """
+        count = 0
+        for name in names:
+            count += self._database.execute(
+                "DELETE FROM forgotten WHERE name = ?", (name,)
+            ).rowcount
+            self._database.execute("DELETE FROM forgotten WHERE patient = ?", (name,))
+        return count
+
+    def is_kept_out(self, name: str) -> bool:
+        """Whether an image_id or a patient_id was forgotten."""
+        found = self._database.execute("SELECT 1 FROM forgotten WHERE name = ?", (name,))
+        return found.fetchone() is not None
+
+    @property
+    def keeps_anyone_out(self) -> bool:
+        """Whether anything was forgotten."""
+        return self._database.execute("SELECT 1 FROM forgotten").fetchone() is not None
 
     def rows(self) -> Iterator[RecordedImage]:
         """Every image, sorted by image_id."""

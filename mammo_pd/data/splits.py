@@ -10,7 +10,7 @@ docs/log.md), and splits already made, by which runs are compared, would change.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -220,6 +220,54 @@ def read_split(folder: Path, name: str) -> SplitTable:
     Raises:
         InputError: there is no split of that name, or it was changed after it was made.
     """
+    split, made_with = _read(folder, name)
+    if split.hash != made_with["hash"]:
+        raise _edited(folder, split, made_with)
+    return split
+
+
+def read_split_and_past(folder: Path, name: str) -> tuple[SplitTable, frozenset[str]]:
+    """Read a split, and the hashes that it has had: removing images gives it another.
+
+    Also one whose removal of images was cut short, which `remove_from_split` then completes.
+
+    Raises:
+        InputError: there is no split of that name, or somebody has edited it.
+    """
+    split, made_with = _read(folder, name)
+    hashes = frozenset([made_with["hash"], *made_with.get("earlier_hashes", [])])
+    if split.hash not in hashes:
+        raise _edited(folder, split, made_with)
+    return split, hashes
+
+
+def remove_from_split(folder: Path, name: str, image_ids: Collection[str]) -> SplitTable | None:
+    """Write a split without some of its images; the sides of the others stay.
+
+    A split that would have a part or a fold without any image is removed.
+
+    Returns:
+        The split as it is now; None if it was removed.
+
+    Raises:
+        InputError: there is no split of that name, or somebody has edited it.
+    """
+    split, hashes = read_split_and_past(folder, name)
+    _, made_with = _read(folder, name)
+    rest = split.table[~split.table["image_id"].isin(list(image_ids))].reset_index(drop=True)
+    side = "fold" if split.folds else "split"
+    if set(rest[side]) != set(split.table[side]):
+        (folder / f"{name}.csv").unlink()
+        (folder / f"{name}.json").unlink()
+        return None
+    smaller = SplitTable(name, rest, _hash(rest))
+    made_with |= {"earlier_hashes": sorted(hashes - {smaller.hash})}
+    write_split(smaller, folder, {key: made_with[key] for key in made_with if key != "hash"})
+    return smaller
+
+
+def _read(folder: Path, name: str) -> tuple[SplitTable, dict[str, Any]]:
+    """The split as its table is, and what its JSON file says."""
     path = folder / f"{name}.csv"
     if not path.is_file():
         made = list_splits(folder)
@@ -230,8 +278,10 @@ def read_split(folder: Path, name: str) -> SplitTable:
         )
     try:
         table = pd.read_csv(path, dtype=dict.fromkeys(_TEXT_COLUMNS, "string"))
-        expected = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["hash"]
-    except (OSError, ValueError, KeyError) as error:
+        made_with: dict[str, Any] = json.loads(path.with_suffix(".json").read_text("utf-8"))
+        if not isinstance(made_with["hash"], str):
+            raise TypeError("its hash is no text")
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"the split {path} cannot be read ({error}); make a new one: mammo-pd split --name NEW"
         ) from error
@@ -240,13 +290,20 @@ def read_split(folder: Path, name: str) -> SplitTable:
         raise InputError(f"{path} needs the columns image_id, patient_id and split or fold.")
     if "val_of" in table:
         table["val_of"] = table["val_of"].fillna("")
-    found = _hash(table)
-    if found != expected:
+    if table.isna().to_numpy().any():
         raise InputError(
-            f"{path} was changed after it was made (hash {found[:12]}, was {expected[:12]}); "
-            "restore it, or make a new one: mammo-pd split --name NEW"
+            f"{path} has rows without an image_id, a patient_id or a side, so it was cut off or "
+            "edited; restore it, or make a new one: mammo-pd split --name NEW"
         )
-    return SplitTable(name, table.sort_values("image_id", ignore_index=True), found)
+    table = table.sort_values("image_id", ignore_index=True)
+    return SplitTable(name, table, _hash(table)), made_with
+
+
+def _edited(folder: Path, split: SplitTable, made_with: dict[str, Any]) -> InputError:
+    return InputError(
+        f"{folder / split.name}.csv was changed after it was made (hash {split.hash[:12]}, was "
+        f"{made_with['hash'][:12]}); restore it, or make a new one: mammo-pd split --name NEW"
+    )
 
 
 def _usable(manifest: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:

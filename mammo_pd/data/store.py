@@ -66,6 +66,10 @@ class StorePaths:
         """The folder of one image's levels."""
         return self.root / "pixels" / image_id[:2] / image_id
 
+    def thumbnail(self, image_id: str) -> Path:
+        """The whole frame of one image, small: it can show a burned-in name, so owner only."""
+        return self.private / "thumbnails" / image_id[:2] / f"{image_id}.npy"
+
 
 def open_store(root: Path) -> StorePaths:
     """Open an existing store.

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from mammo_pd.data.labels import LabelTable
 from mammo_pd.data.manifest import write_manifest
+from mammo_pd.data.manifest_row import manifest_row
 from mammo_pd.data.record import ImageOrigin, Record, RecordedImage
 from mammo_pd.data.store import (
     StorePaths,
@@ -31,13 +32,16 @@ from mammo_pd.data.store import (
     write_store_info,
 )
 from mammo_pd.errors import ImageError, InputError
-from mammo_pd.files import atomic_write
+from mammo_pd.files import atomic_write, is_gone
 from mammo_pd.imaging.box import Box
 from mammo_pd.imaging.raster import RASTER_SUFFIXES
 from mammo_pd.imaging.settings import ALGORITHM_VERSION, ImagingSettings
 from mammo_pd.ingest.contact_sheet import draw_contact_sheet
+from mammo_pd.ingest.content import content_digest
+from mammo_pd.ingest.label_join import LabelChanges, join_labels, refuse_losing_labels
+from mammo_pd.ingest.moved import recognise_moved
 from mammo_pd.ingest.process import Job, Outcome, failed, process_file
-from mammo_pd.ingest.walk import FoundFiles, find_images
+from mammo_pd.ingest.walk import FoundFiles, PassedOver, find_images
 from mammo_pd.ingest.workers import run_in_processes, run_on_cluster
 from mammo_pd.terms import PYRAMID_LONG_SIDES, Reason, Status
 
@@ -52,12 +56,14 @@ class PreprocessSummary:
     Attributes:
         found: image files in the folder.
         done_before: of them, those that needed no work.
-        other_files: files passed over because they are not images.
+        passed_over: files that are not images, by reason.
+        repeated_folders: linked folders that were not read, being read already.
         by_status: images of the folder by (status, reason); with ``--frames each`` every frame of
             a file is one.
         labelled: of the folder's ok images, those with a label.
         positive: of those, the positive ones.
         unmatched_labels: rows of the label table that match no image.
+        label_changes: what the label table did to labels of before; None without a table.
         disagreeing: images whose laterality differs between table and tag.
         doubtful: of the folder's ok images, those in which it is doubtful what is breast; they are
             kept whole.
@@ -71,6 +77,7 @@ class PreprocessSummary:
         mixed_voi: machines (manufacturer and model) of whose ok images some have one kind of
             value-of-interest transformation and some another, with the count of each kind.
         closed_folders: folders that could not be listed.
+        gone: images of the whole store whose file is no longer where it was read.
         details: one example for each reason: image_id and sentence. Never a file's name, which can
             be a patient's name or an image's UID: what is printed ends up in logs.
         contact_sheets: the pages that were drawn.
@@ -78,11 +85,13 @@ class PreprocessSummary:
 
     found: int
     done_before: int
-    other_files: int
+    passed_over: Mapping[PassedOver, int]
+    repeated_folders: int
     by_status: dict[tuple[str, str], int]
     labelled: int
     positive: int
     unmatched_labels: int
+    label_changes: LabelChanges | None
     disagreeing: int
     doubtful: int
     wrong_side: int
@@ -91,8 +100,14 @@ class PreprocessSummary:
     odd_headers: int
     mixed_voi: dict[str, dict[str, int]]
     closed_folders: int
+    gone: int
     details: dict[str, str]
     contact_sheets: tuple[Path, ...]
+
+    @property
+    def other_files(self) -> int:
+        """Files of the folder that are not images."""
+        return sum(self.passed_over.values())
 
     @property
     def ok(self) -> int:
@@ -108,6 +123,7 @@ class _Target:
     paths: StorePaths
     record: Record
     fingerprint: str
+    labels: LabelTable | None = None
 
 
 def preprocess(
@@ -115,6 +131,7 @@ def preprocess(
     out: Path,
     *,
     labels: LabelTable | None = None,
+    replace_labels: bool = False,
     settings: ImagingSettings | None = None,
     workers: int | None = None,
     scheduler: str | None = None,
@@ -129,6 +146,7 @@ def preprocess(
         folder: DICOM files, or PNG, PGM, TIFF and JPEG that the label table names.
         out: the store, created or added to.
         labels: the label table; without one, labels of an earlier run are kept.
+        replace_labels: let it take labels of an earlier run away, and turn them round.
         settings: what decides the pixels.
         workers: processes; by default one for each core.
         scheduler: address of a Dask scheduler, such as ``tcp://host:8786``, whose workers replace
@@ -140,8 +158,8 @@ def preprocess(
         say: is given each line that is meant for the user.
 
     Raises:
-        InputError: no images, a store with other settings, a full disk, an ambiguous label table,
-            no worker.
+        InputError: no images, a store with other settings, a full disk, an ambiguous label table or
+            one that would lose labels, no worker.
     """
     if workers is not None and workers < 1:
         raise InputError(f"--workers {workers} is not 1 or above.")
@@ -150,17 +168,25 @@ def preprocess(
     found = find_images(folder)
     paths = create_or_match(out.resolve(), _what_decides_pixels(settings))
     with Record(paths, key) as record:
-        target = _Target(folder, paths, record, read_store_info(paths)["fingerprint"])
+        record.put_folder(folder)
+        moved = recognise_moved(found.images, record)
+        record.commit()
+        if moved:
+            say(f"{moved} files have moved since they were read, and are not decoded again")
+        target = _Target(folder, paths, record, read_store_info(paths)["fingerprint"], labels)
+        if labels is not None and not replace_labels:
+            refuse_losing_labels(labels, folder, record)
         jobs, unnamed_rasters = _plan(found, target, labels, settings, contact_sheet is not None)
         pending = len(jobs) + len(unnamed_rasters)
         say(_opening_line(found, folder, pending))
         for job in unnamed_rasters:
-            _commit(job, [_not_in_table()], target)
+            outcome = replace(_not_in_table(), file_content=content_digest(job.source))
+            _commit(job, [outcome], target)
         # What a killed run left half written.
         shutil.rmtree(paths.partial, ignore_errors=True)
         _run(jobs, target, workers, scheduler)
         shutil.rmtree(paths.partial, ignore_errors=True)
-        summary = _finish(found, target, labels, pending)
+        summary = _finish(found, target, labels, pending, replace_labels)
         if contact_sheet is not None:
             pages = _draw(contact_sheet, target)
             summary = replace(summary, contact_sheets=tuple(pages))
@@ -271,7 +297,7 @@ def _needs_work(
     if reason is None:
         # A level can be lost or truncated, as after a full disk.
         return stored_bytes(paths, image_id) != kept or (
-            job.thumbnail and not _thumbnail(paths, image_id).is_file()
+            job.thumbnail and not paths.thumbnail(image_id).is_file()
         )
     if job.named and reason in (Reason.NOT_MAMMOGRAPHY, Reason.NOT_IN_TABLE):
         return True
@@ -290,13 +316,65 @@ def _not_in_table() -> Outcome:
 
 def _commit(job: Job, outcomes: list[Outcome], target: _Target) -> None:
     """Put what one file gave into the store and the record, pixels first."""
+    for outcome in outcomes:
+        _follow(job, outcome, target)
     images = [_store_image(job, outcome, target) for outcome in outcomes]
     # Images that a changed file no longer holds leave the store.
     before = {image_id for _, _, image_id, *_ in target.record.known(job.source)}
     for gone in before - {image.image_id for image in images}:
         shutil.rmtree(target.paths.image(gone), ignore_errors=True)
-        _thumbnail(target.paths, gone).unlink(missing_ok=True)
-    target.record.put(job.source, job.version, images)
+        target.paths.thumbnail(gone).unlink(missing_ok=True)
+    content = outcomes[0].file_content if outcomes else b""
+    target.record.put(job.source, job.version, images, content)
+
+
+def _is_forgotten(
+    job: Job, image_id: str, uid: str | None, outcome: Outcome, target: _Target
+) -> bool:
+    """Whether an image, or its patient by the file's tag or the label table, was taken out."""
+    record, labels = target.record, target.labels
+    if not record.keeps_anyone_out:
+        return False
+    names = [image_id]
+    patients = [outcome.identifiers.get("patient_id")]
+    row = None if labels is None else labels.find(job.source, uid)
+    if labels is not None and row is not None:
+        patients.append(labels.rows[row]["patient_id"])
+    names += [record.hasher.hash("patient", patient) for patient in patients if patient]
+    return any(record.is_kept_out(name) for name in names)
+
+
+def _follow(job: Job, outcome: Outcome, target: _Target) -> None:
+    """Take a file whose pixels are recorded of one that is gone for that one, not for a copy.
+
+    `recognise_moved` has found the files that are the same to the byte; others moved, too, and had
+    their headers rewritten, or were recorded by an earlier version.
+    """
+    record, image_id = target.record, _name(job, outcome, target)
+    holder = record.source_of(image_id)
+    if (
+        holder is not None
+        and holder.path != job.source
+        and outcome.pixel_digest
+        and record.pixel_hash_of(image_id) == record.hasher.hash("pixels", outcome.pixel_digest)
+        and is_gone(holder.path)
+        and not record.known(job.source)
+    ):
+        record.move(holder.path, job.source, job.version[1])
+
+
+def _name(job: Job, outcome: Outcome, target: _Target) -> str:
+    """The image_id of an image, unless another has that name."""
+    name = (
+        outcome.identifiers.get("sop_instance_uid")
+        or f"file:{job.source.relative_to(target.folder).as_posix()}"
+    )
+    return target.record.hasher.hash("image", name + _frame_suffix(outcome))
+
+
+def _frame_suffix(outcome: Outcome) -> str:
+    # Neither a UID nor a number contains "#", so no frame gets the name of another file's image.
+    return "" if outcome.frame is None else f"#{outcome.frame}"
 
 
 def _store_image(job: Job, outcome: Outcome, target: _Target) -> RecordedImage:
@@ -304,17 +382,20 @@ def _store_image(job: Job, outcome: Outcome, target: _Target) -> RecordedImage:
     paths, hasher = target.paths, target.record.hasher
     origin = ImageOrigin(job.source, outcome.frame)
     uid = outcome.identifiers.get("sop_instance_uid")
-    # Neither a UID nor a number contains "#", so no frame gets the name of another file's image.
-    suffix = "" if outcome.frame is None else f"#{outcome.frame}"
-    name = uid or f"file:{job.source.relative_to(target.folder).as_posix()}"
-    image_id = hasher.hash("image", name + suffix)
+    image_id = _name(job, outcome, target)
+    if _is_forgotten(job, image_id, uid, outcome, target):
+        detail = "was taken out by mammo-pd forget; delete its file, or see forget --take-again"
+        columns = failed(ImageError(Reason.FORGOTTEN, detail), outcome.frame).columns
+        # Nothing more is kept of it than where it lies, to pass it over next time.
+        image_id = hasher.hash("image", f"file:{job.source}{_frame_suffix(outcome)}")
+        return RecordedImage(origin, image_id, columns, {}, 0)
     columns = {**outcome.columns, "fingerprint": target.fingerprint}
     if outcome.pixel_digest:
         columns["pixel_hash"] = hasher.hash("pixels", outcome.pixel_digest)
     holder = target.record.source_of(image_id)
     if holder is not None and holder.path != job.source:
         # The name is taken in this store, so the image gets one made of its path.
-        image_id = hasher.hash("image", f"file:{job.source}{suffix}")
+        image_id = hasher.hash("image", f"file:{job.source}{_frame_suffix(outcome)}")
         if columns["status"] == Status.OK and uid:
             # It keeps its patient, exam and pixel hash: they may show that two patients are one.
             detail = "has the SOP Instance UID of another image in the store"
@@ -324,25 +405,26 @@ def _store_image(job: Job, outcome: Outcome, target: _Target) -> RecordedImage:
         take_in(paths, outcome.pyramid, image_id)
         size = stored_bytes(paths, image_id)
         if outcome.thumbnail is not None:
-            file = _thumbnail(paths, image_id)
+            file = paths.thumbnail(image_id)
             file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             np.save(file, outcome.thumbnail, allow_pickle=False)
     return RecordedImage(origin, image_id, columns, outcome.identifiers, size)
 
 
-def _thumbnail(paths: StorePaths, image_id: str) -> Path:
-    # The whole frame can show a burned-in name, so it is for the owner only.
-    return paths.private / "thumbnails" / image_id[:2] / f"{image_id}.npy"
-
-
 def _finish(
-    found: FoundFiles, target: _Target, labels: LabelTable | None, pending: int
+    found: FoundFiles,
+    target: _Target,
+    labels: LabelTable | None,
+    pending: int,
+    replace_labels: bool,
 ) -> PreprocessSummary:
     """Join the labels, write the manifest of the whole store, and count this folder's images."""
     info = read_store_info(target.paths)
-    unmatched = 0
+    unmatched, changes = 0, None
     if labels is not None:
-        unmatched = _join_labels(labels, target)
+        unmatched, changes = join_labels(
+            labels, target.folder, target.record, replace=replace_labels
+        )
         info["labels"] = {
             "definition": labels.definition,
             "columns": _merged_types(info.get("labels", {}).get("columns", {}), labels),
@@ -357,7 +439,7 @@ def _finish(
     # Counted while the rows pass by on their way to the file: a million are never held at once.
     def rows() -> Iterator[dict[str, Any]]:
         for image in target.record.rows():
-            row = _manifest_row(image, target.record)
+            row = manifest_row(image, target.record.hasher)
             for name, kind in further.items():
                 if kind == "text" and row.get(name) is not None:
                     row[name] = str(row[name])
@@ -369,6 +451,8 @@ def _finish(
                 if row["status"] == Status.OK and row.get("voi_applied"):
                     kinds = voi.setdefault(_machine(row), Counter())
                     kinds[row["voi_applied"].partition(":")[0]] += 1
+            elif is_gone(image.source.path):
+                counts["gone"] += 1
             yield row
 
     schema = pa.schema(
@@ -382,11 +466,13 @@ def _finish(
     return PreprocessSummary(
         found=len(found.images),
         done_before=len(found.images) - pending,
-        other_files=found.other,
+        passed_over=found.passed_over,
+        repeated_folders=found.repeated_folders,
         by_status=dict(by_status),
         labelled=counts["labelled"],
         positive=counts["positive"],
         unmatched_labels=unmatched,
+        label_changes=changes,
         disagreeing=counts["disagreeing"],
         doubtful=counts["doubtful"],
         wrong_side=counts["wrong_side"],
@@ -397,6 +483,7 @@ def _finish(
             machine: dict(kinds) for machine, kinds in sorted(voi.items()) if len(kinds) > 1
         },
         closed_folders=found.unreadable_folders,
+        gone=counts["gone"],
         details=details,
         contact_sheets=(),
     )
@@ -437,78 +524,12 @@ def _machine(row: Mapping[str, Any]) -> str:
     return " ".join(known) or "an unnamed machine"
 
 
-def _join_labels(labels: LabelTable, target: _Target) -> int:
-    """Record each image's row of the label table; return the number of rows without an image."""
-    folder, record = target.folder, target.record
-    found: dict[Path, int | None] = {}
-    duplicates: set[Path] = set()
-    for image in record.rows():
-        path = image.source.path
-        # Images from elsewhere keep what another table said of them.
-        if path.is_relative_to(folder):
-            if image.columns.get("reason") == Reason.DUPLICATE:
-                duplicates.add(path)
-            # A row names a file, and so all its frames; a frame that could not be decoded has no
-            # UID to be found by.
-            row = labels.find(path, image.identifiers.get("sop_instance_uid"))
-            if row is None:
-                row = found.get(path)
-            found[path] = None if path in duplicates else row
-    times = Counter(row for row in found.values() if row is not None)
-    if not times:
-        raise InputError(
-            f"no row of {labels.source} names an image in {folder}; its path must be relative to "
-            "the table or to that folder, or give sop_instance_uid or the data set's image_id. The "
-            "images are in the store: run again with the corrected table, and only it is read."
-        )
-    row, most = times.most_common(1)[0]
-    if most > 1:
-        names = sorted(source for source, at in found.items() if at == row)
-        raise InputError(
-            f"line {row + 2} of {labels.source} names {most} images ({names[0]}, {names[1]}, ...); "
-            "give paths that tell them apart. The images are in the store: run again with the "
-            "corrected table, and only it is read."
-        )
-    for source, row in found.items():
-        record.put_labels(source, None if row is None else labels.rows[row])
-    record.commit()
-    return len(labels.rows) - len(times)
-
-
-def _manifest_row(image: RecordedImage, record: Record) -> dict[str, Any]:
-    identifiers, labelled = image.identifiers, image.labels
-    exam = labelled.get("exam_id") or identifiers.get("study_instance_uid")
-    patient, source = labelled.get("patient_id"), "table"
-    if not patient:
-        patient, source = identifiers.get("patient_id"), "tag"
-    if not patient:
-        # The frames of one file are of one patient, even if nothing else is known.
-        only = image.image_id if image.source.frame is None else f"file:{image.source.path}"
-        patient, source = (f"exam:{exam}", "exam") if exam else (f"image:{only}", "image")
-    columns = dict(image.columns)
-    if "processing" in columns:  # recorded before the column was renamed
-        columns["presentation_intent"] = columns.pop("processing")
-    row = {
-        **columns,
-        **labelled.get("further", {}),
-        "image_id": image.image_id,
-        "patient_id": record.hasher.hash("patient", patient),
-        "patient_id_source": source,
-        "exam_id": record.hasher.hash("exam", exam) if exam else None,
-        "label": labelled.get("label"),
-    }
-    for name in ("laterality", "view", "age", "implant"):
-        if labelled.get(name) is not None:
-            row[name] = labelled[name]
-    return row
-
-
 def _draw(sheet: Path, target: _Target) -> list[Path]:
     def items() -> Iterator[tuple[npt.NDArray[np.uint8], Box, str]]:
         for image in target.record.rows():
             columns = image.columns
             if columns["status"] == Status.OK and image.source.path.is_relative_to(target.folder):
-                file = _thumbnail(target.paths, image.image_id)
+                file = target.paths.thumbnail(image.image_id)
                 thumbnail = np.load(file, allow_pickle=False)
                 scale = max(thumbnail.shape) / max(columns["rows"], columns["columns"])
                 sides = (columns[f"crop_{side}"] for side in ("top", "left", "height", "width"))

@@ -8,7 +8,7 @@ import hashlib
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from mammo_pd.data.store import write_pyramid
 from mammo_pd.errors import ImageError
 from mammo_pd.imaging.raster import RASTER_SUFFIXES
 from mammo_pd.imaging.settings import ImagingSettings
+from mammo_pd.ingest.content import content_digest
 from mammo_pd.terms import Frames, Reason, Status
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class Outcome:
         pyramid: the folder into which the worker wrote it; None if there is none.
         pixel_digest: of the native pixels; empty if there are none.
         thumbnail: (h, w) uint8 whole frame, if wanted.
+        file_content: digest of the whole file's content; empty if unknown.
     """
 
     columns: Mapping[str, Any]
@@ -71,6 +73,7 @@ class Outcome:
     pyramid: Path | None = None
     pixel_digest: bytes = b""
     thumbnail: npt.NDArray[np.uint8] | None = None
+    file_content: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,11 @@ def process_file(job: Job) -> list[Outcome]:
     Raises:
         OSError: the pyramid cannot be written.
     """
+    content = content_digest(job.source)
+    return [replace(outcome, file_content=content) for outcome in _outcomes(job)]
+
+
+def _outcomes(job: Job) -> list[Outcome]:
     transforms = _prepare(job.settings, job.thumbnail, job.named)
     photometric = job.photometric_interpretation
     try:

@@ -34,8 +34,13 @@ def test_positive_takes_several_values(
     out = ["--out", str(tmp_path / "s")]
     assert main(["preprocess", str(phantoms), *labels, "--positive", "CC", "MLO", *out]) == 0
     assert "48 of 48 usable images have a label; 48 of them are positive" in capsys.readouterr().out
-    assert main(["preprocess", str(phantoms), *labels, "--positive", "CC", *out]) == 0
-    assert "24 of them are positive" in capsys.readouterr().out
+    words = ["preprocess", str(phantoms), *labels, "--positive", "CC", *out]
+    assert main(words) == 2
+    assert "takes it from 0 and turns it round for 24" in capsys.readouterr().err
+    assert main([*words, "--replace-labels"]) == 0
+    printed = capsys.readouterr().out
+    assert "24 of them are positive" in printed
+    assert "0 images lost their label, 24 changed it" in printed
 
 
 def test_help_names_every_public_data_set(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,6 @@
 from pathlib import Path
+from typing import Literal
+from unicodedata import normalize
 
 import pytest
 
@@ -21,12 +23,71 @@ def test_image_is_found_by_path_uid_or_the_sets_own_id(tmp_path: Path) -> None:
     assert by_uid.find(Path("x.dcm"), "1.2.34") == 1
     assert by_uid.find(Path("x.dcm")) is None
     by_id = read_labels(table(tmp_path, "image_id,label\n220375232,1\n"))
-    for name, uid in (
-        ("220375232.dcm", None),
-        ("train_images_10011_220375232.dcm", None),
-        ("x.dcm", "1.2.840.10009.1.2.3.10011.1.220375232"),
-    ):
-        assert by_id.find(Path(name), uid) == 0
+    for name in ("220375232.dcm", "train_images_10011_220375232.dcm"):
+        assert by_id.find(Path(name)) == 0
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["a/1.png", "./a/1.png", "a//1.png", "b/../a/1.png", "a\\1.png", "../{folder}/a/1.png"],
+)
+def test_a_path_is_found_however_it_is_written(tmp_path: Path, written: str) -> None:
+    labels = read_labels(table(tmp_path, f"path,label\n{written.format(folder=tmp_path.name)},1\n"))
+    assert labels.find(tmp_path / "a" / "1.png") == 0
+    assert labels.find(tmp_path / "b" / "1.png") is None
+
+
+@pytest.mark.parametrize("in_table", ["NFC", "NFD"])
+@pytest.mark.parametrize("on_disk", ["NFC", "NFD"])
+@pytest.mark.parametrize("column", ["path", "image_id"])
+def test_accents_are_the_same_in_either_form(
+    tmp_path: Path, in_table: Literal["NFC", "NFD"], on_disk: Literal["NFC", "NFD"], column: str
+) -> None:
+    name = "Zoé/Müller"
+    cell = f"{name}.png" if column == "path" else "Müller"
+    labels = read_labels(table(tmp_path, f"{column},label\n{normalize(in_table, cell)},1\n"))
+    for folder in (tmp_path, Path("elsewhere")):
+        assert labels.find(folder / normalize(on_disk, f"{name}.png")) == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Path,LABEL,Patient ID,Age,dose\na.png,1,p,61.5,1.25\n",
+        "PATH;Label;PatientID;AGE;dose\na.png;1,0;p;61,5;1,25\n",
+        "file name\tlabel\tpatient-id\tage\tdose\na.png\t1.0\tp\t61,5\t1,25\n",
+        'path,label,patient_id,age,dose\na.png,1,p,"61,5","1,25"\n',
+    ],
+)
+def test_spelling_separators_and_decimal_commas_of_any_country_are_read(
+    tmp_path: Path, text: str
+) -> None:
+    labels = read_labels(table(tmp_path, text))
+    found = labels.find(tmp_path / "a.png")
+    assert found == 0
+    row = labels.rows[found]
+    assert (row["label"], row["patient_id"], row["age"]) == (1, "p", 61.5)
+    assert row["further"] == {"dose": 1.25}
+
+
+def test_what_may_be_a_thousands_separator_stays_text(tmp_path: Path) -> None:
+    labels = read_labels(table(tmp_path, 'path,label,volume,share\na.png,1,"1,250","0,250"\n'))
+    assert labels.rows[0]["further"] == {"volume": "1,250", "share": 0.25}
+
+
+def test_the_chosen_label_column_is_found_whatever_its_case(tmp_path: Path) -> None:
+    path = table(tmp_path, "path,Pathology\na.png,M\nb.png,B\n")
+    labels = read_labels(path, label_column="pathology", positive=["M"])
+    assert [row["label"] for row in labels.rows] == [1, 0]
+
+
+@pytest.mark.parametrize("image_id", ["100001", "7", "20230101123000"])
+def test_a_uid_that_ends_like_an_image_number_is_not_that_image(
+    tmp_path: Path, image_id: str
+) -> None:
+    labels = read_labels(table(tmp_path, f"image_id,label\n{image_id},1\n"))
+    assert labels.find(Path("scan.dcm"), f"1.2.826.0.1.99.7.{image_id}") is None
+    assert labels.find(Path("scan.dcm"), image_id) is None
 
 
 def test_label_column_and_positive_values_are_chosen(tmp_path: Path) -> None:
@@ -103,6 +164,11 @@ def test_image_that_two_rows_claim_is_refused(tmp_path: Path) -> None:
         ("path,label\na.png,1\nb.png,0\na.png,1\n", "lines 2, 4 repeat"),
         ("path,label\na.png,1\na.png,0\n", "lines 2, 3 contradict"),
         ("path,label\na.png,1\n./a.png,0\n", "lines 2 and 3 name the same"),
+        ("path,label\na/é.png,1\na/e\u0301.png,0\n", "lines 2 and 3 name the same"),
+        ("path,label,age\na.png,1,61,5\n", "a row has 4 cells and the header 3"),
+        ("path,label,age\na.png,1,61\nb.png,1,61,5\n", "line 3 has 4 cells.*decimal comma"),
+        ("path,label,label\na.png,1,0\n", "has the column label twice"),
+        ("path,Label,LABEL\na.png,1,0\n", r"more than one column that may be label \(Label, L"),
     ],
 )
 def test_bad_tables_are_refused_with_cause_and_remedy(

@@ -1,4 +1,6 @@
+import sqlite3
 import stat
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -95,6 +97,23 @@ def test_what_was_not_committed_is_forgotten(paths: StorePaths) -> None:
     with Record(copy) as record:
         assert record.known(Path("a"))
         assert not record.known(Path("b"))
+
+
+def test_a_record_of_an_earlier_version_is_read_and_goes_on(paths: StorePaths) -> None:
+    paths.private.mkdir()
+    with closing(sqlite3.connect(paths.private / "images.sqlite")) as database, database:
+        database.execute(
+            "CREATE TABLE images (source BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, "
+            "image_id TEXT, status TEXT, reason TEXT, stored_bytes INTEGER, facts TEXT, "
+            "identifiers TEXT, labels TEXT)"
+        )
+        values = (b"a", 10, 1, "x", "ok", None, 8, "{}", "{}", None)
+        database.execute(f"INSERT INTO images VALUES ({','.join('?' * 10)})", values)
+    for _ in range(2):
+        with Record(paths) as record:
+            record.put(Path("b"), (20, 2), [image(Path("b"), "y")], b"digest")
+            assert list(record.contents()) == [(Path("a"), 10, b""), (Path("b"), 20, b"digest")]
+            assert record.folders() == []
 
 
 def test_second_writer_is_refused(paths: StorePaths) -> None:

@@ -47,6 +47,10 @@ def test_rows_find_their_images_and_carry_what_to_stratify_by(tmp_path: Path) ->
         "difficult_negative_case": "False",
     }
     assert labels.rows[0]["further"]["density"] is None
+    # Of this set alone the UIDs end in the image numbers.
+    assert [source.name for source in SOURCES.values() if source.uid_ends_in_image_id] == ["rsna"]
+    assert labels.find(Path("x.dcm"), "1.2.840.10009.1.2.3.10130.1.613462606") == 1
+    assert read_labels(path).find(Path("x.dcm"), "1.2.840.10009.1.2.3.10130.1.613462606") is None
 
 
 def test_a_label_that_is_none_and_an_image_twice_are_refused(tmp_path: Path) -> None:
@@ -84,8 +88,9 @@ def test_counts_of_the_whole_table(corpus: Path) -> None:
 
     plain = read_labels(path)
     assert [row["label"] for row in plain.rows] == rows["label"].tolist()
-    for uid in ("1.2.840.10009.1.2.3.10006.1.462822612", "1.2.840.10009.1.2.3.10006.1.1864590858"):
-        assert labels.find(Path("x.dcm"), uid) == plain.find(Path("x.dcm"), uid)
+    for number in ("462822612", "1864590858"):
+        found = labels.find(Path("x.dcm"), f"1.2.840.10009.1.2.3.10006.1.{number}")
+        assert found == plain.find(Path(f"{number}.dcm"))
 
 
 @pytest.mark.corpus

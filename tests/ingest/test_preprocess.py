@@ -338,6 +338,15 @@ def test_file_whose_name_is_no_text_is_recorded(phantoms: Path, tmp_path: Path) 
     assert quiet(folder, tmp_path / "s").done_before >= 4
 
 
+def test_a_file_that_is_gone_is_told_and_stays(phantoms: Path, tmp_path: Path) -> None:
+    folder = some(phantoms, tmp_path / "d", women=1)
+    assert quiet(folder, tmp_path / "s").gone == 0
+    next(folder.rglob("L_CC.dcm")).unlink()
+    again = quiet(folder, tmp_path / "s")
+    assert (again.gone, again.ok) == (1, 3)
+    assert len(read_manifest(tmp_path / "s" / "manifest.parquet")) == 4
+
+
 def test_broken_link_is_recorded(phantoms: Path, tmp_path: Path) -> None:
     folder = some(phantoms, tmp_path / "d", women=1)
     (folder / "gone.dcm").symlink_to(tmp_path / "nowhere.dcm")
@@ -786,7 +795,7 @@ with Record(paths) as record:
         if index % 16 == 0:
             record.commit()
     target = stage._Target(folder, paths, record, "0" * 16)
-    summary = stage._finish(FoundFiles(sources, 0, 0), target, None, number)
+    summary = stage._finish(FoundFiles(sources), target, None, number, False)
 print(peak() - before)
 assert summary.by_status == {("ok", ""): number}, summary
 manifest = read_manifest(paths.manifest)

@@ -68,4 +68,5 @@ def read_source(
         [_LABELS[value] for value in rows["label"]],
         source=table,
         definition=f"{source.title}: {source.definitions[definition]}",
+        uid_ends_in_image_id=source.uid_ends_in_image_id,
     )

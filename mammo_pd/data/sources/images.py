@@ -10,7 +10,7 @@ _SUFFIXES = (".dcm", ".dicom", ".png", ".pgm", ".tif", ".tiff")
 
 
 def image_files(folder: Path) -> Iterator[Path]:
-    """The files under a folder with an image suffix, sorted, with links resolved."""
+    """The files under a folder, or one it links to, with an image suffix; links are resolved."""
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; give the folder that holds the mammograms.")
     files = each_file(folder, closed=_refuse)

@@ -52,4 +52,5 @@ SOURCE = Source(
     images=54_706,
     patients=11_913,
     positives=1_158,
+    uid_ends_in_image_id=True,
 )

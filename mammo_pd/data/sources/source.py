@@ -26,6 +26,8 @@ class Source:
         images: number of images, counted in the table or stated by the authors; None if unknown.
         patients: number of women, likewise.
         positives: number of positive images by the default definition, likewise.
+        uid_ends_in_image_id: the set's SOP Instance UIDs end in its image numbers, so that a file
+            is found whatever its name.
     """
 
     name: str
@@ -39,3 +41,4 @@ class Source:
     images: int | None = None
     patients: int | None = None
     positives: int | None = None
+    uid_ends_in_image_id: bool = False

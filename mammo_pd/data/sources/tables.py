@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mammo_pd.data.labels import read_csv
+from mammo_pd.data.table_file import read_csv, with_known_names
 from mammo_pd.errors import InputError
 
 
@@ -13,7 +13,7 @@ def read_table(path: Path, columns: Sequence[str], called: str) -> pd.DataFrame:
     """Read a table and check that it has the set's columns.
 
     Args:
-        path: CSV with commas or semicolons, or an Excel sheet.
+        path: CSV as `read_csv` takes it, or an Excel sheet.
         columns: the required ones.
         called: name of the set's own table, for errors.
 
@@ -25,10 +25,8 @@ def read_table(path: Path, columns: Sequence[str], called: str) -> pd.DataFrame:
     """
     if path.is_dir():
         raise InputError(f"{path} is a folder; give the table itself, {called}.")
-    if path.suffix.lower() in (".xls", ".xlsx"):
-        frame = _read_excel(path)
-    else:
-        frame = read_csv(path, _separator(path))
+    is_sheet = path.suffix.lower() in (".xls", ".xlsx")
+    frame = with_known_names(_read_excel(path) if is_sheet else read_csv(path), columns, path)
     missing = [name for name in columns if name not in frame.columns]
     if missing:
         raise InputError(
@@ -47,14 +45,6 @@ def choose(frame: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
 def codes(values: pd.Series) -> pd.Series:
     """Codes as whole numbers: tools save integer columns with gaps as 1.0, 2.0, ..."""
     return values.str.replace(r"\.0+$", "", regex=True)
-
-
-def _separator(path: Path) -> str:
-    if not path.is_file():
-        return ","
-    with path.open(encoding="utf-8-sig", errors="replace") as opened:
-        header = opened.readline()
-    return ";" if header.count(";") > header.count(",") else ","
 
 
 def _read_excel(path: Path) -> pd.DataFrame:

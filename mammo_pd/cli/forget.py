@@ -1,0 +1,138 @@
+"""``mammo-pd forget``: take images out of a store, and say which runs saw them."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from mammo_pd.cli.options import DEFAULT_RUNS, DEFAULT_STORE, RunsOption
+from mammo_pd.errors import InputError
+
+if TYPE_CHECKING:
+    from mammo_pd.data.forget import ToForget
+    from mammo_pd.training.runs_on_images import RunOnImages
+
+
+def forget(
+    store: Annotated[Path, Parameter(name="STORE", env_var="MAMMO_PD_STORE")] = DEFAULT_STORE,
+    /,
+    *,
+    patient: Annotated[
+        list[str] | None, Parameter(consume_multiple=1, metavar="ID...", show_default=False)
+    ] = None,
+    image: Annotated[
+        list[str] | None, Parameter(consume_multiple=1, metavar="IMAGE_ID...", show_default=False)
+    ] = None,
+    missing: bool = False,
+    whole_folders: bool = False,
+    take_again: bool = False,
+    dry_run: bool = False,
+    runs: RunsOption = DEFAULT_RUNS,
+) -> None:
+    """Take images out of a store for good, and say which runs were trained on them.
+
+    Pixels, rows and places in splits are removed; the files that they came from
+    stay, and preprocess passes over those of who was named.
+
+    For example:
+
+        mammo-pd forget --patient P0123
+        mammo-pd forget --missing --dry-run
+
+    Args:
+        store: The store to take them out of.
+        patient: All images of these patients: their original identifiers, or the manifest's
+            patient_id.
+        image: These images, by the manifest's image_id.
+        missing: All images whose files were deleted.
+        whole_folders: With --missing, also where nothing is left of a folder.
+        take_again: Let the next preprocess take in again who was forgotten.
+        dry_run: Only say what would be removed.
+        runs: The folder of runs.
+    """
+    from mammo_pd.data.forget import forget as forget_images
+    from mammo_pd.data.forget import plan_forgetting
+    from mammo_pd.data.forget import take_again as let_in
+    from mammo_pd.data.record import Record
+    from mammo_pd.data.store import open_store
+    from mammo_pd.training.runs_on_images import runs_on_images
+
+    if not (patient or image or missing):
+        raise InputError("say what to forget: --patient ID, --image IMAGE_ID or --missing.")
+    if take_again and (missing or dry_run):
+        raise InputError("--take-again goes with --patient and --image alone.")
+    if whole_folders and not missing:
+        raise InputError("--whole-folders goes with --missing.")
+    paths = open_store(store.resolve())
+    if not (paths.private / "images.sqlite").is_file():
+        raise InputError(
+            f"{store} has no record of its files (it was handed on without {paths.private.name}/); "
+            "forget the images in the store that it is a copy of, and copy that anew."
+        )
+    with Record(paths) as record:
+        if take_again:
+            let_in(paths, record, patients=patient or (), images=image or ())
+            print("the next preprocess takes them in again")
+            return
+        plan = plan_forgetting(
+            paths,
+            record,
+            patients=patient or (),
+            images=image or (),
+            missing=missing,
+            whole_folders=whole_folders,
+        )
+        if not plan.image_ids:
+            print("no file of the store is missing; nothing was removed")
+            return
+        # Told first: once the splits have lost the images, nothing tells who saw them.
+        used, unknown = runs_on_images(runs, paths.root, plan.splits, plan.image_ids)
+        _print_plan(plan, used, unknown, runs)
+        if dry_run:
+            print("\nnothing was removed; without --dry-run it will be")
+            return
+        forgotten = forget_images(paths, record, plan)
+    print(f"\nremoved {len(plan.image_ids)} images and their rows from {paths.root}")
+    for name, count in forgotten.shortened:
+        print(f"removed {count} rows of the split {name}; its other images stay where they were")
+    for name in forgotten.removed:
+        print(
+            f"removed the split {name}, of which a part would have been empty; make a new one: "
+            "mammo-pd split --name NEW"
+        )
+
+
+def _print_plan(
+    plan: "ToForget", used: list["RunOnImages"], unknown: list[Path], runs: Path
+) -> None:
+    print(f"{len(plan.image_ids)} images of {plan.patients} patients")
+    for run in used:
+        parts = ((run.train, "trained"), (run.val, "validated"), (run.test, "tested"))
+        print(f"{run.path} was " + ", ".join(f"{what} on {n} of them" for n, what in parts if n))
+    if used:
+        print(
+            "these runs' weights, predictions, reports and MLflow records stay as they are: delete "
+            "what must go, and train anew (what stays is scored with evaluate --accept-other-split)"
+        )
+    else:
+        print(f"no run in {runs} is known to have used them")
+    if unknown:
+        print(
+            f"warning: {len(unknown)} runs in {runs} cannot be read, or were made with a split "
+            f"that the store no longer has, so they may have used them, such as {unknown[0]}"
+        )
+    if plan.files_left:
+        print(
+            f"{plan.files_left} of their files are still there and yours to delete; a later "
+            "preprocess passes them over (forgotten)"
+        )
+    if plan.to_read_again:
+        print(
+            f"{len(plan.to_read_again)} copies were left out as duplicates of images whose files "
+            "are gone; the next preprocess takes them in"
+        )
+    if plan.relatives:
+        print(
+            f"warning: {len(plan.relatives)} other patients share an exam or an image with them "
+            f"and may be the same women: --patient {' '.join(plan.relatives)}"
+        )

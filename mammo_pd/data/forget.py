@@ -1,0 +1,277 @@
+"""Take images out of a store for good: pixels, thumbnails, rows of splits and manifest, record.
+
+First `plan_forgetting` says what would go, so that a caller can tell which runs saw it; then
+`forget` removes it. Killed in between and called again, it completes what it began: the record,
+by which images are found, goes last.
+"""
+
+import shutil
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from mammo_pd.data.manifest import drop_from_manifest
+from mammo_pd.data.manifest_row import manifest_row
+from mammo_pd.data.record import Record
+from mammo_pd.data.splits import (
+    SplitTable,
+    list_splits,
+    patient_groups,
+    read_split_and_past,
+    remove_from_split,
+)
+from mammo_pd.data.store import StorePaths
+from mammo_pd.errors import InputError
+from mammo_pd.files import is_gone
+from mammo_pd.terms import Reason
+
+
+@dataclass(frozen=True)
+class ToForget:
+    """What is to be taken out of a store.
+
+    Attributes:
+        image_ids: of the images.
+        patients: how many patients they are of.
+        files_left: how many of their files are still where they were read.
+        relatives: patient_id of those who share an exam or pixels with the patients that are
+            forgotten, and may be the same women.
+        to_read_again: images that were left out as duplicates of one whose file is gone: their
+            rows go, so that the next preprocess takes them in.
+        splits: those of the store, with all hashes that each has had.
+        keep_out: names that no later preprocess takes in, each with the patient that it goes with:
+            of who was named, not of files that are missing, which may come back.
+    """
+
+    image_ids: frozenset[str]
+    patients: int
+    files_left: int
+    relatives: tuple[str, ...]
+    to_read_again: frozenset[str]
+    splits: tuple[tuple[SplitTable, frozenset[str]], ...]
+    keep_out: Mapping[str, str | None]
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """What became of the store's splits.
+
+    Attributes:
+        shortened: name and number of rows removed.
+        removed: names of those that were left without a part or a fold.
+    """
+
+    shortened: tuple[tuple[str, int], ...]
+    removed: tuple[str, ...]
+
+
+def plan_forgetting(
+    paths: StorePaths,
+    record: Record,
+    *,
+    patients: Sequence[str] = (),
+    images: Sequence[str] = (),
+    missing: bool = False,
+    whole_folders: bool = False,
+) -> ToForget:
+    """Find the images that are to be forgotten, with the copies that were left out as duplicates.
+
+    Args:
+        paths: the store.
+        record: of the store.
+        patients: each the manifest's patient_id, or the original identifier that the label table
+            or the file gives.
+        images: each the manifest's image_id.
+        missing: every image whose file was deleted.
+        whole_folders: with ``missing``, also where nothing is left of a folder, as if its disk
+            were not mounted.
+
+    Raises:
+        InputError: a patient or an image that the store does not hold, a folder of which nothing is
+            left, or a split that was edited.
+    """
+    rows = _read_rows(record)
+    of_patients, patient_ids = _of_patients(rows, patients, record)
+    of_images = _of_images(rows, images)
+    to_read_again: set[str] = set()
+    # Copies go with the image that they repeat.
+    chosen = of_patients | of_images | _duplicates_of(rows, of_patients | of_images)
+    theirs = rows[rows["image_id"].isin(of_patients - of_images)]
+    keep_out = {
+        **dict.fromkeys([*chosen, *patient_ids]),
+        **dict(zip(theirs["image_id"], theirs["patient_id"], strict=True)),
+    }
+    if missing:
+        gone = rows["gone"] = [is_gone(path) for path in rows["path"]]
+        if not whole_folders:
+            _refuse_unmounted(rows, record.folders())
+        lost = set(rows.loc[gone, "image_id"])
+        to_read_again = _duplicates_of(rows, lost) - lost - chosen
+        chosen |= lost
+    is_chosen = rows["image_id"].isin(chosen)
+    relatives: list[str] = []
+    if patients:
+        groups = patient_groups(rows)
+        joined = rows[groups.isin(groups[is_chosen]) & ~is_chosen]
+        relatives = sorted(joined["patient_id"].unique())
+    return ToForget(
+        frozenset(chosen),
+        rows.loc[is_chosen, "patient_id"].nunique(),
+        sum(not is_gone(path) for path in set(rows.loc[is_chosen, "path"])),
+        tuple(relatives),
+        frozenset(to_read_again),
+        tuple(read_split_and_past(paths.splits, name) for name in list_splits(paths.splits)),
+        keep_out,
+    )
+
+
+def forget(paths: StorePaths, record: Record, plan: ToForget) -> Forgotten:
+    """Remove from a store what was planned.
+
+    Args:
+        paths: the store.
+        record: of the store.
+        plan: as `plan_forgetting` made it.
+
+    Returns:
+        What became of the splits.
+    """
+    for image_id in sorted(plan.image_ids):
+        shutil.rmtree(paths.image(image_id), ignore_errors=True)
+        paths.thumbnail(image_id).unlink(missing_ok=True)
+    shortened, removed = [], []
+    for split, _ in plan.splits:
+        count = int(split.table["image_id"].isin(plan.image_ids).sum())
+        if not count:
+            continue
+        if remove_from_split(paths.splits, split.name, plan.image_ids) is None:
+            removed.append(split.name)
+        else:
+            shortened.append((split.name, count))
+    rows = plan.image_ids | plan.to_read_again
+    if paths.manifest.is_file():
+        drop_from_manifest(paths.manifest, rows)
+    record.remove(rows)
+    record.keep_out(plan.keep_out)
+    record.commit()
+    return Forgotten(tuple(shortened), tuple(removed))
+
+
+def take_again(
+    paths: StorePaths, record: Record, *, patients: Sequence[str] = (), images: Sequence[str] = ()
+) -> None:
+    """Let the next preprocess take in again who was forgotten.
+
+    Args:
+        paths: the store.
+        record: of the store.
+        patients: as for `plan_forgetting`.
+        images: the image_id of those that were forgotten.
+
+    Raises:
+        InputError: one of them was not forgotten.
+    """
+    for number, given in enumerate(patients, start=1):
+        if not record.let_in([given.strip(), record.hasher.hash("patient", given.strip())]):
+            raise InputError(f"patient number {number} of --patient was not forgotten.")
+    for given in images:
+        if not record.let_in([given]):
+            raise InputError(f"the image {given!r} was not forgotten.")
+    # All are read again, and who is kept out still is left out once more.
+    passed_over = [
+        image.image_id for image in record.rows() if image.columns.get("reason") == Reason.FORGOTTEN
+    ]
+    if paths.manifest.is_file():
+        drop_from_manifest(paths.manifest, passed_over)
+    record.remove(passed_over)
+    record.commit()
+
+
+def _read_rows(record: Record) -> pd.DataFrame:
+    """What decides which images go: one row per recorded image."""
+    rows = []
+    for image in record.rows():
+        row = manifest_row(image, record.hasher)
+        tag = image.identifiers.get("patient_id")
+        rows.append(
+            {
+                "image_id": image.image_id,
+                "path": image.source.path,
+                "patient_id": row["patient_id"],
+                "tag_patient": record.hasher.hash("patient", tag) if tag else None,
+                "exam_id": row["exam_id"],
+                "pixel_hash": row.get("pixel_hash"),
+                "uid": image.identifiers.get("sop_instance_uid"),
+                "is_duplicate": row.get("reason") == Reason.DUPLICATE,
+            }
+        )
+    if not rows:
+        raise InputError("the store holds no image, so there is nothing to forget.")
+    return pd.DataFrame(rows)
+
+
+def _of_patients(
+    rows: pd.DataFrame, patients: Sequence[str], record: Record
+) -> tuple[set[str], set[str]]:
+    """The images of the patients, and the patients' IDs as hashes."""
+    chosen: set[str] = set()
+    patient_ids: set[str] = set()
+    for number, given in enumerate(patients, start=1):
+        names = {given.strip(), record.hasher.hash("patient", given.strip())}
+        column = "patient_id"
+        if not rows[column].isin(names).any():
+            # The label table names her otherwise than her files do.
+            column = "tag_patient"
+        found = rows[rows[column].isin(names)]
+        if found.empty:
+            # Not what was given: it may identify her, and what is printed ends up in logs.
+            cause = (
+                "she was forgotten before"
+                if any(record.is_kept_out(name) for name in names)
+                else "give her identifier as the label table or the files spell it, or the "
+                "manifest's patient_id"
+            )
+            raise InputError(
+                f"the store has no image of patient number {number} of --patient: {cause}. "
+                "Nothing was removed."
+            )
+        chosen |= set(found["image_id"])
+        patient_ids |= {*found[column], *found["patient_id"]}
+    return chosen, patient_ids
+
+
+def _of_images(rows: pd.DataFrame, images: Sequence[str]) -> set[str]:
+    known = set(rows["image_id"])
+    for given in images:
+        if given not in known:
+            raise InputError(
+                f"the store has no image {given!r}; give the manifest's image_id. Nothing was "
+                "removed."
+            )
+    return set(images)
+
+
+def _duplicates_of(rows: pd.DataFrame, image_ids: Collection[str]) -> set[str]:
+    """The images that were left out since they repeat one of these."""
+    repeated = rows[rows["image_id"].isin(list(image_ids))]
+    # A UID may be shared by images that differ; it counts only where pixels were never compared.
+    same = rows["pixel_hash"].isin(repeated["pixel_hash"].dropna()) | (
+        rows["pixel_hash"].isna() & rows["uid"].isin(repeated["uid"].dropna())
+    )
+    return set(rows.loc[same & rows["is_duplicate"], "image_id"])
+
+
+def _refuse_unmounted(rows: pd.DataFrame, folders: Sequence[Path]) -> None:
+    """Refuse to take a disk that is not there for files that were deleted."""
+    # The whole store, too: earlier versions recorded no folders.
+    for folder in (*folders, Path("/")):
+        inside = rows[[path.is_relative_to(folder) for path in rows["path"]]]
+        if len(inside) and inside["gone"].all():
+            raise InputError(
+                f"none of the {len(inside)} images that were read from {folder} has its file any "
+                "more; is its disk mounted? If the folder was moved, run mammo-pd preprocess on "
+                "its new place, which recognises the images; if it was deleted for good, add "
+                "--whole-folders. Nothing was removed."
+            )

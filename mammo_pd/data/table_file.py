@@ -1,0 +1,186 @@
+"""Tables as people save them: a CSV of any common separator and encoding to cells of text.
+
+What a spreadsheet of another country or system writes is recognised (semicolons, tabs, UTF-16,
+``sep=;``, the case of a header). What cannot be recognised without a guess is refused, with its
+cause.
+"""
+
+import codecs
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from mammo_pd.errors import InputError
+
+_SEPARATORS = (",", ";", "\t", "|")
+_SEPARATOR_NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+# The longest mark first: that of UTF-32 begins as that of UTF-16 does.
+_BYTE_ORDER_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+# How Excel's sheets begin, new and old: a ZIP archive and a compound file.
+_SHEET_MARKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
+# Enough for any header.
+_HEAD_BYTES = 2**18
+# Spreadsheets understand a first line that names the separator, and some programs write it.
+_NAMED_SEPARATOR = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
+_WRONG_FIELDS = re.compile(r"Expected (\d+) fields in line (\d+), saw (\d+)")
+
+
+def read_csv(path: Path) -> pd.DataFrame:
+    """Read a CSV with a header, every cell as stripped text, empty if missing.
+
+    Cells are separated by commas, semicolons, tabs or bars, whichever the header holds most of;
+    the text is UTF-8, UTF-16 or UTF-32.
+
+    Raises:
+        InputError: no such file, not CSV, rows longer than the header, or no rows.
+    """
+    if not path.is_file():
+        raise InputError(f"the label table {path} does not exist; give a CSV file with a header.")
+    encoding = _encoding(path)
+    separator, to_skip = _separator(path, encoding)
+    try:
+        frame = pd.read_csv(
+            path,
+            sep=separator,
+            skiprows=to_skip,
+            dtype=str,
+            keep_default_na=False,
+            encoding=encoding,
+        )
+    except UnicodeError as error:
+        raise InputError(
+            f"the label table {path} is not UTF-8 text (spreadsheets on Windows save a CSV in the "
+            "country's own code page); save it as 'CSV UTF-8'."
+        ) from error
+    except ValueError as error:
+        raise _not_csv(path, separator, error) from error
+    if frame.empty:
+        raise InputError(f"the label table {path} has no rows; give one row per image.")
+    frame = _refuse_long_rows(frame, path, separator)
+    frame.columns = frame.columns.str.strip()
+    # A short row lacks its last cells, even where empty cells are text.
+    stripped: pd.DataFrame = frame.fillna("").apply(lambda column: column.str.strip())
+    # A separator at the end of the header makes a column of nothing, which pandas names.
+    nothing = [
+        name
+        for name in stripped
+        if str(name).startswith("Unnamed: ") and (stripped[name] == "").all()
+    ]
+    return stripped.drop(columns=nothing)
+
+
+def with_known_names(frame: pd.DataFrame, names: Iterable[str], path: Path) -> pd.DataFrame:
+    """Rename the columns that are written like one of ``names`` but for case and punctuation.
+
+    Args:
+        frame: the table; ``PatientID`` becomes ``patient_id`` where that is among the names.
+        names: as the code spells them; a column that is spelt so already stays what it is.
+        path: of the table, for the error.
+
+    Raises:
+        InputError: two columns are the same one.
+    """
+    names = tuple(names)
+    for name in names:
+        # So pandas calls the second of two.
+        if f"{name}.1" in frame.columns:
+            raise InputError(f"{path} has the column {name} twice; rename or remove one of them.")
+    absent = {_plain(name): name for name in names if name not in frame.columns}
+    found: dict[str, str] = {}
+    for column in frame.columns:
+        name = absent.get(_plain(column))
+        if name is None:
+            continue
+        if name in found.values():
+            twice = [*(old for old, new in found.items() if new == name), column]
+            raise InputError(
+                f"{path} has more than one column that may be {name} ({', '.join(twice)}); rename "
+                "or remove all but one."
+            )
+        found[column] = name
+    return frame.rename(columns=found)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name.casefold())
+
+
+def _encoding(path: Path) -> str:
+    with path.open("rb") as opened:
+        head = opened.read(64)
+    if head.startswith(_SHEET_MARKS):
+        raise InputError(f"the label table {path} is a spreadsheet's own file; save it as CSV.")
+    for mark, name in _BYTE_ORDER_MARKS:
+        if head.startswith(mark):
+            return name
+    # No text but UTF-16 holds zero bytes; that of a header in Latin letters is every second one.
+    if head[1::2].count(0) > len(head) // 4:
+        return "utf-16-le"
+    if head[::2].count(0) > len(head) // 4:
+        return "utf-16-be"
+    return "utf-8-sig"
+
+
+def _separator(path: Path, encoding: str) -> tuple[str, int]:
+    """What separates cells, and how many lines before the header only say so."""
+    with path.open(encoding=encoding, errors="replace") as opened:
+        header = opened.readline(_HEAD_BYTES)
+    named = _NAMED_SEPARATOR.fullmatch(header.rstrip("\r\n"))
+    if named:
+        return named[1], 1
+    # Within quotes it separates nothing.
+    outside = re.sub(r'"[^"]*"', "", header)
+    return max(_SEPARATORS, key=outside.count), 0
+
+
+def _refuse_long_rows(frame: pd.DataFrame, path: Path, separator: str) -> pd.DataFrame:
+    """Undo what pandas makes of rows longer than the header: their first cells become its index.
+
+    A separator at the end of each row adds an empty cell, which is dropped.
+
+    Raises:
+        InputError: the cells beyond the header hold something.
+    """
+    if isinstance(frame.index, pd.RangeIndex):
+        return frame
+    names = list(frame.columns)
+    cells = frame.reset_index()
+    beyond = cells.iloc[:, len(names) :].fillna("")
+    if (beyond != "").to_numpy().any():
+        raise _too_long(path, separator, len(names), cells.shape[1])
+    cells = cells.iloc[:, : len(names)]
+    cells.columns = pd.Index(names)
+    return cells
+
+
+def _not_csv(path: Path, separator: str, error: ValueError) -> InputError:
+    fields = _WRONG_FIELDS.search(str(error))
+    if fields:
+        expected, line, found = fields.groups()
+        return _too_long(path, separator, int(expected), int(found), f"line {line}")
+    return InputError(
+        f"the label table {path} cannot be read as CSV ({error}); save it as comma-separated "
+        "UTF-8 with one header line."
+    )
+
+
+def _too_long(
+    path: Path, separator: str, expected: int, found: int, where: str = "a row"
+) -> InputError:
+    cause = (
+        "a decimal comma, or a comma within a cell, must stand in quotes"
+        if separator == ","
+        else "a separator within a cell must stand in quotes"
+    )
+    return InputError(
+        f"the label table {path}: {where} has {found} cells and the header {expected} (separated "
+        f"by {_SEPARATOR_NAMES.get(separator, repr(separator))}); {cause}. Correct it, or save the "
+        "table with semicolons."
+    )

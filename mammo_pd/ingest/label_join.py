@@ -1,0 +1,132 @@
+"""Rows of a label table to the images of a store: matched, checked, recorded."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from mammo_pd.data.labels import LabelTable
+from mammo_pd.data.record import Record
+from mammo_pd.errors import InputError
+from mammo_pd.terms import Reason
+
+# The label of a duplicate is with the image that it repeats; of who was forgotten none is kept.
+_WITHOUT_LABEL = (Reason.DUPLICATE, Reason.FORGOTTEN)
+
+
+@dataclass(frozen=True)
+class LabelChanges:
+    """What a label table does to labels that are recorded.
+
+    Attributes:
+        labelled: images of the folder that have a label.
+        removed: of them, those that would have none.
+        turned: of them, those that would have another.
+    """
+
+    labelled: int
+    removed: int
+    turned: int
+
+    def __bool__(self) -> bool:
+        return bool(self.removed or self.turned)
+
+
+def join_labels(
+    labels: LabelTable, folder: Path, record: Record, *, replace: bool
+) -> tuple[int, LabelChanges]:
+    """Record each image's row of the label table.
+
+    Args:
+        labels: the table.
+        folder: of its images; those from elsewhere keep what another table said of them.
+        record: of the store.
+        replace: the user means it to take labels away or to turn them round.
+
+    Returns:
+        The number of rows without an image, and what became of earlier labels.
+
+    Raises:
+        InputError: no row names an image, one names several, or labels would be lost.
+    """
+    found = _match(labels, folder, record)
+    times = Counter(row for row in found.values() if row is not None)
+    if not times:
+        raise InputError(
+            f"no row of {labels.source} names an image in {folder}; its path must be relative to "
+            "the table or to that folder, or give sop_instance_uid or the data set's image_id (a "
+            "public data set's own table: --source NAME). The images are in the store: run again "
+            "with the corrected table, and only it is read."
+        )
+    row, most = times.most_common(1)[0]
+    if most > 1:
+        names = sorted(source for source, at in found.items() if at == row)
+        raise InputError(
+            f"line {row + 2} of {labels.source} names {most} images ({names[0]}, {names[1]}, ...); "
+            "give paths that tell them apart. The images are in the store: run again with the "
+            "corrected table, and only it is read."
+        )
+    changes = _compare(labels, found, record)
+    if not replace:
+        _refuse(labels, changes)
+    for source, at in found.items():
+        record.put_labels(source, None if at is None else labels.rows[at])
+    record.commit()
+    return len(labels.rows) - len(times), changes
+
+
+def refuse_losing_labels(labels: LabelTable, folder: Path, record: Record) -> None:
+    """Check, before hours of decoding, what a table does to the labels of images that are there.
+
+    Raises:
+        InputError: labels would be lost.
+    """
+    found = _match(labels, folder, record)
+    # A table that names none of the images may be of new ones; if not, `join_labels` says so.
+    if any(row is not None for row in found.values()):
+        _refuse(labels, _compare(labels, found, record))
+
+
+def _match(labels: LabelTable, folder: Path, record: Record) -> dict[Path, int | None]:
+    """The row of each file of the folder; None without one."""
+    found: dict[Path, int | None] = {}
+    without_label: set[Path] = set()
+    for image in record.rows():
+        path = image.source.path
+        if path.is_relative_to(folder):
+            if image.columns.get("reason") in _WITHOUT_LABEL:
+                without_label.add(path)
+            # A row names a file, and so all its frames; a frame that could not be decoded has no
+            # UID to be found by.
+            row = labels.find(path, image.identifiers.get("sop_instance_uid"))
+            if row is None:
+                row = found.get(path)
+            found[path] = None if path in without_label else row
+    return found
+
+
+def _compare(labels: LabelTable, found: dict[Path, int | None], record: Record) -> LabelChanges:
+    labelled = removed = turned = 0
+    for image in record.rows():
+        before = image.labels.get("label")
+        if (
+            before is None
+            or image.source.path not in found
+            or image.columns.get("reason") in _WITHOUT_LABEL
+        ):
+            continue
+        row = found[image.source.path]
+        after = None if row is None else labels.rows[row]["label"]
+        labelled += 1
+        removed += after is None
+        turned += after is not None and after != before
+    return LabelChanges(labelled, removed, turned)
+
+
+def _refuse(labels: LabelTable, changes: LabelChanges) -> None:
+    if changes:
+        raise InputError(
+            f"of the {changes.labelled} images that have a label, {labels.source} takes it from "
+            f"{changes.removed} and turns it round for {changes.turned}; no label was changed. "
+            "Give one table that holds every label (and the --label-column, --positive or "
+            "--definition of before), or --replace-labels if that is what you want."
+        )

@@ -1,0 +1,227 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from mammo_pd.data.forget import forget, plan_forgetting, take_again
+from mammo_pd.data.manifest import read_manifest, write_manifest
+from mammo_pd.data.manifest_row import manifest_row
+from mammo_pd.data.record import ImageOrigin, Record, RecordedImage
+from mammo_pd.data.split_store import split_store
+from mammo_pd.data.splits import check_split, read_split, read_split_and_past
+from mammo_pd.data.store import StorePaths, create_or_match, write_pyramid
+from mammo_pd.errors import InputError
+
+WOMEN = 12
+
+
+def record_image(
+    paths: StorePaths, record: Record, file: Path, woman: str, columns: dict[str, object]
+) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.touch()
+    image_id = record.hasher.hash("image", str(file))
+    facts = {"status": "ok", "pixel_hash": image_id, **columns}
+    if facts["status"] == "ok":
+        write_pyramid(paths.image(image_id), {"native": np.ones((2, 2), np.uint16)})
+        thumbnail = paths.thumbnail(image_id)
+        thumbnail.parent.mkdir(parents=True, exist_ok=True)
+        thumbnail.touch()
+    identifiers = {"patient_id": woman, "sop_instance_uid": f"1.2.{file.stem}"}
+    origin = ImageOrigin(file)
+    record.put(file, (0, 1), [RecordedImage(origin, image_id, facts, identifiers, 1)])
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> StorePaths:
+    """A store of twelve women with two images each, split twice."""
+    paths = create_or_match(tmp_path / "store", {})
+    with Record(paths) as record:
+        record.put_folder(tmp_path / "d")
+        for woman in range(WOMEN):
+            for view in ("CC", "MLO"):
+                file = tmp_path / "d" / f"W{woman:02}" / f"{view}.dcm"
+                record_image(paths, record, file, f"W{woman:02}", {"view": view})
+                record.put_labels(file, {"label": woman % 2})
+        write(paths, record)
+    split_store(paths, say=lambda _: None)
+    split_store(paths, name="five", folds=5, say=lambda _: None)
+    return paths
+
+
+def write(paths: StorePaths, record: Record) -> None:
+    rows = (manifest_row(image, record.hasher) for image in record.rows())
+    write_manifest(paths.manifest, rows, pa.schema([]))
+
+
+@pytest.fixture
+def record(paths: StorePaths) -> Iterator[Record]:
+    with Record(paths) as record:
+        yield record
+
+
+def ids_in_store(paths: StorePaths, record: Record) -> list[set[str]]:
+    """The images that each part of the store holds."""
+    return [
+        {file.parent.name for file in paths.root.rglob("native.npy")},
+        {file.stem for file in (paths.private / "thumbnails").rglob("*.npy")},
+        set(read_manifest(paths.manifest, status=None)["image_id"]),
+        *(set(read_split(paths.splits, name).table["image_id"]) for name in ("default", "five")),
+        {image.image_id for image in record.rows()},
+    ]
+
+
+def test_a_woman_who_withdraws_leaves_nothing_and_moves_no_other(
+    paths: StorePaths, record: Record
+) -> None:
+    before = {name: read_split(paths.splits, name) for name in ("default", "five")}
+    everyone = ids_in_store(paths, record)[0]
+    plan = plan_forgetting(paths, record, patients=["W03"])
+    assert (len(plan.image_ids), plan.patients, plan.files_left) == (2, 1, 2)
+    assert len({split.hash for split, _ in plan.splits} & {b.hash for b in before.values()}) == 2
+    done = forget(paths, record, plan)
+    assert dict(done.shortened) == {"default": 2, "five": 2}
+    for holds in ids_in_store(paths, record):
+        assert holds == everyone - plan.image_ids
+    manifest = read_manifest(paths.manifest, status=None)
+    for name, split in before.items():
+        after, hashes = read_split_and_past(paths.splits, name)
+        check_split(after, manifest)
+        assert hashes == {split.hash, after.hash}
+        rest = split.table[~split.table["image_id"].isin(plan.image_ids)]
+        pd.testing.assert_frame_equal(after.table, rest.reset_index(drop=True))
+    record.commit()
+    for file in paths.root.rglob("*"):
+        assert not file.is_file() or b"W03" not in file.read_bytes()
+
+
+@pytest.mark.parametrize("spelling", ["W03", " W03 ", "hash", "table"])
+def test_a_woman_is_found_by_each_of_her_names(
+    paths: StorePaths, record: Record, spelling: str
+) -> None:
+    given = record.hasher.hash("patient", "W03") if spelling == "hash" else spelling
+    if spelling == "table":
+        for image in list(record.rows()):
+            if image.identifiers["patient_id"] == "W03":
+                record.put_labels(image.source.path, {"patient_id": "table"})
+    images = plan_forgetting(paths, record, patients=[given]).image_ids
+    assert len(images) == 2
+    if spelling == "table":
+        # Her files' own name finds her, too.
+        assert plan_forgetting(paths, record, patients=["W03"]).image_ids == images
+
+
+def test_who_was_named_is_kept_out_and_what_was_missing_is_not(
+    tmp_path: Path, paths: StorePaths, record: Record
+) -> None:
+    (tmp_path / "d" / "W05" / "CC.dcm").unlink()
+    image_id = record.hasher.hash("image", str(tmp_path / "d" / "W04" / "CC.dcm"))
+    plan = plan_forgetting(paths, record, patients=["W03"], images=[image_id], missing=True)
+    forget(paths, record, plan)
+    hers, missing = record.hasher.hash("patient", "W03"), tmp_path / "d" / "W05" / "CC.dcm"
+    assert all(map(record.is_kept_out, [image_id, hers]))
+    assert not record.is_kept_out(record.hasher.hash("image", str(missing)))
+    assert not record.is_kept_out(record.hasher.hash("patient", "W05"))
+    with pytest.raises(InputError, match="patient number 1 of --patient: she was forgotten before"):
+        plan_forgetting(paths, record, patients=["W03"])
+    take_again(paths, record, patients=["W03"], images=[image_id])
+    assert not record.keeps_anyone_out
+    with pytest.raises(InputError, match="patient number 1 of --patient was not forgotten"):
+        take_again(paths, record, patients=["W03"])
+
+
+def test_what_was_deleted_is_found_and_nothing_else(
+    tmp_path: Path, paths: StorePaths, record: Record
+) -> None:
+    (tmp_path / "d" / "W05" / "CC.dcm").unlink()
+    for file in (tmp_path / "d" / "W06").iterdir():
+        file.unlink()
+    plan = plan_forgetting(paths, record, missing=True)
+    assert (len(plan.image_ids), plan.patients, plan.files_left) == (3, 2, 0)
+    forget(paths, record, plan)
+    assert {len(holds) for holds in ids_in_store(paths, record)} == {2 * WOMEN - 3}
+    assert not plan_forgetting(paths, record, missing=True).image_ids
+
+
+def test_a_disk_that_is_not_mounted_is_not_taken_for_deleted_files(
+    tmp_path: Path, paths: StorePaths, record: Record
+) -> None:
+    record.put_folder(tmp_path / "disk")
+    record_image(paths, record, tmp_path / "disk" / "x.dcm", "X", {})
+    (tmp_path / "disk" / "x.dcm").unlink()
+    with pytest.raises(InputError, match=r"none of the 1 images .*disk .*is its disk mounted\?"):
+        plan_forgetting(paths, record, missing=True)
+    plan = plan_forgetting(paths, record, missing=True, whole_folders=True)
+    assert len(plan.image_ids) == 1
+
+
+def test_copies_go_with_their_image_or_take_its_place(
+    tmp_path: Path, paths: StorePaths, record: Record
+) -> None:
+    original = tmp_path / "d" / "W07" / "CC.dcm"
+    image_id = record.hasher.hash("image", str(original))
+    duplicate = {"status": "excluded", "reason": "duplicate_image", "pixel_hash": image_id}
+    copy = tmp_path / "d" / "copy.dcm"
+    record_image(paths, record, copy, "W07", duplicate)
+    copy_id = record.hasher.hash("image", str(copy))
+    assert plan_forgetting(paths, record, images=[image_id]).image_ids == {image_id, copy_id}
+    original.unlink()
+    plan = plan_forgetting(paths, record, missing=True)
+    assert (plan.image_ids, plan.to_read_again) == ({image_id}, {copy_id})
+    forget(paths, record, plan)
+    assert not record.known(copy)
+
+
+def test_a_woman_under_two_names_is_pointed_out(
+    tmp_path: Path, paths: StorePaths, record: Record
+) -> None:
+    shared = record.hasher.hash("image", str(tmp_path / "d" / "W03" / "CC.dcm"))
+    record_image(paths, record, tmp_path / "d" / "again.dcm", "W99", {"pixel_hash": shared})
+    plan = plan_forgetting(paths, record, patients=["W03"])
+    assert plan.relatives == (record.hasher.hash("patient", "W99"),)
+    assert len(plan.image_ids) == 2
+
+
+def test_a_split_left_without_a_part_is_removed(paths: StorePaths, record: Record) -> None:
+    table = read_split(paths.splits, "default").table
+    plan = plan_forgetting(paths, record, images=list(table.query("split == 'val'")["image_id"]))
+    assert forget(paths, record, plan).removed == ("default",)
+    assert [file.name for file in sorted(paths.splits.iterdir())] == ["five.csv", "five.json"]
+
+
+@pytest.mark.parametrize("at", ["drop_from_manifest", "remove_from_split", "table"])
+def test_killed_and_typed_again_it_completes(
+    paths: StorePaths, record: Record, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    plan = plan_forgetting(paths, record, patients=["W03"])
+    with monkeypatch.context() as patch:
+        if at == "table":  # between the split's hash and its table
+            patch.setattr(pd.DataFrame, "to_csv", killed)
+        else:
+            patch.setattr(f"mammo_pd.data.forget.{at}", killed)
+        with pytest.raises(KeyboardInterrupt):
+            forget(paths, record, plan)
+    forget(paths, record, plan_forgetting(paths, record, patients=["W03"]))
+    assert {len(holds) for holds in ids_in_store(paths, record)} == {2 * WOMEN - 2}
+
+
+def test_what_is_not_there_is_refused_and_not_repeated(paths: StorePaths, record: Record) -> None:
+    with pytest.raises(InputError, match="no image of patient number 2 of --patient") as refused:
+        plan_forgetting(paths, record, patients=["W03", "SECRET"])
+    assert "SECRET" not in str(refused.value)
+    with pytest.raises(InputError, match="no image 'x'; give the manifest's image_id"):
+        plan_forgetting(paths, record, images=["x"])
+    table = (paths.splits / "five.csv").read_text()
+    for text, message in (
+        (table[:-30], "cut off or edited"),
+        (table.replace(",0,", ",1,", 1), "was changed after it was made"),
+    ):
+        (paths.splits / "five.csv").write_text(text)
+        with pytest.raises(InputError, match=rf"five\.csv .*{message}"):
+            plan_forgetting(paths, record, patients=["W03"])

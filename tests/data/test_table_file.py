@@ -1,0 +1,66 @@
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from mammo_pd.data.table_file import read_csv
+from mammo_pd.errors import InputError
+
+TEXT = "path,label,site\nZoé/1.png,1,x\nb.png,0,\n"
+
+
+@pytest.fixture
+def expected() -> pd.DataFrame:
+    return pd.DataFrame(
+        {"path": ["Zoé/1.png", "b.png"], "label": ["1", "0"], "site": ["x", ""]}, dtype="str"
+    )
+
+
+@pytest.mark.parametrize(
+    "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"]
+)
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+def test_encodings_and_separators_are_recognised(
+    tmp_path: Path, expected: pd.DataFrame, encoding: str, separator: str
+) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes(TEXT.replace(",", separator).encode(encoding))
+    pd.testing.assert_frame_equal(read_csv(path), expected)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sep=;\n" + TEXT.replace(",", ";"),
+        TEXT.replace("\n", ",\n"),  # a separator too many at the end of each line
+        TEXT.replace("\n", ",\n").replace("site,", "site", 1),  # of each but the header
+        "path,label,site\nZoé/1.png,1,x\nb.png,0\n",  # a cell too few
+        TEXT.replace("\n", "\r\n"),
+        'path,label,"site"\n"Zoé/1.png",1,"x"\nb.png,0,\n',
+    ],
+)
+def test_what_spreadsheets_write_is_read(tmp_path: Path, expected: pd.DataFrame, text: str) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(text, encoding="utf-8")
+    pd.testing.assert_frame_equal(read_csv(path), expected)
+
+
+def test_a_separator_within_quotes_separates_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text('"a,b,c,d";label\nx;1\n')
+    assert list(read_csv(path)) == ["a,b,c,d", "label"]
+
+
+def test_a_code_page_is_named_as_the_cause(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes(TEXT.encode("cp1252"))
+    with pytest.raises(InputError, match=r"is not UTF-8 text .*save it as 'CSV UTF-8'"):
+        read_csv(path)
+
+
+@pytest.mark.parametrize("content", [b"PK\x03\x04" + bytes(60), b"\xd0\xcf\x11\xe0" + bytes(60)])
+def test_a_sheet_is_named_as_the_cause(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="is a spreadsheet's own file; save it as CSV"):
+        read_csv(path)

@@ -1,0 +1,58 @@
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pydicom
+
+from mammo_pd.data.forget import forget, plan_forgetting, take_again
+from mammo_pd.data.labels import read_labels
+from mammo_pd.data.manifest import read_manifest
+from mammo_pd.data.record import Record
+from mammo_pd.data.store import open_store
+from mammo_pd.ingest.preprocess import PreprocessSummary, preprocess
+
+
+def test_who_was_forgotten_is_passed_over_until_taken_again(phantoms: Path, tmp_path: Path) -> None:
+    """Under the identifiers of her files and of the label table, and with a new exam."""
+    folder, store = tmp_path / "d", tmp_path / "s"
+    for woman in sorted(phantoms.glob("PHANTOM*"))[:2]:
+        shutil.copytree(woman, folder / woman.name)
+    table = pd.read_csv(phantoms / "labels.csv", dtype=str).iloc[:8]
+    table["patient_id"] = table["patient_id"].map({"PHANTOM0001": "A", "PHANTOM0002": "B"})
+    table.to_csv(folder / "labels.csv", index=False)
+
+    def again() -> PreprocessSummary:
+        labels = read_labels(folder / "labels.csv")
+        return preprocess(folder, store, labels=labels, workers=1, say=lambda _: None)
+
+    assert again().labelled == 8
+    paths = open_store(store)
+    with Record(paths) as record:
+        forget(paths, record, plan_forgetting(paths, record, patients=["A"]))
+    # A new exam of hers: known by the file's tag alone, whose identifier is another than the
+    # table's, it is not hers; named by the table, it is.
+    new = next((folder / "PHANTOM0001").rglob("L_CC.dcm"))
+    dataset = pydicom.dcmread(new)
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    dataset.save_as(new.with_name("new.dcm"))
+    path = new.with_name("new.dcm").relative_to(folder).as_posix()
+    row = table.iloc[:1].assign(path=path, sop_instance_uid="")
+    pd.concat([table, row]).to_csv(folder / "labels.csv", index=False)
+    for _ in range(2):
+        summary = again()
+        assert summary.by_status == {("ok", ""): 4, ("excluded", "forgotten"): 5}
+        assert summary.labelled == 4
+    manifest = read_manifest(paths.manifest, status=None)
+    passed_over = manifest[manifest["status"] == "excluded"]
+    assert passed_over["label"].isna().all()
+    assert passed_over["pixel_hash"].isna().all()
+    with Record(paths) as record:
+        assert not set(manifest["patient_id"]) & {
+            record.hasher.hash("patient", name) for name in ("A", "PHANTOM0001")
+        }
+        assert len(list(paths.root.rglob("native.npy"))) == 4
+        take_again(paths, record, patients=["A"])
+    summary = again()
+    # Of equal pixels under two UIDs both are taken: they are one patient's.
+    assert summary.by_status == {("ok", ""): 9}
+    assert summary.labelled == 9
