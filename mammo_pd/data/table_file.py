@@ -95,16 +95,16 @@ def with_known_names(frame: pd.DataFrame, names: Iterable[str], path: Path) -> p
     absent = {_plain(name): name for name in names if name not in frame.columns}
     found: dict[str, str] = {}
     for column in frame.columns:
-        name = absent.get(_plain(column))
-        if name is None:
+        meant = absent.get(_plain(column))
+        if meant is None:
             continue
-        if name in found.values():
-            twice = [*(old for old, new in found.items() if new == name), column]
+        if meant in found.values():
+            twice = [*(old for old, new in found.items() if new == meant), column]
             raise InputError(
-                f"{path} has more than one column that may be {name} ({', '.join(twice)}); rename "
+                f"{path} has more than one column that may be {meant} ({', '.join(twice)}); rename "
                 "or remove all but one."
             )
-        found[column] = name
+        found[column] = meant
     return frame.rename(columns=found)
 
 

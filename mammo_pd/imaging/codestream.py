@@ -1,6 +1,6 @@
 """What a compressed frame declares of itself: kind, size, components, precision."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 _JPEG_START = b"\xff\xd8"
 _JPEG_2000_START = b"\xff\x4f\xff\x51"
@@ -8,7 +8,10 @@ _JPEG_2000_BOX = b"\x00\x00\x00\x0cjP  "
 # Start-of-frame markers of ISO/IEC 10918-1, without DHT (C4), JPG (C8) and DAC (CC).
 _START_OF_FRAME = frozenset(set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC})
 _START_OF_FRAME_JPEG_LS = 0xF7
+# Of them those without a discrete cosine transform (SOF3, 7, 11, 15).
+_LOSSLESS_FRAME = frozenset({0xC3, 0xC7, 0xCB, 0xCF})
 _HUFFMAN_TABLES, _SCAN = 0xC4, 0xDA
+_CODING_STYLE = 0x52  # JPEG 2000's COD
 _END = b"\xff\xd9"
 _WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
 _JPEG_XL_START = b"\xff\x0a"
@@ -29,6 +32,7 @@ class CodestreamSize:
         columns: number of columns.
         components: samples per pixel.
         precision: bits per sample.
+        lossy: whether it was coded with loss; None where that does not show in its head.
     """
 
     kind: str
@@ -36,6 +40,7 @@ class CodestreamSize:
     columns: int
     components: int
     precision: int
+    lossy: bool | None = field(default=None, compare=False)
 
 
 def read_codestream_size(frame: bytes) -> CodestreamSize | None:
@@ -49,7 +54,8 @@ def read_codestream_size(frame: bytes) -> CodestreamSize | None:
         or is cut off before its size.
 
     Source: ISO/IEC 10918-1 B.2.2 (SOF), ISO/IEC 14495-1 C.2.2, ISO/IEC 15444-1 A.5.1 (SIZ),
-        ISO/IEC 18181-1 D.2 (SizeHeader), D.3 (ImageMetadata).
+        ISO/IEC 18181-1 D.2 (SizeHeader), D.3 (ImageMetadata). Loss: ISO/IEC 14495-1 C.2.3 (NEAR),
+        ISO/IEC 15444-1 A.6.1 (COD).
     """
     if frame.startswith(_JPEG_START):
         return _read_jpeg(frame)
@@ -57,7 +63,7 @@ def read_codestream_size(frame: bytes) -> CodestreamSize | None:
     if frame.startswith(_JPEG_2000_BOX):
         start = frame.find(_JPEG_2000_START)
     if start >= 0 and frame.startswith(_JPEG_2000_START, start):
-        return _read_jpeg_2000(frame[start : start + 64])
+        return _read_jpeg_2000(frame[start : start + 2**16])
     if frame.startswith(_JPEG_XL_BOX):
         frame = _codestream_of_container(frame)
     if frame.startswith(_JPEG_XL_START):
@@ -65,9 +71,20 @@ def read_codestream_size(frame: bytes) -> CodestreamSize | None:
     return None
 
 
+def begins_codestream(head: bytes) -> bool:
+    """Whether bytes are the first of a JPEG, JPEG-LS, JPEG 2000 or JPEG XL codestream or file."""
+    return head.startswith(
+        (_JPEG_START, _JPEG_2000_START, _JPEG_2000_BOX, _JPEG_XL_START, _JPEG_XL_BOX)
+    )
+
+
 def is_whole(frame: bytes) -> bool:
-    """Whether a JPEG, JPEG-LS or JPEG 2000 codestream ends with its end marker and padding."""
-    return _END in frame[-4:]
+    """Whether a JPEG, JPEG-LS or JPEG 2000 codestream has its end marker.
+
+    Whatever follows does not matter. Within coded data the marker cannot occur: there a byte FF is
+    followed by one below 90, or by a restart marker.
+    """
+    return _END in frame
 
 
 def can_skip_a_difference(frame: bytes) -> bool:
@@ -103,8 +120,10 @@ def _read_jpeg(frame: bytes) -> CodestreamSize | None:
         elif marker in _WITHOUT_LENGTH:
             offset += 2
         elif marker in _START_OF_FRAME or marker == _START_OF_FRAME_JPEG_LS:
+            is_ls = marker == _START_OF_FRAME_JPEG_LS
             return CodestreamSize(
-                kind="jpeg_ls" if marker == _START_OF_FRAME_JPEG_LS else "jpeg",
+                kind="jpeg_ls" if is_ls else "jpeg",
+                lossy=_is_near_lossless(frame, offset) if is_ls else marker not in _LOSSLESS_FRAME,
                 precision=frame[offset + 4],
                 rows=int.from_bytes(frame[offset + 5 : offset + 7], "big"),
                 columns=int.from_bytes(frame[offset + 7 : offset + 9], "big"),
@@ -128,7 +147,28 @@ def _read_jpeg_2000(head: bytes) -> CodestreamSize | None:
         rows=number(12, 4) - number(20, 4),
         components=number(40, 2),
         precision=(head[42] & 0x7F) + 1,
+        lossy=_is_irreversible(head),
     )
+
+
+def _is_near_lossless(frame: bytes, offset: int) -> bool | None:
+    """Whether the scan of a JPEG-LS codestream, whose frame header is at ``offset``, has loss."""
+    while offset + 10 <= len(frame) and frame[offset] == 0xFF:
+        if frame[offset + 1] == _SCAN:
+            near = offset + 5 + 2 * frame[offset + 4]
+            return frame[near] > 0 if near < len(frame) else None
+        offset += 2 + int.from_bytes(frame[offset + 2 : offset + 4], "big")
+    return None
+
+
+def _is_irreversible(head: bytes) -> bool | None:
+    """Whether a JPEG 2000 codestream uses the irreversible 9-7 wavelet."""
+    offset = 2
+    while offset + 14 <= len(head) and head[offset] == 0xFF:
+        if head[offset + 1] == _CODING_STYLE:
+            return head[offset + 13] == 0
+        offset += 2 + int.from_bytes(head[offset + 2 : offset + 4], "big")
+    return None
 
 
 def _codestream_of_container(frame: bytes) -> bytes:

@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 from pydicom import config, uid
 from pydicom.dataset import Dataset
-from pydicom.encaps import get_frame
 from pydicom.pixels.decoders.base import Decoder
 
 from mammo_pd.errors import ImageError
 from mammo_pd.imaging.codestream import CodestreamSize, is_whole, read_codestream_size
 from mammo_pd.imaging.decoders import imagecodecs_plugin, simpleitk_plugin
+from mammo_pd.imaging.encapsulation import read_codestream
 from mammo_pd.imaging.header import integer, number_of_frames, text, value
+from mammo_pd.imaging.stored_bits import check_sign, keep_stored_bits
 from mammo_pd.terms import Reason
 
 # The largest film, 24 x 30 cm, digitised at 25 micrometres has 115 million pixels.
@@ -39,9 +40,6 @@ _DECODER_ORDER = (
     "pyjpegls",
     "pillow",
 )
-
-# Always lossy, where the others may hold a lossless stream.
-_DCT_SYNTAXES = frozenset({uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit})
 
 LOSSY_SYNTAXES = frozenset(
     {
@@ -156,7 +154,7 @@ def check_frames(dataset: Dataset) -> None:
             _decode_native(dataset, 0)  # refuses pixel data that are too short for all frames
             return
         try:
-            _codestream(dataset, frames - 1)
+            read_codestream(dataset, frames - 1)
         except ImageError as error:
             raise ImageError(
                 Reason.HEADER_CONTRADICTS,
@@ -207,7 +205,10 @@ def _decode(dataset: Dataset, frame: int | None) -> StoredValues:
             f"The header says {rows} x {columns}, the pixel data give "
             f"{' x '.join(map(str, stored.values.shape))}.",
         )
-    return stored
+    lossy = dataset.file_meta.TransferSyntaxUID in LOSSY_SYNTAXES
+    values = keep_stored_bits(stored.values, dataset, lossy=lossy)
+    check_sign(values, dataset)
+    return StoredValues(values, stored.decoder)
 
 
 def _check_pixels(dataset: Dataset) -> tuple[int, int]:
@@ -237,7 +238,7 @@ def _check_pixels(dataset: Dataset) -> tuple[int, int]:
 
 
 def _decode_native(dataset: Dataset, frame: int) -> StoredValues:
-    options: Any = {"allow_excess_frames": False}
+    options: Any = {"allow_excess_frames": False, "correct_unused_bits": False}
     _refuse_excess(dataset)
     try:
         values, _ = _decoder(dataset).as_array(dataset, index=frame, **options)
@@ -271,11 +272,10 @@ def _refuse_excess(dataset: Dataset) -> None:
 
 def _decode_encapsulated(dataset: Dataset, frame: int, rows: int, columns: int) -> StoredValues:
     decoder = _decoder(dataset)
-    deeper = _check_codestream(dataset, _codestream(dataset, frame), rows, columns)
+    _check_codestream(dataset, read_codestream(dataset, frame), rows, columns)
 
     refusals = []
-    # pydicom would mask the excess bits away; they are checked below instead.
-    options: Any = {"correct_unused_bits": not deeper}
+    options: Any = {"correct_unused_bits": False}
     plugins = [name for name in _DECODER_ORDER if name in decoder.available_plugins]
     for plugin in plugins:
         try:
@@ -288,9 +288,6 @@ def _decode_encapsulated(dataset: Dataset, frame: int, rows: int, columns: int) 
                 ) from error
             refusals.append(_cause(error, plugin))
             continue
-        if deeper:
-            bits_stored = integer(dataset, "BitsStored") or 16
-            values = _within_depth(values, bits_stored, lossy=decoder.UID in LOSSY_SYNTAXES)
         return StoredValues(values, plugin)
     raise ImageError(
         Reason.DECODE_FAILED,
@@ -298,28 +295,8 @@ def _decode_encapsulated(dataset: Dataset, frame: int, rows: int, columns: int) 
     )
 
 
-def _codestream(dataset: Dataset, frame: int) -> bytes:
-    try:
-        offsets = tuple(value(dataset, f"ExtendedOffsetTable{part}") for part in ("", "Lengths"))
-        return get_frame(
-            dataset.PixelData,
-            frame,
-            number_of_frames=number_of_frames(dataset),
-            extended_offsets=None if None in offsets else offsets,
-        )
-    except Exception as error:
-        raise ImageError(
-            Reason.DECODE_FAILED, "The encapsulated pixel data are damaged."
-        ) from error
-
-
-def _check_codestream(dataset: Dataset, frame: bytes, rows: int, columns: int) -> bool:
-    """Compare header and codestream.
-
-    Returns:
-        Whether an unsigned codestream has more bits than Bits Stored, so that the decoded values
-        have to be checked.
-    """
+def _check_codestream(dataset: Dataset, frame: bytes, rows: int, columns: int) -> None:
+    """Compare header and codestream."""
     syntax = dataset.file_meta.TransferSyntaxUID
     bits_allocated = integer(dataset, "BitsAllocated") or 16
     if syntax == uid.RLELossless:
@@ -328,7 +305,7 @@ def _check_codestream(dataset: Dataset, frame: bytes, rows: int, columns: int) -
                 Reason.HEADER_CONTRADICTS,
                 f"The header says {rows} x {columns}, more than the pixel data can hold.",
             )
-        return False
+        return
     size = read_codestream_size(frame)
     if size is None:
         raise ImageError(
@@ -347,7 +324,8 @@ def _check_codestream(dataset: Dataset, frame: bytes, rows: int, columns: int) -
             Reason.DECODE_FAILED, "The pixel data have no end marker; the file may be cut off."
         )
     bits_stored = integer(dataset, "BitsStored") or 16
-    if syntax in _DCT_SYNTAXES and size.precision < bits_stored:
+    lossy = syntax in LOSSY_SYNTAXES if size.lossy is None else size.lossy
+    if lossy and size.precision < bits_stored:
         # Of a lossless stream the header may well say more: nothing is lost. This one was made
         # anew, and its values are not on the scale that the header's window is on.
         raise ImageError(
@@ -359,21 +337,6 @@ def _check_codestream(dataset: Dataset, frame: bytes, rows: int, columns: int) -
             Reason.HEADER_CONTRADICTS,
             f"The header allocates {bits_allocated} bits, the codestream holds {size.precision}.",
         )
-    unsigned = integer(dataset, "PixelRepresentation") == 0
-    return unsigned and size.precision > (integer(dataset, "BitsStored") or 0)
-
-
-def _within_depth(values: np.ndarray, bits_stored: int, *, lossy: bool) -> np.ndarray:
-    highest, largest = 2**bits_stored - 1, int(values.max())
-    if lossy and largest <= highest * 1.25:
-        # Lossy codecs can overshoot white slightly.
-        return np.asarray(np.minimum(values, highest))
-    if largest > highest:
-        raise ImageError(
-            Reason.HEADER_CONTRADICTS,
-            f"The header says {bits_stored} bits, the pixel data reach {largest}.",
-        )
-    return values
 
 
 def _decoder(dataset: Dataset) -> Decoder:

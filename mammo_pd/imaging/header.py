@@ -71,6 +71,31 @@ _PRESENTATION_INTENT_OF_SOP_CLASS: dict[str, str] = {
 _MAMMOGRAPHY_SOP_CLASSES = frozenset(
     {*_PRESENTATION_INTENT_OF_SOP_CLASS, uid.BreastTomosynthesisImageStorage}
 )
+# Views that other parts of the body are taken in too, by the same names and codes (CID 4010).
+_SHARED_VIEWS = frozenset({"ML", "LM", "LMO", "FB", "CV", "AT"})
+_BREAST_WORDS = re.compile(
+    r"(?<![A-Z])(?:BREASTS?|MAMMAE?|MAMMO(?:GRAPHY)?|MAMA|BRUST|SEINS?)(?![A-Z])"
+)
+# Image storage of machines that take no mammograms.
+_OTHER_SOP_CLASSES = frozenset(
+    {
+        uid.CTImageStorage,
+        uid.EnhancedCTImageStorage,
+        uid.MRImageStorage,
+        uid.EnhancedMRImageStorage,
+        uid.UltrasoundImageStorage,
+        uid.UltrasoundMultiFrameImageStorage,
+        uid.NuclearMedicineImageStorage,
+        uid.PositronEmissionTomographyImageStorage,
+        uid.DigitalIntraOralXRayImageStorageForPresentation,
+        uid.DigitalIntraOralXRayImageStorageForProcessing,
+        uid.OphthalmicPhotography8BitImageStorage,
+        uid.VLWholeSlideMicroscopyImageStorage,
+        uid.SegmentationStorage,
+        uid.RTImageStorage,
+        uid.RTDoseStorage,
+    }
+)
 # Modalities under which digitised film and computed radiography of the breast are archived.
 _PROJECTION_MODALITIES = frozenset({"RG", "CR", "DX", "RF", "SC", "OT", "XA", "HC"})
 
@@ -170,8 +195,9 @@ def check_is_mammogram(header: Dataset, *, assume_mammogram: bool = False) -> No
 
     Modality MG or a mammographic SOP class suffices. Where Modality is absent, or is one under
     which film and computed radiography are archived, something else must name the breast: body
-    part, organ, region, view or positioner. With no Modality at all the laterality suffices, as
-    in the RSNA 2022 set.
+    part, organ, region, positioner, or a view that no other part of the body has. With no Modality
+    at all the laterality suffices, as in the RSNA 2022 set, unless a body part says otherwise. Of
+    the SOP classes those of other machines, such as CT's, are refused under any of these.
 
     Args:
         header: the dataset.
@@ -188,9 +214,19 @@ def check_is_mammogram(header: Dataset, *, assume_mammogram: bool = False) -> No
         raise ImageError(
             Reason.NOT_MAMMOGRAPHY, f"Modality is {_shown(modality)}; only mammograms are taken."
         )
+    sop_class = text(header, "SOPClassUID") or ""
+    if sop_class in _OTHER_SOP_CLASSES:
+        raise ImageError(
+            Reason.NOT_MAMMOGRAPHY,
+            f"The SOP class is {uid.UID(sop_class).name}; only mammograms are taken.",
+        )
     if assume_mammogram or _names_the_breast(header):
         return
-    if modality is None and text(header, "ImageLaterality") in set(Laterality):
+    if (
+        modality is None
+        and text(header, "ImageLaterality") in set(Laterality)
+        and text(header, "BodyPartExamined") is None
+    ):
         return
     given = "absent" if modality is None else modality
     raise ImageError(
@@ -397,18 +433,20 @@ def _read_number(written: str) -> float | None:
 
 def _names_the_breast(header: Dataset) -> bool:
     for keyword in ("BodyPartExamined", "OrganExposed"):
-        if "BREAST" in (text(header, keyword) or "").upper():
+        if _BREAST_WORDS.search((text(header, keyword) or "").upper()):
             return True
     if text(header, "PositionerType") == "MAMMOGRAPHIC":
         return True
+    own_codes = [code for code, view in _VIEW_CODES.items() if view not in _SHARED_VIEWS]
     for keyword, known in (
-        ("AnatomicRegionSequence", (codes.SCT.Breast,)),
-        ("ViewCodeSequence", _VIEW_CODES),
+        ("AnatomicRegionSequence", [codes.SCT.Breast]),
+        ("ViewCodeSequence", own_codes),
     ):
         if any(_find_code(item, known) is not None for item in items(header, keyword)):
             return True
     given = text(header, "ViewPosition") or ""
-    return given in _VIEWS - {"AT"} or _SIDE_AND_VIEW.fullmatch(given) is not None
+    match = _SIDE_AND_VIEW.fullmatch(given)
+    return (match["view"] if match else given) in _VIEWS - _SHARED_VIEWS
 
 
 def _find_code(item: Dataset, known: Iterable[Code]) -> Code | None:

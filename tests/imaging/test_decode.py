@@ -315,6 +315,11 @@ def test_every_good_file_of_the_zoo_has_the_values_of_its_table(corpus):
             explained = {
                 Reason.COLOUR: row["spp"] != "1" or not row["photo"].startswith("MONOCHROME"),
                 Reason.NO_PIXELS: row["dtype"].startswith("float"),
+                # A CT whose codestream is signed under a header that says it is not, and one
+                # of 13 bits under a header of 12; pydicom masks both.
+                Reason.HEADER_CONTRADICTS: row["file"].endswith(
+                    ("J2K_SIZ1_PixRep0.dcm", "mlut_18.dcm")
+                ),
             }
             assert explained.get(error.reason), (row["file"], error)
             # No mammogram, as its header says; pydicom decodes it with our plugin in front.
@@ -332,7 +337,7 @@ def test_every_good_file_of_the_zoo_has_the_values_of_its_table(corpus):
         assert found == (row["shape"], row["vmin"], highest), row["file"]
         assert values.dtype == np.dtype(row["dtype"]).newbyteorder("="), row["file"]
         compared += 1
-    assert (compared, excluded) == (87, 45)
+    assert (compared, excluded) == (85, 47)
 
 
 # Decoded where pydicom's usual decoders refuse; each was looked at and is a sound image.

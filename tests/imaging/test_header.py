@@ -199,6 +199,9 @@ def test_identifiers_are_kept_apart_from_the_fields():
         {"Modality": "DX", "ViewCodeSequence": coded("399162004")},
         {"Modality": "OT", "AnatomicRegionSequence": coded("T-04000")},
         {"Modality": "OT", "AnatomicRegionSequence": coded("76752008")},
+        {"Modality": "CR", "BodyPartExamined": "LT BREAST", "ViewPosition": "ML"},
+        {"Modality": "CR", "BodyPartExamined": "MAMMA", "ViewPosition": "LM"},
+        {"Modality": "CR", "BodyPartExamined": "CHEST", "ViewPosition": "RMLO"},
         {"ImageLaterality": "L"},
     ],
 )
@@ -214,6 +217,13 @@ def test_mammograms(tags):
         {"Modality": "MR", "ImageLaterality": "L"},
         {"Modality": "CR", "ImageLaterality": "L", "ViewPosition": "AP"},
         {"Modality": "DX", "BodyPartExamined": "CHEST", "ViewPosition": "PA"},
+        {"Modality": "CR", "BodyPartExamined": "ELBOW", "ViewPosition": "ML"},
+        {"Modality": "DX", "BodyPartExamined": "ANKLE", "ViewPosition": "LLM"},
+        {"Modality": "CR", "ViewPosition": "LM"},
+        {"Modality": "DX", "BodyPartExamined": "KNEE", "ViewCodeSequence": coded("399260004")},
+        {"Modality": "CR", "BodyPartExamined": "BREASTBONE", "ViewPosition": "LL"},
+        {"ImageLaterality": "L", "BodyPartExamined": "HAND"},
+        {"Modality": "OT", "SOPClassUID": "1.2.840.10008.5.1.4.1.1.4", "ViewPosition": "CC"},
         {},
     ],
 )
