@@ -226,6 +226,10 @@ class TrainingSettings(_Settings):
     patience: Annotated[int, Field(ge=1)] | None = None
     """Epochs without a better one after which training stops; null to train all epochs."""
 
+    checkpoint_minutes: Annotated[_Number, Field(gt=0)] | None = 30.0
+    """Minutes after which a checkpoint is written within an epoch that still goes on; null for one
+    after each epoch alone."""
+
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the weights, the order of images, the patch draws and the augmentation."""
 

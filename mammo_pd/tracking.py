@@ -124,7 +124,8 @@ class MlflowRun:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        status = "FINISHED" if kind is None else "KILLED" if kind is KeyboardInterrupt else "FAILED"
+        killed = kind is not None and issubclass(kind, KeyboardInterrupt)
+        status = "FINISHED" if kind is None else "KILLED" if killed else "FAILED"
         self._client.set_terminated(self.run_id, status)
 
     def describe(self, parameters: dict[str, Any], tags: dict[str, str]) -> None:

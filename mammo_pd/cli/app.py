@@ -14,6 +14,7 @@ from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 from mammo_pd import __version__
 from mammo_pd.cli.help_page import HelpPage
 from mammo_pd.errors import InputError
+from mammo_pd.stopping import TerminatedError, sigterm_interrupts
 
 # In the order of a project, which is the order of --help.
 COMMANDS = (
@@ -68,8 +69,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the words after ``mammo-pd``; by default those of this process.
 
     Returns:
-        The exit status: 0; 2 after an error that the user can mend; 130 after Ctrl-C.
+        The exit status: 0; 2 after an error that the user can mend; 130 after Ctrl-C; 143 after
+        SIGTERM.
     """
+    with sigterm_interrupts():
+        return _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     # Threads that spin while they wait take a shared machine's cores from others' work.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -86,11 +93,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         # `train` names its own command, which needs --resume.
         again = str(interrupt) or "the same command"
+        terminated = isinstance(interrupt, TerminatedError)
         print(
-            f"\nmammo-pd: interrupted; finished work is kept, and {again} continues from there.",
+            f"\nmammo-pd: {'terminated' if terminated else 'interrupted'}; finished work is kept, "
+            f"and {again} continues from there.",
             file=sys.stderr,
         )
-        return 130
+        return 143 if terminated else 130
     except Exception as error:
         message = explain(error)
         if message is None:

@@ -71,8 +71,8 @@ def train(
     config = settings.load(further)
     try:
         folder = _train(store, runs, config, run)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(again) from None
+    except KeyboardInterrupt as interrupt:
+        raise type(interrupt)(again) from None
     if folder is None:
         return  # only the first of several processes reports
     from mammo_pd.tracking import page_of_runs

@@ -5,7 +5,8 @@ run.json              what the run was made with
 config.yaml           its whole configuration
 history.csv           one row per epoch
 best.safetensors      weights of the best epoch, under timm's names
-last.safetensors      everything that training needs to go on
+last.safetensors      everything that training needs to go on after a whole epoch
+midway.safetensors    the same within an epoch, while it lasts
 predictions.csv       of evaluate; predictions.json says of which weights and images
 tracking.jsonl        what MLflow is told; tracking.json says how much of it each MLflow has
 """
@@ -142,8 +143,18 @@ class RunFolder:
 
     @property
     def last(self) -> Path:
-        """Everything that training needs to go on."""
+        """Everything that training needs to go on after a whole epoch."""
         return self.path / "last.safetensors"
+
+    @property
+    def midway(self) -> Path:
+        """The same within an epoch; gone once that is over."""
+        return self.path / "midway.safetensors"
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether training goes on from somewhere, and not from the start."""
+        return self.last.is_file() or self.midway.is_file()
 
     @property
     def history(self) -> Path:

@@ -84,7 +84,7 @@ def reopen_run(
     setup = RunSetup.build(
         store or Path(run.info.store),
         run.config,
-        stopped=run.info if run.last.is_file() else None,
+        stopped=run.info if run.has_checkpoint else None,
         say=say,
     )
     run.refuse_resuming_on(setup.cohort, setup.labels_hash)
