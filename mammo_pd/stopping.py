@@ -29,7 +29,7 @@ def sigterm_interrupts() -> Iterator[None]:
     if not _in_main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
         yield
         return
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, _Terminate())
     try:
         yield
     finally:
@@ -51,15 +51,21 @@ class StopSignals:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        if _in_main_thread():
-            for number, handler, ours in (
-                (signal.SIGINT, self._end, (signal.default_int_handler,)),
-                (signal.SIGTERM, self._end, (signal.SIG_DFL, _terminate)),
-                (signal.SIGUSR1, self._save, (signal.SIG_DFL,)),
-            ):
-                # One that is ignored, as by nohup, or the caller's own, stays.
-                if signal.getsignal(number) in ours:
-                    self._before[number] = signal.signal(number, handler)
+        if not _in_main_thread():
+            return self
+        terminate = signal.getsignal(signal.SIGTERM)
+        if isinstance(terminate, _Terminate) and terminate.came:
+            raise TerminatedError
+        for number, handler in (
+            (signal.SIGINT, self._end),
+            (signal.SIGTERM, self._end),
+            (signal.SIGUSR1, self._save),
+        ):
+            before = signal.getsignal(number)
+            # One that is ignored, as by nohup, or the caller's own, stays.
+            default = before in (signal.SIG_DFL, signal.default_int_handler)
+            if default or isinstance(before, _Terminate):
+                self._before[number] = signal.signal(number, handler)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -106,8 +112,15 @@ class StopSignals:
         os._exit(128 + number)
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise TerminatedError
+class _Terminate:
+    """Handles SIGTERM, and knows later that it came: an import may swallow what is raised in it."""
+
+    def __init__(self) -> None:
+        self.came = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self.came = True
+        raise TerminatedError
 
 
 def _in_main_thread() -> bool:

@@ -6,6 +6,7 @@ docstring are its options and its ``--help``. It imports what is heavy inside th
 
 import errno
 import os
+import select
 import sys
 from collections.abc import Sequence
 
@@ -70,10 +71,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0; 2 after an error that the user can mend; 130 after Ctrl-C; 143 after
-        SIGTERM.
+        SIGTERM; 141 where what was printed has no reader any more, as after ``| head``.
     """
     with sigterm_interrupts():
-        return _main(arguments)
+        try:
+            status = _main(arguments)
+            # Here and not as the interpreter ends, which would print an error of its own.
+            for stream in (sys.stdout, sys.stderr):
+                if stream is not None:
+                    stream.flush()
+            return status
+        except BrokenPipeError:
+            if not _drop_output_without_a_reader():
+                raise
+            return 141
+
+
+def _drop_output_without_a_reader() -> bool:
+    """Whether a stream's reader has gone; what is still printed to it is then dropped."""
+    gone = False
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            handle = stream.fileno()
+        except (AttributeError, OSError, ValueError):  # closed, or not a file
+            continue
+        poll = select.poll()
+        poll.register(handle, 0)
+        if any(event & select.POLLERR for _, event in poll.poll(0)):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), handle)
+            gone = True
+    return gone
 
 
 def _main(arguments: Sequence[str] | None) -> int:
@@ -100,6 +127,8 @@ def _main(arguments: Sequence[str] | None) -> int:
             file=sys.stderr,
         )
         return 143 if terminated else 130
+    except BrokenPipeError:
+        raise
     except Exception as error:
         message = explain(error)
         if message is None:

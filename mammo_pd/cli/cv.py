@@ -1,6 +1,7 @@
 """``mammo-pd cv``: all folds of a split, and several seeds, to one report."""
 
 import os
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -100,7 +101,7 @@ def cv(
         tracker.log(_report(validation, wanted, checkpoint, choices), step=0)
     _keep_report(validation)
     print(f"metrics: {page_of_runs(path.parent)}")
-    print(f"next: open {path / 'report' / 'index.html'}")
+    print(f"next: open {shlex.quote(str(path / 'report' / 'index.html'))}")
 
 
 def _keep_report(validation: "CrossValidation") -> None:

@@ -79,7 +79,7 @@ def train(
 
     print(f"\nwrote {folder}: best.safetensors, last.safetensors, history.csv, config.yaml")
     print(f"metrics: {page_of_runs(folder.parent)}")
-    print(f"next: mammo-pd evaluate {folder}")
+    print(f"next: mammo-pd evaluate {shlex.quote(str(folder))}")
 
 
 def _train(

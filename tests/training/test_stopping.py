@@ -1,5 +1,6 @@
 """Signals and the clock within an epoch: what they save is gone on with, bit for bit."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -239,6 +240,14 @@ def test_signal_waits_to_be_answered_and_a_second_one_does_not() -> None:
         assert signals.take_request()
         send(signal.SIGTERM)()
         pytest.fail("went on")
+
+
+def test_sigterm_that_an_import_swallowed_ends_what_is_begun_later() -> None:
+    with stopping.sigterm_interrupts():
+        with contextlib.suppress(KeyboardInterrupt):
+            send(signal.SIGTERM)()
+        with pytest.raises(TerminatedError), StopSignals():
+            pytest.fail("began")
 
 
 def test_what_does_not_answer_is_interrupted_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
