@@ -7,6 +7,7 @@ docstring are its options and its ``--help``. It imports what is heavy inside th
 import errno
 import os
 import select
+import sqlite3
 import sys
 from collections.abc import Sequence
 
@@ -158,6 +159,12 @@ def explain(error: Exception) -> str | None:
             "torch and torchvision do not match (both must come from the same index); reinstall "
             "them, for instance with: pip install --force-reinstall 'torch>=2.11' "
             "'torchvision>=0.26'"
+        )
+    if isinstance(error, sqlite3.DatabaseError):
+        # Its first statement names the file: this is damage further down.
+        return (
+            f"the record of the store, private/images.sqlite, is damaged ({text}); restore it from "
+            "a copy, or make the store again with another --out and the --key of this one."
         )
     if isinstance(error, OSError) and error.filename is not None:
         return (

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mammo_pd.data.lost_record import damaged_record, record_file, refuse_lost_record
 from mammo_pd.data.store import StorePaths
 from mammo_pd.errors import InputError
 from mammo_pd.files import atomic_write
@@ -86,16 +87,25 @@ class Record:
             own, made on first use.
 
     Raises:
-        InputError: another run is writing, or the store has another key.
+        InputError: another run is writing, the store has another key, or its record is lost or
+            damaged.
     """
 
     def __init__(self, paths: StorePaths, key: bytes | None = None) -> None:
+        refuse_lost_record(paths)
         paths.private.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.hasher = Hasher(_read_or_make_key(paths.private / "key", key))
-        file = paths.private / "images.sqlite"
+        file = record_file(paths)
         file.touch(mode=0o600)
         self._database = sqlite3.connect(file, isolation_level=None, timeout=1)
-        self._begin()
+        try:
+            self._begin()
+            self._make_tables()
+        except sqlite3.DatabaseError as error:
+            self._database.close()
+            raise damaged_record(paths, error) from error
+
+    def _make_tables(self) -> None:
         self._database.execute(
             "CREATE TABLE IF NOT EXISTS images (source BLOB PRIMARY KEY, size INTEGER, "
             "mtime_ns INTEGER, image_id TEXT, status TEXT, reason TEXT, stored_bytes INTEGER, "

@@ -186,8 +186,10 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, "pt") as file:
             metadata: dict[str, Any] = json.loads((file.metadata() or {})[METADATA_KEY])
+            if not isinstance(metadata, dict):
+                raise TypeError("its header is another's")
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
+    except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
         raise InputError(
             f"{path} is not a checkpoint of mammo-pd ({error}); name a run that has one."
         ) from error

@@ -101,6 +101,7 @@ def test_what_was_not_committed_is_forgotten(paths: StorePaths) -> None:
 
 def test_a_record_of_an_earlier_version_is_read_and_goes_on(paths: StorePaths) -> None:
     paths.private.mkdir()
+    (paths.private / "key").write_bytes(b"k" * 32)
     with closing(sqlite3.connect(paths.private / "images.sqlite")) as database, database:
         database.execute(
             "CREATE TABLE images (source BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, "
