@@ -160,6 +160,11 @@ def explain(error: Exception) -> str | None:
             "them, for instance with: pip install --force-reinstall 'torch>=2.11' "
             "'torchvision>=0.26'"
         )
+    if isinstance(error, sqlite3.OperationalError) and "locked" in text:
+        return (
+            f"the record of the store is held by another program ({text}); close that, and run the "
+            "same command again."
+        )
     if isinstance(error, sqlite3.DatabaseError):
         # Its first statement names the file: this is damage further down.
         return (

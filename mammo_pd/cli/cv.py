@@ -61,10 +61,10 @@ def cv(
         aggregation: How image scores become those of a breast, exam or patient.
         resamples: Bootstrap resamples of the patients, for the confidence intervals.
     """
+    from mammo_pd.locks import locked
     from mammo_pd.report.evaluate import check_choices
     from mammo_pd.tracking import MlflowRun, page_of_runs
     from mammo_pd.training.cross_validation import CrossValidation, parse_seeds
-    from mammo_pd.training.run_processes import locked
     from mammo_pd.training.train_folds import train_folds
 
     choices: dict[str, Any] = {"aggregation": aggregation, "resamples": resamples}

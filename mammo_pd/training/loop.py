@@ -24,6 +24,7 @@ from mammo_pd import __version__
 from mammo_pd.config import dump_config
 from mammo_pd.errors import InputError
 from mammo_pd.files import write_text
+from mammo_pd.locks import locked
 from mammo_pd.patches.sampler import Kept
 from mammo_pd.stopping import StopSignals
 from mammo_pd.terms import Split
@@ -85,7 +86,7 @@ def fit(setup: RunSetup, run: RunFolder) -> list[dict[str, float]]:
         One dictionary of metrics per epoch.
 
     Raises:
-        InputError: the loss is no longer finite.
+        InputError: the loss is no longer finite, or another process trains the run.
         KeyboardInterrupt: after Ctrl-C or SIGTERM; what could be saved of the epoch is.
         DoesNotFitError: the batch does not fit in memory; a run without a checkpoint is removed, so
             that it is not taken for the latest.
@@ -105,7 +106,7 @@ def fit(setup: RunSetup, run: RunFolder) -> list[dict[str, float]]:
 
 
 def _fit_tracked(setup: RunSetup, run: RunFolder, signals: StopSignals) -> list[dict[str, float]]:
-    with Journal(run, setup.say) as tracker:
+    with locked(run.lock), Journal(run, setup.say) as tracker:
         _describe(setup, tracker)
         with tracker.watching_the_machine():
             history = _fit(setup, run, tracker, signals)

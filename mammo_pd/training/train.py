@@ -72,7 +72,7 @@ def start_run(
     run = setup.new_run(runs, run_id or str(setup.fabric.broadcast(new_run_id())))
     run = replace(run, info=replace(run.info, mlflow_parent_run_id=mlflow_parent_run_id))
     if setup.fabric.is_global_zero:
-        run.create()
+        run = run.create()
     return run
 
 

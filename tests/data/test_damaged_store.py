@@ -1,4 +1,4 @@
-"""A store of which something is lost or damaged: a sentence with the remedy, and no more is lost."""
+"""A store of which something is lost or damaged: a sentence with the remedy, and it stays so."""
 
 import shutil
 import sqlite3
