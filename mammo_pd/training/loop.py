@@ -210,8 +210,8 @@ def _fit(
                     save_weights(run.best, setup.model, timm_model, metrics, card)
             save_state(run.last, setup.model, optimizer, average, {"history": history}, card)
             run.midway.unlink(missing_ok=True)
-        saver.epoch_is_saved()
         fabric.barrier()
+        saver.after_epoch()
     return history
 
 
@@ -416,11 +416,17 @@ class _Saver:
         self._save = save
         self._seconds = math.inf if minutes is None else 60 * minutes
         self._every = 1 if alone else _LOG_EVERY
-        self.epoch_is_saved()
-
-    def epoch_is_saved(self) -> None:
-        """Begin to count the minutes anew."""
         self._saved = time.perf_counter()
+
+    def after_epoch(self) -> None:
+        """Take the epoch's own checkpoint for what was asked for, and end if that was.
+
+        Raises:
+            KeyboardInterrupt: after Ctrl-C or SIGTERM.
+        """
+        self._signals.take_request()
+        self._saved = time.perf_counter()
+        self._signals.raise_if_ending()
 
     def after_step(self, steps: int, progress: Callable[[int], EpochProgress]) -> None:
         """Save if it is time to, and end the training if a signal asked for that.
@@ -437,7 +443,7 @@ class _Saver:
         # In this order: a request is taken when it comes.
         if self._signals.take_request() or time.perf_counter() - self._saved > self._seconds:
             self._save(progress(steps))
-            self.epoch_is_saved()
+            self._saved = time.perf_counter()
         self._signals.raise_if_ending()
 
     @contextmanager

@@ -25,6 +25,7 @@ from mammo_pd.stopping import StopSignals, TerminatedError
 from mammo_pd.training import loop
 from mammo_pd.training.averaging import WeightAverage
 from mammo_pd.training.checkpoint import is_finite, newest_state, save_state
+from mammo_pd.training.model_card import CheckpointHeader
 from mammo_pd.training.runs import RunFolder
 from mammo_pd.training.train import resume, train
 
@@ -182,6 +183,23 @@ def test_interrupted_while_it_validates_an_epoch_is_not_trained_twice(
     # Not one more than the second epoch has.
     at_step({steps_of(whole): die})
     assert_equal(whole, resumed(RunFolder.latest(tmp_path)))
+
+
+def test_signal_that_comes_while_an_epoch_is_saved_ends_before_the_next(
+    phantom_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where several devices train epochs shorter than a window of losses."""
+
+    def save_and_send(*arguments: Any) -> None:
+        save_state(*arguments)
+        send(signal.SIGTERM)()
+
+    monkeypatch.setattr(loop, "save_state", save_and_send)
+    with pytest.raises(TerminatedError):
+        trained(phantom_store, tmp_path)
+    run = RunFolder.latest(tmp_path)
+    assert newest_state(run.last, run.midway) == run.last
+    assert CheckpointHeader.read(run.last).epochs == 1
 
 
 def test_spoilt_weights_are_not_saved_within_an_epoch(
