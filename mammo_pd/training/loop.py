@@ -152,14 +152,20 @@ def _fit(
     if newest is not None:
         state = load_state(newest, setup.model, step.optimizer, average)
         history, progress = state["history"], EpochProgress(**state.get("progress", {}))
+        # Checkpoints of earlier versions lack the scale of the loss in fp16.
+        if state.get("precision"):
+            fabric.strategy.precision.load_state_dict(state["precision"])
         within = f" and {progress.steps} steps" if progress.steps else ""
         setup.say(f"going on after epoch {len(history)} of {training.epochs}{within}")
+
+    def facts(progress: EpochProgress) -> dict[str, Any]:
+        precision = fabric.strategy.precision.state_dict()
+        return {"history": history, "progress": asdict(progress), "precision": precision}
 
     def save(progress: EpochProgress) -> None:
         """Save within an epoch, unless the weights are spoilt already: the loop will say so."""
         if fabric.is_global_zero and is_finite(setup.model):
-            facts = {"history": history, "progress": asdict(progress)}
-            save_state(run.midway, setup.model, optimizer, average, facts, card)
+            save_state(run.midway, setup.model, optimizer, average, facts(progress), card)
 
     saver = _Saver(signals, save, training.checkpoint_minutes, alone=fabric.world_size == 1)
 
@@ -208,7 +214,7 @@ def _fit(
             if best_epoch(history, objective) == len(history):
                 with average.in_place():
                     save_weights(run.best, setup.model, timm_model, metrics, card)
-            save_state(run.last, setup.model, optimizer, average, {"history": history}, card)
+            save_state(run.last, setup.model, optimizer, average, facts(progress), card)
             run.midway.unlink(missing_ok=True)
         fabric.barrier()
         saver.after_epoch()

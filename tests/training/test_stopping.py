@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from lightning.fabric.plugins import Precision
 from mlflow import MlflowClient
 from safetensors.torch import load_file
 from small_runs import small
@@ -243,6 +244,25 @@ def test_checkpoint_of_an_epoch_that_is_over_does_not_count(whole: RunFolder) ->
         assert newest_state(whole.last, whole.midway) == whole.last
     finally:
         whole.midway.unlink()
+
+
+def test_scale_of_the_loss_in_fp16_is_gone_on_with(
+    phantom_store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    at_step: Callable[..., None],
+) -> None:
+    """Of Lightning's own precision, whose scaler needs a GPU."""
+    scaler, loaded = {"scale": 1024.0, "_growth_tracker": 7}, []
+    monkeypatch.setattr(Precision, "state_dict", lambda _: scaler)
+    monkeypatch.setattr(Precision, "load_state_dict", lambda _, state: loaded.append(state))
+    at_step({4: send(signal.SIGTERM), 8: send(signal.SIGTERM)})
+    with pytest.raises(TerminatedError):
+        trained(phantom_store, tmp_path)
+    assert not loaded
+    with pytest.raises(TerminatedError):
+        resumed(RunFolder.latest(tmp_path))
+    assert loaded == [scaler]
 
 
 # ---- the signals alone
