@@ -120,8 +120,13 @@ def test_stopped_within_an_epoch_and_resumed_equals_unbroken(
     phantom_store: Path,
     tmp_path: Path,
     at_step: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    # The scale of the loss in fp16 belongs to the state; Lightning's own scaler needs a GPU.
+    scaler, loaded = {"scale": 1024.0, "_growth_tracker": 7}, []
+    monkeypatch.setattr(Precision, "state_dict", lambda _: scaler)
+    monkeypatch.setattr(Precision, "load_state_dict", lambda _, state: loaded.append(state))
     config = tmp_path / "config.yaml"
     config.write_text(dump_config(CONFIG))
     at_step({step: send(number)})
@@ -134,6 +139,7 @@ def test_stopped_within_an_epoch_and_resumed_equals_unbroken(
     assert client.get_run(broken.info.mlflow_run_id).info.status == "KILLED"
     said: list[str] = []
     again = resumed(broken, said.append)
+    assert loaded == [scaler]
     # The step under way was ended, not broken off.
     epoch, steps = divmod(step + 1, steps_of(whole))
     assert f"going on after epoch {epoch} of 2 and {steps} steps" in said
@@ -141,11 +147,12 @@ def test_stopped_within_an_epoch_and_resumed_equals_unbroken(
     assert_equal(whole, again)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("minutes", "acts", "steps"),
     [
         pytest.param(30.0, {4: send(signal.SIGUSR1), 6: die}, 5, id="SIGUSR1"),
-        pytest.param(1e-9, {4: die}, 4, id="by the clock", marks=pytest.mark.slow),
+        pytest.param(1e-9, {4: die}, 4, id="by the clock"),
     ],
 )
 def test_saved_within_an_epoch_that_goes_on_and_killed_later(
@@ -186,6 +193,7 @@ def test_interrupted_while_it_validates_an_epoch_is_not_trained_twice(
     assert_equal(whole, resumed(RunFolder.latest(tmp_path)))
 
 
+@pytest.mark.slow
 def test_signal_that_comes_while_an_epoch_is_saved_ends_before_the_next(
     phantom_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,6 +211,7 @@ def test_signal_that_comes_while_an_epoch_is_saved_ends_before_the_next(
     assert CheckpointHeader.read(run.last).epochs == 1
 
 
+@pytest.mark.slow
 def test_spoilt_weights_are_not_saved_within_an_epoch(
     phantom_store: Path,
     tmp_path: Path,
@@ -244,25 +253,6 @@ def test_checkpoint_of_an_epoch_that_is_over_does_not_count(whole: RunFolder) ->
         assert newest_state(whole.last, whole.midway) == whole.last
     finally:
         whole.midway.unlink()
-
-
-def test_scale_of_the_loss_in_fp16_is_gone_on_with(
-    phantom_store: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    at_step: Callable[..., None],
-) -> None:
-    """Of Lightning's own precision, whose scaler needs a GPU."""
-    scaler, loaded = {"scale": 1024.0, "_growth_tracker": 7}, []
-    monkeypatch.setattr(Precision, "state_dict", lambda _: scaler)
-    monkeypatch.setattr(Precision, "load_state_dict", lambda _, state: loaded.append(state))
-    at_step({4: send(signal.SIGTERM), 8: send(signal.SIGTERM)})
-    with pytest.raises(TerminatedError):
-        trained(phantom_store, tmp_path)
-    assert not loaded
-    with pytest.raises(TerminatedError):
-        resumed(RunFolder.latest(tmp_path))
-    assert loaded == [scaler]
 
 
 # ---- the signals alone
