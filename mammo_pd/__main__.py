@@ -2,7 +2,7 @@
 
 import sys
 
-from mammo_pd.cli.app import main
+from mammo_pd.start import main
 
 if __name__ == "__main__":
     sys.exit(main())

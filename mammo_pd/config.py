@@ -4,6 +4,7 @@ Sizes called ``img_size`` are (height, width) in pixels.
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
@@ -25,6 +26,8 @@ from mammo_pd.keep_schedule import KeepSchedule
 from mammo_pd.terms import Draw
 
 IMG_ASPECT = 0.8
+# Pixels on a side: three times what a mammogram has. More is a slip of the keyboard.
+_MAX_SIDE = 16384
 
 
 def _read_number(value: Any) -> Any:
@@ -226,6 +229,10 @@ class TrainingSettings(_Settings):
     patience: Annotated[int, Field(ge=1)] | None = None
     """Epochs without a better one after which training stops; null to train all epochs."""
 
+    checkpoint_minutes: Annotated[_Number, Field(gt=0)] | None = 30.0
+    """Minutes after which a checkpoint is written within an epoch that still goes on; null for one
+    after each epoch alone."""
+
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the weights, the order of images, the patch draws and the augmentation."""
 
@@ -379,21 +386,28 @@ def resolve_img_size(res: int | str, patch_size: int, largest: tuple[int, int]) 
         img_size, both sides multiples of ``patch_size``.
 
     Raises:
-        InputError: an unknown form, or a side that is not a multiple of the patch size.
+        InputError: an unknown form, an absurd size, or a side that is not a multiple of the patch
+            size.
     """
     text = str(res).strip().lower()
     if text == "full":
         height, width = (-(-side // patch_size) * patch_size for side in largest)
         return height, width
-    height_text, cross, width_text = text.partition("x")
-    if not height_text.isdigit() or (cross and not width_text.isdigit()):
+    # Few digits: Python refuses to read thousands of them.
+    size = re.fullmatch("([0-9]{1,9})(?:x([0-9]{1,9}))?", text)
+    if size is None:
         raise InputError(
-            f"--res {res} is not understood; give a height such as 1024, a size such as "
+            f"--res {text[:40]} is not understood; give a height such as 1024, a size such as "
             "1024x832, or full."
         )
-    height = int(height_text)
+    height = int(size[1])
     nearest = max(1, round(height * IMG_ASPECT / patch_size)) * patch_size
-    width = int(width_text) if cross else nearest
+    width = nearest if size[2] is None else int(size[2])
+    if max(height, width) > _MAX_SIDE:
+        raise InputError(
+            f"--res {res}: {max(height, width)} pixels are more than any mammogram has; give at "
+            f"most {_MAX_SIDE}, or full for the largest native crop."
+        )
     if height < patch_size or height % patch_size or width < patch_size or width % patch_size:
         side = height if height < patch_size or height % patch_size else width
         down = max(1, side // patch_size) * patch_size

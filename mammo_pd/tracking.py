@@ -6,6 +6,7 @@ import getpass
 import json
 import logging
 import os
+import shlex
 import subprocess
 import tempfile
 import time
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
+from urllib.parse import quote
 
 from mammo_pd.errors import InputError
 
@@ -124,7 +126,8 @@ class MlflowRun:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        status = "FINISHED" if kind is None else "KILLED" if kind is KeyboardInterrupt else "FAILED"
+        killed = kind is not None and issubclass(kind, KeyboardInterrupt)
+        status = "FINISHED" if kind is None else "KILLED" if killed else "FAILED"
         self._client.set_terminated(self.run_id, status)
 
     def describe(self, parameters: dict[str, Any], tags: dict[str, str]) -> None:
@@ -293,13 +296,32 @@ def page_of_runs(runs: Path) -> str:
         return f"open {uri}"
     # Without the workflow, a browser that is new to MLflow opens its pages for language models.
     return (
-        f"mlflow ui --backend-store-uri {uri}, and open "
+        f"mlflow ui --backend-store-uri {shlex.quote(uri)}, and open "
         "http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning"
     )
 
 
 def _local_uri(runs: Path) -> str:
-    return f"sqlite:///{(runs / _DATABASE).resolve()}"
+    return _sqlite_uri(runs / _DATABASE)
+
+
+def _sqlite_uri(file: Path) -> str:
+    """A database's file as SQLAlchemy's URI, also where its path holds what means something there.
+
+    In a URI, a ``?`` begins the options and a ``%`` a character's code: MLflow would write to
+    another file, beside the folder of runs.
+    """
+    path = str(file.resolve())
+    if not set("?#%") & set(path):
+        return f"sqlite:///{path}"
+    from sqlalchemy.engine import make_url
+
+    # With the driver's name, since MLflow makes the folder that it finds written after "sqlite:///".
+    quoted = f"sqlite+pysqlite:///{quote(path)}"
+    if make_url(quoted).database == path:
+        return quoted
+    # SQLAlchemy reads codes from 2.1 on; before, SQLite itself is told to.
+    return f"sqlite+pysqlite:///file:{quote(path)}?uri=true"
 
 
 def _make_database(runs: Path) -> None:
@@ -317,7 +339,7 @@ def _make_database(runs: Path) -> None:
         for leftover in runs.glob(f".{_DATABASE}.new*"):
             leftover.unlink()
         beside = runs / f".{_DATABASE}.new"
-        MlflowClient(f"sqlite:///{beside.resolve()}").search_experiments(max_results=1)
+        MlflowClient(_sqlite_uri(beside)).search_experiments(max_results=1)
         beside.rename(runs / _DATABASE)
 
 

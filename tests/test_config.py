@@ -220,3 +220,16 @@ def test_override_by_the_new_name_wins_over_the_old_one_in_a_file(tmp_path: Path
     assert load_config(file).training.grad_accum_steps == 4
     config = load_config(file, parse_assignments(["training.grad_accum_steps=2"]))
     assert (config.training.grad_accum_steps, config.training.epochs) == (2, 3)
+
+
+@pytest.mark.parametrize(
+    "res",
+    [
+        *("0", "16", "-1024", "1e3", "²", "١٠٢٤", "1024x", "x1024", "1024x1024x3", "", "1_024"),
+        *("inf", "99999999", "1024x99999984", "1" * 5000, "1024x" + "9" * 5000, 10**30, -16, 0),
+    ],
+)
+def test_absurd_sizes_are_refused_in_a_sentence(res: int | str) -> None:
+    with pytest.raises(InputError, match="--res") as raised:
+        resolve_img_size(res, 32, (3000, 2000))
+    assert len(str(raised.value)) < 250

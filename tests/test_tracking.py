@@ -6,7 +6,7 @@ import pytest
 from mlflow import MlflowClient
 
 from mammo_pd.errors import InputError
-from mammo_pd.tracking import EXPERIMENT, MlflowRun
+from mammo_pd.tracking import EXPERIMENT, MlflowRun, tracking_uri
 
 
 def statuses(runs: Path) -> dict[str, str]:
@@ -116,3 +116,20 @@ def test_folds_are_nested_under_their_parent_which_stays_open(tmp_path: Path) ->
     run = client(tmp_path).get_run(fold.run_id)
     assert run.data.tags["mlflow.parentRunId"] == parent.run_id
     assert statuses(tmp_path)[parent.run_id] == "FINISHED"
+
+
+@pytest.mark.parametrize("name", ["a?b", "a#b", "a%20b", "a b", "a%3Fb?uri=true#c"])
+def test_database_lies_in_the_folder_whatever_that_is_called(name: str, tmp_path: Path) -> None:
+    """SQLAlchemy and MLflow each read a URI in their own way."""
+    from mlflow.store.db.utils import _make_parent_dirs_if_sqlite
+    from sqlalchemy import create_engine
+
+    runs = tmp_path / name
+    runs.mkdir()
+    uri = tracking_uri(runs)
+    _make_parent_dirs_if_sqlite(uri)
+    engine = create_engine(uri)
+    engine.connect().close()
+    engine.dispose()
+    assert [file.name for file in runs.iterdir()] == ["mlflow.db"]
+    assert list(tmp_path.iterdir()) == [runs]

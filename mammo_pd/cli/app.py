@@ -6,6 +6,8 @@ docstring are its options and its ``--help``. It imports what is heavy inside th
 
 import errno
 import os
+import select
+import sqlite3
 import sys
 from collections.abc import Sequence
 
@@ -14,6 +16,7 @@ from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 from mammo_pd import __version__
 from mammo_pd.cli.help_page import HelpPage
 from mammo_pd.errors import InputError
+from mammo_pd.stopping import TerminatedError, sigterm_interrupts
 
 # In the order of a project, which is the order of --help.
 COMMANDS = (
@@ -68,8 +71,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the words after ``mammo-pd``; by default those of this process.
 
     Returns:
-        The exit status: 0; 2 after an error that the user can mend; 130 after Ctrl-C.
+        The exit status: 0; 2 after an error that the user can mend; 130 after Ctrl-C; 143 after
+        SIGTERM; 141 where what was printed has no reader any more, as after ``| head``.
     """
+    with sigterm_interrupts():
+        try:
+            status = _main(arguments)
+            # Here and not as the interpreter ends, which would print an error of its own.
+            for stream in (sys.stdout, sys.stderr):
+                if stream is not None:
+                    stream.flush()
+            return status
+        except BrokenPipeError:
+            if not _drop_output_without_a_reader():
+                raise
+            return 141
+
+
+def _drop_output_without_a_reader() -> bool:
+    """Whether a stream's reader has gone; what is still printed to it is then dropped."""
+    gone = False
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            handle = stream.fileno()
+        except (AttributeError, OSError, ValueError):  # closed, or not a file
+            continue
+        poll = select.poll()
+        poll.register(handle, 0)
+        if any(event & select.POLLERR for _, event in poll.poll(0)):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), handle)
+            gone = True
+    return gone
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     # Threads that spin while they wait take a shared machine's cores from others' work.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -86,11 +121,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         # `train` names its own command, which needs --resume.
         again = str(interrupt) or "the same command"
+        terminated = isinstance(interrupt, TerminatedError)
         print(
-            f"\nmammo-pd: interrupted; finished work is kept, and {again} continues from there.",
+            f"\nmammo-pd: {'terminated' if terminated else 'interrupted'}; finished work is kept, "
+            f"and {again} continues from there.",
             file=sys.stderr,
         )
-        return 130
+        return 143 if terminated else 130
+    except BrokenPipeError:
+        raise
     except Exception as error:
         message = explain(error)
         if message is None:
@@ -120,6 +159,17 @@ def explain(error: Exception) -> str | None:
             "torch and torchvision do not match (both must come from the same index); reinstall "
             "them, for instance with: pip install --force-reinstall 'torch>=2.11' "
             "'torchvision>=0.26'"
+        )
+    if isinstance(error, sqlite3.OperationalError) and "locked" in text:
+        return (
+            f"the record of the store is held by another program ({text}); close that, and run the "
+            "same command again."
+        )
+    if isinstance(error, sqlite3.DatabaseError):
+        # Its first statement names the file: this is damage further down.
+        return (
+            f"the record of the store, private/images.sqlite, is damaged ({text}); restore it from "
+            "a copy, or make the store again with another --out and the --key of this one."
         )
     if isinstance(error, OSError) and error.filename is not None:
         return (

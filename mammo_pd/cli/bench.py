@@ -1,5 +1,6 @@
 """``mammo-pd bench``: this machine's training speed and memory."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -62,4 +63,4 @@ def bench(
         print(f"logged: mlflow ui --backend-store-uri sqlite:///{runs / 'mlflow.db'}")
     # A CPU has no GPU memory for budget to go by.
     memory = "" if table["peak_gib"].notna().any() else " --memory 24GB"
-    print(f"next: mammo-pd budget --bench {out / 'bench.json'}{memory}")
+    print(f"next: mammo-pd budget --bench {shlex.quote(str(out / 'bench.json'))}{memory}")

@@ -1,5 +1,6 @@
 """``mammo-pd compare``: the predictions of several models to their paired differences."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -55,4 +56,4 @@ def compare(
     )
     print(difference_table(metrics))
     print(f"\nwrote {out}: index.html, metrics.json")
-    print(f"next: open {out / 'index.html'}")
+    print(f"next: open {shlex.quote(str(out / 'index.html'))}")

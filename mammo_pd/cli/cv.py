@@ -1,6 +1,7 @@
 """``mammo-pd cv``: all folds of a split, and several seeds, to one report."""
 
 import os
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -60,10 +61,10 @@ def cv(
         aggregation: How image scores become those of a breast, exam or patient.
         resamples: Bootstrap resamples of the patients, for the confidence intervals.
     """
+    from mammo_pd.locks import locked
     from mammo_pd.report.evaluate import check_choices
     from mammo_pd.tracking import MlflowRun, page_of_runs
     from mammo_pd.training.cross_validation import CrossValidation, parse_seeds
-    from mammo_pd.training.run_processes import locked
     from mammo_pd.training.train_folds import train_folds
 
     choices: dict[str, Any] = {"aggregation": aggregation, "resamples": resamples}
@@ -100,7 +101,7 @@ def cv(
         tracker.log(_report(validation, wanted, checkpoint, choices), step=0)
     _keep_report(validation)
     print(f"metrics: {page_of_runs(path.parent)}")
-    print(f"next: open {path / 'report' / 'index.html'}")
+    print(f"next: open {shlex.quote(str(path / 'report' / 'index.html'))}")
 
 
 def _keep_report(validation: "CrossValidation") -> None:

@@ -1,5 +1,6 @@
 """``mammo-pd cv-run``: one run of a cross-validation; ``mammo-pd cv`` starts it as a process."""
 
+import signal
 from pathlib import Path
 from typing import Literal
 
@@ -18,9 +19,12 @@ def cv_run(
         checkpoint: Weights that are scored.
     """
     from mammo_pd.inference.predict import predict
+    from mammo_pd.orphans import signal_when_parent_dies
     from mammo_pd.training.cross_validation import CrossValidation
     from mammo_pd.training.runs import RunFolder
 
+    # It saves what it can of the epoch, and the same `mammo-pd cv` goes on from there.
+    signal_when_parent_dies(signal.SIGTERM)
     validation = CrossValidation.open(folder)
     trained = fit_with_advice(lambda: validation.prepare_run(fold, seed))
     # Beside other processes of the same run, one cannot set a device up for itself; `cv` scores.

@@ -1,5 +1,6 @@
 """``mammo-pd evaluate``: runs, or anyone's predictions, to the ROC report."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -104,7 +105,7 @@ def evaluate(
             keep_in_mlflow(run.path.parent, run.info.mlflow_run_id, out, out)
     print(summary_table(metrics))
     print(f"\nwrote {out}: index.html, metrics.json, predictions, ROC and PR curves")
-    print(f"next: open {out / 'index.html'}")
+    print(f"next: open {shlex.quote(str(out / 'index.html'))}")
 
 
 def _report_folder(folders: list[Path]) -> Path:

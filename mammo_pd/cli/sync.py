@@ -26,12 +26,15 @@ def sync(
         run: The run; by default the latest.
         runs: The folder of runs.
     """
+    from mammo_pd.locks import locked
     from mammo_pd.training.journal import Journal
 
     found = find_run(runs, run)
     said: list[str] = []
-    journal = Journal(found, said.append)
-    if not journal.sync():
+    with locked(found.lock):
+        journal = Journal(found, said.append)
+        synced = journal.sync()
+    if not synced:
         reason = said[0].partition("(")[2].rpartition(");")[0] if said else "its answer was lost"
         raise InputError(
             f"MLflow cannot be reached ({reason}); start the server, or unset MLFLOW_TRACKING_URI "

@@ -71,15 +71,15 @@ def train(
     config = settings.load(further)
     try:
         folder = _train(store, runs, config, run)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(again) from None
+    except KeyboardInterrupt as interrupt:
+        raise type(interrupt)(again) from None
     if folder is None:
         return  # only the first of several processes reports
     from mammo_pd.tracking import page_of_runs
 
     print(f"\nwrote {folder}: best.safetensors, last.safetensors, history.csv, config.yaml")
     print(f"metrics: {page_of_runs(folder.parent)}")
-    print(f"next: mammo-pd evaluate {folder}")
+    print(f"next: mammo-pd evaluate {shlex.quote(str(folder))}")
 
 
 def _train(

@@ -1,5 +1,6 @@
 """Images of a store as batches for training: levels read end to end into one buffer."""
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 
@@ -153,12 +154,14 @@ class EpochBatches:
         self._world_size = world_size
         self._draw = draw or (lambda rng: rng.permutation(count))
         self.epoch = 0
+        self.first = 0
+        """Batches of the epoch that are passed over: they were trained on before."""
 
     def __len__(self) -> int:
         return self._count // self._batch_size
 
     def __iter__(self) -> Iterator[list[int]]:
-        yield from self._shares(self._order())
+        yield from itertools.islice(self._shares(self._order()), self.first, None)
 
     def turns(self) -> list[list[int]]:
         """Of each image of each batch, how often it has come in the epoch before."""

@@ -15,9 +15,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mammo_pd.data.lost_record import damaged_record, record_file, refuse_lost_record
 from mammo_pd.data.store import StorePaths
 from mammo_pd.errors import InputError
 from mammo_pd.files import atomic_write
+from mammo_pd.locks import lock
+
+_AT_WORK = (
+    "the record of the store cannot be written; is another mammo-pd preprocess at work on this "
+    "store? Wait for it, or name another --out."
+)
+_READERS_MS = 60_000
 
 
 class Hasher:
@@ -86,16 +94,39 @@ class Record:
             own, made on first use.
 
     Raises:
-        InputError: another run is writing, or the store has another key.
+        InputError: another run is writing, the store has another key, or its record is lost or
+            damaged.
     """
 
     def __init__(self, paths: StorePaths, key: bytes | None = None) -> None:
+        refuse_lost_record(paths)
         paths.private.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file = paths.private / "lock"
+        file.touch(mode=0o600)
+        # SQLite's own lock is free between a COMMIT and the next BEGIN, and while a key is made.
+        self._lock = file.open("ab")
+        try:
+            lock(self._lock, _AT_WORK)
+            self._open(paths, key)
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def _open(self, paths: StorePaths, key: bytes | None) -> None:
         self.hasher = Hasher(_read_or_make_key(paths.private / "key", key))
-        file = paths.private / "images.sqlite"
+        file = record_file(paths)
         file.touch(mode=0o600)
         self._database = sqlite3.connect(file, isolation_level=None, timeout=1)
-        self._begin()
+        try:
+            self._begin()
+            # From here on it is only somebody who looks at the record, and soon done.
+            self._database.execute(f"PRAGMA busy_timeout = {_READERS_MS}")
+            self._make_tables()
+        except sqlite3.DatabaseError as error:
+            self._database.close()
+            raise damaged_record(paths, error) from error
+
+    def _make_tables(self) -> None:
         self._database.execute(
             "CREATE TABLE IF NOT EXISTS images (source BLOB PRIMARY KEY, size INTEGER, "
             "mtime_ns INTEGER, image_id TEXT, status TEXT, reason TEXT, stored_bytes INTEGER, "
@@ -114,12 +145,27 @@ class Record:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.commit()
-        self._database.close()
+        try:
+            self.commit()
+        finally:
+            self._database.close()
+            self._lock.close()
 
     def commit(self) -> None:
-        """Make everything written so far survive a kill."""
-        self._database.execute("COMMIT")
+        """Make everything written so far survive a kill.
+
+        Raises:
+            InputError: another program holds the record.
+        """
+        try:
+            self._database.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                raise
+            raise InputError(
+                f"the record of the store cannot be written ({error}): another program, such as a "
+                "backup, has it open; close that, and run the same command again."
+            ) from error
         self._begin()
 
     def _begin(self) -> None:
@@ -127,10 +173,7 @@ class Record:
             # Takes the write lock now, so that a second run is refused before it does any work.
             self._database.execute("BEGIN IMMEDIATE")
         except sqlite3.OperationalError as error:
-            raise InputError(
-                f"the record of the store cannot be written ({error}); is another mammo-pd "
-                "preprocess at work on this store? Wait for it, or name another --out."
-            ) from error
+            raise InputError(f"{_AT_WORK} ({error})") from error
 
     def known(
         self, path: Path

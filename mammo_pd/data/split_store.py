@@ -8,6 +8,7 @@ from mammo_pd.data.manifest import read_manifest
 from mammo_pd.data.splits import (
     VAL_SHARE,
     SplitTable,
+    check_name,
     make_split,
     patient_groups,
     read_split,
@@ -42,8 +43,10 @@ def split_store(
         say: called with each message, one line.
 
     Raises:
-        InputError: a different split has that name, or there are too few patients of a class.
+        InputError: the name cannot be one, or is that of a different split; or there are too few
+            patients of a class.
     """
+    check_name(name)
     manifest = read_manifest(paths.manifest, status=None)
     if not (manifest["status"] == Status.OK).any():
         raise InputError(

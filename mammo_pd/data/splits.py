@@ -197,6 +197,19 @@ def check_split(split: SplitTable, manifest: pd.DataFrame) -> None:
         )
 
 
+def check_name(name: str) -> None:
+    """Refuse a name of a split that would lie elsewhere than among the splits, or be hidden there.
+
+    Raises:
+        InputError: the name is no name of a file.
+    """
+    if not name or name.startswith(".") or not name.isprintable() or set(name) & set("/\\"):
+        raise InputError(
+            f"{name!r} cannot be the name of a split; give letters, digits, - and _, such as "
+            "--name five."
+        )
+
+
 def write_split(split: SplitTable, folder: Path, made_with: dict[str, Any]) -> Path:
     """Write ``NAME.csv``, and ``NAME.json`` with its hash and what it was made with."""
     path = folder / f"{split.name}.csv"
@@ -269,6 +282,7 @@ def remove_from_split(folder: Path, name: str, image_ids: Collection[str]) -> Sp
 def _read(folder: Path, name: str) -> tuple[SplitTable, dict[str, Any]]:
     """The split as its table is, and what its JSON file says."""
     path = folder / f"{name}.csv"
+    check_name(name)
     if not path.is_file():
         made = list_splits(folder)
         raise InputError(

@@ -95,8 +95,15 @@ def read_store_info(paths: StorePaths) -> dict[str, Any]:
     try:
         info: dict[str, Any] = json.loads(paths.info.read_text(encoding="utf-8"))
         found = info["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{paths.info} cannot be read ({error}); make the store again.") from error
+        if not isinstance(info["settings"], dict) or not isinstance(info["fingerprint"], str):
+            raise TypeError("settings or fingerprint are damaged")
+        info.get("labels", {}).get("definition")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{paths.info} is damaged ({error!r}); restore it from a copy, or make the store again "
+            f"with another --out and --key {paths.private / 'key'}, by which every image gets its "
+            "name again."
+        ) from error
     if found != FORMAT:
         raise InputError(
             f"{paths.root} has store format {found}, and this version reads {FORMAT}; make it "

@@ -12,6 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 from mammo_pd.errors import InputError
+from mammo_pd.orphans import end_with_parent
 
 J = TypeVar("J")
 R = TypeVar("R")
@@ -133,7 +134,11 @@ def _start_pool(workers: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(
         workers,
         mp_context=context,
-        # The interrupt is for this process, which then stops the pool.
-        initializer=signal.signal,
-        initargs=(signal.SIGINT, signal.SIG_IGN),
+        initializer=_begin_worker,
     )
+
+
+def _begin_worker() -> None:
+    # The interrupt is for the process that uses the pool, which then stops it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()

@@ -13,7 +13,7 @@ from mammo_pd.backbones.weights.source import CARD_KEY
 from mammo_pd.errors import InputError
 from mammo_pd.files import atomic_write
 from mammo_pd.training.averaging import WeightAverage
-from mammo_pd.training.model_card import METADATA_KEY, ModelCard
+from mammo_pd.training.model_card import METADATA_KEY, CheckpointHeader, ModelCard
 
 _MODEL = "model."
 _OPTIMIZER = "optimizer."
@@ -119,10 +119,48 @@ def load_state(
         if name.startswith(_OPTIMIZER):
             index, _, key = name.removeprefix(_OPTIMIZER).partition(".")
             state.setdefault(int(index), {})[key] = tensor
-    with safe_open(path, "pt") as file:
-        groups = json.loads(file.metadata()["param_groups"])
+    try:
+        with safe_open(path, "pt") as file:
+            groups = json.loads(file.metadata()["param_groups"])
+    except (KeyError, ValueError) as error:
+        raise InputError(
+            f"{path} holds weights alone, and not what training needs to go on; train anew without "
+            "--resume."
+        ) from error
     optimizer.load_state_dict({"state": state, "param_groups": groups})
     return metadata
+
+
+def newest_state(last: Path, midway: Path) -> Path | None:
+    """The checkpoint that training goes on from; None where there is none.
+
+    Args:
+        last: of the last whole epoch.
+        midway: within the next one; one that a kill left of an epoch before does not count.
+
+    Raises:
+        InputError: one of them is damaged.
+    """
+    if not midway.is_file():
+        return last if last.is_file() else None
+    try:
+        within = CheckpointHeader.read(midway).epochs
+    except InputError as error:
+        raise InputError(
+            f"{midway} is damaged; delete it, and training goes on after the last whole epoch."
+        ) from error
+    if last.is_file() and CheckpointHeader.read(last).epochs > within:
+        return last
+    return midway
+
+
+def is_finite(model: nn.Module) -> bool:
+    """Whether no weight has become infinite or no number."""
+    return all(
+        bool(tensor.isfinite().all())
+        for tensor in model.state_dict().values()
+        if tensor.is_floating_point()
+    )
 
 
 def _header(metadata: dict[str, Any], card: ModelCard | None) -> dict[str, str]:
@@ -148,8 +186,10 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, "pt") as file:
             metadata: dict[str, Any] = json.loads((file.metadata() or {})[METADATA_KEY])
+            if not isinstance(metadata, dict):
+                raise TypeError("its header is another's")
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
+    except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
         raise InputError(
             f"{path} is not a checkpoint of mammo-pd ({error}); name a run that has one."
         ) from error

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -176,7 +177,7 @@ class Journal:
                 self._say(
                     f"warning: MLflow cannot be reached ({reason}); training goes on, and its "
                     f"metrics are kept in {self.run.journal.name}. Later: mammo-pd sync "
-                    f"{self.run.path}"
+                    f"{shlex.quote(str(self.run.path))}"
                 )
 
     def _recall(self) -> tuple[str | None, int]:

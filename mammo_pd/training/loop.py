@@ -8,7 +8,9 @@ import hashlib
 import math
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,12 +24,21 @@ from mammo_pd import __version__
 from mammo_pd.config import dump_config
 from mammo_pd.errors import InputError
 from mammo_pd.files import write_text
+from mammo_pd.locks import locked
 from mammo_pd.patches.sampler import Kept
+from mammo_pd.stopping import StopSignals
 from mammo_pd.terms import Split
 from mammo_pd.tracking import NoTracking, TrackedDataset, Tracker
 from mammo_pd.training.averaging import WeightAverage
 from mammo_pd.training.batch_size import DoesNotFitError
-from mammo_pd.training.checkpoint import load_state, load_weights, save_state, save_weights
+from mammo_pd.training.checkpoint import (
+    is_finite,
+    load_state,
+    load_weights,
+    newest_state,
+    save_state,
+    save_weights,
+)
 from mammo_pd.training.journal import Journal
 from mammo_pd.training.model_card import ModelCard, without_paths
 from mammo_pd.training.objectives import Objective
@@ -43,6 +54,27 @@ _STANDSTILL = 0.98
 _LOG_EVERY = 20
 
 
+@dataclass(frozen=True)
+class EpochProgress:
+    """How far an epoch has come, as a checkpoint within it says.
+
+    Attributes:
+        steps: that are done.
+        images: that they have seen, over all processes.
+        seconds: that they took.
+        waited: seconds of these that the loader made them wait.
+        loss: sum of the losses that were read.
+        window: losses of the last steps, not read yet.
+    """
+
+    steps: int = 0
+    images: int = 0
+    seconds: float = 0.0
+    waited: float = 0.0
+    loss: float = 0.0
+    window: list[float] = field(default_factory=list)
+
+
 def fit(setup: RunSetup, run: RunFolder) -> list[dict[str, float]]:
     """Train, validate and checkpoint; go on from the last checkpoint where there is one.
 
@@ -54,28 +86,30 @@ def fit(setup: RunSetup, run: RunFolder) -> list[dict[str, float]]:
         One dictionary of metrics per epoch.
 
     Raises:
-        InputError: the loss is no longer finite.
+        InputError: the loss is no longer finite, or another process trains the run.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM; what could be saved of the epoch is.
         DoesNotFitError: the batch does not fit in memory; a run without a checkpoint is removed, so
             that it is not taken for the latest.
     """
     setup.introduce()
-    if not setup.fabric.is_global_zero:
-        history = _fit(setup, run, NoTracking())
-        _score_best(setup, run)
-        return history
-    try:
-        return _fit_tracked(setup, run)
-    except DoesNotFitError:
-        if not run.last.is_file():
-            run.remove()
-        raise
+    with StopSignals() as signals:
+        if not setup.fabric.is_global_zero:
+            history = _fit(setup, run, NoTracking(), signals)
+            _score_best(setup, run)
+            return history
+        try:
+            return _fit_tracked(setup, run, signals)
+        except DoesNotFitError:
+            if not run.has_checkpoint:
+                run.remove()
+            raise
 
 
-def _fit_tracked(setup: RunSetup, run: RunFolder) -> list[dict[str, float]]:
-    with Journal(run, setup.say) as tracker:
+def _fit_tracked(setup: RunSetup, run: RunFolder, signals: StopSignals) -> list[dict[str, float]]:
+    with locked(run.lock), Journal(run, setup.say) as tracker:
         _describe(setup, tracker)
         with tracker.watching_the_machine():
-            history = _fit(setup, run, tracker)
+            history = _fit(setup, run, tracker, signals)
         of_best = _score_best(setup, run)
         tracker.log({f"best_{name}": value for name, value in of_best.items()}, step=0)
         table = pd.DataFrame(history).to_csv(index=False)
@@ -88,7 +122,9 @@ def _fit_tracked(setup: RunSetup, run: RunFolder) -> list[dict[str, float]]:
     return history
 
 
-def _fit(setup: RunSetup, run: RunFolder, tracker: Tracker) -> list[dict[str, float]]:
+def _fit(
+    setup: RunSetup, run: RunFolder, tracker: Tracker, signals: StopSignals
+) -> list[dict[str, float]]:
     fabric, training, objective = setup.fabric, setup.config.training, setup.objective
     timm_model = setup.backbone.timm_model
 
@@ -110,9 +146,28 @@ def _fit(setup: RunSetup, run: RunFolder, tracker: Tracker) -> list[dict[str, fl
 
     # ---- checkpoint
     history: list[dict[str, float]] = []
-    if run.last.is_file():
-        history = load_state(run.last, setup.model, step.optimizer, average)["history"]
-        setup.say(f"going on after epoch {len(history)} of {training.epochs}")
+    progress = EpochProgress()
+    card = ModelCard.of(setup)
+    newest = newest_state(run.last, run.midway)
+    if newest is not None:
+        state = load_state(newest, setup.model, step.optimizer, average)
+        history, progress = state["history"], EpochProgress(**state.get("progress", {}))
+        # Checkpoints of earlier versions lack the scale of the loss in fp16.
+        if state.get("precision"):
+            fabric.strategy.precision.load_state_dict(state["precision"])
+        within = f" and {progress.steps} steps" if progress.steps else ""
+        setup.say(f"going on after epoch {len(history)} of {training.epochs}{within}")
+
+    def facts(progress: EpochProgress) -> dict[str, Any]:
+        precision = fabric.strategy.precision.state_dict()
+        return {"history": history, "progress": asdict(progress), "precision": precision}
+
+    def save(progress: EpochProgress) -> None:
+        """Save within an epoch, unless the weights are spoilt already: the loop will say so."""
+        if fabric.is_global_zero and is_finite(setup.model):
+            save_state(run.midway, setup.model, optimizer, average, facts(progress), card)
+
+    saver = _Saver(signals, save, training.checkpoint_minutes, alone=fabric.world_size == 1)
 
     # ---- data
     batches = setup.train_batches()
@@ -120,8 +175,7 @@ def _fit(setup: RunSetup, run: RunFolder, tracker: Tracker) -> list[dict[str, fl
     val_loader = setup.loader(setup.val_set, setup.val_batches(on_all=not setup.validates_on_some))
 
     # ---- epochs
-    card = ModelCard.of(setup)
-    mark = time.perf_counter()
+    mark = time.perf_counter() - progress.seconds
     for epoch in range(len(history), training.epochs):
         if _is_stale(history, objective, training.patience):
             setup.say(f"no better epoch in the last {training.patience}: training stops")
@@ -129,23 +183,21 @@ def _fit(setup: RunSetup, run: RunFolder, tracker: Tracker) -> list[dict[str, fl
         if setup.is_frozen(epoch) != frozen:
             frozen = setup.is_frozen(epoch)
             step = _make_step(setup, optimizer, backbone, frozen=frozen)
-        # Dropout inside a model draws from torch's own generator.
-        torch.manual_seed(_mix_seed(training.seed, epoch, fabric.global_rank))
-        batches.epoch = epoch
-        started = time.perf_counter()
+        batches.epoch, batches.first = epoch, progress.steps
         try:
-            loss, images = _train_epoch(setup, step, train_loader, epoch, tracker, average)
-            seconds = time.perf_counter() - started
-            with average.in_place():
+            done = _train_epoch(setup, step, train_loader, epoch, tracker, average, progress, saver)
+            with saver.saving_if_interrupted(done), average.in_place():
                 kept = setup.val_kept if setup.validates_on_some else None
                 scores = _validate(setup, step.model, val_loader, kept)
         except torch.OutOfMemoryError as error:
             raise DoesNotFitError(setup) from error
+        progress = EpochProgress()
+        loss, images = done.loss / done.steps, done.images
         metrics = {
             "epoch": epoch + 1,
             "train_loss": loss,
-            "train_images_per_second": images / seconds,
-            "train_wait_share": train_loader.waited / seconds,
+            "train_images_per_second": images / done.seconds,
+            "train_wait_share": done.waited / done.seconds,
             "train_memory_gib": peak_memory_gib(setup.device),
             **objective.metrics(setup.parts[Split.VAL], scores),
         }
@@ -162,8 +214,10 @@ def _fit(setup: RunSetup, run: RunFolder, tracker: Tracker) -> list[dict[str, fl
             if best_epoch(history, objective) == len(history):
                 with average.in_place():
                     save_weights(run.best, setup.model, timm_model, metrics, card)
-            save_state(run.last, setup.model, optimizer, average, {"history": history}, card)
+            save_state(run.last, setup.model, optimizer, average, facts(progress), card)
+            run.midway.unlink(missing_ok=True)
         fabric.barrier()
+        saver.after_epoch()
     return history
 
 
@@ -234,16 +288,20 @@ def _train_epoch(
     epoch: int,
     tracker: Tracker,
     average: WeightAverage,
-) -> tuple[float, int]:
-    """One pass over the training images: the mean loss, and how many images it saw."""
+    before: EpochProgress,
+    saver: "_Saver",
+) -> EpochProgress:
+    """One pass over the training images, or what is left of it; all of it is then done."""
     training, world = setup.config.training, setup.fabric.world_size
     batches = setup.train_batches()
     batches.epoch = epoch
     steps, turns = len(batches), batches.turns()
     warmup = round(training.warmup_epochs * steps)
-    images = 0
+    images = before.images
+    started = time.perf_counter() - before.seconds
     bar = tqdm(
         total=steps,
+        initial=before.steps,
         desc=f"epoch {epoch + 1}",
         unit="step",
         leave=False,
@@ -258,7 +316,7 @@ def _train_epoch(
                 "start again with a lower --lr (or from the last checkpoint: --resume)."
             )
         tracker.log({"step_loss": mean, "learning_rate": rate}, step=epoch * steps + number + 1)
-        elapsed = bar.format_dict["elapsed"] or 1e-9
+        elapsed = time.perf_counter() - started
         memory = peak_memory_gib(setup.device)
         bar.set_postfix_str(f"loss {mean:.3f}, {images / elapsed:.0f} images/s, {memory:.1f} GiB")
 
@@ -266,11 +324,24 @@ def _train_epoch(
     if setup.is_frozen(epoch):
         # Frozen features are those of evaluation: without stochastic depth.
         setup.backbone.eval()
-    losses = _AsyncLosses(setup.fabric, report)
+
+    def rate_of(number: int) -> float:
+        return learning_rate(epoch * steps + number, training.epochs * steps, warmup, training.lr)
+
+    last = before.steps - 1
+    losses = _AsyncLosses(setup.fabric, report, before, (last, rate_of(max(0, last))))
+
+    def progress(steps: int) -> EpochProgress:
+        total, window = losses.state()
+        seconds, waited = time.perf_counter() - started, before.waited + loader.waited
+        return EpochProgress(steps, images, seconds, waited, total, window)
+
     with bar:
-        for number, batch in enumerate(loader):
+        for number, batch in enumerate(loader, start=before.steps):
             done = epoch * steps + number
-            rate = learning_rate(done, training.epochs * steps, warmup, training.lr)
+            # Dropout inside a model draws from torch's own generator.
+            torch.manual_seed(_mix_seed(training.seed, done, setup.fabric.global_rank))
+            rate = rate_of(number)
             for group in step.optimizer.param_groups:
                 group["lr"] = rate * group.get("lr_scale", 1.0)
             keys = image_keys(
@@ -282,7 +353,9 @@ def _train_epoch(
             images += len(batch) * world
             losses.add(loss, number, rate)
             bar.update()
-        return losses.finish() / steps, images
+            saver.after_step(number + 1, progress)
+        losses.finish()
+        return progress(steps)
 
 
 def _validate(
@@ -326,21 +399,92 @@ def peak_memory_gib(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
+class _Saver:
+    """Saves within an epoch: when a signal asks for it, and when the last time is long ago.
+
+    Args:
+        signals: of this process.
+        save: writes the checkpoint.
+        minutes: between two of them; None for no limit.
+        alone: whether this process trains by itself. Beside others it saves only where they have
+            all read the same losses.
+    """
+
+    def __init__(
+        self,
+        signals: StopSignals,
+        save: Callable[[EpochProgress], None],
+        minutes: float | None,
+        *,
+        alone: bool,
+    ) -> None:
+        self._signals = signals
+        self._save = save
+        self._seconds = math.inf if minutes is None else 60 * minutes
+        self._every = 1 if alone else _LOG_EVERY
+        self._saved = time.perf_counter()
+
+    def after_epoch(self) -> None:
+        """Take the epoch's own checkpoint for what was asked for, and end if that was.
+
+        Raises:
+            KeyboardInterrupt: after Ctrl-C or SIGTERM.
+        """
+        self._signals.take_request()
+        self._saved = time.perf_counter()
+        self._signals.raise_if_ending()
+
+    def after_step(self, steps: int, progress: Callable[[int], EpochProgress]) -> None:
+        """Save if it is time to, and end the training if a signal asked for that.
+
+        Args:
+            steps: of the epoch that are done.
+            progress: tells how far that is.
+
+        Raises:
+            KeyboardInterrupt: after Ctrl-C or SIGTERM.
+        """
+        if steps % self._every:
+            return
+        # In this order: a request is taken when it comes.
+        if self._signals.take_request() or time.perf_counter() - self._saved > self._seconds:
+            self._save(progress(steps))
+            self._saved = time.perf_counter()
+        self._signals.raise_if_ending()
+
+    @contextmanager
+    def saving_if_interrupted(self, done: EpochProgress) -> Iterator[None]:
+        """Within the block, which validates, nothing more is learnt: an interrupt may come."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            self._save(done)
+            raise
+
+
 class _AsyncLosses:
     """Asynchronous loss logging: a window of losses is copied while the next one is computed.
 
     Args:
         fabric: of the run.
         report: takes the mean of a window, the number of its last step, and the learning rate.
+        before: the steps of the epoch that are done already.
+        at: number and learning rate of the last of these.
     """
 
-    def __init__(self, fabric: Any, report: Callable[[float, int, float], None]) -> None:
+    def __init__(
+        self,
+        fabric: Any,
+        report: Callable[[float, int, float], None],
+        before: EpochProgress,
+        at: tuple[int, float],
+    ) -> None:
         self._fabric = fabric
         self._report = report
-        self._window: list[Tensor] = []
-        self._at = (0, 0.0)
+        self._window = [torch.tensor(loss, device=fabric.device) for loss in before.window]
+        self._at = at
         self._copied: tuple[Tensor, torch.cuda.Event | None, int, float] | None = None
-        self._total = 0.0
+        self._total = before.loss
 
     def add(self, loss: Tensor, number: int, rate: float) -> None:
         self._window.append(loss)
@@ -348,12 +492,17 @@ class _AsyncLosses:
         if len(self._window) == _LOG_EVERY:
             self._copy()
 
-    def finish(self) -> float:
-        """The sum of all losses."""
+    def finish(self) -> None:
+        """Read what is left."""
         if self._window:
             self._copy()
         self._read()
-        return self._total
+
+    def state(self) -> tuple[float, list[float]]:
+        """The sum of the losses that were read, and the window of those that are not."""
+        # A window on its way is read now and not later, which changes no sum.
+        self._read()
+        return self._total, [loss.item() for loss in self._window]
 
     def _copy(self) -> None:
         # The window before has long been computed: reading it does not wait.
@@ -420,8 +569,8 @@ def _tracked_datasets(setup: RunSetup) -> list[TrackedDataset]:
     ]
 
 
-def _mix_seed(seed: int, epoch: int, rank: int) -> int:
-    return int(np.random.SeedSequence((seed, epoch, rank)).generate_state(1, np.uint64)[0] >> 1)
+def _mix_seed(seed: int, step: int, rank: int) -> int:
+    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> 1)
 
 
 def _epoch_line(metrics: dict[str, float], monitor: str, epochs: int) -> str:

@@ -115,6 +115,11 @@ class CheckpointHeader:
     card: ModelCard | None
     metrics: dict[str, Any]
 
+    @property
+    def epochs(self) -> int:
+        """How many were over when it was written."""
+        return int(self.metrics.get("epoch", 0))
+
     @classmethod
     def read(cls, path: Path) -> "CheckpointHeader":
         """Read the header of best.safetensors or last.safetensors; no weights are read.

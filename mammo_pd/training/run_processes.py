@@ -1,7 +1,6 @@
 """Runs as processes: a few at a time, each with a log of its own, and none outlives this one."""
 
 import contextlib
-import fcntl
 import os
 import signal
 import subprocess
@@ -11,9 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import IO
 
-from mammo_pd.errors import InputError
+from mammo_pd.locks import lock
 
 _POLL_SECONDS = 0.2
 # For a run to close its record in MLflow.
@@ -85,23 +83,11 @@ def last_line(log: Path) -> str:
     return lines[-1].strip() if lines else ""
 
 
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a file's lock, which ends with this process however it ends.
-
-    Raises:
-        InputError: another process holds it.
-    """
-    with path.open("ab") as file:
-        _lock(file, f"another process is at {path.parent}; wait for it, or end it.")
-        yield
-
-
 def _start(run: RunProcess, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     with run.log.open("ab") as log:
         # The process and its own children inherit the lock with the file: should this process be
         # killed outright, nobody begins the run a second time while it is being trained.
-        _lock(
+        lock(
             log,
             f"{run.name} is still being trained by a process that an earlier command left behind; "
             "wait for it, or end it.",
@@ -129,16 +115,6 @@ def _end(processes: Iterable[subprocess.Popen[bytes]]) -> None:
         for process in processes:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(None if limit is None else max(0.0, limit - time.monotonic()))
-
-
-def _lock(file: IO[bytes], message: str) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise InputError(message) from error
-    except OSError:
-        # A file system without locks: nothing can be told apart there.
-        return
 
 
 @contextmanager

@@ -5,12 +5,15 @@ run.json              what the run was made with
 config.yaml           its whole configuration
 history.csv           one row per epoch
 best.safetensors      weights of the best epoch, under timm's names
-last.safetensors      everything that training needs to go on
+last.safetensors      everything that training needs to go on after a whole epoch
+midway.safetensors    the same within an epoch, while it lasts
 predictions.csv       of evaluate; predictions.json says of which weights and images
+run.lock              held while it is trained
 tracking.jsonl        what MLflow is told; tracking.json says how much of it each MLflow has
 """
 
 import json
+import math
 import secrets
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime
@@ -51,6 +54,8 @@ class RunInfo:
             `mammo_pd.backbones.weights.report.WeightsReport` makes it; None for random ones.
         mlflow_run_id: of its record in MLflow, once that was begun.
         mlflow_parent_run_id: of the record that it is nested under, for a cross-validation's run.
+        number: one above that of the runs that were there: later runs have higher ones, whatever
+            the clock says; 0 in earlier versions.
         finished: when, once it is.
         validation: then, metrics of the best epoch on all patches of the validation images.
     """
@@ -73,6 +78,7 @@ class RunInfo:
     weights: dict[str, Any] | None = None
     mlflow_run_id: str | None = None
     mlflow_parent_run_id: str | None = None
+    number: int = 0
     finished: str | None = None
     validation: dict[str, float] | None = None
 
@@ -120,14 +126,15 @@ class RunFolder:
         """The run that was started last.
 
         Raises:
-            InputError: there is none.
+            InputError: there is none, or one whose number cannot be read.
         """
-        started = sorted(file.parent for file in runs.glob("*/run.json")) if runs.is_dir() else []
+        started = sorted((_number_in(file), file.parent) for file in runs.glob("*/run.json"))
         if not started:
             raise InputError(
                 f"there is no run in {runs}; train one with: mammo-pd train --res 1024 --keep 0.25"
             )
-        return cls.open(started[-1])
+        _, last = started[-1]
+        return cls.open(last)
 
     @classmethod
     def find(cls, runs: Path, named: Path) -> "RunFolder":
@@ -142,8 +149,18 @@ class RunFolder:
 
     @property
     def last(self) -> Path:
-        """Everything that training needs to go on."""
+        """Everything that training needs to go on after a whole epoch."""
         return self.path / "last.safetensors"
+
+    @property
+    def midway(self) -> Path:
+        """The same within an epoch; gone once that is over."""
+        return self.path / "midway.safetensors"
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether training goes on from somewhere, and not from the start."""
+        return self.last.is_file() or self.midway.is_file()
 
     @property
     def history(self) -> Path:
@@ -170,11 +187,21 @@ class RunFolder:
         """How much of that each MLflow has."""
         return self.path / "tracking.json"
 
-    def create(self) -> None:
-        """Write the folder; from here on the run can be resumed, if only from its start."""
+    @property
+    def lock(self) -> Path:
+        """Held by the process that trains the run."""
+        return self.path / "run.lock"
+
+    def create(self) -> "RunFolder":
+        """Write the folder; from here on the run can be resumed, if only from its start.
+
+        Returns:
+            The run with its number.
+        """
+        numbers = [_number_in(file) for file in self.path.parent.glob("*/run.json")]
         self.path.mkdir(parents=True)
         write_text(self.path / "config.yaml", dump_config(self.config))
-        self._write()
+        return self.update(number=1 + int(max(filter(math.isfinite, numbers), default=0)))
 
     def update(self, **changes: Any) -> "RunFolder":
         """Write run.json with some of its fields changed."""
@@ -192,6 +219,7 @@ class RunFolder:
         (self.path / "run.json").unlink(missing_ok=True)
         self.journal.unlink(missing_ok=True)
         self.journal_state.unlink(missing_ok=True)
+        self.lock.unlink(missing_ok=True)
         self.path.rmdir()
 
     def refuse_resuming_on(self, cohort: Cohort, labels_hash: str) -> None:
@@ -259,6 +287,15 @@ class RunFolder:
 
     def _write(self) -> None:
         write_text(self.path / "run.json", json.dumps(asdict(self.info), indent=2) + "\n")
+
+
+def _number_in(file: Path) -> float:
+    """A run's number; infinite where it cannot be read, for it may be the latest."""
+    try:
+        number = json.loads(file.read_text(encoding="utf-8")).get("number", 0)
+    except (OSError, ValueError, AttributeError):
+        return math.inf
+    return number if isinstance(number, int) else math.inf
 
 
 def new_run_id() -> str:

@@ -3,6 +3,7 @@
 import math
 import os
 import platform
+import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -28,6 +29,7 @@ from mammo_pd.data.split_store import split_store
 from mammo_pd.data.store import StorePaths, open_store
 from mammo_pd.errors import InputError
 from mammo_pd.keep_schedule import KeepSchedule
+from mammo_pd.orphans import signal_when_parent_dies
 from mammo_pd.patches.sampler import Kept, PatchSampler
 from mammo_pd.terms import Draw, Split
 from mammo_pd.training.batch_size import find_batch_size
@@ -129,6 +131,7 @@ class RunSetup:
         # ---- devices
         fabric = make_fabric(config, devices=devices, nodes=nodes)
         fabric.launch()
+        _end_with_launcher(fabric)
         fabric.seed_everything(config.training.seed, verbose=False)
         if not fabric.is_global_zero:
             say = _say_nothing
@@ -380,6 +383,17 @@ def make_loader(
         cores = len(os.sched_getaffinity(0)) if device.type == "cuda" else 1
         workers = max(1, min(_MAX_THREADS, cores - 1))
     return BatchLoader(dataset, batches, device, workers)
+
+
+def _end_with_launcher(fabric: Fabric) -> None:
+    """Of several processes, end with the one that started this: alone it would wait for ever.
+
+    By SIGKILL, since a device that waits for the others answers no other signal; what is saved is
+    saved by the first process, which a user may start in the background of a shell that he closes.
+    """
+    by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
+    if fabric.world_size > 1 and (by_torchrun or not fabric.is_global_zero):
+        signal_when_parent_dies(signal.SIGKILL)
 
 
 def _make_default_split(paths: StorePaths, name: str, say: Callable[[str], None]) -> None:

@@ -72,7 +72,7 @@ def start_run(
     run = setup.new_run(runs, run_id or str(setup.fabric.broadcast(new_run_id())))
     run = replace(run, info=replace(run.info, mlflow_parent_run_id=mlflow_parent_run_id))
     if setup.fabric.is_global_zero:
-        run.create()
+        run = run.create()
     return run
 
 
@@ -84,7 +84,7 @@ def reopen_run(
     setup = RunSetup.build(
         store or Path(run.info.store),
         run.config,
-        stopped=run.info if run.last.is_file() else None,
+        stopped=run.info if run.has_checkpoint else None,
         say=say,
     )
     run.refuse_resuming_on(setup.cohort, setup.labels_hash)

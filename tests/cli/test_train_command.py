@@ -1,5 +1,7 @@
+import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +12,8 @@ from mammo_pd.cli.app import main
 from mammo_pd.cli.config_flags import CONFIG_KEYS
 from mammo_pd.config import RunConfig
 from mammo_pd.errors import InputError
+from mammo_pd.locks import locked
+from mammo_pd.training.loop import fit
 from mammo_pd.training.runs import RunFolder, RunInfo, timestamp
 from mammo_pd.training.setup import RunSetup
 
@@ -81,6 +85,39 @@ def test_help_states_the_defaults_of_the_configuration(
         default = getattr(getattr(RunConfig(), section), field)
         if default is not None:
             assert f"[default: {default}]" in texts[flag]
+
+
+def test_latest_run_is_the_one_that_was_started_last_whatever_the_clock_says(
+    tmp_path: Path,
+) -> None:
+    for name in ("of an earlier version", "another of one"):
+        run = make_run(tmp_path / name)
+        described = json.loads((run.path / "run.json").read_text())
+        del described["number"]
+        (run.path / "run.json").write_text(json.dumps(described))
+    assert RunFolder.latest(tmp_path).info.run_id == "of an earlier version"
+    # A clock that is set back, or an hour that comes twice.
+    for name in ("20261025-025900-ffff", "20261025-020100-0000", "20200101-000000-0000"):
+        make_run(tmp_path / name)
+        assert RunFolder.latest(tmp_path).info.run_id == name
+    (tmp_path / "20261025-025900-ffff" / "run.json").write_text("{")
+    with pytest.raises(InputError, match="25900-ffff is not a run"):
+        RunFolder.latest(tmp_path)
+    make_run(tmp_path / "made beside a damaged one")
+
+
+def test_run_that_is_being_trained_is_not_trained_or_told_of_a_second_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path / "runs" / "one")
+    with locked(run.lock):
+        assert main(["sync", str(run.path)]) == 2
+        assert "another process is at" in capsys.readouterr().err
+        setup: Any = SimpleNamespace(
+            introduce=lambda: None, fabric=SimpleNamespace(is_global_zero=True), say=print
+        )
+        with pytest.raises(InputError, match="another process is at"):
+            fit(setup, run)
 
 
 def test_resume_takes_the_latest_run_or_the_one_named(

@@ -1,5 +1,6 @@
 import sqlite3
 import stat
+import threading
 from contextlib import closing
 from pathlib import Path
 
@@ -101,6 +102,7 @@ def test_what_was_not_committed_is_forgotten(paths: StorePaths) -> None:
 
 def test_a_record_of_an_earlier_version_is_read_and_goes_on(paths: StorePaths) -> None:
     paths.private.mkdir()
+    (paths.private / "key").write_bytes(b"k" * 32)
     with closing(sqlite3.connect(paths.private / "images.sqlite")) as database, database:
         database.execute(
             "CREATE TABLE images (source BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, "
@@ -114,6 +116,58 @@ def test_a_record_of_an_earlier_version_is_read_and_goes_on(paths: StorePaths) -
             record.put(Path("b"), (20, 2), [image(Path("b"), "y")], b"digest")
             assert list(record.contents()) == [(Path("a"), 10, b""), (Path("b"), 20, b"digest")]
             assert record.folders() == []
+
+
+def test_second_writer_is_refused_at_any_moment_and_the_first_never(paths: StorePaths) -> None:
+    """Also between a COMMIT and the next BEGIN, when SQLite's own lock is free."""
+    refused: list[str] = []
+    done = threading.Event()
+
+    def try_again_and_again() -> None:
+        while not done.is_set():
+            try:
+                with Record(paths):
+                    refused.append("taken in")
+            except InputError as error:
+                refused.append(str(error))
+
+    with Record(paths) as record:
+        other = threading.Thread(target=try_again_and_again)
+        other.start()
+        try:
+            for number in range(100):
+                record.put(Path("a"), (1, number), [image(Path("a"), "x")])
+                record.commit()
+        finally:
+            done.set()
+            other.join()
+    assert len(refused) > 10
+    assert all("is another mammo-pd preprocess at work" in sentence for sentence in refused)
+
+
+def test_first_two_writers_of_a_store_do_not_make_two_keys(paths: StorePaths) -> None:
+    with Record(paths):
+        key = (paths.private / "key").read_bytes()
+        with pytest.raises(InputError, match="at work"):
+            Record(paths)
+    assert (paths.private / "key").read_bytes() == key
+
+
+def test_program_that_keeps_the_record_open_is_named_as_the_cause(
+    paths: StorePaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mammo_pd.data.record._READERS_MS", 50)
+    with Record(paths):
+        pass
+    with (
+        closing(sqlite3.connect(paths.private / "images.sqlite")) as reader,
+        pytest.raises(InputError, match="another program, such as a backup, has it open"),
+        Record(paths) as record,
+    ):
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM images").fetchall()
+        record.put(Path("a"), (1, 1), [image(Path("a"), "x")])
+        record.commit()
 
 
 def test_second_writer_is_refused(paths: StorePaths) -> None:

@@ -1,12 +1,15 @@
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from mammo_pd.errors import InputError
 from mammo_pd.training.averaging import WeightAverage
 from mammo_pd.training.checkpoint import load_state, load_weights, save_state, save_weights
+from mammo_pd.training.model_card import CheckpointHeader
 
 
 def trained(seed: int = 0) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -60,3 +63,49 @@ def test_files_that_are_no_checkpoint_are_refused(tmp_path: Path) -> None:
     save_weights(tmp_path / "other.safetensors", other, other, {})
     with pytest.raises(InputError, match="does not fit the model"):
         load_weights(tmp_path / "other.safetensors", model, model)
+
+
+def damaged_files(folder: Path, whole: Path) -> Iterator[Path]:
+    content = whole.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    for number, damaged in enumerate(
+        [
+            b"",
+            b"not safetensors at all",
+            b"\xff" * 64,
+            content[:4],
+            content[: 8 + length // 2],
+            content[: 8 + length],
+            content[:-1],
+            content + b"more",
+            (2).to_bytes(8, "little") + b"{}",
+            (2).to_bytes(8, "little") + b"[]",
+        ]
+    ):
+        file = folder / f"{number}.safetensors"
+        file.write_bytes(damaged)
+        yield file
+    for facts in ("3", "[]", "null", "{", '"text"'):
+        file = folder / "facts.safetensors"
+        save_file({"x": torch.ones(1)}, file, {"facts": facts})
+        yield file
+    yield folder
+
+
+def test_safetensors_that_are_none_are_refused_by_all_that_read_them(tmp_path: Path) -> None:
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters())
+    average = WeightAverage(model, 0)
+    whole = tmp_path / "whole.safetensors"
+    save_weights(whole, model, model, {"epoch": 1})
+    for file in damaged_files(tmp_path, whole):
+        for read in (
+            lambda file=file: load_weights(file, model, model),
+            lambda file=file: load_state(file, model, optimizer, average),
+            lambda file=file: CheckpointHeader.read(file),
+        ):
+            with pytest.raises(InputError, match="checkpoint"):
+                read()
+    # Weights alone are no state, although they can be read.
+    with pytest.raises(InputError, match=r"does not fit|holds weights alone"):
+        load_state(whole, model, optimizer, average)

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from mammo_pd.errors import InputError
+from mammo_pd.locks import locked
 from mammo_pd.training import run_processes as module
-from mammo_pd.training.run_processes import RunProcess, last_line, locked, run_processes
+from mammo_pd.training.run_processes import RunProcess, last_line, run_processes
 
 WAIT = "import time; time.sleep(60)"
 

@@ -1,0 +1,129 @@
+"""How a command ends: without a traceback, whoever ends it, and without a trace elsewhere."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mammo_pd.cli.app import main
+
+HELP = [sys.executable, "-m", "mammo_pd", "--help"]
+
+
+@pytest.mark.parametrize("at_once", [True, False], ids=["as it prints", "as it ends"])
+@pytest.mark.parametrize("errors_too", [False, True], ids=["| head", "2>&1 | head"])
+def test_reader_that_goes_away_ends_the_command_without_a_word(
+    errors_too: bool, at_once: bool
+) -> None:
+    program = (
+        "import sys\n"
+        "from mammo_pd import start\n"
+        "from mammo_pd.data import store\n"
+        "from mammo_pd.errors import InputError\n"
+        "def say(_):\n"
+        f"    print('a line', flush={at_once})\n"
+        "    raise InputError('an error')\n"
+        "store.open_store = say\n"
+        "sys.argv = ['mammo-pd', 'split']\n"
+        "sys.exit(start.main())\n"
+    )
+    read, write = os.pipe()
+    os.close(read)
+    errors = write if errors_too else subprocess.PIPE
+    done = subprocess.run([sys.executable, "-c", program], stdout=write, stderr=errors)
+    os.close(write)
+    assert done.returncode == 141
+    assert done.stderr in (None, b"", b"mammo-pd: error: an error\n")
+
+
+def test_help_without_a_reader_is_no_traceback() -> None:
+    """It is printed by rich, which ends the program itself."""
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(HELP, stdout=write, stderr=subprocess.PIPE)
+    os.close(write)
+    assert done.stderr == b""
+
+
+def test_other_broken_pipes_are_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> None:
+        raise BrokenPipeError("a worker")
+
+    monkeypatch.setattr("mammo_pd.data.store.open_store", fail)
+    with pytest.raises(BrokenPipeError):
+        main(["split"])
+
+
+def test_closed_output_is_no_error() -> None:
+    done = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *HELP], stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_interrupt_while_the_program_is_imported_is_one_line() -> None:
+    program = (
+        "import sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'cyclopts':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        "from mammo_pd.start import main\n"
+        "sys.exit(main())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 130
+    assert done.stderr.strip() == "mammo-pd: interrupted before it began."
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_at_any_time_of_the_first_seconds_leaves_no_traceback(
+    number: int, phantom_store: Path, tmp_path: Path
+) -> None:
+    words = ["train", "--store", str(phantom_store), "--runs", str(tmp_path), "--res", "64x48"]
+    words += ["--set", "model.name=vit_tiny_patch16_224", "--set", "device.accelerator=cpu"]
+    for tenths in range(1, 60, 2):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mammo_pd", *words], stderr=subprocess.PIPE, text=True
+        )
+        time.sleep(tenths / 10)
+        process.send_signal(number)
+        started = time.monotonic()
+        _, errors = process.communicate(timeout=60)
+        assert "Traceback" not in errors, (tenths, errors)
+        # Python's own start is not ours.
+        assert process.returncode in (128 + number, -number), (tenths, errors)
+        assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "..", "", ".hidden", "a\nb", "\\x"])
+@pytest.mark.parametrize("words", [["split"], ["train", "--split"]], ids=["split", "train"])
+def test_name_of_a_split_that_leads_out_of_the_store_is_refused(
+    name: str,
+    words: list[str],
+    phantom_store: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = sorted(phantom_store.parent.rglob("*.csv"))
+    if words == ["split"]:
+        given = ["split", str(phantom_store), "--name", name]
+    else:
+        given = ["train", "--store", str(phantom_store), "--split", name]
+    assert main(given) == 2
+    assert f"{name!r} cannot be the name of a split" in capsys.readouterr().err
+    assert sorted(phantom_store.parent.rglob("*.csv")) == before
+
+
+def test_terminated_command_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        "mammo_pd.data.store.open_store", lambda _: os.kill(os.getpid(), signal.SIGTERM)
+    )
+    assert main(["split"]) == 143
+    assert "terminated; finished work is kept" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

@@ -1,0 +1,314 @@
+"""Signals and the clock within an epoch: what they save is gone on with, bit for bit."""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from lightning.fabric.plugins import Precision
+from mlflow import MlflowClient
+from safetensors.torch import load_file
+from small_runs import small
+
+from mammo_pd import stopping
+from mammo_pd.cli.app import main
+from mammo_pd.config import dump_config
+from mammo_pd.errors import InputError
+from mammo_pd.patches.sampler import PatchSampler
+from mammo_pd.stopping import StopSignals, TerminatedError
+from mammo_pd.training import loop
+from mammo_pd.training.averaging import WeightAverage
+from mammo_pd.training.checkpoint import is_finite, newest_state, save_state
+from mammo_pd.training.model_card import CheckpointHeader
+from mammo_pd.training.runs import RunFolder
+from mammo_pd.training.train import resume, train
+
+# Epochs of eight steps or so, and windows of losses that end within them.
+CONFIG = small(training__batch_size=4, training__ema_decay=0.9, model__drop_path_rate=0.2)
+WINDOW = 3
+
+
+class KilledError(Exception):
+    """Stands in for SIGKILL."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _short_windows() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "_LOG_EVERY", WINDOW)
+        yield
+
+
+def trained(store: Path, runs: Path, minutes: float = 30.0) -> RunFolder:
+    training = CONFIG.training.replace(checkpoint_minutes=minutes)
+    run = train(store, runs, CONFIG.replace(training=training), say=lambda _: None)
+    assert run is not None
+    return run
+
+
+def resumed(run: RunFolder, say: Callable[[str], None] = lambda _: None) -> RunFolder:
+    again = resume(run.path, say=say)
+    assert again is not None
+    return again
+
+
+@pytest.fixture(scope="module")
+def whole(phantom_store: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return trained(phantom_store, tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture
+def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Does something as training begins some steps, counted from 0 over all epochs."""
+
+    def arrange(acts: dict[int, Callable[[], None]]) -> None:
+        sample, calls = PatchSampler.for_training, iter(range(1000))
+
+        def sample_and_act(self: PatchSampler, *arguments: Any) -> Any:
+            acts.get(next(calls), lambda: None)()
+            return sample(self, *arguments)
+
+        monkeypatch.setattr(PatchSampler, "for_training", sample_and_act)
+
+    return arrange
+
+
+def send(number: int) -> Callable[[], None]:
+    return lambda: os.kill(os.getpid(), number)
+
+
+def die() -> None:
+    raise KilledError
+
+
+def steps_of(run: RunFolder) -> int:
+    """Of an epoch."""
+    metrics = [line for line in run.journal.read_text().splitlines() if "val_auc_image" in line]
+    return int(metrics[0].split('"step": ')[1].split(",")[0])
+
+
+def assert_equal(one: RunFolder, other: RunFolder) -> None:
+    for first, second in ((one.best, other.best), (one.last, other.last)):
+        weights, others = load_file(first), load_file(second)
+        assert weights.keys() == others.keys()
+        for name, tensor in weights.items():
+            assert torch.equal(tensor, others[name]), name
+    columns = ["epoch", "train_loss", "val_auc_image"]
+    before, after = (pd.read_csv(run.history)[columns] for run in (one, other))
+    pd.testing.assert_frame_equal(before, after, check_exact=True)
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "step"),
+    [
+        (signal.SIGTERM, 143, 12),
+        pytest.param(signal.SIGINT, 130, 4, marks=pytest.mark.slow),
+    ],
+)
+def test_stopped_within_an_epoch_and_resumed_equals_unbroken(
+    number: int,
+    status: int,
+    step: int,
+    whole: RunFolder,
+    phantom_store: Path,
+    tmp_path: Path,
+    at_step: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # The scale of the loss in fp16 belongs to the state; Lightning's own scaler needs a GPU.
+    scaler, loaded = {"scale": 1024.0, "_growth_tracker": 7}, []
+    monkeypatch.setattr(Precision, "state_dict", lambda _: scaler)
+    monkeypatch.setattr(Precision, "load_state_dict", lambda _, state: loaded.append(state))
+    config = tmp_path / "config.yaml"
+    config.write_text(dump_config(CONFIG))
+    at_step({step: send(number)})
+    runs = tmp_path / "runs"
+    words = ["train", "--store", str(phantom_store), "--config", str(config), "--runs", str(runs)]
+    assert main(words) == status
+    assert f"mammo-pd train --runs {runs} --resume continues from there" in capsys.readouterr().err
+    broken = RunFolder.latest(runs)
+    client = MlflowClient(f"sqlite:///{runs / 'mlflow.db'}")
+    assert client.get_run(broken.info.mlflow_run_id).info.status == "KILLED"
+    said: list[str] = []
+    again = resumed(broken, said.append)
+    assert loaded == [scaler]
+    # The step under way was ended, not broken off.
+    epoch, steps = divmod(step + 1, steps_of(whole))
+    assert f"going on after epoch {epoch} of 2 and {steps} steps" in said
+    assert not again.midway.exists()
+    assert_equal(whole, again)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("minutes", "acts", "steps"),
+    [
+        pytest.param(30.0, {4: send(signal.SIGUSR1), 6: die}, 5, id="SIGUSR1"),
+        pytest.param(1e-9, {4: die}, 4, id="by the clock"),
+    ],
+)
+def test_saved_within_an_epoch_that_goes_on_and_killed_later(
+    minutes: float,
+    acts: dict[int, Callable[[], None]],
+    steps: int,
+    whole: RunFolder,
+    phantom_store: Path,
+    tmp_path: Path,
+    at_step: Callable[..., None],
+) -> None:
+    at_step(acts)
+    with pytest.raises(KilledError):
+        trained(phantom_store, tmp_path, minutes)
+    said: list[str] = []
+    again = resumed(RunFolder.latest(tmp_path), said.append)
+    assert f"going on after epoch 0 of 2 and {steps} steps" in said
+    assert_equal(whole, again)
+
+
+@pytest.mark.slow
+def test_interrupted_while_it_validates_an_epoch_is_not_trained_twice(
+    whole: RunFolder,
+    phantom_store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    at_step: Callable[..., None],
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise TerminatedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_validate", interrupt)
+        with pytest.raises(TerminatedError):
+            trained(phantom_store, tmp_path)
+    # Not one more than the second epoch has.
+    at_step({steps_of(whole): die})
+    assert_equal(whole, resumed(RunFolder.latest(tmp_path)))
+
+
+@pytest.mark.slow
+def test_signal_that_comes_while_an_epoch_is_saved_ends_before_the_next(
+    phantom_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where several devices train epochs shorter than a window of losses."""
+
+    def save_and_send(*arguments: Any) -> None:
+        save_state(*arguments)
+        send(signal.SIGTERM)()
+
+    monkeypatch.setattr(loop, "save_state", save_and_send)
+    with pytest.raises(TerminatedError):
+        trained(phantom_store, tmp_path)
+    run = RunFolder.latest(tmp_path)
+    assert newest_state(run.last, run.midway) == run.last
+    assert CheckpointHeader.read(run.last).epochs == 1
+
+
+@pytest.mark.slow
+def test_spoilt_weights_are_not_saved_within_an_epoch(
+    phantom_store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    at_step: Callable[..., None],
+) -> None:
+    """Losses are read late: weights may hold no numbers long before the loop knows."""
+    at_step({3: die})
+    monkeypatch.setattr(loop, "is_finite", lambda _: False)
+    with pytest.raises(KilledError):
+        trained(phantom_store, tmp_path, minutes=1e-9)
+    assert not RunFolder.latest(tmp_path).midway.exists()
+    monkeypatch.undo()
+    weights = torch.nn.Linear(2, 2)
+    assert is_finite(weights)
+    weights.weight.data[0, 0] = torch.nan
+    assert not is_finite(weights)
+
+
+def test_damaged_checkpoint_within_an_epoch_is_named_with_the_remedy(tmp_path: Path) -> None:
+    last, midway = tmp_path / "last.safetensors", tmp_path / "midway.safetensors"
+    assert newest_state(last, midway) is None
+    midway.write_bytes(b"half of it")
+    with pytest.raises(InputError, match=r"midway\.safetensors is damaged; delete it"):
+        newest_state(last, midway)
+
+
+def test_checkpoint_of_an_epoch_that_is_over_does_not_count(whole: RunFolder) -> None:
+    assert newest_state(whole.last, whole.midway) == whole.last
+    # A kill between the two leaves it there.
+    try:
+        save_state(
+            whole.midway,
+            torch.nn.Linear(1, 1),
+            torch.optim.SGD([torch.ones(1)]),
+            WeightAverage(torch.nn.Linear(1, 1), 0),
+            {"history": [{"epoch": 1}], "progress": {}},
+        )
+        assert newest_state(whole.last, whole.midway) == whole.last
+    finally:
+        whole.midway.unlink()
+
+
+# ---- the signals alone
+
+
+def test_signal_waits_to_be_answered_and_a_second_one_does_not() -> None:
+    with pytest.raises(TerminatedError), StopSignals() as signals:
+        assert not signals.take_request()
+        send(signal.SIGUSR1)()
+        assert signals.take_request()
+        signals.raise_if_ending()
+        send(signal.SIGTERM)()
+        assert signals.take_request()
+        send(signal.SIGTERM)()
+        pytest.fail("went on")
+
+
+def test_sigterm_that_an_import_swallowed_ends_what_is_begun_later() -> None:
+    with stopping.sigterm_interrupts():
+        with contextlib.suppress(KeyboardInterrupt):
+            send(signal.SIGTERM)()
+        with pytest.raises(TerminatedError), StopSignals():
+            pytest.fail("began")
+
+
+def test_what_does_not_answer_is_interrupted_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stopping, "_PATIENCE_SECONDS", 0.05)
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), StopSignals():
+        send(signal.SIGINT)()
+        time.sleep(30)
+    assert time.monotonic() - started < 10
+
+
+def test_handlers_are_put_back_and_those_of_others_stay() -> None:
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before = [signal.getsignal(number) for number in numbers]
+    with StopSignals():
+        assert signal.getsignal(signal.SIGINT) != before[0]
+    assert [signal.getsignal(number) for number in numbers] == before
+    # As under nohup.
+    ignored = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with stopping.sigterm_interrupts(), StopSignals():
+            assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, ignored)
+
+
+def test_other_threads_train_without_signals() -> None:
+    def train_elsewhere() -> None:
+        with stopping.sigterm_interrupts(), StopSignals() as signals:
+            done.append(signals.take_request())
+
+    done: list[bool] = []
+    thread = threading.Thread(target=train_elsewhere)
+    thread.start()
+    thread.join()
+    assert done == [False]
