@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from mammo_pd.errors import InputError
-from mammo_pd.evaluation.levels import Aggregation, aggregate
+from mammo_pd.evaluation.levels import Aggregation, aggregate, without_rounding_error
 from mammo_pd.evaluation.measures import Row, number
 from mammo_pd.evaluation.predictions import check_predictions
 from mammo_pd.evaluation.roc import auc
@@ -78,7 +78,9 @@ def average_seeds(predictions: Sequence[pd.DataFrame]) -> pd.DataFrame:
         if sorted(of_image.index) != sorted(first["image_id"]):
             raise InputError("the seeds were scored on different images; score them again.")
         scores.append(of_image.loc[first["image_id"]].to_numpy(np.float64))
-    return first.assign(score=np.mean(scores, axis=0))
+    mean = without_rounding_error(np.mean(np.sort(scores, axis=0), axis=0))
+    # The mean over one seed is its score, with all of its digits.
+    return first.assign(score=np.clip(mean, np.min(scores, axis=0), np.max(scores, axis=0)))
 
 
 def _auc(rows: pd.DataFrame, level: Level, aggregation: Aggregation) -> float | None:

@@ -292,6 +292,9 @@ def _select_rows(
 ) -> tuple[pd.DataFrame, pd.DataFrame, int]:
     """The rows to evaluate, the labelled rows to choose thresholds on, the number of training rows.
 
+    Rows come out by ``image_id``: whatever breaks a tie or adds up further on must not depend on
+    the order in which a table happens to be written.
+
     Raises:
         InputError: a foreign value in ``split``, training rows only, or a patient among both the
             rows to evaluate and those to choose thresholds on.
@@ -317,14 +320,18 @@ def _select_rows(
         training_rows = int((split == Split.TRAIN).sum())
     if validation is not None:
         chosen_on = validation
-    chosen_on = chosen_on[chosen_on["label"].notna()].reset_index(drop=True)
+    chosen_on = chosen_on[chosen_on["label"].notna()]
     both = set(chosen_on["patient_id"]) & set(evaluated["patient_id"])
     if both:
         raise InputError(
             f"{len(both):,} patients are both evaluated and used to choose thresholds, which makes "
             "the results optimistic: split by patient, with all images of a patient on one side."
         )
-    return evaluated.reset_index(drop=True), chosen_on, training_rows
+    return _by_image(evaluated), _by_image(chosen_on), training_rows
+
+
+def _by_image(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.sort_values("image_id", ignore_index=True)
 
 
 def _all_rows(
