@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from mammo_pd.errors import InputError
 from mammo_pd.evaluation.bootstrap import corrected_interval, patient_weights
-from mammo_pd.evaluation.levels import Aggregation, aggregate
+from mammo_pd.evaluation.levels import Aggregation, aggregate, with_known_label
 from mammo_pd.evaluation.measures import Row, auc_with_interval, number
 from mammo_pd.evaluation.roc import Floats, Ranking, auc, auc_influence, placements
 from mammo_pd.terms import Level
@@ -126,7 +126,7 @@ def compare(
     """AUC of each model and paired difference of each pair of models, at every level.
 
     Args:
-        tables: as ``on_the_same_images`` returns them, every row with a label.
+        tables: as ``on_the_same_images`` returns them.
         aggregation: how the scores of a unit's images are aggregated.
         resamples: number of bootstrap resamples of the patients, shared by all models.
         seed: of the resampling.
@@ -140,7 +140,10 @@ def compare(
     alone: list[Row] = []
     paired: list[Row] = []
     for level in Level:
-        units = {name: aggregate(table, level, aggregation) for name, table in tables.items()}
+        units = {
+            name: aggregate(with_known_label(table, level), level, aggregation)
+            for name, table in tables.items()
+        }
         for name, rows in units.items():
             found = auc_with_interval(rows, resamples=resamples, seed=seed)
             resampled = found["auc_ci_low"] is not None

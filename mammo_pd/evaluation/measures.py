@@ -139,6 +139,8 @@ def _count(units: pd.DataFrame) -> Row:
 
 
 def _one_class(units: pd.DataFrame) -> str | None:
+    if units.empty:
+        return "There are no units of known label."
     positives = int(units["label"].sum())
     if positives and positives < len(units):
         return None
@@ -171,8 +173,8 @@ def auc_with_interval(units: pd.DataFrame, *, resamples: int, seed: int) -> Row:
         remark``; undefined values are None and the remark says why.
     """
     row = _count(units) | {"auc": None, "auc_ci_low": None, "auc_ci_high": None, "remark": None}
-    if not len(units) or (remark := _one_class(units)):
-        return row | {"remark": remark if len(units) else "There are no units."}
+    if remark := _one_class(units):
+        return row | {"remark": remark}
     row["auc"] = float(roc_auc_score(units["label"], units["score"]))
     if remark := _too_few_patients(units):
         return row | {"remark": remark}

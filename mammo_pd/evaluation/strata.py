@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from mammo_pd.errors import InputError
-from mammo_pd.evaluation.levels import Aggregation, aggregate, units_of
+from mammo_pd.evaluation.levels import Aggregation, aggregate, units_of, with_known_label
 from mammo_pd.evaluation.measures import Row, auc_with_interval
 from mammo_pd.terms import Level
 
@@ -59,7 +59,7 @@ def stratify(
     with all negatives.
 
     Args:
-        predictions: as ``check_predictions`` returns it, every row with a label.
+        predictions: as ``check_predictions`` returns it.
         columns: to stratify by; ages and tumour sizes are binned.
         aggregation: how the scores of a breast's images are aggregated.
         resamples: number of bootstrap resamples of the patients.
@@ -81,8 +81,11 @@ def stratify(
     rows: list[Row] = []
     for column in columns:
         level = Level.IMAGE if column == "view" else Level.BREAST
-        units = aggregate(predictions, level, aggregation)
-        value = _of_units(predictions, column, units_of(predictions, level))
+        known = with_known_label(predictions, level)
+        if known.empty:
+            continue
+        units = aggregate(known, level, aggregation)
+        value = _of_units(known, column, units_of(known, level))
         label = units["label"].to_numpy()
         negatives_lack_it = not (value[label == 0] != "").any()
         for name in _in_order(value if not negatives_lack_it else value[label == 1]):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from mammo_pd.errors import InputError
-from mammo_pd.evaluation.measures import LevelResults
+from mammo_pd.evaluation.measures import LevelResults, number
 from mammo_pd.evaluation.schema import SCHEMA_VERSION, metrics_schema
 from mammo_pd.report.content import Comparison, Report, Row
 from mammo_pd.report.figures import Figure, figures_of, overlaid_roc
@@ -101,6 +101,9 @@ def metrics_of(report: Report) -> dict[str, object]:
             "resamples": computation.resamples,
             "seed": computation.seed,
             "prevalence": computation.prevalence,
+            "prevalences": {
+                level.value: number(share) for level, share in computation.prevalences.items()
+            },
             "miss_cost": computation.miss_cost,
             "thresholds_from_images": computation.thresholds_from,
             "reader": None if computation.reader is None else asdict(computation.reader),
