@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from mammo_pd.errors import InputError
 from mammo_pd.evaluation.bootstrap import corrected_interval, patient_weights
 from mammo_pd.evaluation.levels import Aggregation, aggregate, with_known_label
-from mammo_pd.evaluation.measures import Row, auc_with_interval, number
+from mammo_pd.evaluation.measures import Row, auc_with_interval, can_be_resampled, number
 from mammo_pd.evaluation.roc import Floats, Ranking, auc, auc_influence, placements
 from mammo_pd.terms import Level
 
@@ -146,13 +146,11 @@ def compare(
         }
         for name, rows in units.items():
             found = auc_with_interval(rows, resamples=resamples, seed=seed)
-            resampled = found["auc_ci_low"] is not None
             alone.append({"level": level.value, "model": name, **found})
         drawn = _drawn(units, resamples, seed)
         for first, second in combinations(units, 2):
-            # Where an AUC has no interval (too few patients), the difference has none either.
             interval = None
-            if resampled:
+            if can_be_resampled(units[first]):
                 interval = _interval(units[first], units[second], drawn[first] - drawn[second])
             paired.append(
                 {

@@ -39,6 +39,8 @@ _METRIC_NAMES = {
     },
     "calibration": {
         "brier": "Brier score",
+        "brier_of_prevalence": "Brier score of the prevalence alone",
+        "expected_observed_ratio": "Expected over observed positives (E:O)",
         "calibration_slope": "Calibration slope",
         "calibration_intercept": "Calibration intercept",
     },
