@@ -119,11 +119,23 @@ def _auc_if_enough(units: pd.DataFrame, resamples: int, seed: int) -> Row:
 def _values(predictions: pd.DataFrame, column: str) -> np.ndarray:
     """The column as text; empty where it is unknown."""
     given = predictions[column]
-    if column in _BANDS:
-        return _banded(pd.to_numeric(given, errors="coerce"), _BANDS[column])
     text = given.astype("str").str.strip()
     text = text.where(given.notna() & ~text.isin(["nan", "None", "<NA>"]), "")
-    return text.to_numpy(dtype=object)
+    if column in _BANDS:
+        return _banded(_numbers(text), _BANDS[column])
+    if column == "density":
+        text = text.str.upper()
+    # Tools save whole numbers with gaps as 1.0, 2.0, ...
+    return text.str.replace(r"(?<=\d)\.0+$", "", regex=True).to_numpy(dtype=object)
+
+
+def _numbers(text: pd.Series) -> pd.Series:
+    """Numbers of text: with a decimal point or comma, or DICOM's Age Strings such as 045Y."""
+    years = {"D": 365.25, "W": 365.25 / 7.0, "M": 12.0, "Y": 1.0}
+    age = text.str.upper().str.extract(r"^(\d{3})([DWMY])$")
+    in_years = pd.to_numeric(age[0]) / age[1].map(years).astype(float)
+    plain = pd.to_numeric(text.str.replace(r"^(\d+),(\d+)$", r"\1.\2", regex=True), errors="coerce")
+    return plain.fillna(in_years)
 
 
 def _banded(number: pd.Series, edges: tuple[int, ...]) -> np.ndarray:

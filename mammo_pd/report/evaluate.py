@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime
+from math import inf
 from pathlib import Path
 
 import pandas as pd
@@ -25,6 +26,10 @@ RESAMPLES = 2000
 MISS_COST = 10.0
 # Errors listed of each kind: as many as a reader will look at.
 WORST = 12
+_VALIDATION = (
+    "These are validation images, on which a model's epoch and settings are chosen: the results "
+    "are optimistic, and no test. There are no test rows (split = test)."
+)
 
 
 def evaluate_file(
@@ -156,6 +161,10 @@ def evaluate_predictions(
             prevalence=intended.get(level),
             reader=reader if level is Level.EXAM else None,
         )
+    if "split" in evaluated.columns and (evaluated["split"].map(_part) == Split.VAL).all():
+        context = replace(context, split_part=Split.VAL.value)
+        for level_results in results.values():
+            level_results.remarks.insert(0, _VALIDATION)
     columns = known_strata(evaluated) if stratify_by is None else list(stratify_by)
     if context.created is None:
         context = _dated(context)
@@ -305,8 +314,11 @@ def check_choices(
             f"There is no level {prevalence_level!r} for a prevalence to be a share of: choose one "
             f"of {', '.join(Level)}."
         )
-    if not miss_cost > 0.0:
-        raise InputError(f"A miss cannot cost {miss_cost:g} false alarms: use a number above 0.")
+    if not 0.0 < miss_cost < inf:
+        raise InputError(
+            f"A miss cannot cost {miss_cost:g} false alarms: use a number above 0, such as 10. "
+            "Whoever accepts any number of false alarms needs no threshold, but flags everyone."
+        )
     if reader is not None:
         for name, rate in asdict(reader).items():
             if not 0.0 < rate <= 1.0:
@@ -335,7 +347,7 @@ def _select_rows(
     """
     evaluated, chosen_on, training_rows = table, table.iloc[:0], 0
     if "split" in table.columns:
-        split = table["split"].astype("str").str.strip().str.lower()
+        split = table["split"].map(_part)
         foreign = ~split.isin(list(Split))
         if foreign.any():
             raise InputError(
@@ -361,6 +373,10 @@ def _select_rows(
             "the results optimistic: split by patient, with all images of a patient on one side."
         )
     return _by_image(evaluated), _by_image(chosen_on), training_rows
+
+
+def _part(split: object) -> str:
+    return str(split).strip().lower()
 
 
 def _by_image(rows: pd.DataFrame) -> pd.DataFrame:

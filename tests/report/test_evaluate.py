@@ -115,6 +115,11 @@ class TestWhichRowsAreEvaluated:
         metrics = evaluated(predictions, tmp_path)
         assert metrics["image"]["n"] == 120
         assert metrics["image"]["operating_points"] == []
+        # They are called what they are, and test rows are not.
+        assert metrics["context"]["split_part"] == "val"
+        assert "note: These are validation images" in summary_table(metrics)
+        predictions["split"] = "test"
+        assert "validation images" not in summary_table(evaluated(predictions, tmp_path))
 
     def test_training_rows_alone_are_refused(self, predictions, tmp_path):
         predictions["split"] = "train"
@@ -214,6 +219,7 @@ def test_unknown_units_are_left_out_and_told_of(predictions, tmp_path):
         ({"prevalence": 6}, "prevalence of 6"),
         ({"prevalence_level": "side"}, "no level 'side'.*image, breast, exam, patient"),
         ({"miss_cost": 0}, "cannot cost 0"),
+        ({"miss_cost": float("inf")}, "cannot cost inf"),
         ({"reader": Reader(85, 0.9)}, "sensitivity of 85"),
         ({"stratify_by": ["parity"]}, "no column parity"),
     ],
