@@ -36,6 +36,7 @@ def evaluate(
     aggregation: AggregationOption = "mean",
     resamples: ResamplesOption = 2000,
     prevalence: Annotated[float | None, Parameter(metavar="P")] = None,
+    prevalence_level: Literal["image", "breast", "exam", "patient"] = "exam",
     miss_cost: Annotated[float, Parameter(metavar="C")] = 10.0,
     reader: Annotated[
         tuple[float, float] | None, Parameter(metavar="SENSITIVITY SPECIFICITY")
@@ -60,7 +61,8 @@ def evaluate(
         checkpoint: Weights of the best validation AUC, or the last ones.
         aggregation: How image scores become those of a breast, exam or patient.
         resamples: Bootstrap resamples of the patients, for the confidence intervals.
-        prevalence: Reweight to this fraction of positives.
+        prevalence: Reweight to this fraction of positive exams; the other levels follow.
+        prevalence_level: The level that --prevalence is a fraction of.
         miss_cost: False alarms that one miss is worth, for the cost-based threshold.
         reader: The radiologists' operating point, to compare with at exam level.
         accept_other_split: Use the current split and labels, though the run was trained on others.
@@ -72,6 +74,7 @@ def evaluate(
         "aggregation": aggregation,
         "resamples": resamples,
         "prevalence": prevalence,
+        "prevalence_level": prevalence_level,
         "miss_cost": miss_cost,
         "reader": reader and Reader(*reader),
     }

@@ -15,8 +15,8 @@ from typing import Any
 import pandas as pd
 
 from mammo_pd.data.manifest import MANIFEST_SCHEMA
-from mammo_pd.data.table_file import read_csv, with_known_names
 from mammo_pd.errors import InputError
+from mammo_pd.table_file import read_csv, with_known_names
 
 _PATH_COLUMNS = ("path", "file", "filename", "image_path")
 _KEYS = (*_PATH_COLUMNS, "sop_instance_uid", "image_id")

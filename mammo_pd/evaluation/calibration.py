@@ -16,6 +16,8 @@ from mammo_pd.evaluation.roc import Curve, Floats, Ranking, total_of_products
 # A score of exactly 0 or 1 has no finite logit.
 _CLIP = 1e-7
 _STEPS = 50
+# Logits that differ by less are one number to whoever reads them.
+_NEARLY_EQUAL = 1e-3
 _CONVERGED = 1e-10
 
 
@@ -27,9 +29,22 @@ class Coefficient:
     standard_error: float
 
 
-def calibration_line(
-    label: ArrayLike, score: ArrayLike, patient: ArrayLike
-) -> tuple[Coefficient, Coefficient] | None:
+@dataclass(frozen=True)
+class CalibrationLine:
+    """A logistic recalibration.
+
+    Attributes:
+        slope: None where there is no finite one.
+        intercept: None with one class only.
+        remark: why there is no slope, or what it must not be taken for.
+    """
+
+    slope: Coefficient | None
+    intercept: Coefficient | None
+    remark: str | None = None
+
+
+def calibration_line(label: ArrayLike, score: ArrayLike, patient: ArrayLike) -> CalibrationLine:
     """Slope and intercept of the logistic recalibration.
 
     The slope is that of the label on the logit of the score (ideally 1; below 1 the scores are too
@@ -42,8 +57,8 @@ def calibration_line(
         patient: (n,) int, from 0; the clusters of the sandwich estimator.
 
     Returns:
-        Slope and intercept, or None where the slope is not finite: one class only, all scores
-        equal, or classes that a threshold separates perfectly.
+        The intercept wherever there are both classes; the slope unless all scores are equal or a
+        threshold separates the classes perfectly.
 
     Source: Van Calster et al. 2019.
     """
@@ -53,15 +68,36 @@ def calibration_line(
     patients = np.asarray(patient, dtype=np.int64)
     positives, negatives = logit[labels == 1], logit[labels == 0]
     if not len(positives) or not len(negatives):
-        return None
-    # Without overlap the likelihood rises for ever with the slope.
-    overlap = positives.min() < negatives.max() and negatives.min() < positives.max()
-    if not overlap:
-        return None
+        return CalibrationLine(None, None, "No calibration slope: there is one class only.")
     ones = np.ones_like(logit)
-    slope = _logistic(np.column_stack([logit, ones]), labels, np.zeros_like(logit), patients)
     intercept = _logistic(ones[:, None], labels, logit, patients)
-    return None if slope is None or intercept is None else (slope, intercept)
+    spread = float(logit.max() - logit.min())
+    if spread == 0.0:
+        return CalibrationLine(None, intercept, "No calibration slope: all scores are equal.")
+    # Without overlap the likelihood rises for ever with the slope.
+    if positives.min() >= negatives.max() or negatives.min() >= positives.max():
+        return CalibrationLine(
+            None,
+            intercept,
+            "No calibration slope: a threshold separates the classes perfectly, so the logistic "
+            "fit has no finite solution.",
+        )
+    # Fitted on logits of mean 0 and spread 1: nearly equal ones are no line of their own next to a
+    # column of ones, and rounding would stand for the fit.
+    standard = (logit - logit.mean()) / spread
+    fitted = _logistic(np.column_stack([standard, ones]), labels, np.zeros_like(logit), patients)
+    if fitted is None:
+        return CalibrationLine(
+            None, intercept, "No calibration slope: the logistic fit does not converge."
+        )
+    slope = Coefficient(fitted.value / spread, fitted.standard_error / spread)
+    remark = None
+    if spread < _NEARLY_EQUAL:
+        remark = (
+            f"The scores are nearly constant (they lie within {np.ptp(clipped):.1g}): the "
+            "calibration slope is of differences that no one would act on."
+        )
+    return CalibrationLine(slope, intercept, remark)
 
 
 def _logistic(
@@ -69,7 +105,7 @@ def _logistic(
 ) -> Coefficient | None:
     """The first coefficient of a logistic regression with an offset, by Newton's method."""
     beta = np.zeros(columns.shape[1])
-    likelihood = -np.inf
+    likelihood = _likelihood(label, offset)
     for _ in range(_STEPS):
         linear = columns @ beta + offset
         probability = 1.0 / (1.0 + np.exp(-linear))
@@ -81,8 +117,7 @@ def _logistic(
             return None
         # Newton overshoots where scores are extreme: halve the step until the likelihood rises.
         for _ in range(_STEPS):
-            linear = columns @ (beta + step) + offset
-            moved = total_of_products(label, linear) - float(np.logaddexp(0.0, linear).sum())
+            moved = _likelihood(label, columns @ (beta + step) + offset)
             if moved >= likelihood or not np.any(np.abs(step) > _CONVERGED):
                 break
             step = step / 2.0
@@ -97,6 +132,10 @@ def _logistic(
             robust = inverse @ (by_patient @ by_patient.T) @ inverse
             return Coefficient(float(beta[0]), float(np.sqrt(robust[0, 0])))
     return None
+
+
+def _likelihood(label: Floats, linear: Floats) -> float:
+    return total_of_products(label, linear) - float(np.logaddexp(0.0, linear).sum())
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike
 
 from mammo_pd.errors import InputError
 from mammo_pd.evaluation.bootstrap import corrected_interval, patient_weights
-from mammo_pd.evaluation.levels import Aggregation, aggregate
-from mammo_pd.evaluation.measures import Row, auc_with_interval, number
+from mammo_pd.evaluation.levels import Aggregation, aggregate, with_known_label
+from mammo_pd.evaluation.measures import Row, auc_with_interval, can_be_resampled, number
 from mammo_pd.evaluation.roc import Floats, Ranking, auc, auc_influence, placements
 from mammo_pd.terms import Level
 
@@ -126,7 +126,7 @@ def compare(
     """AUC of each model and paired difference of each pair of models, at every level.
 
     Args:
-        tables: as ``on_the_same_images`` returns them, every row with a label.
+        tables: as ``on_the_same_images`` returns them.
         aggregation: how the scores of a unit's images are aggregated.
         resamples: number of bootstrap resamples of the patients, shared by all models.
         seed: of the resampling.
@@ -140,16 +140,17 @@ def compare(
     alone: list[Row] = []
     paired: list[Row] = []
     for level in Level:
-        units = {name: aggregate(table, level, aggregation) for name, table in tables.items()}
+        units = {
+            name: aggregate(with_known_label(table, level), level, aggregation)
+            for name, table in tables.items()
+        }
         for name, rows in units.items():
             found = auc_with_interval(rows, resamples=resamples, seed=seed)
-            resampled = found["auc_ci_low"] is not None
             alone.append({"level": level.value, "model": name, **found})
         drawn = _drawn(units, resamples, seed)
         for first, second in combinations(units, 2):
-            # Where an AUC has no interval (too few patients), the difference has none either.
             interval = None
-            if resampled:
+            if can_be_resampled(units[first]):
                 interval = _interval(units[first], units[second], drawn[first] - drawn[second])
             paired.append(
                 {

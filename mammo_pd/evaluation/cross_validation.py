@@ -6,7 +6,12 @@ import numpy as np
 import pandas as pd
 
 from mammo_pd.errors import InputError
-from mammo_pd.evaluation.levels import Aggregation, aggregate
+from mammo_pd.evaluation.levels import (
+    Aggregation,
+    aggregate,
+    with_known_label,
+    without_rounding_error,
+)
 from mammo_pd.evaluation.measures import Row, number
 from mammo_pd.evaluation.predictions import check_predictions
 from mammo_pd.evaluation.roc import auc
@@ -24,9 +29,9 @@ def run_aucs(predictions: pd.DataFrame, aggregation: Aggregation) -> Row:
         ``val_auc_image, val_auc_breast, test_auc_image, test_auc_breast``; None where a class is
         missing.
     """
-    labelled = predictions[predictions["label"].notna()]
     # A rare target may be unknown of every image of a run.
-    checked = labelled if labelled.empty else check_predictions(labelled)
+    unknown = bool(predictions["label"].isna().all())
+    checked = predictions[:0] if unknown else check_predictions(predictions)
     return {
         f"{part}_auc_{level}": _auc(checked[checked["split"] == part], level, aggregation)
         for part in (Split.VAL, Split.TEST)
@@ -78,12 +83,14 @@ def average_seeds(predictions: Sequence[pd.DataFrame]) -> pd.DataFrame:
         if sorted(of_image.index) != sorted(first["image_id"]):
             raise InputError("the seeds were scored on different images; score them again.")
         scores.append(of_image.loc[first["image_id"]].to_numpy(np.float64))
-    return first.assign(score=np.mean(scores, axis=0))
+    mean = without_rounding_error(np.mean(np.sort(scores, axis=0), axis=0))
+    # The mean over one seed is its score, with all of its digits.
+    return first.assign(score=np.clip(mean, np.min(scores, axis=0), np.max(scores, axis=0)))
 
 
 def _auc(rows: pd.DataFrame, level: Level, aggregation: Aggregation) -> float | None:
-    labelled = rows[rows["label"].notna()].reset_index(drop=True)
-    if labelled.empty:
+    known = with_known_label(rows, level)
+    if known.empty:
         return None
-    units = aggregate(labelled, level, aggregation)
+    units = aggregate(known, level, aggregation)
     return number(auc(units["label"], units["score"]))

@@ -8,6 +8,8 @@ import pandas as pd
 from mammo_pd.terms import Laterality, Level
 
 STANDARD_VIEWS = ("CC", "MLO")
+# Scores are written with fewer digits, and the error of a sum of dozens of them lies beyond.
+_DIGITS = 14
 
 
 class Aggregation(StrEnum):
@@ -43,16 +45,39 @@ def units_of(predictions: pd.DataFrame, level: Level) -> np.ndarray:
     return np.asarray(predictions.groupby(keys, sort=True).ngroup(), dtype=np.int64)
 
 
+def with_known_label(predictions: pd.DataFrame, level: Level) -> pd.DataFrame:
+    """The rows of the units whose label is known.
+
+    A unit is positive if any of its images is known to be, and negative only if all of them are
+    known to be negative; otherwise it is neither. A positive unit keeps its images without a label:
+    their scores are part of its score.
+
+    Args:
+        predictions: as ``check_predictions`` returns it.
+        level: the kind of unit.
+
+    Returns:
+        The rows to ``aggregate`` at this level.
+    """
+    unit = units_of(predictions, level)
+    by_unit = predictions["label"].groupby(unit)
+    known = by_unit.transform("max").eq(1.0) | by_unit.transform("count").eq(
+        by_unit.transform("size")
+    )
+    return predictions[known].reset_index(drop=True)
+
+
 def aggregate(
     predictions: pd.DataFrame, level: Level, aggregation: Aggregation = Aggregation.MEAN
 ) -> pd.DataFrame:
     """One row per unit of a level.
 
     A unit is positive when any of its images is. Its score is the mean, the maximum or the noisy-or
-    of its images' scores. Incomplete units (an exam of one view) are kept.
+    of its images' scores. Incomplete units (an exam of one view) are kept. The order of the rows
+    changes nothing, and scores that are equal on paper tie: (0.1, 0.2) with (0.15, 0.15).
 
     Args:
-        predictions: as ``check_predictions`` returns it, every row with a label.
+        predictions: rows of units of known label, as ``with_known_label`` returns them.
         level: the kind of unit.
         aggregation: how the scores of a unit's images are aggregated.
 
@@ -68,15 +93,17 @@ def aggregate(
         Level.PATIENT: ["patient_id"],
     }[level]
     unit = units_of(predictions, level)
-    # Sorted by unit once, so that each aggregate is one ``reduceat`` and not a group-by.
-    order = np.argsort(unit, kind="stable")
+    score = predictions["score"].to_numpy(dtype=np.float64)
+    # Sorted by unit once, so that each aggregate is one ``reduceat`` and not a group-by; by score
+    # within it, as the last digit of a sum depends on the order of what is added.
+    order = np.lexsort((score, unit))
     starts = np.flatnonzero(np.diff(unit[order], prepend=-1))
     counts = np.diff(starts, append=len(order))
-    score = predictions["score"].to_numpy(dtype=np.float64)[order]
+    score = score[order]
     label = predictions["label"].to_numpy(dtype=np.float64)[order]
 
     units = predictions[identity].iloc[order[starts]].reset_index(drop=True)
-    units["label"] = np.maximum.reduceat(label, starts).astype(np.int64)
+    units["label"] = np.fmax.reduceat(label, starts).astype(np.int64)
     units["score"] = _aggregate_scores(score, starts, counts, aggregation)
     units["n_images"] = counts
     return units
@@ -88,12 +115,29 @@ def _aggregate_scores(
     if aggregation is Aggregation.MAX:
         return np.maximum.reduceat(score, starts)
     if aggregation is Aggregation.NOISY_OR:
-        return 1.0 - np.multiply.reduceat(1.0 - score, starts)
-    # The mean of equal scores can round to just above them, and so above 1.
-    mean = np.add.reduceat(score, starts) / counts
+        none_positive = np.multiply.reduceat(1.0 - score, starts)
+        return np.where(counts == 1, score[starts], 1.0 - without_rounding_error(none_positive))
+    mean = without_rounding_error(np.add.reduceat(score, starts) / counts)
+    # The mean of equal scores is that score, with all of its digits.
     lowest, highest = np.minimum.reduceat(score, starts), np.maximum.reduceat(score, starts)
     within: np.ndarray = np.minimum(np.maximum(mean, lowest), highest)
     return within
+
+
+def without_rounding_error(values: np.ndarray) -> np.ndarray:
+    """Make sums and products equal that are equal on paper, so that they tie in a ranking.
+
+    The last bit of a sum depends on its terms: (0.1 + 0.2) / 2 exceeds 0.15. A ranking that took
+    the difference for one of the model would turn many ties at once.
+
+    Args:
+        values: (n,) float64, each computed from a few dozen numbers at most.
+
+    Returns:
+        (n,) float64, rounded to 14 significant digits.
+    """
+    # Through text, because no factor of ten below 1 is exact in binary.
+    return np.array([float(f"{value:.{_DIGITS}g}") for value in values.tolist()])
 
 
 def count_units(predictions: pd.DataFrame) -> dict[str, int]:
@@ -103,23 +147,40 @@ def count_units(predictions: pd.DataFrame) -> dict[str, int]:
         ``images, patients, exams, breasts``; ``images_without_laterality`` (each a unit of its own
         at breast level), ``images_without_exam_id`` (one exam per patient),
         ``images_without_view``; ``incomplete_exams``: exams that lack one of the four standard
-        images L-CC, L-MLO, R-CC, R-MLO. They are kept.
+        images L-CC, L-MLO, R-CC, R-MLO, and are kept; ``images_without_label``,
+        ``breasts_of_unknown_label`` and so on for exams and patients, which are neither positive
+        nor negative; ``contradictory_breasts``: those with positive and negative images, which
+        count as positive.
     """
     exam = units_of(predictions, Level.EXAM)
-    n_exams = int(exam.max()) + 1
+    n_exams = len(np.unique(exam))
     sides = [side.value for side in Laterality]
     standard = predictions["laterality"].isin(sides) & predictions["view"].isin(STANDARD_VIEWS)
     seen = pd.DataFrame(
         {"exam": exam, "side": predictions["laterality"], "view": predictions["view"]}
     )[standard].drop_duplicates()
     views = np.bincount(seen["exam"], minlength=n_exams)
+    unknown = {}
+    for level in (Level.BREAST, Level.EXAM, Level.PATIENT):
+        known = with_known_label(predictions, level)
+        unknown[level] = _count_units(predictions, level) - _count_units(known, level)
+    of_breast = predictions["label"].groupby(units_of(predictions, Level.BREAST))
     return {
         "images": len(predictions),
         "patients": int(predictions["patient_id"].nunique()),
         "exams": n_exams,
-        "breasts": int(units_of(predictions, Level.BREAST).max()) + 1,
+        "breasts": _count_units(predictions, Level.BREAST),
         "images_without_laterality": int(predictions["laterality"].isna().sum()),
         "images_without_exam_id": int(predictions["exam_id"].isna().sum()),
         "images_without_view": int(predictions["view"].isna().sum()),
         "incomplete_exams": int((views < len(sides) * len(STANDARD_VIEWS)).sum()),
+        "images_without_label": int(predictions["label"].isna().sum()),
+        "breasts_of_unknown_label": unknown[Level.BREAST],
+        "exams_of_unknown_label": unknown[Level.EXAM],
+        "patients_of_unknown_label": unknown[Level.PATIENT],
+        "contradictory_breasts": int((of_breast.max() > of_breast.min()).sum()),
     }
+
+
+def _count_units(predictions: pd.DataFrame, level: Level) -> int:
+    return len(np.unique(units_of(predictions, level)))

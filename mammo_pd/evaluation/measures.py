@@ -23,6 +23,7 @@ from sklearn.metrics import (
 
 from mammo_pd.evaluation.bootstrap import corrected_interval, patient_weights, percentile_interval
 from mammo_pd.evaluation.calibration import ReliabilityBins, calibration_line, reliability_bins
+from mammo_pd.evaluation.extremes import independent_pairs, widened_at_the_end
 from mammo_pd.evaluation.roc import (
     Curve,
     Floats,
@@ -48,6 +49,10 @@ _PARTIAL_AUC = f"partial_auc_{PARTIAL_FROM * 100:.0f}"
 # With fewer than 20 units in a bin, its share of positives is mostly noise.
 _BINS, _PER_BIN = 10, 20
 _GRID = np.linspace(0.0, 1.0, 101)
+# Of fewer patients of a class, most resamples are copies of one or two.
+_FEW_PATIENTS = 5
+# The limits of a 95 % interval lie beyond 2.5 % of the resamples: of 200, beyond five.
+_FEW_RESAMPLES = 200
 
 OPERATING = ("sensitivity", "specificity", "recall_rate", "ppv", "npv")
 LIFT = ("sensitivity", "ppv", "lift")
@@ -139,6 +144,8 @@ def _count(units: pd.DataFrame) -> Row:
 
 
 def _one_class(units: pd.DataFrame) -> str | None:
+    if units.empty:
+        return "There are no units of known label."
     positives = int(units["label"].sum())
     if positives and positives < len(units):
         return None
@@ -146,15 +153,51 @@ def _one_class(units: pd.DataFrame) -> str | None:
     return f"Only {held} units ({len(units):,}): a ROC curve and an AUC need both classes."
 
 
-def _too_few_patients(units: pd.DataFrame) -> str | None:
+def _patients_of_each_class(units: pd.DataFrame) -> tuple[int, int]:
     label = units["label"].to_numpy()
     with_positive = units["patient_id"][label == 1].nunique()
-    with_negative = units["patient_id"][label == 0].nunique()
-    if with_positive >= 2 and with_negative >= 2:
+    return with_positive, units["patient_id"][label == 0].nunique()
+
+
+def can_be_resampled(units: pd.DataFrame) -> bool:
+    """Whether there are two patients with positives and two with negatives to draw from."""
+    return min(_patients_of_each_class(units)) >= 2
+
+
+def _few_patients(units: pd.DataFrame) -> str | None:
+    positive, negative = _patients_of_each_class(units)
+    if min(positive, negative) < 2:
+        return (
+            "No interval: resampling by patient needs at least two patients with positives and two "
+            f"with negatives; here there are {positive} and {negative}."
+        )
+    if min(positive, negative) < _FEW_PATIENTS:
+        return (
+            f"Few patients: {positive} with positives and {negative} with negatives. With fewer "
+            f"than {_FEW_PATIENTS} of a class the estimates may be far off, and their intervals "
+            "are too narrow."
+        )
+    return None
+
+
+def _at_the_end(auc: float, pairs: int) -> str | None:
+    """What to say where the scores of the classes do not overlap."""
+    if auc not in (0.0, 1.0):
         return None
     return (
-        "No interval: resampling by patient needs at least two patients with positives and two "
-        f"with negatives; here there are {with_positive} and {with_negative}."
+        f"Every positive scores {'above' if auc else 'below'} every negative, which resampling "
+        f"cannot vary: the interval of the AUC is the exact one of {pairs} independent pairs of "
+        "patients, and values without such an interval have none."
+    )
+
+
+def few_resamples(resamples: int) -> str | None:
+    """What to say of intervals of so few resamples; None if they are enough."""
+    if resamples >= _FEW_RESAMPLES:
+        return None
+    return (
+        f"The intervals are of {resamples:,} resamples, a quick look: their limits are steady from "
+        f"{_FEW_RESAMPLES} on; use 2,000 for a report."
     )
 
 
@@ -171,11 +214,12 @@ def auc_with_interval(units: pd.DataFrame, *, resamples: int, seed: int) -> Row:
         remark``; undefined values are None and the remark says why.
     """
     row = _count(units) | {"auc": None, "auc_ci_low": None, "auc_ci_high": None, "remark": None}
-    if not len(units) or (remark := _one_class(units)):
-        return row | {"remark": remark if len(units) else "There are no units."}
-    row["auc"] = float(roc_auc_score(units["label"], units["score"]))
-    if remark := _too_few_patients(units):
+    if remark := _one_class(units):
         return row | {"remark": remark}
+    row["auc"] = float(roc_auc_score(units["label"], units["score"]))
+    row["remark"] = _few_patients(units)
+    if not can_be_resampled(units):
+        return row
     ranking = Ranking.of(units["label"], units["score"])
     code, patients = pd.factorize(units["patient_id"], sort=True)
     in_order = np.asarray(code)[ranking.order]
@@ -185,7 +229,13 @@ def auc_with_interval(units: pd.DataFrame, *, resamples: int, seed: int) -> Row:
         if curve.has_both_classes:
             drawn[i] = curve.auc()
     influence = auc_influence(units["label"], units["score"], np.asarray(code))
-    if interval := corrected_interval(drawn, ranking.curve().auc(), influence):
+    estimate = ranking.curve().auc()
+    interval = corrected_interval(drawn, estimate, influence)
+    if resamples:
+        pairs = independent_pairs(units["label"], code)
+        interval = widened_at_the_end(estimate, interval, pairs)
+        row["remark"] = row["remark"] or _at_the_end(estimate, pairs)
+    if interval is not None:
         row["auc_ci_low"], row["auc_ci_high"] = interval
     return row
 
@@ -231,6 +281,7 @@ class _Statistics:
             measured[f"specificity_at_sensitivity_{rate * 100:.0f}"] = specificity
         measured["pf1"] = f1_of_sums(total["hits"], total["flagged"], total["positives"])
         measured["brier"] = total["squared_error"] / total["units"]
+        measured["expected_observed_ratio"] = total["flagged"] / total["positives"]
         for code, point in self.points.items():
             for name, value in rates_at(curve, point, self.prevalence).items():
                 measured[f"{code}.{name}"] = value
@@ -354,10 +405,11 @@ def assess(
         reader=reader,
     )
     counted = statistics.of(curve, np.ones(len(patients)))
-    remarks = []
-    if remark := _too_few_patients(units):
-        remarks.append(remark)
+    remarks = [remark] if (remark := _few_patients(units)) else []
+    if not can_be_resampled(units):
         resamples = 0
+    elif remark := few_resamples(resamples):
+        remarks.append(remark)
     draws = _resample(
         statistics, ranking, bins, patient, names=list(counted), resamples=resamples, seed=seed
     )
@@ -369,6 +421,12 @@ def assess(
         draws.metrics["auc"], counted["auc"], auc_influence(label, score, patient)
     )
     values = counted | _point_estimates(label, score)
+    if resamples:
+        trials = _Trials(label, score, patient, thresholds, prevalence).of
+        intervals = {
+            name: widened_at_the_end(counted[name], interval, trials(name))
+            for name, interval in intervals.items()
+        }
     estimates = {name: Estimate(value, intervals[name]) for name, value in values.items()}
     for name, estimate in estimates.items():
         if "." not in name:  # the dotted ones go into the tables below
@@ -386,15 +444,14 @@ def assess(
     metrics |= _calibration(label, score, patient, remarks)
     if len(ranking.thresholds) == 1:
         remarks.append(
-            "All scores are equal: the AUC is 0.5 by definition, and the model does not tell any "
-            "unit from another."
+            "All scores are equal: the AUC is 0.5 by definition and has no interval, and the model "
+            "does not tell any unit from another."
         )
-    elif counted["auc"] in (0.0, 1.0):
-        remarks.append(
-            "The scores of the two classes do not overlap, so resampling cannot vary the AUC and "
-            "its interval has zero width: a limit of the method, not certainty."
-        )
+    elif resamples and (remark := _at_the_end(counted["auc"], independent_pairs(label, patient))):
+        remarks.append(remark)
     sensitivity, precision = _on_grid(curve)
+    if counted["auc"] in (0.0, 1.0):  # bands of no width would read as certainty
+        draws.sensitivity[:], draws.precision[:] = np.nan, np.nan
     false_positive_rate, true_positive_rate, _ = roc_curve(label, score)
     precisions, recalls, _ = precision_recall_curve(label, score, drop_intermediate=True)
     return LevelResults(
@@ -418,9 +475,51 @@ def assess(
         roc_band=_band(_GRID, sensitivity, draws.sensitivity),
         precision_recall=(recalls, precisions),
         precision_recall_band=_band(_GRID[1:], precision, draws.precision),
-        reliability=_band(bins.mean_score, bins.observed(curve), draws.observed),
+        reliability=_reliability(bins, ranking, patient, draws.observed),
         reliability_n=bins.n,
     )
+
+
+@dataclass(frozen=True)
+class _Trials:
+    """How many patients stand behind a metric, for the exact interval of a value of 0 or 1.
+
+    Attributes:
+        label: (n,).
+        score: (n,).
+        patient: (n,) int.
+        thresholds: of the operating points.
+        prevalence: share of positives in the intended use, or None.
+    """
+
+    label: Floats
+    score: Floats
+    patient: NDArray[np.intp]
+    thresholds: Sequence[Threshold]
+    prevalence: float | None
+
+    def of(self, name: str) -> int | None:
+        """Patients behind a metric, by its name; None where they cannot be counted."""
+        code, _, rate = name.rpartition(".")
+        if name == "auc":
+            return independent_pairs(self.label, self.patient)
+        if rate.startswith("sensitivity"):
+            return self._patients(self.label == 1)
+        if rate.startswith("specificity"):
+            return self._patients(self.label == 0)
+        # Bayes' rule mixes rates of both classes, and a lift's flags move with the resample.
+        threshold = {chosen.code: chosen.value for chosen in self.thresholds}.get(code)
+        if self.prevalence is not None or threshold is None:
+            return None
+        counted = {
+            "recall_rate": np.ones(len(self.score), dtype=bool),
+            "ppv": self.score >= threshold,
+            "npv": self.score < threshold,
+        }
+        return self._patients(counted[rate])
+
+    def _patients(self, chosen: NDArray[np.bool_]) -> int:
+        return len(np.unique(self.patient[chosen]))
 
 
 def _point_estimates(label: Floats, score: Floats) -> dict[str, float]:
@@ -448,9 +547,9 @@ def _confusion(label: Floats, score: Floats, threshold: float) -> Row:
 def _delong(label: Floats, score: Floats, auc: float) -> Row:
     error = delong_standard_error(label, score)
     low, high = normal_interval(auc, error)
-    known = not np.isnan(error)
+    known = error > 0.0  # at an AUC of 0 or 1 it is 0, which is no certainty
     return {
-        "auc_delong_se": number(error),
+        "auc_delong_se": number(error) if known else None,
         "auc_delong_ci_low": low if known else None,
         "auc_delong_ci_high": high if known else None,
     }
@@ -460,21 +559,47 @@ def _calibration(
     label: Floats, score: Floats, patient: NDArray[np.intp], remarks: list[str]
 ) -> Row:
     line = calibration_line(label, score, patient)
-    names = ("calibration_slope", "calibration_intercept")
-    row: Row = {}
-    if line is None:
+    if line.remark is not None:
+        remarks.append(line.remark)
+    saturated = int(((score == 0.0) | (score == 1.0)).sum())
+    if saturated:
         remarks.append(
-            "No calibration slope: the scores are all equal or separate the classes perfectly, so "
-            "the logistic fit has no finite solution."
+            f"{saturated:,} of {len(score):,} scores are exactly 0 or 1, which no probability is: "
+            "scores were rounded or saturated, those units cannot be ranked among each other, and "
+            "calibration takes them as 0.0000001 and 0.9999999. Write scores with more digits."
         )
-        for name in names:
+    row: Row = {}
+    for name, fitted in (
+        ("calibration_slope", line.slope),
+        ("calibration_intercept", line.intercept),
+    ):
+        if fitted is None:
             row |= Estimate(np.nan).columns(name)
-        return row
-    for name, fitted in zip(names, line, strict=True):
+            continue
         reach = 1.96 * fitted.standard_error
-        interval = (fitted.value - reach, fitted.value + reach)
+        # Of one patient a standard error can be 0: the scores of her units cancel out.
+        known = reach > 0.0
+        interval = (fitted.value - reach, fitted.value + reach) if known else None
         row |= Estimate(fitted.value, interval).columns(name)
     return row
+
+
+def _reliability(
+    bins: ReliabilityBins,
+    ranking: Ranking,
+    patient: NDArray[np.intp],
+    drawn: NDArray[np.float32],
+) -> Band:
+    """The bins with their intervals; exact in those that are all positive or all negative."""
+    band = _band(bins.mean_score, bins.observed(ranking.curve()), drawn)
+    ends = np.concatenate([[0], np.cumsum(bins.n)])
+    falling = patient[ranking.order]
+    for i, observed in enumerate(band.y):
+        if not np.isnan(band.low[i]):
+            patients = len(np.unique(falling[ends[i] : ends[i + 1]]))
+            limits = widened_at_the_end(observed, (band.low[i], band.high[i]), patients)
+            band.low[i], band.high[i] = limits or (np.nan, np.nan)
+    return band
 
 
 def _band(x: Floats, y: Floats, drawn: NDArray[np.float32]) -> Band:

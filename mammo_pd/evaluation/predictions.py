@@ -4,12 +4,15 @@ Columns: ``image_id, patient_id, label, score``; optionally ``exam_id, lateralit
 ``split`` or ``fold``; any other column can serve as a stratum.
 """
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from mammo_pd.errors import InputError
+from mammo_pd.evaluation.strata import KNOWN_COLUMNS
+from mammo_pd.table_file import read_csv, with_formulas, with_known_names
 from mammo_pd.terms import Laterality
 
 REQUIRED = ("image_id", "patient_id", "label", "score")
@@ -24,6 +27,18 @@ _LATERALITY = {
     "U": None,
     "B": None,
 }
+_PARTS = ("split", "fold")
+_DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+")
+_PERCENT = re.compile(r"[+-]?[\d.,]+\s*%")
+_BI_RADS = re.compile(r"(bi-?rads)?\s*[0-6]\s*[abc]?", re.IGNORECASE)
+# A score that is further outside of [0, 1] is no matter of rounding.
+_ROUNDING = 1e-3
+# No logit is so large, and most percentages are.
+_CERTAINLY_PERCENT = 40.0
+_NO_BI_RADS = (
+    "BI-RADS categories are no probabilities; give the score of a model, or of each category the "
+    "share of positives among earlier exams of that category."
+)
 _NO_VALUE = ("", "nan", "NaN", "NA", "None", "null", "<NA>")
 
 
@@ -31,22 +46,18 @@ def read_predictions(path: Path) -> pd.DataFrame:
     """Read and check a CSV of predictions, as ``check_predictions`` does.
 
     Raises:
-        InputError: the file is missing, is not a CSV, or its content fails a check.
+        InputError: the file is missing, is not a CSV, has rows longer or shorter than its header,
+            or its content fails a check.
     """
-    try:
-        # Identifiers stay text: 007 is not 7, and "NA" may be a patient.
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except FileNotFoundError:
+    if not path.is_file():
         raise InputError(
             f"There is no predictions file at {path}: name a CSV with the columns "
             f"{', '.join(REQUIRED)}."
-        ) from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError) as error:
-        raise InputError(
-            f"{path} cannot be read as CSV ({error}): save it as comma-separated UTF-8 with a "
-            "header line."
-        ) from error
-    return check_predictions(table, source=str(path))
+        )
+    # Identifiers stay text: 007 is not 7, and "NA" may be a patient.
+    table = with_formulas(read_csv(path, "the table of predictions", whole=True))
+    named = with_known_names(table, (*REQUIRED, *OPTIONAL, *_PARTS, *KNOWN_COLUMNS), path)
+    return check_predictions(named, source=str(path))
 
 
 def check_predictions(table: pd.DataFrame, *, source: str = "the predictions") -> pd.DataFrame:
@@ -58,13 +69,20 @@ def check_predictions(table: pd.DataFrame, *, source: str = "the predictions") -
 
     Returns:
         A new frame, rows in the order given: ``image_id, patient_id, exam_id, laterality, view``
-        (text, missing as NaN; laterality L or R), ``label`` (float64: 0, 1, or NaN where the truth
-        is unknown), ``score`` (float64 in [0, 1]), then all other columns unchanged.
+        (text, missing as NaN; laterality L or R, view in capitals), ``label`` (float64: 0, 1, or
+        NaN where the truth is unknown), ``score`` (float64 in [0, 1]), then all other columns
+        unchanged.
 
     Raises:
         InputError: a column is missing, an image is repeated, an image or patient is unnamed, a
             label is not 0 or 1, or a score is missing or not a probability.
     """
+    twice_there = table.columns[table.columns.duplicated()]
+    if len(twice_there):
+        raise InputError(
+            f"{source} has the column {twice_there[0]} more than once: rename or remove all but "
+            "one of them."
+        )
     missing = [name for name in REQUIRED if name not in table.columns]
     if missing:
         raise InputError(
@@ -90,6 +108,7 @@ def check_predictions(table: pd.DataFrame, *, source: str = "the predictions") -
             f"{source} has the same image_id more than once ({_rows(twice)} repeating an earlier "
             "one), which would count images twice: keep one row per image."
         )
+    checked["view"] = checked["view"].str.upper()
     checked.insert(3, "laterality", _laterality(_text(table, "laterality"), source))
     checked["label"] = _labels(table["label"], source)
     checked["score"] = _scores(table["score"], source)
@@ -131,6 +150,15 @@ def _laterality(text: pd.Series, source: str) -> pd.Series:
 def _numbers(column: pd.Series) -> tuple[np.ndarray, np.ndarray]:
     """The column as float64, NaN where it is not a number; and which rows are not even empty."""
     column = column.reset_index(drop=True)
+    if not pd.api.types.is_numeric_dtype(column):
+        # Spreadsheets of half of the world write 0,25; no thousands are expected here.
+        column = column.map(
+            lambda cell: (
+                cell.replace(",", ".")
+                if isinstance(cell, str) and _DECIMAL_COMMA.fullmatch(cell.strip())
+                else cell
+            )
+        )
     numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     empty = (column.isna() | column.astype("str").str.strip().isin(_NO_VALUE)).to_numpy()
     return numbers, np.isnan(numbers) & ~empty
@@ -144,6 +172,12 @@ def _labels(column: pd.Series, source: str) -> np.ndarray:
         raise InputError(
             f"{source} has {_rows(wrong)} whose label is neither 0 nor 1 (such as {given!r}): "
             "write 1 for positive, 0 for negative, and nothing where the truth is unknown."
+            + (
+                " These look like BI-RADS categories, which are an impression and no label; use "
+                "the outcome (biopsy or follow-up)."
+                if _like_bi_rads(numbers) and not not_numbers.any()
+                else ""
+            )
         )
     if np.isnan(numbers).all():
         raise InputError(
@@ -157,9 +191,14 @@ def _scores(column: pd.Series, source: str) -> np.ndarray:
     numbers, not_numbers = _numbers(column)
     if not_numbers.any():
         given = column.iloc[int(np.flatnonzero(not_numbers)[0])]
+        remedy = "write the predicted probability as a number in [0, 1]."
+        if _PERCENT.fullmatch(str(given).strip()):
+            remedy = "write percentages as fractions, 12 % as 0.12."
+        elif _BI_RADS.fullmatch(str(given).strip()):
+            remedy = _NO_BI_RADS
         raise InputError(
             f"{source} has {_rows(not_numbers)} whose score is not a number (such as {given!r}): "
-            "write the predicted probability with a decimal point."
+            f"{remedy}"
         )
     absent = np.isnan(numbers)
     if absent.any():
@@ -172,7 +211,35 @@ def _scores(column: pd.Series, source: str) -> np.ndarray:
     if outside.any():
         raise InputError(
             f"{source} has {_rows(outside)} whose score lies outside [0, 1] (range "
-            f"{numbers.min():.4g} to {numbers.max():.4g}); these look like logits, not "
-            "probabilities: apply the sigmoid first, score = 1 / (1 + exp(-logit))."
+            f"{numbers.min():.9g} to {numbers.max():.9g}): {_remedy_of_range(numbers)}"
         )
     return numbers
+
+
+def _remedy_of_range(numbers: np.ndarray) -> str:
+    """What scores that are not all in [0, 1] look like, and what to do about it."""
+    low, high = float(numbers.min()), float(numbers.max())
+    sigmoid = "apply the sigmoid first, score = 1 / (1 + exp(-logit))."
+    if np.isinf(numbers).any():
+        return (
+            "an infinite score is a logarithm of 0 or an overflow, and cannot be ranked or "
+            "calibrated; compute these scores again, with the sigmoid in double precision."
+        )
+    if low >= -_ROUNDING and high <= 1.0 + _ROUNDING:
+        return "this is an error of rounding; set what is below 0 to 0 and what is above 1 to 1."
+    if low < 0.0:
+        return f"these look like logits, not probabilities; {sigmoid}"
+    if _like_bi_rads(numbers):
+        return f"these look like BI-RADS categories. {_NO_BI_RADS}"
+    if high > 100.0:
+        return "these are no probabilities; give the probability of a positive for each image."
+    if high > _CERTAINLY_PERCENT:
+        return "these look like percentages; divide them by 100."
+    return f"if these are percentages, divide them by 100; if they are logits, {sigmoid}"
+
+
+def _like_bi_rads(numbers: np.ndarray) -> bool:
+    """Whether the numbers are whole, from 0 to 6, and of several categories above 1."""
+    known = numbers[~np.isnan(numbers)]
+    categories = np.unique(known[known > 1.0])
+    return len(categories) > 1 and bool(np.isin(known, np.arange(7.0)).all())

@@ -46,8 +46,9 @@ def metrics_schema() -> dict[str, object]:
     for rate in FIXED_RATES:
         level |= _with_interval(f"sensitivity_at_specificity_{rate * 100:.0f}", _SHARE)
         level |= _with_interval(f"specificity_at_sensitivity_{rate * 100:.0f}", _SHARE)
-    for name in ("calibration_slope", "calibration_intercept"):
+    for name in ("calibration_slope", "calibration_intercept", "expected_observed_ratio"):
         level |= _with_interval(name, _NUMBER)
+    level["brier_of_prevalence"] = _SHARE
     level |= {"auc_delong_se": _NUMBER, "auc_delong_ci_low": _SHARE, "auc_delong_ci_high": _SHARE}
     point = {"code": _TEXT, "rule": _TEXT, "threshold": {"type": "number"}}
     point |= dict.fromkeys(("tp", "fp", "fn", "tn"), _COUNT) | _rates(OPERATING)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from mammo_pd.errors import InputError
-from mammo_pd.evaluation.levels import Aggregation, aggregate, units_of
+from mammo_pd.evaluation.levels import Aggregation, aggregate, units_of, with_known_label
 from mammo_pd.evaluation.measures import Row, auc_with_interval
 from mammo_pd.terms import Level
 
@@ -59,7 +59,7 @@ def stratify(
     with all negatives.
 
     Args:
-        predictions: as ``check_predictions`` returns it, every row with a label.
+        predictions: as ``check_predictions`` returns it.
         columns: to stratify by; ages and tumour sizes are binned.
         aggregation: how the scores of a breast's images are aggregated.
         resamples: number of bootstrap resamples of the patients.
@@ -81,8 +81,11 @@ def stratify(
     rows: list[Row] = []
     for column in columns:
         level = Level.IMAGE if column == "view" else Level.BREAST
-        units = aggregate(predictions, level, aggregation)
-        value = _of_units(predictions, column, units_of(predictions, level))
+        known = with_known_label(predictions, level)
+        if known.empty:
+            continue
+        units = aggregate(known, level, aggregation)
+        value = _of_units(known, column, units_of(known, level))
         label = units["label"].to_numpy()
         negatives_lack_it = not (value[label == 0] != "").any()
         for name in _in_order(value if not negatives_lack_it else value[label == 1]):
@@ -116,11 +119,23 @@ def _auc_if_enough(units: pd.DataFrame, resamples: int, seed: int) -> Row:
 def _values(predictions: pd.DataFrame, column: str) -> np.ndarray:
     """The column as text; empty where it is unknown."""
     given = predictions[column]
-    if column in _BANDS:
-        return _banded(pd.to_numeric(given, errors="coerce"), _BANDS[column])
     text = given.astype("str").str.strip()
     text = text.where(given.notna() & ~text.isin(["nan", "None", "<NA>"]), "")
-    return text.to_numpy(dtype=object)
+    if column in _BANDS:
+        return _banded(_numbers(text), _BANDS[column])
+    if column == "density":
+        text = text.str.upper()
+    # Tools save whole numbers with gaps as 1.0, 2.0, ...
+    return text.str.replace(r"(?<=\d)\.0+$", "", regex=True).to_numpy(dtype=object)
+
+
+def _numbers(text: pd.Series) -> pd.Series:
+    """Numbers of text: with a decimal point or comma, or DICOM's Age Strings such as 045Y."""
+    years = {"D": 365.25, "W": 365.25 / 7.0, "M": 12.0, "Y": 1.0}
+    age = text.str.upper().str.extract(r"^(\d{3})([DWMY])$")
+    in_years = pd.to_numeric(age[0]) / age[1].map(years).astype(float)
+    plain = pd.to_numeric(text.str.replace(r"^(\d+),(\d+)$", r"\1.\2", regex=True), errors="coerce")
+    return plain.fillna(in_years)
 
 
 def _banded(number: pd.Series, edges: tuple[int, ...]) -> np.ndarray:

@@ -23,6 +23,7 @@ from mammo_pd.errors import InputError
 from mammo_pd.files import atomic_write, write_text
 from mammo_pd.inference.score import score_dataset
 from mammo_pd.patches.sampler import PatchSampler
+from mammo_pd.table_file import with_formulas, write_csv
 from mammo_pd.terms import Split, Status
 from mammo_pd.training.checkpoint import load_state, load_weights
 from mammo_pd.training.devices import make_fabric
@@ -202,7 +203,7 @@ def _write_predictions(run: RunFolder, table: pd.DataFrame, made_of: dict[str, o
     # Told last, and forgotten first: what is told is never another table's.
     run.predictions_info.unlink(missing_ok=True)
     with atomic_write(run.predictions) as beside:
-        table.to_csv(beside, index=False)
+        write_csv(table, beside)
     write_text(run.predictions_info, json.dumps(made_of, indent=2) + "\n")
 
 
@@ -214,7 +215,7 @@ def _read_scores(
         if json.loads(run.predictions_info.read_text(encoding="utf-8")) != made_of:
             return None
         # As text, since pandas' own reading of numbers may be off by a bit.
-        table = pd.read_csv(run.predictions, dtype=str)
+        table = with_formulas(pd.read_csv(run.predictions, dtype=str))
         if table["image_id"].tolist() != images["image_id"].tolist():
             return None
         scores: npt.NDArray[np.float64] = (

@@ -43,6 +43,7 @@ from mammo_pd.ingest.moved import recognise_moved
 from mammo_pd.ingest.process import Job, Outcome, failed, process_file
 from mammo_pd.ingest.walk import FoundFiles, PassedOver, find_images
 from mammo_pd.ingest.workers import run_in_processes, run_on_cluster
+from mammo_pd.table_file import without_formulas
 from mammo_pd.terms import PYRAMID_LONG_SIDES, Reason, Status
 
 # A kill loses at most this many files' work.
@@ -553,4 +554,5 @@ def _write_crosswalk(file: Path, record: Record) -> None:
         writer.writerow(("image_id", "path", "frame", *names))
         for image in record.rows():
             given = (image.identifiers.get(name, "") for name in names)
-            writer.writerow((image.image_id, image.source.path, image.source.frame, *given))
+            path, *named = map(without_formulas, (str(image.source.path), *given))
+            writer.writerow((image.image_id, path, image.source.frame, *named))

@@ -65,7 +65,8 @@ class Computation:
         aggregation: how the scores of a unit's images were aggregated.
         resamples: number of bootstrap resamples of the patients.
         seed: of the resampling.
-        prevalence: share of positives that metrics are re-weighted to, if any.
+        prevalence: share of positives in the intended use as it was given, if it was.
+        prevalences: by level, the share that metrics are re-weighted to; empty without one.
         miss_cost: cost of a missed positive in false alarms, for the cost threshold.
         thresholds_from: number of validation images that thresholds were chosen on; 0 for none.
         reader: radiologists that the exam level is compared with, if any.
@@ -75,6 +76,7 @@ class Computation:
     resamples: int
     seed: int
     prevalence: float | None
+    prevalences: Mapping[Level, float]
     miss_cost: float
     thresholds_from: int
     reader: Reader | None = None

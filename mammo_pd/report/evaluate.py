@@ -3,19 +3,22 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime
+from math import inf
 from pathlib import Path
 
 import pandas as pd
 
 from mammo_pd.errors import InputError
 from mammo_pd.evaluation.compare import compare, on_the_same_images
-from mammo_pd.evaluation.levels import Aggregation, aggregate, count_units
+from mammo_pd.evaluation.levels import Aggregation, aggregate, count_units, with_known_label
 from mammo_pd.evaluation.measures import Row, assess, auc_with_interval
 from mammo_pd.evaluation.predictions import check_predictions, read_predictions
+from mammo_pd.evaluation.prevalence import prevalence_by_level
 from mammo_pd.evaluation.strata import known_strata, stratify
 from mammo_pd.evaluation.thresholds import Reader, Threshold, choose_thresholds
 from mammo_pd.report.content import Comparison, Computation, Report, ReportContext
 from mammo_pd.report.folder import write_comparison, write_report
+from mammo_pd.report.notes import data_notes, remarks_with_levels
 from mammo_pd.report.numbers import NONE, between, with_interval
 from mammo_pd.terms import Level, Split
 
@@ -23,6 +26,10 @@ RESAMPLES = 2000
 MISS_COST = 10.0
 # Errors listed of each kind: as many as a reader will look at.
 WORST = 12
+_VALIDATION = (
+    "These are validation images, on which a model's epoch and settings are chosen: the results "
+    "are optimistic, and no test. There are no test rows (split = test)."
+)
 
 
 def evaluate_file(
@@ -34,6 +41,7 @@ def evaluate_file(
     resamples: int = RESAMPLES,
     seed: int = 0,
     prevalence: float | None = None,
+    prevalence_level: str = Level.EXAM,
     miss_cost: float = MISS_COST,
     reader: Reader | None = None,
     stratify_by: Sequence[str] | None = None,
@@ -50,6 +58,7 @@ def evaluate_file(
         resamples=resamples,
         seed=seed,
         prevalence=prevalence,
+        prevalence_level=prevalence_level,
         miss_cost=miss_cost,
         reader=reader,
         stratify_by=stratify_by,
@@ -66,6 +75,7 @@ def evaluate_predictions(
     resamples: int = RESAMPLES,
     seed: int = 0,
     prevalence: float | None = None,
+    prevalence_level: str = Level.EXAM,
     miss_cost: float = MISS_COST,
     reader: Reader | None = None,
     stratify_by: Sequence[str] | None = None,
@@ -87,6 +97,7 @@ def evaluate_predictions(
         resamples: number of bootstrap resamples of the patients.
         seed: of the resampling.
         prevalence: share of positives in the intended use.
+        prevalence_level: the level that it is a share of; the others follow.
         miss_cost: cost of a missed positive in false alarms, for the cost threshold.
         reader: radiologists to compare the exam level with.
         stratify_by: columns; those of ``known_strata`` when None.
@@ -104,6 +115,7 @@ def evaluate_predictions(
         aggregation=aggregation,
         resamples=resamples,
         prevalence=prevalence,
+        prevalence_level=prevalence_level,
         miss_cost=miss_cost,
         reader=reader,
     )
@@ -112,53 +124,71 @@ def evaluate_predictions(
         table,
         None if validation is None else check_predictions(validation, source="the validation rows"),
     )
-    labelled = evaluated[evaluated["label"].notna()].reset_index(drop=True)
-    if labelled.empty:
+    if evaluated["label"].isna().all():
         raise InputError(
             "None of the rows to evaluate has a label: fill in the column label (1 or 0), or "
             "choose rows that have one."
         )
     counts = {
         "training_images_left_out": training_rows,
-        "images_without_label": len(evaluated) - len(labelled),
-        **count_units(labelled),
+        **count_units(evaluated),
     }
 
-    units = {level: aggregate(labelled, level, aggregated_by) for level in Level}
+    units = {
+        level: aggregate(with_known_label(evaluated, level), level, aggregated_by)
+        for level in Level
+    }
+    intended: dict[Level, float] = {}
+    if prevalence is not None:
+        intended = prevalence_by_level(units, prevalence, Level(prevalence_level))
     results = {}
     for level, rows in units.items():
         thresholds: list[Threshold] = []
         if len(chosen_on):
             # Per level: an exam's mean score is distributed differently from its images' scores.
-            validated = aggregate(chosen_on, level, aggregated_by)
+            validated = aggregate(with_known_label(chosen_on, level), level, aggregated_by)
             thresholds = choose_thresholds(
-                validated["label"], validated["score"], miss_cost=miss_cost, prevalence=prevalence
+                validated["label"],
+                validated["score"],
+                miss_cost=miss_cost,
+                prevalence=intended.get(level),
             )
         results[level] = assess(
             rows,
             thresholds=thresholds,
             resamples=resamples,
             seed=seed,
-            prevalence=prevalence,
+            prevalence=intended.get(level),
             reader=reader if level is Level.EXAM else None,
         )
-    columns = known_strata(labelled) if stratify_by is None else list(stratify_by)
+    if "split" in evaluated.columns and (evaluated["split"].map(_part) == Split.VAL).all():
+        context = replace(context, split_part=Split.VAL.value)
+        for level_results in results.values():
+            level_results.remarks.insert(0, _VALIDATION)
+    columns = known_strata(evaluated) if stratify_by is None else list(stratify_by)
     if context.created is None:
         context = _dated(context)
     errors = _worst(units[Level.IMAGE])
     report = Report(
         context=context,
         computation=Computation(
-            aggregated_by, resamples, seed, prevalence, miss_cost, len(chosen_on), reader
+            aggregated_by,
+            resamples,
+            seed,
+            prevalence,
+            intended,
+            miss_cost,
+            int(chosen_on["label"].notna().sum()),
+            reader,
         ),
         counts=counts,
         levels=results,
         units=units,
         predictions=_all_rows(table, validation, chosen_on),
         strata=stratify(
-            labelled, columns, aggregation=aggregated_by, resamples=resamples, seed=seed
+            evaluated, columns, aggregation=aggregated_by, resamples=resamples, seed=seed
         ),
-        folds=_folds(labelled, aggregated_by, resamples, seed),
+        folds=_folds(evaluated, aggregated_by, resamples, seed),
         errors=errors,
         thumbnails={} if thumbnail is None else _thumbnails(errors, thumbnail),
     )
@@ -195,15 +225,18 @@ def compare_predictions(
         InputError: a table fails a check, or the tables are on different images.
     """
     aggregated_by = check_choices(aggregation=aggregation, resamples=resamples)
-    labelled = {}
+    evaluated = {}
     for name, table in tables.items():
         checked = check_predictions(table, source=f"the predictions of {name}")
         rows, _, _ = _select_rows(checked, None)
-        labelled[name] = rows[rows["label"].notna()].reset_index(drop=True)
-    aligned, left_out = on_the_same_images(labelled, intersect=intersect)
+        evaluated[name] = rows
+    aligned, left_out = on_the_same_images(evaluated, intersect=intersect)
     alone, paired = compare(aligned, aggregation=aggregated_by, resamples=resamples, seed=seed)
     units = {
-        name: {level: aggregate(table, level, aggregated_by) for level in Level}
+        name: {
+            level: aggregate(with_known_label(table, level), level, aggregated_by)
+            for level in Level
+        }
         for name, table in aligned.items()
     }
     if context.created is None:
@@ -228,15 +261,19 @@ def difference_table(metrics: Mapping[str, object]) -> str:
 
 
 def summary_table(metrics: Mapping[str, object]) -> str:
-    """A few lines for the terminal: level, units, positives, AUC with its interval."""
+    """A few lines for the terminal: by level units, positives and AUC with interval; caveats."""
     lines = [f"{'level':<8} {'n':>9} {'positive':>9}   AUC [95 % interval, resampled by patient]"]
+    remarks, counts = {}, metrics["counts"]
+    assert isinstance(counts, Mapping)
     for level in Level:
         results = metrics[level]
         assert isinstance(results, Mapping)
         shown = with_interval(results)
-        if results["auc_ci_low"] is None and results["remarks"]:
-            shown += f"   {results['remarks'][0]}"
         lines.append(f"{level:<8} {results['n']:>9,} {results['n_positive']:>9,}   {shown}")
+        remarks[level.value] = results["remarks"]
+    lines += [f"note: {note}" for note in data_notes(counts)]
+    for remark, levels in remarks_with_levels(remarks).items():
+        lines.append(f"note: {remark} ({', '.join(levels)} level)")
     return "\n".join(lines)
 
 
@@ -245,6 +282,7 @@ def check_choices(
     aggregation: str = Aggregation.MEAN,
     resamples: int = RESAMPLES,
     prevalence: float | None = None,
+    prevalence_level: str = Level.EXAM,
     miss_cost: float = MISS_COST,
     reader: Reader | None = None,
 ) -> Aggregation:
@@ -271,8 +309,16 @@ def check_choices(
             f"A prevalence of {prevalence:g} is not a share: use a number between 0 and 1, such as "
             "0.006."
         )
-    if not miss_cost > 0.0:
-        raise InputError(f"A miss cannot cost {miss_cost:g} false alarms: use a number above 0.")
+    if prevalence_level not in list(Level):
+        raise InputError(
+            f"There is no level {prevalence_level!r} for a prevalence to be a share of: choose one "
+            f"of {', '.join(Level)}."
+        )
+    if not 0.0 < miss_cost < inf:
+        raise InputError(
+            f"A miss cannot cost {miss_cost:g} false alarms: use a number above 0, such as 10. "
+            "Whoever accepts any number of false alarms needs no threshold, but flags everyone."
+        )
     if reader is not None:
         for name, rate in asdict(reader).items():
             if not 0.0 < rate <= 1.0:
@@ -290,7 +336,10 @@ def _dated(context: ReportContext) -> ReportContext:
 def _select_rows(
     table: pd.DataFrame, validation: pd.DataFrame | None
 ) -> tuple[pd.DataFrame, pd.DataFrame, int]:
-    """The rows to evaluate, the labelled rows to choose thresholds on, the number of training rows.
+    """The rows to evaluate, those to choose thresholds on, the number of training rows.
+
+    Rows come out by ``image_id``: whatever breaks a tie or adds up further on must not depend on
+    the order in which a table happens to be written.
 
     Raises:
         InputError: a foreign value in ``split``, training rows only, or a patient among both the
@@ -298,7 +347,7 @@ def _select_rows(
     """
     evaluated, chosen_on, training_rows = table, table.iloc[:0], 0
     if "split" in table.columns:
-        split = table["split"].astype("str").str.strip().str.lower()
+        split = table["split"].map(_part)
         foreign = ~split.isin(list(Split))
         if foreign.any():
             raise InputError(
@@ -317,14 +366,21 @@ def _select_rows(
         training_rows = int((split == Split.TRAIN).sum())
     if validation is not None:
         chosen_on = validation
-    chosen_on = chosen_on[chosen_on["label"].notna()].reset_index(drop=True)
     both = set(chosen_on["patient_id"]) & set(evaluated["patient_id"])
     if both:
         raise InputError(
             f"{len(both):,} patients are both evaluated and used to choose thresholds, which makes "
             "the results optimistic: split by patient, with all images of a patient on one side."
         )
-    return evaluated.reset_index(drop=True), chosen_on, training_rows
+    return _by_image(evaluated), _by_image(chosen_on), training_rows
+
+
+def _part(split: object) -> str:
+    return str(split).strip().lower()
+
+
+def _by_image(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.sort_values("image_id", ignore_index=True)
 
 
 def _all_rows(
@@ -339,23 +395,23 @@ def _all_rows(
     return pd.concat([rows, chosen_on.assign(split=Split.VAL.value)], ignore_index=True)
 
 
-def _folds(
-    labelled: pd.DataFrame, aggregation: Aggregation, resamples: int, seed: int
-) -> list[Row]:
+def _folds(rows: pd.DataFrame, aggregation: Aggregation, resamples: int, seed: int) -> list[Row]:
     """AUC by level and fold of out-of-fold predictions."""
     # A single fold would repeat the overall result.
-    if "fold" not in labelled.columns or labelled["fold"].nunique() < 2:
+    if "fold" not in rows.columns or rows["fold"].nunique() < 2:
         return []
     return [
         {
             "level": level.value,
             "fold": str(fold),
             **auc_with_interval(
-                aggregate(rows, level, aggregation), resamples=resamples, seed=seed
+                aggregate(with_known_label(within, level), level, aggregation),
+                resamples=resamples,
+                seed=seed,
             ),
         }
         for level in Level
-        for fold, rows in labelled.groupby("fold", sort=True)
+        for fold, within in rows.groupby("fold", sort=True)
     ]
 
 

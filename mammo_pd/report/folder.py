@@ -10,11 +10,12 @@ from pathlib import Path
 import pandas as pd
 
 from mammo_pd.errors import InputError
-from mammo_pd.evaluation.measures import LevelResults
+from mammo_pd.evaluation.measures import LevelResults, number
 from mammo_pd.evaluation.schema import SCHEMA_VERSION, metrics_schema
 from mammo_pd.report.content import Comparison, Report, Row
 from mammo_pd.report.figures import Figure, figures_of, overlaid_roc
 from mammo_pd.report.render import comparison_page, report_page
+from mammo_pd.table_file import write_csv
 
 
 def write_report(report: Report, out: Path) -> dict[str, object]:
@@ -35,11 +36,11 @@ def write_report(report: Report, out: Path) -> dict[str, object]:
     with _replacement(out) as folder:
         _write_json(folder / "metrics.json", metrics)
         _write_json(folder / "metrics.schema.json", metrics_schema())
-        report.predictions.to_csv(folder / "predictions.csv", index=False)
+        write_csv(report.predictions, folder / "predictions.csv")
         for level, units in report.units.items():
-            units.to_csv(folder / f"predictions_{level}.csv", index=False)
+            write_csv(units, folder / f"predictions_{level}.csv")
         for name, table in _tables(report).items():
-            table.to_csv(folder / f"{name}.csv", index=False)
+            write_csv(table, folder / f"{name}.csv")
         _write_figures(folder, figures)
         (folder / "index.html").write_text(report_page(report, figures), encoding="utf-8")
     return metrics
@@ -69,8 +70,8 @@ def write_comparison(comparison: Comparison, out: Path) -> dict[str, object]:
     figures = [overlaid_roc(comparison.units)] if has_curve else []
     with _replacement(out) as folder:
         _write_json(folder / "metrics.json", metrics)
-        pd.DataFrame(map(dict, comparison.alone)).to_csv(folder / "alone.csv", index=False)
-        pd.DataFrame(map(dict, comparison.paired)).to_csv(folder / "paired.csv", index=False)
+        write_csv(pd.DataFrame(map(dict, comparison.alone)), folder / "alone.csv")
+        write_csv(pd.DataFrame(map(dict, comparison.paired)), folder / "paired.csv")
         _write_figures(folder, figures)
         text = comparison_page(comparison, figures)
         (folder / "index.html").write_text(text, encoding="utf-8")
@@ -101,6 +102,9 @@ def metrics_of(report: Report) -> dict[str, object]:
             "resamples": computation.resamples,
             "seed": computation.seed,
             "prevalence": computation.prevalence,
+            "prevalences": {
+                level.value: number(share) for level, share in computation.prevalences.items()
+            },
             "miss_cost": computation.miss_cost,
             "thresholds_from_images": computation.thresholds_from,
             "reader": None if computation.reader is None else asdict(computation.reader),

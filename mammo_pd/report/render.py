@@ -13,6 +13,7 @@ from markupsafe import Markup
 from mammo_pd.evaluation.levels import Aggregation
 from mammo_pd.report.content import Comparison, Report, ReportContext, Row
 from mammo_pd.report.figures import Figure
+from mammo_pd.report.notes import data_notes, remarks_with_levels
 from mammo_pd.report.numbers import between, fixed, plain, with_interval
 from mammo_pd.terms import Level
 
@@ -38,6 +39,8 @@ _METRIC_NAMES = {
     },
     "calibration": {
         "brier": "Brier score",
+        "brier_of_prevalence": "Brier score of the prevalence alone",
+        "expected_observed_ratio": "Expected over observed positives (E:O)",
         "calibration_slope": "Calibration slope",
         "calibration_intercept": "Calibration intercept",
     },
@@ -92,7 +95,10 @@ def report_page(report: Report, figures: Sequence[Figure]) -> str:
         report=report,
         figures={figure.name: figure for figure in figures},
         gallery=_gallery(report),
-        remarks=_remarks(report),
+        remarks=remarks_with_levels(
+            {level.value: results.remarks for level, results in report.levels.items()}
+        ),
+        notes=data_notes(report.counts),
         headline=HEADLINE,
         plural=_PLURAL,
         metric_names=_METRIC_NAMES,
@@ -127,15 +133,6 @@ def _page(
         aggregation=_AGGREGATION,
         **variables,
     )
-
-
-def _remarks(report: Report) -> dict[str, list[str]]:
-    """Each remark once, with the levels that it concerns."""
-    remarks: dict[str, list[str]] = {}
-    for level, results in report.levels.items():
-        for remark in results.remarks:
-            remarks.setdefault(remark, []).append(level.value)
-    return remarks
 
 
 def _gallery(report: Report) -> dict[str, list[Row]]:

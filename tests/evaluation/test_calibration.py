@@ -8,7 +8,8 @@ from mammo_pd.evaluation.roc import Ranking
 
 
 def test_equals_rs_glm_with_errors_clustered_in_threes():
-    slope, intercept = calibration_line(PAIRED_LABEL, PAIRED_A, np.arange(60) // 3)
+    line = calibration_line(PAIRED_LABEL, PAIRED_A, np.arange(60) // 3)
+    slope, intercept = line.slope, line.intercept
     # R 4.2.2: glm(y ~ qlogis(a)), glm(y ~ 1 + offset(qlogis(a))), sandwich summed over clusters.
     assert slope.value == pytest.approx(1.73531306790927, rel=1e-8)
     assert slope.standard_error == pytest.approx(0.440143073656047, rel=1e-6)
@@ -20,33 +21,63 @@ def test_scores_that_are_the_truths_own_probabilities_are_calibrated():
     draw = np.random.default_rng(0)
     score = 1 / (1 + np.exp(-draw.normal(-2, 1.5, 40_000)))
     label = (draw.random(len(score)) < score).astype(int)
-    slope, intercept = calibration_line(label, score, np.arange(len(score)))
+    line = calibration_line(label, score, np.arange(len(score)))
+    slope, intercept = line.slope, line.intercept
     assert slope.value == pytest.approx(1, abs=4 * slope.standard_error)
     assert intercept.value == pytest.approx(0, abs=4 * intercept.standard_error)
     overconfident = 1 / (1 + np.exp(-3 * np.log(score / (1 - score)) - 1))
-    slope, intercept = calibration_line(label, overconfident, np.arange(len(score)))
-    assert slope.value == pytest.approx(1 / 3, abs=0.03)
+    line = calibration_line(label, overconfident, np.arange(len(score)))
+    assert line.slope.value == pytest.approx(1 / 3, abs=0.03)
 
 
 @pytest.mark.parametrize(
-    ("label", "score"),
+    ("label", "score", "why"),
     [
-        ([1, 1, 1], [0.1, 0.2, 0.3]),
-        ([0, 1, 1], [0.4, 0.4, 0.4]),
-        ([0, 0, 1], [0.1, 0.2, 0.3]),
-        ([0, 1, 1], [0.3, 0.3, 0.4]),
-        ([1, 0, 0], [0.1, 0.2, 0.3]),
+        ([1, 1, 1], [0.1, 0.2, 0.3], "one class"),
+        ([0, 1, 1], [0.4, 0.4, 0.4], "all scores are equal"),
+        ([0, 1, 1], [1.0, 1.0, 1.0], "all scores are equal"),
+        ([0, 0, 1], [0.1, 0.2, 0.3], "separates"),
+        ([0, 1, 1], [0.3, 0.3, 0.4], "separates"),
+        ([1, 0, 0], [0.1, 0.2, 0.3], "separates"),
     ],
 )
-def test_no_finite_slope(label, score):
-    assert calibration_line(label, score, np.arange(3)) is None
+def test_no_finite_slope_is_a_sentence_and_the_intercept_stays(label, score, why):
+    line = calibration_line(label, score, np.arange(3))
+    assert line.slope is None
+    assert why in line.remark
+    assert (line.intercept is None) == (why == "one class")
 
 
-def test_scores_of_zero_and_one_do_not_break_it():
-    label, score = random_units(0)
-    score[:3] = (1, 0, 1)
-    slope, _ = calibration_line(label, score, np.arange(len(score)))
-    assert np.isfinite(slope.value)
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda score: 0.3 + 1e-12 * score,
+        lambda score: 1e-6 * score,
+        lambda score: 1 - 1e-6 * (1 - score),
+        lambda score: score.round(),
+        lambda score: np.where(score > 0.9, 1.0, score.round(1)),
+        lambda score: np.where(score > 0.9, 0.7, 1e-12),
+    ],
+)
+def test_slope_and_intercept_solve_the_likelihoods_equations(change):
+    label, score = random_units(0, n=400)
+    score = np.clip(change(score), 1e-7, 1 - 1e-7)
+    logit = np.log(score) - np.log1p(-score)
+    line = calibration_line(label, score, np.arange(len(score)))
+    # At the maximum as many positives are expected as there are.
+    expected = 1 / (1 + np.exp(-(logit + line.intercept.value)))
+    assert expected.sum() == pytest.approx(label.sum())
+    # The slope's own intercept makes the sums equal; then the scores' mean must be equal, too.
+    away = logit - logit.mean()
+    low, high = -60.0, 60.0
+    for _ in range(200):
+        middle = (low + high) / 2
+        expected = 1 / (1 + np.exp(-(line.slope.value * away + middle)))
+        low, high = (middle, high) if expected.sum() < label.sum() else (low, middle)
+    reach = np.ptp(away)
+    assert (expected - label) @ away / reach == pytest.approx(0, abs=1e-4)
+    assert np.isfinite([line.slope.standard_error, line.intercept.standard_error]).all()
+    assert (line.remark is not None) == (np.ptp(logit) < 1e-3)
 
 
 def test_bins_equal_scikit_learns_quantiles():

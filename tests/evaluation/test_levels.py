@@ -2,7 +2,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mammo_pd.evaluation.levels import Aggregation, aggregate, count_units, units_of
+from mammo_pd.evaluation.levels import (
+    Aggregation,
+    aggregate,
+    count_units,
+    units_of,
+    with_known_label,
+)
 from mammo_pd.evaluation.predictions import check_predictions
 from mammo_pd.terms import Level
 
@@ -129,3 +135,39 @@ def test_agrees_with_a_plain_group_by(predictions, level):
     np.testing.assert_allclose(units["score"], plain["score"].mean())
     np.testing.assert_array_equal(units["label"], plain["label"].max())
     np.testing.assert_array_equal(units_of(checked, level), plain.ngroup())
+
+
+PARTLY_LABELLED = table(
+    ("a", "p", "e", "L", "CC", 1, 0.2),
+    ("b", "p", "e", "L", "MLO", "", 0.4),  # of a positive breast: its score counts
+    ("c", "p", "e", "R", "CC", 0, 0.6),
+    ("d", "p", "f", "L", "CC", 0, 0.5),
+    ("e", "p", "f", "R", "CC", "", 0.5),  # an exam that may be positive
+    ("f", "q", "e", "L", "CC", 0, 0.1),
+    ("g", "r", "e", "L", "CC", "", 0.1),
+)
+
+
+@pytest.mark.parametrize(
+    ("level", "labels", "scores"),
+    [
+        (Level.IMAGE, [1, 0, 0, 0], [0.2, 0.6, 0.5, 0.1]),
+        (Level.BREAST, [1, 0, 0, 0], [0.3, 0.6, 0.5, 0.1]),
+        (Level.EXAM, [1, 0], [0.4, 0.1]),
+        (Level.PATIENT, [1, 0], [0.44, 0.1]),
+    ],
+)
+def test_a_unit_is_negative_only_if_all_of_it_is_known_to_be(level, labels, scores):
+    units = aggregate(with_known_label(PARTLY_LABELLED, level), level)
+    assert units["label"].tolist() == labels
+    assert units["score"].tolist() == pytest.approx(scores)
+
+
+def test_unknown_units_and_contradictions_are_counted():
+    counts = count_units(PARTLY_LABELLED)
+    names = ("images_without_label", "breasts_of_unknown_label", "exams_of_unknown_label")
+    assert [counts[name] for name in names] == [3, 2, 2]
+    assert counts["patients_of_unknown_label"] == 1
+    assert counts["contradictory_breasts"] == 0
+    assert count_units(FOUR)["contradictory_breasts"] == 1  # L: CC 0, MLO 1
+    assert aggregate(with_known_label(FOUR.assign(label=np.nan), Level.EXAM), Level.EXAM).empty

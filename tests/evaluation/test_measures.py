@@ -12,6 +12,7 @@ from mammo_pd.evaluation.bootstrap import (
     patient_weights,
     percentile_interval,
 )
+from mammo_pd.evaluation.extremes import independent_pairs
 from mammo_pd.evaluation.levels import aggregate
 from mammo_pd.evaluation.measures import assess, auc_with_interval
 from mammo_pd.evaluation.predictions import check_predictions
@@ -164,8 +165,11 @@ def test_one_class_only_is_a_sentence(label):
 
 def test_all_scores_tied():
     one = assessed(units_of([0, 1] * 20, [0.5] * 40))
-    assert (one.metrics["auc"], one.metrics["auc_ci_low"], one.metrics["auc_ci_high"]) == (0.5,) * 3
+    assert (one.metrics["auc"], one.metrics["auc_ci_low"]) == (0.5, None)
     assert one.metrics["calibration_slope"] is None
+    # One positive in two, and a score of .5 for all.
+    assert one.metrics["calibration_intercept"] == pytest.approx(0)
+    assert one.metrics["expected_observed_ratio"] == pytest.approx(1)
     assert any("All scores are equal" in remark for remark in one.remarks)
     assert any("No calibration slope" in remark for remark in one.remarks)
 
@@ -178,10 +182,70 @@ def test_one_patient_has_an_auc_and_no_interval():
     assert np.isnan(one.roc_band.low).all()
 
 
+def no_interval_without_width(row):
+    low = {name: row[name] for name in row if name.endswith("_ci_low") and row[name] is not None}
+    assert low
+    return all(row[name.replace("_low", "_high")] - low[name] > 1e-9 for name in low)
+
+
 def test_classes_that_do_not_overlap_are_no_certainty():
-    one = assessed(units_of([0] * 10 + [1] * 10, np.linspace(0, 1, 20)))
-    assert one.metrics["auc"] == 1.0
-    assert any("not certainty" in remark for remark in one.remarks)
+    # Ten patients of each class are ten pairs: all in order with probability AUC ** 10.
+    units = units_of([0] * 10 + [1] * 10, np.linspace(0.01, 0.99, 20))
+    thresholds = choose_thresholds(units["label"], units["score"], miss_cost=10)
+    one = assessed(units, thresholds=thresholds)
+    assert (one.metrics["auc"], one.metrics["auc_ci_high"]) == (1.0, 1.0)
+    assert one.metrics["auc_ci_low"] == pytest.approx(0.025**0.1)
+    assert one.metrics["auc_delong_ci_low"] is None
+    assert any("exact one of 10 independent pairs" in remark for remark in one.remarks)
+    assert all(map(no_interval_without_width, [one.metrics, *one.operating_points]))
+    youden = one.operating_points[0]
+    assert youden["sensitivity_ci_low"] == pytest.approx(0.025**0.1)
+    assert youden["npv_ci_low"] == pytest.approx(0.025**0.1)
+    lean = auc_with_interval(units, resamples=200, seed=0)
+    assert lean["auc_ci_low"] == one.metrics["auc_ci_low"]
+    assert "exact" in lean["remark"]
+    turned = assessed(units.assign(label=1 - units["label"]))
+    assert turned.metrics["auc"] == turned.metrics["auc_ci_low"] == 0.0
+    assert turned.metrics["auc_ci_high"] == pytest.approx(1 - 0.025**0.1)
+
+
+@pytest.mark.parametrize("shape", ["plain", "tied", "few", "separated", "constant", "saturated"])
+def test_no_interval_has_zero_width(shape):
+    units = aggregate(check_predictions(made_up(8 if shape == "few" else 40)), Level.BREAST)
+    score = {
+        "plain": units["score"],
+        "tied": units["score"].round(1).clip(0.1, 0.9),
+        "few": units["score"],
+        "separated": (units["score"] + units["label"]) / 2.01,
+        "constant": units["score"] * 0 + 0.5,
+        "saturated": units["score"].round(),
+    }[shape]
+    units = units.assign(score=score)
+    thresholds = choose_thresholds(units["label"], units["score"], miss_cost=10)
+    one = assessed(units, thresholds=thresholds, prevalence=None if shape == "tied" else 0.01)
+    assert no_interval_without_width(one.metrics)
+    for row in [*one.operating_points, *one.lift]:
+        if any(row[name] is not None for name in row if name.endswith("_ci_low")):
+            assert no_interval_without_width(row)
+    ends = np.isin(one.reliability.y, (0.0, 1.0))
+    assert (one.reliability.high - one.reliability.low)[ends].min(initial=1) > 0.01
+    said = " ".join(one.remarks)
+    assert ("exactly 0 or 1" in said) == (shape == "saturated")
+
+
+def test_few_patients_and_few_resamples_are_sentences():
+    few = assessed(units_of([1] * 4 + [0] * 9, np.linspace(0, 1, 13) % 0.7), resamples=199)
+    assert "4 with positives and 9 with negatives" in few.remarks[0]
+    assert "199 resamples" in few.remarks[1]
+    enough = assessed(units_of([1] * 5 + [0] * 9, np.linspace(0.1, 1, 14) % 0.7), resamples=200)
+    assert not any("patients" in remark or "200" in remark for remark in enough.remarks)
+
+
+def test_pairs_share_no_patient():
+    # Every patient has a negative; two have a positive, too.
+    assert independent_pairs([0, 1, 0, 1, 0, 0], [0, 0, 1, 1, 2, 2]) == 1
+    assert independent_pairs([0, 1, 0, 1, 0, 0], [0, 0, 1, 1, 2, 3]) == 2
+    assert independent_pairs([1, 0], [0, 0]) == 0
 
 
 def test_resamples_with_one_class_are_left_out_and_counted():

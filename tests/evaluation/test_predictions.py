@@ -4,6 +4,7 @@ import pytest
 
 from mammo_pd.errors import InputError
 from mammo_pd.evaluation.predictions import check_predictions, read_predictions
+from mammo_pd.evaluation.strata import known_strata
 
 
 def write(tmp_path, text):
@@ -32,6 +33,36 @@ def test_only_four_columns_are_needed(tmp_path):
     assert table[["exam_id", "laterality", "view"]].isna().all(axis=None)
 
 
+WRITTEN = """image_id,patient_id,exam_id,laterality,view,label,score,age
+a,p,e,L,CC,1,0.25,61.5
+b,p,e,R,MLO,0,0.5,61.5
+"""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        WRITTEN.replace(",", ";").replace(".", ","),
+        WRITTEN.replace(",", "\t"),
+        WRITTEN.replace("image_id,patient_id", "Image ID,PatientID").replace("score", "SCORE"),
+        WRITTEN.replace("\n", ",\n"),
+        WRITTEN.replace("\n", ",\n").replace("age,", "age", 1),
+        WRITTEN.replace("CC", "cc").replace("MLO", "mlo").replace(",L,", ",left,"),
+        WRITTEN.replace(",0.25,", ',"0,25",'),
+    ],
+)
+def test_tables_of_any_spreadsheet_are_read(tmp_path, text):
+    table, expected = (read_predictions(write(tmp_path, one)) for one in (text, WRITTEN))
+    pd.testing.assert_frame_equal(table.drop(columns="age"), expected.drop(columns="age"))
+    assert known_strata(table) == known_strata(expected)
+    assert table["age"].str.replace(",", ".").tolist() == ["61.5", "61.5"]
+
+
+def test_two_columns_of_one_name_are_refused(predictions):
+    with pytest.raises(InputError, match="column score more than once"):
+        check_predictions(pd.concat([predictions, predictions["score"]], axis=1))
+
+
 def test_checking_twice_changes_nothing(predictions):
     once = check_predictions(predictions)
     pd.testing.assert_frame_equal(once, check_predictions(once))
@@ -44,8 +75,13 @@ def test_checking_twice_changes_nothing(predictions):
         ("score", "nan", "without a score"),
         ("score", "high", "score is not a number.*'high'"),
         ("score", "-1.7", "logits.*sigmoid"),
-        ("score", "3", "outside.*logits"),
-        ("score", "inf", "outside"),
+        ("score", "3", "outside.*percentages, divide.*logits"),
+        ("score", "73.1", "look like percentages; divide them by 100"),
+        ("score", "512", "no probabilities"),
+        ("score", "inf", "outside.*logarithm of 0 or an overflow"),
+        ("score", "1.0000001", r"to 1\.0000001\): this is an error of rounding"),
+        ("score", "12 %", "write percentages as fractions"),
+        ("score", "4A", "BI-RADS categories are no probabilities"),
         ("label", "2", "neither 0 nor 1"),
         ("label", "malignant", "neither 0 nor 1.*'malignant'"),
         ("image_id", "a", "same image_id"),
@@ -71,6 +107,17 @@ def test_a_bad_row_is_one_sentence_that_names_the_file(tmp_path, column, value, 
     ("text", "cause"),
     [
         ("", "cannot be read"),
+        (
+            "image_id,patient_id,label,score\na,b,0,4\nc,d,1,5\ne,f,0,1\n",
+            "look like BI-RADS categories",
+        ),
+        (
+            "image_id,patient_id,label,score\na,b,4,.4\nc,d,5,.5\ne,f,1,.1\n",
+            "BI-RADS categories.*biopsy",
+        ),
+        ("image_id,patient_id,label,score\na,b,0,0.1\nc,d,1\n", "row 2 below the header has 3"),
+        ("image_id,patient_id,label,score\na,b,0,0,1\n", "5 cells and the header 4.*decimal comma"),
+        ("image_id,patient_id,label,score,score\na,b,0,.1,.2\n", "column score twice"),
         ("image_id,patient_id,label,score\n", "no rows"),
         ("image_id,patient_id,probability\na,b,0.1\n", "lacks the columns label, score"),
         ("image_id,patient_id,label,score\na,b,,0.1\n", "no label in any row"),
@@ -89,7 +136,7 @@ def test_no_file(tmp_path):
 def test_binary_file(tmp_path):
     path = tmp_path / "predictions.csv"
     path.write_bytes(bytes(range(256)) * 4)
-    with pytest.raises(InputError, match=r"cannot be read as CSV|lacks the columns"):
+    with pytest.raises(InputError, match=r"cannot be read as CSV|lacks the columns|not UTF-8"):
         read_predictions(path)
 
 

@@ -100,3 +100,22 @@ def test_known_strata_are_those_that_are_there(predictions):
 def test_a_column_that_is_not_there(predictions):
     with pytest.raises(InputError, match="no column parity to stratify by"):
         stratify(check_predictions(predictions), ["parity"], **HOW)
+
+
+@pytest.mark.parametrize(
+    ("column", "one", "other"),
+    [
+        ("age", [45, 61, 75, 39], ["045Y", "61,5", "75.0", "475M"]),
+        ("density", ["1", "2", "b", ""], [1.0, "2.0", "B", None]),
+        ("view", ["CC", "MLO", "CC", "MLO"], ["cc", "Mlo", "Cc ", "mlo"]),
+    ],
+)
+def test_one_value_is_one_group_however_it_is_written(column, one, other):
+    table = made_up(40)
+    patient = table.index // (1 if column == "view" else 4)
+    first, second = (
+        by_value(table.assign(**{column: [values[i % 4] for i in patient]}), column)
+        for values in (one, other)
+    )
+    assert first == second
+    assert len(first) > 1

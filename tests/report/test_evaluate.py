@@ -115,6 +115,11 @@ class TestWhichRowsAreEvaluated:
         metrics = evaluated(predictions, tmp_path)
         assert metrics["image"]["n"] == 120
         assert metrics["image"]["operating_points"] == []
+        # They are called what they are, and test rows are not.
+        assert metrics["context"]["split_part"] == "val"
+        assert "note: These are validation images" in summary_table(metrics)
+        predictions["split"] = "test"
+        assert "validation images" not in summary_table(evaluated(predictions, tmp_path))
 
     def test_training_rows_alone_are_refused(self, predictions, tmp_path):
         predictions["split"] = "train"
@@ -180,13 +185,41 @@ def test_a_prevalence_moves_what_depends_on_it_and_nothing_else(predictions, tmp
     assert last["ppv"] < plain["lift"][-1]["ppv"]
 
 
+@pytest.mark.usefixtures("no_drawing")
+def test_a_prevalence_is_of_exams_and_the_other_levels_follow(predictions, tmp_path):
+    metrics = evaluated(predictions, tmp_path, prevalence=0.006)
+    shares = metrics["computation"]["prevalences"]
+    # One exam each; of a sick woman half the images and one of two breasts are positive.
+    assert shares["exam"] == pytest.approx(shares["patient"]) == 0.006
+    assert shares["image"] == pytest.approx(shares["breast"]) == 0.003
+    for level, share in shares.items():
+        last = metrics[level]["lift"][-1]
+        assert last["lift"] == pytest.approx(last["ppv"] / share)
+
+
+@pytest.mark.usefixtures("no_drawing")
+def test_unknown_units_are_left_out_and_told_of(predictions, tmp_path):
+    predictions["label"] = predictions["label"].astype(float)
+    predictions.loc[predictions.index[4], "label"] = np.nan  # of a healthy woman
+    predictions.loc[predictions.index[0], "label"] = np.nan  # of a positive breast
+    predictions.loc[predictions.index[12], "label"] = 0.0  # of a positive breast
+    metrics = evaluated(predictions, tmp_path)
+    assert [metrics[level]["n"] for level in Level] == [158, 79, 39, 39]
+    assert metrics["exam"]["n_positive"] == 14
+    told = summary_table(metrics)
+    for words in ("2 images have no label", "1 exams have no known label", "1 breasts have images"):
+        assert words in told
+
+
 @pytest.mark.parametrize(
     ("how", "cause"),
     [
         ({"aggregation": "median"}, "no aggregation 'median'.*mean, max, noisy_or"),
         ({"resamples": 0}, "0 resamples"),
         ({"prevalence": 6}, "prevalence of 6"),
+        ({"prevalence_level": "side"}, "no level 'side'.*image, breast, exam, patient"),
         ({"miss_cost": 0}, "cannot cost 0"),
+        ({"miss_cost": float("inf")}, "cannot cost inf"),
         ({"reader": Reader(85, 0.9)}, "sensitivity of 85"),
         ({"stratify_by": ["parity"]}, "no column parity"),
     ],
@@ -219,7 +252,7 @@ def test_nothing_handed_in_is_changed(predictions, tmp_path, no_drawing):
 
 
 def test_summary_table(predictions, tmp_path, no_drawing):
-    lines = summary_table(evaluated(predictions, tmp_path)).splitlines()
+    lines = summary_table(evaluated(predictions, tmp_path)).splitlines()[:5]
     assert lines[0].split()[:3] == ["level", "n", "positive"]
     assert [line.split()[:3] for line in lines[1:]] == [
         ["image", "160", "28"],

@@ -4,6 +4,7 @@ import pytest
 from prediction_tables import made_up
 
 from mammo_pd.errors import InputError
+from mammo_pd.evaluation.predictions import read_predictions
 from mammo_pd.report import folder
 from mammo_pd.report.content import ReportContext
 from mammo_pd.report.evaluate import evaluate_predictions
@@ -85,3 +86,20 @@ def test_the_reliability_table_counts_every_unit_once(predictions, tmp_path):
     assert (known["observed_ci_low"] <= known["observed"] + 1e-6).all()
     assert (known["observed"] <= known["observed_ci_high"] + 1e-6).all()
     assert np.diff(table[table["level"] == "image"]["mean_score"]).max() < 0
+
+
+@pytest.mark.usefixtures("blank_figures")
+def test_no_table_holds_a_formula_and_the_predictions_read_the_same(predictions, tmp_path):
+    for name in ("image_id", "patient_id", "exam_id"):
+        predictions[name] = "=cmd|" + predictions[name]
+    predictions["site"] = np.where(predictions.index % 8 < 4, "@a", "+b")
+    predictions["logit"] = -1.5
+    first = evaluated(predictions.assign(fold=predictions.index // 4 % 2), tmp_path / "r")
+    for path in (tmp_path / "r").glob("*.csv"):
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        cells = pd.Series([*table.columns, *table.to_numpy().ravel()])
+        formulas = cells[cells.str.match(r"[=+\-@]")]
+        assert pd.to_numeric(formulas, errors="coerce").notna().all(), path.name
+    again = read_predictions(tmp_path / "r" / "predictions.csv")
+    assert again["image_id"].tolist() == predictions["image_id"].tolist()
+    assert evaluated(again, tmp_path / "s") == first

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from mammo_pd.data.table_file import read_csv, with_known_names
 from mammo_pd.errors import InputError
+from mammo_pd.table_file import read_csv, with_known_names
 
 
 def read_table(path: Path, columns: Sequence[str], called: str) -> pd.DataFrame:

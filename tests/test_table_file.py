@@ -3,8 +3,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from mammo_pd.data.table_file import read_csv
 from mammo_pd.errors import InputError
+from mammo_pd.table_file import read_csv, with_formulas, write_csv
 
 TEXT = "path,label,site\nZoé/1.png,1,x\nb.png,0,\n"
 
@@ -64,3 +64,26 @@ def test_a_sheet_is_named_as_the_cause(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(InputError, match="is a spreadsheet's own file; save it as CSV"):
         read_csv(path)
+
+
+@pytest.mark.parametrize("short", ["Zoé/1.png,1", "Zoé/1.png", '"Zoé/1.png",1'])
+def test_a_short_row_is_refused_where_tables_must_be_whole(tmp_path: Path, short: str) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(f"path,label,site\na.png,1,x\n{short}\n", encoding="utf-8")
+    read_csv(path)
+    with pytest.raises(InputError, match=r"row 2 below the header has \d cells and the header 3"):
+        read_csv(path, whole=True)
+
+
+def test_no_cell_is_a_formula_and_reading_brings_the_text_back(tmp_path: Path) -> None:
+    texts = ["=cmd|' /C calc'!A0", "+1+1", "-1+1", "@SUM(A1)", "-1.5", "+2e-3", "a=b", "", "'q"]
+    table = pd.DataFrame({"=name": texts, "number": -1.5, "none": None}, dtype=object)
+    write_csv(table, tmp_path / "t.csv")
+    written = pd.read_csv(tmp_path / "t.csv", dtype=str, keep_default_na=False)
+    cells = [*written.columns, *written.to_numpy().ravel()]
+    formulas = [cell for cell in cells if cell.startswith(("=", "+", "-", "@"))]
+    assert set(formulas) == {"-1.5", "+2e-3"}
+    assert list(table) == ["=name", "number", "none"]
+    back = with_formulas(written)
+    assert list(back) == list(table)
+    assert back["=name"].tolist() == texts

@@ -1,4 +1,4 @@
-"""Tables as people save them: a CSV of any common separator and encoding to cells of text.
+"""Tables as people save them: a CSV of any common separator and encoding to text, and back.
 
 What a spreadsheet of another country or system writes is recognised (semicolons, tabs, UTF-16,
 ``sep=;``, the case of a header). What cannot be recognised without a guess is refused, with its
@@ -6,6 +6,7 @@ cause.
 """
 
 import codecs
+import csv
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -29,21 +30,32 @@ _SHEET_MARKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
 _HEAD_BYTES = 2**18
 # Spreadsheets understand a first line that names the separator, and some programs write it.
 _NAMED_SEPARATOR = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
+# What a spreadsheet takes for the beginning of a formula; tabs and returns are skipped by some.
+_FORMULA = re.compile(r"[=+\-@\t\r]")
+_GUARDED = re.compile(r"^'(?=[=+\-@\t\r])")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _WRONG_FIELDS = re.compile(r"Expected (\d+) fields in line (\d+), saw (\d+)")
 
 
-def read_csv(path: Path) -> pd.DataFrame:
+def read_csv(path: Path, called: str = "the label table", *, whole: bool = False) -> pd.DataFrame:
     """Read a CSV with a header, every cell as stripped text, empty if missing.
 
     Cells are separated by commas, semicolons, tabs or bars, whichever the header holds most of;
     the text is UTF-8, UTF-16 or UTF-32.
 
+    Args:
+        path: of the table.
+        called: what the table is, for errors.
+        whole: refuse rows shorter than the header, too; a cell that is missing from the middle
+            moves all that follow.
+
     Raises:
         InputError: no such file, not CSV, rows longer than the header, or no rows.
     """
     if not path.is_file():
-        raise InputError(f"the label table {path} does not exist; give a CSV file with a header.")
-    encoding = _encoding(path)
+        raise InputError(f"{called} {path} does not exist; give a CSV file with a header.")
+    called = f"{called} {path}"
+    encoding = _encoding(path, called)
     separator, to_skip = _separator(path, encoding)
     try:
         frame = pd.read_csv(
@@ -56,14 +68,16 @@ def read_csv(path: Path) -> pd.DataFrame:
         )
     except UnicodeError as error:
         raise InputError(
-            f"the label table {path} is not UTF-8 text (spreadsheets on Windows save a CSV in the "
+            f"{called} is not UTF-8 text (spreadsheets on Windows save a CSV in the "
             "country's own code page); save it as 'CSV UTF-8'."
         ) from error
     except ValueError as error:
-        raise _not_csv(path, separator, error) from error
+        raise _not_csv(called, separator, error) from error
     if frame.empty:
-        raise InputError(f"the label table {path} has no rows; give one row per image.")
-    frame = _refuse_long_rows(frame, path, separator)
+        raise InputError(f"{called} has no rows; give one row per image.")
+    frame = _refuse_long_rows(frame, called, separator)
+    if whole:
+        _refuse_short_rows(path, called, encoding, separator, to_skip)
     frame.columns = frame.columns.str.strip()
     # A short row lacks its last cells, even where empty cells are text.
     stripped: pd.DataFrame = frame.fillna("").apply(lambda column: column.str.strip())
@@ -108,15 +122,41 @@ def with_known_names(frame: pd.DataFrame, names: Iterable[str], path: Path) -> p
     return frame.rename(columns=found)
 
 
+def without_formulas(cell: str) -> str:
+    """Text that no spreadsheet takes for a formula: an apostrophe goes before = + - @.
+
+    Numbers stay as they are. A formula can run programs on the machine of whoever opens the table.
+    """
+    return f"'{cell}" if _FORMULA.match(cell) and not _NUMBER.fullmatch(cell) else cell
+
+
+def write_csv(frame: pd.DataFrame, file: Path) -> None:
+    """Write a table without its index and without formulas; ``with_formulas`` undoes the latter."""
+    harmless = frame.copy(deep=False)
+    for name, kind in frame.dtypes.items():
+        if not pd.api.types.is_numeric_dtype(kind):
+            cells = frame[name]
+            harmless[name] = cells.map(lambda c: without_formulas(c) if isinstance(c, str) else c)
+    harmless.columns = pd.Index([without_formulas(str(name)) for name in frame.columns])
+    harmless.to_csv(file, index=False)
+
+
+def with_formulas(frame: pd.DataFrame) -> pd.DataFrame:
+    """Cells of text as they were before ``write_csv``."""
+    cells: pd.DataFrame = frame.apply(lambda column: column.str.replace(_GUARDED, "", regex=True))
+    cells.columns = frame.columns.str.replace(_GUARDED, "", regex=True)
+    return cells
+
+
 def _plain(name: str) -> str:
     return re.sub(r"[\W_]+", "", name.casefold())
 
 
-def _encoding(path: Path) -> str:
+def _encoding(path: Path, called: str) -> str:
     with path.open("rb") as opened:
         head = opened.read(64)
     if head.startswith(_SHEET_MARKS):
-        raise InputError(f"the label table {path} is a spreadsheet's own file; save it as CSV.")
+        raise InputError(f"{called} is a spreadsheet's own file; save it as CSV.")
     for mark, name in _BYTE_ORDER_MARKS:
         if head.startswith(mark):
             return name
@@ -140,7 +180,7 @@ def _separator(path: Path, encoding: str) -> tuple[str, int]:
     return max(_SEPARATORS, key=outside.count), 0
 
 
-def _refuse_long_rows(frame: pd.DataFrame, path: Path, separator: str) -> pd.DataFrame:
+def _refuse_long_rows(frame: pd.DataFrame, called: str, separator: str) -> pd.DataFrame:
     """Undo what pandas makes of rows longer than the header: their first cells become its index.
 
     A separator at the end of each row adds an empty cell, which is dropped.
@@ -154,25 +194,44 @@ def _refuse_long_rows(frame: pd.DataFrame, path: Path, separator: str) -> pd.Dat
     cells = frame.reset_index()
     beyond = cells.iloc[:, len(names) :].fillna("")
     if (beyond != "").to_numpy().any():
-        raise _too_long(path, separator, len(names), cells.shape[1])
+        raise _other_length(called, separator, len(names), cells.shape[1])
     cells = cells.iloc[:, : len(names)]
     cells.columns = pd.Index(names)
     return cells
 
 
-def _not_csv(path: Path, separator: str, error: ValueError) -> InputError:
+def _refuse_short_rows(
+    path: Path, called: str, encoding: str, separator: str, to_skip: int
+) -> None:
+    """Refuse rows shorter than the header, which pandas fills up in silence.
+
+    Raises:
+        InputError: there is one.
+    """
+    with path.open(encoding=encoding, newline="") as opened:
+        rows = csv.reader(opened, delimiter=separator)
+        for _ in range(to_skip):
+            next(rows)
+        expected = len([name for name in next(rows) if name.strip()])
+        for number, row in enumerate(rows, start=1):
+            if row and len(row) < expected:
+                where = f"row {number} below the header"
+                raise _other_length(called, separator, expected, len(row), where)
+
+
+def _not_csv(called: str, separator: str, error: ValueError) -> InputError:
     fields = _WRONG_FIELDS.search(str(error))
     if fields:
         expected, line, found = fields.groups()
-        return _too_long(path, separator, int(expected), int(found), f"line {line}")
+        return _other_length(called, separator, int(expected), int(found), f"line {line}")
     return InputError(
-        f"the label table {path} cannot be read as CSV ({error}); save it as comma-separated "
+        f"{called} cannot be read as CSV ({error}); save it as comma-separated "
         "UTF-8 with one header line."
     )
 
 
-def _too_long(
-    path: Path, separator: str, expected: int, found: int, where: str = "a row"
+def _other_length(
+    called: str, separator: str, expected: int, found: int, where: str = "a row"
 ) -> InputError:
     cause = (
         "a decimal comma, or a comma within a cell, must stand in quotes"
@@ -180,7 +239,7 @@ def _too_long(
         else "a separator within a cell must stand in quotes"
     )
     return InputError(
-        f"the label table {path}: {where} has {found} cells and the header {expected} (separated "
+        f"{called}: {where} has {found} cells and the header {expected} (separated "
         f"by {_SEPARATOR_NAMES.get(separator, repr(separator))}); {cause}. Correct it, or save the "
         "table with semicolons."
     )

@@ -1,0 +1,52 @@
+"""What the reader must be told of the data and the results, as sentences for page and terminal."""
+
+from collections.abc import Mapping, Sequence
+
+from mammo_pd.report.numbers import plain
+
+_UNKNOWN = (
+    "{count} {units} have no known label, because an image lacks one and none is positive; they "
+    "are neither positive nor negative, and are excluded at their level."
+)
+_NOTES = {
+    "incomplete_exams": "{count} of {exams} exams lack one of the four standard images (L-CC, "
+    "L-MLO, R-CC, R-MLO), or their views are unknown; they are included.",
+    "images_without_laterality": "{count} images have no laterality; at breast level each is a "
+    "unit of its own.",
+    "images_without_exam_id": "{count} images have no exam ID; those of one patient are taken as "
+    "one exam.",
+    "images_without_label": "{count} images have no label; at image level they are excluded.",
+    "breasts_of_unknown_label": _UNKNOWN.replace("{units}", "breasts"),
+    "exams_of_unknown_label": _UNKNOWN.replace("{units}", "exams"),
+    "patients_of_unknown_label": _UNKNOWN.replace("{units}", "patients"),
+    "contradictory_breasts": "{count} breasts have images labelled 1 and images labelled 0; they "
+    "count as positive. If a label is of the breast, one of the two is wrong.",
+    "training_images_left_out": "{count} training images were supplied and are excluded from all "
+    "results.",
+}
+
+
+def data_notes(counts: Mapping[str, int]) -> list[str]:
+    """A sentence for everything that the reader must know of the rows.
+
+    Args:
+        counts: as in ``Report``.
+    """
+    return [
+        note.format(count=plain(counts[name]), exams=plain(counts["exams"]))
+        for name, note in _NOTES.items()
+        if counts[name]
+    ]
+
+
+def remarks_with_levels(remarks: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Each remark once, with the levels that it concerns.
+
+    Args:
+        remarks: by level.
+    """
+    levels: dict[str, list[str]] = {}
+    for level, of_level in remarks.items():
+        for remark in of_level:
+            levels.setdefault(remark, []).append(level)
+    return levels
