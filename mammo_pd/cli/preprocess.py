@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from mammo_pd.data.labels import LabelTable
     from mammo_pd.ingest.preprocess import PreprocessSummary
 
+# Up to so many, one image of each patient is no surprise.
+_FEW_IMAGES = 4
+
 
 def preprocess(
     folder: Annotated[Path, Parameter(name="DICOM_DIR")],
@@ -34,6 +37,7 @@ def preprocess(
     replace_labels: bool = False,
     voi: VoiPolicy = VoiPolicy.AUTO,
     frames: Frames = Frames.EXCLUDE,
+    bits_stored: Annotated[int | None, Parameter(metavar="N", show_default="16")] = None,
     workers: Annotated[int | None, Parameter(metavar="N", show_default="one per core")] = None,
     scheduler: Annotated[str | None, Parameter(metavar="ADDRESS")] = None,
     contact_sheet: Annotated[Path | None, Parameter(metavar="PNG")] = None,
@@ -62,6 +66,7 @@ def preprocess(
         voi: Grey scale: VOI LUT, else window, else full range (auto); or insist on one of them.
         frames: What to take of multi-frame files (tomosynthesis): nothing, the middle frame, the
             maximum intensity projection (mip), or each frame as an image.
+        bits_stored: Bit depth of 16-bit PNG, PGM and TIFF files, such as 12; all 16 otherwise.
         workers: Number of processes.
         scheduler: Use the workers of this Dask scheduler, such as tcp://host:8786.
         contact_sheet: Draw every crop, for you to look at.
@@ -73,6 +78,8 @@ def preprocess(
 
     if workers is not None and scheduler is not None:
         raise InputError("--workers and --scheduler exclude each other; give one of them.")
+    if bits_stored is not None and not 8 <= bits_stored <= 16:
+        raise InputError(f"--bits-stored {bits_stored} is not from 8 to 16.")
     if replace_labels and labels is None:
         raise InputError("--replace-labels needs a table; name it with --labels.")
     table = _read_labels(folder, labels, source, definition, label_column, positive)
@@ -83,7 +90,7 @@ def preprocess(
         out,
         labels=table,
         replace_labels=replace_labels,
-        settings=ImagingSettings(voi=voi, frames=frames),
+        settings=ImagingSettings(voi=voi, frames=frames, bits_stored=bits_stored),
         workers=workers,
         scheduler=scheduler,
         contact_sheet=contact_sheet,
@@ -110,6 +117,7 @@ def preprocess(
             unless_default("--out", out, default_store())
             + unless_default("--frames", frames, Frames.EXCLUDE)
             + unless_default("--voi", voi, VoiPolicy.AUTO)
+            + ("" if bits_stored is None else f" --bits-stored {bits_stored}")
         )
         print(
             f"next: mammo-pd preprocess {shlex.quote(str(folder))}{given} --labels TABLE.csv   "
@@ -200,9 +208,15 @@ def _print_summary(summary: "PreprocessSummary", out: Path, *, has_table: bool) 
             summary.doubtful,
             "breast and background cannot be told apart; these are kept whole (breast_verdict)",
         ),
+        (sum(summary.sides.values()), _contradictions(summary.sides)),
         (
-            summary.wrong_side,
-            "the breast is on the other side than the laterality tag says (laterality_agrees)",
+            summary.turned_upright,
+            "Patient Orientation says that it was upside down, and it was turned (turned_upright)",
+        ),
+        (
+            summary.shared_uid,
+            "another image has the same SOP Instance UID and other pixels; both are kept, and a "
+            "label table must name them by their paths",
         ),
         (summary.burned_in, "the tag says that text is burned in (burned_in_annotation)"),
         (
@@ -216,9 +230,41 @@ def _print_summary(summary: "PreprocessSummary", out: Path, *, has_table: bool) 
     ):
         if count:
             print(f"warning: in {count} of {summary.ok} usable images {what}; see the manifest")
+    if len(summary.raster_depths) > 1:
+        shares = ", ".join(f"{n} of {depth}" for depth, n in sorted(summary.raster_depths.items()))
+        print(
+            f"warning: images that are not DICOM do not share one bit depth ({shares} bits), so "
+            "that one grey means two things; convert them alike"
+        )
+    if summary.shallow:
+        print(
+            f"warning: {sum(summary.shallow.values())} images of 16 bits reach no further than "
+            f"{max(summary.shallow)} bits and come out dark; if that is the depth of the data set, "
+            f"make the store anew with --bits-stored {max(summary.shallow)}"
+        )
+    # One image is all that there may be of a woman, but not of every one of several.
+    if summary.ok == summary.patients > _FEW_IMAGES or summary.ids_with_view > summary.ok // 2:
+        reason = (
+            f"every one of the {summary.patients} patients has just one image"
+            if summary.ok == summary.patients
+            else f"{summary.ids_with_view} of {summary.ok} patient IDs name a side and a view"
+        )
+        print(
+            f"warning: {reason}, so that images of one woman may come to lie on both sides of a "
+            "split; name the true patient in a column patient_id of the label table, or let "
+            "--source read a public data set's own table"
+        )
     for machine, kinds in summary.mixed_voi.items():
         shares = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
         print(
             f"warning: images of {machine} do not share one kind of grey scale ({shares}; "
             "voi_applied), which a model can learn in place of the disease; see --voi"
         )
+
+
+def _contradictions(sides: dict[str, int]) -> str:
+    told = ", ".join(f"{count} {verdict}" for verdict, count in sorted(sides.items()))
+    return (
+        "laterality, Patient Orientation and the side on which the breast lies contradict one "
+        f"another (side_verdict: {told})"
+    )

@@ -9,6 +9,7 @@ import json
 import os
 import secrets
 import sqlite3
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -39,8 +40,11 @@ class Hasher:
 
         Args:
             kind: what is hashed; equal patient and exam IDs get different hashes.
-            value: the identifier, or pixels.
+            value: the identifier, or pixels. Of a patient's or an exam's identifier the Unicode
+                form does not matter: systems write one umlaut in two ways.
         """
+        if isinstance(value, str) and kind in ("patient", "exam"):
+            value = unicodedata.normalize("NFC", value)
         data = os.fsencode(value) if isinstance(value, str) else value
         digest = hashlib.blake2b(digest_size=10, key=self._key, person=kind.encode()[:16])
         digest.update(data)
@@ -136,6 +140,7 @@ class Record:
         if "content" not in columns:  # a store of an earlier version
             self._database.execute("ALTER TABLE images ADD COLUMN content BLOB")
         self._database.execute("CREATE INDEX IF NOT EXISTS by_image_id ON images (image_id)")
+        self._database.execute(f"CREATE INDEX IF NOT EXISTS by_pixels ON images ({_PIXEL_HASH})")
         self._database.execute("CREATE TABLE IF NOT EXISTS folders (path BLOB PRIMARY KEY)")
         self._database.execute(
             "CREATE TABLE IF NOT EXISTS forgotten (name TEXT PRIMARY KEY, patient TEXT)"
@@ -203,6 +208,20 @@ class Record:
         """The hash of an image's pixels; None if it has none or is not recorded."""
         row = self._database.execute(
             "SELECT json_extract(facts, '$.pixel_hash') FROM images WHERE image_id = ?", (image_id,)
+        ).fetchone()
+        return row[0] if row else None
+
+    def with_pixels(self, pixel_hash: str, besides: Path) -> str | None:
+        """An image_id of the ok images of other files that have these pixels; None without one.
+
+        Args:
+            pixel_hash: of the pixels.
+            besides: the file whose own images do not count.
+        """
+        row = self._database.execute(
+            f"SELECT image_id FROM images WHERE {_PIXEL_HASH} = :pixels AND status = 'ok' "
+            f"AND NOT {_OF_FILE} ORDER BY source LIMIT 1",
+            {"pixels": pixel_hash, **_of_file(besides)},
         ).fetchone()
         return row[0] if row else None
 
@@ -356,6 +375,7 @@ class Record:
 # An image's primary key is the path of its file as bytes, since a file name need not be text. Where
 # each frame is an image, a NUL, which no path contains, and the frame's number follow. All images
 # of one file are therefore the path itself and the range behind "path NUL".
+_PIXEL_HASH = "json_extract(facts, '$.pixel_hash')"
 _OF_FILE = "(source = :path OR (source > :first AND source < :after))"
 
 

@@ -15,7 +15,7 @@ from pydicom.pixels.processing import apply_modality_lut, apply_windowing
 from mammo_pd.errors import ImageError
 from mammo_pd.imaging.header import functional_group, integer, items, readable_numbers, text
 from mammo_pd.imaging.lut import read_lut
-from mammo_pd.imaging.raster import stored_depth
+from mammo_pd.imaging.raster import reached_depth
 from mammo_pd.terms import Reason, VoiPolicy
 
 WHITE = 65535
@@ -115,24 +115,45 @@ def maximum_intensity_projection(images: Iterable[GreyImage]) -> GreyImage:
     return GreyImage(pixels, full_range, "|".join(applied))
 
 
-def stretch_raster(stored: np.ndarray, photometric_interpretation: str | None = None) -> GreyImage:
+def stretch_raster(
+    stored: np.ndarray,
+    photometric_interpretation: str | None = None,
+    bits_stored: int | None = None,
+) -> GreyImage:
     """Scale a raster image to the full uint16 range, black to white.
 
     Args:
         stored: (H, W) uint8 or uint16.
         photometric_interpretation: MONOCHROME1 where 0 is white; otherwise it is black.
+        bits_stored: bit depth of the data set's 16-bit files; None for all 16. It is never guessed
+            from the image's own maximum, which a marker raises.
 
     Returns:
-        The image, scaled from its ``stored_depth`` (an 8-bit one by 257), which ``voi_applied``
-        names, as in ``full_range:12bit``.
+        The image. ``voi_applied`` names the depth that it was scaled from, as in
+        ``full_range:12bit``; where none was given it also says to which a 16-bit image reaches, if
+        to fewer bits: ``full_range:16bit:reaches_12bit``.
+
+    Raises:
+        ImageError: values beyond ``bits_stored`` (``header_contradicts_pixels``).
     """
-    depth = stored_depth(stored)
+    depth = 8 * stored.dtype.itemsize
+    voi_applied = f"full_range:{depth}bit"
+    if stored.dtype == np.uint16 and bits_stored is not None:
+        depth, voi_applied = bits_stored, f"full_range:{bits_stored}bit"
+        highest = int(stored.max())
+        if highest >= 2**depth:
+            raise ImageError(
+                Reason.HEADER_CONTRADICTS,
+                f"The image reaches {highest}, beyond --bits-stored {depth}.",
+            )
+    elif stored.dtype == np.uint16 and (reached := reached_depth(stored)) < depth:
+        voi_applied += f":reaches_{reached}bit"
     levels = np.arange(2**depth, dtype=np.float64)
     table = np.rint(levels * (WHITE / (2**depth - 1))).astype(np.uint16)
     if photometric_interpretation == "MONOCHROME1":
         table = WHITE - table
     pixels = _look_up(table, stored)
-    return GreyImage(pixels, pixels, f"full_range:{depth}bit")
+    return GreyImage(pixels, pixels, voi_applied)
 
 
 def _presentation_values(

@@ -128,6 +128,7 @@ class HeaderFields:
         burned_in_annotation: Burned In Annotation.
         implant: Breast Implant Present.
         phantom: Quality Control Image, the tag of phantom images.
+        patient_orientation: Patient Orientation, the directions of a row and of a column.
     """
 
     laterality: Laterality | None
@@ -146,6 +147,7 @@ class HeaderFields:
     burned_in_annotation: bool | None
     implant: bool | None
     phantom: bool | None
+    patient_orientation: tuple[str, str] | None
 
 
 def read_header_fields(header: Dataset) -> HeaderFields:
@@ -169,6 +171,7 @@ def read_header_fields(header: Dataset) -> HeaderFields:
         burned_in_annotation=_yes_or_no(header, "BurnedInAnnotation"),
         implant=_yes_or_no(header, "BreastImplantPresent"),
         phantom=_yes_or_no(header, "QualityControlImage"),
+        patient_orientation=find_patient_orientation(header),
     )
 
 
@@ -271,6 +274,22 @@ def find_view(header: Dataset) -> str | None:
             return _VIEW_CODES[code]
     _, view = _side_and_view_from_texts(header)
     return view or _from_orientation(header)[1]
+
+
+def find_patient_orientation(header: Dataset) -> tuple[str, str] | None:
+    """Find Patient Orientation, the frame's own first: the directions of a row and of a column.
+
+    Source: DICOM PS3.3 C.7.6.1.1.1, C.7.6.16.2.15.
+    """
+    group = functional_group(header, "PatientOrientationInFrameSequence")
+    given = value(header if group is None else group, "PatientOrientation")
+    try:
+        row, column = (str(entry).strip() for entry in given)
+    except (TypeError, ValueError):
+        return None
+    # Anything else is no direction, and may be anything.
+    is_direction = re.compile(r"[AFHLPR]{1,3}").fullmatch
+    return (row, column) if is_direction(row) and is_direction(column) else None
 
 
 def find_view_modifiers(header: Dataset) -> tuple[str, ...]:
@@ -474,12 +493,7 @@ def _from_orientation(header: Dataset) -> tuple[Laterality | None, str | None]:
     # The two values give the directions of a row and of a column (PS3.3 C.7.6.1.1.1). Mammograms
     # are shown with the axilla or the lateral side on top, so the columns of a right breast run
     # towards the patient's left.
-    group = functional_group(header, "PatientOrientationInFrameSequence")
-    given = value(header if group is None else group, "PatientOrientation")
-    try:
-        row, column = (str(entry).strip() for entry in given)
-    except (TypeError, ValueError):
-        return None, None
+    row, column = find_patient_orientation(header) or ("", "")
     if row not in {"A", "P"}:
         return None, None
     side = {"L": Laterality.RIGHT, "R": Laterality.LEFT}.get(column[-1:])

@@ -81,11 +81,10 @@ def read_raster(path: Path) -> RasterImage:
     return RasterImage(pixels, photometric, lossy)
 
 
-def stored_depth(pixels: np.ndarray) -> int:
-    """The bit depth that a raster file's values are meant to fill.
+def reached_depth(pixels: np.ndarray) -> int:
+    """The smallest usual bit depth that holds the largest value of one raster file.
 
-    8 for an 8-bit file. A 16-bit file often carries 10, 12 or 14-bit values: the smallest usual
-    depth that holds the largest value is taken.
+    It only hints at the depth of the data set, since a single marker can reach further.
 
     Args:
         pixels: (H, W) uint8 or uint16.

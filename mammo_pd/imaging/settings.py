@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from mammo_pd.terms import Frames, VoiPolicy
 
 # Part of the store's fingerprint: increased whenever the same file gives different pixels.
-ALGORITHM_VERSION = 5
+ALGORITHM_VERSION = 6
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,9 @@ class ImagingSettings:
     Attributes:
         voi: which value-of-interest transformation to apply.
         frames: what to take from a file of several frames.
+        bits_stored: bit depth of 16-bit files that are not DICOM; None for all 16.
     """
 
     voi: VoiPolicy = VoiPolicy.AUTO
     frames: Frames = Frames.EXCLUDE
+    bits_stored: int | None = None

@@ -57,7 +57,7 @@ def lesion_in_stored_frame(image: Mapping[str, Any]) -> LesionMark | None:
 
     Args:
         image: a row of the manifest: one of the two, ``rows``, ``crop_top, crop_left, crop_height,
-            crop_width`` and ``flipped``.
+            crop_width``, ``flipped`` and, if known, ``turned_upright``.
 
     Returns:
         The mark in the stored frame at its native size (it may lie beyond the crop), or None where
@@ -71,9 +71,12 @@ def lesion_in_stored_frame(image: Mapping[str, Any]) -> LesionMark | None:
             continue
         row = image["rows"] - 1 - down if "y_from_bottom" in names else down
         column = across - image["crop_left"]
+        row -= image["crop_top"]
         if image["flipped"]:
             column = image["crop_width"] - 1 - column
-        return LesionMark(float(row - image["crop_top"]), float(column), radius)
+        if image.get("turned_upright") is True:  # missing in older stores
+            row = image["crop_height"] - 1 - row
+        return LesionMark(float(row), float(column), radius)
     return None
 
 

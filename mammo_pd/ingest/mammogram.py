@@ -31,6 +31,7 @@ from mammo_pd.imaging.header import (
     read_header_fields,
     read_identifiers,
 )
+from mammo_pd.imaging.orientation import SideVerdict, is_upside_down, judge_side
 from mammo_pd.imaging.pyramid import area_average, block_mean, fitted_size
 from mammo_pd.imaging.raster import RASTER_SUFFIXES, read_raster
 from mammo_pd.terms import Frames, Laterality, Reason, VoiPolicy
@@ -38,8 +39,8 @@ from mammo_pd.terms import Frames, Laterality, Reason, VoiPolicy
 THUMBNAIL_LONG_SIDE = 256
 
 
-# Two grey values are a mask, not a mammogram.
-_FEWEST_LEVELS = 2
+# So few grey values are a mask or a posterised image, not a mammogram.
+_FEWEST_LEVELS = 8
 # Share of the breast at one end of the range: 0.10 at most in about 320 real files, more than
 # this where an image is inverted.
 _CLIPPED = 0.9
@@ -105,6 +106,7 @@ class LoadedImage:
             "transfer_syntax": self.transfer_syntax,
             "decoder": self.decoder,
             "frame": self.frame,
+            "patient_orientation": "/".join(self.tags.patient_orientation or ()) or None,
         }
         return {name: value for name, value in values.items() if value is not None}
 
@@ -120,12 +122,17 @@ class BreastCrop:
             says if the verdict is doubtful.
         laterality_agrees: whether the breast is on the side that the tag leads to expect; None if
             that cannot be told.
+        side_verdict: whether side, laterality and Patient Orientation contradict one another; None
+            where the tags say nothing or the region is doubtful.
+        upside_down: whether Patient Orientation says so; the pixels still are.
     """
 
     pixels: np.ndarray
     region: BreastRegion
     side: str
     laterality_agrees: bool | None
+    side_verdict: SideVerdict | None = None
+    upside_down: bool = False
 
     def columns(self) -> dict[str, Any]:
         """The manifest's columns that the crop adds; what cannot be told is left out."""
@@ -140,6 +147,8 @@ class BreastCrop:
             "breast_area_fraction": round(self.region.area_fraction, 4),
             "breast_solidity": round(self.region.solidity, 4),
             "laterality_agrees": self.laterality_agrees,
+            "side_verdict": None if self.side_verdict is None else str(self.side_verdict),
+            "turned_upright": self.upside_down,
         }
         return {name: value for name, value in values.items() if value is not None}
 
@@ -204,6 +213,7 @@ def to_grey_scale(
     dataset: Dataset | None,
     voi: VoiPolicy,
     photometric_interpretation: str | None = None,
+    bits_stored: int | None = None,
 ) -> GreyImage:
     """Turn stored values into presentation values.
 
@@ -212,6 +222,7 @@ def to_grey_scale(
         dataset: the header; None for a raster file, which is stretched to the full range.
         voi: which value-of-interest transformation to apply.
         photometric_interpretation: of a raster file; None for MONOCHROME2.
+        bits_stored: of a 16-bit raster file; None for all 16.
 
     Raises:
         ImageError: the header lacks what the policy insists on, or a look-up table is unreadable.
@@ -223,16 +234,19 @@ def to_grey_scale(
             for number, frame in enumerate(stored)
         )
     if dataset is None:
-        return stretch_raster(stored, photometric_interpretation)
+        return stretch_raster(stored, photometric_interpretation, bits_stored)
     return apply_grey_scale(stored, dataset, voi)
 
 
-def crop_breast(image: GreyImage, laterality: str | None) -> BreastCrop:
+def crop_breast(
+    image: GreyImage, laterality: str | None, orientation: tuple[str, str] | None = None
+) -> BreastCrop:
     """Crop an image to the breast.
 
     Args:
         image: the whole frame.
         laterality: ``L`` or ``R`` as the header says, None if it does not.
+        orientation: Patient Orientation, the directions of a row and of a column.
 
     Raises:
         ImageError: the image holds no breast (``no_breast_found``), or its grey scale leaves
@@ -249,7 +263,14 @@ def crop_breast(image: GreyImage, laterality: str | None) -> BreastCrop:
             # A doubtful image shows no chest wall to go by: there the tag is the better guess.
             side = expected
     _check_grey_values(region.sample(image.pixels), image.voi_applied)
-    return BreastCrop(region.cut_out(image.pixels), region, side, agrees)
+    return BreastCrop(
+        region.cut_out(image.pixels),
+        region,
+        side,
+        agrees,
+        judge_side(side, laterality, orientation) if region.verdict == "ok" else None,
+        is_upside_down(orientation),
+    )
 
 
 def _check_grey_values(breast: np.ndarray, voi_applied: str) -> None:

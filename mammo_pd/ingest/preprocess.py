@@ -7,6 +7,7 @@ killed continues where it stopped.
 
 import csv
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +23,7 @@ from tqdm import tqdm
 from mammo_pd.data.labels import LabelTable
 from mammo_pd.data.manifest import write_manifest
 from mammo_pd.data.manifest_row import manifest_row
-from mammo_pd.data.record import ImageOrigin, Record, RecordedImage
+from mammo_pd.data.record import Hasher, ImageOrigin, Record, RecordedImage
 from mammo_pd.data.store import (
     StorePaths,
     create_or_match,
@@ -48,6 +49,10 @@ from mammo_pd.terms import PYRAMID_LONG_SIDES, Reason, Status
 
 # A kill loses at most this many files' work.
 _COMMIT_EVERY = 16
+# What `stretch_raster` says of its image.
+_RASTER_DEPTH = re.compile(r"full_range:(?P<depth>\d+)bit(?::reaches_(?P<reached>\d+)bit)?$")
+# As CBIS-DDSM's patient IDs, which name an image: Mass-Training_P_00001_LEFT_CC.
+_SIDE_AND_VIEW = re.compile(r"(?<![A-Z])(?:L|R|LEFT|RIGHT)[\W_]?(?:CC|MLO)(?![A-Z])")
 
 
 @dataclass(frozen=True)
@@ -68,9 +73,17 @@ class PreprocessSummary:
         disagreeing: images whose laterality differs between table and tag.
         doubtful: of the folder's ok images, those in which it is doubtful what is breast; they are
             kept whole.
-        wrong_side: of the folder's ok images, those whose breast is not on the side that the
-            laterality tag leads to expect.
+        sides: of the folder's ok images, how many have each ``SideVerdict`` but ``ok``.
+        turned_upright: of the folder's ok images, those that Patient Orientation says to have been
+            upside down.
         burned_in: of the folder's ok images, those whose tag says that text is burned in.
+        shared_uid: of the folder's ok images, those whose SOP Instance UID another image has, with
+            other pixels.
+        raster_depths: of the folder's ok images that are not DICOM, how many have each bit depth.
+        shallow: of those of 16 bits without a depth given, the number of images that reach to each
+            smaller depth.
+        patients: of the folder's ok images.
+        ids_with_view: of the folder's ok images, those whose patient ID names a side and a view.
         for_processing: of the folder's ok images, those whose Presentation Intent Type is FOR
             PROCESSING.
         odd_headers: of the folder's ok images, those whose grey scale rests on header values that
@@ -95,8 +108,14 @@ class PreprocessSummary:
     label_changes: LabelChanges | None
     disagreeing: int
     doubtful: int
-    wrong_side: int
+    sides: dict[str, int]
+    turned_upright: int
     burned_in: int
+    shared_uid: int
+    raster_depths: dict[int, int]
+    shallow: dict[int, int]
+    patients: int
+    ids_with_view: int
     for_processing: int
     odd_headers: int
     mixed_voi: dict[str, dict[str, int]]
@@ -370,12 +389,12 @@ def _name(job: Job, outcome: Outcome, target: _Target) -> str:
         outcome.identifiers.get("sop_instance_uid")
         or f"file:{job.source.relative_to(target.folder).as_posix()}"
     )
-    return target.record.hasher.hash("image", name + _frame_suffix(outcome))
+    return target.record.hasher.hash("image", name + _frame_suffix(outcome.frame))
 
 
-def _frame_suffix(outcome: Outcome) -> str:
+def _frame_suffix(frame: int | None) -> str:
     # Neither a UID nor a number contains "#", so no frame gets the name of another file's image.
-    return "" if outcome.frame is None else f"#{outcome.frame}"
+    return "" if frame is None else f"#{frame}"
 
 
 def _store_image(job: Job, outcome: Outcome, target: _Target) -> RecordedImage:
@@ -388,7 +407,7 @@ def _store_image(job: Job, outcome: Outcome, target: _Target) -> RecordedImage:
         detail = "was taken out by mammo-pd forget; delete its file, or see forget --take-again"
         columns = failed(ImageError(Reason.FORGOTTEN, detail), outcome.frame).columns
         # Nothing more is kept of it than where it lies, to pass it over next time.
-        image_id = hasher.hash("image", f"file:{job.source}{_frame_suffix(outcome)}")
+        image_id = hasher.hash("image", f"file:{job.source}{_frame_suffix(outcome.frame)}")
         return RecordedImage(origin, image_id, columns, {}, 0)
     columns = {**outcome.columns, "fingerprint": target.fingerprint}
     if outcome.pixel_digest:
@@ -396,10 +415,12 @@ def _store_image(job: Job, outcome: Outcome, target: _Target) -> RecordedImage:
     holder = target.record.source_of(image_id)
     if holder is not None and holder.path != job.source:
         # The name is taken in this store, so the image gets one made of its path.
-        image_id = hasher.hash("image", f"file:{job.source}{_frame_suffix(outcome)}")
-        if columns["status"] == Status.OK and uid:
+        image_id = hasher.hash("image", f"file:{job.source}{_frame_suffix(outcome.frame)}")
+    if columns["status"] == Status.OK and outcome.pixel_digest:
+        twin = target.record.with_pixels(columns["pixel_hash"], job.source)
+        if twin is not None:
             # It keeps its patient, exam and pixel hash: they may show that two patients are one.
-            detail = "has the SOP Instance UID of another image in the store"
+            detail = f"has the pixels of {twin}"
             columns |= failed(ImageError(Reason.DUPLICATE, detail)).columns
     size = 0
     if columns["status"] == Status.OK and outcome.pyramid is not None:
@@ -436,6 +457,10 @@ def _finish(
     details: dict[str, str] = {}
     counts: Counter[str] = Counter()
     voi: dict[str, Counter[str]] = {}
+    patients: set[str] = set()
+    depths: Counter[int] = Counter()
+    sides: Counter[str] = Counter()
+    shallow: Counter[int] = Counter()
 
     # Counted while the rows pass by on their way to the file: a million are never held at once.
     def rows() -> Iterator[dict[str, Any]]:
@@ -449,6 +474,15 @@ def _finish(
                 if row.get("reason"):
                     details.setdefault(row["reason"], f"{image.image_id}: {row['detail']}")
                 counts.update(_counted(row, image))
+                if row["status"] == Status.OK:
+                    counts["shared_uid"] += _has_anothers_uid(image, target.record.hasher)
+                    patients.add(row["patient_id"])
+                    if row.get("side_verdict") not in (None, "ok"):
+                        sides[row["side_verdict"]] += 1
+                    if depth := _RASTER_DEPTH.match(row.get("voi_applied") or ""):
+                        depths[int(depth["depth"])] += 1
+                        if depth["reached"]:
+                            shallow[int(depth["reached"])] += 1
                 if row["status"] == Status.OK and row.get("voi_applied"):
                     kinds = voi.setdefault(_machine(row), Counter())
                     kinds[row["voi_applied"].partition(":")[0]] += 1
@@ -476,8 +510,14 @@ def _finish(
         label_changes=changes,
         disagreeing=counts["disagreeing"],
         doubtful=counts["doubtful"],
-        wrong_side=counts["wrong_side"],
+        sides=dict(sides),
+        turned_upright=counts["turned_upright"],
         burned_in=counts["burned_in"],
+        shared_uid=counts["shared_uid"],
+        raster_depths=dict(depths),
+        shallow=dict(shallow),
+        patients=len(patients),
+        ids_with_view=counts["ids_with_view"],
         for_processing=counts["for_processing"],
         odd_headers=counts["odd_headers"],
         mixed_voi={
@@ -508,8 +548,9 @@ def _counted(row: Mapping[str, Any], image: RecordedImage) -> dict[str, int]:
         "labelled": int(row["label"] is not None),
         "positive": row["label"] or 0,
         "doubtful": int(row["breast_verdict"] != "ok"),
-        "wrong_side": int(row.get("laterality_agrees") is False),
+        "turned_upright": int(row.get("turned_upright") is True),
         "burned_in": int(row.get("burned_in_annotation") is True),
+        "ids_with_view": int(_SIDE_AND_VIEW.search(_given_patient_id(image)) is not None),
         "for_processing": int(row.get("presentation_intent") == "FOR PROCESSING"),
         "odd_headers": int(
             any(
@@ -520,9 +561,23 @@ def _counted(row: Mapping[str, Any], image: RecordedImage) -> dict[str, int]:
     }
 
 
+def _given_patient_id(image: RecordedImage) -> str:
+    given = image.labels.get("patient_id") or image.identifiers.get("patient_id")
+    return str(given or "").upper()
+
+
+def _has_anothers_uid(image: RecordedImage, hasher: Hasher) -> bool:
+    """Whether an image could not be named by its UID, since another is."""
+    uid = image.identifiers.get("sop_instance_uid")
+    suffix = _frame_suffix(image.source.frame)
+    return bool(uid) and image.image_id != hasher.hash("image", f"{uid}{suffix}")
+
+
 def _machine(row: Mapping[str, Any]) -> str:
+    """What is expected to come in one kind of grey scale: a machine's images of one intent."""
     known = [row[name] for name in ("manufacturer", "model") if row.get(name)]
-    return " ".join(known) or "an unnamed machine"
+    intent = row.get("presentation_intent")
+    return (" ".join(known) or "an unnamed machine") + (f", {intent}" if intent else "")
 
 
 def _draw(sheet: Path, target: _Target) -> list[Path]:

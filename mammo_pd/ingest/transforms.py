@@ -6,9 +6,9 @@ Each wraps a function of `mammogram`, so it fits into any MONAI pipeline. Betwee
 that the file tells (never an identifier). MONAI's own ``ToMetaTensord`` joins the two.
 
 The affine, (3, 3), maps (row, column, 1) of the array to mm on the detector, measured from the
-centre of the top left pixel of the original frame. Cropping moves its origin and mirroring negates
-the column's step, so a lesion can be found in the file from any later transform. If the pixel
-spacing is unknown its unit is pixels of the original frame.
+centre of the top left pixel of the original frame. Cropping moves its origin, mirroring negates
+the column's step and turning upright the row's, so a lesion can be found in the file from any
+later transform. If the pixel spacing is unknown its unit is pixels of the original frame.
 """
 
 from collections.abc import Hashable, Mapping
@@ -96,10 +96,20 @@ class ApplyGreyScaled(MapTransform):
         keys: KeysCollection,
         voi: VoiPolicy = VoiPolicy.AUTO,
         *,
+        bits_stored: int | None = None,
         allow_missing_keys: bool = False,
     ) -> None:
+        """Choose the grey scale.
+
+        Args:
+            keys: of the stored values.
+            voi: which value-of-interest transformation to apply.
+            bits_stored: bit depth of 16-bit files that are not DICOM; None for all 16.
+            allow_missing_keys: as in every MONAI dictionary transform.
+        """
         super().__init__(keys, allow_missing_keys)
         self.voi = voi
+        self.bits_stored = bits_stored
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Apply to every key.
@@ -115,6 +125,7 @@ class ApplyGreyScaled(MapTransform):
                 d[header_key(key)].dataset,
                 self.voi,
                 d[PostFix.meta(key)].get("photometric_interpretation"),
+                self.bits_stored,
             )
             d[key] = grey.pixels[None]
             d[f"{key}_full_range"] = grey.full_range
@@ -153,7 +164,9 @@ class CropBreastd(MapTransform):
             meta = d[PostFix.meta(key)]
             full_range = d.pop(f"{key}_full_range", pixels)
             grey = GreyImage(pixels, full_range, meta["voi_applied"])
-            crop = crop_breast(grey, meta.get("laterality"))
+            row, _, column = meta.get("patient_orientation", "").partition("/")
+            orientation = (row, column) if column else None
+            crop = crop_breast(grey, meta.get("laterality"), orientation)
             box = crop.region.box
             d[key] = crop.pixels[None]
             d[PostFix.meta(key)] = {
@@ -165,7 +178,10 @@ class CropBreastd(MapTransform):
 
 
 class OrientChestWallLeftd(MapTransform):
-    """Mirror the image if ``CropBreastd`` found the chest wall on the right."""
+    """Mirror the image if ``CropBreastd`` found the chest wall on the right.
+
+    And reverse its rows if Patient Orientation says that they run from the feet to the head.
+    """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Turn every key."""
@@ -175,6 +191,9 @@ class OrientChestWallLeftd(MapTransform):
             pixels = turn_chest_wall_left(np.asarray(d[key])[0], meta["image_side"])
             flipped = meta["image_side"] == "right"
             affine = _mirrored(meta["affine"], pixels.shape[1]) if flipped else meta["affine"]
+            if meta["turned_upright"]:
+                affine = _reversed(affine, pixels.shape[0])
+                pixels = np.ascontiguousarray(pixels[::-1])
             d[key] = pixels[None]
             d[PostFix.meta(key)] = {**meta, "flipped": flipped, "affine": affine}
         return d
@@ -247,7 +266,7 @@ def _from_file_to_crop(
 ) -> list[MapTransform]:
     return [
         LoadMammogramd(key, settings.frames, assume_mammogram=assume_mammogram),
-        ApplyGreyScaled(key, settings.voi),
+        ApplyGreyScaled(key, settings.voi, bits_stored=settings.bits_stored),
         CropBreastd(key),
         OrientChestWallLeftd(key),
     ]
@@ -255,6 +274,12 @@ def _from_file_to_crop(
 
 def _cropped(affine: Affine, top: int, left: int) -> Affine:
     step: Affine = np.array([[1.0, 0, top], [0, 1, left], [0, 0, 1]])
+    return np.asarray(affine @ step)
+
+
+def _reversed(affine: Affine, height: int) -> Affine:
+    # Row r of the upright image was row height - 1 - r.
+    step: Affine = np.array([[-1.0, 0, height - 1], [0, 1, 0], [0, 0, 1]])
     return np.asarray(affine @ step)
 
 

@@ -1,6 +1,8 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
+from dicom_files import half_disk, make_dataset, write_dicom
 from typed_commands import next_command
 
 from mammo_pd.cli.app import main
@@ -47,3 +49,29 @@ def test_help_names_every_public_data_set(capsys: pytest.CaptureFixture[str]) ->
     assert main(["preprocess", "--help"]) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert all(name in printed for name in SOURCES)
+
+
+@pytest.mark.parametrize(
+    ("patients", "warned"),
+    [
+        ([f"P{number}" for number in range(6)], "every one of the 6 patients has just one"),
+        ([f"P{number // 2}" for number in range(6)], None),
+        ([f"Mass_P_{number // 2}_LEFT_{'CC' if number % 2 else 'MLO'}" for number in range(6)],
+         "every one of the 6"),
+        (["A_L_CC", "A_L_CC", "B-RMLO", "B-RMLO", "C_RIGHT_CC", "C_RIGHT_CC"],
+         "6 of 6 patient IDs name a side and a view"),
+    ],
+)  # fmt: skip
+def test_patient_ids_that_are_none_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], patients: list[str], warned: str | None
+) -> None:
+    folder = tmp_path / "d"
+    folder.mkdir()
+    for number, patient in enumerate(patients):
+        pixels = half_disk() + np.uint16(number)
+        dataset = make_dataset(pixels, PatientID=patient, SOPInstanceUID=f"1.2.{number + 1}")
+        dataset.StudyInstanceUID = f"1.3.{number + 1}"
+        write_dicom(folder / f"{number}.dcm", dataset)
+    assert main(["preprocess", str(folder), "--out", str(tmp_path / "s"), "--workers", "1"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert (warned in printed) if warned else ("both sides of a split" not in printed)

@@ -24,6 +24,13 @@ def image(path: Path, image_id: str, frame: int | None = None) -> RecordedImage:
     )
 
 
+@pytest.mark.parametrize("kind", ["patient", "exam"])
+def test_unicode_forms_of_one_identifier_are_one(kind: str) -> None:
+    hasher = Hasher(b"k" * 32)
+    assert hasher.hash(kind, "M\u00fcller^1") == hasher.hash(kind, "Mu\u0308ller^1")
+    assert hasher.hash(kind, "M\u00fcller^1") != hasher.hash(kind, "Muller^1")
+
+
 def test_hashes_are_keyed_and_differ_by_kind() -> None:
     one, other = Hasher(b"k" * 32), Hasher(b"l" * 32)
     assert one.hash("patient", "10011") == one.hash("patient", "10011")

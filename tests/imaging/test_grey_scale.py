@@ -177,8 +177,22 @@ def test_order_is_kept_or_reversed_never_mixed(center, width, slope, mono1):
 def test_rasters_fill_the_range():
     eight = np.arange(256, dtype=np.uint8).reshape(16, 16)
     np.testing.assert_array_equal(stretch_raster(eight).pixels, eight.astype(int) * 257)
-    twelve = stretch_raster(EVERY_12_BITS)
+    twelve = stretch_raster(EVERY_12_BITS, bits_stored=12)
     assert (twelve.pixels.max(), twelve.voi_applied) == (65535, "full_range:12bit")
+
+
+def test_the_depth_of_a_raster_is_never_guessed_from_one_image():
+    """A marker that reaches further must not darken the breast."""
+    marked = EVERY_12_BITS.copy()
+    marked[0, 0] = 16383
+    for bits in (None, 14):
+        plain, other = (stretch_raster(a, bits_stored=bits) for a in (EVERY_12_BITS, marked))
+        np.testing.assert_array_equal(plain.pixels.ravel()[1:], other.pixels.ravel()[1:])
+    assert stretch_raster(marked).voi_applied == "full_range:16bit:reaches_14bit"
+    with pytest.raises(ImageError, match="reaches 16383, beyond --bits-stored 12"):
+        stretch_raster(marked, bits_stored=12)
+    eight = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    assert stretch_raster(eight, bits_stored=12).voi_applied == "full_range:8bit"
 
 
 @pytest.mark.corpus

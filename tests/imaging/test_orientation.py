@@ -1,9 +1,16 @@
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mammo_pd.imaging.box import Box
-from mammo_pd.imaging.orientation import to_native_frame, to_stored_frame, turn_chest_wall_left
+from mammo_pd.imaging.orientation import (
+    is_upside_down,
+    judge_side,
+    to_native_frame,
+    to_stored_frame,
+    turn_chest_wall_left,
+)
 
 boxes = st.builds(Box, *[st.integers(0, 50)] * 2, *[st.integers(1, 40)] * 2)
 
@@ -32,3 +39,52 @@ def test_left_flipped_equals_right():
     pixels = np.arange(12).reshape(3, 4)
     np.testing.assert_array_equal(turn_chest_wall_left(pixels[:, ::-1], "right"), pixels)
     np.testing.assert_array_equal(turn_chest_wall_left(pixels, "left"), pixels)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("flipped", [False, True])
+def test_boxes_of_an_upside_down_image(flipped, turned):
+    crop, box = Box(5, 7, 40, 30), Box(12, 9, 6, 11)
+    frame = np.random.default_rng(0).integers(0, 999, (60, 50))
+    stored = frame[crop.slices][:: -1 if turned else 1, :: -1 if flipped else 1]
+    inside = to_stored_frame(box, crop, flipped=flipped, turned_upright=turned)
+    expected = frame[box.slices][:: -1 if turned else 1, :: -1 if flipped else 1]
+    np.testing.assert_array_equal(stored[inside.slices], expected)
+    assert to_native_frame(inside, crop, flipped=flipped, turned_upright=turned) == box
+
+
+@pytest.mark.parametrize(
+    ("side", "laterality", "orientation", "verdict"),
+    [
+        # As mammograms are shown: PS3.3 C.7.6.1.1.1, and the files of the corpus.
+        ("left", "L", ("A", "R"), "ok"),
+        ("right", "R", ("P", "L"), "ok"),
+        ("right", "R", ("P", "FL"), "ok"),
+        ("left", "L", ("A", "FR"), "ok"),
+        ("left", "L", None, "ok"),
+        ("left", None, ("A", "R"), "ok"),
+        # Upside down: the way across is turned with the way down.
+        ("left", "L", ("A", "HL"), "ok"),
+        ("right", "L", ("P", "FR"), "mirrored"),
+        ("right", "L", None, "against_laterality"),
+        ("right", "L", ("A", "FR"), "against_orientation"),
+        ("right", None, ("A", "FR"), "against_orientation"),
+        ("right", "L", ("P", "L"), "orientation_against_laterality"),
+        ("left", "L", ("A", "HR"), "orientation_against_laterality"),
+        # A patient who lies, or a direction that is none of a mammogram's, says nothing.
+        ("left", "L", ("R", "P"), "ok"),
+        ("left", None, ("R", "P"), None),
+        ("left", None, None, None),
+    ],
+)
+def test_side_laterality_and_orientation_against_one_another(
+    side, laterality, orientation, verdict
+):
+    assert judge_side(side, laterality, orientation) == verdict
+
+
+def test_what_is_upside_down():
+    assert is_upside_down(("A", "HL"))
+    assert is_upside_down(("P", "H"))
+    for orientation in (None, ("A", "FR"), ("A", "R"), ("P", "L"), ("R", "H"), ("L", "F")):
+        assert not is_upside_down(orientation)

@@ -5,7 +5,7 @@ from PIL import Image
 
 from mammo_pd.errors import ImageError
 from mammo_pd.imaging.grey_scale import stretch_raster
-from mammo_pd.imaging.raster import read_raster, stored_depth
+from mammo_pd.imaging.raster import reached_depth, read_raster
 from mammo_pd.terms import Reason
 
 
@@ -93,8 +93,8 @@ def test_several_pages_constant_values_and_floats_are_refused(tmp_path):
     ("highest", "depth"), [(200, 8), (1000, 10), (1024, 12), (4095, 12), (4096, 14), (65535, 16)]
 )
 def test_depth_is_the_smallest_usual_one(highest, depth):
-    assert stored_depth(np.array([[0, highest]], np.uint16)) == depth
+    assert reached_depth(np.array([[0, highest]], np.uint16)) == depth
 
 
 def test_eight_bits_stay_eight_whatever_they_hold():
-    assert stored_depth(np.array([[0, 3]], np.uint8)) == 8
+    assert reached_depth(np.array([[0, 3]], np.uint8)) == 8

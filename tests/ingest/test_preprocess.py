@@ -371,6 +371,32 @@ def test_same_image_twice_is_kept_once(phantoms: Path, tmp_path: Path) -> None:
     assert copy == str(folder / "zz" / "copy.dcm")
 
 
+@pytest.mark.parametrize("same_uid", [True, False])
+@pytest.mark.parametrize("same_pixels", [True, False])
+def test_equal_pixels_make_a_duplicate_and_an_equal_uid_does_not(
+    phantoms: Path, tmp_path: Path, same_uid: bool, same_pixels: bool
+) -> None:
+    folder = some(phantoms, tmp_path / "d", women=1)
+    files = sorted(folder.rglob("*.dcm"))[:2]
+    for file in sorted(folder.rglob("*.dcm"))[2:]:
+        file.unlink()
+    first, second = map(pydicom.dcmread, files)
+    if same_uid:
+        second.SOPInstanceUID = first.SOPInstanceUID
+        second.file_meta.MediaStorageSOPInstanceUID = first.SOPInstanceUID
+    if same_pixels:
+        for keyword in ("Rows", "Columns", "PixelData", "ImageLaterality", "ViewPosition"):
+            setattr(second, keyword, getattr(first, keyword))
+    second.save_as(files[1])
+    summary = quiet(folder, tmp_path / "s")
+    assert summary.by_status == (
+        {("ok", ""): 1, ("excluded", "duplicate_image"): 1} if same_pixels else {("ok", ""): 2}
+    )
+    assert summary.shared_uid == int(same_uid and not same_pixels)
+    again = quiet(folder, tmp_path / "s")
+    assert (again.by_status, again.shared_uid) == (summary.by_status, summary.shared_uid)
+
+
 def test_a_shared_image_joins_two_patients_of_one_woman(phantoms: Path, tmp_path: Path) -> None:
     """One woman exported twice under two IDs, with one file in common."""
     folder = some(phantoms, tmp_path / "d", women=1)
@@ -486,7 +512,7 @@ def test_png_and_tiff_are_taken_where_a_table_names_them(tmp_path: Path) -> None
     grey = np.where(breast, 150 + texture - column / 4, 4).clip(0, 255)
     Image.fromarray(grey.astype(np.uint8)).save(folder / "a.png")
     Image.fromarray((grey * 257).astype(np.uint16)).save(folder / "b.tiff")
-    Image.fromarray(grey.astype(np.uint8)).save(folder / "unnamed.pgm")
+    Image.fromarray((grey * 0.9).astype(np.uint8)).save(folder / "unnamed.pgm")
     (folder / "t.csv").write_text("path,label,patient_id,view\na.png,1,p1,MLO\nb.tiff,0,p2,CC\n")
     summary = quiet(folder, tmp_path / "s", labels=read_labels(folder / "t.csv"))
     assert summary.by_status == {("ok", ""): 2, ("excluded", "not_in_label_table"): 1}
@@ -671,7 +697,8 @@ def test_what_a_reader_would_want_to_know_is_counted(phantoms: Path, tmp_path: P
         dataset.save_as(dataset.filename)
     summary = quiet(folder, tmp_path / "s")
     assert summary.ok == 4
-    assert (summary.wrong_side, summary.burned_in, summary.for_processing) == (1, 1, 1)
+    assert summary.sides == {"against_laterality": 1}
+    assert (summary.burned_in, summary.for_processing) == (1, 1)
     assert summary.doubtful == 0
     spot = next(folder.rglob("R_MLO.dcm"))
     dataset = pydicom.dcmread(spot)
@@ -698,7 +725,7 @@ def test_a_machine_whose_images_do_not_share_one_grey_scale_is_told(
             dataset.WindowCenter, dataset.WindowWidth = white // 2, white
         dataset.save_as(file)
     summary = quiet(folder, tmp_path / "s")
-    assert summary.mixed_voi == {"Vendor One": {"window": 2, "full_range": 2}}
+    assert summary.mixed_voi == {"Vendor One, FOR PRESENTATION": {"window": 2, "full_range": 2}}
     assert summary.odd_headers == 0
     for file in folder.rglob("R_*.dcm"):
         dataset = pydicom.dcmread(file)

@@ -122,7 +122,7 @@ def test_a_raster_image(tmp_path):
     Image.fromarray(half_disk((960, 640))).save(path)
     raster = process_image(path, TRANSFORMS)
     assert raster.identifiers == {}
-    assert raster.columns["voi_applied"] == "full_range:12bit"
+    assert raster.columns["voi_applied"] == "full_range:16bit:reaches_12bit"
     assert not {"laterality", "laterality_agrees", "transfer_syntax"} & set(raster.columns)
     dicom = process_image(write_breast(tmp_path / "a.dcm"), TRANSFORMS)
     np.testing.assert_array_equal(raster.pyramid["native"], dicom.pyramid["native"])

@@ -3,6 +3,7 @@ import pickle
 import warnings
 
 import numpy as np
+import pydicom
 import pytest
 import torch
 from dicom_files import half_disk, make_dataset, write_dicom
@@ -98,6 +99,26 @@ def test_the_affine_leads_back_to_the_pixel_of_the_file(tmp_path, side):
         expected = stored[tuple(in_file)] / 4095 * 65535
         assert expected > 1000
         assert image[0, row, column].item() == pytest.approx(expected, abs=1)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_an_image_that_is_upside_down_is_turned_and_its_affine_with_it(tmp_path, side):
+    row = "A" if side == "left" else "P"
+    upright = write_breast(tmp_path / "a.dcm", side=side, PatientOrientation=[row, "F"])
+    dataset = pydicom.dcmread(upright)
+    reversed_rows = dataset.pixel_array[::-1]
+    dataset.PixelData, dataset.PatientOrientation = reversed_rows.tobytes(), [row, "H"]
+    dataset.save_as(tmp_path / "b.dcm")
+    expected, image = load(upright), load(tmp_path / "b.dcm")
+    assert not expected.meta["turned_upright"]
+    assert image.meta["turned_upright"]
+    # Blocks of the breast search begin at the top, so the crop may differ by one of them.
+    assert abs(image.shape[1] - expected.shape[1]) <= 8
+    for row, column in ((50, 5), (300, 77), (image.shape[1] - 60, 3)):
+        in_file = np.rint(image.affine.numpy() @ [row, column, 1])[:2].astype(int)
+        found = reversed_rows[tuple(in_file)] / 4095 * 65535
+        assert found > 1000
+        assert image[0, row, column].item() == pytest.approx(found, abs=1)
 
 
 def test_without_a_spacing_the_affine_counts_pixels_of_the_file(tmp_path):
