@@ -39,6 +39,7 @@ def preprocess(
     contact_sheet: Annotated[Path | None, Parameter(metavar="PNG")] = None,
     crosswalk: Annotated[Path | None, Parameter(metavar="CSV")] = None,
     key: Annotated[Path | None, Parameter(metavar="FILE", show_default="a new key")] = None,
+    verify: bool = False,
 ) -> None:
     """Convert a folder of mammograms to a store of tensors.
 
@@ -67,6 +68,7 @@ def preprocess(
         contact_sheet: Draw every crop, for you to look at.
         crosswalk: Write image_id, path and original identifiers in the clear.
         key: private/key of another store, to give images the same names as there.
+        verify: Read all pixels of the store; make anew what is damaged.
     """
     from mammo_pd.imaging.settings import ImagingSettings
     from mammo_pd.ingest import preprocess as ingest
@@ -89,6 +91,7 @@ def preprocess(
         contact_sheet=contact_sheet,
         crosswalk=crosswalk,
         key=None if key is None else key.read_bytes(),
+        verify=verify,
     )
     _print_summary(summary, out, has_table=table is not None)
     if summary.details and crosswalk is None:
@@ -182,6 +185,11 @@ def _print_summary(summary: "PreprocessSummary", out: Path, *, has_table: bool) 
         print(
             f"warning: {summary.closed_folders} folders could not be listed and their images are "
             "missing; make them readable and run again"
+        )
+    if summary.damaged:
+        print(
+            f"warning: {summary.damaged} images are damaged and come from other folders; run the "
+            "same command with each folder that this store was made from"
         )
     if summary.gone:
         store = "" if out == default_store() else f" {shlex.quote(str(out))}"

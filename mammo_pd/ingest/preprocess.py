@@ -29,6 +29,7 @@ from mammo_pd.data.store import (
     read_store_info,
     stored_bytes,
     take_in,
+    write_array,
     write_store_info,
 )
 from mammo_pd.errors import ImageError, InputError
@@ -41,6 +42,7 @@ from mammo_pd.ingest.content import content_digest
 from mammo_pd.ingest.label_join import LabelChanges, join_labels, refuse_losing_labels
 from mammo_pd.ingest.moved import recognise_moved
 from mammo_pd.ingest.process import Job, Outcome, failed, process_file
+from mammo_pd.ingest.verify import find_damaged
 from mammo_pd.ingest.walk import FoundFiles, PassedOver, find_images
 from mammo_pd.ingest.workers import run_in_processes, run_on_cluster
 from mammo_pd.terms import PYRAMID_LONG_SIDES, Reason, Status
@@ -77,6 +79,8 @@ class PreprocessSummary:
         mixed_voi: machines (manufacturer and model) of whose ok images some have one kind of
             value-of-interest transformation and some another, with the count of each kind.
         closed_folders: folders that could not be listed.
+        damaged: images of the whole store that ``verify`` found damaged and that are not in the
+            folder, so that they could not be made anew.
         gone: images of the whole store whose file is no longer where it was read.
         details: one example for each reason: image_id and sentence. Never a file's name, which can
             be a patient's name or an image's UID: what is printed ends up in logs.
@@ -100,6 +104,7 @@ class PreprocessSummary:
     odd_headers: int
     mixed_voi: dict[str, dict[str, int]]
     closed_folders: int
+    damaged: int
     gone: int
     details: dict[str, str]
     contact_sheets: tuple[Path, ...]
@@ -124,6 +129,7 @@ class _Target:
     record: Record
     fingerprint: str
     labels: LabelTable | None = None
+    damaged: frozenset[str] = frozenset()
 
 
 def preprocess(
@@ -138,6 +144,7 @@ def preprocess(
     contact_sheet: Path | None = None,
     crosswalk: Path | None = None,
     key: bytes | None = None,
+    verify: bool = False,
     say: Callable[[str], None] = print,
 ) -> PreprocessSummary:
     """Put every mammogram under a folder into a store.
@@ -155,6 +162,7 @@ def preprocess(
         crosswalk: a CSV to write image_id, path and original identifiers to.
         key: of the hashes, 32 bytes, so that images get the names that they have in another store;
             by default a new store makes its own.
+        verify: read every level of the store, and make those anew whose content is damaged.
         say: is given each line that is meant for the user.
 
     Raises:
@@ -173,7 +181,12 @@ def preprocess(
         record.commit()
         if moved:
             say(f"{moved} files have moved since they were read, and are not decoded again")
-        target = _Target(folder, paths, record, read_store_info(paths)["fingerprint"], labels)
+        damaged = find_damaged(paths, record) if verify else frozenset()
+        if verify:
+            say(f"--verify: {len(damaged)} images of the store have damaged or lost levels")
+        target = _Target(
+            folder, paths, record, read_store_info(paths)["fingerprint"], labels, damaged
+        )
         if labels is not None and not replace_labels:
             refuse_losing_labels(labels, folder, record)
         jobs, unnamed_rasters = _plan(found, target, labels, settings, contact_sheet is not None)
@@ -273,12 +286,12 @@ def _version(source: Path) -> tuple[int, int]:
 def _is_pending(job: Job, target: _Target) -> bool:
     """Whether a file is new, changed, now named by the label table, or its pixels are gone."""
     known = target.record.known(job.source)
-    return not known or any(_needs_work(job, target.paths, *image) for image in known)
+    return not known or any(_needs_work(job, target, *image) for image in known)
 
 
 def _needs_work(
     job: Job,
-    paths: StorePaths,
+    target: _Target,
     size: int,
     mtime_ns: int,
     image_id: str,
@@ -296,8 +309,10 @@ def _needs_work(
         return True
     if reason is None:
         # A level can be lost or truncated, as after a full disk.
-        return stored_bytes(paths, image_id) != kept or (
-            job.thumbnail and not paths.thumbnail(image_id).is_file()
+        return (
+            stored_bytes(target.paths, image_id) != kept
+            or image_id in target.damaged
+            or (job.thumbnail and not target.paths.thumbnail(image_id).is_file())
         )
     if job.named and reason in (Reason.NOT_MAMMOGRAPHY, Reason.NOT_IN_TABLE):
         return True
@@ -407,8 +422,10 @@ def _store_image(job: Job, outcome: Outcome, target: _Target) -> RecordedImage:
         if outcome.thumbnail is not None:
             file = paths.thumbnail(image_id)
             file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            np.save(file, outcome.thumbnail, allow_pickle=False)
-    return RecordedImage(origin, image_id, columns, outcome.identifiers, size)
+            write_array(file, outcome.thumbnail)
+    return RecordedImage(
+        origin, image_id, columns, outcome.identifiers, size, checksums=outcome.checksums
+    )
 
 
 def _finish(
@@ -451,8 +468,9 @@ def _finish(
                 if row["status"] == Status.OK and row.get("voi_applied"):
                     kinds = voi.setdefault(_machine(row), Counter())
                     kinds[row["voi_applied"].partition(":")[0]] += 1
-            elif is_gone(image.source.path):
-                counts["gone"] += 1
+            else:
+                counts["damaged"] += image.image_id in target.damaged
+                counts["gone"] += is_gone(image.source.path)
             yield row
 
     schema = pa.schema(
@@ -483,6 +501,7 @@ def _finish(
             machine: dict(kinds) for machine, kinds in sorted(voi.items()) if len(kinds) > 1
         },
         closed_folders=found.unreadable_folders,
+        damaged=counts["damaged"],
         gone=counts["gone"],
         details=details,
         contact_sheets=(),

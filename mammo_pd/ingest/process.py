@@ -4,7 +4,6 @@ Importing this module loads neither MONAI nor a decoder, since the process that 
 needs neither.
 """
 
-import hashlib
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +19,7 @@ from mammo_pd.data.store import write_pyramid
 from mammo_pd.errors import ImageError
 from mammo_pd.imaging.raster import RASTER_SUFFIXES
 from mammo_pd.imaging.settings import ImagingSettings
-from mammo_pd.ingest.content import content_digest
+from mammo_pd.ingest.content import content_digest, pixel_digest
 from mammo_pd.terms import Frames, Reason, Status
 
 if TYPE_CHECKING:
@@ -65,6 +64,7 @@ class Outcome:
         pixel_digest: of the native pixels; empty if there are none.
         thumbnail: (h, w) uint8 whole frame, if wanted.
         file_content: digest of the whole file's content; empty if unknown.
+        checksums: of the files in ``pyramid``, by the name of the level.
     """
 
     columns: Mapping[str, Any]
@@ -74,6 +74,7 @@ class Outcome:
     pixel_digest: bytes = b""
     thumbnail: npt.NDArray[np.uint8] | None = None
     file_content: bytes = b""
+    checksums: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -224,17 +225,16 @@ def _prepare(settings: ImagingSettings, thumbnail: bool, assume_mammogram: bool)
 def _write(job: Job, image: ProcessedImage, frame: int | None = None) -> Outcome:
     # A folder for each attempt: a worker that was given up for dead may still be writing.
     folder = job.partial / uuid.uuid4().hex
-    write_pyramid(folder, image.pyramid)
+    checksums = write_pyramid(folder, image.pyramid)
     native = image.pyramid["native"]
-    digest = hashlib.sha256(repr(native.shape).encode())
-    digest.update(np.ascontiguousarray(native).data)
     return Outcome(
         {**image.columns, "status": str(Status.OK)},
         frame,
         image.identifiers,
         folder,
-        digest.digest(),
+        pixel_digest(native),
         image.thumbnail,
+        checksums=checksums,
     )
 
 
