@@ -152,6 +152,12 @@ class Record:
             _of_file(path),
         ).fetchall()
 
+    @property
+    def holds_pixels(self) -> bool:
+        """Whether any image is in the store with its pixels."""
+        found = self._database.execute("SELECT 1 FROM images WHERE status = 'ok' LIMIT 1")
+        return found.fetchone() is not None
+
     def source_of(self, image_id: str) -> ImageOrigin | None:
         """Where an image comes from; None if it is not recorded."""
         row = self._database.execute(

@@ -1,7 +1,7 @@
 """The store: where its files lie, what it was made with, and its pixels as pyramid levels.
 
     store/
-      store.json            the settings that made the pixels, and their fingerprint
+      store.json            the settings that made the pixels, their fingerprint, the levels kept
       manifest.parquet      one row per image found
       pixels/ab/abcd…/      native.npy, 4096.npy, 2048.npy, …: uint16, chest wall on the left
       splits/               NAME.csv and NAME.json
@@ -9,7 +9,7 @@
 
 Paths and original identifiers are in ``private/`` and nowhere else: leave that folder out when you
 hand a store on. A level is named by its long side in pixels, or ``native``; an image has the levels
-smaller than its native size.
+smaller than its native size, or those of them that the store keeps (`kept_levels`).
 """
 
 import hashlib
@@ -213,6 +213,15 @@ def take_in(paths: StorePaths, partial: Path, image_id: str) -> None:
         shutil.rmtree(place)
     partial.rename(place)
     sync_folder(place.parent)
+
+
+def put_levels(paths: StorePaths, partial: Path, image_id: str) -> None:
+    """Move further levels from where a worker wrote them to the other levels of their image."""
+    place = paths.image(image_id)
+    for file in sorted(partial.iterdir()):
+        file.replace(place / file.name)
+    partial.rmdir()
+    sync_folder(place)
 
 
 def stored_bytes(paths: StorePaths, image_id: str) -> int:

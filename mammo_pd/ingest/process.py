@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from mammo_pd.data.kept_levels import ALL_LEVELS, levels_of
 from mammo_pd.data.store import write_pyramid
 from mammo_pd.errors import ImageError
 from mammo_pd.imaging.raster import RASTER_SUFFIXES
@@ -41,6 +42,7 @@ class Job:
         partial: the folder in which workers write.
         thumbnail: whether a thumbnail of the whole frame is wanted.
         photometric_interpretation: what the label table says of a file that is not DICOM.
+        levels: those that the store keeps.
     """
 
     source: Path
@@ -50,6 +52,7 @@ class Job:
     partial: Path
     thumbnail: bool
     photometric_interpretation: str | None = None
+    levels: tuple[str, ...] = ALL_LEVELS
 
 
 @dataclass(frozen=True)
@@ -225,8 +228,9 @@ def _prepare(settings: ImagingSettings, thumbnail: bool, assume_mammogram: bool)
 def _write(job: Job, image: ProcessedImage, frame: int | None = None) -> Outcome:
     # A folder for each attempt: a worker that was given up for dead may still be writing.
     folder = job.partial / uuid.uuid4().hex
-    checksums = write_pyramid(folder, image.pyramid)
     native = image.pyramid["native"]
+    kept = levels_of(max(native.shape), job.levels)
+    checksums = write_pyramid(folder, {name: image.pyramid[name] for name in kept})
     return Outcome(
         {**image.columns, "status": str(Status.OK)},
         frame,
