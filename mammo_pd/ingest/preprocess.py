@@ -408,7 +408,7 @@ def _needs_work(
 
 
 def _worker_died() -> Outcome:
-    detail = "the process that read it died (a decoder crash, or out of memory)"
+    detail = "the process that read it died (a decoder crash, out of memory, or stuck for too long)"
     return failed(ImageError(Reason.WORKER_DIED, detail))
 
 

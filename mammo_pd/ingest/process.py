@@ -21,6 +21,7 @@ from mammo_pd.errors import ImageError
 from mammo_pd.imaging.raster import RASTER_SUFFIXES
 from mammo_pd.imaging.settings import ImagingSettings
 from mammo_pd.ingest.content import content_digest, pixel_digest
+from mammo_pd.ingest.time_limit import time_limit
 from mammo_pd.terms import Frames, Reason, Status
 
 if TYPE_CHECKING:
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
 
 # A monai.transforms.Compose of dictionary transforms.
 Transforms = Callable[[dict[str, Any]], Mapping[Any, Any]]
+
+
+# The longest that a file may take: JPEG 2000, the slowest, takes a second for 3 MB.
+_SECONDS = 300.0
+_SECONDS_PER_MB = 1.0
 
 
 @dataclass(frozen=True)
@@ -107,8 +113,12 @@ def process_file(job: Job) -> list[Outcome]:
     Raises:
         OSError: the pyramid cannot be written.
     """
-    content = content_digest(job.source)
-    return [replace(outcome, file_content=content) for outcome in _outcomes(job)]
+    try:
+        with time_limit(_SECONDS + _SECONDS_PER_MB * max(0, job.version[0]) / 1e6):
+            content = content_digest(job.source)
+            return [replace(outcome, file_content=content) for outcome in _outcomes(job)]
+    except ImageError as error:
+        return [failed(error)]
 
 
 def _outcomes(job: Job) -> list[Outcome]:
