@@ -33,6 +33,15 @@ def atomic_write(path: Path, *, mode: int = 0o666) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
+def sync_folder(folder: Path) -> None:
+    """Make names that were put into a folder survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole, as UTF-8."""
     with atomic_write(path) as beside:

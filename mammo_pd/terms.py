@@ -34,11 +34,12 @@ class Reason(StrEnum):
     HEADER_CONTRADICTS = "header_contradicts_pixels"
     EMPTY_PIXELS = "constant_pixels"
     WORKER_DIED = "worker_died"
+    TOO_SLOW = "took_too_long"
 
     @property
     def may_pass(self) -> bool:
         """Whether the cause may lie outside the file, so that the next run tries again."""
-        return self in (Reason.UNREADABLE, Reason.WORKER_DIED)
+        return self in (Reason.UNREADABLE, Reason.WORKER_DIED, Reason.TOO_SLOW)
 
     @property
     def excludes(self) -> bool:

@@ -43,6 +43,10 @@ def preprocess(
     contact_sheet: Annotated[Path | None, Parameter(metavar="PNG")] = None,
     crosswalk: Annotated[Path | None, Parameter(metavar="CSV")] = None,
     key: Annotated[Path | None, Parameter(metavar="FILE", show_default="a new key")] = None,
+    levels: Annotated[
+        str | None, Parameter(metavar="LEVEL,...", show_default="all of the store's")
+    ] = None,
+    verify: bool = False,
 ) -> None:
     """Convert a folder of mammograms to a store of tensors.
 
@@ -72,7 +76,11 @@ def preprocess(
         contact_sheet: Draw every crop, for you to look at.
         crosswalk: Write image_id, path and original identifiers in the clear.
         key: private/key of another store, to give images the same names as there.
+        levels: Pyramid levels to keep, of native,4096,2048,1024,512, beside those that the store
+            keeps already; 1024 is enough for --res 1024.
+        verify: Read all pixels of the store; make anew what is damaged.
     """
+    from mammo_pd.data.kept_levels import parse_levels
     from mammo_pd.imaging.settings import ImagingSettings
     from mammo_pd.ingest import preprocess as ingest
 
@@ -96,6 +104,8 @@ def preprocess(
         contact_sheet=contact_sheet,
         crosswalk=crosswalk,
         key=None if key is None else key.read_bytes(),
+        verify=verify,
+        levels=None if levels is None else parse_levels(levels),
     )
     _print_summary(summary, out, has_table=table is not None)
     if summary.details and crosswalk is None:
@@ -190,6 +200,16 @@ def _print_summary(summary: "PreprocessSummary", out: Path, *, has_table: bool) 
         print(
             f"warning: {summary.closed_folders} folders could not be listed and their images are "
             "missing; make them readable and run again"
+        )
+    if summary.damaged:
+        print(
+            f"warning: {summary.damaged} images are damaged and come from other folders; run the "
+            "same command with each folder that this store was made from"
+        )
+    if summary.lacking:
+        print(
+            f"warning: {summary.lacking} images lack a level that no other gives, and come from "
+            "other folders; run the same command with each folder that this store was made from"
         )
     if summary.gone:
         store = "" if out == default_store() else f" {shlex.quote(str(out))}"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mammo_pd.batch import ImageBatch
+from mammo_pd.data.kept_levels import refuse_missing_levels
 from mammo_pd.data.store import (
     StorePaths,
     choose_pyramid_level,
@@ -27,6 +28,9 @@ class MammogramDataset:
         rows: manifest rows with ``image_id``, ``crop_height`` and ``crop_width``.
         img_size: (height, width) in pixels that the model sees.
         targets: (rows, T) float32, NaN where one is missing; None where there are no labels.
+
+    Raises:
+        InputError: the store does not keep a level that this input size needs.
     """
 
     def __init__(
@@ -47,6 +51,12 @@ class MammogramDataset:
             choose_pyramid_level(height, width, img_size)
             for height, width in zip(heights, widths, strict=True)
         ]
+        long_sides = map(max, zip(heights, widths, strict=True))
+        refuse_missing_levels(
+            paths,
+            zip(self._levels, long_sides, strict=True),
+            f"an input of {img_size[0]}x{img_size[1]} pixels (--res)",
+        )
         # Height, width and where the pixels begin in the file, once they were looked up.
         self._shapes: list[tuple[int, int, int] | None] = [None] * len(self.image_ids)
 

@@ -16,6 +16,7 @@ from monai.data import Dataset, MetaTensor
 from monai.transforms import Compose, Transform
 from pandas.api.types import is_string_dtype
 
+from mammo_pd.data.kept_levels import refuse_missing_levels
 from mammo_pd.data.manifest import read_manifest
 from mammo_pd.data.splits import check_split, read_split
 from mammo_pd.data.store import StorePaths, open_store, read_pyramid_level
@@ -57,8 +58,8 @@ class MammogramStoreDataset(Dataset):
         transform: MONAI dictionary transforms, applied to each sample.
 
     Raises:
-        InputError: no such store, level, split, part or fold; or a patient on two sides of the
-            split.
+        InputError: no such store, level, split, part or fold; a level that the store does not keep;
+            or a patient on two sides of the split.
     """
 
     def __init__(
@@ -86,9 +87,14 @@ class MammogramStoreDataset(Dataset):
         rows = manifest[manifest["image_id"].isin(wanted)]
         given = () if transform is None else transform
         following = list(given) if isinstance(given, Sequence) else [given]
-        super().__init__(
-            _samples(rows, str(level)), Compose([ReadPyramidLeveld(paths), *following])
+        samples = _samples(rows, str(level))
+        meta = [sample["image"] for sample in samples]
+        refuse_missing_levels(
+            paths,
+            ((one["level"], max(one["crop_height"], one["crop_width"])) for one in meta),
+            f"level={level!r}",
         )
+        super().__init__(samples, Compose([ReadPyramidLeveld(paths), *following]))
 
 
 class ReadPyramidLeveld(Transform):

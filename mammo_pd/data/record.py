@@ -75,6 +75,7 @@ class RecordedImage:
         identifiers: the original ones, in the clear.
         stored_bytes: total size of its levels, by which a lost or truncated one is noticed.
         labels: its row of the label table.
+        checksums: of its levels' files, by name; empty in stores of earlier versions.
     """
 
     source: ImageOrigin
@@ -83,6 +84,7 @@ class RecordedImage:
     identifiers: Mapping[str, str]
     stored_bytes: int
     labels: Mapping[str, Any] = field(default_factory=dict)
+    checksums: Mapping[str, int] = field(default_factory=dict)
 
 
 class Record:
@@ -134,11 +136,12 @@ class Record:
         self._database.execute(
             "CREATE TABLE IF NOT EXISTS images (source BLOB PRIMARY KEY, size INTEGER, "
             "mtime_ns INTEGER, image_id TEXT, status TEXT, reason TEXT, stored_bytes INTEGER, "
-            "facts TEXT, identifiers TEXT, labels TEXT, content BLOB)"
+            "facts TEXT, identifiers TEXT, labels TEXT, content BLOB, checksums TEXT)"
         )
         columns = {row[1] for row in self._database.execute("PRAGMA table_info(images)")}
-        if "content" not in columns:  # a store of an earlier version
-            self._database.execute("ALTER TABLE images ADD COLUMN content BLOB")
+        for column in ("content BLOB", "checksums TEXT"):
+            if column.split()[0] not in columns:  # a store of an earlier version
+                self._database.execute(f"ALTER TABLE images ADD COLUMN {column}")
         self._database.execute("CREATE INDEX IF NOT EXISTS by_image_id ON images (image_id)")
         self._database.execute(f"CREATE INDEX IF NOT EXISTS by_pixels ON images ({_PIXEL_HASH})")
         self._database.execute("CREATE TABLE IF NOT EXISTS folders (path BLOB PRIMARY KEY)")
@@ -197,6 +200,12 @@ class Record:
             _of_file(path),
         ).fetchall()
 
+    @property
+    def holds_pixels(self) -> bool:
+        """Whether any image is in the store with its pixels."""
+        found = self._database.execute("SELECT 1 FROM images WHERE status = 'ok' LIMIT 1")
+        return found.fetchone() is not None
+
     def source_of(self, image_id: str) -> ImageOrigin | None:
         """Where an image comes from; None if it is not recorded."""
         row = self._database.execute(
@@ -247,7 +256,7 @@ class Record:
         ).fetchone() or (None,)
         self._database.execute(f"DELETE FROM images WHERE {_OF_FILE}", _of_file(path))
         self._database.executemany(
-            "INSERT INTO images VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO images VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 (
                     _as_key(image.source),
@@ -260,9 +269,23 @@ class Record:
                     json.dumps(image.identifiers),
                     *labels,
                     content,
+                    json.dumps(image.checksums),
                 )
                 for image in images
             ),
+        )
+
+    def put_levels(self, image_id: str, checksums: Mapping[str, int], stored_bytes: int) -> None:
+        """Record the levels that an image has now.
+
+        Args:
+            image_id: the image.
+            checksums: of its levels' files, by name.
+            stored_bytes: their total size.
+        """
+        self._database.execute(
+            "UPDATE images SET checksums = ?, stored_bytes = ? WHERE image_id = ?",
+            (json.dumps(checksums), stored_bytes, image_id),
         )
 
     def put_labels(self, path: Path, labels: Mapping[str, Any] | None) -> None:
@@ -357,11 +380,11 @@ class Record:
     def rows(self) -> Iterator[RecordedImage]:
         """Every image, sorted by image_id."""
         cursor = self._database.execute(
-            "SELECT source, image_id, facts, identifiers, stored_bytes, labels FROM images "
-            "ORDER BY image_id, source"
+            "SELECT source, image_id, facts, identifiers, stored_bytes, labels, checksums "
+            "FROM images ORDER BY image_id, source"
         )
         with closing(cursor):
-            for source, image_id, columns, identifiers, size, labels in cursor:
+            for source, image_id, columns, identifiers, size, labels, checksums in cursor:
                 yield RecordedImage(
                     _as_source(source),
                     image_id,
@@ -369,6 +392,7 @@ class Record:
                     json.loads(identifiers),
                     size,
                     json.loads(labels) if labels else {},
+                    json.loads(checksums) if checksums else {},
                 )
 
 

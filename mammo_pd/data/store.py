@@ -1,7 +1,7 @@
 """The store: where its files lie, what it was made with, and its pixels as pyramid levels.
 
     store/
-      store.json            the settings that made the pixels, and their fingerprint
+      store.json            the settings that made the pixels, their fingerprint, the levels kept
       manifest.parquet      one row per image found
       pixels/ab/abcd…/      native.npy, 4096.npy, 2048.npy, …: uint16, chest wall on the left
       splits/               NAME.csv and NAME.json
@@ -9,13 +9,15 @@
 
 Paths and original identifiers are in ``private/`` and nowhere else: leave that folder out when you
 hand a store on. A level is named by its long side in pixels, or ``native``; an image has the levels
-smaller than its native size.
+smaller than its native size, or those of them that the store keeps (`kept_levels`).
 """
 
 import hashlib
+import io
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +27,13 @@ import numpy as np
 import numpy.typing as npt
 
 from mammo_pd.errors import InputError
-from mammo_pd.files import write_text
+from mammo_pd.files import sync_folder, write_text
 from mammo_pd.terms import PYRAMID_LONG_SIDES
 
 FORMAT = 1
+
+# Bytes of a level read at once to sum them up.
+_CHUNK = 2**20
 
 
 @dataclass(frozen=True)
@@ -155,20 +160,75 @@ def write_store_info(paths: StorePaths, info: Mapping[str, Any]) -> None:
     write_text(paths.info, json.dumps({"format": FORMAT, **info}, indent=2) + "\n")
 
 
-def write_pyramid(folder: Path, levels: Mapping[str, npt.NDArray[np.uint16]]) -> None:
-    """Write the pyramid of one image, each level as (height, width) uint16 in ``NAME.npy``."""
+def write_pyramid(folder: Path, levels: Mapping[str, npt.NDArray[np.uint16]]) -> dict[str, int]:
+    """Write the pyramid of one image, each level as (height, width) uint16 in ``NAME.npy``.
+
+    Returns:
+        The checksum of each level's file, by which `is_damaged` finds what a disk got wrong.
+    """
     folder.mkdir(parents=True)
-    for name, pixels in levels.items():
-        np.save(folder / f"{name}.npy", np.ascontiguousarray(pixels), allow_pickle=False)
+    checksums = {
+        name: write_array(folder / f"{name}.npy", pixels) for name, pixels in levels.items()
+    }
+    sync_folder(folder)
+    return checksums
+
+
+def write_array(file: Path, array: npt.NDArray[Any]) -> int:
+    """Write an array as ``numpy.save`` does, and wait until it is on the disk.
+
+    Without that wait a power cut could leave a file of the right size and of zeros, which the
+    record, written later, says to be done.
+
+    Returns:
+        The CRC-32 of the file.
+    """
+    array = np.ascontiguousarray(array)
+    with file.open("wb") as stream:
+        stream.write(_array_header(array))
+        stream.write(array.data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    return array_checksum(array)
+
+
+def array_checksum(array: npt.NDArray[Any]) -> int:
+    """The CRC-32 of the file that `write_array` makes of an array."""
+    array = np.ascontiguousarray(array)
+    return zlib.crc32(array.data, zlib.crc32(_array_header(array)))
+
+
+def is_damaged(file: Path, checksum: int) -> bool:
+    """Whether a level is missing, cannot be read, or no longer has its checksum."""
+    found = 0
+    try:
+        with file.open("rb") as stream:
+            while chunk := stream.read(_CHUNK):
+                found = zlib.crc32(chunk, found)
+    except OSError:  # a bad sector, too
+        return True
+    return found != checksum
 
 
 def take_in(paths: StorePaths, partial: Path, image_id: str) -> None:
     """Move a finished image from where a worker wrote it to its place; an older one is replaced."""
     place = paths.image(image_id)
-    place.parent.mkdir(parents=True, exist_ok=True)
+    if not place.parent.is_dir():
+        place.parent.mkdir(parents=True)
+        sync_folder(place.parent.parent)
     if place.exists():
         shutil.rmtree(place)
     partial.rename(place)
+    sync_folder(place.parent)
+
+
+def put_levels(paths: StorePaths, partial: Path, image_id: str) -> None:
+    """Move further levels from where a worker wrote them to the other levels of their image."""
+    place = paths.image(image_id)
+    for file in sorted(partial.iterdir()):
+        file.replace(place / file.name)
+    partial.rmdir()
+    sync_folder(place)
 
 
 def stored_bytes(paths: StorePaths, image_id: str) -> int:
@@ -263,6 +323,12 @@ def read_pyramid_level_into(
             os.close(handle)
     except (OSError, ValueError) as error:
         raise _lost_level(file, error) from error
+
+
+def _array_header(array: npt.NDArray[Any]) -> bytes:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
+    return header.getvalue()
 
 
 def _lost_level(file: Path, error: Exception) -> InputError:

@@ -13,7 +13,12 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.errors import InvalidDicomError
 
 from mammo_pd.errors import ImageError
+from mammo_pd.imaging.bounds import refuse_unbounded
 from mammo_pd.terms import Reason
+
+# Bytes of a file in which elements are read only when they are asked for, and of those elements.
+_LARGE_FILE = 2**28
+_DEFERRED = 2**26
 
 
 def read_dataset(path: Path) -> Dataset:
@@ -33,8 +38,11 @@ def read_dataset(path: Path) -> Dataset:
     with warnings.catch_warnings(), config.disable_value_validation():
         warnings.simplefilter("ignore")
         try:
+            refuse_unbounded(path)
+            # Large private elements stay on the disk until they are asked for, which nobody does.
+            defer = _DEFERRED if path.stat().st_size > _LARGE_FILE else None
             try:
-                dataset = pydicom.dcmread(path)
+                dataset = pydicom.dcmread(path, defer_size=defer)
             except InvalidDicomError:
                 dataset = pydicom.dcmread(path, force=True)
                 if "SOPClassUID" not in dataset and "Rows" not in dataset:

@@ -71,13 +71,27 @@ def build_pyramid(pixels: np.ndarray) -> dict[str, np.ndarray]:
         uint16 by name: ``native`` and, largest first, ``4096``, ``2048``, ... as far as they are
         smaller than native.
     """
-    levels = {"native": pixels}
+    height, width = pixels.shape
+    return {"native": pixels, **smaller_levels(pixels, (height, width))}
+
+
+def smaller_levels(pixels: np.ndarray, native: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Build the pyramid levels below one of them.
+
+    Args:
+        pixels: (h, w) uint16, the native image or a level of it.
+        native: (height, width) of the native image.
+
+    Returns:
+        uint16 by name, largest first: those of `PYRAMID_LONG_SIDES` that are smaller than
+        ``pixels``.
+    """
+    levels: dict[str, np.ndarray] = {}
     larger = pixels
     for long_side in PYRAMID_LONG_SIDES:
         if long_side < max(pixels.shape):
             # Each from the next larger level: cheaper than from native, and as exact.
-            height, width = pixels.shape
-            larger = area_average(larger, fitted_size((height, width), long_side))
+            larger = area_average(larger, fitted_size(native, long_side))
             levels[str(long_side)] = larger
     return levels
 

@@ -47,11 +47,10 @@ def read_raster(path: Path) -> RasterImage:
     """
     try:
         with Image.open(path) as image:
-            pages = getattr(image, "n_frames", 1)
-            if pages > 1:
+            if _has_pages(image):
                 raise ImageError(
                     Reason.MULTI_FRAME,
-                    f"The file holds {pages} pages; only single images are used.",
+                    "The file holds more than one page; only single images are used.",
                 )
             pixels = _grey(image)
             tags = getattr(image, "tag_v2", {})
@@ -93,6 +92,15 @@ def reached_depth(pixels: np.ndarray) -> int:
         return 8
     needed = int(pixels.max()).bit_length()
     return next(depth for depth in _STANDARD_DEPTHS if depth >= needed)
+
+
+def _has_pages(image: Image.Image) -> bool:
+    # Not by n_frames, for which Pillow goes through all pages: minutes where there are 200,000.
+    try:
+        image.seek(1)
+    except EOFError:
+        return False
+    return True
 
 
 def _grey(image: Image.Image) -> np.ndarray:

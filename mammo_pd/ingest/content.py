@@ -1,9 +1,12 @@
-"""What a file holds, as a digest by which it is recognised when it has moved."""
+"""What a file or an image holds, as a digest by which it is recognised."""
 
 import hashlib
 import mmap
 import os
 from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
 
 # Files of up to this many bytes are read whole.
 _WHOLE = 2**20
@@ -34,4 +37,11 @@ def content_digest(path: Path) -> bytes:
                     digest.update(content[-_BLOCK:])
     except (OSError, ValueError):  # ValueError: an empty file cannot be mapped
         return b""
+    return digest.digest()
+
+
+def pixel_digest(native: npt.NDArray[np.uint16]) -> bytes:
+    """Digest of an image's native pixels, whose keyed hash is the manifest's ``pixel_hash``."""
+    digest = hashlib.sha256(repr(native.shape).encode())
+    digest.update(np.ascontiguousarray(native).data)
     return digest.digest()

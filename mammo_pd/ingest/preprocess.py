@@ -12,14 +12,15 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from tqdm import tqdm
 
+from mammo_pd.data.kept_levels import ALL_LEVELS, keep_levels, kept_levels
 from mammo_pd.data.labels import LabelTable
 from mammo_pd.data.manifest import write_manifest
 from mammo_pd.data.manifest_row import manifest_row
@@ -30,6 +31,7 @@ from mammo_pd.data.store import (
     read_store_info,
     stored_bytes,
     take_in,
+    write_array,
     write_store_info,
 )
 from mammo_pd.errors import ImageError, InputError
@@ -37,15 +39,28 @@ from mammo_pd.files import atomic_write, is_gone
 from mammo_pd.imaging.box import Box
 from mammo_pd.imaging.raster import RASTER_SUFFIXES
 from mammo_pd.imaging.settings import ALGORITHM_VERSION, ImagingSettings
+from mammo_pd.ingest.add_levels import (
+    LevelJob,
+    MadeLevels,
+    make_levels,
+    plan_levels,
+    take_in_levels,
+)
 from mammo_pd.ingest.contact_sheet import draw_contact_sheet
 from mammo_pd.ingest.content import content_digest
 from mammo_pd.ingest.label_join import LabelChanges, join_labels, refuse_losing_labels
 from mammo_pd.ingest.moved import recognise_moved
 from mammo_pd.ingest.process import Job, Outcome, failed, process_file
+from mammo_pd.ingest.progress import Progress
+from mammo_pd.ingest.space import Space, expected_space, tell_space
+from mammo_pd.ingest.verify import find_damaged
 from mammo_pd.ingest.walk import FoundFiles, PassedOver, find_images
 from mammo_pd.ingest.workers import run_in_processes, run_on_cluster
 from mammo_pd.table_file import without_formulas
 from mammo_pd.terms import PYRAMID_LONG_SIDES, Reason, Status
+
+J = TypeVar("J")
+R = TypeVar("R")
 
 # A kill loses at most this many files' work.
 _COMMIT_EVERY = 16
@@ -91,6 +106,10 @@ class PreprocessSummary:
         mixed_voi: machines (manufacturer and model) of whose ok images some have one kind of
             value-of-interest transformation and some another, with the count of each kind.
         closed_folders: folders that could not be listed.
+        damaged: images of the whole store that ``verify`` found damaged and that are not in the
+            folder, so that they could not be made anew.
+        lacking: images of the whole store that lack a level, must be decoded for it, and are not in
+            the folder.
         gone: images of the whole store whose file is no longer where it was read.
         details: one example for each reason: image_id and sentence. Never a file's name, which can
             be a patient's name or an image's UID: what is printed ends up in logs.
@@ -120,6 +139,8 @@ class PreprocessSummary:
     odd_headers: int
     mixed_voi: dict[str, dict[str, int]]
     closed_folders: int
+    damaged: int
+    lacking: int
     gone: int
     details: dict[str, str]
     contact_sheets: tuple[Path, ...]
@@ -144,6 +165,9 @@ class _Target:
     record: Record
     fingerprint: str
     labels: LabelTable | None = None
+    kept: tuple[str, ...] = ALL_LEVELS
+    damaged: frozenset[str] = frozenset()
+    to_decode: frozenset[str] = frozenset()
 
 
 def preprocess(
@@ -158,6 +182,8 @@ def preprocess(
     contact_sheet: Path | None = None,
     crosswalk: Path | None = None,
     key: bytes | None = None,
+    verify: bool = False,
+    levels: tuple[str, ...] | None = None,
     say: Callable[[str], None] = print,
 ) -> PreprocessSummary:
     """Put every mammogram under a folder into a store.
@@ -175,6 +201,9 @@ def preprocess(
         crosswalk: a CSV to write image_id, path and original identifiers to.
         key: of the hashes, 32 bytes, so that images get the names that they have in another store;
             by default a new store makes its own.
+        levels: that the store is to keep, beside those that it keeps already; by default a new
+            store keeps all.
+        verify: read every level of the store, and make those anew whose content is damaged.
         say: is given each line that is meant for the user.
 
     Raises:
@@ -193,18 +222,38 @@ def preprocess(
         record.commit()
         if moved:
             say(f"{moved} files have moved since they were read, and are not decoded again")
-        target = _Target(folder, paths, record, read_store_info(paths)["fingerprint"], labels)
         if labels is not None and not replace_labels:
             refuse_losing_labels(labels, folder, record)
+        # What a killed run left half written.
+        shutil.rmtree(paths.partial, ignore_errors=True)
+        damaged = find_damaged(paths, record) if verify else frozenset()
+        if verify:
+            say(f"--verify: {len(damaged)} images of the store have damaged or lost levels")
+        kept = _levels_to_keep(paths, record, levels, say)
+        do = partial(_do, workers=workers, scheduler=scheduler, record=record, say=say)
+        to_decode = _add_levels(paths, record, kept, damaged, do, say)
+        target = _Target(
+            folder,
+            paths,
+            record,
+            read_store_info(paths)["fingerprint"],
+            labels,
+            kept,
+            damaged,
+            to_decode,
+        )
         jobs, unnamed_rasters = _plan(found, target, labels, settings, contact_sheet is not None)
         pending = len(jobs) + len(unnamed_rasters)
         say(_opening_line(found, folder, pending))
+        if jobs:
+            sources = [job.source for job in jobs]
+            say(tell_space(paths, expected_space(sources, settings.frames, kept)))
+        keep_levels(paths, kept)
         for job in unnamed_rasters:
             outcome = replace(_not_in_table(), file_content=content_digest(job.source))
             _commit(job, [outcome], target)
-        # What a killed run left half written.
-        shutil.rmtree(paths.partial, ignore_errors=True)
-        _run(jobs, target, workers, scheduler)
+        for job, done in do("preprocess", jobs, process_file):
+            _commit(job, [_worker_died()] if done is None else done, target)
         shutil.rmtree(paths.partial, ignore_errors=True)
         summary = _finish(found, target, labels, pending, replace_labels)
         if contact_sheet is not None:
@@ -247,6 +296,7 @@ def _plan(
             target.paths.partial,
             thumbnail,
             photometric,
+            target.kept,
         )
         if _is_pending(job, target):
             # Any picture can be a PNG; only a table tells that one is a mammogram.
@@ -262,20 +312,70 @@ def _opening_line(found: FoundFiles, folder: Path, pending: int) -> str:
     return f"{count} images in {folder}{done}{other}"
 
 
-def _run(jobs: list[Job], target: _Target, workers: int | None, scheduler: str | None) -> None:
-    """Do the jobs and commit their outcomes, in order."""
-    outcomes = (
-        run_in_processes(jobs, process_file, max(1, min(workers or _cores(), len(jobs))))
+def _do(
+    name: str,
+    jobs: list[J],
+    work: Callable[[J], R],
+    *,
+    workers: int | None,
+    scheduler: str | None,
+    record: Record,
+    say: Callable[[str], None],
+) -> Iterator[tuple[J, R | None]]:
+    """Do jobs, and commit what is made of their results, which come in order."""
+    results = (
+        run_in_processes(jobs, work, max(1, min(workers or _cores(), len(jobs))))
         if scheduler is None
-        else run_on_cluster(jobs, process_file, scheduler)
+        else run_on_cluster(jobs, work, scheduler)
     )
-    with tqdm(total=len(jobs), unit="image", desc="preprocess", disable=not jobs or None) as bar:
-        for number, (job, done) in enumerate(outcomes, start=1):
-            _commit(job, [_worker_died()] if done is None else done, target)
+    with Progress(name, len(jobs), say) as progress:
+        for number, result in enumerate(results, start=1):
+            yield result
             if number % _COMMIT_EVERY == 0:
-                target.record.commit()
-            bar.update()
-    target.record.commit()
+                record.commit()
+            progress.update()
+    record.commit()
+
+
+def _levels_to_keep(
+    paths: StorePaths,
+    record: Record,
+    asked: tuple[str, ...] | None,
+    say: Callable[[str], None],
+) -> tuple[str, ...]:
+    """The levels that were asked for, beside those that the store's images have already."""
+    if asked is None:
+        return kept_levels(paths)
+    if not record.holds_pixels:
+        return asked
+    before = kept_levels(paths)
+    if not {*before} <= {*asked}:
+        say(
+            f"the store keeps {', '.join(before)} already; levels are added and never removed: "
+            "to keep fewer, make another store with --out"
+        )
+    return tuple(level for level in ALL_LEVELS if level in {*before, *asked})
+
+
+def _add_levels(
+    paths: StorePaths,
+    record: Record,
+    kept: tuple[str, ...],
+    damaged: frozenset[str],
+    do: Callable[..., Iterator[tuple[LevelJob, MadeLevels | None]]],
+    say: Callable[[str], None],
+) -> frozenset[str]:
+    """Add levels that larger ones give; image_id of images that must be decoded for theirs."""
+    jobs, to_decode = plan_levels(paths, record, kept, damaged)
+    if not jobs:
+        return to_decode
+    say(f"{len(jobs)} images get further levels out of larger ones, and are not decoded again")
+    size = sum(job.size for job in jobs)
+    say(tell_space(paths, Space(size, size)))
+    # From now on the images need not have the same levels, and the next run is to know which.
+    keep_levels(paths, kept)
+    made = do("levels", jobs, make_levels)
+    return to_decode | {*take_in_levels(made, paths, record)}
 
 
 def _cores() -> int:
@@ -293,12 +393,12 @@ def _version(source: Path) -> tuple[int, int]:
 def _is_pending(job: Job, target: _Target) -> bool:
     """Whether a file is new, changed, now named by the label table, or its pixels are gone."""
     known = target.record.known(job.source)
-    return not known or any(_needs_work(job, target.paths, *image) for image in known)
+    return not known or any(_needs_work(job, target, *image) for image in known)
 
 
 def _needs_work(
     job: Job,
-    paths: StorePaths,
+    target: _Target,
     size: int,
     mtime_ns: int,
     image_id: str,
@@ -316,8 +416,11 @@ def _needs_work(
         return True
     if reason is None:
         # A level can be lost or truncated, as after a full disk.
-        return stored_bytes(paths, image_id) != kept or (
-            job.thumbnail and not paths.thumbnail(image_id).is_file()
+        return (
+            stored_bytes(target.paths, image_id) != kept
+            or image_id in target.damaged
+            or image_id in target.to_decode
+            or (job.thumbnail and not target.paths.thumbnail(image_id).is_file())
         )
     if job.named and reason in (Reason.NOT_MAMMOGRAPHY, Reason.NOT_IN_TABLE):
         return True
@@ -325,7 +428,7 @@ def _needs_work(
 
 
 def _worker_died() -> Outcome:
-    detail = "the process that read it died (a decoder crash, or out of memory)"
+    detail = "the process that read it died (a decoder crash, out of memory, or stuck for too long)"
     return failed(ImageError(Reason.WORKER_DIED, detail))
 
 
@@ -429,8 +532,10 @@ def _store_image(job: Job, outcome: Outcome, target: _Target) -> RecordedImage:
         if outcome.thumbnail is not None:
             file = paths.thumbnail(image_id)
             file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            np.save(file, outcome.thumbnail, allow_pickle=False)
-    return RecordedImage(origin, image_id, columns, outcome.identifiers, size)
+            write_array(file, outcome.thumbnail)
+    return RecordedImage(
+        origin, image_id, columns, outcome.identifiers, size, checksums=outcome.checksums
+    )
 
 
 def _finish(
@@ -486,8 +591,10 @@ def _finish(
                 if row["status"] == Status.OK and row.get("voi_applied"):
                     kinds = voi.setdefault(_machine(row), Counter())
                     kinds[row["voi_applied"].partition(":")[0]] += 1
-            elif is_gone(image.source.path):
-                counts["gone"] += 1
+            else:
+                counts["damaged"] += image.image_id in target.damaged
+                counts["lacking"] += image.image_id in target.to_decode
+                counts["gone"] += is_gone(image.source.path)
             yield row
 
     schema = pa.schema(
@@ -524,6 +631,8 @@ def _finish(
             machine: dict(kinds) for machine, kinds in sorted(voi.items()) if len(kinds) > 1
         },
         closed_folders=found.unreadable_folders,
+        damaged=counts["damaged"],
+        lacking=counts["lacking"],
         gone=counts["gone"],
         details=details,
         contact_sheets=(),

@@ -4,7 +4,6 @@ Importing this module loads neither MONAI nor a decoder, since the process that 
 needs neither.
 """
 
-import hashlib
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -16,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from mammo_pd.data.kept_levels import ALL_LEVELS, levels_of
 from mammo_pd.data.store import write_pyramid
 from mammo_pd.errors import ImageError
 from mammo_pd.imaging.raster import RASTER_SUFFIXES
 from mammo_pd.imaging.settings import ImagingSettings
-from mammo_pd.ingest.content import content_digest
+from mammo_pd.ingest.content import content_digest, pixel_digest
+from mammo_pd.ingest.time_limit import time_limit
 from mammo_pd.terms import Frames, Reason, Status
 
 if TYPE_CHECKING:
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
 
 # A monai.transforms.Compose of dictionary transforms.
 Transforms = Callable[[dict[str, Any]], Mapping[Any, Any]]
+
+
+# The longest that a file may take: JPEG 2000, the slowest, takes a second for 3 MB.
+_SECONDS = 300.0
+_SECONDS_PER_MB = 1.0
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,7 @@ class Job:
         partial: the folder in which workers write.
         thumbnail: whether a thumbnail of the whole frame is wanted.
         photometric_interpretation: what the label table says of a file that is not DICOM.
+        levels: those that the store keeps.
     """
 
     source: Path
@@ -51,6 +58,7 @@ class Job:
     partial: Path
     thumbnail: bool
     photometric_interpretation: str | None = None
+    levels: tuple[str, ...] = ALL_LEVELS
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,7 @@ class Outcome:
         pixel_digest: of the native pixels; empty if there are none.
         thumbnail: (h, w) uint8 whole frame, if wanted.
         file_content: digest of the whole file's content; empty if unknown.
+        checksums: of the files in ``pyramid``, by the name of the level.
     """
 
     columns: Mapping[str, Any]
@@ -74,6 +83,7 @@ class Outcome:
     pixel_digest: bytes = b""
     thumbnail: npt.NDArray[np.uint8] | None = None
     file_content: bytes = b""
+    checksums: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -103,8 +113,12 @@ def process_file(job: Job) -> list[Outcome]:
     Raises:
         OSError: the pyramid cannot be written.
     """
-    content = content_digest(job.source)
-    return [replace(outcome, file_content=content) for outcome in _outcomes(job)]
+    try:
+        with time_limit(_SECONDS + _SECONDS_PER_MB * max(0, job.version[0]) / 1e6):
+            content = content_digest(job.source)
+            return [replace(outcome, file_content=content) for outcome in _outcomes(job)]
+    except ImageError as error:
+        return [failed(error)]
 
 
 def _outcomes(job: Job) -> list[Outcome]:
@@ -224,17 +238,17 @@ def _prepare(settings: ImagingSettings, thumbnail: bool, assume_mammogram: bool)
 def _write(job: Job, image: ProcessedImage, frame: int | None = None) -> Outcome:
     # A folder for each attempt: a worker that was given up for dead may still be writing.
     folder = job.partial / uuid.uuid4().hex
-    write_pyramid(folder, image.pyramid)
     native = image.pyramid["native"]
-    digest = hashlib.sha256(repr(native.shape).encode())
-    digest.update(np.ascontiguousarray(native).data)
+    kept = levels_of(max(native.shape), job.levels)
+    checksums = write_pyramid(folder, {name: image.pyramid[name] for name in kept})
     return Outcome(
         {**image.columns, "status": str(Status.OK)},
         frame,
         image.identifiers,
         folder,
-        digest.digest(),
+        pixel_digest(native),
         image.thumbnail,
+        checksums=checksums,
     )
 
 

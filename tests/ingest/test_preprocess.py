@@ -22,7 +22,13 @@ from mammo_pd.data.manifest import read_manifest
 from mammo_pd.data.record import Record
 from mammo_pd.data.split_store import split_store
 from mammo_pd.data.splits import patient_groups
-from mammo_pd.data.store import StorePaths, open_store, read_pyramid_level
+from mammo_pd.data.store import (
+    StorePaths,
+    open_store,
+    read_pyramid_level,
+    take_in,
+    write_pyramid,
+)
 from mammo_pd.errors import ImageError, InputError
 from mammo_pd.imaging.settings import ImagingSettings
 from mammo_pd.ingest import preprocess as stage
@@ -118,6 +124,57 @@ def test_changed_file_is_redone_and_a_lost_level_mended(phantoms: Path, tmp_path
     os.truncate(half / "native.npy", 1000)
     assert quiet(folder, tmp_path / "s").done_before == 2
     assert everything(tmp_path / "s") == whole
+
+
+@pytest.mark.parametrize("earlier_version", [False, True])
+def test_verify_finds_content_that_is_damaged_and_makes_it_anew(
+    phantoms: Path, tmp_path: Path, earlier_version: bool
+) -> None:
+    folder, other = some(phantoms, tmp_path / "d", women=1), tmp_path / "other"
+    out = tmp_path / "s"
+    other.mkdir()
+    next(folder.rglob("R_CC.dcm")).rename(other / "1.dcm")
+    quiet(folder, out)
+    quiet(other, out)
+    whole = everything(out)
+    if earlier_version:
+        with Record(StorePaths(out)) as record:
+            record._database.execute("UPDATE images SET checksums = NULL")
+    assert quiet(folder, out, verify=True).done_before == 3
+    with Record(StorePaths(out)) as record:
+        assert all(image.checksums for image in record.rows())
+    for number, name in enumerate(whole):
+        # One bit of a pixel, the header, nothing but zeros: the size stays.
+        content = bytearray(whole[name])
+        place = (len(content) - 1, 8)[number % 2]
+        content[place] ^= 1
+        (out / name).write_bytes(content if number % 3 else bytes(len(content)))
+    assert quiet(folder, out).done_before == 3
+    summary = quiet(folder, out, verify=True)
+    assert (summary.done_before, summary.damaged) == (0, 1)
+    assert quiet(other, out, verify=True).done_before == 0
+    assert everything(out) == whole
+
+
+def test_no_image_is_recorded_before_its_files_are_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: (_note(file, synced), fsync(file))[1])
+    paths = StorePaths(tmp_path / "s")
+    checksums = write_pyramid(paths.partial / "a", {"native": np.ones((3, 2), np.uint16)})
+    assert list(checksums) == ["native"]
+    take_in(paths, paths.partial / "a", "abcd")
+    names = [str(Path(name).relative_to(tmp_path / "s")) for name in synced]
+    assert names == ["pixels/.partial/a/native.npy", "pixels/.partial/a", "pixels", "pixels/ab"]
+    # And after all of them: the record's commit, which SQLite syncs itself.
+    with Record(paths) as record:
+        assert record._database.execute("PRAGMA synchronous").fetchone() == (2,)
+
+
+def _note(file: int, synced: list[str]) -> None:
+    synced.append(str(Path(f"/proc/self/fd/{file}").readlink()))
 
 
 def test_killed_run_is_completed_by_the_next(phantoms: Path, tmp_path: Path) -> None:

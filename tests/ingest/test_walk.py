@@ -1,4 +1,7 @@
 import os
+import socket
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 from dicom_files import half_disk, make_dataset, write_dicom
@@ -46,8 +49,20 @@ def test_what_cannot_be_opened_is_told_apart(tmp_path):
     assert why_no_image(tmp_path / "absent") is PassedOver.UNREADABLE
     # By its name an image: the worker records why it cannot be read.
     assert why_no_image(tmp_path / "absent.dcm") is None
-    os.mkfifo(tmp_path / "pipe.dcm")
-    assert why_no_image(tmp_path / "pipe.dcm") is PassedOver.NO_FILE
+
+
+@pytest.mark.parametrize("name", ["a.dcm", "a", "a.png"])
+def test_pipes_devices_sockets_and_links_to_them_are_no_files(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)  # a socket's path may be 107 bytes long
+    for kind in ("pipe", "device", "socket", "link"):
+        Path(kind).mkdir()
+    os.mkfifo(Path("pipe", name))
+    Path("device", name).symlink_to("/dev/zero")
+    with closing(socket.socket(socket.AF_UNIX)) as opened:
+        opened.bind(f"socket/{name}")
+    Path("link", name).symlink_to(tmp_path / "pipe" / name)
+    with pytest.raises(InputError, match=r"\(4 no file but a pipe, socket or device\)"):
+        find_images(tmp_path)
 
 
 def test_linked_folders_are_read_once_and_loops_cut(tmp_path):

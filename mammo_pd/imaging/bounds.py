@@ -1,0 +1,78 @@
+"""What a DICOM file may ask for before it is parsed: memory for deflated data, time for items."""
+
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from pydicom import uid
+from pydicom.filereader import read_dataset, read_preamble
+from pydicom.tag import BaseTag
+
+from mammo_pd.errors import ImageError
+from mammo_pd.terms import Reason
+
+# Bytes of an inflated dataset: tomosynthesis of sixty uncompressed frames takes half of it.
+MOST_INFLATED = 2**30
+# Sequence items before the pixels: pydicom takes 20 microseconds and kilobytes for each, and a
+# hundred frames with ten functional groups have a thousand.
+MOST_ITEMS = 100_000
+# Bytes looked through at once.
+_CHUNK = 2**20
+_ITEMS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
+_PIXEL_DATA = (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10")
+_FILE_META_GROUP = 2
+
+
+def refuse_unbounded(path: Path) -> None:
+    """Refuse a file that is small and would take gigabytes, or minutes, to be parsed.
+
+    Args:
+        path: the file.
+
+    Raises:
+        ImageError: its deflated dataset is larger than `MOST_INFLATED`, or more than `MOST_ITEMS`
+            sequence items come before its pixels (``unreadable_file``).
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        head = file.read(_CHUNK)
+        file.seek(0)
+        deflated = uid.DeflatedExplicitVRLittleEndian.encode() in head[:4096]
+        chunks = _inflated(file) if deflated else iter(lambda: file.read(_CHUNK), b"")
+        items = 0
+        for chunk in chunks:
+            items += sum(map(chunk.count, _ITEMS))
+            if items > MOST_ITEMS:
+                raise ImageError(
+                    Reason.UNREADABLE,
+                    f"The header holds more than {MOST_ITEMS} sequence items; is it damaged?",
+                )
+            if not deflated and any(tag in chunk for tag in _PIXEL_DATA):
+                break
+
+
+def _inflated(file: BinaryIO) -> Iterator[bytes]:
+    """The dataset of a deflated file, piece by piece, none of it held.
+
+    Source: DICOM PS3.5 A.5.
+    """
+    read_preamble(file, force=True)
+    read_dataset(file, is_implicit_VR=False, is_little_endian=True, stop_when=_is_behind_meta)
+    inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+    size = 0
+    while rest := inflate.unconsumed_tail or file.read(_CHUNK):
+        piece = inflate.decompress(rest, _CHUNK)
+        size += len(piece)
+        if size > MOST_INFLATED:
+            raise ImageError(
+                Reason.UNREADABLE,
+                f"The deflated dataset is larger than {MOST_INFLATED >> 20} MiB; is it damaged?",
+            )
+        yield piece
+        if inflate.eof:
+            return
+
+
+def _is_behind_meta(tag: BaseTag, *_: object) -> bool:
+    return tag.group != _FILE_META_GROUP

@@ -1,0 +1,154 @@
+"""Files that are small and ask for much: refused or read, and always quickly."""
+
+import struct
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dicom_files import half_disk, make_dataset, write_dicom
+from pydicom import uid
+from pydicom.encaps import encapsulate
+
+from mammo_pd.errors import ImageError
+from mammo_pd.imaging import bounds, dicom_file
+from mammo_pd.imaging.decode import decode
+from mammo_pd.imaging.dicom_file import read_dataset
+from mammo_pd.imaging.raster import read_raster
+from mammo_pd.terms import Reason
+
+_OPEN, _CLOSE = b"\xfe\xff\x00\xe0\xff\xff\xff\xff", b"\xfe\xff\x0d\xe0\0\0\0\0"
+_END = b"\xfe\xff\xdd\xe0\0\0\0\0"
+_SEQUENCE = b"\x09\x00\x10\x10SQ\0\0\xff\xff\xff\xff"
+_UNKNOWN = b"\x09\x00\x10\x10UN\0\0\xff\xff\xff\xff"
+
+
+def nested(count: int) -> bytes:
+    return (_SEQUENCE + _OPEN) * count + (_CLOSE + _END) * count
+
+
+def nested_with_lengths(count: int) -> bytes:
+    inner = b""
+    for _ in range(count):
+        item = b"\xfe\xff\x00\xe0" + struct.pack("<I", len(inner)) + inner
+        inner = b"\x09\x00\x10\x10SQ\0\0" + struct.pack("<I", len(item)) + item
+    return inner
+
+
+def with_private(path: Path, elements: bytes) -> Path:
+    """A mammogram with further elements before the patient's name."""
+    content = write_dicom(path, make_dataset(half_disk())).read_bytes()
+    place = content.index(b"\x10\x00\x10\x00PN")
+    path.write_bytes(content[:place] + elements + content[place:])
+    return path
+
+
+@pytest.mark.parametrize(
+    "elements",
+    [
+        nested(200_000),
+        nested(2_000),
+        _SEQUENCE + (_OPEN + _CLOSE) * 200_000 + _END,
+        _UNKNOWN + _OPEN + (b"\x09\x00\x10\x10\xff\xff\xff\xff" + _OPEN) * 200_000,
+    ],
+    ids=["nested", "deep", "siblings", "unknown"],
+)
+def test_sequences_without_end_are_refused_quickly(tmp_path: Path, elements: bytes) -> None:
+    path = with_private(tmp_path / "a.dcm", elements)
+    started = time.monotonic()
+    with pytest.raises(ImageError) as refused:
+        read_dataset(path)
+    assert refused.value.reason == Reason.UNREADABLE
+    assert time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize("elements", [nested(50), nested_with_lengths(2_000)])
+def test_sequences_that_can_be_read_are(tmp_path: Path, elements: bytes) -> None:
+    dataset = read_dataset(with_private(tmp_path / "a.dcm", elements))
+    np.testing.assert_array_equal(decode(dataset, None).values, half_disk())
+
+
+def deflated(path: Path, change: Callable[[bytes], bytes]) -> Path:
+    """A deflated mammogram whose dataset is changed before it is deflated."""
+    syntax = uid.DeflatedExplicitVRLittleEndian
+    content = write_dicom(path, make_dataset(half_disk(), syntax)).read_bytes()
+    meta = 144 + struct.unpack("<I", content[140:144])[0]
+    deflate = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
+    changed = change(zlib.decompress(content[meta:], -zlib.MAX_WBITS))
+    path.write_bytes(content[:meta] + deflate.compress(changed) + deflate.flush())
+    return path
+
+
+def test_deflated_data_are_bounded_before_they_are_inflated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = read_dataset(deflated(tmp_path / "a.dcm", lambda content: content))
+    np.testing.assert_array_equal(decode(dataset, None).values, half_disk())
+    monkeypatch.setattr(bounds, "MOST_INFLATED", 2**22)
+    monkeypatch.setattr(dicom_file.pydicom, "dcmread", lambda *_, **__: pytest.fail("parsed"))
+    bomb = deflated(tmp_path / "b.dcm", lambda content: content + bytes(2**23))
+    assert bomb.stat().st_size < 2**15
+    with pytest.raises(ImageError, match="deflated dataset is larger than 4 MiB"):
+        read_dataset(bomb)
+    many = deflated(tmp_path / "c.dcm", lambda content: nested(200_000) + content)
+    with pytest.raises(ImageError, match="sequence items"):
+        read_dataset(many)
+
+
+@pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, uid.JPEGLSLossless])
+def test_large_private_elements_stay_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, syntax: str
+) -> None:
+    dataset = make_dataset(half_disk(), syntax)
+    block = dataset.private_block(0x0009, "VENDOR", create=True)
+    block.add_new(0x10, "OB", bytes(10**6))
+    path = write_dicom(tmp_path / "a.dcm", dataset)
+    monkeypatch.setattr(dicom_file, "_LARGE_FILE", 1000)
+    monkeypatch.setattr(dicom_file, "_DEFERRED", 1000)
+    dataset = read_dataset(path)
+    # get_item would read it.
+    assert dataset._dict[block.get_tag(0x10)].value is None
+    np.testing.assert_array_equal(decode(dataset, None).values, half_disk())
+
+
+def test_a_tiff_of_200_000_pages_is_refused_quickly(tmp_path: Path) -> None:
+    tags = [
+        (256, 1),
+        (257, 1),
+        (258, 8),
+        (259, 1),
+        (262, 1),
+        (273, 0),
+        (277, 1),
+        (278, 1),
+        (279, 1),
+    ]
+    size = 2 + 12 * len(tags) + 4
+    page = struct.pack("<H", len(tags)) + b"".join(
+        struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags
+    )
+    pages = b"".join(
+        page + struct.pack("<I", 8 + size * number if number < 200_000 else 0)
+        for number in range(1, 200_001)
+    )
+    (tmp_path / "a.tif").write_bytes(b"II*\0" + struct.pack("<I", 8) + pages)
+    started = time.monotonic()
+    with pytest.raises(ImageError, match="more than one page") as refused:
+        read_raster(tmp_path / "a.tif")
+    assert refused.value.reason == Reason.MULTI_FRAME
+    assert time.monotonic() - started < 2
+
+
+def test_a_cut_off_large_file_is_still_told_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dicom_file, "_LARGE_FILE", 100)
+    monkeypatch.setattr(dicom_file, "_DEFERRED", 100)
+    dataset = make_dataset(half_disk(), uid.JPEGLSLossless)
+    dataset.PixelData = encapsulate([bytes(5000)])
+    content = write_dicom(tmp_path / "a.dcm", dataset).read_bytes()
+    (tmp_path / "a.dcm").write_bytes(content[:-3000])
+    with pytest.raises(ImageError):
+        decode(read_dataset(tmp_path / "a.dcm"), None)
