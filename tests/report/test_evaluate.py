@@ -300,6 +300,23 @@ class TestCompare:
         assert row["difference"] == pytest.approx(expected[0] - expected[1])
         assert "keep 1 − keep <.25>" in difference_table(metrics)
 
+    def test_the_terminal_says_holm_and_the_margin(self, two, tmp_path):
+        tables = {**two, "third": two["keep 1"].assign(score=two["keep 1"]["score"] ** 2)}
+        metrics = compare_predictions(
+            tables, tmp_path / "c", context=CONTEXT, resamples=30, margin=0.4
+        )
+        told = difference_table(metrics)
+        assert told.count("(Holm ") == 12
+        assert "note: image level: keep <.25> is not worse than keep 1 by 0.4 or more ([" in told
+        assert "30 resamples" in told
+        # The third ranks as the first does.
+        assert "keep 1 is worse than third by 0.4 or more cannot be said" in told
+        page = (tmp_path / "c" / "index.html").read_text()
+        assert "p, Holm" in page
+        assert "Not worse by 0.4?" in page
+        with pytest.raises(InputError, match="margin of 2 "):
+            compare_predictions(two, tmp_path / "d", context=CONTEXT, margin=2)
+
     def test_only_test_rows_count(self, two, tmp_path):
         split = ["val"] * 40 + ["test"] * 120
         tables = {name: table.assign(split=split) for name, table in two.items()}
