@@ -6,7 +6,7 @@ from mammo_pd.report.content import Row
 from mammo_pd.report.numbers import between, plain
 
 _UNKNOWN = (
-    "{count} {units} have no known label, because an image lacks one and none is positive; they "
+    "Without a known label: {count} {units}, because an image lacks one and none is positive; they "
     "are neither positive nor negative, and are excluded at their level."
 )
 _NOTES = {
@@ -20,7 +20,7 @@ _NOTES = {
     "breasts_of_unknown_label": _UNKNOWN.replace("{units}", "breasts"),
     "exams_of_unknown_label": _UNKNOWN.replace("{units}", "exams"),
     "patients_of_unknown_label": _UNKNOWN.replace("{units}", "patients"),
-    "contradictory_breasts": "{count} breasts have images labelled 1 and images labelled 0; they "
+    "contradictory_breasts": "With images labelled 1 and images labelled 0: {count} breasts; they "
     "count as positive. If a label is of the breast, one of the two is wrong.",
     "training_images_left_out": "{count} training images were supplied and are excluded from all "
     "results.",
