@@ -69,8 +69,8 @@ def test_p_by_patient_agrees_with_the_resamples_and_delongs_is_where_it_holds(tw
         assert row["p_holm"] == row["p"]
 
 
-def test_holm_equals_rs_p_adjust():
-    # R: p.adjust(c(.01, .04, .03, .6), "holm")
+def test_holm_by_hand():
+    # .01 * 4, .03 * 3, .04 * 2 raised to the one before, .6
     assert holm([0.01, 0.04, None, 0.03, 0.6]) == [
         pytest.approx(0.04),
         pytest.approx(0.09),
