@@ -16,12 +16,14 @@ def compare(
     intersect: bool = False,
     aggregation: AggregationOption = "mean",
     resamples: ResamplesOption = 2000,
+    margin: Annotated[float | None, Parameter(metavar="M")] = None,
 ) -> None:
     """Compare models on the same images: paired differences of the AUC.
 
     For example:
 
         mammo-pd compare runs/ONE runs/OTHER
+        mammo-pd compare runs/KEEP1 runs/KEEP25 --margin 0.02
 
     Args:
         models: Two or more evaluated runs, or CSV files of predictions.
@@ -29,6 +31,7 @@ def compare(
         intersect: Where the images differ, compare on those that all have.
         aggregation: How image scores become those of a breast, exam or patient.
         resamples: Bootstrap resamples of the patients, for the confidence intervals.
+        margin: Say of each pair whether one model's AUC is not worse by this much or more.
     """
     from mammo_pd.evaluation.predictions import read_predictions
     from mammo_pd.report.content import ReportContext
@@ -53,6 +56,7 @@ def compare(
         intersect=intersect,
         aggregation=aggregation,
         resamples=resamples,
+        margin=margin,
     )
     print(difference_table(metrics))
     print(f"\nwrote {out}: index.html, metrics.json")

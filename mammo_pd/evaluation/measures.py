@@ -186,8 +186,8 @@ def _at_the_end(auc: float, pairs: int) -> str | None:
         return None
     return (
         f"Every positive scores {'above' if auc else 'below'} every negative, which resampling "
-        f"cannot vary: the interval of the AUC is the exact one of {pairs} independent pairs of "
-        "patients, and values without such an interval have none."
+        f"cannot vary: the interval of the AUC is the exact one for the {pairs} independent "
+        "pair(s) of patients, and values without such an interval have none."
     )
 
 

@@ -125,6 +125,7 @@ class Comparison:
         alone: AUC rows, first of what ``compare`` returns.
         paired: difference rows, second of what ``compare`` returns.
         units: the rows behind them by model and level, as ``aggregate`` returns them.
+        margin: how much smaller an AUC may be and still count as not worse, if that was asked.
     """
 
     context: ReportContext
@@ -135,3 +136,4 @@ class Comparison:
     alone: Sequence[Row]
     paired: Sequence[Row]
     units: Mapping[str, Mapping[Level, pd.DataFrame]]
+    margin: float | None = None

@@ -11,15 +11,15 @@ import pandas as pd
 from mammo_pd.errors import InputError
 from mammo_pd.evaluation.compare import compare, on_the_same_images
 from mammo_pd.evaluation.levels import Aggregation, aggregate, count_units, with_known_label
-from mammo_pd.evaluation.measures import Row, assess, auc_with_interval
+from mammo_pd.evaluation.measures import Row, assess, auc_with_interval, few_resamples
 from mammo_pd.evaluation.predictions import check_predictions, read_predictions
 from mammo_pd.evaluation.prevalence import prevalence_by_level
 from mammo_pd.evaluation.strata import known_strata, stratify
 from mammo_pd.evaluation.thresholds import Reader, Threshold, choose_thresholds
 from mammo_pd.report.content import Comparison, Computation, Report, ReportContext
 from mammo_pd.report.folder import write_comparison, write_report
-from mammo_pd.report.notes import data_notes, remarks_with_levels
-from mammo_pd.report.numbers import NONE, between, with_interval
+from mammo_pd.report.notes import data_notes, margin_verdicts, remarks_with_levels
+from mammo_pd.report.numbers import NONE, between, significance, with_interval
 from mammo_pd.terms import Level, Split
 
 RESAMPLES = 2000
@@ -204,6 +204,7 @@ def compare_predictions(
     aggregation: str = Aggregation.MEAN,
     resamples: int = RESAMPLES,
     seed: int = 0,
+    margin: float | None = None,
 ) -> dict[str, object]:
     """Write the comparison of two or more models on the same images.
 
@@ -217,6 +218,7 @@ def compare_predictions(
         aggregation: ``mean``, ``max`` or ``noisy_or``.
         resamples: number of bootstrap resamples of the patients.
         seed: of the resampling.
+        margin: how much smaller an AUC may be and still count as not worse; None not to ask.
 
     Returns:
         The content of ``metrics.json``.
@@ -224,14 +226,16 @@ def compare_predictions(
     Raises:
         InputError: a table fails a check, or the tables are on different images.
     """
-    aggregated_by = check_choices(aggregation=aggregation, resamples=resamples)
+    aggregated_by = check_choices(aggregation=aggregation, resamples=resamples, margin=margin)
     evaluated = {}
     for name, table in tables.items():
         checked = check_predictions(table, source=f"the predictions of {name}")
         rows, _, _ = _select_rows(checked, None)
         evaluated[name] = rows
     aligned, left_out = on_the_same_images(evaluated, intersect=intersect)
-    alone, paired = compare(aligned, aggregation=aggregated_by, resamples=resamples, seed=seed)
+    alone, paired = compare(
+        aligned, aggregation=aggregated_by, resamples=resamples, seed=seed, margin=margin
+    )
     units = {
         name: {
             level: aggregate(with_known_label(table, level), level, aggregated_by)
@@ -242,21 +246,37 @@ def compare_predictions(
     if context.created is None:
         context = _dated(context)
     return write_comparison(
-        Comparison(context, aggregated_by, resamples, seed, left_out, alone, paired, units), out
+        Comparison(context, aggregated_by, resamples, seed, left_out, alone, paired, units, margin),
+        out,
     )
 
 
 def difference_table(metrics: Mapping[str, object]) -> str:
-    """A few lines for the terminal: level, models, difference with its interval, DeLong's p."""
-    lines = [f"{'level':<8} difference in AUC [95 % interval, resampled by patient]   DeLong's p"]
-    rows = metrics["paired"]
+    """A few lines for the terminal: level, models, difference with its interval, p; caveats."""
+    rows, alone, how = metrics["paired"], metrics["alone"], metrics["computation"]
     assert isinstance(rows, Sequence)
+    assert isinstance(alone, Sequence)
+    assert isinstance(how, Mapping)
+    several = len({(row["first"], row["second"]) for row in rows}) > 1
+    adjusted = ", and adjusted for all pairs (Holm)" if several else ""
+    lines = [f"{'level':<8} difference in AUC [95 % interval], p; both by patient{adjusted}"]
     for row in rows:
         difference = NONE if row["difference"] is None else f"{row['difference']:+.3f}"
         interval = between(row, "difference_ci", sign="+")
-        p = NONE if row["delong_p"] is None else f"{row['delong_p']:.3g}"
+        p = "   p " + significance(row["p"])
+        if several:
+            p += f" (Holm {significance(row['p_holm'])})"
         shown = " ".join(filter(None, [difference, interval]))
-        lines.append(f"{row['level']:<8} {row['first']} − {row['second']}: {shown}   p {p}")
+        lines.append(f"{row['level']:<8} {row['first']} − {row['second']}: {shown}{p}")
+    lines += [f"note: {verdict}" for verdict in margin_verdicts(rows, how["margin"])]
+    remarks: dict[str, list[str]] = {}
+    for row in alone:
+        if row["remark"] is not None:
+            remarks.setdefault(f"{row['level']} level, {row['model']}", []).append(row["remark"])
+    for remark, where in remarks_with_levels(remarks).items():
+        lines.append(f"note: {remark} ({'; '.join(where)})")
+    if few := few_resamples(how["resamples"]):
+        lines.append(f"note: {few}")
     return "\n".join(lines)
 
 
@@ -285,6 +305,7 @@ def check_choices(
     prevalence_level: str = Level.EXAM,
     miss_cost: float = MISS_COST,
     reader: Reader | None = None,
+    margin: float | None = None,
 ) -> Aggregation:
     """Check the options of a report, before hours are spent on scoring.
 
@@ -318,6 +339,11 @@ def check_choices(
         raise InputError(
             f"A miss cannot cost {miss_cost:g} false alarms: use a number above 0, such as 10. "
             "Whoever accepts any number of false alarms needs no threshold, but flags everyone."
+        )
+    if margin is not None and not 0.0 < margin < 0.5:
+        raise InputError(
+            f"A margin of {margin:g} is no difference in AUC that could still count as not worse: "
+            "use a number above 0 and below 0.5, such as 0.02."
         )
     if reader is not None:
         for name, rate in asdict(reader).items():

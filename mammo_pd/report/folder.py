@@ -64,6 +64,7 @@ def write_comparison(comparison: Comparison, out: Path) -> dict[str, object]:
             "resamples": comparison.resamples,
             "seed": comparison.seed,
             "images_left_out": comparison.left_out,
+            "margin": comparison.margin,
         },
     }
     has_curve = any(row["auc"] is not None for row in comparison.alone)

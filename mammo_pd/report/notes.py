@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
-from mammo_pd.report.numbers import plain
+from mammo_pd.report.content import Row
+from mammo_pd.report.numbers import between, plain
 
 _UNKNOWN = (
-    "{count} {units} have no known label, because an image lacks one and none is positive; they "
+    "Without a known label: {count} {units}, because an image lacks one and none is positive; they "
     "are neither positive nor negative, and are excluded at their level."
 )
 _NOTES = {
@@ -19,7 +20,7 @@ _NOTES = {
     "breasts_of_unknown_label": _UNKNOWN.replace("{units}", "breasts"),
     "exams_of_unknown_label": _UNKNOWN.replace("{units}", "exams"),
     "patients_of_unknown_label": _UNKNOWN.replace("{units}", "patients"),
-    "contradictory_breasts": "{count} breasts have images labelled 1 and images labelled 0; they "
+    "contradictory_breasts": "With images labelled 1 and images labelled 0: {count} breasts; they "
     "count as positive. If a label is of the breast, one of the two is wrong.",
     "training_images_left_out": "{count} training images were supplied and are excluded from all "
     "results.",
@@ -50,3 +51,33 @@ def remarks_with_levels(remarks: Mapping[str, Sequence[str]]) -> dict[str, list[
         for remark in of_level:
             levels.setdefault(remark, []).append(level)
     return levels
+
+
+def margin_verdicts(paired: Sequence[Row], margin: float | None) -> list[str]:
+    """Of each pair and level, whether either model is shown to be not worse than the other.
+
+    Args:
+        paired: difference rows, as ``compare`` returns them.
+        margin: how much smaller an AUC may be and still count as not worse; None gives no verdict.
+    """
+    if margin is None:
+        return []
+    verdicts = []
+    for row in paired:
+        pairs = ((row["first"], row["second"]), (row["second"], row["first"]))
+        for (one, other), shown in zip(
+            pairs, (row["first_not_worse"], row["second_not_worse"]), strict=True
+        ):
+            where = f"{row['level']} level"
+            if shown is None:
+                verdict = (
+                    f"whether {one} is worse than {other} by {margin:g} or more cannot be said "
+                    "without an interval of the difference"
+                )
+            elif shown:
+                verdict = f"{one} is not worse than {other} by {margin:g} or more"
+            else:
+                verdict = f"not shown: that {one} is not worse than {other} by {margin:g} or more"
+            interval = between(row, "difference_ci", sign="+")
+            verdicts.append(f"{where}: {verdict}" + (f" ({interval})." if interval else "."))
+    return verdicts

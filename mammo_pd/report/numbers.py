@@ -30,3 +30,8 @@ def fixed(value: Scalar, digits: int = 3, sign: str = "") -> str:
 def plain(value: Scalar) -> str:
     """Counts with thousands separators, text as it is, a dash for None."""
     return NONE if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def significance(p: Scalar) -> str:
+    """A p-value: ``0.0123``; a dash for None."""
+    return NONE if p is None else f"{p:.3g}"

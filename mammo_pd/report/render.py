@@ -11,10 +11,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from mammo_pd.evaluation.levels import Aggregation
+from mammo_pd.evaluation.measures import few_resamples
 from mammo_pd.report.content import Comparison, Report, ReportContext, Row
 from mammo_pd.report.figures import Figure
-from mammo_pd.report.notes import data_notes, remarks_with_levels
-from mammo_pd.report.numbers import between, fixed, plain, with_interval
+from mammo_pd.report.notes import data_notes, margin_verdicts, remarks_with_levels
+from mammo_pd.report.numbers import between, fixed, plain, significance, with_interval
 from mammo_pd.terms import Level
 
 # Prose speaks of exams: a radiologist recalls a woman, not a film.
@@ -120,6 +121,9 @@ def comparison_page(comparison: Comparison, figures: Sequence[Figure]) -> str:
         sections,
         comparison.context,
         comparison=comparison,
+        verdicts=margin_verdicts(comparison.paired, comparison.margin),
+        several=len({(row["first"], row["second"]) for row in comparison.paired}) > 1,
+        few_resamples=few_resamples(comparison.resamples),
         figures={figure.name: figure for figure in figures},
     )
 
@@ -167,6 +171,7 @@ def _environment() -> Environment:
         "interval": with_interval,
         "plain": plain,
         "png_uri": _png_uri,
+        "significance": significance,
         "svg": _svg,
     }
     return environment

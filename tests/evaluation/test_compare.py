@@ -7,7 +7,13 @@ from test_roc import PAIRED_A, PAIRED_B, PAIRED_LABEL
 
 from mammo_pd.errors import InputError
 from mammo_pd.evaluation.bootstrap import corrected_interval, patient_weights
-from mammo_pd.evaluation.compare import compare, on_the_same_images, paired_delong
+from mammo_pd.evaluation.compare import (
+    compare,
+    holm,
+    on_the_same_images,
+    paired_by_patient,
+    paired_delong,
+)
 from mammo_pd.evaluation.levels import Aggregation
 from mammo_pd.evaluation.predictions import check_predictions
 
@@ -34,8 +40,55 @@ def test_paired_delong_equals_proc():
 def test_a_model_does_not_differ_from_itself(two):
     _, paired = compare({"a": two["a"], "b": two["a"]}, **how(resamples=100))
     for row in paired:
-        assert row["difference"] == row["difference_ci_low"] == row["difference_ci_high"] == 0
-        assert row["delong_p"] is None
+        assert row["difference"] == 0
+        # No resample could show one: a zero width would read as certainty.
+        assert row["difference_ci_low"] is row["p"] is row["delong_p"] is None
+
+
+def test_by_patient_equals_delong_where_patients_are_units():
+    plain = paired_delong(PAIRED_LABEL, PAIRED_A, PAIRED_B)
+    found = paired_by_patient(PAIRED_LABEL, PAIRED_A, PAIRED_B, np.arange(60))
+    assert found.difference == plain.difference
+    assert (found.standard_error, found.p) == pytest.approx((plain.standard_error, plain.p))
+    # Every unit three times over, of one patient each time: no more is known than before.
+    thrice = [np.repeat(values, 3) for values in (PAIRED_LABEL, PAIRED_A, PAIRED_B)]
+    copied = paired_by_patient(*thrice, np.repeat(np.arange(60), 3))
+    assert copied.p == pytest.approx(plain.p, rel=1e-9)
+    assert paired_delong(*thrice).p < plain.p / 100
+
+
+def test_p_by_patient_agrees_with_the_resamples_and_delongs_is_where_it_holds(two):
+    _, paired = compare(two, **how(resamples=400))
+    for row in paired:
+        width = (row["difference_ci_high"] - row["difference_ci_low"]) / (2 * 1.96)
+        assert row["se"] == pytest.approx(width, rel=0.25)
+        of_patients = row["level"] in ("exam", "patient")
+        assert (row["delong_p"] is not None) == of_patients
+        if of_patients:
+            assert row["p"] == pytest.approx(row["delong_p"])
+        assert row["p_holm"] == row["p"]
+
+
+def test_holm_by_hand():
+    # .01 * 4, .03 * 3, .04 * 2 raised to the one before, .6
+    assert holm([0.01, 0.04, None, 0.03, 0.6]) == [
+        pytest.approx(0.04),
+        pytest.approx(0.09),
+        None,
+        pytest.approx(0.09),
+        pytest.approx(0.6),
+    ]
+
+
+def test_not_worse_means_that_the_whole_interval_is_within_the_margin(two):
+    _, (row, *_) = compare(two, **how())
+    low, high = row["difference_ci_low"], row["difference_ci_high"]
+    assert row["first_not_worse"] is row["second_not_worse"] is None
+    for margin in (0.001, max(-low, 0) + 1e-6, max(high, 0) + 1e-6):
+        _, (row, *_) = compare(two, **how(margin=margin))
+        assert row["first_not_worse"] == (low > -margin)
+        assert row["second_not_worse"] == (high < margin)
+        assert True in (row["first_not_worse"], row["second_not_worse"]) or margin == 0.001
 
 
 def how(**more):

@@ -196,7 +196,7 @@ def test_classes_that_do_not_overlap_are_no_certainty():
     assert (one.metrics["auc"], one.metrics["auc_ci_high"]) == (1.0, 1.0)
     assert one.metrics["auc_ci_low"] == pytest.approx(0.025**0.1)
     assert one.metrics["auc_delong_ci_low"] is None
-    assert any("exact one of 10 independent pairs" in remark for remark in one.remarks)
+    assert any("exact one for the 10 independent pair" in remark for remark in one.remarks)
     assert all(map(no_interval_without_width, [one.metrics, *one.operating_points]))
     youden = one.operating_points[0]
     assert youden["sensitivity_ci_low"] == pytest.approx(0.025**0.1)

@@ -207,7 +207,7 @@ def test_unknown_units_are_left_out_and_told_of(predictions, tmp_path):
     assert [metrics[level]["n"] for level in Level] == [158, 79, 39, 39]
     assert metrics["exam"]["n_positive"] == 14
     told = summary_table(metrics)
-    for words in ("2 images have no label", "1 exams have no known label", "1 breasts have images"):
+    for words in ("2 images have no label", "label: 1 exams", "0: 1 breasts"):
         assert words in told
 
 
@@ -299,6 +299,23 @@ class TestCompare:
         expected = [auc(table["label"], table["score"]) for table in two.values()]
         assert row["difference"] == pytest.approx(expected[0] - expected[1])
         assert "keep 1 − keep <.25>" in difference_table(metrics)
+
+    def test_the_terminal_says_holm_and_the_margin(self, two, tmp_path):
+        tables = {**two, "third": two["keep 1"].assign(score=two["keep 1"]["score"] ** 2)}
+        metrics = compare_predictions(
+            tables, tmp_path / "c", context=CONTEXT, resamples=30, margin=0.4
+        )
+        told = difference_table(metrics)
+        assert told.count("(Holm ") == 12
+        assert "note: image level: keep <.25> is not worse than keep 1 by 0.4 or more ([" in told
+        assert "30 resamples" in told
+        # The third ranks as the first does.
+        assert "keep 1 is worse than third by 0.4 or more cannot be said" in told
+        page = (tmp_path / "c" / "index.html").read_text()
+        assert "p, Holm" in page
+        assert "Not worse by 0.4?" in page
+        with pytest.raises(InputError, match="margin of 2 "):
+            compare_predictions(two, tmp_path / "d", context=CONTEXT, margin=2)
 
     def test_only_test_rows_count(self, two, tmp_path):
         split = ["val"] * 40 + ["test"] * 120
