@@ -2,9 +2,12 @@
 
 import sys
 
+from mammo_pd.stopping import pass_over_save_requests
+
 
 def main() -> int:
     """Run the command line; see `mammo_pd.cli.app.main`."""
+    pass_over_save_requests()
     try:
         from mammo_pd.cli import app
     except KeyboardInterrupt:

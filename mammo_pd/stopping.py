@@ -36,6 +36,15 @@ def sigterm_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
+def pass_over_save_requests() -> None:
+    """Let SIGUSR1 do nothing while there is nothing to save; by default it would end the process.
+
+    SLURM sends it to every process of a job, also to one that is importing, or scores.
+    """
+    if _in_main_thread() and signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL:
+        signal.signal(signal.SIGUSR1, _nothing_to_save)
+
+
 class StopSignals:
     """Within the block, a signal asks for a checkpoint and does not break a step in half.
 
@@ -48,6 +57,7 @@ class StopSignals:
         self._asked = False
         self._ending: type[KeyboardInterrupt] | None = None
         self._answered = threading.Event()
+        self._is_saving = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -63,7 +73,7 @@ class StopSignals:
         ):
             before = signal.getsignal(number)
             # One that is ignored, as by nohup, or the caller's own, stays.
-            default = before in (signal.SIG_DFL, signal.default_int_handler)
+            default = before in (signal.SIG_DFL, signal.default_int_handler, _nothing_to_save)
             if default or isinstance(before, _Terminate):
                 self._before[number] = signal.signal(number, handler)
         return self
@@ -79,6 +89,18 @@ class StopSignals:
         if asked:
             self._answered.set()
         return asked
+
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """Within the block a first signal interrupts nothing for as long as there is time.
+
+        What is being written would be lost, and it is what the signal asks for.
+        """
+        self._is_saving = True
+        try:
+            yield
+        finally:
+            self._is_saving = False
 
     def raise_if_ending(self) -> None:
         """End what is under way, if that was asked for.
@@ -103,6 +125,8 @@ class StopSignals:
     def _insist(self, number: int) -> None:
         if self._answered.wait(_PATIENCE_SECONDS):
             return
+        if self._is_saving and self._answered.wait(_LIMIT_SECONDS - _PATIENCE_SECONDS):
+            return
         # To the main thread, which may be waiting for something that only a signal interrupts.
         with contextlib.suppress(ProcessLookupError):
             signal.pthread_kill(threading.main_thread().ident or 0, number)
@@ -121,6 +145,10 @@ class _Terminate:
     def __call__(self, number: int, frame: FrameType | None) -> None:
         self.came = True
         raise TerminatedError
+
+
+def _nothing_to_save(number: int, frame: FrameType | None) -> None:
+    pass
 
 
 def _in_main_thread() -> bool:

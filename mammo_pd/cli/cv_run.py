@@ -18,13 +18,15 @@ def cv_run(
         seed: Of the run.
         checkpoint: Weights that are scored.
     """
-    from mammo_pd.inference.predict import predict
     from mammo_pd.orphans import signal_when_parent_dies
+
+    # It saves what it can of the epoch, and the same `mammo-pd cv` goes on from there. Before the
+    # imports, which take seconds in which the parent may die.
+    signal_when_parent_dies(signal.SIGTERM)
+    from mammo_pd.inference.predict import predict
     from mammo_pd.training.cross_validation import CrossValidation
     from mammo_pd.training.runs import RunFolder
 
-    # It saves what it can of the epoch, and the same `mammo-pd cv` goes on from there.
-    signal_when_parent_dies(signal.SIGTERM)
     validation = CrossValidation.open(folder)
     trained = fit_with_advice(lambda: validation.prepare_run(fold, seed))
     # Beside other processes of the same run, one cannot set a device up for itself; `cv` scores.

@@ -35,6 +35,9 @@ _SKIN = 0.04
 # Film base in the corpus reaches up to 0.11 of the breast's own brightness.
 _MUCH_LARGER = 1.3
 _TISSUE_BESIDE_IMPLANT = 0.15
+# Beside an implant at the end of the range, which no film shows, tissue may be nearly black.
+_SATURATED = 0.9  # share of the core that is white
+_TISSUE_BESIDE_SATURATED_IMPLANT = 0.004
 
 _BLACK = 0.004  # up to here: padding around a film
 _WHITE = 0.97  # beyond: burnt-in text, tape or a strip rather than tissue
@@ -203,7 +206,10 @@ def _breast_around(
     surroundings of a spot view have no straight wall.
     """
     core_area = int(core.sum())
-    bright_enough = _TISSUE_BESIDE_IMPLANT * float(np.median(grey[core]))
+    is_saturated = float((grey[core] > _WHITE).mean()) > _SATURATED
+    bright_enough = float(np.median(grey[core])) * (
+        _TISSUE_BESIDE_SATURATED_IMPLANT if is_saturated else _TISSUE_BESIDE_IMPLANT
+    )
     # At least half of the tissue added below has to be that bright. Most images have too little
     # of it to reach the required size, which saves them the rest.
     candidates = np.count_nonzero(~core & (grey >= bright_enough))

@@ -349,12 +349,13 @@ def _levels_to_keep(
     if not record.holds_pixels:
         return asked
     before = kept_levels(paths)
+    together = tuple(level for level in ALL_LEVELS if level in {*before, *asked})
     if not {*before} <= {*asked}:
         say(
-            f"the store keeps {', '.join(before)} already; levels are added and never removed: "
-            "to keep fewer, make another store with --out"
+            f"the store keeps {', '.join(together)}: --levels adds and never removes; to keep "
+            "fewer, make another store with --out"
         )
-    return tuple(level for level in ALL_LEVELS if level in {*before, *asked})
+    return together
 
 
 def _add_levels(

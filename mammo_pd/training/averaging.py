@@ -39,9 +39,10 @@ class WeightAverage:
     def in_place(self) -> Iterator[None]:
         """Within the block the model has the averaged weights."""
         own = [value.detach().clone() for value in self._parameters.values()] or None
-        if own is not None:
-            torch._foreach_copy_(list(self._parameters.values()), self._average)
         try:
+            # Within, so that an interrupt in the midst of it leaves no mixture behind.
+            if own is not None:
+                torch._foreach_copy_(list(self._parameters.values()), self._average)
             yield
         finally:
             if own is not None:

@@ -165,7 +165,8 @@ def _fit(
     def save(progress: EpochProgress) -> None:
         """Save within an epoch, unless the weights are spoilt already: the loop will say so."""
         if fabric.is_global_zero and is_finite(setup.model):
-            save_state(run.midway, setup.model, optimizer, average, facts(progress), card)
+            with signals.saving():
+                save_state(run.midway, setup.model, optimizer, average, facts(progress), card)
 
     saver = _Saver(signals, save, training.checkpoint_minutes, alone=fabric.world_size == 1)
 
@@ -211,11 +212,12 @@ def _fit(
         if epoch + 1 == math.ceil(training.epochs / 3):
             _warn_if_nothing_is_learnt(setup, loss)
         if fabric.is_global_zero:
-            if best_epoch(history, objective) == len(history):
-                with average.in_place():
-                    save_weights(run.best, setup.model, timm_model, metrics, card)
-            save_state(run.last, setup.model, optimizer, average, facts(progress), card)
-            run.midway.unlink(missing_ok=True)
+            with signals.saving():
+                if best_epoch(history, objective) == len(history):
+                    with average.in_place():
+                        save_weights(run.best, setup.model, timm_model, metrics, card)
+                save_state(run.last, setup.model, optimizer, average, facts(progress), card)
+                run.midway.unlink(missing_ok=True)
         fabric.barrier()
         saver.after_epoch()
     return history

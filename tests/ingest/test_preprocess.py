@@ -365,6 +365,7 @@ def _kill_midway(pid: int, out: Path) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_cluster_that_does_not_answer_is_refused(
     phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -754,7 +755,7 @@ def test_what_a_reader_would_want_to_know_is_counted(phantoms: Path, tmp_path: P
         dataset.save_as(dataset.filename)
     summary = quiet(folder, tmp_path / "s")
     assert summary.ok == 4
-    assert summary.sides == {"against_laterality": 1}
+    assert summary.sides == {"orientation_against_laterality": 1}
     assert (summary.burned_in, summary.for_processing) == (1, 1)
     assert summary.doubtful == 0
     spot = next(folder.rglob("R_MLO.dcm"))

@@ -287,6 +287,33 @@ def test_what_does_not_answer_is_interrupted_where_it_is(monkeypatch: pytest.Mon
     assert time.monotonic() - started < 10
 
 
+def test_what_is_being_written_is_not_interrupted_by_a_first_signal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stopping, "_PATIENCE_SECONDS", 0.05)
+    written = False
+    with pytest.raises(TerminatedError), StopSignals() as signals:
+        with signals.saving():
+            send(signal.SIGTERM)()
+            time.sleep(0.4)
+            written = True
+        signals.raise_if_ending()
+    assert written
+
+
+def test_save_requests_are_passed_over_where_there_is_nothing_to_save() -> None:
+    before = signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+    try:
+        stopping.pass_over_save_requests()
+        send(signal.SIGUSR1)()
+        with StopSignals() as signals:
+            send(signal.SIGUSR1)()
+            assert signals.take_request()
+        send(signal.SIGUSR1)()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
 def test_handlers_are_put_back_and_those_of_others_stay() -> None:
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
     before = [signal.getsignal(number) for number in numbers]

@@ -59,10 +59,25 @@ def trained(store: Path, runs: Path, devices: int) -> Path:
     return RunFolder.latest(runs).path
 
 
+@pytest.fixture(scope="module")
+def trained_alone(unlabelled_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained(unlabelled_store, tmp_path_factory.mktemp("runs"), devices=1)
+
+
+def test_from_training_to_a_report_of_each_finding(
+    unlabelled_store: Path, trained_alone: Path, tmp_path: Path
+) -> None:
+    check_reports(unlabelled_store, trained_alone, tmp_path)
+
+
+@pytest.mark.slow
 def test_from_two_processes_to_a_report_of_each_finding(
     unlabelled_store: Path, tmp_path: Path
 ) -> None:
-    run = trained(unlabelled_store, tmp_path, devices=2)
+    check_reports(unlabelled_store, trained(unlabelled_store, tmp_path, devices=2), tmp_path)
+
+
+def check_reports(unlabelled_store: Path, run: Path, tmp_path: Path) -> None:
     assert len(pd.read_csv(run / "history.csv")) == 2
 
     scores = {}
@@ -88,14 +103,15 @@ def test_from_two_processes_to_a_report_of_each_finding(
         np.testing.assert_allclose(scores["best"][columns], scores["last"][columns], atol=1e-6)
 
 
-def test_a_change_of_another_target_is_noticed(unlabelled_store: Path, tmp_path: Path) -> None:
-    run = trained(unlabelled_store, tmp_path, devices=1)
+def test_a_change_of_another_target_is_noticed(
+    unlabelled_store: Path, trained_alone: Path, tmp_path: Path
+) -> None:
     changed = tmp_path / "changed"
     shutil.copytree(unlabelled_store, changed)
     manifest = pd.read_parquet(changed / "manifest.parquet")
     other = manifest["density"].map({"C": "B", "D": "A", "A": "D", "B": "C"})
     manifest.assign(density=other).to_parquet(changed / "manifest.parquet")
-    done = mammo_pd("evaluate", run, "--store", changed)
+    done = mammo_pd("evaluate", trained_alone, "--store", changed)
     assert done.returncode == 2
     assert "the labels in" in done.stderr
 
