@@ -218,6 +218,11 @@ def _print_summary(summary: "PreprocessSummary", out: Path, *, has_table: bool) 
             "they were read (deleted, moved, or on a disk that is not mounted); to take out what "
             f"was deleted: mammo-pd forget{store} --missing"
         )
+    if summary.contradicted:
+        print(
+            f"warning: {summary.contradicted} images were left out as duplicates of one that the "
+            "label table labels otherwise, and its label was taken; find out which is true"
+        )
     if summary.disagreeing:
         print(
             f"warning: the label table and DICOM disagree on the side of {summary.disagreeing} "

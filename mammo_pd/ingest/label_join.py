@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mammo_pd.data.labels import LabelTable
-from mammo_pd.data.record import Record
+from mammo_pd.data.record import Record, RecordedImage
 from mammo_pd.errors import InputError
-from mammo_pd.terms import Reason
+from mammo_pd.terms import Reason, Status
 
 # The label of a duplicate is with the image that it repeats; of who was forgotten none is kept.
 _WITHOUT_LABEL = (Reason.DUPLICATE, Reason.FORGOTTEN)
@@ -84,6 +84,29 @@ def refuse_losing_labels(labels: LabelTable, folder: Path, record: Record) -> No
     # A table that names none of the images may be of new ones; if not, `join_labels` says so.
     if any(row is not None for row in found.values()):
         _refuse(labels, _compare(labels, found, record))
+
+
+def count_contradicted(labels: LabelTable, record: Record) -> int:
+    """Count the duplicates to which a table gives another label than to the image that is kept."""
+    copies: dict[str, list[int]] = {}
+    for image in record.rows():
+        if image.columns.get("reason") == Reason.DUPLICATE and image.columns.get("pixel_hash"):
+            label = _own_label(labels, image)
+            if label is not None:
+                copies.setdefault(image.columns["pixel_hash"], []).append(label)
+    count = 0
+    if copies:
+        for image in record.rows():
+            if image.columns["status"] == Status.OK:
+                label = _own_label(labels, image)
+                given = copies.get(image.columns.get("pixel_hash", ""), [])
+                count += sum(label is not None and other != label for other in given)
+    return count
+
+
+def _own_label(labels: LabelTable, image: RecordedImage) -> int | None:
+    row = labels.find(image.source.path, image.identifiers.get("sop_instance_uid"))
+    return None if row is None else labels.rows[row]["label"]
 
 
 def _match(labels: LabelTable, folder: Path, record: Record) -> dict[Path, int | None]:

@@ -48,7 +48,12 @@ from mammo_pd.ingest.add_levels import (
 )
 from mammo_pd.ingest.contact_sheet import draw_contact_sheet
 from mammo_pd.ingest.content import content_digest
-from mammo_pd.ingest.label_join import LabelChanges, join_labels, refuse_losing_labels
+from mammo_pd.ingest.label_join import (
+    LabelChanges,
+    count_contradicted,
+    join_labels,
+    refuse_losing_labels,
+)
 from mammo_pd.ingest.moved import recognise_moved
 from mammo_pd.ingest.process import Job, Outcome, failed, process_file
 from mammo_pd.ingest.progress import Progress
@@ -85,6 +90,8 @@ class PreprocessSummary:
         positive: of those, the positive ones.
         unmatched_labels: rows of the label table that match no image.
         label_changes: what the label table did to labels of before; None without a table.
+        contradicted: images that were left out as duplicates of one that the label table labels
+            otherwise.
         disagreeing: images whose laterality differs between table and tag.
         doubtful: of the folder's ok images, those in which it is doubtful what is breast; they are
             kept whole.
@@ -125,6 +132,7 @@ class PreprocessSummary:
     positive: int
     unmatched_labels: int
     label_changes: LabelChanges | None
+    contradicted: int
     disagreeing: int
     doubtful: int
     sides: dict[str, int]
@@ -520,7 +528,8 @@ def _store_image(job: Job, outcome: Outcome, target: _Target) -> RecordedImage:
     if holder is not None and holder.path != job.source:
         # The name is taken in this store, so the image gets one made of its path.
         image_id = hasher.hash("image", f"file:{job.source}{_frame_suffix(outcome.frame)}")
-    if columns["status"] == Status.OK and outcome.pixel_digest:
+    # A file without a UID is there because a row of the table names it: as an image of its own.
+    if columns["status"] == Status.OK and outcome.pixel_digest and uid:
         twin = target.record.with_pixels(columns["pixel_hash"], job.source)
         if twin is not None:
             # It keeps its patient, exam and pixel hash: they may show that two patients are one.
@@ -616,6 +625,7 @@ def _finish(
         positive=counts["positive"],
         unmatched_labels=unmatched,
         label_changes=changes,
+        contradicted=0 if labels is None else count_contradicted(labels, target.record),
         disagreeing=counts["disagreeing"],
         doubtful=counts["doubtful"],
         sides=dict(sides),

@@ -455,6 +455,24 @@ def test_equal_pixels_make_a_duplicate_and_an_equal_uid_does_not(
     assert (again.by_status, again.shared_uid) == (summary.by_status, summary.shared_uid)
 
 
+@pytest.mark.parametrize(("labels", "contradicted"), [("01", 1), ("11", 0), ("0", 0)])
+def test_copies_under_two_uids_that_are_labelled_differently_are_told(
+    phantoms: Path, tmp_path: Path, labels: str, contradicted: int
+) -> None:
+    folder = tmp_path / "d"
+    folder.mkdir()
+    dataset = pydicom.dcmread(next(phantoms.rglob("L_CC.dcm")))
+    for number in range(2):
+        uid = f"1.2.{number + 1}"
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = uid
+        dataset.save_as(folder / f"{number}.dcm")
+    rows = "".join(f"{number}.dcm,{label}\n" for number, label in enumerate(labels))
+    (folder / "t.csv").write_text("path,label\n" + rows)
+    summary = quiet(folder, tmp_path / "s", labels=read_labels(folder / "t.csv"))
+    assert summary.by_status == {("ok", ""): 1, ("excluded", "duplicate_image"): 1}
+    assert (summary.contradicted, summary.labelled) == (contradicted, 1)
+
+
 def test_a_shared_image_joins_two_patients_of_one_woman(phantoms: Path, tmp_path: Path) -> None:
     """One woman exported twice under two IDs, with one file in common."""
     folder = some(phantoms, tmp_path / "d", women=1)
