@@ -106,10 +106,10 @@ def with_known_names(frame: pd.DataFrame, names: Iterable[str], path: Path) -> p
         # So pandas calls the second of two.
         if f"{name}.1" in frame.columns:
             raise InputError(f"{path} has the column {name} twice; rename or remove one of them.")
-    absent = {_plain(name): name for name in names if name not in frame.columns}
+    absent = {plain_name(name): name for name in names if name not in frame.columns}
     found: dict[str, str] = {}
     for column in frame.columns:
-        meant = absent.get(_plain(column))
+        meant = absent.get(plain_name(column))
         if meant is None:
             continue
         if meant in found.values():
@@ -148,7 +148,8 @@ def with_formulas(frame: pd.DataFrame) -> pd.DataFrame:
     return cells
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """A column's name without case and punctuation: ``PatientID`` and ``patient_id`` are one."""
     return re.sub(r"[\W_]+", "", name.casefold())
 
 

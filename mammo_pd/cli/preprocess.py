@@ -34,6 +34,7 @@ def preprocess(
     positive: Annotated[
         list[str] | None, Parameter(consume_multiple=1, metavar="VALUE...", show_default="1")
     ] = None,
+    carry: Annotated[str | None, Parameter(metavar="A,B")] = None,
     replace_labels: bool = False,
     voi: VoiPolicy = VoiPolicy.AUTO,
     frames: Frames = Frames.EXCLUDE,
@@ -66,6 +67,8 @@ def preprocess(
         definition: Which of the data set's label definitions to use, with --source.
         label_column: Column of TABLE that holds the label.
         positive: Values that count as positive; all others are negative.
+        carry: Further columns of TABLE for the manifest, such as hormone,ward. Those that are not
+            known to describe images, findings or machines are left out: they may identify a woman.
         replace_labels: Let TABLE take away labels that images have, or turn them round.
         voi: Grey scale: VOI LUT, else window, else full range (auto); or insist on one of them.
         frames: What to take of multi-frame files (tomosynthesis): nothing, the middle frame, the
@@ -90,7 +93,7 @@ def preprocess(
         raise InputError(f"--bits-stored {bits_stored} is not from 8 to 16.")
     if replace_labels and labels is None:
         raise InputError("--replace-labels needs a table; name it with --labels.")
-    table = _read_labels(folder, labels, source, definition, label_column, positive)
+    table = _read_labels(folder, labels, source, definition, label_column, positive, carry)
     if key is not None and not key.is_file():
         raise InputError(f"the key {key} does not exist; name a store's private/key.")
     summary = ingest.preprocess(
@@ -142,23 +145,34 @@ def _read_labels(
     definition: str | None,
     label_column: str | None,
     positive: list[str] | None,
+    carry: str | None,
 ) -> "LabelTable | None":
     if source is not None:
         from mammo_pd.data.sources import read_source
 
-        if labels is None or label_column or positive:
+        if labels is None or label_column or positive or carry:
             raise InputError(
                 "--source reads the data set's own table, which --labels names, and defines its "
-                "label (--definition); --label-column and --positive do not apply."
+                "label (--definition) and its columns; --label-column, --positive and --carry do "
+                "not apply."
             )
         return read_source(source, labels, folder, definition=definition)
     if labels is None:
-        if label_column or positive:
-            raise InputError("--label-column and --positive need a table; name it with --labels.")
+        if label_column or positive or carry:
+            raise InputError(
+                "--label-column, --positive and --carry need a table; name it with --labels."
+            )
         return None
     from mammo_pd.data.labels import read_labels
 
-    return read_labels(labels, label_column=label_column, positive=positive or ())
+    names = [name.strip() for name in (carry or "").split(",") if name.strip()]
+    table = read_labels(labels, label_column=label_column, positive=positive or (), carry=names)
+    if table.left_out:
+        print(
+            f"columns of {labels} that stay out of the store, since they may identify a woman: "
+            f"{', '.join(table.left_out)} (--carry takes those that you need)"
+        )
+    return table
 
 
 def _print_summary(summary: "PreprocessSummary", out: Path, *, has_table: bool) -> None:

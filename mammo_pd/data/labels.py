@@ -7,7 +7,7 @@ The whole table is checked before any image is read. Rows are matched to images 
 import os.path
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import pandas as pd
 
 from mammo_pd.data.manifest import MANIFEST_SCHEMA
 from mammo_pd.errors import InputError
-from mammo_pd.table_file import read_csv, with_known_names
+from mammo_pd.table_file import plain_name, read_csv, with_known_names
 
 _PATH_COLUMNS = ("path", "file", "filename", "image_path")
 _KEYS = (*_PATH_COLUMNS, "sop_instance_uid", "image_id")
@@ -33,36 +33,16 @@ _NAMES = (
     "view_position",
     "photometric_interpretation",
 )
-# A column with one of these words in its name may identify a person and stays out of the manifest.
-_PERSONAL = frozenset(
-    [
-        "id",
-        "ids",
-        "uid",
-        "uids",
-        "path",
-        "file",
-        "filename",
-        "name",
-        "names",
-        "surname",
-        "forename",
-        "firstname",
-        "lastname",
-        "accession",
-        "birth",
-        "birthdate",
-        "birthday",
-        "dob",
-        "mrn",
-        "ssn",
-        "address",
-        "phone",
-        "email",
-    ]
+# Columns of anyone's table that are taken over: what describes an image, a finding or a machine, in
+# the words of the public data sets. Whatever else a hospital's table holds may identify a woman, in
+# any language, and stays out unless it is asked for by name.
+_KNOWN_COLUMNS = (
+    *("cancer", "pathology", "malignant", "invasive", "biopsy", "cancer_type", "cancer_size_mm"),
+    *("birads", "bi_rads", "assessment", "density", "breast_density", "tissue", "subtlety"),
+    *("abnormality", "severity", "difficult_negative_case", "lesion", "lesion_type", "finding"),
+    *("lesion_row", "lesion_column", "lesion_radius", "x", "y_from_bottom", "radius"),
+    *("site_id", "machine_id", "vendor", "scanner", "published_split", "split", "fold"),
 )
-# Places and devices have IDs, too, and are wanted as strata.
-_NOT_PERSONAL = ("site_id", "machine_id")
 # The last component of a UID is taken for an image_id only if it is longer than a counter.
 _FEWEST_DIGITS = 5
 # Not what may be a thousands separator: 1,250 is two numbers.
@@ -82,6 +62,7 @@ class LabelTable:
         rows: one dictionary per image: ``label`` (0, 1 or None), ``patient_id``, ``exam_id``,
             ``laterality``, ``view``, ``age``, ``photometric_interpretation`` (or None each) and
             ``further``.
+        left_out: columns that the manifest does not take over, since they may identify a woman.
         uid_ends_in_image_id: the set's SOP Instance UIDs end in its image numbers. Of any other
             file a UID that ends like one is a coincidence.
     """
@@ -90,6 +71,7 @@ class LabelTable:
     definition: str
     column_types: dict[str, str]
     rows: tuple[dict[str, Any], ...]
+    left_out: tuple[str, ...]
     uid_ends_in_image_id: bool
     _by_path: dict[str, int]
     _by_name: dict[str, int]
@@ -145,7 +127,11 @@ class LabelTable:
 
 
 def read_labels(
-    path: Path, *, label_column: str | None = None, positive: Iterable[str] = ()
+    path: Path,
+    *,
+    label_column: str | None = None,
+    positive: Iterable[str] = (),
+    carry: Iterable[str] = (),
 ) -> LabelTable:
     """Read and check a label table.
 
@@ -154,16 +140,25 @@ def read_labels(
         label_column: the column with the label; by default ``label``, else ``cancer``.
         positive: the values that count as positive; by default 1 (and true, yes). If given, every
             other value is negative. An empty cell is always a missing label.
+        carry: further columns for the manifest, beside those that are known to describe images,
+            findings or machines (case and punctuation aside).
 
     Returns:
         The table.
 
     Raises:
-        InputError: no such file, no column to match images by, an image named twice, or a label
-            that is neither 0 nor 1.
+        InputError: no such file, no such column to carry, no column to match images by, an image
+            named twice, or a label that is neither 0 nor 1.
     """
     names = (*_NAMES, *([label_column] if label_column else _LABELS))
     frame = with_known_names(read_csv(path), names, path)
+    carry = tuple(carry)
+    absent = [name for name in carry if name not in frame.columns]
+    if absent:
+        raise InputError(
+            f"{path} has no column {', '.join(absent)} to carry; it has: "
+            f"{', '.join(frame.columns)}."
+        )
     label = _read_label(frame, path, label_column, tuple(positive))
     name = _label_column(frame, path, label_column)
     meaning = ", ".join(positive) if positive else "1"
@@ -172,6 +167,8 @@ def read_labels(
         label,
         source=path,
         definition=f"positive where the label table's column {name} is {meaning}",
+        # The label's own column says no more than the label does.
+        carry=[*carry, *([label_column] if label_column else []), *_known(frame.columns)],
     )
 
 
@@ -182,6 +179,7 @@ def label_table(
     source: Path,
     definition: str,
     uid_ends_in_image_id: bool = False,
+    carry: Collection[str] | None = None,
 ) -> LabelTable:
     """Check rows in memory, and index them by the columns that name images.
 
@@ -191,6 +189,8 @@ def label_table(
         source: where the rows came from; relative paths are resolved beside it.
         definition: what makes an image positive, in a sentence.
         uid_ends_in_image_id: as in `LabelTable`.
+        carry: the columns that the manifest takes over; None for all, where the reader of a data
+            set has chosen them.
 
     Returns:
         The table.
@@ -210,8 +210,9 @@ def label_table(
     carried: dict[str, list[Any]] = {
         name: [value or None for value in frame[name]]
         for name in frame.columns
-        if name not in reserved and (name in _NOT_PERSONAL or not _is_personal(name))
+        if name not in reserved and (carry is None or name in carry)
     }
+    meant = {*reserved, *carried, *_NAMES, *_LABELS}
     column_types = dict.fromkeys(carried, "text")
     for column, values in carried.items():
         # A column is numeric if it has a number and every cell that is not empty is one.
@@ -246,6 +247,7 @@ def label_table(
         definition=definition,
         column_types=column_types,
         rows=tuple(rows),
+        left_out=tuple(name for name in frame.columns if name not in meant),
         uid_ends_in_image_id=uid_ends_in_image_id,
         _by_path=_index(
             frame,
@@ -314,18 +316,16 @@ def _read_label(
     return labels
 
 
+def _known(columns: Iterable[str]) -> list[str]:
+    known = {plain_name(name) for name in _KNOWN_COLUMNS}
+    return [name for name in columns if plain_name(name) in known]
+
+
 def _number(text: str) -> float | None:
     try:
         return float(text.replace(",", ".") if _DECIMAL_COMMA.fullmatch(text) else text)
     except ValueError:
         return None
-
-
-def _is_personal(name: str) -> bool:
-    """Whether a column's name, in any spelling, suggests that it identifies a person."""
-    # Words of camelCase and of ACRONYMFollowedByWord.
-    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name)
-    return not _PERSONAL.isdisjoint(re.split(r"[^a-z0-9]+", spaced.lower()))
 
 
 def _with_slashes(path: str) -> str:

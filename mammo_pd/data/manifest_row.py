@@ -4,6 +4,10 @@ from typing import Any
 
 from mammo_pd.data.record import Hasher, RecordedImage
 
+# Women above it are so few that an age may name one: HIPAA's safe harbour, 45 CFR
+# 164.514(b)(2)(i)(C), puts them into one class, which is written as 90 here.
+_OLDEST = 89.0
+
 
 def manifest_row(image: RecordedImage, hasher: Hasher) -> dict[str, Any]:
     """The columns that are known of one image; those of its label table follow the manifest's own.
@@ -36,4 +40,6 @@ def manifest_row(image: RecordedImage, hasher: Hasher) -> dict[str, Any]:
     for name in ("laterality", "view", "age", "implant"):
         if labelled.get(name) is not None:
             row[name] = labelled[name]
+    if row.get("age") is not None and row["age"] > _OLDEST:
+        row["age"] = _OLDEST + 1
     return row

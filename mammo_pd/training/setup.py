@@ -413,7 +413,7 @@ def _balanced_draw(
         if column not in rows:
             raise InputError(
                 f"training.balance_within {column!r} is not in the store; give the label table "
-                "that has it: mammo-pd preprocess --labels TABLE"
+                f"that has it: mammo-pd preprocess --labels TABLE --carry {column}"
             )
         # An unknown value is a group of its own.
         groups = pd.factorize(rows[column].astype("string").fillna(""))[0].astype(np.int64)

@@ -62,7 +62,7 @@ def test_accents_are_the_same_in_either_form(
 def test_spelling_separators_and_decimal_commas_of_any_country_are_read(
     tmp_path: Path, text: str
 ) -> None:
-    labels = read_labels(table(tmp_path, text))
+    labels = read_labels(table(tmp_path, text), carry=["dose"])
     found = labels.find(tmp_path / "a.png")
     assert found == 0
     row = labels.rows[found]
@@ -71,7 +71,8 @@ def test_spelling_separators_and_decimal_commas_of_any_country_are_read(
 
 
 def test_what_may_be_a_thousands_separator_stays_text(tmp_path: Path) -> None:
-    labels = read_labels(table(tmp_path, 'path,label,volume,share\na.png,1,"1,250","0,250"\n'))
+    path = table(tmp_path, 'path,label,volume,share\na.png,1,"1,250","0,250"\n')
+    labels = read_labels(path, carry=["volume", "share"])
     assert labels.rows[0]["further"] == {"volume": "1,250", "share": 0.25}
 
 
@@ -102,6 +103,27 @@ def test_label_falls_back_to_cancer_and_reads_words(tmp_path: Path) -> None:
     assert [row["label"] for row in labels.rows] == [1, 0, None]
 
 
+@pytest.mark.parametrize(
+    "column",
+    [
+        *("pid", "nhs_number", "Nachname", "geburtsdatum", "image", "comment", "PatientName"),
+        *("AccessionNumber", "series_id", "nom", "DNI", "Befund", "free_text", "hospital_no"),
+        *("PatientBirthDate", "image file path", "filenumbering"),
+    ],
+)
+def test_a_column_that_is_not_known_stays_out_unless_it_is_asked_for(
+    tmp_path: Path, column: str
+) -> None:
+    path = table(tmp_path, f"path,label,BI-RADS,{column}\na.png,1,4,Doe\n")
+    labels = read_labels(path)
+    assert (labels.rows[0]["further"], labels.left_out) == ({"BI-RADS": 4.0}, (column,))
+    assert "Doe" not in repr(labels.rows)
+    asked = read_labels(path, carry=[column])
+    assert (asked.rows[0]["further"][column], asked.left_out) == ("Doe", ())
+    with pytest.raises(InputError, match="has no column other to carry"):
+        read_labels(path, carry=["other"])
+
+
 def test_further_columns_are_carried_but_not_what_may_identify(tmp_path: Path) -> None:
     labels = read_labels(
         table(
@@ -121,23 +143,6 @@ def test_laterality_and_view_are_read_in_the_sets_words(tmp_path: Path) -> None:
     )
     row = labels.rows[0]
     assert (row["laterality"], row["view"], row["age"]) == ("L", "CC", 61.0)
-
-
-def test_names_are_recognised_in_hospital_spelling(tmp_path: Path) -> None:
-    personal = [
-        "PatientID",
-        "PatientName",
-        "PatientBirthDate",
-        "StudyInstanceUID",
-        "AccessionNumber",
-        "Patient Name",
-        "image file path",
-        "surname",
-    ]
-    plain = ["BreastDensity", "tumour size", "filenumbering"]
-    head = ",".join(["path", "label", *personal, *plain])
-    labels = read_labels(table(tmp_path, head + "\na.png,1" + ",x" * 11 + "\n"))
-    assert sorted(labels.column_types) == sorted(plain)
 
 
 def test_counters_find_no_image_by_accident(tmp_path: Path) -> None:

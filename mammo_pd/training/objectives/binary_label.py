@@ -73,7 +73,7 @@ class BinaryLabel(Objective):
         if column not in rows:
             raise InputError(
                 f"training.target_column {column!r} is not in the store; give the label table that "
-                "has it: mammo-pd preprocess --labels TABLE"
+                f"has it: mammo-pd preprocess --labels TABLE --carry {column}"
             )
         values = pd.to_numeric(rows[column], errors="coerce").to_numpy(np.float32, na_value=np.nan)
         wrong = (rows[column].notna() & np.isnan(values)) | (values < 0) | (values > 1)
