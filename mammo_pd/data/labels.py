@@ -105,8 +105,8 @@ class LabelTable:
         if len(found) > 1:
             lines = ", ".join(str(row + 2) for row in sorted(found, key=str) if row is not None)
             raise InputError(
-                f"{path} is named by more than one row of {self.source} (lines {lines}); keep one "
-                "row per image."
+                f"an image is named by more than one row of {self.source} (lines {lines}); keep "
+                "one row per image."
             )
         return found.pop() if found else None
 

@@ -59,11 +59,14 @@ def join_labels(
         )
     row, most = times.most_common(1)[0]
     if most > 1:
-        names = sorted(source for source, at in found.items() if at == row)
+        # Not their paths, which may hold a woman's name: what is printed ends up in logs.
+        paths = sorted(source for source, at in found.items() if at == row)
+        names = [record.known(path)[0][2] for path in paths[:2]]
         raise InputError(
-            f"line {row + 2} of {labels.source} names {most} images ({names[0]}, {names[1]}, ...); "
-            "give paths that tell them apart. The images are in the store: run again with the "
-            "corrected table, and only it is read."
+            f"line {row + 2} of {labels.source} names {most} images, such as {names[0]} and "
+            f"{names[1]}; give paths that tell them apart (a run without --labels and with "
+            "--crosswalk FILE says which file is which). The images are in the store: run again "
+            "with the corrected table, and only it is read."
         )
     changes = _compare(labels, found, record)
     if not replace:
