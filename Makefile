@@ -10,7 +10,7 @@ demo: setup
 	$(BIN)/mammo-pd demo
 
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
 
 check: setup
 	$(BIN)/ruff check .

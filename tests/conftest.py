@@ -1,4 +1,5 @@
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +16,15 @@ from mammo_pd.phantoms import PhantomSettings, write_phantoms
 
 # Small tensors: threads would only wait for one another, most of all beside other processes.
 torch.set_num_threads(1)
+
+
+# A shell that starts the tests in the background has them ignore these, and they test them.
+for _number, _handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 
 @pytest.fixture(scope="session")

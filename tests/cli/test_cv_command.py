@@ -311,6 +311,7 @@ def test_split_without_folds_and_other_folders_are_refused(
     assert "holds something other than a cross-validation" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_mistake_that_all_runs_share_ends_with_the_first(store: Path, tmp_path: Path) -> None:
     """What the run's process says is read from its log."""
     weights = ["--weights", str(tmp_path / "none.safetensors")]

@@ -126,6 +126,7 @@ def _begin(runs: Path) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_processes_that_begin_together_make_one_whole_database(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=_begin, args=(tmp_path,)) for _ in range(2)]
