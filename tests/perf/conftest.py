@@ -1,3 +1,5 @@
+import fcntl
+import os
 from pathlib import Path
 
 import pytest
@@ -7,15 +9,23 @@ from mammo_pd.perf.bench import bench
 
 @pytest.fixture(scope="session")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a bench of this machine in ``b`` and its MLflow record in ``runs``."""
-    out = tmp_path_factory.mktemp("bench")
-    bench(
-        out / "b",
-        resolutions=["64x48", "96"],
-        keep_rates=[0.25, 1.0],
-        models=["vit_tiny_patch16_224"],
-        batch_size=2,
-        runs=out / "runs",
-        say=lambda _: None,
-    )
+    """A folder with a bench of this machine in ``b`` and its MLflow record in ``runs``.
+
+    It takes half a minute, so the test processes of one session share it; nobody changes it.
+    """
+    own = tmp_path_factory.getbasetemp()
+    out = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "bench-of-all"
+    out.mkdir(exist_ok=True)
+    with (out / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (out / "b" / "bench.json").is_file():
+            bench(
+                out / "b",
+                resolutions=["64x48", "96"],
+                keep_rates=[0.25, 1.0],
+                models=["vit_tiny_patch16_224"],
+                batch_size=2,
+                runs=out / "runs",
+                say=lambda _: None,
+            )
     return out
