@@ -338,6 +338,7 @@ def test_a_transform_that_fails_prints_nothing_that_identifies(
             assert str(secret) not in printed
 
 
+@pytest.mark.slow
 def test_cluster_loses_a_worker_and_no_image(phantoms: Path, tmp_path: Path) -> None:
     """One of two Dask workers, each a process, is killed midway: nothing lost, nothing twice."""
     distributed = pytest.importorskip("distributed")
