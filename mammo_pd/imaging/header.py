@@ -18,6 +18,7 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 from mammo_pd.errors import ImageError
+from mammo_pd.imaging.orientation import upright_column
 from mammo_pd.terms import Laterality, Reason
 
 # CID 4014 "View for Mammography", in the ACR abbreviations that View Position (0018,5101) uses.
@@ -496,6 +497,7 @@ def _from_orientation(header: Dataset) -> tuple[Laterality | None, str | None]:
     row, column = find_patient_orientation(header) or ("", "")
     if row not in {"A", "P"}:
         return None, None
+    column = upright_column(column)
     side = {"L": Laterality.RIGHT, "R": Laterality.LEFT}.get(column[-1:])
     if column in {"L", "R"}:
         return side, "CC"

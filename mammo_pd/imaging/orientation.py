@@ -43,6 +43,15 @@ def is_upside_down(orientation: tuple[str, str] | None) -> bool:
     return orientation is not None and orientation[0] in _WALL and orientation[1][:1] == "H"
 
 
+def upright_column(column: str) -> str:
+    """The direction of a column once an image that is upside down is turned: ``HL`` is ``FR``.
+
+    Args:
+        column: the second value of Patient Orientation.
+    """
+    return column.translate(_TURNED) if column[:1] == "H" else column
+
+
 def judge_side(
     side: str, laterality: str | None, orientation: tuple[str, str] | None
 ) -> SideVerdict | None:
@@ -65,10 +74,7 @@ def judge_side(
         column = ""
     if laterality is None and wall is None:
         return None
-    across = column[-1:]
-    if column[:1] == "H":  # towards the head: upside down, as is the way across
-        across = {"L": "R", "R": "L"}.get(across, "")
-    if laterality is not None and across == laterality:
+    if laterality is not None and upright_column(column)[-1:] == laterality:
         return SideVerdict.ORIENTATION_AGAINST_LATERALITY
     if wall is not None and wall != side:
         return SideVerdict.AGAINST_ORIENTATION
@@ -79,6 +85,7 @@ def judge_side(
 
 # Where the chest wall is, by the direction of a row: anterior or posterior.
 _WALL = {"A": "left", "P": "right"}
+_TURNED = str.maketrans("HLR", "FRL")
 
 
 def turn_chest_wall_left(pixels: np.ndarray, side: str) -> np.ndarray:

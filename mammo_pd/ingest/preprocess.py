@@ -625,7 +625,12 @@ def _finish(
         positive=counts["positive"],
         unmatched_labels=unmatched,
         label_changes=changes,
-        contradicted=0 if labels is None else count_contradicted(labels, target.record),
+        # A pass over the whole record, which folders without a duplicate are spared.
+        contradicted=(
+            0
+            if labels is None or (str(Status.EXCLUDED), str(Reason.DUPLICATE)) not in by_status
+            else count_contradicted(labels, target.record)
+        ),
         disagreeing=counts["disagreeing"],
         doubtful=counts["doubtful"],
         sides=dict(sides),

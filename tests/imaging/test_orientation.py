@@ -1,15 +1,18 @@
 import numpy as np
 import pytest
+from dicom_files import half_disk, make_dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mammo_pd.imaging.box import Box
+from mammo_pd.imaging.header import find_laterality, find_view
 from mammo_pd.imaging.orientation import (
     is_upside_down,
     judge_side,
     to_native_frame,
     to_stored_frame,
     turn_chest_wall_left,
+    upright_column,
 )
 
 boxes = st.builds(Box, *[st.integers(0, 50)] * 2, *[st.integers(1, 40)] * 2)
@@ -81,6 +84,19 @@ def test_side_laterality_and_orientation_against_one_another(
     side, laterality, orientation, verdict
 ):
     assert judge_side(side, laterality, orientation) == verdict
+
+
+@pytest.mark.parametrize(
+    ("upside_down", "upright"), [("HL", "FR"), ("HR", "FL"), ("H", "F"), ("FL", "FL"), ("R", "R")]
+)
+def test_the_side_that_orientation_tells_is_that_of_the_upright_image(upside_down, upright):
+    """Where no other tag names the side."""
+    assert upright_column(upside_down) == upright
+    headers = [
+        make_dataset(half_disk(), PatientOrientation=["A", c]) for c in (upside_down, upright)
+    ]
+    assert find_laterality(headers[0]) == find_laterality(headers[1])
+    assert find_view(headers[0]) == find_view(headers[1])
 
 
 def test_what_is_upside_down():
