@@ -86,7 +86,8 @@ def save_state(
     for index, values in state["state"].items():
         for name, value in values.items():
             tensors[f"{_OPTIMIZER}{index}.{name}"] = value.detach().contiguous()
-    header = {**_header(metadata, card), "param_groups": json.dumps(state["param_groups"])}
+    groups = [{**group, "lr": float(group["lr"])} for group in state["param_groups"]]
+    header = {**_header(metadata, card), "param_groups": json.dumps(groups)}
     with atomic_write(path) as beside:
         save_file(tensors, beside, header)
 
@@ -127,6 +128,13 @@ def load_state(
             f"{path} holds weights alone, and not what training needs to go on; train anew without "
             "--resume."
         ) from error
+    own_groups = [
+        {name: group[name] for name in ("lr", "fused", "capturable", "foreach") if name in group}
+        for group in optimizer.param_groups
+    ]
+    if len(groups) == len(own_groups):
+        # How the device computes, and where it reads the rate, is not the checkpoint's to say.
+        groups = [group | own for group, own in zip(groups, own_groups, strict=True)]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
     return metadata
 

@@ -31,6 +31,7 @@ from mammo_pd.terms import Split
 from mammo_pd.tracking import NoTracking, TrackedDataset, Tracker
 from mammo_pd.training.averaging import WeightAverage
 from mammo_pd.training.batch_size import DoesNotFitError
+from mammo_pd.training.captured import CapturedWork
 from mammo_pd.training.checkpoint import (
     is_finite,
     load_state,
@@ -42,7 +43,12 @@ from mammo_pd.training.checkpoint import (
 from mammo_pd.training.journal import Journal
 from mammo_pd.training.model_card import ModelCard, without_paths
 from mammo_pd.training.objectives import Objective
-from mammo_pd.training.optimizer import backbone_parameters, parameter_groups
+from mammo_pd.training.optimizer import (
+    backbone_parameters,
+    make_optimizer,
+    parameter_groups,
+    set_learning_rate,
+)
 from mammo_pd.training.runs import RunFolder, timestamp
 from mammo_pd.training.scoring import score_batches
 from mammo_pd.training.setup import RunSetup
@@ -129,16 +135,14 @@ def _fit(
     timm_model = setup.backbone.timm_model
 
     # ---- optimiser
-    optimizer = torch.optim.AdamW(
-        parameter_groups(
-            setup.model,
-            timm_model,
-            weight_decay=training.weight_decay,
-            layer_decay=training.layer_decay,
-        ),
-        lr=training.lr,
-        betas=(0.9, 0.95),
-        fused=can_fuse(fabric),
+    groups = parameter_groups(
+        setup.model,
+        timm_model,
+        weight_decay=training.weight_decay,
+        layer_decay=training.layer_decay,
+    )
+    optimizer = make_optimizer(
+        groups, training.lr, fused=can_fuse(fabric), captured=setup.captures_steps
     )
     frozen, backbone = setup.is_frozen(0), backbone_parameters(timm_model)
     step = _make_step(setup, optimizer, backbone, frozen=frozen)
@@ -189,7 +193,7 @@ def _fit(
             done = _train_epoch(setup, step, train_loader, epoch, tracker, average, progress, saver)
             with saver.saving_if_interrupted(done), average.in_place():
                 kept = setup.val_kept if setup.validates_on_some else None
-                scores = _validate(setup, step.model, val_loader, kept)
+                scores = _validate(setup, step.model, val_loader, kept, step.captured)
         except torch.OutOfMemoryError as error:
             raise DoesNotFitError(setup) from error
         progress = EpochProgress()
@@ -235,7 +239,16 @@ def _make_step(
         weight.requires_grad_(not frozen)
     model, wrapped = setup.fabric.setup(setup.model, optimizer)
     clip_norm = setup.config.training.clip_norm
-    return TrainingStep(setup.fabric, model, wrapped, setup.sampler, setup.objective, clip_norm)
+    return TrainingStep(
+        setup.fabric,
+        model,
+        wrapped,
+        setup.sampler,
+        setup.objective,
+        clip_norm,
+        # Anew in each phase: a graph holds what learns in it.
+        setup.make_captured() if setup.captures_steps else None,
+    )
 
 
 def best_epoch(history: list[dict[str, float]], objective: Objective) -> int:
@@ -344,8 +357,7 @@ def _train_epoch(
             # Dropout inside a model draws from torch's own generator.
             torch.manual_seed(_mix_seed(training.seed, done, setup.fabric.global_rank))
             rate = rate_of(number)
-            for group in step.optimizer.param_groups:
-                group["lr"] = rate * group.get("lr_scale", 1.0)
+            set_learning_rate(step.optimizer, rate)
             keys = image_keys(
                 setup.train_set, batch.rows, training.seed, epoch, setup.device, turns[number]
             )
@@ -361,7 +373,11 @@ def _train_epoch(
 
 
 def _validate(
-    setup: RunSetup, model: nn.Module, loader: Any, kept: Callable[[Tensor], Kept] | None
+    setup: RunSetup,
+    model: nn.Module,
+    loader: Any,
+    kept: Callable[[Tensor], Kept] | None,
+    captured: CapturedWork | None = None,
 ) -> npt.NDArray[np.float64]:
     """Score every validation image, on all its patches or some: (images, T), in the set's order."""
     model.eval()
@@ -370,7 +386,7 @@ def _validate(
     scored = [torch.empty(0, columns, device=setup.device)]
     rows = [torch.empty(0, dtype=torch.int64)]
     for index, scores in score_batches(
-        model, setup.sampler, setup.objective, loader, setup.device, kept
+        model, setup.sampler, setup.objective, loader, setup.device, kept, captured
     ):
         rows.append(index)
         scored.append(scores)

@@ -5,6 +5,7 @@ Nothing in a step waits for the GPU, so the host stays ahead of it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -15,6 +16,7 @@ from mammo_pd.batch import ImageBatch
 from mammo_pd.data.dataset import MammogramDataset
 from mammo_pd.keyed_random import image_key
 from mammo_pd.patches.sampler import PatchSampler
+from mammo_pd.training.captured import CapturedWork
 from mammo_pd.training.objectives import Objective
 
 
@@ -29,6 +31,7 @@ class TrainingStep:
         sampler: draws and reads the patches.
         objective: says what is read, and gives the loss.
         clip_norm: largest norm of the gradient; 0 for no limit.
+        captured: launches whole steps; None to launch their kernels one by one.
     """
 
     fabric: Any
@@ -37,6 +40,7 @@ class TrainingStep:
     sampler: PatchSampler
     objective: Objective
     clip_norm: float = 0.0
+    captured: CapturedWork | None = None
 
     def __call__(self, batch: ImageBatch, keys: Tensor, num_keep: int, parts: int = 1) -> Tensor:
         """Train on this process's share of a batch.
@@ -53,6 +57,12 @@ class TrainingStep:
         """
         batch = batch.to(self.fabric.device)
         parts = min(parts, len(batch))
+        learn = partial(self._learn, num_keep=num_keep, parts=parts)
+        if self.captured is None:
+            return learn(batch, keys)
+        return self.captured.run(("step", num_keep, parts), learn, batch, keys)
+
+    def _learn(self, batch: ImageBatch, keys: Tensor, num_keep: int, parts: int) -> Tensor:
         edges = [len(batch) * number // parts for number in range(parts + 1)]
         losses = []
         for start, end in pairwise(edges):
@@ -109,6 +119,16 @@ def image_keys(
     if device.type == "cuda":
         keys = keys.pin_memory()
     return keys.to(device, non_blocking=True)
+
+
+def can_capture(fabric: Any, *, compiled: bool, checkpointing: bool) -> bool:
+    """Whether whole steps may be captured as CUDA graphs.
+
+    Not in fp16, whose loss scaling waits for the device, nor where activations are computed again,
+    which reads the state of random numbers; and on one device alone, since DDP exchanges gradients
+    while they are computed.
+    """
+    return compiled and not checkpointing and fabric.world_size == 1 and can_fuse(fabric)
 
 
 def can_fuse(fabric: Any) -> bool:
