@@ -247,7 +247,10 @@ class Bench:
     def _set_up(self, model: nn.Module, *, captured: bool = False) -> tuple[Any, Any]:
         groups = [{"params": list(model.parameters())}]
         optimizer: Any = make_optimizer(
-            groups, 1e-4, fused=can_fuse(self.fabric), captured=captured
+            groups,
+            1e-4,
+            fused=can_fuse(self.fabric),
+            captured_on=self.device if captured else None,
         )
         module, optimizer = self.fabric.setup(model, optimizer)
         return module.train(), optimizer

@@ -52,20 +52,20 @@ class BenchRow:
 
 
 _LEGEND = (
-    "Host: milliseconds to launch a step on an idle device. x: images/s relative to timm with every patch. Of ceiling: FLOP/s of the model on kept "
-    "patches as a fraction of the measured matmul rate, both under sustained load. Sampling: "
-    "fraction of the step spent drawing, augmenting and reading patches. End to end: images/s "
-    "with the loader relative to those with the batch already on the device (above 1 is noise). "
-    "Waiting: fraction of the time with the loader spent waiting for data. GiB: peak memory, on a "
-    "GPU only."
+    "Host: milliseconds to launch a step on an idle device. x: images/s relative to timm with "
+    "every patch. Of ceiling: FLOP/s of the model on kept patches as a fraction of the measured "
+    "matmul rate, both under sustained load. Sampling: fraction of the step spent drawing, "
+    "augmenting and reading patches. End to end: images/s with the loader relative to those with "
+    "the batch already on the device (above 1 is noise). Waiting: fraction of the time with the "
+    "loader spent waiting for data. GiB: peak memory, on a GPU only."
 )
 
 
 def as_markdown(rows: Sequence[BenchRow]) -> str:
     """Format rows as a table, with a legend of its columns."""
     lines = [
-        "| model | image size | who | keep | draw | batch | ms | host | images/s | x | GiB | GiB/image "
-        "| of ceiling | sampling | end to end | waiting |",
+        "| model | image size | who | keep | draw | batch | ms | host | images/s | x | GiB "
+        "| GiB/image | of ceiling | sampling | end to end | waiting |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:

@@ -113,10 +113,7 @@ class _Graph:
             **{name: getattr(batch, name).clone() for name in _NUMBERS},
         )
         own_keys = keys.clone()
-        graph = torch.cuda.CUDAGraph()
-        # Other threads, which read ahead into pinned memory, may go on meanwhile.
-        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-            result = work(own, own_keys)
+        graph, result = _record(work, own, own_keys, pool)
         return cls(graph, own, own_keys, result)
 
     def replay(self, batch: ImageBatch, keys: Tensor) -> Tensor:
@@ -129,6 +126,16 @@ class _Graph:
         self.graph.replay()
         # The next replay writes to the same place.
         return self.result.clone()
+
+
+def _record(
+    work: Work, batch: ImageBatch, keys: Tensor, pool: Any
+) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+    graph = torch.cuda.CUDAGraph()
+    # Other threads, which read ahead into pinned memory, may go on meanwhile.
+    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+        result = work(batch, keys)
+    return graph, result
 
 
 _NUMBERS = ("offsets", "heights", "widths", "targets")

@@ -11,7 +11,7 @@ from mammo_pd.training.checkpoint import prefix_of
 
 
 def make_optimizer(
-    groups: list[dict[str, Any]], lr: float, *, fused: bool, captured: bool
+    groups: list[dict[str, Any]], lr: float, *, fused: bool, captured_on: torch.device | None
 ) -> torch.optim.AdamW:
     """AdamW over a model's parameter groups.
 
@@ -19,17 +19,17 @@ def make_optimizer(
         groups: from `parameter_groups`.
         lr: peak learning rate.
         fused: whether one kernel updates many weights.
-        captured: whether steps are captured in a CUDA graph: learning rates then lie on the GPU,
-            where a captured step reads them anew.
+        captured_on: the GPU, if steps are captured as CUDA graphs: learning rates then lie there
+            and each step reads them anew. One on the host would stay what it was at the capture.
     """
     optimizer = torch.optim.AdamW(
-        groups, lr=lr, betas=(0.9, 0.95), fused=fused, capturable=captured
+        groups, lr=lr, betas=(0.9, 0.95), fused=fused, capturable=captured_on is not None
     )
-    if captured:
+    if captured_on is not None:
         # The steps before the capture, and those of odd shapes.
         warnings.filterwarnings("ignore", message="This instance was constructed with capturable")
         for group in optimizer.param_groups:
-            group["lr"] = torch.tensor(lr, device=group["params"][0].device)
+            group["lr"] = torch.tensor(lr, device=captured_on)
     return optimizer
 
 
