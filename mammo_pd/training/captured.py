@@ -8,7 +8,9 @@ Source: https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -25,6 +27,22 @@ _WARM_UP_CALLS = 3
 _MOST_GRAPHS = 8
 # A graph keeps its memory. Batches that fill a GPU keep it busy for longer than launching takes.
 _LARGEST_SHARE = 0.4
+
+
+@cache
+def _capture_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
+def on_capture_stream(device: torch.device) -> AbstractContextManager[object]:
+    """Within the block, what is set up is used by captured work later.
+
+    DDP takes hold of where gradients are added up, on the stream on which it is set up; a capture
+    cannot leave its own.
+    """
+    stream = _capture_stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    return torch.cuda.stream(stream)
 
 
 class CapturedWork:
@@ -133,7 +151,8 @@ def _record(
 ) -> tuple[torch.cuda.CUDAGraph, Tensor]:
     graph = torch.cuda.CUDAGraph()
     # Other threads, which read ahead into pinned memory, may go on meanwhile.
-    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+    stream = _capture_stream(keys.device)
+    with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
         result = work(batch, keys)
     return graph, result
 

@@ -9,7 +9,7 @@ import math
 import resource
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -31,7 +31,7 @@ from mammo_pd.terms import Split
 from mammo_pd.tracking import NoTracking, TrackedDataset, Tracker
 from mammo_pd.training.averaging import WeightAverage
 from mammo_pd.training.batch_size import DoesNotFitError
-from mammo_pd.training.captured import CapturedWork
+from mammo_pd.training.captured import CapturedWork, on_capture_stream
 from mammo_pd.training.checkpoint import (
     Contents,
     is_finite,
@@ -250,7 +250,8 @@ def _make_step(
     """Set model and optimiser up for a phase: DDP must know which weights learn in it."""
     for weight in backbone:
         weight.requires_grad_(not frozen)
-    model, wrapped = setup.fabric.setup(setup.model, optimizer)
+    with on_capture_stream(setup.device) if setup.captures_steps else nullcontext():
+        model, wrapped = setup.fabric.setup(setup.model, optimizer)
     clip_norm = setup.config.training.clip_norm
     return TrainingStep(
         setup.fabric,
