@@ -17,9 +17,12 @@ printf '%s\n' torch torchvision |
     compile - --output-file docker/torch.txt
 
 # The part of it that changes with the CUDA version comes from that list alone.
-cuda=$(grep -oE '^(torch|torchvision|triton|cuda-[a-z-]+|nvidia-[a-z0-9-]+)==' docker/torch.txt)
+mapfile -t cuda < <(
+    grep -oE '^(torch|torchvision|triton|cuda-[a-z-]+|nvidia-[a-z0-9-]+)==' docker/torch.txt |
+        tr -d =
+)
 compile pyproject.toml --constraint docker/torch.txt --output-file docker/requirements.txt \
-    $(printf -- '--no-emit-package %s ' ${cuda//==/})
+    "${cuda[@]/#/--no-emit-package=}"
 
 printf '%s\n' av distributed hypothesis jsonschema pytest pytest-xdist |
     compile - --constraint docker/torch.txt --constraint docker/requirements.txt \
