@@ -38,10 +38,10 @@ if [ -e /dev/nvidiactl ]; then gpu=(--nv); fi
 # With --cleanenv nothing else of the host's reaches the image: SLURM's own variables would have
 # Lightning expect one task for each GPU, where mammo-pd starts its processes itself.
 for variable in MLFLOW_TRACKING_URI MLFLOW_TRACKING_USERNAME MLFLOW_TRACKING_PASSWORD \
-    MLFLOW_TRACKING_TOKEN OMP_NUM_THREADS CUDA_VISIBLE_DEVICES; do
+    MLFLOW_TRACKING_TOKEN OMP_NUM_THREADS CUDA_VISIBLE_DEVICES USER LOGNAME; do
     if [ -n "${!variable:-}" ]; then export "APPTAINERENV_$variable=${!variable}"; fi
 done
 
 # exec: SLURM's signals reach mammo-pd, and no shell in between ends by them.
 exec apptainer run --contain --cleanenv --pwd /runs ${gpu[@]+"${gpu[@]}"} \
-    "${binds[@]}" --bind "$scratch:/tmp" --bind /dev/shm --env HOME=/tmp "$sif" "$@"
+    "${binds[@]}" --bind "$scratch:/tmp" "$sif" "$@"
