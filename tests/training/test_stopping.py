@@ -274,7 +274,7 @@ def test_signal_waits_to_be_answered_and_a_second_one_does_not(
 
 
 def test_a_request_that_comes_twice_at_once_is_one() -> None:
-    """From SLURM, and from Apptainer, which got it as well; the checkpoint is written all the same."""
+    """From SLURM, and from Apptainer, which got it too; the checkpoint is written all the same."""
     ended = False
     with pytest.raises(TerminatedError), StopSignals() as signals:
         send(signal.SIGTERM)()
