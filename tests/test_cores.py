@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import mammo_pd
 from mammo_pd.cores import available_cores, keep_threads_within_quota
 
 QUOTA = {
@@ -72,7 +73,8 @@ def test_the_users_number_of_threads_stays(in_container, monkeypatch: pytest.Mon
 
 def test_nothing_counts_cores_by_itself() -> None:
     """The machine's cores, or the affinity's, are not those of a container with a quota."""
-    package = Path(__file__).parents[1] / "mammo_pd"
+    package = Path(mammo_pd.__file__).parent
+    assert (package / "cores.py").is_file()
     assert not [
         file
         for file in package.rglob("*.py")
