@@ -1,10 +1,12 @@
 # make demo: set everything up and run the whole job on phantoms; make test: set up, lint, test.
+# make image, make image-test: build and try the container image (docker/README.md).
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+export IMAGE ENGINE BASE_IMAGE TORCH_CONSTRAINTS PIP_CONF CA_CERT BUILD_FLAGS
 
-.PHONY: setup demo check test clean
+.PHONY: setup demo check test clean image image-test lock
 
 demo: setup
 	$(BIN)/mammo-pd demo
@@ -17,6 +19,7 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint docker/Dockerfile
 
 setup: $(INSTALLED)
 
@@ -26,6 +29,17 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
+
+image:
+	docker/image.sh build
+
+image-test: image
+	docker/image.sh test
+
+# Versions and hashes of what the image holds, anew after a change of pyproject.toml or
+# constraints.txt. Needs uv.
+lock:
+	docker/lock.sh
 
 clean:
 	rm -rf $(VENV) demo

@@ -2,7 +2,7 @@
 
 import sys
 
-from mammo_pd.stopping import pass_over_save_requests
+from mammo_pd.stopping import end_at_once, pass_over_save_requests
 
 
 def main() -> int:
@@ -13,4 +13,7 @@ def main() -> int:
     except KeyboardInterrupt:
         print("\nmammo-pd: interrupted before it began.", file=sys.stderr)
         return 130
-    return app.main()
+    status = app.main()
+    if status in (130, 143):
+        end_at_once(status)
+    return status

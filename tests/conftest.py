@@ -69,7 +69,7 @@ def batch_of() -> Callable[[int], tuple[ImageBatch, torch.Tensor]]:
 
 @pytest.fixture(autouse=True)
 def _no_defaults_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in ("MAMMO_PD_STORE", "MAMMO_PD_RUNS", "MLFLOW_TRACKING_URI"):
+    for name in ("MAMMO_PD_STORE", "MAMMO_PD_RUNS", "MAMMO_PD_CONTAINER", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
     yield
 

@@ -15,6 +15,7 @@ from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
 from mammo_pd import __version__
 from mammo_pd.cli.help_page import HelpPage
+from mammo_pd.cores import keep_threads_within_quota
 from mammo_pd.errors import InputError
 from mammo_pd.stopping import TerminatedError, sigterm_interrupts
 
@@ -117,6 +118,8 @@ def _main(arguments: Sequence[str] | None) -> int:
             # Commands are imported when used; the list of them quotes their docstrings.
             for command in COMMANDS:
                 app[command]
+        elif not {*app.help_flags, *app.version_flags} & {*words}:
+            keep_threads_within_quota()
         app(words)
     except KeyboardInterrupt as interrupt:
         # `train` names its own command, which needs --resume.

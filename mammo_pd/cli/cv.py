@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from mammo_pd.cli.config_flags import NONE_GIVEN, ConfigFlags
+from mammo_pd.cli.container import warn_unless_mounted
 from mammo_pd.cli.evaluate import context_of, only_target
 from mammo_pd.cli.options import (
     AggregationOption,
@@ -85,6 +86,7 @@ def cv(
         )
     wanted = parse_seeds(seeds, config.training.seed)
     path = out or default_runs() / f"cv-{config.data.split}"
+    warn_unless_mounted(path)
     validation = CrossValidation.prepare(path, store or default_store(), config)
     with (
         locked(path / "cv.lock"),

@@ -1,6 +1,5 @@
 """``mammo-pd demo``: the whole job on phantoms, by the commands that a user would type."""
 
-import os
 import shlex
 from pathlib import Path
 from typing import Annotated
@@ -23,11 +22,12 @@ def demo(*, out: Annotated[Path, Parameter(metavar="DIR")] = Path("demo")) -> No
         out: Where to write everything.
     """
     from mammo_pd.cli.app import app
+    from mammo_pd.cores import available_cores
     from mammo_pd.files import write_text
     from mammo_pd.phantoms import PhantomSettings, write_phantoms
 
     dicom, store, runs = out / "dicom", out / "store", out / "runs"
-    cores = len(os.sched_getaffinity(0))
+    cores = available_cores()
     print(f"writing phantom mammograms as DICOM files to {dicom}")
     # Phantoms need no secret; with one fixed key, every demo has the same split and patch draws.
     key = out / "key"

@@ -7,14 +7,25 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from mammo_pd.cli.container import warn_unless_mounted
+
 if TYPE_CHECKING:
     from mammo_pd.training.runs import RunFolder
 
 DEFAULT_STORE = Path("store")
 DEFAULT_RUNS = Path("runs")
 
-StoreOption = Annotated[Path, Parameter(env_var="MAMMO_PD_STORE", metavar="STORE")]
-RunsOption = Annotated[Path, Parameter(env_var="MAMMO_PD_RUNS", metavar="DIR")]
+
+def _would_be_kept(_: object, folder: Path) -> None:
+    warn_unless_mounted(folder)
+
+
+StoreOption = Annotated[
+    Path, Parameter(env_var="MAMMO_PD_STORE", metavar="STORE", validator=_would_be_kept)
+]
+RunsOption = Annotated[
+    Path, Parameter(env_var="MAMMO_PD_RUNS", metavar="DIR", validator=_would_be_kept)
+]
 ResamplesOption = Annotated[int, Parameter(metavar="N")]
 # The values of `mammo_pd.evaluation.levels.Aggregation`, whose module is too heavy for --help.
 AggregationOption = Literal["mean", "max", "noisy_or"]

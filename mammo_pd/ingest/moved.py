@@ -1,6 +1,5 @@
 """Files that moved, recognised by their content: they are neither decoded nor counted twice."""
 
-import os
 from collections import defaultdict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -8,6 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from mammo_pd.cores import available_cores
 from mammo_pd.data.record import Record
 from mammo_pd.files import is_gone
 from mammo_pd.ingest.content import content_digest
@@ -40,7 +40,7 @@ def recognise_moved(files: Iterable[Path], record: Record) -> int:
     lost = {size for size, _ in gone}
     candidates = [file for file, size in sizes.items() if size in lost]
     moved = 0
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(available_cores()) as pool:
         digests = pool.map(content_digest, candidates)
         for file, digest in tqdm(
             zip(candidates, digests, strict=True),

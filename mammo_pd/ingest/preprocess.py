@@ -6,7 +6,6 @@ killed continues where it stopped.
 """
 
 import csv
-import os
 import re
 import shutil
 from collections import Counter
@@ -20,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from mammo_pd.cores import available_cores
 from mammo_pd.data.kept_levels import ALL_LEVELS, keep_levels, kept_levels
 from mammo_pd.data.labels import LabelTable
 from mammo_pd.data.manifest import write_manifest
@@ -332,7 +332,7 @@ def _do(
 ) -> Iterator[tuple[J, R | None]]:
     """Do jobs, and commit what is made of their results, which come in order."""
     results = (
-        run_in_processes(jobs, work, max(1, min(workers or _cores(), len(jobs))))
+        run_in_processes(jobs, work, max(1, min(workers or available_cores(), len(jobs))))
         if scheduler is None
         else run_on_cluster(jobs, work, scheduler)
     )
@@ -385,10 +385,6 @@ def _add_levels(
     keep_levels(paths, kept)
     made = do("levels", jobs, make_levels)
     return to_decode | {*take_in_levels(made, paths, record)}
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 def _version(source: Path) -> tuple[int, int]:

@@ -1,6 +1,5 @@
 """Which images of a store have levels whose content is damaged, and the checksums of older ones."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,6 +8,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
+from mammo_pd.cores import available_cores
 from mammo_pd.data.record import Record, RecordedImage
 from mammo_pd.data.store import (
     StorePaths,
@@ -54,7 +54,7 @@ def _each_checked(
 ) -> Iterator[tuple[RecordedImage, dict[str, int] | None]]:
     check: Callable[[RecordedImage], dict[str, int] | None]
     check = partial(_checked, paths, partial(record.hasher.hash, "pixels"))
-    threads = len(os.sched_getaffinity(0))
+    threads = available_cores()
     under_way: deque[tuple[RecordedImage, Future[dict[str, int] | None]]] = deque()
     # Threads, since reading and summing up release the interpreter's lock.
     with ThreadPoolExecutor(threads) as executor:

@@ -2,7 +2,9 @@
 
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from lightning.fabric import Fabric
@@ -57,7 +59,7 @@ def make_fabric(config: RunConfig, *, devices: int = 1, nodes: int = 1) -> Fabri
 
 
 def should_compile(config: RunConfig, say: Callable[[str], None]) -> bool:
-    """Whether to compile: as configured, else on a GPU if there is a compiler, saying so if not."""
+    """Whether to compile: as configured, else on a GPU if it can be done, saying so if not."""
     if config.device.compile is not None:
         return config.device.compile
     on_gpu = config.device.accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available()
@@ -69,7 +71,23 @@ def should_compile(config: RunConfig, say: Callable[[str], None]) -> bool:
             "warning: no C compiler is found, and torch.compile needs one at run time: training "
             "runs uncompiled, and slower. Install gcc, or name a compiler in CC."
         )
-    return compiler is not None
+        return False
+    cache = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or tempfile.gettempdir())
+    if _is_noexec(cache):
+        say(
+            f"warning: what is compiled could not be executed in {cache}, which is mounted noexec: "
+            "training runs uncompiled, and slower. In Docker, write --tmpfs /tmp:exec; elsewhere "
+            "name another folder in TORCHINDUCTOR_CACHE_DIR and TRITON_CACHE_DIR."
+        )
+        return False
+    return True
+
+
+def _is_noexec(folder: Path) -> bool:
+    """Whether nothing can be executed in a folder, which need not exist yet."""
+    while not folder.exists():
+        folder = folder.parent
+    return bool(os.statvfs(folder).f_flag & os.ST_NOEXEC)
 
 
 def memory_of(device: torch.device) -> int:

@@ -21,6 +21,7 @@ from mammo_pd import __version__
 from mammo_pd.backbones.base import Backbone
 from mammo_pd.backbones.build import build_backbone, describe_backbone
 from mammo_pd.config import RunConfig, resolve_img_size
+from mammo_pd.cores import available_cores
 from mammo_pd.data.balanced import BalancedDraw
 from mammo_pd.data.cohort import Cohort, hash_targets
 from mammo_pd.data.dataset import EpochBatches, MammogramDataset
@@ -392,7 +393,7 @@ def make_loader(
     """Read batches ahead in threads, into pinned memory where there is a GPU."""
     if workers is None:
         # On a CPU the model needs every core, and reading is the smaller share of the work.
-        cores = len(os.sched_getaffinity(0)) if device.type == "cuda" else 1
+        cores = available_cores() if device.type == "cuda" else 1
         workers = max(1, min(_MAX_THREADS, cores - 1))
     return BatchLoader(dataset, batches, device, workers)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from tqdm import tqdm
 
+from mammo_pd.cores import available_cores
 from mammo_pd.errors import InputError
 from mammo_pd.tracking import TRACKING_VARIABLE, tracking_uri
 from mammo_pd.training.cross_validation import CrossValidation
@@ -113,6 +114,8 @@ def _environment(validation: CrossValidation, at_once: int) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
     }
     if at_once > 1:
-        share = max(1, len(os.sched_getaffinity(0)) // at_once)
-        environment.setdefault("OMP_NUM_THREADS", str(share))
+        share = max(1, available_cores() // at_once)
+        # The user's own, or the quota's, was meant for one run.
+        given = int(environment.get("OMP_NUM_THREADS", share))
+        environment["OMP_NUM_THREADS"] = str(min(given, share))
     return environment

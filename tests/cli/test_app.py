@@ -235,7 +235,15 @@ def commands_in(text: str, kind: str) -> list[str]:
 
 
 PAGES = [
-    *(ROOT / name for name in ("README.md", "docker/README.md", "data_manifests/README.md")),
+    *(
+        ROOT / name
+        for name in (
+            "README.md",
+            "docker/README.md",
+            "docs/clusters.md",
+            "data_manifests/README.md",
+        )
+    ),
     *sorted((ROOT / "pipelines").glob("*.sh")),
     *sorted((ROOT / "configs").glob("*.yaml")),
 ]

@@ -127,3 +127,28 @@ def test_terminated_command_says_so(
     assert main(["split"]) == 143
     assert "terminated; finished work is kept" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize(("status", "cleared_up"), [(130, False), (143, False), (0, True)])
+def test_a_command_that_a_signal_ended_does_not_clear_up_what_the_system_does(
+    status: int, cleared_up: bool
+) -> None:
+    """As the interpreter does for seconds, once torch is imported; exit functions are called."""
+    program = (
+        "import atexit, sys\n"
+        "from mammo_pd import start\n"
+        "from mammo_pd.cli import app\n"
+        "class Object:\n"
+        "    def __del__(self):\n"
+        "        print('cleared up', flush=True)\n"
+        "sys.modules['kept'] = Object()\n"
+        "atexit.register(print, 'exit function')\n"
+        f"app.main = lambda: {status}\n"
+        "sys.stdout.write('not flushed yet, ')\n"
+        "sys.exit(start.main())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == status
+    assert done.stderr == ""
+    expected = "not flushed yet, exit function\n" + "cleared up\n" * cleared_up
+    assert done.stdout == expected

@@ -14,6 +14,7 @@ import torch
 from monai.data import CacheDataset, DataLoader, MetaTensor, PersistentDataset
 from monai.transforms import RandFlipd, Resized, Spacingd
 
+import mammo_pd.data
 from mammo_pd.data.manifest import read_manifest
 from mammo_pd.data.monai import MammogramStoreDataset
 from mammo_pd.data.split_store import split_store
@@ -203,7 +204,7 @@ def test_monais_caches_take_its_data_and_transform(store: Path, tmp_path: Path) 
 
 
 def test_the_rest_of_data_does_not_import_monai() -> None:
-    names = sorted(path.stem for path in (ROOT / "mammo_pd" / "data").glob("*.py"))
+    names = sorted(path.stem for path in Path(mammo_pd.data.__file__).parent.glob("*.py"))
     others = "; ".join(f"import mammo_pd.data.{name}" for name in names if name != "monai")
     code = f"import sys; {others}; sys.exit('monai' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

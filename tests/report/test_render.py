@@ -150,7 +150,8 @@ def test_a_prevalence_and_readers_are_named(tmp_path):
 def test_the_templates_are_shipped():
     # The tests run from the sources, where a template that no wheel contains is found all the same.
     package = Path(mammo_pd.__file__).parent
-    project = tomllib.loads((package.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    checkout = Path(__file__).parents[2]
+    project = tomllib.loads((checkout / "pyproject.toml").read_text(encoding="utf-8"))
     patterns = project["tool"]["setuptools"]["package-data"]["mammo_pd"]
     shipped = {path for pattern in patterns for path in package.glob(pattern)}
     templates = [p for p in (package / "report" / "templates").rglob("*") if p.is_file()]

@@ -260,7 +260,10 @@ def test_checkpoint_of_an_epoch_that_is_over_does_not_count(whole: RunFolder) ->
 # ---- the signals alone
 
 
-def test_signal_waits_to_be_answered_and_a_second_one_does_not() -> None:
+def test_signal_waits_to_be_answered_and_a_second_one_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stopping, "_SAME_REQUEST_SECONDS", 0.0)
     with pytest.raises(TerminatedError), StopSignals() as signals:
         assert not signals.take_request()
         send(signal.SIGUSR1)()
@@ -270,6 +273,18 @@ def test_signal_waits_to_be_answered_and_a_second_one_does_not() -> None:
         assert signals.take_request()
         send(signal.SIGTERM)()
         pytest.fail("went on")
+
+
+def test_a_request_that_comes_twice_at_once_is_one() -> None:
+    """From SLURM, and from Apptainer, which got it too; the checkpoint is written all the same."""
+    ended = False
+    with pytest.raises(TerminatedError), StopSignals() as signals:
+        send(signal.SIGTERM)()
+        send(signal.SIGTERM)()
+        assert signals.take_request()
+        ended = True
+        signals.raise_if_ending()
+    assert ended
 
 
 def test_sigterm_that_an_import_swallowed_ends_what_is_begun_later() -> None:

@@ -1,0 +1,57 @@
+import os
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from mammo_pd.config import RunConfig
+from mammo_pd.training.devices import should_compile
+
+
+@pytest.fixture
+def on_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A GPU and a compiler; the folder of what is compiled, which does not exist yet."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("CC", "gcc")
+    cache = tmp_path / "cache" / "torchinductor"
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(cache))
+    return cache
+
+
+def test_on_a_gpu_training_is_compiled(on_gpu: Path) -> None:
+    said: list[str] = []
+    assert should_compile(RunConfig(), said.append)
+    assert not said
+
+
+def test_without_a_compiler_it_is_not_and_says_so(
+    on_gpu: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CC")
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    said: list[str] = []
+    assert not should_compile(RunConfig(), said.append)
+    assert "no C compiler" in said[0]
+
+
+def test_where_nothing_can_be_executed_it_is_not_and_says_so(
+    on_gpu: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in /tmp of docker run --tmpfs /tmp, where torch.compile would end the training."""
+    asked: list[Path] = []
+
+    def statvfs(folder: Path) -> SimpleNamespace:
+        asked.append(folder)
+        return SimpleNamespace(f_flag=os.ST_NOEXEC | os.ST_NOSUID)
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    said: list[str] = []
+    assert not should_compile(RunConfig(), said.append)
+    assert said[0].startswith(f"warning: what is compiled could not be executed in {on_gpu}")
+    assert "--tmpfs /tmp:exec" in said[0]
+    # The nearest folder that exists.
+    assert asked == [on_gpu.parents[1]]
+    insisted = RunConfig().replace(device=RunConfig().device.replace(compile=True))
+    assert should_compile(insisted, said.append)
