@@ -16,13 +16,14 @@ import pandas as pd
 
 from mammo_pd.data.manifest import MANIFEST_SCHEMA
 from mammo_pd.errors import InputError
+from mammo_pd.machines import machine_column
 from mammo_pd.table_file import plain_name, read_csv, with_known_names
 
 _PATH_COLUMNS = ("path", "file", "filename", "image_path")
 _KEYS = (*_PATH_COLUMNS, "sop_instance_uid", "image_id")
 _LABELS = ("label", "cancer")
 _PHOTOMETRIC = ("MONOCHROME1", "MONOCHROME2")
-_OVERRIDES = ("laterality", "view", "age", "implant")
+_OVERRIDES = ("laterality", "view", "age", "implant", "manufacturer", "model")
 # Every column that means something here, whatever its case.
 _NAMES = (
     *_KEYS,
@@ -215,7 +216,10 @@ def label_table(
     meant = {*reserved, *carried, *_NAMES, *_LABELS}
     column_types = dict.fromkeys(carried, "text")
     for column, values in carried.items():
-        # A column is numeric if it has a number and every cell that is not empty is one.
+        # A column is numeric if it has a number and every cell that is not empty is one; codes of
+        # sites and machines are none.
+        if machine_column(column) is not None:
+            continue
         numbers = [None if value is None else _number(value) for value in values]
         if any(number is not None for number in numbers) and numbers.count(None) == values.count(
             None

@@ -61,6 +61,7 @@ from mammo_pd.ingest.space import Space, expected_space, tell_space
 from mammo_pd.ingest.verify import find_damaged
 from mammo_pd.ingest.walk import FoundFiles, PassedOver, find_images
 from mammo_pd.ingest.workers import run_in_processes, run_on_cluster
+from mammo_pd.machines import machine_column
 from mammo_pd.table_file import without_formulas
 from mammo_pd.terms import PYRAMID_LONG_SIDES, Reason, Status
 
@@ -566,7 +567,11 @@ def _finish(
             "definition": labels.definition,
             "columns": _merged_types(info.get("labels", {}).get("columns", {}), labels),
         }
-    further: dict[str, str] = info.get("labels", {}).get("columns", {})
+    further: dict[str, str] = {
+        # In stores of earlier versions codes of machines were numbers.
+        name: "text" if machine_column(name) else kind
+        for name, kind in info.get("labels", {}).get("columns", {}).items()
+    }
     sources = set(found.images)
     by_status: Counter[tuple[str, str]] = Counter()
     details: dict[str, str] = {}

@@ -132,9 +132,9 @@ def test_further_columns_are_carried_but_not_what_may_identify(tmp_path: Path) -
             "a.png,1,B,3.5,Doe^Jane,77,9,2\nb.png,0,,,x,1,2,1\n",
         )
     )
-    assert labels.column_types == {"density": "text", "radius": "number", "site_id": "number"}
-    assert labels.rows[0]["further"] == {"density": "B", "radius": 3.5, "site_id": 2.0}
-    assert labels.rows[1]["further"] == {"density": None, "radius": None, "site_id": 1.0}
+    assert labels.column_types == {"density": "text", "radius": "number", "site_id": "text"}
+    assert labels.rows[0]["further"] == {"density": "B", "radius": 3.5, "site_id": "2"}
+    assert labels.rows[1]["further"] == {"density": None, "radius": None, "site_id": "1"}
 
 
 def test_laterality_and_view_are_read_in_the_sets_words(tmp_path: Path) -> None:

@@ -37,8 +37,8 @@ def test_rows_find_their_images_and_carry_what_to_stratify_by(tmp_path: Path) ->
         None,
     )
     assert row["further"] == {
-        "site_id": 1.0,
-        "machine_id": 49.0,
+        "site_id": "1",
+        "machine_id": "49",
         "density": "B",
         "birads": 0.0,
         "has_implant": 1.0,
