@@ -48,6 +48,9 @@ _KNOWN_COLUMNS = (
 _FEWEST_DIGITS = 5
 # Not what may be a thousands separator: 1,250 is two numbers.
 _DECIMAL_COMMA = re.compile(r"[+-]?(?!0*[1-9]\d{0,2}(?:,\d{3})+$)\d*,\d+")
+# What is printed ends up in logs: a column of more or longer values is not of categories.
+_MOST_CATEGORIES = 10
+_LONGEST_CATEGORY = 24
 _BOOLEAN = {"0": False, "1": True, "no": False, "yes": True, "false": False, "true": True}
 _LATERALITY = {"l": "L", "left": "L", "r": "R", "right": "R"}
 
@@ -121,8 +124,8 @@ class LabelTable:
         if given is None or given.upper() in _PHOTOMETRIC:
             return None if given is None else str(given).upper()
         raise InputError(
-            f"{self.source}, line {row + 2}: the photometric_interpretation {given!r} of a file "
-            "that is not DICOM is neither MONOCHROME1 (0 is white) nor MONOCHROME2 (0 is black); "
+            f"{self.source}, line {row + 2}: the photometric_interpretation of a file that "
+            "is not DICOM is neither MONOCHROME1 (0 is white) nor MONOCHROME2 (0 is black); "
             "correct it, or leave it empty for MONOCHROME2."
         )
 
@@ -305,7 +308,7 @@ def _read_label(
         if unknown:
             raise InputError(
                 f"{path}: no row's {name} is {', '.join(unknown)}, so nothing would be positive; "
-                f"it holds {', '.join(sorted(set(values))[:10])}."
+                f"it holds {_categories(values)}."
             )
         return [None if value == "" else int(value in positive) for value in values]
     labels: list[int | None] = []
@@ -313,11 +316,19 @@ def _read_label(
         known = _BOOLEAN.get(value.lower(), _number(value))
         if value and known not in (0, 1):
             raise InputError(
-                f"{path}, line {line}: the {name} {value!r} is neither 0 nor 1; say which values "
-                f"are positive with --positive, such as --positive {value}."
+                f"{path}, line {line}: the {name} is neither 0 nor 1 (the column holds "
+                f"{_categories(values)}); say which values are positive with --positive VALUE."
             )
         labels.append(None if known is None else int(known))
     return labels
+
+
+def _categories(values: pd.Series) -> str:
+    """The different values of a column, for an error; only their number where they may be names."""
+    kinds = sorted(set(values) - {""})
+    if len(kinds) > _MOST_CATEGORIES or max(map(len, kinds), default=0) > _LONGEST_CATEGORY:
+        return f"{len(kinds)} different values"
+    return ", ".join(kinds)
 
 
 def _known(columns: Iterable[str]) -> list[str]:
@@ -356,6 +367,6 @@ def _index(
             if value and found.setdefault(make_key(value), row) != row:
                 raise InputError(
                     f"{source}: lines {found[make_key(value)] + 2} and {row + 2} name the same "
-                    f"image ({value}); keep one row per image."
+                    "image; keep one row per image."
                 )
     return found

@@ -8,16 +8,20 @@ only those are ever signalled.
 """
 
 import argparse
+import atexit
 import json
 import os
 import random
+import runpy
 import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import traceback
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -65,6 +69,81 @@ class Ended:
     seconds: float
 
 
+class Forked:
+    """A ``mammo-pd`` command in a fork of this process, which has imported what it imports.
+
+    So that trials take their time in the stage and not in importing torch for seconds; it is its
+    own process and session otherwise, and `tests/cli/test_endings.py` interrupts the imports.
+    """
+
+    def __init__(self, words: list[str], cwd: Path, output: int, errors: int, env: dict[str, str]):
+        self.returncode: int | None = None
+        sys.stdout.flush()
+        self.pid = os.fork()
+        if self.pid == 0:
+            self._run(words, cwd, output, errors, env)
+
+    def _run(
+        self, words: list[str], cwd: Path, output: int, errors: int, env: dict[str, str]
+    ) -> None:
+        status = 1
+        try:
+            os.setsid()
+            os.chdir(cwd)
+            with open(os.devnull) as nothing:  # noqa: PTH123
+                for number, stream in ((0, nothing.fileno()), (1, output), (2, errors)):
+                    os.dup2(stream, number)
+            os.environ.update(env)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            sys.argv = ["mammo-pd", *words]
+            runpy.run_module("mammo_pd", run_name="__main__", alter_sys=True)
+        except SystemExit as ended:
+            status = ended.code if isinstance(ended.code, int) else 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            threading._shutdown()  # type: ignore[attr-defined]
+            atexit._run_exitfuncs()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        limit = time.monotonic() + (float("inf") if timeout is None else timeout)
+        while self.poll() is None:
+            if time.monotonic() > limit:
+                raise subprocess.TimeoutExpired("mammo-pd", timeout or 0)
+            time.sleep(0.01)
+        assert self.returncode is not None
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+
+def import_what_commands_import() -> None:
+    """For `Forked`; none of these modules starts a thread or draws a number."""
+    import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
+
+    import mammo_pd.cli.app
+    import mammo_pd.cli.cv
+    import mammo_pd.inference.explain
+    import mammo_pd.inference.predict
+    import mammo_pd.ingest.preprocess
+    import mammo_pd.perf.memory_advice
+    import mammo_pd.report.cross_validation
+    import mammo_pd.report.evaluate
+    import mammo_pd.training.train  # noqa: F401
+
+
 class Program:
     """A ``mammo-pd`` command as a process of its own session, whose children can be told."""
 
@@ -74,14 +153,12 @@ class Program:
         # Files, since a pipe would be held by whatever the command leaves behind.
         self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "mammo_pd", *map(str, words)],
-            cwd=cwd,
-            stdin=subprocess.DEVNULL,
-            stdout=self._output,
-            stderr=self._errors,
-            start_new_session=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", _MARK: self.mark, **(environment or {})},
+        self.process = Forked(
+            [str(word) for word in words],
+            cwd,
+            self._output.fileno(),
+            self._errors.fileno(),
+            {"OMP_NUM_THREADS": "1", _MARK: self.mark, **(environment or {})},
         )
 
     def wait(self, timeout: float = _TIMEOUT) -> Ended:
@@ -90,18 +167,22 @@ class Program:
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
+            self._errors.write("took too long, and was killed")
         seconds = time.monotonic() - self._started
         texts = []
         for stream in (self._output, self._errors):
             stream.seek(0)
             texts.append(stream.read())
             stream.close()
+        assert self.process.returncode is not None
         return Ended(self.process.returncode, *texts, seconds)
 
     def send(self, number: int) -> None:
         """As a terminal does, to all processes of the session, or as a supervisor does, to one."""
         if number == signal.SIGINT:
-            os.killpg(self.process.pid, number)
+            # It may just have ended.
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, number)
         else:
             self.process.send_signal(number)
 
@@ -113,14 +194,20 @@ class Program:
         return len(alive)
 
     def _children(self) -> list[int]:
+        """Those of its session, and those that inherited its environment."""
         alive = []
         mark = f"{_MARK}={self.mark}".encode()
         for folder in Path("/proc").iterdir():
             # Gone meanwhile, or somebody else's.
-            with suppress(OSError):
-                if folder.name.isdigit() and mark in (folder / "environ").read_bytes().split(b"\0"):
-                    state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
-                    if state not in "ZX":
+            with suppress(OSError, IndexError):
+                if folder.name.isdigit():
+                    state, _, _, session, *_ = (
+                        (folder / "stat").read_text().rpartition(")")[2].split()
+                    )
+                    own = int(session) == self.process.pid
+                    if state not in "ZX" and (
+                        own or mark in (folder / "environ").read_bytes().split(b"\0")
+                    ):
                         alive.append(int(folder.name))
         return alive
 
@@ -457,10 +544,11 @@ def two_first_trainings(soak: Soak) -> dict[str, Any]:
         first = Program(*soak._train(folder), cwd=folder)
         time.sleep(delay)
         second = Program(*soak._train(folder), cwd=folder)
-        problems = []
-        for ended in (first.wait(), second.wait()):
-            if ended.status != 0 or "Traceback" in ended.errors:
-                problems.append(f"exit status {ended.status}: {ended.errors[-600:]}")
+        problems = [
+            f"exit status {ended.status}: {ended.errors[-600:]}"
+            for ended in (first.wait(), second.wait())
+            if ended.status != 0 or "Traceback" in ended.errors
+        ]
         if not problems:
             made, unbroken = runs_content(folder), soak.unbroken["train"]
             for name in ("run 0", "run 1"):
@@ -537,7 +625,8 @@ def _small_disk(folder: Path, size: int) -> Iterator[None]:
     try:
         yield
     finally:
-        subprocess.run(["umount", str(folder)], check=True)
+        # The last process of a stage may end a moment after it.
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def _resize(folder: Path, size: int) -> None:
@@ -601,7 +690,7 @@ def plan(soak: Soak, rounds: int, may_mount: bool) -> list[tuple[str, str, Calla
     long.append(("train", "MLflow's server", partial(server_dies, soak)))
     if may_mount:
         for name in ("preprocess", "train", "evaluate"):
-            long.append((name, "disk full", partial(disk_full, soak, name)))
+            long += [(name, "disk full", partial(disk_full, soak, name))]
     # What takes minutes comes last of a round, and where time is short in every fourth only.
     return [
         trial for number in range(rounds) for trial in (quick if number % 4 else [*quick, *long])
@@ -632,6 +721,7 @@ def main() -> None:
     parser.add_argument("--mount", action="store_true", help="small disks, as root")
     given = parser.parse_args()
     started = time.monotonic()
+    import_what_commands_import()
     soak = Soak(given.work)
     print({name: f"{seconds:.1f} s" for name, seconds in soak.seconds.items()}, flush=True)
     file = soak.work / "trials.jsonl"
