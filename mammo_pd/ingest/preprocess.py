@@ -5,7 +5,6 @@ alone writes the record, so an image is in the store as a whole or not at all, a
 killed continues where it stopped.
 """
 
-import csv
 import os
 import re
 import shutil
@@ -62,7 +61,7 @@ from mammo_pd.ingest.verify import find_damaged
 from mammo_pd.ingest.walk import FoundFiles, PassedOver, find_images
 from mammo_pd.ingest.workers import run_in_processes, run_on_cluster
 from mammo_pd.machines import machine_column
-from mammo_pd.table_file import without_formulas
+from mammo_pd.table_file import write_rows
 from mammo_pd.terms import PYRAMID_LONG_SIDES, Reason, Status
 
 J = TypeVar("J")
@@ -734,10 +733,17 @@ def _write_crosswalk(file: Path, record: Record) -> None:
         atomic_write(file, mode=0o600) as beside,
         beside.open("w", newline="", encoding="utf-8", errors="backslashreplace") as opened,
     ):
-        writer = csv.writer(opened)
         names = ("sop_instance_uid", "study_instance_uid", "patient_id", "accession_number")
-        writer.writerow(("image_id", "path", "frame", *names))
-        for image in record.rows():
-            given = (image.identifiers.get(name, "") for name in names)
-            path, *named = map(without_formulas, (str(image.source.path), *given))
-            writer.writerow((image.image_id, path, image.source.frame, *named))
+        write_rows(opened, [("image_id", "path", "frame", *names)])
+        write_rows(
+            opened,
+            (
+                (
+                    image.image_id,
+                    str(image.source.path),
+                    image.source.frame,
+                    *(image.identifiers.get(name, "") for name in names),
+                )
+                for image in record.rows()
+            ),
+        )
