@@ -615,7 +615,7 @@ def disk_full(soak: Soak, name: str) -> dict[str, Any]:
 
 
 def _names_the_disk(errors: str) -> bool:
-    return any(word in errors for word in ("disk is full", "needs about", "No space", "is free"))
+    return any(word in errors for word in ("disk is full", "No space", "is expected to take"))
 
 
 @contextmanager
