@@ -174,8 +174,8 @@ class Journal:
             if not self._warned:
                 self._warned = True
                 self._say(
-                    f"warning: MLflow cannot be reached ({reason_of(error)}); training goes on, and "
-                    f"its metrics are kept in {self.run.journal.name}. Later: mammo-pd sync "
+                    f"warning: MLflow cannot be reached ({reason_of(error)}); training goes on, "
+                    f"and its metrics are kept in {self.run.journal.name}. Later: mammo-pd sync "
                     f"{shlex.quote(str(self.run.path))}"
                 )
 
