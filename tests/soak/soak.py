@@ -137,7 +137,6 @@ def import_what_commands_import() -> None:
     import mammo_pd.cli.cv
     import mammo_pd.inference.explain
     import mammo_pd.inference.predict
-    import mammo_pd.ingest.preprocess
     import mammo_pd.perf.memory_advice
     import mammo_pd.report.cross_validation
     import mammo_pd.report.evaluate
@@ -248,11 +247,16 @@ class Soak:
     """The folder of a soak: what the trials start from, and what an unbroken run makes of it.
 
     Args:
-        work: the folder, made or gone on with.
+        work: the folder, made or gone on with. A ``store`` in it, with a split ``two`` of two
+            folds, is taken as it is.
+        names: of the stages that are to be tried; all where it is empty.
+        accelerator: of the training: ``cpu`` or ``cuda``.
         patients: phantom women.
     """
 
     work: Path
+    names: tuple[str, ...] = ()
+    accelerator: str = "cpu"
     patients: int = 24
     stages: dict[str, Stage] = field(init=False)
     unbroken: dict[str, dict[str, Any]] = field(init=False, default_factory=dict)
@@ -269,6 +273,7 @@ class Soak:
                 Stage("evaluate", self._with_run, self._evaluate, self._evaluate, report_content),
                 Stage("cv", self._with_store, self._cv, self._cv, cv_content),
             )
+            if stage.name in self.names or not self.names
         }
         self._make_inputs()
         # Later trials are compared with these, made by the same code.
@@ -290,12 +295,14 @@ class Soak:
     def _make_inputs(self) -> None:
         from mammo_pd.phantoms import PhantomSettings, write_phantoms
 
-        (self.work / "config.yaml").write_text(yaml.safe_dump(_SETTINGS))
-        if not (self.work / "dicom" / "labels.csv").is_file():
-            settings = PhantomSettings(patients=self.patients, scale=0.15, prevalence=0.5)
-            write_phantoms(self.work / "dicom", settings, processes=1)
+        settings = {**_SETTINGS, "device": {"accelerator": self.accelerator}}
+        (self.work / "config.yaml").write_text(yaml.safe_dump(settings))
+        begun = (self.work / "store").is_dir()
+        if not begun and not (self.work / "dicom" / "labels.csv").is_file():
+            women = PhantomSettings(patients=self.patients, scale=0.15, prevalence=0.5)
+            write_phantoms(self.work / "dicom", women, processes=1)
         (self.work / "key").write_bytes(bytes(range(32)))
-        if not (self.work / "store").is_dir():
+        if not begun:
             succeed(*self._preprocess(self.work), cwd=self.work)
             succeed("split", "store", "--folds", 2, "--name", "two", cwd=self.work)
         if not (self.work / "trained").is_dir():
@@ -679,17 +686,20 @@ def _trial(stage: str, what: str, problems: list[str], **facts: Any) -> dict[str
 
 def plan(soak: Soak, rounds: int, may_mount: bool) -> list[tuple[str, str, Callable[[], Any]]]:
     """All trials as (stage, what is done to it, the trial), a round of each after another."""
-    quick, long = [], []
+    quick: list[tuple[str, str, Callable[[], Any]]] = []
+    long: list[tuple[str, str, Callable[[], Any]]] = []
     for name in soak.stages:
         for number in SIGNALS:
             # Bound now, since the names change with the loop.
             act = partial(kill_and_go_on, soak, name, number)
             (long if name == "cv" else quick).append((name, number.name, act))
-    quick.append(("preprocess", "two writers", partial(two_writers, soak)))
-    long.append(("train", "two first trainings", partial(two_first_trainings, soak)))
-    long.append(("train", "MLflow's server", partial(server_dies, soak)))
+    if "preprocess" in soak.stages:
+        quick.append(("preprocess", "two writers", partial(two_writers, soak)))
+    if "train" in soak.stages:
+        long.append(("train", "two first trainings", partial(two_first_trainings, soak)))
+        long.append(("train", "MLflow's server", partial(server_dies, soak)))
     if may_mount:
-        for name in ("preprocess", "train", "evaluate"):
+        for name in soak.stages.keys() - {"cv"}:
             long += [(name, "disk full", partial(disk_full, soak, name))]
     # What takes minutes comes last of a round, and where time is short in every fourth only.
     return [
@@ -717,12 +727,13 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--minutes", type=float, default=float("inf"))
-    parser.add_argument("--only", nargs="*", default=None, metavar="STAGE|WHAT")
+    parser.add_argument("--stages", nargs="*", default=[], help="by default all")
+    parser.add_argument("--accelerator", default="cpu")
     parser.add_argument("--mount", action="store_true", help="small disks, as root")
     given = parser.parse_args()
     started = time.monotonic()
     import_what_commands_import()
-    soak = Soak(given.work)
+    soak = Soak(given.work, tuple(given.stages), given.accelerator)
     print({name: f"{seconds:.1f} s" for name, seconds in soak.seconds.items()}, flush=True)
     file = soak.work / "trials.jsonl"
     trials = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
@@ -732,8 +743,6 @@ def main() -> None:
     for stage, what, act in plan(soak, given.rounds, given.mount):
         if done.get((stage, what), 0) > 0:
             done[stage, what] -= 1
-            continue
-        if given.only is not None and not {stage, what} & {*given.only}:
             continue
         if time.monotonic() - started > 60 * given.minutes:
             break
