@@ -8,7 +8,7 @@ import os.path
 import re
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -74,13 +74,13 @@ class LabelTable:
     source: Path
     definition: str
     column_types: dict[str, str]
-    rows: tuple[dict[str, Any], ...]
+    rows: tuple[dict[str, Any], ...] = field(repr=False)
     left_out: tuple[str, ...]
     uid_ends_in_image_id: bool
-    _by_path: dict[str, int]
-    _by_name: dict[str, int]
-    _by_uid: dict[str, int]
-    _by_image_id: dict[str, int]
+    _by_path: dict[str, int] = field(repr=False)
+    _by_name: dict[str, int] = field(repr=False)
+    _by_uid: dict[str, int] = field(repr=False)
+    _by_image_id: dict[str, int] = field(repr=False)
 
     def find(self, path: Path, sop_instance_uid: str | None = None) -> int | None:
         """The index in `rows` of an image, or None.

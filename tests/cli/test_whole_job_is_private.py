@@ -13,9 +13,15 @@ import pytest
 import torch
 from PIL import Image, PngImagePlugin
 from planted import Planted, found_in, held, write_archive
+from pydicom.dataset import Dataset
 from safetensors.torch import save_file
 
 from mammo_pd.cli.app import main
+from mammo_pd.data.labels import read_labels
+from mammo_pd.data.record import ImageOrigin, RecordedImage
+from mammo_pd.imaging.settings import ImagingSettings
+from mammo_pd.ingest.mammogram import FileHeader
+from mammo_pd.ingest.process import Job, Outcome
 
 SETTINGS = """
 data: {res: 64x48, workers: 1}
@@ -71,6 +77,24 @@ def test_whole_job_tells_nothing_that_was_planted(
         *("not_mammography", "multi_frame", "duplicate_image", "not_an_image", "no_pixel_data"),
         *("unreadable_file", "decode_failed", "header_contradicts_pixels", "not_in_label_table"),
     }
+
+
+def test_what_is_handed_about_shows_no_identifier(tmp_path: Path) -> None:
+    """Dask logs the arguments of work that failed, and loggers whatever they are given."""
+    secret = "Zqvexil"
+    job = Job(
+        tmp_path / secret / "1.dcm", (1, 2), True, ImagingSettings(), tmp_path / "partial", False
+    )
+    origin = ImageOrigin(tmp_path / secret / "1.dcm", 2)
+    image = RecordedImage(
+        origin, "i", {"status": "ok"}, {"patient_id": secret}, 1, {"patient_id": secret}
+    )
+    outcome = Outcome({"status": "ok"}, identifiers={"patient_id": secret})
+    table = tmp_path / "t.csv"
+    table.write_text(f"path,label,patient_id,age\n{secret}/1.dcm,1,{secret},50\n")
+    header = FileHeader(Dataset(), {"patient_id": secret})
+    for shown in (job, origin, image, outcome, read_labels(table), header):
+        assert secret not in repr(shown)
 
 
 def test_search_finds_what_is_packed(tmp_path: Path) -> None:
