@@ -1,6 +1,7 @@
 """Images of a store as batches for training: levels read end to end into one buffer."""
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 
@@ -57,6 +58,8 @@ class MammogramDataset:
             zip(self._levels, long_sides, strict=True),
             f"an input of {img_size[0]}x{img_size[1]} pixels (--res)",
         )
+        self.most_pixels = max(map(_most_pixels, heights, widths, self._levels), default=0)
+        """Of any one image, at the level that is read; a little more, by rounding."""
         # Height, width and where the pixels begin in the file, once they were looked up.
         self._shapes: list[tuple[int, int, int] | None] = [None] * len(self.image_ids)
 
@@ -130,6 +133,13 @@ class MammogramDataset:
             known = pyramid_level_shape(self._paths, self.image_ids[row], self._levels[row])
             self._shapes[row] = known
         return known
+
+
+def _most_pixels(height: int, width: int, level: str) -> int:
+    if level == "native":
+        return height * width
+    scale = int(level) / max(height, width)
+    return math.ceil(height * scale + 1) * math.ceil(width * scale + 1)
 
 
 class EpochBatches:

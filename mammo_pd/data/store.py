@@ -20,6 +20,7 @@ import shutil
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,11 @@ class StorePaths:
     def partial(self) -> Path:
         """Where workers write an image before it is moved to its place."""
         return self.root / "pixels" / ".partial"
+
+    @cached_property
+    def pixels(self) -> str:
+        """The folder of all images."""
+        return str(self.root / "pixels")
 
     def image(self, image_id: str) -> Path:
         """The folder of one image's levels."""
@@ -308,7 +314,8 @@ def read_pyramid_level_into(
     Raises:
         InputError: the file is missing or too short.
     """
-    file = paths.image(image_id) / f"{level}.npy"
+    # No Path: making one takes longer than opening the file, and holds the interpreter's lock.
+    file = f"{paths.pixels}/{image_id[:2]}/{image_id}/{level}.npy"
     rest = out.data.cast("B")
     try:
         handle = os.open(file, os.O_RDONLY)
@@ -322,7 +329,7 @@ def read_pyramid_level_into(
         finally:
             os.close(handle)
     except (OSError, ValueError) as error:
-        raise _lost_level(file, error) from error
+        raise _lost_level(Path(file), error) from error
 
 
 def _array_header(array: npt.NDArray[Any]) -> bytes:

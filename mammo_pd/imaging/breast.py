@@ -8,6 +8,7 @@ Thresholds, distance maps, components and their statistics are SimpleITK's. Arra
 """
 
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,13 @@ _LOWEST_SOLIDITY = 0.8  # breasts of the corpus have 0.85 or more
 # In the corpus the chest wall's side has 0.81 or more, the other 0.44 or less.
 _WALL_CONTACT = 0.55
 _STRAIGHT_WALL = 0.8
+
+# Another part of the body, or a bright line, at the upper or lower edge of the frame hangs together
+# with the breast by a neck: at most so wide as a share of what lies on either side of it, and at
+# most that share of the tissue is taken away. Above may lie the axilla, whose neck is wide.
+_NECK_BELOW, _LARGEST_BELOW = 0.87, 0.35
+_NECK_ABOVE, _LARGEST_ABOVE = 0.75, 0.25
+_BRIGHTEST_AIR = 0.3  # of the tissue; a breast in an image still inverted has 0.5 of its air
 
 
 @dataclass(frozen=True)
@@ -147,29 +155,109 @@ def find_breast(pixels: np.ndarray) -> BreastRegion:
             )
         # A magnified breast without air around it has no bright part to tell from a dark one.
         core[:] = True
-    tissue = _grow_to_skin(grey, core, long_side)
+    shape = _Shape.of(_grow_to_skin(grey, core, long_side))
+    if shape.verdict in _MAY_HOLD_ANOTHER_PART and _is_dark_around(grey, shape.tissue):
+        shape = _without_other_parts(shape)
+    mask = _within(shape.tissue, max(_MARGIN * long_side, 2))
+    box = Box.whole(frame) if shape.verdict != "ok" else _box_around(mask, block, frame)
+    return BreastRegion(
+        mask, block, box, shape.side, shape.area_fraction, shape.solidity, shape.verdict
+    )
 
-    area_fraction = float(tissue.mean())
-    solidity = _solidity(tissue)
-    left, right = _wall_contact(tissue)
-    verdict = "ok"
-    # From the plainest sign to the weakest: the first that applies names the doubt.
-    if area_fraction > _FILLING_AREA:
-        verdict = "fills_frame"
-    elif area_fraction < _SMALL_AREA:
-        verdict = "small"
-    elif min(left, right) > _WALL_CONTACT:
-        verdict = "two_sided"
-    elif _looks_inverted(tissue, area_fraction, solidity):
-        verdict = "looks_inverted"
-    elif solidity < _LOWEST_SOLIDITY:
-        verdict = "not_solid"
-    elif max(left, right) < _WALL_CONTACT:
-        verdict = "no_chest_wall"
-    mask = _within(tissue, max(_MARGIN * long_side, 2))
-    box = Box.whole(frame) if verdict != "ok" else _box_around(mask, block, frame)
-    side = "left" if left >= right else "right"
-    return BreastRegion(mask, block, box, side, area_fraction, solidity, verdict)
+
+@dataclass(frozen=True)
+class _Shape:
+    """A mask of tissue and what its shape says of it, in the terms of `BreastRegion`."""
+
+    tissue: np.ndarray
+    side: str
+    area_fraction: float
+    solidity: float
+    verdict: str
+
+    @classmethod
+    def of(cls, tissue: np.ndarray) -> "_Shape":
+        area_fraction = float(tissue.mean())
+        solidity = _solidity(tissue)
+        left, right = _wall_contact(tissue)
+        verdict = "ok"
+        # From the plainest sign to the weakest: the first that applies names the doubt.
+        if area_fraction > _FILLING_AREA:
+            verdict = "fills_frame"
+        elif area_fraction < _SMALL_AREA:
+            verdict = "small"
+        elif min(left, right) > _WALL_CONTACT:
+            verdict = "two_sided"
+        elif _looks_inverted(tissue, area_fraction, solidity):
+            verdict = "looks_inverted"
+        elif solidity < _LOWEST_SOLIDITY:
+            verdict = "not_solid"
+        elif max(left, right) < _WALL_CONTACT:
+            verdict = "no_chest_wall"
+        side = "left" if left >= right else "right"
+        return cls(tissue, side, area_fraction, solidity, verdict)
+
+
+_MAY_HOLD_ANOTHER_PART = ("two_sided", "looks_inverted", "not_solid", "no_chest_wall")
+
+
+def _is_dark_around(grey: np.ndarray, tissue: np.ndarray) -> bool:
+    """Whether the rest is air; where the image is still inverted, the tissue found is that."""
+    level = np.median(grey[tissue])
+    return bool(level <= _WHITE and np.median(grey[~tissue]) < _BRIGHTEST_AIR * level)
+
+
+def _without_other_parts(whole: _Shape) -> _Shape:
+    """The tissue less what hangs on to it at the upper or lower edge of the frame.
+
+    An abdomen, an arm, a chin or a bright line there is as wide as it likes, and where it meets the
+    breast the skin turns in: the mask has a neck. It is cut at the deepest that leaves one breast
+    beyond doubt; if possible below, where no axilla can be lost; and nowhere if none does.
+    """
+    area, height = int(whole.tissue.sum()), len(whole.tissue)
+    above = _necks(whole.tissue, _NECK_ABOVE, _LARGEST_ABOVE * area)
+    below = _necks(whole.tissue[::-1], _NECK_BELOW, _LARGEST_BELOW * area)
+    cuts = [(0, last) for last in below] + [(first, 0) for first in above]
+    for first, last in [*cuts, *product(above, below)]:
+        kept = np.zeros_like(whole.tissue)
+        kept[first : height - last] = whole.tissue[first : height - last]
+        shape = _Shape.of(_largest_piece(kept))
+        if shape.verdict == "ok":
+            return shape
+    return whole
+
+
+def _necks(tissue: np.ndarray, widest: float, largest: float) -> list[int]:
+    """How many rows could be cut off at the upper edge, the deepest neck first.
+
+    Args:
+        tissue: (h, w) bool.
+        widest: width of a neck by that of what lies on either side of it, at most.
+        largest: what may be cut off, in pixels.
+    """
+    widths = tissue.sum(axis=1)
+    lost = np.cumsum(widths)
+    depths: dict[int, float] = {}
+    if not widths[0]:
+        return []
+    for row in range(1, len(widths) - 1):
+        if lost[row - 1] > largest:
+            break
+        # The last row of a level stretch: as little as can be is left of what hangs on.
+        is_lowest = widths[row] <= widths[row - 1] and widths[row] < widths[row + 1]
+        beside = min(widths[:row].max(), widths[row + 1 :].max())
+        if is_lowest and widths[row] < widest * beside:
+            depths[row] = float(widths[row] / beside)
+    # Steps on the way out of a neck are none themselves.
+    deep = 1.15 * min(depths.values(), default=0.0)
+    return sorted((row for row in depths if depths[row] <= deep), key=depths.__getitem__)
+
+
+def _largest_piece(mask: np.ndarray) -> np.ndarray:
+    labels = _run(sitk.ConnectedComponentImageFilter(), mask)
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    return np.asarray(labels == sizes.argmax())
 
 
 def _find_core(grey: np.ndarray, opening: float) -> np.ndarray:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from mammo_pd.terms import Frames, VoiPolicy
 
 # Part of the store's fingerprint: increased whenever the same file gives different pixels.
-ALGORITHM_VERSION = 6
+ALGORITHM_VERSION = 7
 
 
 @dataclass(frozen=True)

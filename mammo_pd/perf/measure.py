@@ -33,10 +33,12 @@ from mammo_pd.perf.noise_images import write_noise_images
 from mammo_pd.perf.rows import OURS, TIMM, TIMM_WHOLE, BenchRow
 from mammo_pd.perf.timer import Timer
 from mammo_pd.terms import Draw
+from mammo_pd.training.captured import CapturedWork
 from mammo_pd.training.devices import make_fabric
 from mammo_pd.training.objectives import build_objective
+from mammo_pd.training.optimizer import make_optimizer
 from mammo_pd.training.setup import make_loader
-from mammo_pd.training.step import TrainingStep, can_fuse, image_keys, update
+from mammo_pd.training.step import TrainingStep, can_capture, can_fuse, image_keys, update
 
 # Images that the share of tissue is averaged over.
 _TISSUE_SAMPLE = 128
@@ -78,6 +80,7 @@ class Bench:
         *,
         draw: Draw = Draw.UNIFORM,
         compiled: bool = True,
+        captured: bool = True,
         checkpointing: bool = False,
         end_to_end: bool = True,
     ) -> BenchRow:
@@ -89,10 +92,17 @@ class Bench:
         sampler = PatchSampler(img_size, model.patch_size, draw=draw, compiled=compiled)
         if compiled:
             model.compile_blocks()
-        module, optimizer = self._set_up(model)
+        captured &= can_capture(self.fabric, compiled=compiled, checkpointing=checkpointing)
+        module, optimizer = self._set_up(model, captured=captured)
         dataset = self._images(img_size)
         train_step = TrainingStep(
-            self.fabric, module, optimizer, sampler, self._objective, clip_norm=1.0
+            self.fabric,
+            module,
+            optimizer,
+            sampler,
+            self._objective,
+            clip_norm=1.0,
+            captured=CapturedWork(self.device, dataset.most_pixels, print) if captured else None,
         )
 
         def step(batch: ImageBatch) -> None:
@@ -103,6 +113,7 @@ class Bench:
         loader = make_loader(dataset, batches[:1], None, self.device)
         (batch,) = loader
         seconds = self._timer.seconds_per_step(lambda: step(batch))
+        host = self._timer.host_seconds(lambda: step(batch))
         # Read before anything else allocates.
         peak = self._peak_gib()
         with_loader, waited = math.nan, math.nan
@@ -112,7 +123,8 @@ class Bench:
         images = batch.to(self.device)
         keys = image_keys(dataset, batch.rows, 0, 0, self.device)
         sampling = self._timer.kernel_seconds(lambda: sampler.for_training(images, keys, num_keep))
-        row = self._row(OURS, name, img_size, keep_rate, num_keep, batch_size, seconds, peak)
+        who = OURS if captured or not self.on_gpu else f"{OURS}, not captured"
+        row = self._row(who, name, img_size, keep_rate, num_keep, batch_size, seconds, host, peak)
         return replace(
             row,
             draw=str(draw),
@@ -155,10 +167,11 @@ class Bench:
             update(self.fabric, module, optimizer, clip_norm=1.0)
 
         seconds = self._timer.seconds_per_step(step)
+        host = self._timer.host_seconds(step)
         who = TIMM if keep_rate < 1 else TIMM_WHOLE
         who += ", compiled" if compiled else ""
         peak = self._peak_gib()
-        return self._row(who, name, img_size, keep_rate, num_keep, batch_size, seconds, peak)
+        return self._row(who, name, img_size, keep_rate, num_keep, batch_size, seconds, host, peak)
 
     def tissue_share(self, img_size: tuple[int, int], patch_size: int) -> float:
         """The fraction of the input's patches that hold breast, averaged over the images read."""
@@ -231,8 +244,14 @@ class Bench:
         burst = flops / self._timer.seconds_per_step(lambda: a @ b, warm_up_seconds=0)
         return burst, flops / self._timer.seconds_per_step(lambda: a @ b)
 
-    def _set_up(self, model: nn.Module) -> tuple[Any, Any]:
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=can_fuse(self.fabric))
+    def _set_up(self, model: nn.Module, *, captured: bool = False) -> tuple[Any, Any]:
+        groups = [{"params": list(model.parameters())}]
+        optimizer: Any = make_optimizer(
+            groups,
+            1e-4,
+            fused=can_fuse(self.fabric),
+            captured_on=self.device if captured else None,
+        )
         module, optimizer = self.fabric.setup(model, optimizer)
         return module.train(), optimizer
 
@@ -258,11 +277,12 @@ class Bench:
         num_keep: int,
         batch_size: int,
         seconds: float,
+        host: float,
         peak: float,
     ) -> BenchRow:
         rate = batch_size / seconds
         shape = shape_of(name)
-        if who != OURS:
+        if not who.startswith(OURS):
             shape = replace(shape, class_token_alone=False)
         return BenchRow(
             who=who,
@@ -273,6 +293,7 @@ class Bench:
             draw=str(Draw.UNIFORM),
             batch_size=batch_size,
             step_ms=seconds * 1000,
+            host_ms=host * 1000,
             images_per_second=rate,
             peak_gib=peak,
             share_of_ceiling=rate * training_flops(shape, num_keep) / self.ceiling,

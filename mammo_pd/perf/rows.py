@@ -20,6 +20,8 @@ class BenchRow:
         draw: how positions were drawn.
         batch_size: images per step.
         step_ms: milliseconds per step.
+        host_ms: milliseconds that the host takes to launch one, the device being idle; on a CPU,
+            which does the work itself, the step.
         images_per_second: with the batch already on the device.
         peak_gib: peak memory of the GPU's allocator; NaN on a CPU.
         share_of_ceiling: FLOP/s of the model as a fraction of the measured matmul rate. Only what
@@ -40,6 +42,7 @@ class BenchRow:
     draw: str
     batch_size: int
     step_ms: float
+    host_ms: float
     images_per_second: float
     peak_gib: float
     share_of_ceiling: float
@@ -49,21 +52,21 @@ class BenchRow:
 
 
 _LEGEND = (
-    "x: images/s relative to timm with every patch. Of ceiling: FLOP/s of the model on kept "
-    "patches as a fraction of the measured matmul rate, both under sustained load. Sampling: "
-    "fraction of the step spent drawing, augmenting and reading patches. End to end: images/s "
-    "with the loader relative to those with the batch already on the device (above 1 is noise). "
-    "Waiting: fraction of the time with the loader spent waiting for data. GiB: peak memory, on a "
-    "GPU only."
+    "Host: milliseconds to launch a step on an idle device. x: images/s relative to timm with "
+    "every patch. Of ceiling: FLOP/s of the model on kept patches as a fraction of the measured "
+    "matmul rate, both under sustained load. Sampling: fraction of the step spent drawing, "
+    "augmenting and reading patches. End to end: images/s with the loader relative to those with "
+    "the batch already on the device (above 1 is noise). Waiting: fraction of the time with the "
+    "loader spent waiting for data. GiB: peak memory, on a GPU only."
 )
 
 
 def as_markdown(rows: Sequence[BenchRow]) -> str:
     """Format rows as a table, with a legend of its columns."""
     lines = [
-        "| model | image size | who | keep | draw | batch | ms | images/s | x | GiB | GiB/image "
-        "| of ceiling | sampling | end to end | waiting |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| model | image size | who | keep | draw | batch | ms | host | images/s | x | GiB "
+        "| GiB/image | of ceiling | sampling | end to end | waiting |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         baseline = [
@@ -81,6 +84,7 @@ def as_markdown(rows: Sequence[BenchRow]) -> str:
             row.draw if row.who.startswith(OURS) else "",
             str(row.batch_size),
             f"{row.step_ms:.1f}",
+            f"{row.host_ms:.1f}",
             f"{row.images_per_second:.4g}",
             f"{row.images_per_second / baseline[0]:.2f}" if baseline else "",
             _cell(row.peak_gib, ".1f"),

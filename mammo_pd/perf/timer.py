@@ -52,6 +52,17 @@ class Timer:
         self._synchronize()
         return statistics.median(_elapsed(start, end) for start, end in pairwise(marks))
 
+    def host_seconds(self, step: Callable[[], object], rounds: int = 10) -> float:
+        """Median time until a step is launched, each on an idle device; it has warmed up."""
+        taken = []
+        for _ in range(rounds):
+            self._synchronize()
+            started = time.perf_counter()
+            step()
+            taken.append(time.perf_counter() - started)
+        self._synchronize()
+        return statistics.median(taken)
+
     def kernel_seconds(self, work: Callable[[], object]) -> float:
         """Time spent in GPU kernels; on a CPU the time of the work.
 

@@ -1,6 +1,7 @@
 """Checkpoints as safetensors: one file each, so that one is whole or absent, and runs no code."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +28,37 @@ def prefix_of(timm_model: nn.Module, model: nn.Module) -> str:
     return f"{name}." if name else ""
 
 
-def save_weights(
-    path: Path,
+@dataclass(frozen=True)
+class Contents:
+    """What a checkpoint file holds.
+
+    Attributes:
+        tensors: by the names in the file; those of a live model change as it learns.
+        header: the file's own.
+    """
+
+    tensors: dict[str, Tensor]
+    header: dict[str, str]
+
+    def write(self, path: Path) -> None:
+        """Write the file; one of that name is replaced when the new one is complete.
+
+        Args:
+            path: ends in ``.safetensors``.
+        """
+        with atomic_write(path) as beside:
+            save_file(self.tensors, beside, self.header)
+
+
+def weights_of(
     model: nn.Module,
     timm_model: nn.Module,
     metadata: dict[str, Any],
     card: ModelCard | None = None,
-) -> None:
-    """Write a model's weights, those of timm's model under timm's names for other tools to read.
+) -> Contents:
+    """A model's weights, those of timm's model under timm's names for other tools to read.
 
     Args:
-        path: ends in ``.safetensors``; replaced when complete.
         model: what is trained; weights around timm's are named ``objective.`` and as in it.
         timm_model: within ``model``.
         metadata: plain values, for the file's header.
@@ -48,12 +69,11 @@ def save_weights(
         name.removeprefix(prefix) if name.startswith(prefix) else _OBJECTIVE + name: tensor
         for name, tensor in _tensors(model).items()
     }
-    with atomic_write(path) as beside:
-        save_file(tensors, beside, _header(metadata, card))
+    return Contents(tensors, _header(metadata, card))
 
 
 def load_weights(path: Path, model: nn.Module, timm_model: nn.Module) -> dict[str, Any]:
-    """Load weights that `save_weights` wrote.
+    """Load weights that were written from `weights_of`.
 
     Returns:
         The metadata written with them.
@@ -71,24 +91,22 @@ def load_weights(path: Path, model: nn.Module, timm_model: nn.Module) -> dict[st
     return metadata
 
 
-def save_state(
-    path: Path,
+def state_of(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     average: WeightAverage,
     metadata: dict[str, Any],
     card: ModelCard | None = None,
-) -> None:
-    """Write everything that training needs to go on, as one file."""
+) -> Contents:
+    """Everything that training needs to go on."""
     tensors = {_MODEL + name: tensor for name, tensor in _tensors(model).items()}
     tensors |= {_AVERAGE + name: tensor for name, tensor in average.state().items()}
     state = optimizer.state_dict()
     for index, values in state["state"].items():
         for name, value in values.items():
             tensors[f"{_OPTIMIZER}{index}.{name}"] = value.detach().contiguous()
-    header = {**_header(metadata, card), "param_groups": json.dumps(state["param_groups"])}
-    with atomic_write(path) as beside:
-        save_file(tensors, beside, header)
+    groups = [{**group, "lr": float(group["lr"])} for group in state["param_groups"]]
+    return Contents(tensors, {**_header(metadata, card), "param_groups": json.dumps(groups)})
 
 
 def load_state(
@@ -97,7 +115,7 @@ def load_state(
     optimizer: torch.optim.Optimizer | None = None,
     average: WeightAverage | None = None,
 ) -> dict[str, Any]:
-    """Load what `save_state` wrote; without an optimizer, the model alone, averaged if it was.
+    """Load what `state_of` gave; without an optimizer, the model alone, averaged if it was.
 
     Returns:
         The metadata written with it.
@@ -127,6 +145,13 @@ def load_state(
             f"{path} holds weights alone, and not what training needs to go on; train anew without "
             "--resume."
         ) from error
+    own_groups = [
+        {name: group[name] for name in ("lr", "fused", "capturable", "foreach") if name in group}
+        for group in optimizer.param_groups
+    ]
+    if len(groups) == len(own_groups):
+        # How the device computes, and where it reads the rate, is not the checkpoint's to say.
+        groups = [group | own for group, own in zip(groups, own_groups, strict=True)]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
     return metadata
 

@@ -9,7 +9,7 @@ import math
 import resource
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -32,18 +32,26 @@ from mammo_pd.terms import Split
 from mammo_pd.tracking import NoTracking, TrackedDataset, Tracker
 from mammo_pd.training.averaging import WeightAverage
 from mammo_pd.training.batch_size import DoesNotFitError
+from mammo_pd.training.captured import CapturedWork, on_capture_stream
 from mammo_pd.training.checkpoint import (
+    Contents,
     is_finite,
     load_state,
     load_weights,
     newest_state,
-    save_state,
-    save_weights,
+    state_of,
+    weights_of,
 )
+from mammo_pd.training.checkpoint_writer import CheckpointWriter
 from mammo_pd.training.journal import Journal
 from mammo_pd.training.model_card import ModelCard, without_paths
 from mammo_pd.training.objectives import Objective
-from mammo_pd.training.optimizer import backbone_parameters, parameter_groups
+from mammo_pd.training.optimizer import (
+    backbone_parameters,
+    make_optimizer,
+    parameter_groups,
+    set_learning_rate,
+)
 from mammo_pd.training.runs import RunFolder, timestamp
 from mammo_pd.training.scoring import score_batches
 from mammo_pd.training.setup import RunSetup
@@ -130,17 +138,14 @@ def _fit(
     timm_model = setup.backbone.timm_model
 
     # ---- optimiser
-    optimizer = torch.optim.AdamW(
-        parameter_groups(
-            setup.model,
-            timm_model,
-            weight_decay=training.weight_decay,
-            layer_decay=training.layer_decay,
-        ),
-        lr=training.lr,
-        betas=(0.9, 0.95),
-        fused=can_fuse(fabric),
+    groups = parameter_groups(
+        setup.model,
+        timm_model,
+        weight_decay=training.weight_decay,
+        layer_decay=training.layer_decay,
     )
+    captured_on = setup.device if setup.captures_steps else None
+    optimizer = make_optimizer(groups, training.lr, fused=can_fuse(fabric), captured_on=captured_on)
     frozen, backbone = setup.is_frozen(0), backbone_parameters(timm_model)
     step = _make_step(setup, optimizer, backbone, frozen=frozen)
     average = WeightAverage(setup.model, training.ema_decay)
@@ -159,15 +164,20 @@ def _fit(
         within = f" and {progress.steps} steps" if progress.steps else ""
         setup.say(f"going on after epoch {len(history)} of {training.epochs}{within}")
 
-    def facts(progress: EpochProgress) -> dict[str, Any]:
-        precision = fabric.strategy.precision.state_dict()
-        return {"history": history, "progress": asdict(progress), "precision": precision}
+    def contents(progress: EpochProgress | None = None) -> Contents:
+        facts = {
+            "history": history,
+            "progress": asdict(progress or EpochProgress()),
+            "precision": fabric.strategy.precision.state_dict(),
+        }
+        return state_of(setup.model, optimizer, average, facts, card)
 
     def save(progress: EpochProgress) -> None:
         """Save within an epoch, unless the weights are spoilt already: the loop will say so."""
         if fabric.is_global_zero and is_finite(setup.model):
             with signals.saving():
-                save_state(run.midway, setup.model, optimizer, average, facts(progress), card)
+                writer.flush_best()
+                contents(progress).write(run.midway)
 
     saver = _Saver(signals, save, training.checkpoint_minutes, alone=fabric.world_size == 1)
 
@@ -178,49 +188,56 @@ def _fit(
 
     # ---- epochs
     mark = time.perf_counter() - progress.seconds
-    for epoch in range(len(history), training.epochs):
-        if _is_stale(history, objective, training.patience):
-            setup.say(f"no better epoch in the last {training.patience}: training stops")
-            break
-        if setup.is_frozen(epoch) != frozen:
-            frozen = setup.is_frozen(epoch)
-            step = _make_step(setup, optimizer, backbone, frozen=frozen)
-        batches.epoch, batches.first = epoch, progress.steps
-        try:
-            done = _train_epoch(setup, step, train_loader, epoch, tracker, average, progress, saver)
-            with saver.saving_if_interrupted(done), average.in_place():
-                kept = setup.val_kept if setup.validates_on_some else None
-                scores = _validate(setup, step.model, val_loader, kept)
-        except torch.OutOfMemoryError as error:
-            raise DoesNotFitError(setup) from error
-        progress = EpochProgress()
-        loss, images = done.loss / done.steps, done.images
-        metrics = {
-            "epoch": epoch + 1,
-            "train_loss": loss,
-            "train_images_per_second": images / done.seconds,
-            "train_wait_share": done.waited / done.seconds,
-            "train_memory_gib": peak_memory_gib(setup.device),
-            **objective.metrics(setup.parts[Split.VAL], scores),
-        }
-        # From the end of the epoch before: with validation and that epoch's checkpoints.
-        metrics["epoch_seconds"] = time.perf_counter() - mark
-        metrics["epoch_images_per_second"] = images / metrics["epoch_seconds"]
-        mark += metrics["epoch_seconds"]
-        history.append(metrics)
-        tracker.log(metrics, step=(epoch + 1) * len(batches))
-        setup.say(_epoch_line(metrics, objective.monitor, training.epochs))
-        if epoch + 1 == math.ceil(training.epochs / 3):
-            _warn_if_nothing_is_learnt(setup, loss)
-        if fabric.is_global_zero:
-            with signals.saving():
-                if best_epoch(history, objective) == len(history):
-                    with average.in_place():
-                        save_weights(run.best, setup.model, timm_model, metrics, card)
-                save_state(run.last, setup.model, optimizer, average, facts(progress), card)
-                run.midway.unlink(missing_ok=True)
-        fabric.barrier()
-        saver.after_epoch()
+    with CheckpointWriter(run) as writer:
+        for epoch in range(len(history), training.epochs):
+            if _is_stale(history, objective, training.patience):
+                setup.say(f"no better epoch in the last {training.patience}: training stops")
+                break
+            if setup.is_frozen(epoch) != frozen:
+                frozen = setup.is_frozen(epoch)
+                step = _make_step(setup, optimizer, backbone, frozen=frozen)
+            batches.epoch, batches.first = epoch, progress.steps
+            try:
+                done = _train_epoch(
+                    setup, step, train_loader, epoch, tracker, average, progress, saver
+                )
+                with saver.saving_if_interrupted(done), average.in_place():
+                    kept = setup.val_kept if setup.validates_on_some else None
+                    scores = _validate(setup, step.model, val_loader, kept, step.captured)
+            except torch.OutOfMemoryError as error:
+                raise DoesNotFitError(setup) from error
+            progress = EpochProgress()
+            loss, images = done.loss / done.steps, done.images
+            metrics = {
+                "epoch": epoch + 1,
+                "train_loss": loss,
+                "train_images_per_second": images / done.seconds,
+                "train_wait_share": done.waited / done.seconds,
+                "train_memory_gib": peak_memory_gib(setup.device),
+                **objective.metrics(setup.parts[Split.VAL], scores),
+            }
+            # From the end of the epoch before: with validation and that epoch's checkpoints.
+            metrics["epoch_seconds"] = time.perf_counter() - mark
+            metrics["epoch_images_per_second"] = images / metrics["epoch_seconds"]
+            mark += metrics["epoch_seconds"]
+            history.append(metrics)
+            tracker.log(metrics, step=(epoch + 1) * len(batches))
+            setup.say(_epoch_line(metrics, objective.monitor, training.epochs))
+            if epoch + 1 == math.ceil(training.epochs / 3):
+                _warn_if_nothing_is_learnt(setup, loss)
+            if fabric.is_global_zero:
+                with signals.saving():
+                    if best_epoch(history, objective) == len(history):
+                        with average.in_place():
+                            writer.take_best(weights_of(setup.model, timm_model, metrics, card))
+                    writer.save(contents)
+            fabric.barrier()
+            try:
+                saver.after_epoch()
+            except KeyboardInterrupt:
+                writer.flush(contents)
+                raise
+        writer.flush(contents)
     return history
 
 
@@ -234,9 +251,19 @@ def _make_step(
     """Set model and optimiser up for a phase: DDP must know which weights learn in it."""
     for weight in backbone:
         weight.requires_grad_(not frozen)
-    model, wrapped = setup.fabric.setup(setup.model, optimizer)
+    with on_capture_stream(setup.device) if setup.captures_steps else nullcontext():
+        model, wrapped = setup.fabric.setup(setup.model, optimizer)
     clip_norm = setup.config.training.clip_norm
-    return TrainingStep(setup.fabric, model, wrapped, setup.sampler, setup.objective, clip_norm)
+    return TrainingStep(
+        setup.fabric,
+        model,
+        wrapped,
+        setup.sampler,
+        setup.objective,
+        clip_norm,
+        # Anew in each phase: a graph holds what learns in it.
+        setup.make_captured() if setup.captures_steps else None,
+    )
 
 
 def best_epoch(history: list[dict[str, float]], objective: Objective) -> int:
@@ -345,8 +372,7 @@ def _train_epoch(
             # Dropout inside a model draws from torch's own generator.
             torch.manual_seed(_mix_seed(training.seed, done, setup.fabric.global_rank))
             rate = rate_of(number)
-            for group in step.optimizer.param_groups:
-                group["lr"] = rate * group.get("lr_scale", 1.0)
+            set_learning_rate(step.optimizer, rate)
             keys = image_keys(
                 setup.train_set, batch.rows, training.seed, epoch, setup.device, turns[number]
             )
@@ -362,7 +388,11 @@ def _train_epoch(
 
 
 def _validate(
-    setup: RunSetup, model: nn.Module, loader: Any, kept: Callable[[Tensor], Kept] | None
+    setup: RunSetup,
+    model: nn.Module,
+    loader: Any,
+    kept: Callable[[Tensor], Kept] | None,
+    captured: CapturedWork | None = None,
 ) -> npt.NDArray[np.float64]:
     """Score every validation image, on all its patches or some: (images, T), in the set's order."""
     model.eval()
@@ -371,7 +401,7 @@ def _validate(
     scored = [torch.empty(0, columns, device=setup.device)]
     rows = [torch.empty(0, dtype=torch.int64)]
     for index, scores in score_batches(
-        model, setup.sampler, setup.objective, loader, setup.device, kept
+        model, setup.sampler, setup.objective, loader, setup.device, kept, captured
     ):
         rows.append(index)
         scored.append(scores)

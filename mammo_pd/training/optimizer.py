@@ -1,11 +1,46 @@
 """Which weights are trained, and at which rates: weight decay, decay by layer, frozen backbones."""
 
+import warnings
 from typing import Any
 
+import torch
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
-from torch import nn
+from torch import Tensor, nn
 
 from mammo_pd.training.checkpoint import prefix_of
+
+
+def make_optimizer(
+    groups: list[dict[str, Any]], lr: float, *, fused: bool, captured_on: torch.device | None
+) -> torch.optim.AdamW:
+    """AdamW over a model's parameter groups.
+
+    Args:
+        groups: from `parameter_groups`.
+        lr: peak learning rate.
+        fused: whether one kernel updates many weights.
+        captured_on: the GPU, if steps are captured as CUDA graphs: learning rates then lie there
+            and each step reads them anew. One on the host would stay what it was at the capture.
+    """
+    optimizer = torch.optim.AdamW(
+        groups, lr=lr, betas=(0.9, 0.95), fused=fused, capturable=captured_on is not None
+    )
+    if captured_on is not None:
+        # The steps before the capture, and those of odd shapes.
+        warnings.filterwarnings("ignore", message="This instance was constructed with capturable")
+        for group in optimizer.param_groups:
+            group["lr"] = torch.tensor(lr, device=captured_on)
+    return optimizer
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the rate of every group, each by its own scale."""
+    for group in optimizer.param_groups:
+        scaled = rate * group.get("lr_scale", 1.0)
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(scaled)
+        else:
+            group["lr"] = scaled
 
 
 def parameter_groups(

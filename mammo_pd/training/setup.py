@@ -33,10 +33,11 @@ from mammo_pd.orphans import signal_when_parent_dies
 from mammo_pd.patches.sampler import Kept, PatchSampler
 from mammo_pd.terms import Draw, Split
 from mammo_pd.training.batch_size import find_batch_size
+from mammo_pd.training.captured import CapturedWork
 from mammo_pd.training.devices import count_devices, make_fabric, should_compile
 from mammo_pd.training.objectives import Objective, build_objective
 from mammo_pd.training.runs import RunFolder, RunInfo, timestamp
-from mammo_pd.training.step import image_keys
+from mammo_pd.training.step import can_capture, image_keys
 
 _MAX_THREADS = 8
 # Images from which the share of tissue in the input is estimated.
@@ -237,6 +238,17 @@ class RunSetup:
         """Whether the head alone learns in an epoch, from 0."""
         frozen = self.config.training.frozen_epochs
         return frozen == "all" or epoch < frozen
+
+    @property
+    def captures_steps(self) -> bool:
+        """Whether steps run as CUDA graphs."""
+        checkpointing = self.config.model.checkpointing
+        return can_capture(self.fabric, compiled=self.compiled, checkpointing=checkpointing)
+
+    def make_captured(self) -> CapturedWork:
+        """What captures steps of this run's images."""
+        most = max(self.train_set.most_pixels, self.val_set.most_pixels)
+        return CapturedWork(self.device, most, self.say)
 
     @property
     def validates_on_some(self) -> bool:

@@ -5,6 +5,7 @@ Nothing in a step waits for the GPU, so the host stays ahead of it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import Any
 
@@ -15,6 +16,7 @@ from mammo_pd.batch import ImageBatch
 from mammo_pd.data.dataset import MammogramDataset
 from mammo_pd.keyed_random import image_key
 from mammo_pd.patches.sampler import PatchSampler
+from mammo_pd.training.captured import CapturedWork
 from mammo_pd.training.objectives import Objective
 
 
@@ -29,6 +31,7 @@ class TrainingStep:
         sampler: draws and reads the patches.
         objective: says what is read, and gives the loss.
         clip_norm: largest norm of the gradient; 0 for no limit.
+        captured: launches whole steps; None to launch their kernels one by one.
     """
 
     fabric: Any
@@ -37,6 +40,7 @@ class TrainingStep:
     sampler: PatchSampler
     objective: Objective
     clip_norm: float = 0.0
+    captured: CapturedWork | None = None
 
     def __call__(self, batch: ImageBatch, keys: Tensor, num_keep: int, parts: int = 1) -> Tensor:
         """Train on this process's share of a batch.
@@ -53,6 +57,49 @@ class TrainingStep:
         """
         batch = batch.to(self.fabric.device)
         parts = min(parts, len(batch))
+        if self.captured is None:
+            return self._learn(batch, keys, num_keep, parts)
+        name = ("step", num_keep, parts)
+        if self.fabric.world_size == 1:
+            learn = partial(self._learn, num_keep=num_keep, parts=parts)
+            return self.captured.run(name, learn, batch, keys)
+        gradients = partial(self._gradients, num_keep=num_keep, parts=parts)
+        found = self.captured.run(name, gradients, batch, keys)
+        return self._learn_together(found)
+
+    def _learn(self, batch: ImageBatch, keys: Tensor, num_keep: int, parts: int) -> Tensor:
+        loss = self._backward(batch, keys, num_keep, parts)
+        self._update()
+        return loss
+
+    def _gradients(self, batch: ImageBatch, keys: Tensor, num_keep: int, parts: int) -> Tensor:
+        """This process's loss and gradients, end to end, for one exchange with the others'.
+
+        DDP exchanges gradients while more are computed, which no graph that is replayed can hold
+        safely; one exchange of them all takes about as long as its last piece would.
+        """
+        with self.fabric.no_backward_sync(self.model):
+            loss = self._backward(batch, keys, num_keep, parts)
+        gradients = [weight.grad.flatten() for weight in self._learning if weight.grad is not None]
+        for weight in self._learning:
+            weight.grad = None
+        return torch.cat([loss.view(1), *gradients])
+
+    def _learn_together(self, found: Tensor) -> Tensor:
+        torch.distributed.all_reduce(found)
+        found /= self.fabric.world_size
+        sizes = [1, *(weight.numel() for weight in self._learning)]
+        loss, *gradients = torch.split(found, sizes)
+        for weight, gradient in zip(self._learning, gradients, strict=True):
+            weight.grad = gradient.view_as(weight)
+        self._update()
+        return loss.squeeze(0)
+
+    @cached_property
+    def _learning(self) -> list[nn.Parameter]:
+        return [weight for weight in self.model.parameters() if weight.requires_grad]
+
+    def _backward(self, batch: ImageBatch, keys: Tensor, num_keep: int, parts: int) -> Tensor:
         edges = [len(batch) * number // parts for number in range(parts + 1)]
         losses = []
         for start, end in pairwise(edges):
@@ -62,7 +109,6 @@ class TrainingStep:
                 loss = loss * ((end - start) / len(batch))
                 self.fabric.backward(loss)
             losses.append(loss.detach())
-        self._update()
         return torch.stack(losses).sum()
 
     def _loss(self, batch: ImageBatch, keys: Tensor, num_keep: int) -> Tensor:
@@ -109,6 +155,15 @@ def image_keys(
     if device.type == "cuda":
         keys = keys.pin_memory()
     return keys.to(device, non_blocking=True)
+
+
+def can_capture(fabric: Any, *, compiled: bool, checkpointing: bool) -> bool:
+    """Whether whole steps may be captured as CUDA graphs.
+
+    Not in fp16, whose loss scaling waits for the device, nor where activations are computed again,
+    which reads the state of random numbers.
+    """
+    return compiled and not checkpointing and can_fuse(fabric)
 
 
 def can_fuse(fabric: Any) -> bool:

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from mammo_pd.backbones.build import build_backbone
 from mammo_pd.training.averaging import WeightAverage
-from mammo_pd.training.checkpoint import load_state, load_weights, save_state, save_weights
+from mammo_pd.training.checkpoint import load_state, load_weights, state_of, weights_of
 
 IMG_SIZE = (64, 48)
 
@@ -17,7 +17,7 @@ IMG_SIZE = (64, 48)
 def test_state_with_the_old_prefix_is_read(tmp_path: Path, wrapped: bool) -> None:
     old = build_backbone("vit_tiny_patch16_224", IMG_SIZE)
     optimizer = torch.optim.AdamW(old.parameters())
-    save_state(tmp_path / "new.safetensors", old, optimizer, WeightAverage(old, 0), {})
+    state_of(old, optimizer, WeightAverage(old, 0), {}).write(tmp_path / "new.safetensors")
     tensors = load_file(tmp_path / "new.safetensors")
     renamed = {name.replace("model.timm_model.", "model.vit."): t for name, t in tensors.items()}
     assert any(name.startswith("model.vit.blocks.") for name in renamed)
@@ -38,7 +38,7 @@ def test_state_with_the_old_prefix_is_read(tmp_path: Path, wrapped: bool) -> Non
 
 def test_weights_are_under_timms_own_names(tmp_path: Path) -> None:
     model = build_backbone("vit_tiny_patch16_224", IMG_SIZE)
-    save_weights(tmp_path / "best.safetensors", model, model.timm_model, {})
+    weights_of(model, model.timm_model, {}).write(tmp_path / "best.safetensors")
     assert "blocks.0.mlp.fc1.weight" in load_file(tmp_path / "best.safetensors")
     other = build_backbone("vit_tiny_patch16_224", IMG_SIZE)
     load_weights(tmp_path / "best.safetensors", other, other.timm_model)

@@ -9,7 +9,7 @@ from torch import nn
 
 from mammo_pd.cli.app import main
 from mammo_pd.data.cohort import Cohort
-from mammo_pd.training.checkpoint import save_weights
+from mammo_pd.training.checkpoint import weights_of
 from mammo_pd.training.loop import fit
 from mammo_pd.training.train import start_run
 
@@ -53,7 +53,7 @@ def test_older_and_foreign_and_damaged_files(
 ) -> None:
     model = nn.Linear(2, 1)
     old = tmp_path / "old.safetensors"
-    save_weights(old, model, model, {"epoch": 3})
+    weights_of(model, model, {"epoch": 3}).write(old)
     assert main(["show", str(old)]) == 0
     printed = capsys.readouterr().out
     assert "earlier version" in printed

@@ -146,6 +146,65 @@ def test_an_implant_is_part_of_the_breast_and_not_all_of_it(level, darker, side)
     assert region.box.overlap(find_breast(breast(side)).box) > 0.9
 
 
+def ellipse(centre, radii, shape=(960, 640)):
+    row, column = np.mgrid[: shape[0], : shape[1]]
+    return ((row - centre[0]) / radii[0]) ** 2 + ((column - centre[1]) / radii[1]) ** 2 < 1
+
+
+OTHER_PARTS = {
+    "abdomen": ellipse((960, 300), (150, 500)),
+    "chin": ellipse((0, 260), (120, 150)),
+    "arm": ellipse((0, 100), (125, 540)),
+    "abdomen and arm": ellipse((960, 300), (150, 500)) | ellipse((0, 100), (125, 540)),
+}
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("part", OTHER_PARTS)
+def test_another_part_of_the_body_at_an_edge_is_cut_off(part, side):
+    pixels = breast()
+    texture = 24000 + 4000 * np.sin(np.arange(960) / 9)[:, None] * np.cos(np.arange(640) / 7)
+    pixels = np.where(OTHER_PARTS[part] & (pixels == 0), texture.astype(np.uint16), pixels)
+    region = find_breast(pixels if side == "left" else pixels[:, ::-1])
+    assert (region.verdict, region.side) == ("ok", side)
+    plain = find_breast(breast(side)).box
+    # What is cut is never the breast's own, but where the other part lies on it.
+    assert region.box.top <= plain.top + 40
+    assert region.box.bottom >= plain.bottom - 60
+    # One of two may stay, where what is left is a breast beyond doubt.
+    assert region.box.overlap(plain) > (0.6 if part == "abdomen and arm" else 0.85)
+
+
+@pytest.mark.parametrize("width", [4, 10, 20, 40])
+@pytest.mark.parametrize("level", [20000, 40000, 65535])
+@pytest.mark.parametrize("edges", ["upper", "lower", "all"])
+def test_a_bright_line_along_an_edge_is_cut_off(width, level, edges):
+    pixels = breast()
+    # Up to the upper edge, as in an oblique view: the line touches the breast.
+    pixels = np.maximum(pixels, np.roll(pixels, -300, axis=0))
+    pixels[-300:] = breast()[-300:]
+    plain = find_breast(pixels)
+    if edges in ("upper", "all"):
+        pixels[:width] = level
+    if edges in ("lower", "all"):
+        pixels[-width:] = level
+    if edges == "all":
+        pixels[:, -width:] = level
+    region = find_breast(pixels)
+    assert (region.verdict, region.side) == ("ok", "left")
+    assert region.box.overlap(plain.box) > 0.85
+
+
+def test_an_inverted_breast_is_not_made_one_by_a_cut():
+    """Air that is white has necks too, where the breast comes near an edge."""
+    pixels = breast()
+    pixels[OTHER_PARTS["abdomen and arm"] & (pixels == 0)] = 24000
+    for image in (65535 - pixels, np.where(pixels == 0, 65535, 20000 - pixels // 4)):
+        region = find_breast(image.astype(np.uint16))
+        assert region.verdict != "ok"
+        assert region.box == Box.whole(image.shape)
+
+
 def test_a_breast_of_one_brightness_in_plain_air():
     # Small enough that no pixel is the mean of breast and air.
     region = find_breast(np.where(half_disk((240, 160)) > 0, np.uint16(40000), np.uint16(0)))
@@ -211,7 +270,7 @@ def test_masks_move_with_the_algorithms_version_only():
             pixels = breast(side) // 2
             disturb(pixels)
             digest.update(find_breast(pixels).mask.tobytes())
-    assert (ALGORITHM_VERSION, digest.hexdigest()[:16]) == (6, "b6e6fcdcd792c7ff")
+    assert (ALGORITHM_VERSION, digest.hexdigest()[:16]) == (7, "b6e6fcdcd792c7ff")
 
 
 def test_a_strip_of_an_image_is_refused():

@@ -1,5 +1,7 @@
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -36,9 +38,37 @@ def test_what_is_in_time_is_left_alone() -> None:
     time.sleep(0.3)
     with pytest.raises(ZeroDivisionError), time_limit(5):
         raise ZeroDivisionError
-    unlimited = threading.Thread(target=lambda: time_limit(0.01).__enter__())
-    unlimited.start()
-    unlimited.join()
+
+
+def test_a_thread_is_limited_too() -> None:
+    """Dask runs its tasks in threads, which no signal reaches."""
+    caught: list[BaseException] = []
+
+    def work(limit: float) -> None:
+        try:
+            with time_limit(limit):
+                for _ in range(40):
+                    time.sleep(0.01)
+        except BaseException as error:
+            caught.append(error)
+
+    for limit in (0.1, 60):
+        thread = threading.Thread(target=work, args=[limit])
+        thread.start()
+        thread.join()
+    [ended] = caught
+    assert isinstance(ended, ImageError)
+    assert ended.reason == Reason.TOO_SLOW
+
+
+def test_a_thread_that_never_comes_back_to_python_ends_with_its_process() -> None:
+    code = (
+        "import threading, time; from mammo_pd.ingest.time_limit import time_limit\n"
+        "def work():\n    with time_limit(.2): time.sleep(60)\n"
+        "thread = threading.Thread(target=work); thread.start(); thread.join()"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], timeout=50, check=False)
+    assert ended.returncode == 1
 
 
 def test_neither_a_slow_file_nor_one_that_is_stuck_stops_the_rest(

@@ -8,7 +8,7 @@ from torch import nn
 
 from mammo_pd.errors import InputError
 from mammo_pd.training.averaging import WeightAverage
-from mammo_pd.training.checkpoint import load_state, load_weights, save_state, save_weights
+from mammo_pd.training.checkpoint import load_state, load_weights, state_of, weights_of
 from mammo_pd.training.model_card import CheckpointHeader
 
 
@@ -30,9 +30,8 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
 
 def test_training_goes_on_as_if_never_stopped(tmp_path: Path) -> None:
     model, optimizer = trained()
-    save_state(
-        tmp_path / "s.safetensors", model, optimizer, WeightAverage(model, 0), {"history": [1]}
-    )
+    state = state_of(model, optimizer, WeightAverage(model, 0), {"history": [1]})
+    state.write(tmp_path / "s.safetensors")
     other, other_optimizer = trained(seed=1)
     assert load_state(tmp_path / "s.safetensors", other, other_optimizer) == {"history": [1]}
     for each in ((model, optimizer), (other, other_optimizer)):
@@ -45,7 +44,7 @@ def test_weights_carry_their_own_names_and_facts(tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
     model, _ = trained()
-    save_weights(tmp_path / "w.safetensors", model, model, {"epoch": 3})
+    weights_of(model, model, {"epoch": 3}).write(tmp_path / "w.safetensors")
     assert set(load_file(tmp_path / "w.safetensors")) == {"weight", "bias"}
     other, _ = trained(seed=1)
     assert load_weights(tmp_path / "w.safetensors", other, other) == {"epoch": 3}
@@ -60,7 +59,7 @@ def test_files_that_are_no_checkpoint_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a checkpoint"):
         load_weights(tmp_path / "half.safetensors", model, model)
     other = nn.Linear(4, 2)
-    save_weights(tmp_path / "other.safetensors", other, other, {})
+    weights_of(other, other, {}).write(tmp_path / "other.safetensors")
     with pytest.raises(InputError, match="does not fit the model"):
         load_weights(tmp_path / "other.safetensors", model, model)
 
@@ -97,7 +96,7 @@ def test_safetensors_that_are_none_are_refused_by_all_that_read_them(tmp_path: P
     optimizer = torch.optim.SGD(model.parameters())
     average = WeightAverage(model, 0)
     whole = tmp_path / "whole.safetensors"
-    save_weights(whole, model, model, {"epoch": 1})
+    weights_of(model, model, {"epoch": 1}).write(whole)
     for file in damaged_files(tmp_path, whole):
         for read in (
             lambda file=file: load_weights(file, model, model),

@@ -25,7 +25,8 @@ from mammo_pd.patches.sampler import PatchSampler
 from mammo_pd.stopping import StopSignals, TerminatedError
 from mammo_pd.training import loop
 from mammo_pd.training.averaging import WeightAverage
-from mammo_pd.training.checkpoint import is_finite, newest_state, save_state
+from mammo_pd.training.checkpoint import is_finite, newest_state, state_of
+from mammo_pd.training.checkpoint_writer import CheckpointWriter
 from mammo_pd.training.model_card import CheckpointHeader
 from mammo_pd.training.runs import RunFolder
 from mammo_pd.training.train import resume, train
@@ -199,11 +200,13 @@ def test_signal_that_comes_while_an_epoch_is_saved_ends_before_the_next(
 ) -> None:
     """As where several devices train epochs shorter than a window of losses."""
 
+    save = CheckpointWriter.save
+
     def save_and_send(*arguments: Any) -> None:
-        save_state(*arguments)
+        save(*arguments)
         send(signal.SIGTERM)()
 
-    monkeypatch.setattr(loop, "save_state", save_and_send)
+    monkeypatch.setattr(CheckpointWriter, "save", save_and_send)
     with pytest.raises(TerminatedError):
         trained(phantom_store, tmp_path)
     run = RunFolder.latest(tmp_path)
@@ -243,13 +246,12 @@ def test_checkpoint_of_an_epoch_that_is_over_does_not_count(whole: RunFolder) ->
     assert newest_state(whole.last, whole.midway) == whole.last
     # A kill between the two leaves it there.
     try:
-        save_state(
-            whole.midway,
+        state_of(
             torch.nn.Linear(1, 1),
-            torch.optim.SGD([torch.ones(1)]),
+            torch.optim.SGD([torch.ones(1)], lr=0.1),
             WeightAverage(torch.nn.Linear(1, 1), 0),
             {"history": [{"epoch": 1}], "progress": {}},
-        )
+        ).write(whole.midway)
         assert newest_state(whole.last, whole.midway) == whole.last
     finally:
         whole.midway.unlink()

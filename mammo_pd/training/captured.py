@@ -1,0 +1,160 @@
+"""Work on a batch launched as one CUDA graph, so that small batches do not wait for the host.
+
+A step of a ViT is some two thousand kernels. Launching them one by one takes the host longer than
+the kernels of a small batch take the GPU, whatever share of the patches is kept. A graph holds them
+all: the host copies the batch to where the graph reads it, and launches once.
+
+Source: https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mammo_pd.batch import ImageBatch
+from mammo_pd.training.devices import memory_of
+
+Work = Callable[[ImageBatch, Tensor], Tensor]
+
+# The first calls compile the code, and make the optimiser's state.
+_WARM_UP_CALLS = 3
+# Each holds descriptions of its kernels. A keep rate drawn anew for each step needs too many.
+_MOST_GRAPHS = 8
+# A graph keeps its memory. Batches that fill a GPU keep it busy for longer than launching takes.
+_LARGEST_SHARE = 0.4
+
+
+@cache
+def _capture_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
+def on_capture_stream(device: torch.device) -> AbstractContextManager[object]:
+    """Within the block, what is set up is used by captured work later.
+
+    DDP takes hold of where gradients are added up, on the stream on which it is set up; a capture
+    cannot leave its own.
+    """
+    stream = _capture_stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    return torch.cuda.stream(stream)
+
+
+class CapturedWork:
+    """Runs work on batches as CUDA graphs: one for each shape, captured once it has warmed up.
+
+    What is captured has to do the same for every batch of one shape, without waiting for the
+    device. Its result equals that of the work itself: the same kernels run on the same values.
+
+    Args:
+        device: a GPU.
+        most_pixels: of any one image.
+        say: takes one line for people, if something cannot be captured and runs as it did.
+    """
+
+    def __init__(self, device: torch.device, most_pixels: int, say: Callable[[str], None]) -> None:
+        self._device = device
+        self._most_pixels = most_pixels
+        self._say = say
+        self._calls: dict[object, int] = {}
+        self._graphs: dict[object, _Graph] = {}
+        self._pool = torch.cuda.graph_pool_handle()
+        self._gave_up = False
+
+    def run(self, name: object, work: Work, batch: ImageBatch, keys: Tensor) -> Tensor:
+        """Do the work, captured where that is possible.
+
+        Args:
+            name: of the work, with all that changes what is launched but the number of images; the
+                same name means the same work.
+            work: from a batch on the device and its keys to one tensor.
+            batch: B images, on the device.
+            keys: (B,) int64, on the device.
+
+        Returns:
+            What the work returns, in memory of its own.
+        """
+        shape = (name, len(batch))
+        graph = self._graphs.get(shape)
+        if graph is None:
+            calls = self._calls[shape] = self._calls.get(shape, 0) + 1
+            if calls <= _WARM_UP_CALLS or self._gave_up or not self._has_room():
+                return work(batch, keys)
+            try:
+                graph = self._graphs[shape] = _Graph.capture(
+                    work, batch, keys, len(batch) * self._most_pixels, self._pool
+                )
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                self._gave_up = True
+                reason = str(error).splitlines()[0][:200]
+                self._say(f"warning: steps are not captured as CUDA graphs, and slower: {reason}")
+                return work(batch, keys)
+        if len(batch.pixels) > len(graph.batch.pixels):
+            return work(batch, keys)
+        return graph.replay(batch, keys)
+
+    def _has_room(self) -> bool:
+        peak = torch.cuda.max_memory_allocated(self._device)
+        return len(self._graphs) < _MOST_GRAPHS and peak < _LARGEST_SHARE * memory_of(self._device)
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """One captured piece of work, and the memory that it reads and writes."""
+
+    graph: torch.cuda.CUDAGraph
+    batch: ImageBatch
+    keys: Tensor
+    result: Tensor
+
+    @classmethod
+    def capture(
+        cls,
+        work: Work,
+        batch: ImageBatch,
+        keys: Tensor,
+        most_pixels: int,
+        pool: Any,
+    ) -> "_Graph":
+        """Record the work without doing it."""
+        pixels = torch.zeros(most_pixels, dtype=batch.pixels.dtype, device=batch.pixels.device)
+        own = replace(
+            batch,
+            pixels=pixels,
+            **{name: getattr(batch, name).clone() for name in _NUMBERS},
+        )
+        own_keys = keys.clone()
+        graph, result = _record(work, own, own_keys, pool)
+        return cls(graph, own, own_keys, result)
+
+    def replay(self, batch: ImageBatch, keys: Tensor) -> Tensor:
+        """Do the work on another batch of the same number of images."""
+        self.batch.pixels[: len(batch.pixels)].copy_(batch.pixels)
+        torch._foreach_copy_(
+            [*(getattr(self.batch, name) for name in _NUMBERS), self.keys],
+            [*(getattr(batch, name) for name in _NUMBERS), keys],
+        )
+        self.graph.replay()
+        # The next replay writes to the same place.
+        return self.result.clone()
+
+
+def _record(
+    work: Work, batch: ImageBatch, keys: Tensor, pool: Any
+) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+    graph = torch.cuda.CUDAGraph()
+    # Other threads, which read ahead into pinned memory, may go on meanwhile.
+    stream = _capture_stream(keys.device)
+    with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+        result = work(batch, keys)
+    return graph, result
+
+
+_NUMBERS = ("offsets", "heights", "widths", "targets")

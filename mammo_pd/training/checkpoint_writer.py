@@ -1,0 +1,134 @@
+"""Checkpoints of whole epochs: copied off the device at once, written while the next one trains."""
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from types import TracebackType
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from mammo_pd.training.checkpoint import Contents
+from mammo_pd.training.runs import RunFolder
+
+# As safetensors aligns them, at least.
+_ALIGNMENT = 64
+
+
+class CheckpointWriter:
+    """Writes the best weights and the state of each epoch, by a thread.
+
+    Epochs that end while one is still being written are passed over: what is there stays whole, and
+    as new as the disk allows. `flush` makes it that of the last epoch. On leaving its block the
+    writer waits for what is being written.
+
+    The best weights of an epoch are on the disk before any state that knows of that epoch.
+
+    Args:
+        run: takes the files.
+    """
+
+    def __init__(self, run: RunFolder) -> None:
+        self._run = run
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._job: Future[None] | None = None
+        self._last_memory = _HostMemory()
+        # The second of them is taken while the first is being written.
+        self._best_memory = [_HostMemory(), _HostMemory()]
+        self._best: Contents | None = None
+        self._is_behind = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._thread.shutdown(wait=True)
+        if error is None:
+            self._wait()
+
+    def take_best(self, weights: Contents) -> None:
+        """Take the weights of an epoch that is the best so far; to be written by `save`."""
+        self._best = self._best_memory[0].copy(weights)
+
+    def save(self, last: Callable[[], Contents]) -> None:
+        """Take what an epoch leaves; nothing waits for the disk.
+
+        Args:
+            last: gives the state after it, if it is to be written.
+
+        Raises:
+            OSError: what was to be written before could not be.
+        """
+        self._is_behind = self._job is not None and not self._job.done()
+        if not self._is_behind:
+            self._start(last)
+
+    def flush(self, last: Callable[[], Contents]) -> None:
+        """Wait until the last epoch that was given to `save` is on the disk.
+
+        Args:
+            last: gives the state after it.
+        """
+        self._wait()
+        if self._is_behind:
+            self._start(last)
+            self._wait()
+            self._is_behind = False
+
+    def flush_best(self) -> None:
+        """Wait until the best weights are on the disk."""
+        self._wait()
+        if self._best is not None:
+            self._best.write(self._run.best)
+            self._best = None
+
+    def _start(self, last: Callable[[], Contents]) -> None:
+        self._wait()
+        state = self._last_memory.copy(last())
+        self._job = self._thread.submit(self._write, self._best, state)
+        if self._best is not None:
+            self._best = None
+            self._best_memory.reverse()
+
+    def _wait(self) -> None:
+        job, self._job = self._job, None
+        if job is not None:
+            job.result()
+
+    def _write(self, best: Contents | None, last: Contents) -> None:
+        if best is not None:
+            best.write(self._run.best)
+        last.write(self._run.last)
+        self._run.midway.unlink(missing_ok=True)
+
+
+class _HostMemory:
+    """One piece of the host's memory, used again and again; pinned for copies from a GPU."""
+
+    def __init__(self) -> None:
+        self._memory = torch.empty(0, dtype=torch.uint8)
+
+    def copy(self, contents: Contents) -> Contents:
+        """The contents with all their tensors in this memory."""
+        tensors = contents.tensors
+        starts, end = [], 0
+        for tensor in tensors.values():
+            starts.append(end)
+            end += -(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT
+        devices = {tensor.device for tensor in tensors.values() if tensor.is_cuda}
+        if len(self._memory) < end:
+            self._memory = torch.empty(end, dtype=torch.uint8, pin_memory=bool(devices))
+        copies: dict[str, Tensor] = {}
+        for start, (name, tensor) in zip(starts, tensors.items(), strict=True):
+            flat = self._memory[start : start + tensor.nbytes].view(tensor.dtype)
+            copies[name] = flat.view(tensor.shape)
+            copies[name].copy_(tensor, non_blocking=True)
+        for device in devices:
+            torch.cuda.current_stream(device).synchronize()
+        return replace(contents, tensors=copies)

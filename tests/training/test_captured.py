@@ -1,0 +1,177 @@
+"""Captured steps learn what others do; their bookkeeping is tried without a GPU."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mammo_pd.backbones.build import build_backbone
+from mammo_pd.batch import ImageBatch
+from mammo_pd.config import RunConfig
+from mammo_pd.patches.sampler import PatchSampler
+from mammo_pd.terms import Draw
+from mammo_pd.training import captured
+from mammo_pd.training.captured import CapturedWork
+from mammo_pd.training.devices import make_fabric
+from mammo_pd.training.objectives import build_objective
+from mammo_pd.training.optimizer import make_optimizer, parameter_groups, set_learning_rate
+from mammo_pd.training.step import TrainingStep
+
+CPU = torch.device("cpu")
+
+
+class PretendedGraph:
+    """Stands for a CUDA graph: does the work again on the memory that it was captured with."""
+
+    def __init__(self, work: Any, batch: ImageBatch, keys: torch.Tensor) -> None:
+        self._repeat = lambda: work(batch, keys)
+        self.result = torch.empty(0)
+
+    def replay(self) -> None:
+        self.result.copy_(self._repeat())
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Captures work without a GPU."""
+
+    def record(work: Any, batch: ImageBatch, keys: torch.Tensor, pool: Any) -> Any:
+        graph = PretendedGraph(work, batch, keys)
+        graph.result = work(batch, keys).clone()
+        return graph, graph.result
+
+    monkeypatch.setattr(captured, "_record", record)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 10)
+    monkeypatch.setattr(captured, "memory_of", lambda _: 100)
+    return []
+
+
+def batches(count: int = 8, size: int = 3) -> Iterator[tuple[ImageBatch, torch.Tensor]]:
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        shapes = rng.integers(2, 6, (size, 2))
+        images = [rng.integers(0, 9, shape).astype(np.uint16) for shape in shapes]
+        yield ImageBatch.from_images(images), torch.arange(size) + 10 * number
+
+
+def sums(batch: ImageBatch, keys: torch.Tensor) -> torch.Tensor:
+    """Depends on everything that a batch holds but its targets, which are none."""
+    ends = batch.offsets + batch.heights * batch.widths
+    total = [
+        batch.pixels[start:end].sum() + height
+        for start, end, height in zip(batch.offsets, ends, batch.heights, strict=True)
+    ]
+    return torch.stack(total) + keys
+
+
+def test_results_are_those_of_each_batch_and_stay_so(said: list[str]) -> None:
+    work = CapturedWork(CPU, 25, said.append)
+    found = [(work.run("sums", sums, *given), sums(*given)) for given in batches()]
+    assert len(work._graphs) == 1
+    for result, expected in found:
+        assert torch.equal(result, expected)
+    assert not said
+
+
+def test_each_number_of_images_and_each_name_has_its_own(said: list[str]) -> None:
+    work = CapturedWork(CPU, 25, said.append)
+    for size in (3, 2, 3):
+        for given in batches(size=size):
+            assert torch.equal(work.run("sums", sums, *given), sums(*given))
+            twice = work.run("twice", lambda batch, keys: 2 * sums(batch, keys), *given)
+            assert torch.equal(twice, 2 * sums(*given))
+    assert len(work._graphs) == 4
+
+
+def test_what_does_not_fit_runs_as_it_did(said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    # Images larger than was said.
+    work = CapturedWork(CPU, 3, said.append)
+    for given in batches():
+        assert torch.equal(work.run("sums", sums, *given), sums(*given))
+    # A step that fills the memory.
+    monkeypatch.setattr(captured, "memory_of", lambda _: 20)
+    work = CapturedWork(CPU, 25, said.append)
+    for given in batches():
+        assert torch.equal(work.run("sums", sums, *given), sums(*given))
+    assert not work._graphs
+
+
+def test_what_cannot_be_captured_is_said_once(
+    said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("operation not permitted when stream is capturing\nand so on")
+
+    monkeypatch.setattr(captured, "_record", fail)
+    work = CapturedWork(CPU, 25, said.append)
+    for given in batches():
+        assert torch.equal(work.run("sums", sums, *given), sums(*given))
+    [line] = said
+    assert "not captured" in line
+    assert line.endswith("is capturing")
+
+
+IMG_SIZE = (128, 96)
+
+
+def learn(*, capture: bool, compiled: bool, precision: str, draw: Draw) -> list[torch.Tensor]:
+    """Losses of some steps on ragged images, and the weights after them."""
+    torch.compiler.reset()
+    torch.manual_seed(0)
+    given = RunConfig()
+    fabric = make_fabric(given.replace(device=given.device.replace(precision=precision)))
+    model = build_backbone("vit_tiny_patch16_224", IMG_SIZE, drop_path_rate=0.2)
+    sampler = PatchSampler(IMG_SIZE, 16, draw=draw, compiled=compiled)
+    groups = parameter_groups(model, model.timm_model, weight_decay=0.05, layer_decay=0.75)
+    if compiled:
+        model.compile_blocks()
+    # The rates lie on the device in both: what is compared is the launching alone.
+    optimizer = make_optimizer(groups, 1e-4, fused=True, captured_on=fabric.device)
+    module, optimizer = fabric.setup(model, optimizer)
+    step = TrainingStep(
+        fabric,
+        module.train(),
+        optimizer,
+        sampler,
+        build_objective(given.training),
+        clip_norm=1.0,
+        captured=CapturedWork(fabric.device, 150 * 120, print) if capture else None,
+    )
+    rng = np.random.default_rng(1)
+    losses = []
+    for number in range(30):
+        shapes = rng.integers((100, 50), (150, 120), (16, 2))
+        images = [rng.integers(0, 65536, shape).astype(np.uint16) for shape in shapes]
+        for image in images:
+            image[:, image.shape[1] // 2 :] = 0
+        batch = ImageBatch.from_images(images).to(fabric.device)
+        batch.targets[:] = torch.from_numpy(rng.integers(0, 2, (16, 1))).float().to(fabric.device)
+        keys = torch.arange(16, device=fabric.device) + 1000 * number
+        set_learning_rate(optimizer, 1e-5 * (1 + number % 7))
+        torch.manual_seed(number)
+        losses.append(step(batch, keys, 12, 1 + number % 2))
+    if capture:
+        assert step.captured is not None
+        assert len(step.captured._graphs) == 2
+    weights = torch.cat([weight.detach().flatten() for weight in model.parameters()])
+    return [torch.stack(losses), weights]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("draw", list(Draw))
+def test_captured_steps_equal_others(draw: Draw) -> None:
+    for compiled, precision, tolerance in (
+        (False, "64-true", 1e-9),
+        (False, "32-true", 1e-5),
+        (True, "32-true", 1e-5),
+        # Whose atomic sums differ from one run to the next.
+        (True, "bf16-mixed", 1e-2),
+    ):
+        plain, graph = (
+            learn(capture=capture, compiled=compiled, precision=precision, draw=draw)
+            for capture in (False, True)
+        )
+        torch.testing.assert_close(graph, plain, atol=tolerance, rtol=0)

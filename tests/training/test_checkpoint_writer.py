@@ -1,0 +1,126 @@
+"""Epochs that are shorter than writing a checkpoint, and disks that fill up."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mammo_pd.training.checkpoint import Contents
+from mammo_pd.training.checkpoint_writer import CheckpointWriter
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Any:
+    names = ("best", "last", "midway")
+    return SimpleNamespace(**{name: tmp_path / f"{name}.safetensors" for name in names})
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Nothing is written before it is set."""
+    opened, write = threading.Event(), Contents.write
+
+    def write_later(contents: Contents, path: Path) -> None:
+        assert opened.wait(30)
+        write(contents, path)
+
+    monkeypatch.setattr(Contents, "write", write_later)
+    return opened
+
+
+def contents(number: int) -> Contents:
+    return Contents(
+        {
+            "weight": torch.full((3, 5), float(number)),
+            "step": torch.tensor(float(number)),
+            "half": torch.full((7,), number, dtype=torch.bfloat16),
+        },
+        {"epoch": str(number)},
+    )
+
+
+def state(number: int) -> Callable[[], Contents]:
+    return lambda: contents(number)
+
+
+def number_in(file: Path) -> int:
+    tensors = load_file(file)
+    assert tensors["weight"].shape == (3, 5)
+    assert tensors["step"].shape == ()
+    (number,) = {float(value) for tensor in tensors.values() for value in tensor.flatten()}
+    return int(number)
+
+
+def test_what_is_written_is_the_epochs_though_the_model_learns_on(
+    run: Any, gate: threading.Event
+) -> None:
+    live = contents(1)
+    with CheckpointWriter(run) as writer:
+        writer.take_best(live)
+        writer.save(lambda: live)
+        for tensor in live.tensors.values():
+            tensor.fill_(99)
+        assert not run.last.exists()
+        gate.set()
+    assert (number_in(run.best), number_in(run.last)) == (1, 1)
+
+
+def test_epochs_that_end_while_one_is_written_are_passed_over_but_not_the_last(
+    run: Any, gate: threading.Event
+) -> None:
+    run.midway.touch()
+    with CheckpointWriter(run) as writer:
+        for epoch, is_best in ((1, True), (2, False), (3, True), (4, True), (5, False)):
+            if is_best:
+                writer.take_best(contents(epoch))
+            writer.save(state(epoch))
+        gate.set()
+        writer.flush(state(5))
+        # The best of those passed over as well.
+        assert (number_in(run.best), number_in(run.last)) == (4, 5)
+        assert not run.midway.exists()
+        writer.take_best(contents(6))
+        writer.save(state(6))
+        writer.flush(state(6))
+    assert (number_in(run.best), number_in(run.last)) == (6, 6)
+
+
+def test_the_best_weights_can_be_had_before_a_checkpoint_within_an_epoch(
+    run: Any, gate: threading.Event
+) -> None:
+    with CheckpointWriter(run) as writer:
+        writer.save(state(1))
+        writer.take_best(contents(2))
+        writer.save(state(2))
+        gate.set()
+        writer.flush_best()
+        assert (number_in(run.best), number_in(run.last)) == (2, 1)
+
+
+def test_no_state_is_newer_than_the_best_weights(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    monkeypatch.setattr(Contents, "write", lambda _, path: order.append(path.stem))
+    with CheckpointWriter(run) as writer:
+        writer.take_best(contents(1))
+        writer.save(state(1))
+    assert order == ["best", "last"]
+
+
+def test_a_disk_that_is_full_is_told_by_the_next_epoch_and_at_the_end(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Contents, "write", fail)
+    with pytest.raises(OSError, match="No space left"), CheckpointWriter(run) as writer:
+        writer.save(state(1))
+        writer.flush(state(1))
+        pytest.fail("went on")
+    with pytest.raises(OSError, match="No space left"), CheckpointWriter(run) as writer:
+        writer.save(state(1))
