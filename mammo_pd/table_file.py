@@ -37,6 +37,10 @@ _FORMULA_MARKS = r"[=+\-@\t\r\n＝＋－＠]"
 _FORMULA = re.compile(_FORMULA_MARKS)
 _GUARDED = re.compile(f"^'(?={_FORMULA_MARKS})")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+# What no column is called: a number, a date, a path or a file.
+_IS_VALUE = re.compile(
+    r"^[+-]?[\d.,:/-]+$|[/\\]|\.(?:dcm|dicom|png|pgm|tiff?|jpe?g)$", re.IGNORECASE
+)
 _WRONG_FIELDS = re.compile(r"Expected (\d+) fields in line (\d+), saw (\d+)")
 
 
@@ -175,6 +179,14 @@ def with_formulas(frame: pd.DataFrame) -> pd.DataFrame:
     cells: pd.DataFrame = frame.apply(lambda column: column.str.replace(_GUARDED, "", regex=True))
     cells.columns = frame.columns.str.replace(_GUARDED, "", regex=True)
     return cells
+
+
+def column_names(columns: Iterable[str]) -> str:
+    """Names of columns, for an error; none of a table without a header, whose first row is data."""
+    names = [str(name) for name in columns]
+    if any(_IS_VALUE.search(name) for name in names):
+        return "values and no names in its first line, so that its header may be missing"
+    return ", ".join(names)
 
 
 def plain_name(name: str) -> str:

@@ -17,7 +17,7 @@ import pandas as pd
 from mammo_pd.data.manifest import MANIFEST_SCHEMA
 from mammo_pd.errors import InputError
 from mammo_pd.machines import machine_column
-from mammo_pd.table_file import plain_name, read_csv, with_known_names
+from mammo_pd.table_file import column_names, plain_name, read_csv, with_known_names
 
 _PATH_COLUMNS = ("path", "file", "filename", "image_path")
 _KEYS = (*_PATH_COLUMNS, "sop_instance_uid", "image_id")
@@ -161,7 +161,7 @@ def read_labels(
     if absent:
         raise InputError(
             f"{path} has no column {', '.join(absent)} to carry; it has: "
-            f"{', '.join(frame.columns)}."
+            f"{column_names(frame.columns)}."
         )
     label = _read_label(frame, path, label_column, tuple(positive))
     name = _label_column(frame, path, label_column)
@@ -206,7 +206,7 @@ def label_table(
     if not keys:
         raise InputError(
             f"{source} has no column that finds an image; add one of path, sop_instance_uid or "
-            f"image_id. It has: {', '.join(frame.columns)}."
+            f"image_id. It has: {column_names(frame.columns)}."
         )
     for name in keys:
         _refuse_repeats(frame, name, source)
@@ -294,7 +294,7 @@ def _label_column(frame: pd.DataFrame, path: Path, wanted: str | None) -> str:
             return name
     raise InputError(
         f"{path} has no column {wanted or 'label'!r}; name one with --label-column. "
-        f"It has: {', '.join(frame.columns)}."
+        f"It has: {column_names(frame.columns)}."
     )
 
 

@@ -204,6 +204,9 @@ _WOMEN = ("Ursula Vandermeer-Kowalczyk", *(f"Doe^Jane{number}" for number in ran
         f"path,label,note\na.png,1,{_WOMEN[0]},1\n",
         f"path,label,note\na.png,1,{_WOMEN[0]},1\nb.png,1\n",
         f"image_id,label\n{_WOMEN[0]},1\n{_WOMEN[0]},0\n",
+        # Without a header.
+        f"a/1.dcm,1,{_WOMEN[0]}\na/2.dcm,0,{_WOMEN[1]}\n",
+        f"4711,{_WOMEN[0]},1950-01-31\n4712,{_WOMEN[1]},1951-01-31\n",
     ],
 )
 def test_no_cell_that_may_name_a_woman_is_told(tmp_path: Path, text: str) -> None:
