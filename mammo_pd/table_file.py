@@ -10,6 +10,7 @@ import csv
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TextIO
 
 import pandas as pd
 
@@ -30,10 +31,16 @@ _SHEET_MARKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
 _HEAD_BYTES = 2**18
 # Spreadsheets understand a first line that names the separator, and some programs write it.
 _NAMED_SEPARATOR = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
-# What a spreadsheet takes for the beginning of a formula; tabs and returns are skipped by some.
-_FORMULA = re.compile(r"[=+\-@\t\r]")
-_GUARDED = re.compile(r"^'(?=[=+\-@\t\r])")
+# What a spreadsheet takes for the beginning of a formula, in East Asian ones also the wide forms;
+# tabs and line ends in front of it are skipped by some.
+_FORMULA_MARKS = r"[=+\-@\t\r\n＝＋－＠]"
+_FORMULA = re.compile(_FORMULA_MARKS)
+_GUARDED = re.compile(f"^'(?={_FORMULA_MARKS})")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+# What no column is called: a number, a date, a path or a file.
+_IS_VALUE = re.compile(
+    r"^[+-]?[\d.,:/-]+$|[/\\]|\.(?:dcm|dicom|png|pgm|tiff?|jpe?g)$", re.IGNORECASE
+)
 _WRONG_FIELDS = re.compile(r"Expected (\d+) fields in line (\d+), saw (\d+)")
 
 
@@ -126,19 +133,45 @@ def without_formulas(cell: str) -> str:
     """Text that no spreadsheet takes for a formula: an apostrophe goes before = + - @.
 
     Numbers stay as they are. A formula can run programs on the machine of whoever opens the table.
+    A lone carriage return becomes a line feed: pandas does not quote it, and it would end the row.
     """
+    cell = cell.replace("\r\n", "\n").replace("\r", "\n")
     return f"'{cell}" if _FORMULA.match(cell) and not _NUMBER.fullmatch(cell) else cell
 
 
 def write_csv(frame: pd.DataFrame, file: Path) -> None:
-    """Write a table without its index and without formulas; ``with_formulas`` undoes the latter."""
+    """Write a table without its index and without formulas; ``with_formulas`` undoes the latter.
+
+    All tables for people are written by this, `csv_text` or `write_rows`, and by nothing else.
+    """
+    _harmless(frame).to_csv(file, index=False)
+
+
+def write_rows(opened: TextIO, rows: Iterable[Iterable[object]]) -> None:
+    """Write rows to an open CSV file one at a time, without formulas.
+
+    Args:
+        opened: for writing, with ``newline=""``.
+        rows: of text and numbers.
+    """
+    csv.writer(opened).writerows(
+        [without_formulas(cell) if isinstance(cell, str) else cell for cell in row] for row in rows
+    )
+
+
+def csv_text(frame: pd.DataFrame) -> str:
+    """A table as `write_csv` writes it."""
+    return _harmless(frame).to_csv(index=False)
+
+
+def _harmless(frame: pd.DataFrame) -> pd.DataFrame:
     harmless = frame.copy(deep=False)
     for name, kind in frame.dtypes.items():
         if not pd.api.types.is_numeric_dtype(kind):
             cells = frame[name]
             harmless[name] = cells.map(lambda c: without_formulas(c) if isinstance(c, str) else c)
     harmless.columns = pd.Index([without_formulas(str(name)) for name in frame.columns])
-    harmless.to_csv(file, index=False)
+    return harmless
 
 
 def with_formulas(frame: pd.DataFrame) -> pd.DataFrame:
@@ -146,6 +179,14 @@ def with_formulas(frame: pd.DataFrame) -> pd.DataFrame:
     cells: pd.DataFrame = frame.apply(lambda column: column.str.replace(_GUARDED, "", regex=True))
     cells.columns = frame.columns.str.replace(_GUARDED, "", regex=True)
     return cells
+
+
+def column_names(columns: Iterable[str]) -> str:
+    """Names of columns, for an error; none of a table without a header, whose first row is data."""
+    names = [str(name) for name in columns]
+    if any(_IS_VALUE.search(name) for name in names):
+        return "values and no names in its first line, so that its header may be missing"
+    return ", ".join(names)
 
 
 def plain_name(name: str) -> str:

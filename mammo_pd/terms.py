@@ -5,6 +5,11 @@ from enum import StrEnum
 # Long sides in pixels of the levels that every stored image has below its native size; no level is
 # more than twice as fine as the next, so a bilinear read between two skips no pixel.
 PYRAMID_LONG_SIDES = (4096, 2048, 1024, 512)
+# View Position (0018,5101) as the ACR abbreviates the views of CID 4014, and what archives add.
+VIEWS = frozenset(
+    {"CC", "MLO", "ML", "LM", "LMO", "FB", "SIO", "ISO", "XCCL", "XCCM", "SPECIMEN"}
+    | {"XCC", "AT", "CV"}
+)
 
 
 class Status(StrEnum):

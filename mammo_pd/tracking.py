@@ -6,6 +6,7 @@ import getpass
 import json
 import logging
 import os
+import re
 import shlex
 import subprocess
 import tempfile
@@ -80,9 +81,7 @@ class MlflowRun:
         # By default it asks a server that is away for many minutes, and the GPU waits.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-        # The first call makes the database by a hundred migrations, each logged.
-        logging.getLogger("alembic").setLevel(logging.WARNING)
-        logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+        _quieten()
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
@@ -270,6 +269,7 @@ def keep_report(runs: Path, mlflow_run_id: str, report: Path, folder: str = "rep
     Returns:
         Why it could not be kept, in a sentence; None if it was.
     """
+    _quieten()
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
@@ -285,8 +285,23 @@ def keep_report(runs: Path, mlflow_run_id: str, report: Path, folder: str = "rep
         for file in files:
             client.log_artifact(mlflow_run_id, str(file), folder)
     except (MlflowException, OSError) as error:
-        return f"the report is not in MLflow ({str(error).splitlines()[0][:200]})"
+        return f"the report is not in MLflow ({reason_of(error)})"
     return None
+
+
+def reason_of(error: Exception) -> str:
+    """What failed in MLflow, in a line: of its database the database's own words."""
+    found = re.search(r"\(sqlite3\.\w+\) (.+)", str(error))
+    lines = str(error).splitlines() or [type(error).__name__]
+    return (found[1] if found else lines[0])[:200]
+
+
+def _quieten() -> None:
+    """Leave to us what MLflow logs of its database: what fails there is raised as well."""
+    # The first call makes the database by a hundred migrations, each logged.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    # A traceback for each call on a database that is locked or gone, with what was to be written.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 def page_of_runs(runs: Path) -> str:

@@ -1,10 +1,13 @@
+import ast
+import csv
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+import mammo_pd
 from mammo_pd.errors import InputError
-from mammo_pd.table_file import read_csv, with_formulas, write_csv
+from mammo_pd.table_file import read_csv, with_formulas, write_csv, write_rows
 
 TEXT = "path,label,site\nZoé/1.png,1,x\nb.png,0,\n"
 
@@ -87,3 +90,35 @@ def test_no_cell_is_a_formula_and_reading_brings_the_text_back(tmp_path: Path) -
     back = with_formulas(written)
     assert list(back) == list(table)
     assert back["=name"].tolist() == texts
+
+
+_FORMULAS = ("=1+1", "+1+1", "-1+1", "@SUM(A1)", "\t=1", "\n=1", "\r=1", "＝1", "＋1", "－1", "＠A")
+_NO_FORMULAS = ("a\n=1", "-5", "+5.5", "-.5e-3", "a=b", "", "'=1 quoted already")
+
+
+@pytest.mark.parametrize("by", ["frame", "object frame", "rows"])
+def test_no_cell_begins_a_formula(tmp_path: Path, by: str) -> None:
+    cells = [*_FORMULAS, *_NO_FORMULAS]
+    file = tmp_path / "t.csv"
+    if by == "rows":
+        with file.open("w", newline="", encoding="utf-8") as opened:
+            write_rows(opened, [["=name", "number"], *([cell, -1.5] for cell in cells)])
+    else:
+        kind = "str" if by == "frame" else "object"
+        write_csv(pd.DataFrame({"=name": pd.Series(cells, dtype=kind), "number": -1.5}), file)
+    with file.open(newline="", encoding="utf-8") as opened:
+        header, *rows = csv.reader(opened)
+    assert header == ["'=name", "number"]
+    guarded = [f"'{cell}".replace("\r", "\n") for cell in _FORMULAS]
+    assert [name for name, _ in rows] == [*guarded, *_NO_FORMULAS]
+    assert {float(number) for _, number in rows} == {-1.5}
+
+
+def test_every_table_is_written_by_these() -> None:
+    """A table written past them could begin a formula."""
+    for file in Path(mammo_pd.__file__).parent.rglob("*.py"):
+        if file.name == "table_file.py":
+            continue
+        nodes = ast.walk(ast.parse(file.read_text()))
+        names = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+        assert not names & {"to_csv", "to_excel", "DictWriter", "writerow", "writerows"}, file

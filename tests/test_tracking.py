@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from mammo_pd.errors import InputError
-from mammo_pd.tracking import EXPERIMENT, MlflowRun, tracking_uri
+from mammo_pd.tracking import EXPERIMENT, MlflowRun, reason_of, tracking_uri
 
 
 def statuses(runs: Path) -> dict[str, str]:
@@ -43,6 +44,21 @@ def test_run_is_gone_on_with_and_replaced_where_it_is_gone(tmp_path: Path) -> No
         changed.describe({"training": {"lr": 0.2}}, {"split_hash": "x"})
     with MlflowRun(tmp_path, "a", "0" * 32) as third:
         assert third.run_id not in (first.run_id, "0" * 32)
+
+
+def test_database_that_fails_is_no_traceback_and_its_own_words(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """MLflow logs one for each call, with what was to be written."""
+    run = MlflowRun(tmp_path, "a")
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        database.execute("ALTER TABLE metrics RENAME TO lost")
+        database.execute("ALTER TABLE latest_metrics RENAME TO lost_too")
+    capfd.readouterr()
+    with pytest.raises(MlflowException) as raised:
+        run.log({"auc": 0.5}, 1)
+    assert reason_of(raised.value).startswith("no such table: ")
+    assert capfd.readouterr().err == ""
 
 
 def test_artifacts_lie_beside_the_database(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import select
 import sqlite3
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
@@ -134,7 +135,7 @@ def _main(arguments: Sequence[str] | None) -> int:
     except BrokenPipeError:
         raise
     except Exception as error:
-        message = explain(error)
+        message = explain(error, _folder_of_images(words))
         if message is None:
             raise
         print(f"mammo-pd: error: {message}", file=sys.stderr)
@@ -142,8 +143,19 @@ def _main(arguments: Sequence[str] | None) -> int:
     return 0
 
 
-def explain(error: Exception) -> str | None:
-    """A sentence for an error that the user or the machine caused; None for a bug of ours."""
+def _folder_of_images(words: Sequence[str]) -> Path | None:
+    """The folder that ``preprocess`` was given."""
+    folders = [Path(word) for word in words[1:] if words[0] == "preprocess" and word[:1] != "-"]
+    return next((folder for folder in folders if folder.is_dir()), None)
+
+
+def explain(error: Exception, images: Path | None = None) -> str | None:
+    """A sentence for an error that the user or the machine caused; None for a bug of ours.
+
+    Args:
+        error: what was raised.
+        images: a folder whose files' names may be those of women, and so are not told.
+    """
     text = str(error)
     if isinstance(error, InputError):
         return text
@@ -175,8 +187,12 @@ def explain(error: Exception) -> str | None:
             "a copy, or make the store again with another --out and the --key of this one."
         )
     if isinstance(error, OSError) and error.filename is not None:
+        name = error.filename
+        file = Path(os.fsdecode(name)).absolute()
+        if images is not None and file.is_relative_to(images.absolute()):
+            name = f"a file or folder in {images}"
         return (
-            f"{error.filename} cannot be read or written ({error.strerror}); check that it exists "
+            f"{name} cannot be read or written ({error.strerror}); check that it exists "
             "and that you have permission."
         )
     return None

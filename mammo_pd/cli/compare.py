@@ -1,13 +1,17 @@
 """``mammo-pd compare``: the predictions of several models to their paired differences."""
 
 import shlex
+from itertools import chain, count
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from mammo_pd.cli.options import AggregationOption, ResamplesOption
 from mammo_pd.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def compare(
@@ -39,7 +43,7 @@ def compare(
 
     if len(models) < 2:
         raise InputError("name two or more runs, or files of predictions, to compare.")
-    tables = {}
+    tables: dict[str, pd.DataFrame] = {}
     for model in models:
         file = model / "predictions.csv" if model.is_dir() else model
         if not file.is_file():
@@ -47,8 +51,12 @@ def compare(
                 f"{model} has no predictions yet; make them with: mammo-pd evaluate {model}"
             )
         name = model.name if model.is_dir() else model.stem
-        # Two models of one name are told apart by their whole paths.
-        tables[str(model) if name in tables else name] = read_predictions(file)
+        # Two models of one name are told apart by their folders' names, or by their order: the
+        # paths of this machine stay on it.
+        choices = (name, f"{model.absolute().parent.name}/{name}")
+        numbered = (f"{name} ({number})" for number in count(2))
+        name = next(choice for choice in chain(choices, numbered) if choice not in tables)
+        tables[name] = read_predictions(file)
     metrics = compare_predictions(
         tables,
         out,

@@ -164,13 +164,14 @@ def _read_labels(
             )
         return None
     from mammo_pd.data.labels import read_labels
+    from mammo_pd.table_file import column_names
 
     names = [name.strip() for name in (carry or "").split(",") if name.strip()]
     table = read_labels(labels, label_column=label_column, positive=positive or (), carry=names)
     if table.left_out:
         print(
             f"columns of {labels} that stay out of the store, since they may identify a woman: "
-            f"{', '.join(table.left_out)} (--carry takes those that you need)"
+            f"{column_names(table.left_out)} (--carry takes those that you need)"
         )
     return table
 

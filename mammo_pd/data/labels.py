@@ -8,7 +8,7 @@ import os.path
 import re
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,14 @@ import pandas as pd
 
 from mammo_pd.data.manifest import MANIFEST_SCHEMA
 from mammo_pd.errors import InputError
-from mammo_pd.table_file import plain_name, read_csv, with_known_names
+from mammo_pd.machines import machine_column
+from mammo_pd.table_file import column_names, plain_name, read_csv, with_known_names
 
 _PATH_COLUMNS = ("path", "file", "filename", "image_path")
 _KEYS = (*_PATH_COLUMNS, "sop_instance_uid", "image_id")
 _LABELS = ("label", "cancer")
 _PHOTOMETRIC = ("MONOCHROME1", "MONOCHROME2")
-_OVERRIDES = ("laterality", "view", "age", "implant")
+_OVERRIDES = ("laterality", "view", "age", "implant", "manufacturer", "model")
 # Every column that means something here, whatever its case.
 _NAMES = (
     *_KEYS,
@@ -47,6 +48,9 @@ _KNOWN_COLUMNS = (
 _FEWEST_DIGITS = 5
 # Not what may be a thousands separator: 1,250 is two numbers.
 _DECIMAL_COMMA = re.compile(r"[+-]?(?!0*[1-9]\d{0,2}(?:,\d{3})+$)\d*,\d+")
+# What is printed ends up in logs: a column of more or longer values is not of categories.
+_MOST_CATEGORIES = 10
+_LONGEST_CATEGORY = 24
 _BOOLEAN = {"0": False, "1": True, "no": False, "yes": True, "false": False, "true": True}
 _LATERALITY = {"l": "L", "left": "L", "r": "R", "right": "R"}
 
@@ -70,13 +74,13 @@ class LabelTable:
     source: Path
     definition: str
     column_types: dict[str, str]
-    rows: tuple[dict[str, Any], ...]
+    rows: tuple[dict[str, Any], ...] = field(repr=False)
     left_out: tuple[str, ...]
     uid_ends_in_image_id: bool
-    _by_path: dict[str, int]
-    _by_name: dict[str, int]
-    _by_uid: dict[str, int]
-    _by_image_id: dict[str, int]
+    _by_path: dict[str, int] = field(repr=False)
+    _by_name: dict[str, int] = field(repr=False)
+    _by_uid: dict[str, int] = field(repr=False)
+    _by_image_id: dict[str, int] = field(repr=False)
 
     def find(self, path: Path, sop_instance_uid: str | None = None) -> int | None:
         """The index in `rows` of an image, or None.
@@ -120,8 +124,8 @@ class LabelTable:
         if given is None or given.upper() in _PHOTOMETRIC:
             return None if given is None else str(given).upper()
         raise InputError(
-            f"{self.source}, line {row + 2}: the photometric_interpretation {given!r} of a file "
-            "that is not DICOM is neither MONOCHROME1 (0 is white) nor MONOCHROME2 (0 is black); "
+            f"{self.source}, line {row + 2}: the photometric_interpretation of a file that "
+            "is not DICOM is neither MONOCHROME1 (0 is white) nor MONOCHROME2 (0 is black); "
             "correct it, or leave it empty for MONOCHROME2."
         )
 
@@ -157,7 +161,7 @@ def read_labels(
     if absent:
         raise InputError(
             f"{path} has no column {', '.join(absent)} to carry; it has: "
-            f"{', '.join(frame.columns)}."
+            f"{column_names(frame.columns)}."
         )
     label = _read_label(frame, path, label_column, tuple(positive))
     name = _label_column(frame, path, label_column)
@@ -202,7 +206,7 @@ def label_table(
     if not keys:
         raise InputError(
             f"{source} has no column that finds an image; add one of path, sop_instance_uid or "
-            f"image_id. It has: {', '.join(frame.columns)}."
+            f"image_id. It has: {column_names(frame.columns)}."
         )
     for name in keys:
         _refuse_repeats(frame, name, source)
@@ -215,7 +219,10 @@ def label_table(
     meant = {*reserved, *carried, *_NAMES, *_LABELS}
     column_types = dict.fromkeys(carried, "text")
     for column, values in carried.items():
-        # A column is numeric if it has a number and every cell that is not empty is one.
+        # A column is numeric if it has a number and every cell that is not empty is one; codes of
+        # sites and machines are none.
+        if machine_column(column) is not None:
+            continue
         numbers = [None if value is None else _number(value) for value in values]
         if any(number is not None for number in numbers) and numbers.count(None) == values.count(
             None
@@ -287,7 +294,7 @@ def _label_column(frame: pd.DataFrame, path: Path, wanted: str | None) -> str:
             return name
     raise InputError(
         f"{path} has no column {wanted or 'label'!r}; name one with --label-column. "
-        f"It has: {', '.join(frame.columns)}."
+        f"It has: {column_names(frame.columns)}."
     )
 
 
@@ -301,7 +308,7 @@ def _read_label(
         if unknown:
             raise InputError(
                 f"{path}: no row's {name} is {', '.join(unknown)}, so nothing would be positive; "
-                f"it holds {', '.join(sorted(set(values))[:10])}."
+                f"it holds {_categories(values)}."
             )
         return [None if value == "" else int(value in positive) for value in values]
     labels: list[int | None] = []
@@ -309,11 +316,19 @@ def _read_label(
         known = _BOOLEAN.get(value.lower(), _number(value))
         if value and known not in (0, 1):
             raise InputError(
-                f"{path}, line {line}: the {name} {value!r} is neither 0 nor 1; say which values "
-                f"are positive with --positive, such as --positive {value}."
+                f"{path}, line {line}: the {name} is neither 0 nor 1 (the column holds "
+                f"{_categories(values)}); say which values are positive with --positive VALUE."
             )
         labels.append(None if known is None else int(known))
     return labels
+
+
+def _categories(values: pd.Series) -> str:
+    """The different values of a column, for an error; only their number where they may be names."""
+    kinds = sorted(set(values) - {""})
+    if len(kinds) > _MOST_CATEGORIES or max(map(len, kinds), default=0) > _LONGEST_CATEGORY:
+        return f"{len(kinds)} different values"
+    return ", ".join(kinds)
 
 
 def _known(columns: Iterable[str]) -> list[str]:
@@ -352,6 +367,6 @@ def _index(
             if value and found.setdefault(make_key(value), row) != row:
                 raise InputError(
                     f"{source}: lines {found[make_key(value)] + 2} and {row + 2} name the same "
-                    f"image ({value}); keep one row per image."
+                    "image; keep one row per image."
                 )
     return found

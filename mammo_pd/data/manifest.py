@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from mammo_pd.errors import InputError
 from mammo_pd.files import atomic_write
+from mammo_pd.machines import is_machine_name, machine_name
 from mammo_pd.terms import Status
 
 MANIFEST_SCHEMA = pa.schema(
@@ -143,7 +144,22 @@ def read_manifest(path: Path, *, status: Status | None = Status.OK) -> pd.DataFr
         pa.bool_(): pd.BooleanDtype(),
     }
     frame: pd.DataFrame = table.to_pandas(types_mapper=types.get)
+    for name in ("manufacturer", "model"):
+        frame[name] = _machine_names(name, frame[name])
     return frame.sort_values("image_id", ignore_index=True)
+
+
+def _machine_names(column: str, texts: pd.Series) -> pd.Series:
+    """Replace the free text of a header that stores of earlier versions hold.
+
+    Without the store's key what is not known is numbered, which tells machines apart, too.
+    """
+    given = sorted(text for text in texts.dropna().unique() if not is_machine_name(column, text))
+    names = {
+        text: machine_name(column, text, lambda *_, number=number: f"{number:x}")
+        for number, text in enumerate(given, start=1)
+    }
+    return texts.replace(names) if names else texts
 
 
 def _with_current_names(table: pa.Table) -> pa.Table:

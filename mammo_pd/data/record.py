@@ -53,20 +53,20 @@ class Hasher:
 
 @dataclass(frozen=True)
 class ImageOrigin:
-    """Where one image comes from.
+    """Where one image comes from; not shown in its ``repr``.
 
     Attributes:
         path: the file.
         frame: number of the frame, from 1 as in DICOM; None where the file is one image.
     """
 
-    path: Path
+    path: Path = field(repr=False)
     frame: int | None = None
 
 
 @dataclass(frozen=True)
 class RecordedImage:
-    """What is recorded about one image.
+    """What is recorded about one image; no identifier shows in its ``repr``.
 
     Attributes:
         source: the file and frame that it comes from.
@@ -81,9 +81,9 @@ class RecordedImage:
     source: ImageOrigin
     image_id: str
     columns: Mapping[str, Any]
-    identifiers: Mapping[str, str]
+    identifiers: Mapping[str, str] = field(repr=False)
     stored_bytes: int
-    labels: Mapping[str, Any] = field(default_factory=dict)
+    labels: Mapping[str, Any] = field(default_factory=dict, repr=False)
     checksums: Mapping[str, int] = field(default_factory=dict)
 
 

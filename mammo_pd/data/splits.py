@@ -20,6 +20,7 @@ import pandas as pd
 
 from mammo_pd.errors import InputError
 from mammo_pd.files import atomic_write, write_text
+from mammo_pd.table_file import write_csv
 from mammo_pd.terms import Split, Status
 
 # Two images that share a value in any of these columns belong to one patient.
@@ -218,7 +219,7 @@ def write_split(split: SplitTable, folder: Path, made_with: dict[str, Any]) -> P
         path.with_suffix(".json"), json.dumps({"hash": split.hash, **made_with}, indent=2) + "\n"
     )
     with atomic_write(path) as beside:
-        split.table.to_csv(beside, index=False)
+        write_csv(split.table, beside)
     return path
 
 

@@ -7,7 +7,7 @@ value that cannot be read counts as absent. Codes are those of pydicom's code di
 
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -19,7 +19,8 @@ from pydicom.sr.coding import Code
 
 from mammo_pd.errors import ImageError
 from mammo_pd.imaging.orientation import upright_column
-from mammo_pd.terms import Laterality, Reason
+from mammo_pd.machines import OTHER, known_manufacturer, known_model
+from mammo_pd.terms import VIEWS, Laterality, Reason
 
 # CID 4014 "View for Mammography", in the ACR abbreviations that View Position (0018,5101) uses.
 _VIEW_CODES = {
@@ -45,9 +46,8 @@ _VIEW_MODIFIER_CODES = {
     for keyword, code in codes.cid4015.concepts.items()
 }
 
-_VIEWS = frozenset(_VIEW_CODES.values()) | {"XCC", "AT", "CV"}
 # In free text AT, CV and FB are too short, and SPECIMEN too general, to be taken for a view.
-_VIEW_PATTERN = "|".join(sorted(_VIEWS - {"AT", "CV", "FB", "SPECIMEN"}, key=len, reverse=True))
+_VIEW_PATTERN = "|".join(sorted(VIEWS - {"AT", "CV", "FB", "SPECIMEN"}, key=len, reverse=True))
 _SIDE_AND_VIEW = re.compile(
     rf"(?<![A-Z])(?P<side>L|R|LEFT|RIGHT)?[\s_^,/.-]*(?P<view>{_VIEW_PATTERN})"
     r"[\s_^,/.-]*(?P<side_after>LEFT|RIGHT|L|R)?(?![A-Z])"
@@ -97,6 +97,10 @@ _OTHER_SOP_CLASSES = frozenset(
         uid.RTDoseStorage,
     }
 )
+# CID 33 "Modality".
+_MODALITIES = frozenset(code.value for code in codes.cid33.concepts.values())
+_PHOTOMETRICS = frozenset({"MONOCHROME1", "MONOCHROME2"})
+_PRESENTATION_INTENTS = frozenset(_PRESENTATION_INTENT_OF_SOP_CLASS.values())
 # Modalities under which digitised film and computed radiography of the breast are archived.
 _PROJECTION_MODALITIES = frozenset({"RG", "CR", "DX", "RF", "SC", "OT", "XA", "HC"})
 
@@ -122,8 +126,8 @@ class HeaderFields:
         lossy_image_compression: Lossy Image Compression: whether the pixels ever were compressed
             with loss.
         imager_pixel_spacing: (row, column) mm at the detector.
-        manufacturer: Manufacturer.
-        model: Manufacturer's Model Name.
+        manufacturer: Manufacturer by its known name, else ``other``: the header's is free text.
+        model: Manufacturer's Model Name, the same.
         age: Patient's Age in years.
         presentation_intent: Presentation Intent Type, FOR PRESENTATION or FOR PROCESSING.
         burned_in_annotation: Burned In Annotation.
@@ -160,13 +164,13 @@ def read_header_fields(header: Dataset) -> HeaderFields:
         rows=integer(header, "Rows"),
         columns=integer(header, "Columns"),
         number_of_frames=number_of_frames(header),
-        photometric_interpretation=text(header, "PhotometricInterpretation"),
+        photometric_interpretation=_code(header, "PhotometricInterpretation", _PHOTOMETRICS),
         lossy_image_compression={"00": False, "01": True}.get(
             text(header, "LossyImageCompression") or ""
         ),
         imager_pixel_spacing=find_imager_pixel_spacing(header),
-        manufacturer=text(header, "Manufacturer"),
-        model=text(header, "ManufacturerModelName"),
+        manufacturer=_known(header, "Manufacturer", known_manufacturer),
+        model=_known(header, "ManufacturerModelName", known_model),
         age=find_age(header),
         presentation_intent=_presentation_intent(header),
         burned_in_annotation=_yes_or_no(header, "BurnedInAnnotation"),
@@ -177,12 +181,12 @@ def read_header_fields(header: Dataset) -> HeaderFields:
 
 
 def read_identifiers(header: Dataset) -> dict[str, str]:
-    """Read what identifies image, exam and patient, exactly as the header gives it.
+    """Read what identifies image, exam and patient, or may, exactly as the header gives it.
 
     Returns:
-        sop_instance_uid, study_instance_uid, series_instance_uid, patient_id and
-        accession_number, each only where present. To be hashed, or written to the owner-only
-        record, and to go nowhere else.
+        sop_instance_uid, study_instance_uid, series_instance_uid, patient_id, accession_number,
+        manufacturer and model (free text), each only where present. To be hashed or looked up in
+        a table of known names, or written to the owner-only record, and to go nowhere else.
     """
     found = {
         "sop_instance_uid": text(header, "SOPInstanceUID"),
@@ -190,6 +194,8 @@ def read_identifiers(header: Dataset) -> dict[str, str]:
         "series_instance_uid": text(header, "SeriesInstanceUID"),
         "patient_id": text(header, "PatientID"),
         "accession_number": text(header, "AccessionNumber"),
+        "manufacturer": text(header, "Manufacturer"),
+        "model": text(header, "ManufacturerModelName"),
     }
     return {name: value for name, value in found.items() if value}
 
@@ -264,7 +270,7 @@ def find_view(header: Dataset) -> str | None:
     """
     given = text(header, "ViewPosition")
     if given is not None:
-        if given in _VIEWS:
+        if given in VIEWS:
             return given
         match = _SIDE_AND_VIEW.fullmatch(given)
         if match:
@@ -466,7 +472,7 @@ def _names_the_breast(header: Dataset) -> bool:
             return True
     given = text(header, "ViewPosition") or ""
     match = _SIDE_AND_VIEW.fullmatch(given)
-    return (match["view"] if match else given) in _VIEWS - _SHARED_VIEWS
+    return (match["view"] if match else given) in VIEWS - _SHARED_VIEWS
 
 
 def _find_code(item: Dataset, known: Iterable[Code]) -> Code | None:
@@ -507,10 +513,21 @@ def _from_orientation(header: Dataset) -> tuple[Laterality | None, str | None]:
 
 
 def _presentation_intent(header: Dataset) -> str | None:
-    given = text(header, "PresentationIntentType")
+    given = _code(header, "PresentationIntentType", _PRESENTATION_INTENTS)
     if given is not None:
         return given
     return _PRESENTATION_INTENT_OF_SOP_CLASS.get(text(header, "SOPClassUID") or "")
+
+
+def _code(header: Dataset, keyword: str, known: frozenset[str]) -> str | None:
+    """A value that the standard defines; anything else could be anything, and counts as absent."""
+    given = text(header, keyword)
+    return given if given in known else None
+
+
+def _known(header: Dataset, keyword: str, find: Callable[[str], str | None]) -> str | None:
+    given = text(header, keyword)
+    return None if given is None else find(given) or OTHER
 
 
 def _yes_or_no(header: Dataset, keyword: str) -> bool | None:
@@ -525,6 +542,6 @@ def _day(given: str | None) -> date | None:
         return None
 
 
-def _shown(given: str) -> str:
-    # A modality is a code of at most 16 capitals. Anything else might identify the patient.
-    return given if re.fullmatch(r"[A-Z0-9_ ]{1,16}", given) else "no code of the standard"
+def _shown(modality: str) -> str:
+    # Anything else might identify the patient.
+    return modality if modality in _MODALITIES else "no code of the standard"

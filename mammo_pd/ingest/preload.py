@@ -1,13 +1,15 @@
 """Imported once by the fork server, so that workers share what it loads instead of loading it.
 
 Importing this module changes the process: one thread for each library, MONAI without its optional
-dependencies, and nothing loaded so far is garbage collected again.
+dependencies, nothing loaded so far is garbage collected again, and a worker that starts after its
+parent has ended is no traceback.
 """
 
 import atexit
 import gc
 import os
 import sys
+from types import TracebackType
 
 # There is a worker for each core, so more threads would only wait for one another; and a process
 # that forks must have none. Libraries read these when they are loaded, hence before the imports.
@@ -41,3 +43,18 @@ gc.collect()
 gc.freeze()
 # Bindings that count their objects at exit would report all that are frozen as leaked.
 atexit.register(gc.unfreeze)
+
+
+def _pass_over_late_start(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Print an error, but not that a parent took pipes and semaphores with it when it ended.
+
+    Errors of the work itself do not come here: the pool hands them to the parent, which also
+    notices a worker that did not start.
+    """
+    if not issubclass(kind, FileNotFoundError | EOFError | ConnectionError | BrokenPipeError):
+        sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = _pass_over_late_start

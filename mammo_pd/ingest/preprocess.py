@@ -5,7 +5,6 @@ alone writes the record, so an image is in the store as a whole or not at all, a
 killed continues where it stopped.
 """
 
-import csv
 import re
 import shutil
 from collections import Counter
@@ -61,7 +60,8 @@ from mammo_pd.ingest.space import Space, expected_space, tell_space
 from mammo_pd.ingest.verify import find_damaged
 from mammo_pd.ingest.walk import FoundFiles, PassedOver, find_images
 from mammo_pd.ingest.workers import run_in_processes, run_on_cluster
-from mammo_pd.table_file import without_formulas
+from mammo_pd.machines import machine_column
+from mammo_pd.table_file import write_rows
 from mammo_pd.terms import PYRAMID_LONG_SIDES, Reason, Status
 
 J = TypeVar("J")
@@ -562,7 +562,11 @@ def _finish(
             "definition": labels.definition,
             "columns": _merged_types(info.get("labels", {}).get("columns", {}), labels),
         }
-    further: dict[str, str] = info.get("labels", {}).get("columns", {})
+    further: dict[str, str] = {
+        # In stores of earlier versions codes of machines were numbers.
+        name: "text" if machine_column(name) else kind
+        for name, kind in info.get("labels", {}).get("columns", {}).items()
+    }
     sources = set(found.images)
     by_status: Counter[tuple[str, str]] = Counter()
     details: dict[str, str] = {}
@@ -725,10 +729,17 @@ def _write_crosswalk(file: Path, record: Record) -> None:
         atomic_write(file, mode=0o600) as beside,
         beside.open("w", newline="", encoding="utf-8", errors="backslashreplace") as opened,
     ):
-        writer = csv.writer(opened)
         names = ("sop_instance_uid", "study_instance_uid", "patient_id", "accession_number")
-        writer.writerow(("image_id", "path", "frame", *names))
-        for image in record.rows():
-            given = (image.identifiers.get(name, "") for name in names)
-            path, *named = map(without_formulas, (str(image.source.path), *given))
-            writer.writerow((image.image_id, path, image.source.frame, *named))
+        write_rows(opened, [("image_id", "path", "frame", *names)])
+        write_rows(
+            opened,
+            (
+                (
+                    image.image_id,
+                    str(image.source.path),
+                    image.source.frame,
+                    *(image.identifiers.get(name, "") for name in names),
+                )
+                for image in record.rows()
+            ),
+        )

@@ -38,7 +38,7 @@ _SECONDS_PER_MB = 1.0
 
 @dataclass(frozen=True)
 class Job:
-    """One file to be processed.
+    """One file to be processed; its ``repr``, which a cluster logs of failed work, names no path.
 
     Attributes:
         source: the file.
@@ -51,7 +51,7 @@ class Job:
         levels: those that the store keeps.
     """
 
-    source: Path
+    source: Path = field(repr=False)
     version: tuple[int, int]
     named: bool
     settings: ImagingSettings

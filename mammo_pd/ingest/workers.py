@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import forkserver, resource_tracker
 from typing import TypeVar
 
 from mammo_pd.errors import InputError
@@ -131,14 +132,16 @@ def _start_pool(workers: int) -> ProcessPoolExecutor:
     # share its memory. Forking this process instead would copy its threads' locks.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["mammo_pd.ingest.preload"])
+    # The interrupt is for the process that uses the pool, which then stops it; the server and all
+    # that it forks inherit that they get none, from their first moment on.
+    resource_tracker.ensure_running()  # which would unblock it
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return ProcessPoolExecutor(
         workers,
         mp_context=context,
-        initializer=_begin_worker,
+        initializer=end_with_parent,
     )
-
-
-def _begin_worker() -> None:
-    # The interrupt is for the process that uses the pool, which then stops it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end_with_parent()

@@ -11,6 +11,7 @@ from mammo_pd.files import atomic_write
 from mammo_pd.phantoms.dicom import dicom_dataset
 from mammo_pd.phantoms.phantom import make_phantom
 from mammo_pd.phantoms.settings import VIEWS, PhantomSettings
+from mammo_pd.table_file import write_csv
 from mammo_pd.terms import Laterality
 
 LABEL_TABLE = "labels.csv"
@@ -44,7 +45,7 @@ def write_phantoms(folder: Path, settings: PhantomSettings, processes: int) -> P
     table = pd.DataFrame([row for rows in written for row in rows])
     path = folder / LABEL_TABLE
     with atomic_write(path) as beside:
-        table.to_csv(beside, index=False)
+        write_csv(table, beside)
     return path
 
 

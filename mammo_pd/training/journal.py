@@ -19,7 +19,7 @@ from typing import Any, Self
 
 from mammo_pd.errors import InputError
 from mammo_pd.files import write_text
-from mammo_pd.tracking import MlflowRun, TrackedDataset, tracking_uri
+from mammo_pd.tracking import MlflowRun, TrackedDataset, reason_of, tracking_uri
 from mammo_pd.training.runs import RunFolder
 
 # By name alone: what reads a finished model lies above what trains it.
@@ -173,10 +173,9 @@ class Journal:
             self._mlflow = None
             if not self._warned:
                 self._warned = True
-                reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
                 self._say(
-                    f"warning: MLflow cannot be reached ({reason}); training goes on, and its "
-                    f"metrics are kept in {self.run.journal.name}. Later: mammo-pd sync "
+                    f"warning: MLflow cannot be reached ({reason_of(error)}); training goes on, "
+                    f"and its metrics are kept in {self.run.journal.name}. Later: mammo-pd sync "
                     f"{shlex.quote(str(self.run.path))}"
                 )
 

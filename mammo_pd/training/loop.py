@@ -27,6 +27,7 @@ from mammo_pd.files import write_text
 from mammo_pd.locks import locked
 from mammo_pd.patches.sampler import Kept
 from mammo_pd.stopping import StopSignals
+from mammo_pd.table_file import csv_text
 from mammo_pd.terms import Split
 from mammo_pd.tracking import NoTracking, TrackedDataset, Tracker
 from mammo_pd.training.averaging import WeightAverage
@@ -120,7 +121,7 @@ def _fit_tracked(setup: RunSetup, run: RunFolder, signals: StopSignals) -> list[
             history = _fit(setup, run, tracker, signals)
         of_best = _score_best(setup, run)
         tracker.log({f"best_{name}": value for name, value in of_best.items()}, step=0)
-        table = pd.DataFrame(history).to_csv(index=False)
+        table = csv_text(pd.DataFrame(history))
         write_text(run.history, table)
         tracker.keep("history.csv", table)
         if setup.objective.score_columns:

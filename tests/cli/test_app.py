@@ -183,6 +183,21 @@ def test_file_without_permission_is_named(
     assert "store/store.json cannot be read or written (Perm" in capsys.readouterr().err
 
 
+def test_file_among_the_images_is_not_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It may be called by a woman's name."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", str(tmp_path / "Doe^Jane" / "1.dcm"))
+
+    monkeypatch.setattr("mammo_pd.ingest.preprocess.preprocess", refuse)
+    assert main(["preprocess", str(tmp_path), "--out", str(tmp_path / "store")]) == 2
+    error = capsys.readouterr().err
+    assert f"a file or folder in {tmp_path} cannot be read" in error
+    assert "Jane" not in error
+
+
 def test_mismatched_torchvision_says_the_remedy(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

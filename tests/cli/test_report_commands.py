@@ -45,5 +45,7 @@ def test_models_of_one_name_are_told_apart(
     out = tmp_path / "out"
     words = ["compare", *map(str, files), "--out", str(out), "--resamples", "20"]
     assert main(words) == 0
-    assert str(files[1]) in (out / "index.html").read_text()
+    page = (out / "index.html").read_text()
+    assert "predictions and two/predictions" in page
+    assert str(tmp_path) not in page
     assert next_command(capsys) == f"open {out / 'index.html'}"

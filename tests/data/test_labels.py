@@ -132,9 +132,9 @@ def test_further_columns_are_carried_but_not_what_may_identify(tmp_path: Path) -
             "a.png,1,B,3.5,Doe^Jane,77,9,2\nb.png,0,,,x,1,2,1\n",
         )
     )
-    assert labels.column_types == {"density": "text", "radius": "number", "site_id": "number"}
-    assert labels.rows[0]["further"] == {"density": "B", "radius": 3.5, "site_id": 2.0}
-    assert labels.rows[1]["further"] == {"density": None, "radius": None, "site_id": 1.0}
+    assert labels.column_types == {"density": "text", "radius": "number", "site_id": "text"}
+    assert labels.rows[0]["further"] == {"density": "B", "radius": 3.5, "site_id": "2"}
+    assert labels.rows[1]["further"] == {"density": None, "radius": None, "site_id": "1"}
 
 
 def test_laterality_and_view_are_read_in_the_sets_words(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_image_that_two_rows_claim_is_refused(tmp_path: Path) -> None:
         ("path,label\n", "no rows"),
         ("file_no,label\n1,1\n", "no column that finds an image"),
         ("path,malignant\na.png,1\n", "--label-column"),
-        ("path,label\na.png,2\n", r"line 2: the label '2' is neither 0 nor 1.*--positive 2"),
+        ("path,label\na.png,2\n", r"line 2: the label is neither 0 nor 1 \(the column holds 2\)"),
         ("path,label\na.png,1\nb.png,0\na.png,1\n", "lines 2, 4 repeat"),
         ("path,label\na.png,1\na.png,0\n", "lines 2, 3 contradict"),
         ("path,label\na.png,1\n./a.png,0\n", "lines 2 and 3 name the same"),
@@ -189,6 +189,32 @@ def test_missing_table_and_positive_that_never_occurs_are_refused(tmp_path: Path
     path = table(tmp_path, "path,tissue\na.png,D\n")
     with pytest.raises(InputError, match="nothing would be positive; it holds D"):
         read_labels(path, label_column="tissue", positive=["dense"])
+
+
+_WOMEN = ("Ursula Vandermeer-Kowalczyk", *(f"Doe^Jane{number}" for number in range(12)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "path,label\n" + "".join(f"{n}.png,{name}\n" for n, name in enumerate(_WOMEN)),
+        f"path,label\na.png,{_WOMEN[0]}\n",
+        f"path,label\n{_WOMEN[0]}/a.png,1\n{_WOMEN[0]}/a.png,0\n",
+        f"path,label\n{_WOMEN[0]}/a.png,1\n./{_WOMEN[0]}/a.png,0\n",
+        f"path,label,note\na.png,1,{_WOMEN[0]},1\n",
+        f"path,label,note\na.png,1,{_WOMEN[0]},1\nb.png,1\n",
+        f"image_id,label\n{_WOMEN[0]},1\n{_WOMEN[0]},0\n",
+        # Without a header.
+        f"a/1.dcm,1,{_WOMEN[0]}\na/2.dcm,0,{_WOMEN[1]}\n",
+        f"4711,{_WOMEN[0]},1950-01-31\n4712,{_WOMEN[1]},1951-01-31\n",
+    ],
+)
+def test_no_cell_that_may_name_a_woman_is_told(tmp_path: Path, text: str) -> None:
+    """What is printed ends up in logs."""
+    for positive in ((), ("malignant",)):
+        with pytest.raises(InputError) as refused:
+            read_labels(table(tmp_path, text), positive=positive)
+        assert not [name for name in _WOMEN if name in str(refused.value)]
 
 
 @pytest.mark.corpus

@@ -76,6 +76,25 @@ def test_what_is_no_manifest_is_refused(tmp_path: Path) -> None:
 
 # Rows as full as real ones: about 900 bytes each as JSON. Memory is that over what the imports
 # alone took, in MiB.
+def test_free_text_of_machines_in_an_older_store_is_not_read(tmp_path: Path) -> None:
+    file = tmp_path / "manifest.parquet"
+    makers = ["Dr. Doe", "HOLOGIC, Inc.", "Dr. Smith", None, "Dr. Doe", "other-0123abcd"]
+    write_manifest(
+        file,
+        (
+            row(number, manufacturer=maker, model="Senographe DS")
+            for number, maker in enumerate(makers)
+        ),
+        NOTHING,
+    )
+    manifest = read_manifest(file)
+    read = manifest["manufacturer"]
+    assert read.fillna("").tolist() == [
+        *("other-1", "Hologic", "other-2", "", "other-1", "other-0123abcd")
+    ]
+    assert set(manifest["model"]) == {"Senographe DS"}
+
+
 MEASURE = """
 import re, sys
 from pathlib import Path

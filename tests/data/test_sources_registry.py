@@ -113,7 +113,7 @@ def test_an_image_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     for name in ("a/7_x.dcm", "a/7_x.png", "a/8_x.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    with pytest.raises(InputError, match=r"7_x\.dcm and .*7_x\.png are both image 7"):
+    with pytest.raises(InputError, match=r"two files .* are both image 7"):
         one_file_each(tmp_path, lambda file: file.name[0], "numbered")
     with pytest.raises(InputError, match="is numbered; keep the names"):
         one_file_each(tmp_path, lambda file: None, "numbered")

@@ -37,8 +37,8 @@ def test_rows_find_their_images_and_carry_what_to_stratify_by(tmp_path: Path) ->
         None,
     )
     assert row["further"] == {
-        "site_id": 1.0,
-        "machine_id": 49.0,
+        "site_id": "1",
+        "machine_id": "49",
         "density": "B",
         "birads": 0.0,
         "has_implant": 1.0,
@@ -55,7 +55,7 @@ def test_rows_find_their_images_and_carry_what_to_stratify_by(tmp_path: Path) ->
 
 def test_a_label_that_is_none_and_an_image_twice_are_refused(tmp_path: Path) -> None:
     row = "2,10006,462822612,L,CC,61,{},0,0,,0,,29,False\n"
-    with pytest.raises(InputError, match=r"line 2: the label '2' is neither 0 nor 1"):
+    with pytest.raises(InputError, match=r"line 2: the label is neither 0 nor 1"):
         read_source("rsna", table(tmp_path, row.format(2)), tmp_path)
     path = table(tmp_path, row.format(0) + row.format(1))
     with pytest.raises(InputError, match="lines 2, 3 contradict"):

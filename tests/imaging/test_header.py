@@ -2,6 +2,7 @@ import warnings
 
 import pytest
 from dicom_files import half_disk, make_dataset, write_dicom
+from pydicom import uid
 from pydicom.dataset import Dataset
 from pydicom.sr._snomed_dict import mapping
 from pydicom.sr.codedict import codes
@@ -253,10 +254,26 @@ def test_a_value_that_breaks_the_standard_is_read_without_being_quoted(tmp_path)
         assert read_identifiers(header)["study_instance_uid"] == "SECRET" * 20
 
 
-def test_a_modality_that_is_no_code_is_not_quoted():
+@pytest.mark.parametrize("given", ["Jane^Doe", "JANE DOE", "JD"])
+def test_a_modality_that_is_no_code_is_not_quoted(given):
     with pytest.raises(ImageError) as caught:
-        check_is_mammogram(header(Modality="Jane^Doe"))
-    assert "Jane" not in caught.value.detail
+        check_is_mammogram(header(Modality=given))
+    assert given not in caught.value.detail
+
+
+def test_only_what_the_standard_defines_is_taken_of_codes():
+    fields = read_header_fields(
+        header(
+            PhotometricInterpretation="MONOCHROME2 DOE",
+            PresentationIntentType="OF JANE DOE",
+            SOPClassUID=uid.DigitalMammographyXRayImageStorageForPresentation,
+            Manufacturer="Jane Doe",
+            ManufacturerModelName="GE Senographe DS of Jane Doe",
+        )
+    )
+    assert fields.photometric_interpretation is None
+    assert fields.presentation_intent == "FOR PRESENTATION"
+    assert (fields.manufacturer, fields.model) == ("other", "Senographe DS")
 
 
 @pytest.mark.corpus

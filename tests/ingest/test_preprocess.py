@@ -796,7 +796,10 @@ def test_a_machine_whose_images_do_not_share_one_grey_scale_is_told(
     folder = some(phantoms, tmp_path / "d", women=1)
     for file in folder.rglob("*.dcm"):
         dataset = pydicom.dcmread(file)
-        dataset.Manufacturer, dataset.ManufacturerModelName = "Vendor", "One"
+        dataset.Manufacturer, dataset.ManufacturerModelName = (
+            "HOLOGIC, Inc.",
+            "Selenia Dimensions 9000",
+        )
         for keyword in ("VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction"):
             if keyword in dataset:
                 delattr(dataset, keyword)
@@ -805,7 +808,9 @@ def test_a_machine_whose_images_do_not_share_one_grey_scale_is_told(
             dataset.WindowCenter, dataset.WindowWidth = white // 2, white
         dataset.save_as(file)
     summary = quiet(folder, tmp_path / "s")
-    assert summary.mixed_voi == {"Vendor One, FOR PRESENTATION": {"window": 2, "full_range": 2}}
+    assert summary.mixed_voi == {
+        "Hologic Selenia Dimensions, FOR PRESENTATION": {"window": 2, "full_range": 2}
+    }
     assert summary.odd_headers == 0
     for file in folder.rglob("R_*.dcm"):
         dataset = pydicom.dcmread(file)

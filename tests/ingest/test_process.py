@@ -33,7 +33,7 @@ def test_from_file_to_pyramid(tmp_path):
         ViewPosition="CC",
         PatientAge="051Y",
         ImagerPixelSpacing=[0.07, 0.08],
-        Manufacturer="Maker",
+        Manufacturer="HOLOGIC, Inc.",
         WindowCenter=1000,
         WindowWidth=2000,
     )
@@ -56,7 +56,7 @@ def test_from_file_to_pyramid(tmp_path):
         "voi_applied": "window:LINEAR",
         "imager_pixel_spacing_row": 0.07,
         "imager_pixel_spacing_column": 0.08,
-        "manufacturer": "Maker",
+        "manufacturer": "Hologic",
         "age": 51.0,
     }
     assert {name: image.columns[name] for name in expected} == expected

@@ -52,7 +52,7 @@ def test_a_user_gets_a_meta_tensor_with_the_tags(tmp_path):
         ImageLaterality="R",
         ViewPosition="CC",
         PatientAge="051Y",
-        Manufacturer="Maker",
+        Manufacturer="HOLOGIC, Inc.",
         PresentationIntentType="FOR PRESENTATION",
         WindowCenter=1000,
         WindowWidth=2000,
@@ -73,7 +73,7 @@ def test_a_user_gets_a_meta_tensor_with_the_tags(tmp_path):
         "laterality_agrees": True,
         "breast_verdict": "ok",
         "voi_applied": "window:LINEAR",
-        "manufacturer": "Maker",
+        "manufacturer": "Hologic",
         "age": 51.0,
         "presentation_intent": "FOR PRESENTATION",
     }

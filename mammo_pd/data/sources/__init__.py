@@ -60,7 +60,7 @@ def read_source(
     for line, value in enumerate(rows["label"], start=2):
         if value not in _LABELS:
             raise InputError(
-                f"{table}, line {line}: the label {value!r} is neither 0 nor 1; give "
+                f"{table}, line {line}: the label is neither 0 nor 1; give "
                 f"{source.table} as it was downloaded."
             )
     return label_table(

@@ -121,7 +121,7 @@ def _read_one(path: Path, part: str) -> pd.DataFrame:
             )
         if pathology not in _PATHOLOGY:
             raise InputError(
-                f"{path}, row {line}: the pathology {pathology!r} is none of "
+                f"{path}, row {line}: the pathology is none of "
                 f"{', '.join(_PATHOLOGY)}; give the table as it was downloaded."
             )
     return frame.assign(

@@ -43,7 +43,7 @@ def read(table: Path, definition: str) -> pd.DataFrame:
     for line, value in enumerate(kind, start=2):
         if value and value not in _LABELS:
             raise InputError(
-                f"{table}, row {line}: the classification {value!r} is neither Benign nor "
+                f"{table}, row {line}: the classification is neither Benign nor "
                 "Malignant; give the table as it was downloaded."
             )
     rows = pd.DataFrame(
@@ -60,8 +60,8 @@ def read(table: Path, definition: str) -> pd.DataFrame:
     repeated = rows[rows.duplicated(_BREAST)]
     if not repeated.empty:
         raise InputError(
-            f"{table}: {len(repeated)} rows repeat a woman and side, the first "
-            f"{' '.join(repeated[_BREAST].iloc[0])}; keep one row for each breast."
+            f"{table}: {len(repeated)} rows repeat a woman and side, the first is row "
+            f"{repeated.index[0] + 2}; keep one row for each breast."
         )
     return rows
 

@@ -1,6 +1,7 @@
 """Find a set's images in a folder, for sets whose tables do not name the files."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from mammo_pd.errors import InputError
@@ -13,13 +14,14 @@ def image_files(folder: Path) -> Iterator[Path]:
     """The files under a folder, or one it links to, with an image suffix; links are resolved."""
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; give the folder that holds the mammograms.")
-    files = each_file(folder, closed=_refuse)
+    files = each_file(folder, closed=partial(_refuse, folder))
     return (file.resolve() for file in files if file.suffix.lower() in _SUFFIXES)
 
 
-def _refuse(error: OSError) -> None:
+def _refuse(folder: Path, error: OSError) -> None:
+    # Not its name, which may be a woman's.
     raise InputError(
-        f"the folder {error.filename} cannot be listed ({error.strerror}); make it readable."
+        f"a folder under {folder} cannot be listed ({error.strerror}); make all readable."
     ) from error
 
 
@@ -43,7 +45,7 @@ def one_file_each(
             continue
         if name in found:
             raise InputError(
-                f"{found[name]} and {file} are both image {name}; give a folder that holds each "
+                f"two files under {folder} are both image {name}; give a folder that holds each "
                 "image once."
             )
         found[name] = file

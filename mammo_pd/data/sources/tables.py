@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from mammo_pd.errors import InputError
-from mammo_pd.table_file import read_csv, with_known_names
+from mammo_pd.table_file import column_names, read_csv, with_known_names
 
 
 def read_table(path: Path, columns: Sequence[str], called: str) -> pd.DataFrame:
@@ -31,7 +31,7 @@ def read_table(path: Path, columns: Sequence[str], called: str) -> pd.DataFrame:
     if missing:
         raise InputError(
             f"{path} has no column {', '.join(missing)}, so it is not {called}; give that table as "
-            f"it was downloaded. It has: {', '.join(frame.columns)}."
+            f"it was downloaded. It has: {column_names(frame.columns)}."
         )
     return frame
 
