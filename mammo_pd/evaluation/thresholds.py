@@ -94,10 +94,11 @@ def choose_thresholds(
         )
         for rate in FIXED_RATES
     ]
-    return [Threshold(code, rule, _score_at(ranking, point)) for code, rule, point in chosen]
+    return [Threshold(code, rule, score_at(ranking, point)) for code, rule, point in chosen]
 
 
-def _score_at(ranking: Ranking, point: int) -> float:
+def score_at(ranking: Ranking, point: int) -> float:
+    """The lowest score that is flagged at a point of the ranking's curve."""
     if point == 0:  # nothing is flagged: the next number above every score
         return float(np.nextafter(ranking.thresholds[0], np.inf))
     return float(ranking.thresholds[point - 1])
