@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import pandas as pd
 
@@ -11,6 +12,16 @@ from mammo_pd.evaluation.thresholds import Reader
 from mammo_pd.terms import Level
 
 Row = Mapping[str, Scalar]
+
+# Prose speaks of exams: a radiologist recalls a woman, not a film.
+HEADLINE = Level.EXAM
+
+_Of = TypeVar("_Of")
+
+
+def headline_first(levels: Mapping[Level, _Of]) -> dict[Level, _Of]:
+    """The same, with the level that the prose speaks of before the others."""
+    return dict(sorted(levels.items(), key=lambda item: item[0] is not HEADLINE))
 
 
 @dataclass(frozen=True)
@@ -36,6 +47,8 @@ class ReportContext:
             used), ``val_auc_image, val_auc_breast, test_auc_image, test_auc_breast, seconds``.
         seeds: of one with several seeds one row per seed, then ``mean`` and ``range``: ``seed``,
             and by level the AUC of the pooled out-of-fold predictions.
+        provenance: by name, what the report was made with: ``version``, ``command``, and SHA-256
+            hashes of its inputs.
         created: when, in ISO 8601.
     """
 
@@ -54,6 +67,7 @@ class ReportContext:
     pictures: str | None = None
     runs: Sequence[Row] = ()
     seeds: Sequence[Row] = ()
+    provenance: Mapping[str, str] = field(default_factory=dict)
     created: str | None = None
 
 
@@ -70,6 +84,7 @@ class Computation:
         miss_cost: cost of a missed positive in false alarms, for the cost threshold.
         thresholds_from: number of validation images that thresholds were chosen on; 0 for none.
         reader: radiologists that the exam level is compared with, if any.
+        cross_fitted: whether each fold's thresholds were chosen on the other folds.
     """
 
     aggregation: Aggregation
@@ -80,6 +95,26 @@ class Computation:
     miss_cost: float
     thresholds_from: int
     reader: Reader | None = None
+    cross_fitted: bool = False
+
+
+@dataclass(frozen=True)
+class Programme:
+    """What a screening programme reads, at exam level.
+
+    Attributes:
+        prevalence: share of positives that everything here is for: as intended, or of these exams.
+        outcomes: per 1,000 women, one row per operating point and reader, as ``per_thousand``.
+        lesions: cancers found by type and size, as ``found_by_lesion``.
+        decision_curve: rows as ``decision_curve`` returns them.
+        sweep: rows as ``sweep_thresholds`` returns them.
+    """
+
+    prevalence: float
+    outcomes: Sequence[Row]
+    lesions: Sequence[Row]
+    decision_curve: Sequence[Row]
+    sweep: Sequence[Row]
 
 
 @dataclass(frozen=True)
@@ -95,9 +130,13 @@ class Report:
         predictions: every row given, validation rows too.
         strata: rows as ``stratify`` returns them.
         folds: one row per level and fold: ``level, fold``, then as ``auc_with_interval``.
-        errors: the highest-scored negatives and the lowest-scored positives, one row each: ``kind``
-            (``false alarm`` or ``miss``), ``image_id, exam_id, laterality, view, label, score``.
-        thumbnails: PNG files of their images by ``image_id``, where there are any.
+        programme: at exam level; None where there is one class only.
+        errors: the images of the exams decided most clearly wrongly, one row each: ``kind``
+            (``false alarm`` or ``miss``; without thresholds ``high negative`` or ``low positive``),
+            ``place`` (of the exam within its kind, from 1), ``exam_id, patient_id, exam_score,
+            exam_threshold, image_id, laterality, view, image_label, image_score``.
+        thumbnails: PNG files of these images by ``image_id``, where there are any: the image, then
+            the same with what the model attended to.
     """
 
     context: ReportContext
@@ -108,8 +147,9 @@ class Report:
     predictions: pd.DataFrame
     strata: Sequence[Row] = ()
     folds: Sequence[Row] = ()
+    programme: Programme | None = None
     errors: Sequence[Row] = ()
-    thumbnails: Mapping[str, bytes] = field(default_factory=dict)
+    thumbnails: Mapping[str, Sequence[bytes]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

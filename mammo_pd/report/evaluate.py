@@ -10,13 +10,42 @@ import pandas as pd
 
 from mammo_pd.errors import InputError
 from mammo_pd.evaluation.compare import compare, on_the_same_images
-from mammo_pd.evaluation.levels import Aggregation, aggregate, count_units, with_known_label
-from mammo_pd.evaluation.measures import Row, assess, auc_with_interval, few_resamples
+from mammo_pd.evaluation.cutoffs import (
+    FIXED_RULE,
+    Cutoff,
+    cross_fitted,
+    folds_of_patients,
+    operating_points,
+)
+from mammo_pd.evaluation.decision_curve import decision_curve
+from mammo_pd.evaluation.levels import (
+    Aggregation,
+    aggregate,
+    count_units,
+    units_of,
+    with_known_label,
+)
+from mammo_pd.evaluation.measures import (
+    LevelResults,
+    Row,
+    assess,
+    auc_with_interval,
+    few_resamples,
+)
 from mammo_pd.evaluation.predictions import check_predictions, read_predictions
 from mammo_pd.evaluation.prevalence import prevalence_by_level
-from mammo_pd.evaluation.strata import known_strata, stratify
+from mammo_pd.evaluation.screening import per_thousand
+from mammo_pd.evaluation.strata import found_by_lesion, known_strata, stratify
+from mammo_pd.evaluation.threshold_sweep import sweep_thresholds
 from mammo_pd.evaluation.thresholds import Reader, Threshold, choose_thresholds
-from mammo_pd.report.content import Comparison, Computation, Report, ReportContext
+from mammo_pd.report.content import (
+    HEADLINE,
+    Comparison,
+    Computation,
+    Programme,
+    Report,
+    ReportContext,
+)
 from mammo_pd.report.folder import write_comparison, write_report
 from mammo_pd.report.notes import data_notes, margin_verdicts, remarks_with_levels
 from mammo_pd.report.numbers import NONE, between, significance, with_interval
@@ -24,8 +53,8 @@ from mammo_pd.terms import Level, Split
 
 RESAMPLES = 2000
 MISS_COST = 10.0
-# Errors listed of each kind: as many as a reader will look at.
-WORST = 12
+# Exams listed of each kind of error: as many as a reader will look at.
+WORST = 8
 _VALIDATION = (
     "These are validation images, on which a model's epoch and settings are chosen: the results "
     "are optimistic, and no test. There are no test rows (split = test)."
@@ -79,13 +108,14 @@ def evaluate_predictions(
     miss_cost: float = MISS_COST,
     reader: Reader | None = None,
     stratify_by: Sequence[str] | None = None,
-    thumbnail: Callable[[str], bytes | None] | None = None,
+    thumbnail: Callable[[str], Sequence[bytes]] | None = None,
 ) -> dict[str, object]:
     """Write the report on a table of predictions.
 
     If the table has a column ``split``, the rows ``test`` are evaluated (the rows ``val`` if there
     are none), thresholds are chosen on the rows ``val``, and the rows ``train`` are excluded. If it
-    has a column ``fold``, the scores are out-of-fold and are evaluated pooled and per fold.
+    has a column ``fold``, the scores are out-of-fold and are evaluated pooled and per fold; without
+    validation rows the thresholds of each fold are chosen on the other folds.
 
     Args:
         predictions: one row per image, checked by ``check_predictions``.
@@ -101,8 +131,9 @@ def evaluate_predictions(
         miss_cost: cost of a missed positive in false alarms, for the cost threshold.
         reader: radiologists to compare the exam level with.
         stratify_by: columns; those of ``known_strata`` when None.
-        thumbnail: returns a PNG of the image with this ``image_id``, with any saliency and lesion
-            marks drawn in, or None; called for the listed errors only.
+        thumbnail: returns a PNG of the image with this ``image_id`` and, where there is one, a
+            second with what the model attended to drawn in; nothing where there is no picture.
+            Called for the images of the listed exams only.
 
     Returns:
         The content of ``metrics.json``.
@@ -141,7 +172,11 @@ def evaluate_predictions(
     intended: dict[Level, float] = {}
     if prevalence is not None:
         intended = prevalence_by_level(units, prevalence, Level(prevalence_level))
-    results = {}
+    fold_of = None
+    if "fold" in evaluated.columns and not len(chosen_on):
+        fold_of = folds_of_patients(evaluated)
+    results: dict[Level, LevelResults] = {}
+    cutoffs: dict[Level, list[Cutoff]] = {}
     for level, rows in units.items():
         thresholds: list[Threshold] = []
         if len(chosen_on):
@@ -161,6 +196,13 @@ def evaluate_predictions(
             prevalence=intended.get(level),
             reader=reader if level is Level.EXAM else None,
         )
+        cutoffs[level] = [Cutoff.of(threshold) for threshold in thresholds]
+        if fold_of is not None and results[level].roc is not None:
+            cutoffs[level] = cross_fitted(
+                rows, fold_of, miss_cost=miss_cost, prevalence=intended.get(level)
+            )
+            points = operating_points(rows, cutoffs[level], intended.get(level))
+            results[level] = replace(results[level], operating_points=points)
     if "split" in evaluated.columns and (evaluated["split"].map(_part) == Split.VAL).all():
         context = replace(context, split_part=Split.VAL.value)
         for level_results in results.values():
@@ -168,7 +210,13 @@ def evaluate_predictions(
     columns = known_strata(evaluated) if stratify_by is None else list(stratify_by)
     if context.created is None:
         context = _dated(context)
-    errors = _worst(units[Level.IMAGE])
+    fixed = {
+        level: cutoff
+        for level, of_level in cutoffs.items()
+        for cutoff in of_level
+        if cutoff.code == FIXED_RULE
+    }
+    errors = _worst(evaluated, units[HEADLINE], fixed.get(HEADLINE))
     report = Report(
         context=context,
         computation=Computation(
@@ -180,13 +228,32 @@ def evaluate_predictions(
             miss_cost,
             int(chosen_on["label"].notna().sum()),
             reader,
+            cross_fitted=fold_of is not None and any(cutoffs.values()),
         ),
         counts=counts,
         levels=results,
         units=units,
         predictions=_all_rows(table, validation, chosen_on),
         strata=stratify(
-            evaluated, columns, aggregation=aggregated_by, resamples=resamples, seed=seed
+            evaluated,
+            columns,
+            aggregation=aggregated_by,
+            resamples=resamples,
+            seed=seed,
+            # Of all levels or of none: one may lack a class among the validation images.
+            cutoffs=fixed if len(fixed) == len(Level) else None,
+        ),
+        programme=_programme(
+            results[HEADLINE],
+            units[HEADLINE],
+            cutoffs[HEADLINE],
+            None
+            if HEADLINE not in fixed
+            else found_by_lesion(
+                evaluated, level=HEADLINE, aggregation=aggregated_by, cutoff=fixed[HEADLINE]
+            ),
+            prevalence=intended.get(HEADLINE),
+            reader=reader,
         ),
         folds=_folds(evaluated, aggregated_by, resamples, seed),
         errors=errors,
@@ -441,24 +508,81 @@ def _folds(rows: pd.DataFrame, aggregation: Aggregation, resamples: int, seed: i
     ]
 
 
+def _programme(
+    results: LevelResults,
+    units: pd.DataFrame,
+    cutoffs: Sequence[Cutoff],
+    lesions: Sequence[Row] | None,
+    *,
+    prevalence: float | None,
+    reader: Reader | None,
+) -> Programme | None:
+    """What a screening programme reads; None where there is one class only."""
+    if results.roc is None:
+        return None
+    own = float(units["label"].mean())
+    share = own if prevalence is None else prevalence
+    return Programme(
+        prevalence=share,
+        outcomes=per_thousand(
+            results.operating_points, units, results.metrics, prevalence=share, reader=reader
+        ),
+        lesions=lesions or (),
+        decision_curve=decision_curve(units, prevalence=prevalence, reader=reader),
+        # Thresholds that differ between folds are no points of the pooled scores.
+        sweep=sweep_thresholds(
+            units, [cutoff.value for cutoff in cutoffs if cutoff.by_fold is None], prevalence
+        ),
+    )
+
+
 def _thumbnails(
-    errors: Sequence[Row], thumbnail: Callable[[str], bytes | None]
-) -> dict[str, bytes]:
+    errors: Sequence[Row], thumbnail: Callable[[str], Sequence[bytes]]
+) -> dict[str, Sequence[bytes]]:
     found = ((str(row["image_id"]), thumbnail(str(row["image_id"]))) for row in errors)
-    return {image_id: png for image_id, png in found if png is not None}
+    return {image_id: pictures for image_id, pictures in found if pictures}
 
 
-def _worst(images: pd.DataFrame) -> list[Row]:
-    """The highest-scored negatives and the lowest-scored positives."""
-    shown = ["image_id", "exam_id", "laterality", "view", "label", "score"]
-    negatives = images[images["label"] == 0].nlargest(WORST, "score")
-    positives = images[images["label"] == 1].nsmallest(WORST, "score")
+def _worst(evaluated: pd.DataFrame, units: pd.DataFrame, cutoff: Cutoff | None) -> list[Row]:
+    """All images of the exams that are decided wrongly and most clearly so.
+
+    Args:
+        evaluated: one row per image.
+        units: of the headline level, with known label.
+        cutoff: what is flagged; without one nothing is decided, and the highest-scored negatives
+            and the lowest-scored positives are listed.
+    """
+    positive = units["label"].to_numpy() == 1
+    if cutoff is None:
+        kinds = {"high negative": ~positive, "low positive": positive}
+        lowest = None
+    else:
+        flagged, lowest = cutoff.flags(units), cutoff.lowest(units)
+        kinds = {"false alarm": ~positive & flagged, "miss": positive & ~flagged}
+    of_image = with_known_label(evaluated, HEADLINE)
+    unit = units_of(of_image, HEADLINE)
     rows: list[Row] = []
-    for kind, worst in (("false alarm", negatives), ("miss", positives)):
-        # None instead of NaN, for JSON and for the page's "or".
-        known = worst[shown].astype(object).where(worst[shown].notna(), None)
-        rows += [
-            {"kind": kind, **dict(zip(shown, row, strict=True))}
-            for row in known.itertuples(index=False)
-        ]
+    for kind, chosen in kinds.items():
+        # With thresholds of their own, folds are on scales of their own: by distance from it.
+        clear = units["score"] if lowest is None else units["score"] - lowest
+        order = (-clear if kind in ("false alarm", "high negative") else clear)[chosen]
+        for place, index in enumerate(order.sort_values(kind="stable").index[:WORST], start=1):
+            images = of_image[unit == index]
+            images = images.sort_values(["laterality", "view", "image_id"], na_position="last")
+            # None instead of NaN, for JSON and for the page's "or".
+            known = images.astype(object).where(images.notna(), None)
+            rows += [
+                {
+                    "kind": kind,
+                    "place": place,
+                    "exam_id": image["exam_id"],
+                    "patient_id": image["patient_id"],
+                    "exam_score": float(units["score"][index]),
+                    "exam_threshold": None if lowest is None else float(lowest[index]),
+                    **{name: image[name] for name in ("image_id", "laterality", "view")},
+                    "image_label": image["label"],
+                    "image_score": image["score"],
+                }
+                for image in known.to_dict("records")
+            ]
     return rows

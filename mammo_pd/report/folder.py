@@ -12,7 +12,7 @@ import pandas as pd
 from mammo_pd.errors import InputError
 from mammo_pd.evaluation.measures import LevelResults, number
 from mammo_pd.evaluation.schema import SCHEMA_VERSION, metrics_schema
-from mammo_pd.report.content import Comparison, Report, Row
+from mammo_pd.report.content import HEADLINE, Comparison, Programme, Report, Row
 from mammo_pd.report.figures import Figure, figures_of, overlaid_roc
 from mammo_pd.report.render import comparison_page, report_page
 from mammo_pd.table_file import write_csv
@@ -109,10 +109,12 @@ def metrics_of(report: Report) -> dict[str, object]:
             "miss_cost": computation.miss_cost,
             "thresholds_from_images": computation.thresholds_from,
             "reader": None if computation.reader is None else asdict(computation.reader),
+            "cross_fitted": computation.cross_fitted,
         },
         "counts": dict(report.counts),
         "strata": [dict(row) for row in report.strata],
         "folds": [dict(row) for row in report.folds],
+        "programme": _programme(report.programme),
         "context": asdict(context)
         | {
             "exclusions": dict(context.exclusions),
@@ -120,6 +122,19 @@ def metrics_of(report: Report) -> dict[str, object]:
             "runs": [dict(row) for row in context.runs],
             "seeds": [dict(row) for row in context.seeds],
         },
+    }
+
+
+def _programme(programme: Programme | None) -> dict[str, object] | None:
+    """What metrics.json holds of it; every threshold stands in thresholds.csv alone."""
+    if programme is None:
+        return None
+    return {
+        "level": HEADLINE.value,
+        "prevalence": programme.prevalence,
+        "per_thousand": [dict(row) for row in programme.outcomes],
+        "lesions": [dict(row) for row in programme.lesions],
+        "decision_curve": [dict(row) for row in programme.decision_curve],
     }
 
 
@@ -133,6 +148,7 @@ def _tables(report: Report) -> dict[str, pd.DataFrame]:
             for row in rows(results)
         ]
 
+    programme = report.programme
     tables = {
         "metrics": by_level(lambda results: [results.metrics]),
         "operating_points": by_level(lambda results: results.operating_points),
@@ -140,6 +156,10 @@ def _tables(report: Report) -> dict[str, pd.DataFrame]:
         "reliability": by_level(_reliability),
         "strata": report.strata,
         "folds": report.folds,
+        "per_thousand": programme.outcomes if programme else (),
+        "lesions": programme.lesions if programme else (),
+        "decision_curve": programme.decision_curve if programme else (),
+        "thresholds": programme.sweep if programme else (),
         "runs": report.context.runs,
         "seeds": report.context.seeds,
         "errors": report.errors,

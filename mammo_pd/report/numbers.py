@@ -35,3 +35,39 @@ def plain(value: Scalar) -> str:
 def significance(p: Scalar) -> str:
     """A p-value: ``0.0123``; a dash for None."""
     return NONE if p is None else f"{p:.3g}"
+
+
+def women(value: Scalar) -> str:
+    """Women per 1,000, with the digits that such a number bears: ``105``, ``5.1``, ``0.87``."""
+    if value is None:
+        return NONE
+    number = float(value)
+    size = abs(number)
+    if size < 1e-9:
+        return "0"
+    if size < 0.005:
+        return f"{number:.1g}"
+    return f"{number:,.{0 if size >= 10.0 else 1 if size >= 1.0 else 2}f}"
+
+
+def women_with_interval(row: Mapping[str, Scalar], name: str) -> str:
+    """``5.1 [4.4, 5.6]``; a dash where the value is undefined.
+
+    Args:
+        row: with ``NAME, NAME_ci_low, NAME_ci_high``, in women per 1,000.
+        name: of the value.
+    """
+    return " ".join(filter(None, [women(row.get(name)), women_between(row, name)]))
+
+
+def women_between(row: Mapping[str, Scalar], name: str) -> str:
+    """``[4.4, 5.6]``; empty without an interval."""
+    low, high = row.get(f"{name}_ci_low"), row.get(f"{name}_ci_high")
+    return "" if low is None or high is None else f"[{women(low)}, {women(high)}]"
+
+
+def scaled(row: Mapping[str, Scalar], factor: float) -> dict[str, Scalar]:
+    """All numbers of a row, times a factor."""
+    return {
+        name: value * factor if isinstance(value, float) else value for name, value in row.items()
+    }

@@ -117,13 +117,18 @@ class TestPerThousand:
             reader=Reader(0.85, 0.9),
         )
         model, reader, at_sensitivity, at_specificity = per_thousand(
-            results.operating_points, results.metrics, prevalence=0.006, reader=Reader(0.85, 0.9)
+            results.operating_points,
+            exams,
+            results.metrics,
+            prevalence=0.006,
+            reader=Reader(0.85, 0.9),
         )
         assert [reader[name] for name in OUTCOMES] == pytest.approx([5.1 + 99.4, 5.1, 0.9, 99.4])
         assert reader["recalled_ci_low"] is None
         point = results.operating_points[0]
         assert model["found"] == pytest.approx(6 * point["sensitivity"])
-        assert model["missed_ci_low"] == pytest.approx(6 * (1 - point["sensitivity_ci_high"]))
+        expected = binomtest(point["tp"], point["tp"] + point["fn"]).proportion_ci(method="wilson")
+        assert model["missed_ci_low"] == pytest.approx(6 * (1 - expected.high))
         assert model["recalled"] == pytest.approx(1000 * point["recall_rate"])
         for row in (model, at_sensitivity, at_specificity):
             assert row["found"] + row["missed"] == pytest.approx(6)
@@ -133,5 +138,7 @@ class TestPerThousand:
         assert at_sensitivity["found_ci_low"] is None
         assert at_specificity["false_alarms"] == pytest.approx(reader["false_alarms"])
 
-    def test_one_class_and_no_thresholds_give_no_rows(self):
-        assert per_thousand([], {"auc": None}, prevalence=0.006, reader=Reader(0.85, 0.9)) == []
+    def test_one_class_and_no_thresholds_give_no_rows(self, exams):
+        assert (
+            per_thousand([], exams, {"auc": None}, prevalence=0.006, reader=Reader(0.85, 0.9)) == []
+        )

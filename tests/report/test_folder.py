@@ -25,7 +25,7 @@ def evaluated(table, out, **how):
 @pytest.fixture
 def blank_figures(monkeypatch):
     """For tests of the folder, not of the figures in it: drawing takes a second."""
-    names = ("roc", "pr", "scores", "calibration", "strata", "folds")
+    names = ("roc", "pr", "scores", "calibration", "strata", "folds", "decision_curve")
     blank = [Figure(name, "<svg ></svg>", b"", "blank") for name in names]
     monkeypatch.setattr(folder, "figures_of", lambda _: blank)
 
