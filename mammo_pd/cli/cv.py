@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from mammo_pd.cli.config_flags import NONE_GIVEN, ConfigFlags
-from mammo_pd.cli.evaluate import context_of, only_target
+from mammo_pd.cli.evaluate import checkpoints, context_of, only_target
 from mammo_pd.cli.options import (
     AggregationOption,
     ResamplesOption,
@@ -98,7 +98,8 @@ def cv(
             return (*_this_program(), "cv-run", *words)
 
         train_folds(validation, wanted, command, at_once=parallel)
-        tracker.log(_report(validation, wanted, checkpoint, choices), step=0)
+        told = {"study": config.study.model_dump()}
+        tracker.log(_report(validation, wanted, checkpoint, choices, told), step=0)
     _keep_report(validation)
     print(f"metrics: {page_of_runs(path.parent)}")
     print(f"next: open {shlex.quote(str(path / 'report' / 'index.html'))}")
@@ -122,13 +123,18 @@ def _this_program() -> tuple[str, ...]:
 
 
 def _report(
-    validation: "CrossValidation", seeds: Sequence[int], checkpoint: str, choices: dict[str, Any]
+    validation: "CrossValidation",
+    seeds: Sequence[int],
+    checkpoint: str,
+    choices: dict[str, Any],
+    told: dict[str, Any],
 ) -> dict[str, float]:
     """Score what is not scored yet, write the report, and print what it comes to.
 
     Returns:
         The AUCs with their intervals, for MLflow.
     """
+    from mammo_pd.cli.provenance import provenance
     from mammo_pd.inference.predict import predict
     from mammo_pd.training.runs import RunFolder
 
@@ -144,15 +150,17 @@ def _report(
         ]
         for seed in seeds
     }
+    every = [one for of_seed in scored.values() for one in of_seed]
+    told = told | {"provenance": provenance(checkpoints(every, checkpoint))}
     name, out = validation.path.name, validation.path / "report"
     targets = scored[seeds[0]][0].objective.target_columns
     if len(targets) == 1:
-        found = _report_on(name, scored, out, choices, None)
+        found = _report_on(name, scored, out, choices, told, None)
     else:
         found = {}
         for target in targets:
             print(f"\n{target}")
-            metrics = _report_on(name, scored, out / target, choices, target)
+            metrics = _report_on(name, scored, out / target, choices, told, target)
             found |= {f"{target}_{key}": value for key, value in metrics.items()}
     print(f"\nwrote {out}: index.html, metrics.json, predictions, runs.csv")
     return found
@@ -163,6 +171,7 @@ def _report_on(
     scored: "Mapping[int, Sequence[Scored]]",
     out: Path,
     choices: dict[str, Any],
+    told: dict[str, Any],
     target: str | None,
 ) -> dict[str, float]:
     """Report on the objective's only target, or on one of several."""
@@ -197,7 +206,11 @@ def _report_on(
     by_seed = {seed: of_target(join_folds(folds)) for seed, folds in scored.items()}
     pictures = ErrorPictures(scored[first])
     context = replace(
-        context_of(scored[first], target), run_id=name, runs=runs, pictures=pictures.legend
+        context_of(scored[first], target),
+        run_id=name,
+        runs=runs,
+        pictures=pictures.legend,
+        **told,
     )
     if others:
         rows = seed_aucs(by_seed, aggregation)

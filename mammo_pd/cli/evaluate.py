@@ -16,6 +16,7 @@ from mammo_pd.cli.options import (
     find_run,
 )
 from mammo_pd.errors import InputError
+from mammo_pd.terms import Split
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,6 +42,7 @@ def evaluate(
     reader: Annotated[
         tuple[float, float] | None, Parameter(metavar="SENSITIVITY SPECIFICITY")
     ] = None,
+    config: Annotated[Path | None, Parameter(metavar="FILE", show_default="the run's own")] = None,
     accept_other_split: bool = False,
 ) -> None:
     """Score the test images of a run on all patches and write the ROC report.
@@ -65,9 +67,13 @@ def evaluate(
         prevalence_level: The level that --prevalence is a fraction of.
         miss_cost: False alarms that one miss is worth, for the cost-based threshold.
         reader: The radiologists' operating point, to compare with at exam level.
+        config: YAML file whose section study states intended use, reference standard and follow-up.
         accept_other_split: Use the current split and labels, though the run was trained on others.
     """
+    from mammo_pd.cli.provenance import provenance
+    from mammo_pd.config import load_config
     from mammo_pd.evaluation.thresholds import Reader
+    from mammo_pd.report.content import ReportContext
     from mammo_pd.report.evaluate import check_choices, evaluate_file, summary_table
 
     choices: dict[str, Any] = {
@@ -80,11 +86,14 @@ def evaluate(
     }
     # Before hours of scoring.
     check_choices(**choices)
+    study = None if config is None else load_config(config).study.model_dump()
     if predictions is not None:
         if run_folders:
             raise InputError("give runs or --predictions, not both.")
         out = out or predictions.with_name(predictions.stem + "-report")
-        metrics = evaluate_file(predictions, out, **choices)
+        inputs = {"predictions": predictions} if predictions.is_file() else {}
+        context = ReportContext(study=study or {}, provenance=provenance(inputs))
+        metrics = evaluate_file(predictions, out, context=context, **choices)
     else:
         chosen = [find_run(runs, folder) for folder in run_folders or (None,)]
         for run in chosen:
@@ -92,17 +101,21 @@ def evaluate(
         out = out or _report_folder([run.path for run in chosen])
         print(f"evaluating {', '.join(str(run.path) for run in chosen)}")
         scored = [_predict(run, store, checkpoint, accept_other_split) for run in chosen]
+        told = {
+            "study": study or chosen[0].config.study.model_dump(),
+            "provenance": provenance(checkpoints(scored, checkpoint)),
+        }
         targets = scored[0].objective.target_columns
         if len(targets) > 1:
             for target in targets:
-                metrics = _report_on(scored, out / target, choices, target)
+                metrics = _report_on(scored, out / target, choices, told, target)
                 print(f"{target}\n{summary_table(metrics)}\n")
                 if len(chosen) == 1:
                     run = chosen[0]
                     keep_in_mlflow(run.path.parent, run.info.mlflow_run_id, out / target, out)
             print(f"wrote {out}: a report in a folder of its own for each of {', '.join(targets)}")
             return
-        metrics = _report_on(scored, out, choices)
+        metrics = _report_on(scored, out, choices, told)
         if len(chosen) == 1:
             run = chosen[0]
             keep_in_mlflow(run.path.parent, run.info.mlflow_run_id, out, out)
@@ -138,7 +151,11 @@ def _refuse_unreported(run: "RunFolder") -> None:
 
 
 def _report_on(
-    scored: "list[Scored]", out: Path, choices: dict[str, Any], target: str | None = None
+    scored: "list[Scored]",
+    out: Path,
+    choices: dict[str, Any],
+    told: dict[str, Any],
+    target: str | None = None,
 ) -> dict[str, object]:
     """Report on the objective's only target, or on one of several."""
     from mammo_pd.inference.explain import ErrorPictures
@@ -146,7 +163,7 @@ def _report_on(
     from mammo_pd.report.evaluate import evaluate_predictions
 
     pictures = ErrorPictures(scored)
-    context = replace(context_of(scored, target), pictures=pictures.legend)
+    context = replace(context_of(scored, target), pictures=pictures.legend, **told)
     table = join_folds(scored)
     if target is not None:
         table = only_target(table, scored[0].objective, target)
@@ -157,6 +174,17 @@ def _report_on(
         thumbnail=pictures,
         **choices,
     )
+
+
+def checkpoints(scored: "Sequence[Scored]", checkpoint: str) -> dict[str, Path]:
+    """The files of weights that made the predictions, by a name for each run."""
+    name = f"{checkpoint}.safetensors"
+    return {
+        f"checkpoint {one.info.run_id}" if len(scored) > 1 else "checkpoint": (
+            one.file.with_name(name)
+        )
+        for one in scored
+    }
 
 
 def keep_in_mlflow(runs: Path, mlflow_run_id: str | None, report: Path, whole: Path) -> None:
@@ -178,6 +206,15 @@ def only_target(table: "pd.DataFrame", objective: "Objective", target: str) -> "
     return table.rename(columns={target: "label", score: "score"})
 
 
+def _with_target(manifest: "pd.DataFrame", target: str | None) -> "pd.DataFrame":
+    """The manifest with one of several targets as the label."""
+    import pandas as pd
+
+    if target is None or target not in manifest:
+        return manifest
+    return manifest.assign(label=pd.to_numeric(manifest[target], errors="coerce"))
+
+
 def context_of(scored: "Sequence[Scored]", target: str | None = None) -> "ReportContext":
     """What the report says about the runs behind the predictions; several runs are folds.
 
@@ -185,9 +222,21 @@ def context_of(scored: "Sequence[Scored]", target: str | None = None) -> "Report
         scored: the runs.
         target: that is reported on, where it is one of several.
     """
+    from mammo_pd.data.split_store import count_flow
+    from mammo_pd.evaluation.characteristics import describe_parts
     from mammo_pd.report.content import ReportContext
 
     first = scored[0]
+    split = first.cohort.split
+    if len(scored) > 1:
+        part = "fold " + split.table["fold"].astype(str)
+        tested = [f"fold {one.info.fold}" for one in scored]
+    else:
+        part, tested = split.parts(first.cohort.fold), [Split.TEST.value]
+    of_image = part.astype(str).set_axis(split.table["image_id"])
+    images = first.cohort.rows
+    parts = images["image_id"].map(of_image)
+    names = sorted(parts.unique(), key=lambda name: ([*Split, name].index(name), name))
     run = first.info
     height, width = run.img_size
     epochs = sorted({one.epoch for one in scored})
@@ -209,6 +258,9 @@ def context_of(scored: "Sequence[Scored]", target: str | None = None) -> "Report
         label_definition=first.cohort.label_definition if target is None else target,
         exclusions=first.exclusions,
         parts=first.parts,
+        flow=count_flow(_with_target(first.cohort.manifest, target), of_image),
+        tested=tested,
+        characteristics=describe_parts(images, parts, names),
         phantom=first.phantom,
         notes=notes,
     )

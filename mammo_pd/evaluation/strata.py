@@ -237,12 +237,14 @@ def values_of_units(predictions: pd.DataFrame, column: str, level: Level) -> np.
     Returns:
         Text; empty where it is unknown.
     """
-    unit = units_of(predictions, level)
-    table = pd.DataFrame({"unit": unit, "value": _values(predictions, column)})
-    known = table[table["value"] != ""].drop_duplicates()
-    once = known.groupby("unit")["value"].agg(["first", "size"])
-    values = np.full(int(unit.max()) + 1, "", dtype=object)
-    values[once.index.to_numpy()] = once["first"].where(once["size"] == 1, SEVERAL).to_numpy()
+    values = _values(predictions, column)
+    if level is not Level.IMAGE:  # an image agrees with itself
+        unit = units_of(predictions, level)
+        table = pd.DataFrame({"unit": unit, "value": values})
+        known = table[table["value"] != ""].drop_duplicates()
+        once = known.groupby("unit")["value"].agg(["first", "size"])
+        values = np.full(int(unit.max()) + 1, "", dtype=object)
+        values[once.index.to_numpy()] = once["first"].where(once["size"] == 1, SEVERAL).to_numpy()
     kinds, counts = np.unique(values[values != ""].astype(str), return_counts=True)
     if len(kinds) > _MOST_VALUES:  # a serial number, say: one row each would fill pages
         rare = kinds[np.argsort(-counts, kind="stable")[_MOST_VALUES - 1 :]]

@@ -9,7 +9,7 @@ import pandas as pd
 from mammo_pd.evaluation.levels import Aggregation
 from mammo_pd.evaluation.measures import LevelResults, Scalar
 from mammo_pd.evaluation.thresholds import Reader
-from mammo_pd.terms import Level
+from mammo_pd.terms import Level, Split
 
 Row = Mapping[str, Scalar]
 
@@ -40,6 +40,13 @@ class ReportContext:
         exclusions: number of excluded images by reason.
         parts: one row per subset of the split; the same columns in each, such as ``part, patients,
             images, positives``.
+        flow: how the images found came to be evaluated, one row per step as ``count_flow`` returns
+            them: ``step, reason, patients, exams, images, unlabelled, positives``; taken from the
+            predictions when empty.
+        tested: the steps of the flow whose images are evaluated.
+        characteristics: who was examined, as ``describe_parts`` returns them; of the predictions
+            when empty.
+        study: what the authors state of it: ``intended_use, reference_standard, follow_up``.
         phantom: whether the images are phantoms; the page then warns of it first.
         notes: further sentences for the reader.
         pictures: what the thumbnails of the errors show, in a few sentences; None without them.
@@ -62,6 +69,10 @@ class ReportContext:
     label_definition: str | None = None
     exclusions: Mapping[str, int] = field(default_factory=dict)
     parts: Sequence[Row] = ()
+    flow: Sequence[Row] = ()
+    tested: Sequence[str] = (Split.TEST.value,)
+    characteristics: Sequence[Row] = ()
+    study: Mapping[str, str | None] = field(default_factory=dict)
     phantom: bool = False
     notes: Sequence[str] = ()
     pictures: str | None = None

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from mammo_pd.errors import InputError
+from mammo_pd.evaluation.characteristics import describe_parts
 from mammo_pd.evaluation.compare import compare, on_the_same_images
 from mammo_pd.evaluation.cutoffs import (
     FIXED_RULE,
@@ -210,6 +211,7 @@ def evaluate_predictions(
     columns = known_strata(evaluated) if stratify_by is None else list(stratify_by)
     if context.created is None:
         context = _dated(context)
+    context = _with_participants(context, table, evaluated, chosen_on)
     fixed = {
         level: cutoff
         for level, of_level in cutoffs.items()
@@ -506,6 +508,43 @@ def _folds(rows: pd.DataFrame, aggregation: Aggregation, resamples: int, seed: i
         for level in Level
         for fold, within in rows.groupby("fold", sort=True)
     ]
+
+
+def _with_participants(
+    context: ReportContext, table: pd.DataFrame, evaluated: pd.DataFrame, chosen_on: pd.DataFrame
+) -> ReportContext:
+    """The flow and the characteristics of the rows given, where nobody told more of them."""
+    whole = table if chosen_on.empty else pd.concat([table, chosen_on])
+    whole = whole.drop_duplicates("image_id", ignore_index=True)
+    judged = whole["image_id"].isin(evaluated["image_id"])
+    tested = Split.VAL if context.split_part == Split.VAL else Split.TEST
+    part = pd.Series(Split.TRAIN.value, index=whole.index, dtype=object)
+    part[whole["image_id"].isin(chosen_on["image_id"])] = Split.VAL.value
+    part[judged] = tested.value
+    names = [name.value for name in Split if (part == name.value).any()]
+    if not context.flow:
+        exam = pd.Series(units_of(whole, Level.EXAM))
+
+        def counted(step: str, rows: "pd.Series[bool]") -> Row:
+            return {
+                "step": step,
+                "reason": None,
+                "patients": int(whole["patient_id"][rows].nunique()),
+                "exams": int(exam[rows].nunique()),
+                "images": int(rows.sum()),
+                "unlabelled": int(whole["label"][rows].isna().sum()),
+                "positives": int(whole["label"][rows].sum()),
+            }
+
+        steps = [counted(name, part == name) for name in names]
+        given = steps[0] | {"step": "given"}
+        if len(steps) > 1:
+            given = counted("given", part.notna())
+        context = replace(context, flow=[given, *steps], tested=[tested.value])
+    if not context.characteristics:
+        rows = describe_parts(whole, part, names)
+        context = replace(context, characteristics=rows)
+    return context
 
 
 def _programme(

@@ -121,6 +121,11 @@ def metrics_of(report: Report) -> dict[str, object]:
             "parts": [dict(row) for row in context.parts],
             "runs": [dict(row) for row in context.runs],
             "seeds": [dict(row) for row in context.seeds],
+            "flow": [dict(row) for row in context.flow],
+            "tested": list(context.tested),
+            "characteristics": [dict(row) for row in context.characteristics],
+            "study": dict(context.study),
+            "provenance": dict(context.provenance),
         },
     }
 
@@ -162,6 +167,8 @@ def _tables(report: Report) -> dict[str, pd.DataFrame]:
         "thresholds": programme.sweep if programme else (),
         "runs": report.context.runs,
         "seeds": report.context.seeds,
+        "flow": report.context.flow,
+        "characteristics": report.context.characteristics,
         "errors": report.errors,
     }
     return {name: pd.DataFrame(map(dict, rows)) for name, rows in tables.items() if rows}

@@ -16,6 +16,7 @@ from mammo_pd.evaluation.cutoffs import FIXED_RULE
 from mammo_pd.evaluation.levels import Aggregation
 from mammo_pd.evaluation.measures import few_resamples
 from mammo_pd.evaluation.screening import SCREENED
+from mammo_pd.report.checklist import checklist
 from mammo_pd.report.content import (
     HEADLINE,
     Comparison,
@@ -109,7 +110,7 @@ def report_page(report: Report, figures: Sequence[Figure]) -> str:
         sections["folds"] = "Folds"
     if report.context.runs:
         sections["runs"] = "Runs"
-    sections |= {"errors": "Errors", "method": "Methods"}
+    sections |= {"errors": "Errors", "method": "Methods", "checklist": "Reporting checklists"}
     programme = report.programme
     outcomes = {row["code"]: row for row in programme.outcomes} if programme else {}
     return _page(
@@ -123,6 +124,10 @@ def report_page(report: Report, figures: Sequence[Figure]) -> str:
         fixed_rule=FIXED_RULE,
         fixed_outcome=outcomes.get(FIXED_RULE),
         sweep=None if programme is None else _sweep(programme, report),
+        flow=_flow(report.context),
+        characteristics=_characteristics(report.context.characteristics),
+        study=_STUDY,
+        checklist=checklist(report),
         cases=_cases(report.errors),
         decided=any(row["exam_threshold"] is not None for row in report.errors),
         pictured=bool(report.thumbnails),
@@ -179,6 +184,50 @@ def _chosen_on(report: Report) -> str:
     if report.computation.cross_fitted:
         return "the out-of-fold scores of the other folds"
     return f"{plain(report.computation.thresholds_from)} validation images of other patients"
+
+
+# Fields of the configuration's section study, and what they are called on the page.
+_STUDY = {
+    "intended_use": "Intended use",
+    "reference_standard": "Reference standard",
+    "follow_up": "Follow-up of those without cancer",
+}
+
+
+@dataclass(frozen=True)
+class _Flow:
+    """The steps of the flow diagram: what was found, what fell out, and the parts at its end."""
+
+    found: Row
+    excluded: list[Row]
+    usable: Row | None
+    unassigned: Row | None
+    parts: list[Row]
+
+
+def _flow(context: ReportContext) -> _Flow:
+    by_step: dict[str, list[Row]] = {}
+    for row in context.flow:
+        by_step.setdefault(str(row["step"]), []).append(row)
+    found = (by_step.pop("found", []) + by_step.pop("given", []))[0]
+    excluded = by_step.pop("excluded", [])
+    usable, unassigned = by_step.pop("usable", []), by_step.pop("unassigned", [])
+    return _Flow(
+        found,
+        excluded,
+        usable[0] if usable else None,
+        unassigned[0] if unassigned else None,
+        [row for rows in by_step.values() for row in rows],
+    )
+
+
+def _characteristics(rows: Sequence[Row]) -> dict[tuple[str, str], dict[str, dict[str, Row]]]:
+    """By characteristic and its unit, then value, then part."""
+    table: dict[tuple[str, str], dict[str, dict[str, Row]]] = {}
+    for row in rows:
+        of_name = table.setdefault((str(row["characteristic"]), str(row["per"])), {})
+        of_name.setdefault(str(row["value"]), {})[str(row["part"])] = row
+    return table
 
 
 def _cases(errors: Sequence[Row]) -> dict[str, list[list[Row]]]:
