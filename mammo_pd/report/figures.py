@@ -21,6 +21,7 @@ from mammo_pd.evaluation.measures import Band, LevelResults
 from mammo_pd.evaluation.roc import Floats
 from mammo_pd.evaluation.thresholds import Reader
 from mammo_pd.report.content import Programme, Report, Row, headline_first
+from mammo_pd.report.notes import Words, words_of
 from mammo_pd.report.numbers import with_interval
 from mammo_pd.terms import Level
 
@@ -125,10 +126,14 @@ def figures_of(report: Report) -> list[Figure]:
     }
     figures = []
     if report.programme is not None:
-        figures.append(net_benefit(report.programme))
+        figures.append(net_benefit(report.programme, words_of(report.context.label_definition)))
     if with_curve:
         figures += [
-            roc(with_curve, report.computation.reader),
+            roc(
+                with_curve,
+                report.computation.reader,
+                "other folds" if report.computation.cross_fitted else "validation",
+            ),
             precision_recall(with_curve),
             calibration(with_curve),
         ]
@@ -265,12 +270,17 @@ _MARKERS = {
 }
 
 
-def roc(levels: Mapping[Level, LevelResults], reader: Reader | None = None) -> Figure:
+def roc(
+    levels: Mapping[Level, LevelResults],
+    reader: Reader | None = None,
+    chosen_on: str = "validation",
+) -> Figure:
     """ROC curves with bands, one panel per level, with operating points marked.
 
     Args:
         levels: each with both classes.
         reader: radiologists, marked at exam level.
+        chosen_on: what the operating points were chosen on.
     """
     with _rc("roc"):
         drawing, axes = _panels(list(levels))
@@ -305,7 +315,7 @@ def roc(levels: Mapping[Level, LevelResults], reader: Reader | None = None) -> F
                     label="radiologists",
                 )
             if axis.get_legend_handles_labels()[1]:
-                title = "chosen on validation" if results.operating_points else None
+                title = f"chosen on {chosen_on}" if results.operating_points else None
                 axis.legend(loc="lower right", title=title, alignment="left")
             _unit_square(axis, "1 − specificity", "sensitivity")
             axis.set_title(f"{level}: AUC {with_interval(results.metrics)}")
@@ -524,7 +534,7 @@ def _forest_panel(
     return listed
 
 
-def net_benefit(programme: Programme) -> Figure:
+def net_benefit(programme: Programme, words: Words) -> Figure:
     """Decision curve: net benefit per 1,000 women over the risk at which one would recall."""
     rows = programme.decision_curve
     columns = {
@@ -555,7 +565,9 @@ def net_benefit(programme: Programme) -> Figure:
         axis.legend(title="who is recalled", alignment="left")
         top = 1000.0 * programme.prevalence
         axis.set(xlim=(0.0, float(risk[-1])), ylim=(-0.25 * top, 1.05 * top))
-        axis.set(xlabel="risk at which one would recall, %", ylabel="net cancers found per 1,000")
+        axis.set(
+            xlabel="risk at which one would recall, %", ylabel=f"net {words.many} found per 1,000"
+        )
         ends = [rows[i] for i in (len(rows) // 10, len(rows) // 4, len(rows) // 2)]
         said = "; ".join(
             f"at a risk of {100 * float(row['threshold_probability'] or 0):.3g} %: "
@@ -564,5 +576,7 @@ def net_benefit(programme: Programme) -> Figure:
             for row in ends
         )
         return _finish(
-            drawing, "decision_curve", f"Decision curve, net cancers found per 1,000 women. {said}."
+            drawing,
+            "decision_curve",
+            f"Decision curve, net {words.many} found per 1,000 women. {said}.",
         )

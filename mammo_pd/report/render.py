@@ -27,7 +27,7 @@ from mammo_pd.report.content import (
     headline_first,
 )
 from mammo_pd.report.figures import Figure
-from mammo_pd.report.notes import data_notes, margin_verdicts, remarks_with_levels
+from mammo_pd.report.notes import data_notes, margin_verdicts, remarks_with_levels, words_of
 from mammo_pd.report.numbers import (
     between,
     fixed,
@@ -124,6 +124,7 @@ def report_page(report: Report, figures: Sequence[Figure]) -> str:
         fixed_rule=FIXED_RULE,
         fixed_outcome=outcomes.get(FIXED_RULE),
         sweep=None if programme is None else _sweep(programme, report),
+        words=words_of(report.context.label_definition),
         flow=_flow(report.context),
         characteristics=_characteristics(report.context.characteristics),
         study=_STUDY,
