@@ -27,4 +27,9 @@ def provenance(inputs: Mapping[str, Path]) -> dict[str, str]:
 
 def _command(words: list[str]) -> str:
     """The command as typed, with the last component of each path: folders can bear names."""
-    return shlex.join(["mammo-pd", *(Path(word).name if "/" in word else word for word in words)])
+    return shlex.join(["mammo-pd", *map(_without_folder, words)])
+
+
+def _without_folder(word: str) -> str:
+    flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    return flag + equals + (Path(value).name if "/" in value else value)

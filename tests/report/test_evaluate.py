@@ -153,6 +153,13 @@ def test_folds_are_pooled_and_apart(predictions, tmp_path):
     first = predictions[predictions["fold"] == 0]
     assert images[0]["auc"] == pytest.approx(auc(first["label"], first["score"]))
     assert metrics["image"]["auc"] == pytest.approx(auc(predictions["label"], predictions["score"]))
+    # Each fold's thresholds come from the others; of validation rows there are none.
+    assert metrics["computation"]["cross_fitted"] is True
+    points = metrics["exam"]["operating_points"]
+    assert {row["code"] for row in points} > {"youden", "specificity_90"}
+    assert [row["code"] for row in metrics["programme"]["per_thousand"]] == [
+        row["code"] for row in points
+    ]
 
 
 @pytest.mark.usefixtures("no_drawing")

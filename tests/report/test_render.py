@@ -96,7 +96,8 @@ def test_the_markup_is_whole_and_every_section_can_be_reached(report):
     assert page.opened == []
     assert len(page.ids) == len(set(page.ids))
     sections = re.findall(r'<section id="([^"]+)"', (report / "index.html").read_text())
-    assert page.links == [f"#{key}" for key in (sections[0], *sections)]
+    assert page.links[: len(sections) + 1] == [f"#{key}" for key in (sections[0], *sections)]
+    assert {link.removeprefix("#") for link in page.links} == set(sections)
     assert len(sections) > 5
     # A panel is a window on its figure's drawing.
     assert set(page.shown) <= {f"#{name}" for name in page.ids}
@@ -120,6 +121,8 @@ def test_nothing_that_is_handed_in_becomes_markup(tmp_path):
         label_definition=HOSTILE,
         exclusions={HOSTILE: 3},
         parts=[{HOSTILE: HOSTILE, "images": 3}],
+        study={"intended_use": HOSTILE},
+        provenance={HOSTILE: HOSTILE},
         notes=[HOSTILE],
         pictures=HOSTILE,
         created=HOSTILE,
@@ -424,3 +427,40 @@ def test_the_browser_would_tell(tmp_path, chromium):
         heard += chromium.console()
     assert any("heard" in message for message in heard)
     assert "http://127.0.0.1:9/x.png" in chromium.requested()
+
+
+def test_all_that_the_page_shows_lies_beside_it(report):
+    metrics = json.loads((report / "metrics.json").read_text())
+    programme = metrics["programme"]
+    for name, rows in (
+        ("per_thousand", programme["per_thousand"]),
+        ("decision_curve", programme["decision_curve"]),
+        ("flow", metrics["context"]["flow"]),
+        ("characteristics", metrics["context"]["characteristics"]),
+        ("strata", metrics["strata"]),
+    ):
+        table = pd.read_csv(report / f"{name}.csv")
+        assert len(table) == len(rows) > 0
+        assert list(table) == list(rows[0])
+    assert len(pd.read_csv(report / "thresholds.csv")) > 10
+
+
+def test_what_authors_state_is_stated_and_the_rest_is_not(tmp_path):
+    study = {"intended_use": "A second reader.", "follow_up": None}
+    provenance = {"version": "9.9", "command": "mammo-pd evaluate"}
+    context = ReportContext(study=study, provenance=provenance)
+    evaluate_predictions(made_up(20), tmp_path / "r", context=context, resamples=10)
+    text = (tmp_path / "r" / "index.html").read_text(encoding="utf-8")
+    stated = dict(re.findall(r"<dt>(.*?)</dt><dd>(?:<code>)?(.*?)(?:</code>)?</dd>", text))
+    assert stated["Intended use"] == "A second reader."
+    assert (
+        stated["Reference standard"] == stated["Follow-up of those without cancer"] == "not stated"
+    )
+    assert stated["version"] == "9.9"
+    items = dict(
+        re.findall(r'<th scope="row">(\w+)</th><td>[^<]*</td><td>(.*?)</td>', text, re.S)[:42]
+    )
+    assert list(items) == [str(number) for number in range(1, 43)]  # CLAIM
+    assert items["3"] == '<a href="#data">under Data</a>'
+    assert items["42"] == "not stated: for the authors"
+    assert items["14"] == "not stated: for the authors"
