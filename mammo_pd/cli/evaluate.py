@@ -31,7 +31,9 @@ def evaluate(
     *run_folders: Annotated[Path, Parameter(name="RUN")],
     store: Annotated[Path | None, Parameter(metavar="STORE", show_default="the run's own")] = None,
     runs: RunsOption = DEFAULT_RUNS,
-    predictions: Annotated[Path | None, Parameter(metavar="CSV")] = None,
+    predictions: Annotated[
+        tuple[Path, ...], Parameter(consume_multiple=True, metavar="CSV...")
+    ] = (),
     out: Annotated[Path | None, Parameter(metavar="DIR", show_default="RUN/report")] = None,
     checkpoint: Literal["best", "last"] = "best",
     aggregation: AggregationOption = "mean",
@@ -52,13 +54,15 @@ def evaluate(
         mammo-pd evaluate
         mammo-pd evaluate runs/FOLD0 runs/FOLD1 runs/FOLD2 --checkpoint last --out report
         mammo-pd evaluate --predictions anyones_predictions.csv --out report
+        mammo-pd evaluate --predictions internal.csv external1.csv external2.csv --out report
 
     Args:
         run_folders: A run, or the runs of all folds; by default the latest run.
         store: The store, if it has moved since the training.
         runs: The folder of runs.
         predictions: Report on this table instead of a run: image_id, patient_id, exam_id,
-            laterality, view, label, score.
+            laterality, view, label, score. Of several the first is the development set: thresholds
+            and calibration are decided on it and locked before the others are read.
         out: Where to write the report.
         checkpoint: Weights of the best validation AUC, or the last ones.
         aggregation: How image scores become those of a breast, exam or patient.
@@ -87,13 +91,24 @@ def evaluate(
     # Before hours of scoring.
     check_choices(**choices)
     study = None if config is None else load_config(config).study.model_dump()
-    if predictions is not None:
+    if predictions:
         if run_folders:
             raise InputError("give runs or --predictions, not both.")
-        out = out or predictions.with_name(predictions.stem + "-report")
-        inputs = {"predictions": predictions} if predictions.is_file() else {}
+        inputs = {file.name: file for file in predictions if file.is_file()}
         context = ReportContext(study=study or {}, provenance=provenance(inputs))
-        metrics = evaluate_file(predictions, out, context=context, **choices)
+        out = out or predictions[0].with_name(predictions[0].stem + "-report")
+        if len(predictions) > 1:
+            from mammo_pd.report.external import evaluate_sets, sets_table
+
+            title = f"External validation on {len(predictions) - 1} sets"
+            found = evaluate_sets(
+                predictions, out, context=replace(context, title=title), **choices
+            )
+            print(sets_table(found))
+            print(f"\nwrote {out}: index.html, metrics.json, and a report of each set")
+            print(f"next: open {shlex.quote(str(out / 'index.html'))}")
+            return
+        metrics = evaluate_file(predictions[0], out, context=context, **choices)
     else:
         chosen = [find_run(runs, folder) for folder in run_folders or (None,)]
         for run in chosen:

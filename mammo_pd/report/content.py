@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pandas as pd
 
 from mammo_pd.evaluation.levels import Aggregation
+from mammo_pd.evaluation.locked import Locked
 from mammo_pd.evaluation.measures import LevelResults, Scalar
 from mammo_pd.evaluation.thresholds import Reader
 from mammo_pd.terms import Level, Split
@@ -96,6 +97,7 @@ class Computation:
         thresholds_from: number of validation images that thresholds were chosen on; 0 for none.
         reader: radiologists that the exam level is compared with, if any.
         cross_fitted: whether each fold's thresholds were chosen on the other folds.
+        locked: hash of the thresholds that were decided on another set before this one was read.
     """
 
     aggregation: Aggregation
@@ -107,6 +109,7 @@ class Computation:
     thresholds_from: int
     reader: Reader | None = None
     cross_fitted: bool = False
+    locked: str | None = None
 
 
 @dataclass(frozen=True)
@@ -188,3 +191,40 @@ class Comparison:
     paired: Sequence[Row]
     units: Mapping[str, Mapping[Level, pd.DataFrame]]
     margin: float | None = None
+
+
+@dataclass(frozen=True)
+class SetResults:
+    """One of several sets that a model is tested on.
+
+    Attributes:
+        name: for people.
+        folder: of its whole report, beside the page.
+        metrics: the content of that report's ``metrics.json``.
+        units: its rows by level, as ``aggregate`` returns them.
+        recalibrated: by level, the calibration after the locked recalibration: ``slope``,
+            ``intercept``, ``expected_observed_ratio``, ``brier``; empty of the development set.
+        shared_patients: how many of its patient IDs occur in the development set too.
+    """
+
+    name: str
+    folder: str
+    metrics: Mapping[str, Any]
+    units: Mapping[Level, pd.DataFrame]
+    recalibrated: Mapping[Level, Row]
+    shared_patients: int
+
+
+@dataclass(frozen=True)
+class ExternalValidation:
+    """Everything that a report on several sets says.
+
+    Attributes:
+        context: from whoever scored the images.
+        sets: the development set, then the external ones.
+        locked: what was decided on the first before the others were read.
+    """
+
+    context: ReportContext
+    sets: Sequence[SetResults]
+    locked: Locked

@@ -26,6 +26,7 @@ from mammo_pd.evaluation.levels import (
     units_of,
     with_known_label,
 )
+from mammo_pd.evaluation.locked import Locked
 from mammo_pd.evaluation.measures import (
     LevelResults,
     Row,
@@ -110,6 +111,7 @@ def evaluate_predictions(
     reader: Reader | None = None,
     stratify_by: Sequence[str] | None = None,
     thumbnail: Callable[[str], Sequence[bytes]] | None = None,
+    locked: Locked | None = None,
 ) -> dict[str, object]:
     """Write the report on a table of predictions.
 
@@ -135,6 +137,7 @@ def evaluate_predictions(
         thumbnail: returns a PNG of the image with this ``image_id`` and, where there is one, a
             second with what the model attended to drawn in; nothing where there is no picture.
             Called for the images of the listed exams only.
+        locked: thresholds that were decided on another set; none are chosen here.
 
     Returns:
         The content of ``metrics.json``.
@@ -152,10 +155,13 @@ def evaluate_predictions(
         reader=reader,
     )
     table = check_predictions(predictions)
-    evaluated, chosen_on, training_rows = _select_rows(
+    evaluated, chosen_on, training_rows = select_rows(
         table,
         None if validation is None else check_predictions(validation, source="the validation rows"),
     )
+    of_validation = chosen_on
+    if locked is not None:
+        chosen_on = chosen_on[:0]
     if evaluated["label"].isna().all():
         raise InputError(
             "None of the rows to evaluate has a label: fill in the column label (1 or 0), or "
@@ -174,12 +180,12 @@ def evaluate_predictions(
     if prevalence is not None:
         intended = prevalence_by_level(units, prevalence, Level(prevalence_level))
     fold_of = None
-    if "fold" in evaluated.columns and not len(chosen_on):
+    if "fold" in evaluated.columns and not len(chosen_on) and locked is None:
         fold_of = folds_of_patients(evaluated)
     results: dict[Level, LevelResults] = {}
     cutoffs: dict[Level, list[Cutoff]] = {}
     for level, rows in units.items():
-        thresholds: list[Threshold] = []
+        thresholds: list[Threshold] = [] if locked is None else list(locked.thresholds[level])
         if len(chosen_on):
             # Per level: an exam's mean score is distributed differently from its images' scores.
             validated = aggregate(with_known_label(chosen_on, level), level, aggregated_by)
@@ -210,8 +216,8 @@ def evaluate_predictions(
             level_results.remarks.insert(0, _VALIDATION)
     columns = known_strata(evaluated) if stratify_by is None else list(stratify_by)
     if context.created is None:
-        context = _dated(context)
-    context = _with_participants(context, table, evaluated, chosen_on)
+        context = dated(context)
+    context = _with_participants(context, table, evaluated, of_validation)
     fixed = {
         level: cutoff
         for level, of_level in cutoffs.items()
@@ -228,8 +234,9 @@ def evaluate_predictions(
             prevalence,
             intended,
             miss_cost,
-            int(chosen_on["label"].notna().sum()),
+            locked.images if locked is not None else int(chosen_on["label"].notna().sum()),
             reader,
+            locked=None if locked is None else locked.digest,
             cross_fitted=fold_of is not None and any(cutoffs.values()),
         ),
         counts=counts,
@@ -299,7 +306,7 @@ def compare_predictions(
     evaluated = {}
     for name, table in tables.items():
         checked = check_predictions(table, source=f"the predictions of {name}")
-        rows, _, _ = _select_rows(checked, None)
+        rows, _, _ = select_rows(checked, None)
         evaluated[name] = rows
     aligned, left_out = on_the_same_images(evaluated, intersect=intersect)
     alone, paired = compare(
@@ -313,7 +320,7 @@ def compare_predictions(
         for name, table in aligned.items()
     }
     if context.created is None:
-        context = _dated(context)
+        context = dated(context)
     return write_comparison(
         Comparison(context, aggregated_by, resamples, seed, left_out, alone, paired, units, margin),
         out,
@@ -424,11 +431,12 @@ def check_choices(
     return aggregated_by
 
 
-def _dated(context: ReportContext) -> ReportContext:
+def dated(context: ReportContext) -> ReportContext:
+    """The same, created now."""
     return replace(context, created=datetime.now().astimezone().isoformat(timespec="seconds"))
 
 
-def _select_rows(
+def select_rows(
     table: pd.DataFrame, validation: pd.DataFrame | None
 ) -> tuple[pd.DataFrame, pd.DataFrame, int]:
     """The rows to evaluate, those to choose thresholds on, the number of training rows.

@@ -20,6 +20,7 @@ from mammo_pd.report.checklist import checklist
 from mammo_pd.report.content import (
     HEADLINE,
     Comparison,
+    ExternalValidation,
     Programme,
     Report,
     ReportContext,
@@ -164,6 +165,33 @@ def comparison_page(comparison: Comparison, figures: Sequence[Figure]) -> str:
     )
 
 
+def external_page(external: ExternalValidation, figures: Sequence[Figure]) -> str:
+    """The page on a development set and external ones.
+
+    Args:
+        external: what to say.
+        figures: the overlaid ROC curves.
+    """
+    sections = {
+        "sets": "Result",
+        "thresholds": "Thresholds",
+        "calibration": "Calibration",
+        "curves": "Curves",
+        "locked": "What was locked",
+    }
+    return _page(
+        "external",
+        sections,
+        external.context,
+        external=external,
+        headline=HEADLINE,
+        levels=list(headline_first(dict.fromkeys(Level))),
+        metric_names=_METRIC_NAMES,
+        words=words_of(external.context.label_definition),
+        figures={figure.name: figure for figure in figures},
+    )
+
+
 def _page(
     folder: str, sections: dict[str, str], context: ReportContext, **variables: object
 ) -> str:
@@ -182,6 +210,9 @@ def _page(
 
 def _chosen_on(report: Report) -> str:
     """What thresholds were chosen on, to complete "chosen on ..."."""
+    if report.computation.locked is not None:
+        images = plain(report.computation.thresholds_from)
+        return f"{images} images of another set, before this one was read"
     if report.computation.cross_fitted:
         return "the out-of-fold scores of the other folds"
     return f"{plain(report.computation.thresholds_from)} validation images of other patients"

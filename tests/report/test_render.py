@@ -52,6 +52,18 @@ def report(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """The folder of a page of real images without thresholds."""
+    out = tmp_path_factory.mktemp("plain") / "report"
+    context = ReportContext(
+        study={"intended_use": "A second reader.", "follow_up": None},
+        provenance={"version": "9.9", "command": "mammo-pd evaluate"},
+    )
+    evaluate_predictions(made_up(30), out, context=context, resamples=10)
+    return out
+
+
+@pytest.fixture(scope="module")
 def chromium(tmp_path_factory):
     if lacking := missing():
         pytest.skip(f"the page is not opened in a browser: {lacking}")
@@ -203,11 +215,9 @@ def test_errors_are_pictured_where_there_is_a_picture(report):
     assert re.match(r"false alarm, R CC, score 0\.\d{3}", pictured[0])
 
 
-def test_without_a_threshold_nothing_is_called_an_error(tmp_path):
-    out = tmp_path / "r"
-    evaluate_predictions(made_up(30), out, context=ReportContext(), resamples=10)
-    assert set(pd.read_csv(out / "errors.csv")["kind"]) == {"high negative", "low positive"}
-    text = (out / "index.html").read_text()
+def test_without_a_threshold_nothing_is_called_an_error(plain):
+    assert set(pd.read_csv(plain / "errors.csv")["kind"]) == {"high negative", "low positive"}
+    text = (plain / "index.html").read_text(encoding="utf-8")
     assert "no threshold was chosen, so nothing is decided" in text
     assert "False alarms" not in text
 
@@ -241,9 +251,8 @@ def test_what_the_reader_must_know(report):
         assert "var(--model)" in figure
 
 
-def test_no_phantom_banner_on_real_images(tmp_path):
-    evaluate_predictions(made_up(20), tmp_path / "r", context=ReportContext(), resamples=10)
-    assert "phantom" not in (tmp_path / "r" / "index.html").read_text().split("<body>")[1]
+def test_no_phantom_banner_on_real_images(plain):
+    assert "phantom" not in (plain / "index.html").read_text(encoding="utf-8").split("<body>")[1]
 
 
 def test_it_opens_without_error_or_request(report, chromium):
@@ -445,12 +454,8 @@ def test_all_that_the_page_shows_lies_beside_it(report):
     assert len(pd.read_csv(report / "thresholds.csv")) > 10
 
 
-def test_what_authors_state_is_stated_and_the_rest_is_not(tmp_path):
-    study = {"intended_use": "A second reader.", "follow_up": None}
-    provenance = {"version": "9.9", "command": "mammo-pd evaluate"}
-    context = ReportContext(study=study, provenance=provenance)
-    evaluate_predictions(made_up(20), tmp_path / "r", context=context, resamples=10)
-    text = (tmp_path / "r" / "index.html").read_text(encoding="utf-8")
+def test_what_authors_state_is_stated_and_the_rest_is_not(plain):
+    text = (plain / "index.html").read_text(encoding="utf-8")
     stated = dict(re.findall(r"<dt>(.*?)</dt><dd>(?:<code>)?(.*?)(?:</code>)?</dd>", text))
     assert stated["Intended use"] == "A second reader."
     assert (
