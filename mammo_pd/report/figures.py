@@ -333,9 +333,10 @@ def overlaid_roc(models: Mapping[str, Mapping[Level, pd.DataFrame]]) -> Figure:
         models: units by model and level, ``label`` and ``score``.
     """
     with _rc("roc"):
-        drawing, axes = _panels(list(Level))
+        levels = list(headline_first(dict.fromkeys(Level)))
+        drawing, axes = _panels(levels)
         listed = []
-        for axis, level in zip(axes, Level, strict=True):
+        for axis, level in zip(axes, levels, strict=True):
             axis.plot([0, 1], [0, 1], color=CHANCE, linestyle=(0, (4, 3)), linewidth=1)
             for number, (name, units) in enumerate(models.items()):
                 label, score = units[level]["label"], units[level]["score"]
