@@ -65,6 +65,7 @@ _RC = {
     "text.parse_math": False,  # names of models and sites may contain a dollar sign
 }
 _PANEL = 3.55  # inches, the side of one level's panel
+_LONGEST = 34  # characters of a name in a figure; the tables have it whole
 _MARGIN = 3.0  # points around a panel
 _PIXELS = 1500  # points of a curve closer than 1 / 1500 of the axis are drawn as one
 
@@ -345,13 +346,18 @@ def overlaid_roc(models: Mapping[str, Mapping[Level, pd.DataFrame]]) -> Figure:
                 colour, line = _LINES[number % len(_LINES)]
                 false_positive_rate, sensitivity, _ = roc_curve(label, score)
                 points = _thinned(false_positive_rate, sensitivity)
-                axis.plot(*points, color=colour, linestyle=line, linewidth=1.7, label=name)
+                axis.plot(*points, color=colour, linestyle=line, linewidth=1.7, label=_end_of(name))
                 listed.append(f"{level} {name} {roc_auc_score(label, score):.3f}")
             if axis.get_legend_handles_labels()[1]:
                 axis.legend(loc="lower right")
             _unit_square(axis, "1 − specificity", "sensitivity")
             axis.set_title(str(level))
         return _finish(drawing, "roc", f"ROC curves of the models. AUC: {'; '.join(listed)}.")
+
+
+def _end_of(name: str) -> str:
+    """A model's name, or the end of a long path, which is where paths differ."""
+    return name if len(name) <= _LONGEST else "…" + name[1 - _LONGEST :]
 
 
 def precision_recall(levels: Mapping[Level, LevelResults]) -> Figure:
@@ -450,9 +456,6 @@ class Measure:
     key: str
     name: str
     chance: float | None = None
-
-
-_LONGEST = 34  # characters of a group's name; the table has it whole
 
 
 def forest(
