@@ -61,7 +61,10 @@ function movingThreshold(explorer) {
   const move = () => {
     const row = rows[slider.value];
     columns.forEach((name, column) => show(name, row[column]));
-    slider.setAttribute("aria-valuetext", `threshold ${row[columns.indexOf("threshold")]}`);
+    const said = name => row[columns.indexOf(name)];
+    slider.setAttribute("aria-valuetext",
+      `threshold ${said("threshold")}: sensitivity ${said("sensitivity")}, ` +
+      `specificity ${said("specificity")}, ${said("recalled")} of 1,000 recalled`);
     for (const button of explorer.querySelectorAll("button[data-row]")) {
       button.setAttribute("aria-pressed", button.dataset.row === slider.value);
     }
