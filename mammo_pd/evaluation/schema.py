@@ -89,10 +89,7 @@ def metrics_schema() -> dict[str, object]:
                 "counts": {"type": "object", "additionalProperties": _COUNT},
                 "computation": {"type": "object"},
                 "context": {"type": "object"},
-                "strata": {
-                    "type": "array",
-                    "items": _object(stratum | counted | rates, list(stratum)),
-                },
+                "strata": {"type": "array", "items": group},
                 "folds": {"type": "array", "items": _object(fold | counted, list(fold))},
                 # What a screening programme reads; null with one class only.
                 "programme": _object(programme, list(programme)) | {"type": ["object", "null"]},
