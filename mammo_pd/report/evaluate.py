@@ -522,8 +522,9 @@ def _with_participants(
     context: ReportContext, table: pd.DataFrame, evaluated: pd.DataFrame, chosen_on: pd.DataFrame
 ) -> ReportContext:
     """The flow and the characteristics of the rows given, where nobody told more of them."""
-    whole = table if chosen_on.empty else pd.concat([table, chosen_on])
-    whole = whole.drop_duplicates("image_id", ignore_index=True)
+    whole = table
+    if not chosen_on["image_id"].isin(table["image_id"]).all():
+        whole = pd.concat([table, chosen_on]).drop_duplicates("image_id", ignore_index=True)
     judged = whole["image_id"].isin(evaluated["image_id"])
     tested = Split.VAL if context.split_part == Split.VAL else Split.TEST
     part = pd.Series(Split.TRAIN.value, index=whole.index, dtype=object)
