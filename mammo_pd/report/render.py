@@ -11,7 +11,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from mammo_pd.evaluation.levels import Aggregation
-from mammo_pd.evaluation.measures import few_resamples
 from mammo_pd.report.content import Comparison, Report, ReportContext, Row
 from mammo_pd.report.figures import Figure
 from mammo_pd.report.notes import data_notes, margin_verdicts, remarks_with_levels
@@ -123,7 +122,6 @@ def comparison_page(comparison: Comparison, figures: Sequence[Figure]) -> str:
         comparison=comparison,
         verdicts=margin_verdicts(comparison.paired, comparison.margin),
         several=len({(row["first"], row["second"]) for row in comparison.paired}) > 1,
-        few_resamples=few_resamples(comparison.resamples),
         figures={figure.name: figure for figure in figures},
     )
 

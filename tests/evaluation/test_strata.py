@@ -9,7 +9,7 @@ from mammo_pd.evaluation.roc import auc
 from mammo_pd.evaluation.strata import known_strata, stratify
 from mammo_pd.terms import Level
 
-HOW = {"aggregation": Aggregation.MEAN, "resamples": 20, "seed": 0}
+HOW = {"aggregation": Aggregation.MEAN}
 
 
 def by_value(table, column):

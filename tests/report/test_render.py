@@ -42,7 +42,6 @@ def report(tmp_path_factory):
         table,
         out,
         context=context,
-        resamples=100,
         thumbnail=lambda image_id: None if image_id.endswith("7") else pixel,
     )
     return out
@@ -117,7 +116,7 @@ def test_nothing_that_is_handed_in_becomes_markup(tmp_path):
         created=HOSTILE,
     )
     out = tmp_path / "report"
-    evaluate_predictions(table, out, context=context, resamples=10, thumbnail=lambda _: b"png")
+    evaluate_predictions(table, out, context=context, thumbnail=lambda _: b"png")
     page = parsed(out / "index.html")
     assert "x-evil" not in page.tags
     assert page.opened == []
@@ -125,7 +124,7 @@ def test_nothing_that_is_handed_in_becomes_markup(tmp_path):
     assert page.text.count(HOSTILE) >= 14
 
     models = {HOSTILE: table, "b": table}
-    compare_predictions(models, tmp_path / "c", context=context, resamples=10)
+    compare_predictions(models, tmp_path / "c", context=context)
     page = parsed(tmp_path / "c" / "index.html")
     assert "x-evil" not in page.tags
     assert page.text.count(HOSTILE) > 4
@@ -138,7 +137,6 @@ def test_a_prevalence_and_readers_are_named(tmp_path):
         table,
         tmp_path / "r",
         context=ReportContext(),
-        resamples=10,
         prevalence=0.006,
         reader=Reader(0.8, 0.9),
     )
@@ -193,7 +191,7 @@ def test_what_the_reader_must_know(report):
 
 
 def test_no_phantom_banner_on_real_images(tmp_path):
-    evaluate_predictions(made_up(20), tmp_path / "r", context=ReportContext(), resamples=10)
+    evaluate_predictions(made_up(20), tmp_path / "r", context=ReportContext())
     assert "phantom" not in (tmp_path / "r" / "index.html").read_text().split("<body>")[1]
 
 
