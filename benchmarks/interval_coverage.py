@@ -235,11 +235,11 @@ def _re_weighted(name: str, design: str) -> bool:
 
 
 def _cell(rows: pd.DataFrame) -> str:
-    """``95/96/94``: image, breast, exam; a dash where at most one set in twenty has an interval."""
+    """``95 / 96 / 94``: image, breast, exam; a dash where fewer than half of the sets have one."""
     by_level = rows.set_index("level")
     text = []
     for level in LEVELS:
-        if level not in by_level.index or by_level.loc[level, "shown"] <= 5.0:
+        if level not in by_level.index or by_level.loc[level, "shown"] < 50.0:
             text.append("–")
             continue
         shown = by_level.loc[level, "shown"]

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 from scipy.special import betainc, betaincinv, betaln, expit, logit, ndtri, owens_t, stdtrit
+from scipy.stats import binom
 
 Floats = NDArray[np.float64]
 Interval = tuple[float, float]
@@ -184,6 +185,27 @@ def _where_tail_is(tail: float, hits: Floats, misses: Floats) -> Floats:
         inside = (tried >= low) & (tried <= high)
         tried = np.where(inside, tried, (low + high) / 2.0)
     return tried
+
+
+def quantile_limits(share: ArrayLike, size: ArrayLike) -> tuple[Floats, Floats]:
+    """The shares of a sample between which the quantile of ``share`` lies.
+
+    Of n units, a binomial number lies beyond the true quantile: its limits name the order
+    statistics that bound it, whatever the distribution.
+
+    Args:
+        share: (k,) of the population that lies beyond the quantile, in [0, 1].
+        size: (k,) effective sizes of the sample.
+
+    Returns:
+        (k,) low, (k,) high, shares of the sample; high can exceed 1, where no unit bounds it.
+
+    Source: Thompson 1936; with the effective size of a clustered sample, Woodruff 1952.
+    """
+    shares = np.asarray(share, dtype=np.float64)
+    whole = np.maximum(np.round(np.asarray(size, dtype=np.float64)), 1.0)
+    tail = (1.0 - LEVEL) / 2.0
+    return binom.ppf(tail, whole, shares) / whole, (binom.ppf(_UPPER, whole, shares) + 1.0) / whole
 
 
 def share_interval(share: float, size: float) -> Interval:

@@ -48,6 +48,8 @@ _BINS, _PER_BIN = 10, 20
 _GRID = np.linspace(0.0, 1.0, 101)
 # Intervals were seen to hold from five patients of a class on (docs/statistics.md).
 _FEW_PATIENTS = 5
+# DeLong's was seen to hold with so many patients of each class, and to be too narrow with 72.
+_FOR_DELONG = 100
 
 OPERATING = ("sensitivity", "specificity", "recall_rate", "ppv", "npv")
 LIFT = ("sensitivity", "ppv", "lift")
@@ -364,7 +366,12 @@ def assess(
         if "." not in name:  # the dotted ones go into the tables below
             metrics |= estimate.columns(name)
 
-    metrics |= _delong(label, score, values["auc"], independent=len(patients) == len(units))
+    metrics |= _delong(
+        label,
+        score,
+        values["auc"],
+        fit=len(patients) == len(units) and min(_patients_of_each_class(units)) >= _FOR_DELONG,
+    )
     metrics["brier_of_prevalence"] = float(label.mean() * (1.0 - label.mean()))
     metrics |= _calibration(label, score, patient, remarks)
     if len(ranking.thresholds) == 1:
@@ -414,15 +421,15 @@ def _confusion(label: Floats, score: Floats, threshold: float) -> Row:
     return {"tp": int(tp), "fp": int(fp), "fn": int(fn), "tn": int(tn)}
 
 
-def _delong(label: Floats, score: Floats, auc: float, *, independent: bool) -> Row:
+def _delong(label: Floats, score: Floats, auc: float, *, fit: bool) -> Row:
     error = delong_standard_error(label, score)
     low, high = normal_interval(auc, error)
     # At an AUC of 0 or 1 it is 0, which is no certainty.
     known = error > 0.0
     return {
         "auc_delong_se": number(error) if known else None,
-        "auc_delong_ci_low": low if known and independent else None,
-        "auc_delong_ci_high": high if known and independent else None,
+        "auc_delong_ci_low": low if known and fit else None,
+        "auc_delong_ci_high": high if known and fit else None,
     }
 
 

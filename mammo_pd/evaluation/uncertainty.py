@@ -24,6 +24,7 @@ from mammo_pd.evaluation.intervals import (
     joined,
     log_limits,
     logit_limits,
+    quantile_limits,
     ratio_interval,
     share_interval,
     share_limits,
@@ -270,8 +271,9 @@ class Uncertainty:
             return None
         point = curve.at_specificity(specificity)
         hits, alarms = self._counts(point)
-        low, high = share_interval(specificity, self._negatives.size(alarms))
-        strict, lax = curve.at_specificity(high), curve.at_specificity(low)
+        # Of the negatives, so many lie above the true threshold.
+        few, many = quantile_limits(1.0 - specificity, self._negatives.size(alarms))
+        strict, lax = (curve.at_specificity(max(1.0 - float(end), 0.0)) for end in (few, many))
         return joined(
             float(curve.sensitivity[point]),
             self._positives.interval(hits),
@@ -285,8 +287,8 @@ class Uncertainty:
             return None
         point = curve.at_sensitivity(sensitivity)
         hits, alarms = self._counts(point)
-        low, high = share_interval(sensitivity, self._positives.size(hits))
-        strict, lax = curve.at_sensitivity(low), curve.at_sensitivity(high)
+        few, many = quantile_limits(sensitivity, self._positives.size(hits))
+        strict, lax = (curve.at_sensitivity(min(float(end), 1.0)) for end in (few, many))
         specificity = 1.0 - curve.false_positive_rate
         return joined(
             float(specificity[point]),
@@ -335,18 +337,25 @@ class Uncertainty:
             rates["sensitivity"] or (found, found),
             (float(curve.sensitivity[few]), float(curve.sensitivity[many])),
         )
-        if point == 0 or rates["ppv"] is None:
+        if rates["ppv"] is None:
             return {"sensitivity": sensitivity, "ppv": None, "lift": None}
-        yields = share * curve.sensitivity[1:] / np.maximum(flagged[1:], 1e-300)
-        ppv = float(yields[point - 1])
+        # The lift is the sensitivity over the share flagged, which is chosen; where few units make
+        # it smaller than was asked for, it lies between the two. It is 1 / prevalence at most.
+        chosen, (rarer, _) = float(flagged[point]), self._share_interval()
+        lifted = (
+            sensitivity[0] / max(limit, chosen),
+            min(sensitivity[1] / chosen, 1.0 / max(rarer, 1e-300)),
+        )
+        if self.prevalence is not None:
+            return {
+                "sensitivity": sensitivity,
+                "ppv": (lifted[0] * share, min(lifted[1] * share, 1.0)),
+                "lift": lifted,
+            }
+        yields = share * curve.sensitivity[1:] / flagged[1:]
         near = yields[max(few - 1, 0) : many]
-        ppv_interval = joined(ppv, rates["ppv"], (float(near.min()), float(near.max())))
-        if self.prevalence is None:
-            scale = 1.0 / float(flagged[point])
-            lifted = sensitivity[0] * scale, sensitivity[1] * scale
-        else:
-            lifted = ppv_interval[0] / share, ppv_interval[1] / share
-        return {"sensitivity": sensitivity, "ppv": ppv_interval, "lift": lifted}
+        ppv = joined(float(yields[point - 1]), rates["ppv"], (float(near.min()), float(near.max())))
+        return {"sensitivity": sensitivity, "ppv": ppv, "lift": lifted}
 
     def partial_auc(self, min_specificity: float) -> Interval:
         """Of ``Curve.partial_auc``, as that of the mean sensitivity over those specificities.
@@ -460,7 +469,7 @@ class Uncertainty:
         points = [curve.at_specificity(1.0 - one) for one in rate]
         counts = [self._counts(point) for point in points]
         low, high = share_limits(sensitivity, [self._positives.size(hits) for hits, _ in counts])
-        strict, lax = share_limits(rate, [self._negatives.size(alarms) for _, alarms in counts])
+        strict, lax = quantile_limits(rate, [self._negatives.size(alarms) for _, alarms in counts])
         x, y = curve.false_positive_rate, curve.sensitivity
         low, high = _joined(
             sensitivity, (low, high), (np.interp(strict, x, y), np.interp(lax, x, y))
@@ -482,9 +491,9 @@ class Uncertainty:
         counts = [self._counts(point) for point in points]
         rate = curve.false_positive_rate[points]
         limits = share_limits(rate, [self._negatives.size(alarms) for _, alarms in counts])
-        few, many = share_limits(recall, [self._positives.size(hits) for hits, _ in counts])
+        few, many = quantile_limits(recall, [self._positives.size(hits) for hits, _ in counts])
         ends = (
-            curve.false_positive_rate[[curve.at_sensitivity(one) for one in end]]
+            curve.false_positive_rate[[curve.at_sensitivity(min(one, 1.0)) for one in end]]
             for end in (few, many)
         )
         low, high = _joined(rate, limits, tuple(ends))

@@ -68,8 +68,9 @@ def test_of_many_patients_every_interval_is_that_of_copied_patients():
     assert len(found) > 60
     for name, (_, low, high) in found.items():
         ratio = (high - low) / (2 * 1.96) / spread[name]
-        # Of the few top units the intervals are cautious.
-        assert 0.7 < ratio < (5.0 if name.startswith("top") else 1.5), (name, ratio)
+        # Those of the few top units, or of the few lowest positives, are cautious.
+        cautious = name.startswith(("top", "specificity_at_sensitivity"))
+        assert 0.7 < ratio < (5.0 if cautious else 1.5), (name, ratio)
 
 
 @pytest.mark.parametrize("level", [Level.IMAGE, Level.EXAM])
@@ -88,9 +89,9 @@ def test_intervals_contain_the_estimate_and_the_order_of_rows_changes_nothing(le
 def test_images_of_one_patient_widen_the_interval():
     # Ten images that are copies of one another know no more than one.
     draw = np.random.default_rng(0)
-    label = np.r_[np.ones(40, int), np.zeros(40, int)]
-    score = 1 / (1 + np.exp(-(label + draw.normal(size=80))))
-    copied = units_of(np.repeat(label, 10), np.repeat(score, 10), np.repeat(np.arange(80), 10))
+    label = np.r_[np.ones(100, int), np.zeros(100, int)]
+    score = 1 / (1 + np.exp(-(label + draw.normal(size=200))))
+    copied = units_of(np.repeat(label, 10), np.repeat(score, 10), np.repeat(np.arange(200), 10))
     alone = assessed(units_of(label, score)).metrics
     together = assessed(copied).metrics
     for name in ("auc", "brier", "average_precision", "sensitivity_at_specificity_80"):
