@@ -17,6 +17,7 @@ from mammo_pd.cli.options import (
     ResamplesOption,
     default_runs,
     default_store,
+    tell_of_resamples,
 )
 from mammo_pd.errors import InputError
 
@@ -39,7 +40,7 @@ def cv(
     parallel: Annotated[int, Parameter(metavar="N")] = 1,
     checkpoint: Literal["best", "last"] = "best",
     aggregation: AggregationOption = "mean",
-    resamples: ResamplesOption = 2000,
+    resamples: ResamplesOption = None,
 ) -> None:
     """Cross-validate: train and score all folds of a split, and write one report.
 
@@ -59,7 +60,7 @@ def cv(
         parallel: Runs at the same time on the same device.
         checkpoint: Weights of the best validation AUC, or the last ones.
         aggregation: How image scores become those of a breast, exam or patient.
-        resamples: Bootstrap resamples of the patients, for the confidence intervals.
+        resamples: Without effect; accepted so that older scripts run.
     """
     from mammo_pd.locks import locked
     from mammo_pd.report.evaluate import check_choices
@@ -67,8 +68,9 @@ def cv(
     from mammo_pd.training.cross_validation import CrossValidation, parse_seeds
     from mammo_pd.training.train_folds import train_folds
 
-    choices: dict[str, Any] = {"aggregation": aggregation, "resamples": resamples}
+    choices: dict[str, Any] = {"aggregation": aggregation}
     check_choices(**choices)
+    tell_of_resamples(resamples)
     config = settings.load()
     if config.data.fold is not None:
         raise InputError(f"cv tests every fold in turn; leave data.fold {config.data.fold} out.")

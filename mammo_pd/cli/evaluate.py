@@ -14,6 +14,7 @@ from mammo_pd.cli.options import (
     ResamplesOption,
     RunsOption,
     find_run,
+    tell_of_resamples,
 )
 from mammo_pd.errors import InputError
 from mammo_pd.terms import Split
@@ -37,7 +38,7 @@ def evaluate(
     out: Annotated[Path | None, Parameter(metavar="DIR", show_default="RUN/report")] = None,
     checkpoint: Literal["best", "last"] = "best",
     aggregation: AggregationOption = "mean",
-    resamples: ResamplesOption = 2000,
+    resamples: ResamplesOption = None,
     prevalence: Annotated[float | None, Parameter(metavar="P")] = None,
     prevalence_level: Literal["image", "breast", "exam", "patient"] = "exam",
     miss_cost: Annotated[float, Parameter(metavar="C")] = 10.0,
@@ -66,7 +67,7 @@ def evaluate(
         out: Where to write the report.
         checkpoint: Weights of the best validation AUC, or the last ones.
         aggregation: How image scores become those of a breast, exam or patient.
-        resamples: Bootstrap resamples of the patients, for the confidence intervals.
+        resamples: Without effect; accepted so that older scripts run.
         prevalence: Reweight to this fraction of positive exams; the other levels follow.
         prevalence_level: The level that --prevalence is a fraction of.
         miss_cost: False alarms that one miss is worth, for the cost-based threshold.
@@ -82,7 +83,6 @@ def evaluate(
 
     choices: dict[str, Any] = {
         "aggregation": aggregation,
-        "resamples": resamples,
         "prevalence": prevalence,
         "prevalence_level": prevalence_level,
         "miss_cost": miss_cost,
@@ -90,6 +90,7 @@ def evaluate(
     }
     # Before hours of scoring.
     check_choices(**choices)
+    tell_of_resamples(resamples)
     study = None if config is None else load_config(config).study.model_dump()
     if predictions:
         if run_folders:

@@ -3,7 +3,7 @@
 Labels and scores go in; slope, intercept and reliability bins come out.
 
 scikit-learn has neither an offset nor cluster-robust standard errors for the logistic fit, and its
-``calibration_curve`` takes no weights and returns no counts, so bins could not be resampled.
+``calibration_curve`` returns no counts, which the intervals of its bins need.
 """
 
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mammo_pd.evaluation.intervals import Spread
 from mammo_pd.evaluation.roc import Curve, Floats, Ranking, total_of_products
 
 # A score of exactly 0 or 1 has no finite logit.
@@ -23,10 +24,15 @@ _CONVERGED = 1e-10
 
 @dataclass(frozen=True)
 class Coefficient:
-    """A fitted coefficient and its cluster-robust standard error, clustered by patient."""
+    """A fitted coefficient and its cluster-robust spread, clustered by patient."""
 
     value: float
-    standard_error: float
+    spread: Spread
+
+    @property
+    def standard_error(self) -> float:
+        """Square root of the sandwich estimator's variance."""
+        return float(np.sqrt(self.spread.variance))
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,10 @@ def calibration_line(label: ArrayLike, score: ArrayLike, patient: ArrayLike) -> 
         return CalibrationLine(
             None, intercept, "No calibration slope: the logistic fit does not converge."
         )
-    slope = Coefficient(fitted.value / spread, fitted.standard_error / spread)
+    slope = Coefficient(
+        fitted.value / spread,
+        Spread(fitted.spread.variance / spread**2, fitted.spread.patients),
+    )
     remark = None
     if spread < _NEARLY_EQUAL:
         remark = (
@@ -128,9 +137,9 @@ def _logistic(
             by_patient = np.stack(
                 [np.bincount(patient, weights=score[:, j]) for j in range(score.shape[1])]
             )
-            inverse = np.linalg.inv(information)
-            robust = inverse @ (by_patient @ by_patient.T) @ inverse
-            return Coefficient(float(beta[0]), float(np.sqrt(robust[0, 0])))
+            return Coefficient(
+                float(beta[0]), Spread.of(np.linalg.inv(information)[0] @ by_patient)
+            )
     return None
 
 

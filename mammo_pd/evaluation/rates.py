@@ -9,16 +9,14 @@ Shapes: k thresholds.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from mammo_pd.evaluation.intervals import share_limits
 from mammo_pd.evaluation.measures import Row, number
 from mammo_pd.evaluation.roc import Floats
-
-_Z = NormalDist().inv_cdf(0.975)
 
 
 @dataclass(frozen=True)
@@ -78,27 +76,21 @@ class Rate:
         }
 
 
-def wilson(rate: ArrayLike, patients: float) -> Rate:
-    """Shares of units with Wilson's limits for the patients that the units belong to.
+def rate_by_patient(rate: ArrayLike, patients: float) -> Rate:
+    """Shares of units with mid-p limits for the patients that the units belong to.
 
     Args:
         rate: (k,) in [0, 1].
         patients: who have a unit in the denominator; 0 makes the rate undefined.
 
-    Source: Wilson 1927. Counting patients for units is safe where the units of a patient are alike,
-    and too cautious where they are not.
+    Counting patients for units is safe where the units of a patient are alike, and too cautious
+    where they are not.
     """
     value = np.asarray(rate, dtype=np.float64)
     if patients <= 0:
         nothing = np.full_like(value, np.nan)
         return Rate(nothing, nothing, nothing)
-    square = _Z * _Z / patients
-    centre = (value + square / 2.0) / (1.0 + square)
-    spread = value * (1.0 - value) / patients + square / (4.0 * patients)
-    reach = _Z / (1.0 + square) * np.sqrt(spread)
-    # At 0 and 1 one limit is the rate itself, but for its last bit.
-    low, high = np.clip([centre - reach, centre + reach], 0.0, 1.0)
-    return Rate(value, np.minimum(low, value), np.maximum(high, value))
+    return Rate(value, *share_limits(value, patients))
 
 
 def predictive_value(right: Rate, wrong: Rate, prevalence: float) -> Rate:
@@ -189,12 +181,12 @@ class Decisions:
     @property
     def sensitivity(self) -> Rate:
         """Share of the positives that are flagged."""
-        return wilson(self.tp / max(self.positives, 1), self.positive_patients)
+        return rate_by_patient(self.tp / max(self.positives, 1), self.positive_patients)
 
     @property
     def false_alarms(self) -> Rate:
         """Share of the negatives that are flagged, 1 - specificity."""
-        return wilson(self.fp / max(self.negatives, 1), self.negative_patients)
+        return rate_by_patient(self.fp / max(self.negatives, 1), self.negative_patients)
 
     def prevalence(self, intended: float | None = None) -> float:
         """The intended use's, or that of the units."""

@@ -9,7 +9,7 @@ import pandas as pd
 from mammo_pd.errors import InputError
 from mammo_pd.evaluation.cutoffs import Cutoff
 from mammo_pd.evaluation.levels import Aggregation, aggregate, units_of, with_known_label
-from mammo_pd.evaluation.measures import Row, auc_with_interval
+from mammo_pd.evaluation.measures import Row, auc_with_interval, counted
 from mammo_pd.evaluation.rates import Decisions
 from mammo_pd.terms import Level
 
@@ -56,8 +56,6 @@ def stratify(
     columns: Sequence[str],
     *,
     aggregation: Aggregation,
-    resamples: int,
-    seed: int,
     cutoffs: Mapping[Level, Cutoff] | None = None,
 ) -> list[Row]:
     """AUC by the values of each column, and sensitivity and specificity at a fixed threshold.
@@ -71,8 +69,6 @@ def stratify(
         predictions: as ``check_predictions`` returns it.
         columns: to stratify by; ages and tumour sizes are binned.
         aggregation: how the scores of a breast's images are aggregated.
-        resamples: number of bootstrap resamples of the patients.
-        seed: of the resampling.
         cutoffs: the threshold at each level; the same for all groups.
 
     Returns:
@@ -112,7 +108,7 @@ def stratify(
                 "value": name or NOT_KNOWN,
                 "level": level.value,
                 "compared_with": "all negatives" if negatives_lack_it else "its own negatives",
-                **_auc_if_enough(units[within], resamples, seed),
+                **_auc_if_enough(units[within]),
             }
             if flagged is not None:
                 row |= _rates(units[within], flagged[within], own_negatives=not negatives_lack_it)
@@ -178,14 +174,12 @@ def _rates(units: pd.DataFrame, flagged: np.ndarray, *, own_negatives: bool) -> 
     return row
 
 
-def _auc_if_enough(units: pd.DataFrame, resamples: int, seed: int) -> Row:
+def _auc_if_enough(units: pd.DataFrame) -> Row:
     positives = int(units["label"].sum())
     fewest = min(positives, len(units) - positives)
     if fewest >= MIN_PER_CLASS:
-        return auc_with_interval(units, resamples=resamples, seed=seed)
-    counted = auc_with_interval(units, resamples=0, seed=seed)
-    return counted | {
-        "auc": None,
+        return auc_with_interval(units)
+    return counted(units) | {
         "remark": f"too few: an AUC needs at least {MIN_PER_CLASS} units of each class",
     }
 

@@ -129,7 +129,8 @@ def rates_at(curve: Curve, point: int, prevalence: float | None = None) -> dict[
         "specificity": specificity,
         "recall_rate": flagged,
         "ppv": share * sensitivity / flagged if flagged > 0 else nan,
-        "npv": (1.0 - share) * specificity / (1.0 - flagged) if flagged < 1 else nan,
+        # Without a miss it is 1 but for rounding.
+        "npv": min((1.0 - share) * specificity / (1.0 - flagged), 1.0) if flagged < 1 else nan,
     }
 
 

@@ -89,8 +89,6 @@ class Computation:
 
     Attributes:
         aggregation: how the scores of a unit's images were aggregated.
-        resamples: number of bootstrap resamples of the patients.
-        seed: of the resampling.
         prevalence: share of positives in the intended use as it was given, if it was.
         prevalences: by level, the share that metrics are re-weighted to; empty without one.
         miss_cost: cost of a missed positive in false alarms, for the cost threshold.
@@ -101,8 +99,6 @@ class Computation:
     """
 
     aggregation: Aggregation
-    resamples: int
-    seed: int
     prevalence: float | None
     prevalences: Mapping[Level, float]
     miss_cost: float
@@ -173,8 +169,6 @@ class Comparison:
     Attributes:
         context: from whoever scored the images.
         aggregation: how the scores of a unit's images were aggregated.
-        resamples: number of bootstrap resamples of the patients.
-        seed: of the resampling.
         left_out: number of images that not all models scored; they are excluded.
         alone: AUC rows, first of what ``compare`` returns.
         paired: difference rows, second of what ``compare`` returns.
@@ -184,8 +178,6 @@ class Comparison:
 
     context: ReportContext
     aggregation: Aggregation
-    resamples: int
-    seed: int
     left_out: int
     alone: Sequence[Row]
     paired: Sequence[Row]

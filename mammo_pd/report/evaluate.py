@@ -32,7 +32,6 @@ from mammo_pd.evaluation.measures import (
     Row,
     assess,
     auc_with_interval,
-    few_resamples,
 )
 from mammo_pd.evaluation.predictions import check_predictions, read_predictions
 from mammo_pd.evaluation.prevalence import prevalence_by_level
@@ -53,7 +52,6 @@ from mammo_pd.report.notes import data_notes, margin_verdicts, remarks_with_leve
 from mammo_pd.report.numbers import NONE, between, significance, with_interval
 from mammo_pd.terms import Level, Split
 
-RESAMPLES = 2000
 MISS_COST = 10.0
 # Exams listed of each kind of error: as many as a reader will look at.
 WORST = 8
@@ -69,8 +67,6 @@ def evaluate_file(
     *,
     context: ReportContext | None = None,
     aggregation: str = Aggregation.MEAN,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
     prevalence: float | None = None,
     prevalence_level: str = Level.EXAM,
     miss_cost: float = MISS_COST,
@@ -86,8 +82,6 @@ def evaluate_file(
         out,
         context=ReportContext() if context is None else context,
         aggregation=aggregation,
-        resamples=resamples,
-        seed=seed,
         prevalence=prevalence,
         prevalence_level=prevalence_level,
         miss_cost=miss_cost,
@@ -103,8 +97,6 @@ def evaluate_predictions(
     context: ReportContext,
     validation: pd.DataFrame | None = None,
     aggregation: str = Aggregation.MEAN,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
     prevalence: float | None = None,
     prevalence_level: str = Level.EXAM,
     miss_cost: float = MISS_COST,
@@ -127,8 +119,6 @@ def evaluate_predictions(
         validation: the rows to choose thresholds on, if they are not in the table.
         aggregation: ``mean``, ``max`` or ``noisy_or``: how the scores of a breast's, exam's or
             patient's images are aggregated.
-        resamples: number of bootstrap resamples of the patients.
-        seed: of the resampling.
         prevalence: share of positives in the intended use.
         prevalence_level: the level that it is a share of; the others follow.
         miss_cost: cost of a missed positive in false alarms, for the cost threshold.
@@ -148,7 +138,6 @@ def evaluate_predictions(
     """
     aggregated_by = check_choices(
         aggregation=aggregation,
-        resamples=resamples,
         prevalence=prevalence,
         prevalence_level=prevalence_level,
         miss_cost=miss_cost,
@@ -198,8 +187,6 @@ def evaluate_predictions(
         results[level] = assess(
             rows,
             thresholds=thresholds,
-            resamples=resamples,
-            seed=seed,
             prevalence=intended.get(level),
             reader=reader if level is Level.EXAM else None,
         )
@@ -229,8 +216,6 @@ def evaluate_predictions(
         context=context,
         computation=Computation(
             aggregated_by,
-            resamples,
-            seed,
             prevalence,
             intended,
             miss_cost,
@@ -247,8 +232,6 @@ def evaluate_predictions(
             evaluated,
             columns,
             aggregation=aggregated_by,
-            resamples=resamples,
-            seed=seed,
             # Of all levels or of none: one may lack a class among the validation images.
             cutoffs=fixed if len(fixed) == len(Level) else None,
         ),
@@ -264,7 +247,7 @@ def evaluate_predictions(
             prevalence=intended.get(HEADLINE),
             reader=reader,
         ),
-        folds=_folds(evaluated, aggregated_by, resamples, seed),
+        folds=_folds(evaluated, aggregated_by),
         errors=errors,
         thumbnails={} if thumbnail is None else _thumbnails(errors, thumbnail),
     )
@@ -278,8 +261,6 @@ def compare_predictions(
     context: ReportContext,
     intersect: bool = False,
     aggregation: str = Aggregation.MEAN,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
     margin: float | None = None,
 ) -> dict[str, object]:
     """Write the comparison of two or more models on the same images.
@@ -292,8 +273,6 @@ def compare_predictions(
         context: what the reader needs to know besides.
         intersect: where the images differ, compare on those that are in every table.
         aggregation: ``mean``, ``max`` or ``noisy_or``.
-        resamples: number of bootstrap resamples of the patients.
-        seed: of the resampling.
         margin: how much smaller an AUC may be and still count as not worse; None not to ask.
 
     Returns:
@@ -302,16 +281,14 @@ def compare_predictions(
     Raises:
         InputError: a table fails a check, or the tables are on different images.
     """
-    aggregated_by = check_choices(aggregation=aggregation, resamples=resamples, margin=margin)
+    aggregated_by = check_choices(aggregation=aggregation, margin=margin)
     evaluated = {}
     for name, table in tables.items():
         checked = check_predictions(table, source=f"the predictions of {name}")
         rows, _, _ = select_rows(checked, None)
         evaluated[name] = rows
     aligned, left_out = on_the_same_images(evaluated, intersect=intersect)
-    alone, paired = compare(
-        aligned, aggregation=aggregated_by, resamples=resamples, seed=seed, margin=margin
-    )
+    alone, paired = compare(aligned, aggregation=aggregated_by, margin=margin)
     units = {
         name: {
             level: aggregate(with_known_label(table, level), level, aggregated_by)
@@ -322,7 +299,7 @@ def compare_predictions(
     if context.created is None:
         context = dated(context)
     return write_comparison(
-        Comparison(context, aggregated_by, resamples, seed, left_out, alone, paired, units, margin),
+        Comparison(context, aggregated_by, left_out, alone, paired, units, margin),
         out,
     )
 
@@ -351,14 +328,12 @@ def difference_table(metrics: Mapping[str, object]) -> str:
             remarks.setdefault(f"{row['level']} level, {row['model']}", []).append(row["remark"])
     for remark, where in remarks_with_levels(remarks).items():
         lines.append(f"note: {remark} ({'; '.join(where)})")
-    if few := few_resamples(how["resamples"]):
-        lines.append(f"note: {few}")
     return "\n".join(lines)
 
 
 def summary_table(metrics: Mapping[str, object]) -> str:
     """A few lines for the terminal: by level units, positives and AUC with interval; caveats."""
-    lines = [f"{'level':<8} {'n':>9} {'positive':>9}   AUC [95 % interval, resampled by patient]"]
+    lines = [f"{'level':<8} {'n':>9} {'positive':>9}   AUC [95 % interval, by patient]"]
     remarks, counts = {}, metrics["counts"]
     assert isinstance(counts, Mapping)
     for level in Level:
@@ -376,7 +351,6 @@ def summary_table(metrics: Mapping[str, object]) -> str:
 def check_choices(
     *,
     aggregation: str = Aggregation.MEAN,
-    resamples: int = RESAMPLES,
     prevalence: float | None = None,
     prevalence_level: str = Level.EXAM,
     miss_cost: float = MISS_COST,
@@ -397,10 +371,6 @@ def check_choices(
         raise InputError(
             f"There is no aggregation {aggregation!r}: choose one of {', '.join(Aggregation)}."
         ) from None
-    if resamples < 1:
-        raise InputError(
-            f"{resamples} resamples give no interval: use at least 1, and 2000 for a report."
-        )
     if prevalence is not None and not 0.0 < prevalence < 1.0:
         raise InputError(
             f"A prevalence of {prevalence:g} is not a share: use a number between 0 and 1, such as "
@@ -498,7 +468,7 @@ def _all_rows(
     return pd.concat([rows, chosen_on.assign(split=Split.VAL.value)], ignore_index=True)
 
 
-def _folds(rows: pd.DataFrame, aggregation: Aggregation, resamples: int, seed: int) -> list[Row]:
+def _folds(rows: pd.DataFrame, aggregation: Aggregation) -> list[Row]:
     """AUC by level and fold of out-of-fold predictions."""
     # A single fold would repeat the overall result.
     if "fold" not in rows.columns or rows["fold"].nunique() < 2:
@@ -507,11 +477,7 @@ def _folds(rows: pd.DataFrame, aggregation: Aggregation, resamples: int, seed: i
         {
             "level": level.value,
             "fold": str(fold),
-            **auc_with_interval(
-                aggregate(with_known_label(within, level), level, aggregation),
-                resamples=resamples,
-                seed=seed,
-            ),
+            **auc_with_interval(aggregate(with_known_label(within, level), level, aggregation)),
         }
         for level in Level
         for fold, within in rows.groupby("fold", sort=True)

@@ -24,7 +24,6 @@ from mammo_pd.evaluation.roc import Floats
 from mammo_pd.report.content import ExternalValidation, ReportContext, SetResults
 from mammo_pd.report.evaluate import (
     MISS_COST,
-    RESAMPLES,
     check_choices,
     dated,
     evaluate_predictions,
@@ -43,7 +42,6 @@ def evaluate_sets(
     *,
     context: ReportContext,
     aggregation: str = Aggregation.MEAN,
-    resamples: int = RESAMPLES,
     prevalence: float | None = None,
     prevalence_level: str = Level.EXAM,
     miss_cost: float = MISS_COST,
@@ -59,7 +57,6 @@ def evaluate_sets(
         out: the report's folder; an older report there is replaced.
         context: what the reader needs to know besides.
         aggregation: how the scores of a unit's images are aggregated.
-        resamples: number of bootstrap resamples of the patients.
         prevalence: share of positives in the intended use.
         prevalence_level: the level that it is a share of; the others follow.
         miss_cost: cost of a missed positive in false alarms, for the cost threshold.
@@ -73,7 +70,6 @@ def evaluate_sets(
     """
     how: dict[str, Any] = {
         "aggregation": aggregation,
-        "resamples": resamples,
         "prevalence": prevalence,
         "prevalence_level": prevalence_level,
         "miss_cost": miss_cost,

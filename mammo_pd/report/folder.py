@@ -69,8 +69,6 @@ def write_comparison(comparison: Comparison, out: Path) -> dict[str, object]:
         "paired": [dict(row) for row in comparison.paired],
         "computation": {
             "aggregation": comparison.aggregation.value,
-            "resamples": comparison.resamples,
-            "seed": comparison.seed,
             "images_left_out": comparison.left_out,
             "margin": comparison.margin,
         },
@@ -162,9 +160,7 @@ def metrics_of(report: Report) -> dict[str, object]:
         "schema_version": SCHEMA_VERSION,
         "computation": {
             "aggregation": computation.aggregation.value,
-            "interval": "95 %, resampled by patient; AUC: BCa, all else: percentiles",
-            "resamples": computation.resamples,
-            "seed": computation.seed,
+            "interval": "95 %, by patient; the methods are those of docs/statistics.md",
             "prevalence": computation.prevalence,
             "prevalences": {
                 level.value: number(share) for level, share in computation.prevalences.items()

@@ -14,7 +14,6 @@ from markupsafe import Markup
 
 from mammo_pd.evaluation.cutoffs import FIXED_RULE
 from mammo_pd.evaluation.levels import Aggregation
-from mammo_pd.evaluation.measures import few_resamples
 from mammo_pd.evaluation.screening import SCREENED
 from mammo_pd.report.checklist import checklist
 from mammo_pd.report.content import (
@@ -160,7 +159,6 @@ def comparison_page(comparison: Comparison, figures: Sequence[Figure]) -> str:
         comparison=comparison,
         verdicts=margin_verdicts(comparison.paired, comparison.margin),
         several=len({(row["first"], row["second"]) for row in comparison.paired}) > 1,
-        few_resamples=few_resamples(comparison.resamples),
         figures={figure.name: figure for figure in figures},
     )
 

@@ -24,7 +24,7 @@ def test_report_on_a_table_is_written_beside_it(
     predictions.to_csv(file, index=False)
     stated = tmp_path / "study.yaml"
     stated.write_text("study: {intended_use: Reads second., follow_up: Two years.}")
-    choices = ["--aggregation", "noisy_or", "--resamples", "20", "--reader", "0.8", "0.9"]
+    choices = ["--aggregation", "noisy_or", "--reader", "0.8", "0.9"]
     words = ["evaluate", "--predictions", str(file), "--config", str(stated), *choices]
     assert main(words) == 0
     assert next_command(capsys) == f"open {tmp_path / 'theirs-report' / 'index.html'}"
@@ -57,7 +57,7 @@ def test_several_tables_are_one_report_on_external_sets(
     assert "locked before the others were read" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("choice", [["--resamples", "0"], ["--reader", "80", "90"]])
+@pytest.mark.parametrize("choice", [["--miss-cost", "0"], ["--reader", "80", "90"]])
 def test_choices_are_checked_before_hours_of_scoring(
     choice: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -74,7 +74,7 @@ def test_models_of_one_name_are_told_apart(
         file.parent.mkdir()
         predictions.to_csv(file, index=False)
     out = tmp_path / "out"
-    words = ["compare", *map(str, files), "--out", str(out), "--resamples", "20"]
+    words = ["compare", *map(str, files), "--out", str(out)]
     assert main(words) == 0
     assert str(files[1]) in (out / "index.html").read_text()
     assert next_command(capsys) == f"open {out / 'index.html'}"

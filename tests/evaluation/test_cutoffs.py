@@ -65,7 +65,7 @@ def test_each_unit_is_judged_by_the_threshold_of_its_fold(folded):
 
 def test_its_rows_have_the_columns_of_one_threshold(folded):
     units, fold_of = folded
-    whole = assess(units, thresholds=[Threshold("a", "b", 0.3)], resamples=5, seed=0)
+    whole = assess(units, thresholds=[Threshold("a", "b", 0.3)])
     row = operating_points(units, cross_fitted(units, fold_of, miss_cost=10))[0]
     assert list(row) == list(whole.operating_points[0])
     same = operating_points(units, [Cutoff("a", "b", 0.3)])[0]

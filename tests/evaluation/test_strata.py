@@ -10,7 +10,7 @@ from mammo_pd.evaluation.roc import auc
 from mammo_pd.evaluation.strata import found_by_lesion, known_strata, stratify
 from mammo_pd.terms import Level
 
-HOW = {"aggregation": Aggregation.MEAN, "resamples": 20, "seed": 0}
+HOW = {"aggregation": Aggregation.MEAN}
 
 
 def by_value(table, column):

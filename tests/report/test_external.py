@@ -19,7 +19,7 @@ from mammo_pd.report.folder import metrics_of
 from mammo_pd.terms import Level
 
 CONTEXT = ReportContext(title="Sets <of> women", created="2026-01-01T00:00:00+00:00")
-HOW = {"context": CONTEXT, "resamples": 10}
+HOW = {"context": CONTEXT}
 
 
 @pytest.fixture(autouse=True)

@@ -44,7 +44,6 @@ def report(tmp_path_factory):
         table,
         out,
         context=context,
-        resamples=100,
         thumbnail=lambda image_id: () if image_id.endswith("7") else (pixel, pixel),
         reader=Reader(0.85, 0.9),
     )
@@ -59,7 +58,7 @@ def plain(tmp_path_factory):
         study={"intended_use": "A second reader.", "follow_up": None},
         provenance={"version": "9.9", "command": "mammo-pd evaluate"},
     )
-    evaluate_predictions(made_up(30), out, context=context, resamples=10)
+    evaluate_predictions(made_up(30), out, context=context)
     return out
 
 
@@ -140,7 +139,7 @@ def test_nothing_that_is_handed_in_becomes_markup(tmp_path):
         created=HOSTILE,
     )
     out = tmp_path / "report"
-    evaluate_predictions(table, out, context=context, resamples=10, thumbnail=lambda _: (b"png",))
+    evaluate_predictions(table, out, context=context, thumbnail=lambda _: (b"png",))
     page = parsed(out / "index.html")
     assert "x-evil" not in page.tags
     assert page.opened == []
@@ -148,7 +147,7 @@ def test_nothing_that_is_handed_in_becomes_markup(tmp_path):
     assert page.text.count(HOSTILE) >= 14
 
     models = {HOSTILE: table, "b": table}
-    compare_predictions(models, tmp_path / "c", context=context, resamples=10)
+    compare_predictions(models, tmp_path / "c", context=context)
     page = parsed(tmp_path / "c" / "index.html")
     assert "x-evil" not in page.tags
     assert page.text.count(HOSTILE) > 4
@@ -161,7 +160,6 @@ def test_a_prevalence_and_readers_are_named(tmp_path):
         table,
         tmp_path / "r",
         context=ReportContext(),
-        resamples=10,
         prevalence=0.006,
         reader=Reader(0.8, 0.9),
     )
