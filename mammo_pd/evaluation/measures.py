@@ -366,12 +366,9 @@ def assess(
         if "." not in name:  # the dotted ones go into the tables below
             metrics |= estimate.columns(name)
 
-    metrics |= _delong(
-        label,
-        score,
-        values["auc"],
-        fit=len(patients) == len(units) and min(_patients_of_each_class(units)) >= _FOR_DELONG,
-    )
+    independent = len(patients) == len(units)
+    fit = independent and min(_patients_of_each_class(units)) >= _FOR_DELONG
+    metrics |= _delong(label, score, values["auc"], fit=fit)
     metrics["brier_of_prevalence"] = float(label.mean() * (1.0 - label.mean()))
     metrics |= _calibration(label, score, patient, remarks)
     if len(ranking.thresholds) == 1:
