@@ -261,6 +261,8 @@ def context_of(scored: "Sequence[Scored]", target: str | None = None) -> "Report
         "(PatchDropout); scored here on all of them.",
         f"Weights of epoch {', '.join(map(str, epochs))}.",
     ]
+    if (corrected := first.objective.prior_note()) is not None:
+        notes.append(corrected)
     folds = f"{len(scored)} folds" if len(scored) > 1 else None
     title = "Phantom mammograms: a demonstration" if first.phantom else "Evaluation report"
     return ReportContext(

@@ -20,7 +20,12 @@ from sklearn.metrics import (
     roc_curve,
 )
 
-from mammo_pd.evaluation.calibration import calibration_line, reliability_bins
+from mammo_pd.evaluation.calibration import (
+    SmoothCalibration,
+    calibration_line,
+    reliability_bins,
+    smooth_calibration,
+)
 from mammo_pd.evaluation.intervals import Interval, plain_limits
 from mammo_pd.evaluation.roc import (
     Curve,
@@ -110,6 +115,7 @@ class LevelResults:
         precision_recall_band: precision on a grid of recalls.
         reliability: observed share of positives over mean score, one point per bin.
         reliability_n: (bins,) int64, units in each bin.
+        smooth_calibration: the same without bins; None with one class only.
     """
 
     metrics: Row
@@ -122,6 +128,7 @@ class LevelResults:
     precision_recall_band: Band | None = None
     reliability: Band | None = None
     reliability_n: NDArray[np.int64] | None = None
+    smooth_calibration: SmoothCalibration | None = None
 
 
 def number(value: float) -> float | None:
@@ -366,14 +373,14 @@ def assess(
         if "." not in name:  # the dotted ones go into the tables below
             metrics |= estimate.columns(name)
 
-    metrics |= _delong(
-        label,
-        score,
-        values["auc"],
-        fit=len(patients) == len(units) and min(_patients_of_each_class(units)) >= _FOR_DELONG,
-    )
+    independent = len(patients) == len(units)
+    fit = independent and min(_patients_of_each_class(units)) >= _FOR_DELONG
+    metrics |= _delong(label, score, values["auc"], fit=fit)
     metrics["brier_of_prevalence"] = float(label.mean() * (1.0 - label.mean()))
     metrics |= _calibration(label, score, patient, remarks)
+    smooth = smooth_calibration(label, score, patient)
+    if smooth.remark is not None:
+        remarks.append(smooth.remark)
     if len(ranking.thresholds) == 1:
         remarks.append(
             "All scores are equal: the AUC is 0.5 by definition and has no interval, and the model "
@@ -406,6 +413,7 @@ def assess(
         precision_recall_band=precision_recall_band,
         reliability=reliability,
         reliability_n=bins.n,
+        smooth_calibration=smooth,
     )
 
 

@@ -49,7 +49,7 @@ from mammo_pd.report.content import (
 )
 from mammo_pd.report.folder import write_comparison, write_report
 from mammo_pd.report.notes import data_notes, margin_verdicts, remarks_with_levels
-from mammo_pd.report.numbers import NONE, between, significance, with_interval
+from mammo_pd.report.numbers import between, fixed, significance, with_interval
 from mammo_pd.terms import Level, Split
 
 MISS_COST = 10.0
@@ -314,7 +314,7 @@ def difference_table(metrics: Mapping[str, object]) -> str:
     adjusted = ", and adjusted for all pairs (Holm)" if several else ""
     lines = [f"{'level':<8} difference in AUC [95 % interval], p; both by patient{adjusted}"]
     for row in rows:
-        difference = NONE if row["difference"] is None else f"{row['difference']:+.3f}"
+        difference = fixed(row["difference"], sign="+")
         interval = between(row, "difference_ci", sign="+")
         p = "   p " + significance(row["p"])
         if several:

@@ -402,6 +402,9 @@ def calibration(levels: Mapping[Level, LevelResults]) -> Figure:
                 linewidth=1.2,
                 elinewidth=1,
             )
+            smooth = results.smooth_calibration
+            if smooth is not None:
+                axis.plot(smooth.score, smooth.observed, color=INK, linewidth=0.9)
             axis.set(xlim=(0, top), ylim=(0, top), aspect="equal")
             axis.set(xlabel="mean score in the bin", ylabel="observed share of positives")
             slope = with_interval(results.metrics, "calibration_slope", 2)

@@ -219,6 +219,7 @@ def _tables(report: Report) -> dict[str, pd.DataFrame]:
         "operating_points": by_level(lambda results: results.operating_points),
         "lift": by_level(lambda results: results.lift),
         "reliability": by_level(_reliability),
+        "calibration_curve": by_level(_smooth_calibration),
         "strata": report.strata,
         "folds": report.folds,
         "per_thousand": programme.outcomes if programme else (),
@@ -248,6 +249,17 @@ def _reliability(results: LevelResults) -> list[Row]:
             "n": int(units),
         }
         for x, y, low, high, units in columns
+    ]
+
+
+def _smooth_calibration(results: LevelResults) -> list[Row]:
+    curve = results.smooth_calibration
+    if curve is None:
+        return []
+    columns = zip(curve.score, curve.observed, curve.low, curve.high, strict=True)
+    return [
+        {"score": x, "observed": y, "observed_ci_low": low, "observed_ci_high": high}
+        for x, y, low, high in columns
     ]
 
 
