@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from mammo_pd.cli.config_flags import NONE_GIVEN, ConfigFlags
-from mammo_pd.cli.evaluate import checkpoints, context_of, only_target
+from mammo_pd.cli.evaluate import context_of, only_target, provenance_of
 from mammo_pd.cli.options import (
     AggregationOption,
     ResamplesOption,
@@ -136,7 +136,6 @@ def _report(
     Returns:
         The AUCs with their intervals, for MLflow.
     """
-    from mammo_pd.cli.provenance import provenance
     from mammo_pd.inference.predict import predict
     from mammo_pd.training.runs import RunFolder
 
@@ -153,7 +152,7 @@ def _report(
         for seed in seeds
     }
     every = [one for of_seed in scored.values() for one in of_seed]
-    told = told | {"provenance": provenance(checkpoints(every, checkpoint))}
+    told = told | {"provenance": provenance_of(every, checkpoint)}
     name, out = validation.path.name, validation.path / "report"
     targets = scored[seeds[0]][0].objective.target_columns
     if len(targets) == 1:

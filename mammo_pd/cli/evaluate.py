@@ -119,7 +119,7 @@ def evaluate(
         scored = [_predict(run, store, checkpoint, accept_other_split) for run in chosen]
         told = {
             "study": study or chosen[0].config.study.model_dump(),
-            "provenance": provenance(checkpoints(scored, checkpoint)),
+            "provenance": provenance_of(scored, checkpoint),
         }
         targets = scored[0].objective.target_columns
         if len(targets) > 1:
@@ -192,15 +192,17 @@ def _report_on(
     )
 
 
-def checkpoints(scored: "Sequence[Scored]", checkpoint: str) -> dict[str, Path]:
-    """The files of weights that made the predictions, by a name for each run."""
-    name = f"{checkpoint}.safetensors"
-    return {
+def provenance_of(scored: "Sequence[Scored]", checkpoint: str) -> dict[str, str]:
+    """What the predictions of some runs were made with: also the hashes of labels and weights."""
+    from mammo_pd.cli.provenance import provenance
+
+    weights = {
         f"checkpoint {one.info.run_id}" if len(scored) > 1 else "checkpoint": (
-            one.file.with_name(name)
+            one.file.with_name(f"{checkpoint}.safetensors")
         )
         for one in scored
     }
+    return provenance(weights) | {"labels, SHA-256": scored[0].info.labels_hash}
 
 
 def keep_in_mlflow(runs: Path, mlflow_run_id: str | None, report: Path, whole: Path) -> None:

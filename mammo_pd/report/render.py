@@ -271,8 +271,8 @@ def _cases(errors: Sequence[Row]) -> dict[str, list[list[Row]]]:
             of_kind.append([row])
     for of_kind in cases.values():
         for images in of_kind:
-            # As they hang in front of a reader: right before left, CC before MLO.
-            images.sort(key=lambda row: (str(row["laterality"] or "") != "R", str(row["view"])))
+            # As they hang in front of a reader: both CC, then both MLO, the right breast first.
+            images.sort(key=lambda row: (str(row["view"]), str(row["laterality"] or "") != "R"))
     return cases
 
 
