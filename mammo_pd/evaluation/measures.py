@@ -377,10 +377,8 @@ def assess(
     fit = independent and min(_patients_of_each_class(units)) >= _FOR_DELONG
     metrics |= _delong(label, score, values["auc"], fit=fit)
     metrics["brier_of_prevalence"] = float(label.mean() * (1.0 - label.mean()))
-    metrics |= _calibration(label, score, patient, remarks)
     smooth = smooth_calibration(label, score, patient)
-    if smooth.remark is not None:
-        remarks.append(smooth.remark)
+    metrics |= _calibration(label, score, patient, smooth, remarks)
     if len(ranking.thresholds) == 1:
         remarks.append(
             "All scores are equal: the AUC is 0.5 by definition and has no interval, and the model "
@@ -442,11 +440,20 @@ def _delong(label: Floats, score: Floats, auc: float, *, fit: bool) -> Row:
 
 
 def _calibration(
-    label: Floats, score: Floats, patient: NDArray[np.intp], remarks: list[str]
+    label: Floats,
+    score: Floats,
+    patient: NDArray[np.intp],
+    smooth: SmoothCalibration,
+    remarks: list[str],
 ) -> Row:
     line = calibration_line(label, score, patient)
     if line.remark is not None:
-        remarks.append(line.remark)
+        # What leaves no slope leaves no curve either.
+        remarks.append(
+            line.remark.replace("No calibration slope:", "No calibration slope, no smooth curve:")
+        )
+    if line.slope is not None and smooth.remark is not None:
+        remarks.append(smooth.remark)
     saturated = int(((score == 0.0) | (score == 1.0)).sum())
     if saturated:
         remarks.append(
