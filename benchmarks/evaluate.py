@@ -1,4 +1,4 @@
-"""Time the report on 100,000 synthetic predictions: all levels, 2,000 resamples of the patients.
+"""Time the report on 100,000 synthetic predictions, at all levels.
 
     python benchmarks/evaluate.py [benchmarks/results/evaluate_MACHINE_DATE.md]
 
@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from mammo_pd.report.content import ReportContext
-from mammo_pd.report.evaluate import RESAMPLES, evaluate_predictions
+from mammo_pd.report.evaluate import evaluate_predictions
 
 PATIENTS = 25_000
 
@@ -63,10 +63,9 @@ def main() -> None:
             f"{platform.machine()}, {cores} cores, load before {load:.1f}; "
             f"Python {platform.python_version()}, numpy {np.__version__}, pandas {pd.__version__}.",
             "",
-            "| images | patients | resamples | wall s | processor s | GiB |",
-            "|---|---|---|---|---|---|",
-            f"| {len(table):,} | {PATIENTS:,} | {RESAMPLES:,} "
-            f"| {wall:.0f} | {busy:.0f} | {memory:.2f} |",
+            "| images | patients | wall s | processor s | GiB |",
+            "|---|---|---|---|---|",
+            f"| {len(table):,} | {PATIENTS:,} | {wall:.0f} | {busy:.0f} | {memory:.2f} |",
             "",
         ]
     )

@@ -76,7 +76,7 @@ def main() -> None:
     table = check_predictions(rows.assign(score=score))
     for level in (Level.IMAGE, Level.BREAST):
         units = aggregate(table, level, Aggregation.MEAN)
-        found = auc_with_interval(units, resamples=2000, seed=0)
+        found = auc_with_interval(units)
         print(
             f"AUC per {level} {found['auc']:.3f} [{found['auc_ci_low']:.3f}, "
             f"{found['auc_ci_high']:.3f}], n {len(units)}, positive {int(units['label'].sum())}"

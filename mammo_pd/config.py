@@ -260,6 +260,19 @@ class DeviceSettings(_Settings):
     """Compile the blocks; null to do so on a GPU where a C compiler is found."""
 
 
+class StudySettings(_Settings):
+    """What a report must state and no image tells; null is reported as not stated."""
+
+    intended_use: str | None = None
+    """Who is to be examined with the model, at which point of their care, and what it decides."""
+
+    reference_standard: str | None = None
+    """How it was established who has cancer, such as biopsy or a registry."""
+
+    follow_up: str | None = None
+    """How long those without cancer were followed."""
+
+
 class RunConfig(_Settings):
     """Everything that decides a run, except where the store and the runs are."""
 
@@ -269,6 +282,7 @@ class RunConfig(_Settings):
     model: ModelSettings = ModelSettings()
     training: TrainingSettings = TrainingSettings()
     device: DeviceSettings = DeviceSettings()
+    study: StudySettings = StudySettings()
 
     @model_validator(mode="after")
     def _some_epochs_drop_patches(self) -> Self:

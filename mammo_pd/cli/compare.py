@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from mammo_pd.cli.options import AggregationOption, ResamplesOption
+from mammo_pd.cli.options import AggregationOption, ResamplesOption, tell_of_resamples
 from mammo_pd.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def compare(
     out: Annotated[Path, Parameter(metavar="DIR")] = Path("comparison"),
     intersect: bool = False,
     aggregation: AggregationOption = "mean",
-    resamples: ResamplesOption = 2000,
+    resamples: ResamplesOption = None,
     margin: Annotated[float | None, Parameter(metavar="M")] = None,
 ) -> None:
     """Compare models on the same images: paired differences of the AUC.
@@ -34,7 +34,7 @@ def compare(
         out: Where to write the report.
         intersect: Where the images differ, compare on those that all have.
         aggregation: How image scores become those of a breast, exam or patient.
-        resamples: Bootstrap resamples of the patients, for the confidence intervals.
+        resamples: Without effect; accepted so that older scripts run.
         margin: Say of each pair whether one model's AUC is not worse by this much or more.
     """
     from mammo_pd.evaluation.predictions import read_predictions
@@ -43,6 +43,7 @@ def compare(
 
     if len(models) < 2:
         raise InputError("name two or more runs, or files of predictions, to compare.")
+    tell_of_resamples(resamples)
     tables: dict[str, pd.DataFrame] = {}
     for model in models:
         file = model / "predictions.csv" if model.is_dir() else model
@@ -63,7 +64,6 @@ def compare(
         context=ReportContext(title="Comparison of " + " and ".join(tables)),
         intersect=intersect,
         aggregation=aggregation,
-        resamples=resamples,
         margin=margin,
     )
     print(difference_table(metrics))

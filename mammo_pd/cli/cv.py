@@ -12,12 +12,13 @@ from cyclopts import Parameter
 
 from mammo_pd.cli.config_flags import NONE_GIVEN, ConfigFlags
 from mammo_pd.cli.container import warn_unless_mounted
-from mammo_pd.cli.evaluate import context_of, only_target
+from mammo_pd.cli.evaluate import context_of, only_target, provenance_of
 from mammo_pd.cli.options import (
     AggregationOption,
     ResamplesOption,
     default_runs,
     default_store,
+    tell_of_resamples,
 )
 from mammo_pd.errors import InputError
 
@@ -40,7 +41,7 @@ def cv(
     parallel: Annotated[int, Parameter(metavar="N")] = 1,
     checkpoint: Literal["best", "last"] = "best",
     aggregation: AggregationOption = "mean",
-    resamples: ResamplesOption = 2000,
+    resamples: ResamplesOption = None,
 ) -> None:
     """Cross-validate: train and score all folds of a split, and write one report.
 
@@ -60,7 +61,7 @@ def cv(
         parallel: Runs at the same time on the same device.
         checkpoint: Weights of the best validation AUC, or the last ones.
         aggregation: How image scores become those of a breast, exam or patient.
-        resamples: Bootstrap resamples of the patients, for the confidence intervals.
+        resamples: Without effect; accepted so that older scripts run.
     """
     from mammo_pd.locks import locked
     from mammo_pd.report.evaluate import check_choices
@@ -68,8 +69,9 @@ def cv(
     from mammo_pd.training.cross_validation import CrossValidation, parse_seeds
     from mammo_pd.training.train_folds import train_folds
 
-    choices: dict[str, Any] = {"aggregation": aggregation, "resamples": resamples}
+    choices: dict[str, Any] = {"aggregation": aggregation}
     check_choices(**choices)
+    tell_of_resamples(resamples)
     config = settings.load()
     if config.data.fold is not None:
         raise InputError(f"cv tests every fold in turn; leave data.fold {config.data.fold} out.")
@@ -100,7 +102,8 @@ def cv(
             return (*_this_program(), "cv-run", *words)
 
         train_folds(validation, wanted, command, at_once=parallel)
-        tracker.log(_report(validation, wanted, checkpoint, choices), step=0)
+        told = {"study": config.study.model_dump()}
+        tracker.log(_report(validation, wanted, checkpoint, choices, told), step=0)
     _keep_report(validation)
     print(f"metrics: {page_of_runs(path.parent)}")
     print(f"next: open {shlex.quote(str(path / 'report' / 'index.html'))}")
@@ -124,7 +127,11 @@ def _this_program() -> tuple[str, ...]:
 
 
 def _report(
-    validation: "CrossValidation", seeds: Sequence[int], checkpoint: str, choices: dict[str, Any]
+    validation: "CrossValidation",
+    seeds: Sequence[int],
+    checkpoint: str,
+    choices: dict[str, Any],
+    told: dict[str, Any],
 ) -> dict[str, float]:
     """Score what is not scored yet, write the report, and print what it comes to.
 
@@ -146,15 +153,17 @@ def _report(
         ]
         for seed in seeds
     }
+    every = [one for of_seed in scored.values() for one in of_seed]
+    told = told | {"provenance": provenance_of(every, checkpoint)}
     name, out = validation.path.name, validation.path / "report"
     targets = scored[seeds[0]][0].objective.target_columns
     if len(targets) == 1:
-        found = _report_on(name, scored, out, choices, None)
+        found = _report_on(name, scored, out, choices, told, None)
     else:
         found = {}
         for target in targets:
             print(f"\n{target}")
-            metrics = _report_on(name, scored, out / target, choices, target)
+            metrics = _report_on(name, scored, out / target, choices, told, target)
             found |= {f"{target}_{key}": value for key, value in metrics.items()}
     print(f"\nwrote {out}: index.html, metrics.json, predictions, runs.csv")
     return found
@@ -165,6 +174,7 @@ def _report_on(
     scored: "Mapping[int, Sequence[Scored]]",
     out: Path,
     choices: dict[str, Any],
+    told: dict[str, Any],
     target: str | None,
 ) -> dict[str, float]:
     """Report on the objective's only target, or on one of several."""
@@ -199,7 +209,11 @@ def _report_on(
     by_seed = {seed: of_target(join_folds(folds)) for seed, folds in scored.items()}
     pictures = ErrorPictures(scored[first])
     context = replace(
-        context_of(scored[first], target), run_id=name, runs=runs, pictures=pictures.legend
+        context_of(scored[first], target),
+        run_id=name,
+        runs=runs,
+        pictures=pictures.legend,
+        **told,
     )
     if others:
         rows = seed_aucs(by_seed, aggregation)

@@ -14,8 +14,10 @@ from mammo_pd.cli.options import (
     ResamplesOption,
     RunsOption,
     find_run,
+    tell_of_resamples,
 )
 from mammo_pd.errors import InputError
+from mammo_pd.terms import Split
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,17 +32,20 @@ def evaluate(
     *run_folders: Annotated[Path, Parameter(name="RUN")],
     store: Annotated[Path | None, Parameter(metavar="STORE", show_default="the run's own")] = None,
     runs: RunsOption = DEFAULT_RUNS,
-    predictions: Annotated[Path | None, Parameter(metavar="CSV")] = None,
+    predictions: Annotated[
+        tuple[Path, ...], Parameter(consume_multiple=True, metavar="CSV...")
+    ] = (),
     out: Annotated[Path | None, Parameter(metavar="DIR", show_default="RUN/report")] = None,
     checkpoint: Literal["best", "last"] = "best",
     aggregation: AggregationOption = "mean",
-    resamples: ResamplesOption = 2000,
+    resamples: ResamplesOption = None,
     prevalence: Annotated[float | None, Parameter(metavar="P")] = None,
     prevalence_level: Literal["image", "breast", "exam", "patient"] = "exam",
     miss_cost: Annotated[float, Parameter(metavar="C")] = 10.0,
     reader: Annotated[
         tuple[float, float] | None, Parameter(metavar="SENSITIVITY SPECIFICITY")
     ] = None,
+    config: Annotated[Path | None, Parameter(metavar="FILE", show_default="the run's own")] = None,
     accept_other_split: bool = False,
 ) -> None:
     """Score the test images of a run on all patches and write the ROC report.
@@ -50,29 +55,34 @@ def evaluate(
         mammo-pd evaluate
         mammo-pd evaluate runs/FOLD0 runs/FOLD1 runs/FOLD2 --checkpoint last --out report
         mammo-pd evaluate --predictions anyones_predictions.csv --out report
+        mammo-pd evaluate --predictions internal.csv external1.csv external2.csv --out report
 
     Args:
         run_folders: A run, or the runs of all folds; by default the latest run.
         store: The store, if it has moved since the training.
         runs: The folder of runs.
         predictions: Report on this table instead of a run: image_id, patient_id, exam_id,
-            laterality, view, label, score.
+            laterality, view, label, score. Of several the first is the development set: thresholds
+            and calibration are decided on it and locked before the others are read.
         out: Where to write the report.
         checkpoint: Weights of the best validation AUC, or the last ones.
         aggregation: How image scores become those of a breast, exam or patient.
-        resamples: Bootstrap resamples of the patients, for the confidence intervals.
+        resamples: Without effect; accepted so that older scripts run.
         prevalence: Reweight to this fraction of positive exams; the other levels follow.
         prevalence_level: The level that --prevalence is a fraction of.
         miss_cost: False alarms that one miss is worth, for the cost-based threshold.
         reader: The radiologists' operating point, to compare with at exam level.
+        config: YAML file whose section study states intended use, reference standard and follow-up.
         accept_other_split: Use the current split and labels, though the run was trained on others.
     """
+    from mammo_pd.cli.provenance import provenance
+    from mammo_pd.config import load_config
     from mammo_pd.evaluation.thresholds import Reader
+    from mammo_pd.report.content import ReportContext
     from mammo_pd.report.evaluate import check_choices, evaluate_file, summary_table
 
     choices: dict[str, Any] = {
         "aggregation": aggregation,
-        "resamples": resamples,
         "prevalence": prevalence,
         "prevalence_level": prevalence_level,
         "miss_cost": miss_cost,
@@ -80,11 +90,26 @@ def evaluate(
     }
     # Before hours of scoring.
     check_choices(**choices)
-    if predictions is not None:
+    tell_of_resamples(resamples)
+    study = None if config is None else load_config(config).study.model_dump()
+    if predictions:
         if run_folders:
             raise InputError("give runs or --predictions, not both.")
-        out = out or predictions.with_name(predictions.stem + "-report")
-        metrics = evaluate_file(predictions, out, **choices)
+        inputs = {file.name: file for file in predictions if file.is_file()}
+        context = ReportContext(study=study or {}, provenance=provenance(inputs))
+        out = out or predictions[0].with_name(predictions[0].stem + "-report")
+        if len(predictions) > 1:
+            from mammo_pd.report.external import evaluate_sets, sets_table
+
+            title = f"External validation on {len(predictions) - 1} sets"
+            found = evaluate_sets(
+                predictions, out, context=replace(context, title=title), **choices
+            )
+            print(sets_table(found))
+            print(f"\nwrote {out}: index.html, metrics.json, and a report of each set")
+            print(f"next: open {shlex.quote(str(out / 'index.html'))}")
+            return
+        metrics = evaluate_file(predictions[0], out, context=context, **choices)
     else:
         chosen = [find_run(runs, folder) for folder in run_folders or (None,)]
         for run in chosen:
@@ -92,17 +117,21 @@ def evaluate(
         out = out or _report_folder([run.path for run in chosen])
         print(f"evaluating {', '.join(str(run.path) for run in chosen)}")
         scored = [_predict(run, store, checkpoint, accept_other_split) for run in chosen]
+        told = {
+            "study": study or chosen[0].config.study.model_dump(),
+            "provenance": provenance_of(scored, checkpoint),
+        }
         targets = scored[0].objective.target_columns
         if len(targets) > 1:
             for target in targets:
-                metrics = _report_on(scored, out / target, choices, target)
+                metrics = _report_on(scored, out / target, choices, told, target)
                 print(f"{target}\n{summary_table(metrics)}\n")
                 if len(chosen) == 1:
                     run = chosen[0]
                     keep_in_mlflow(run.path.parent, run.info.mlflow_run_id, out / target, out)
             print(f"wrote {out}: a report in a folder of its own for each of {', '.join(targets)}")
             return
-        metrics = _report_on(scored, out, choices)
+        metrics = _report_on(scored, out, choices, told)
         if len(chosen) == 1:
             run = chosen[0]
             keep_in_mlflow(run.path.parent, run.info.mlflow_run_id, out, out)
@@ -138,7 +167,11 @@ def _refuse_unreported(run: "RunFolder") -> None:
 
 
 def _report_on(
-    scored: "list[Scored]", out: Path, choices: dict[str, Any], target: str | None = None
+    scored: "list[Scored]",
+    out: Path,
+    choices: dict[str, Any],
+    told: dict[str, Any],
+    target: str | None = None,
 ) -> dict[str, object]:
     """Report on the objective's only target, or on one of several."""
     from mammo_pd.inference.explain import ErrorPictures
@@ -146,7 +179,7 @@ def _report_on(
     from mammo_pd.report.evaluate import evaluate_predictions
 
     pictures = ErrorPictures(scored)
-    context = replace(context_of(scored, target), pictures=pictures.legend)
+    context = replace(context_of(scored, target), pictures=pictures.legend, **told)
     table = join_folds(scored)
     if target is not None:
         table = only_target(table, scored[0].objective, target)
@@ -157,6 +190,19 @@ def _report_on(
         thumbnail=pictures,
         **choices,
     )
+
+
+def provenance_of(scored: "Sequence[Scored]", checkpoint: str) -> dict[str, str]:
+    """What the predictions of some runs were made with: also the hashes of labels and weights."""
+    from mammo_pd.cli.provenance import provenance
+
+    weights = {
+        f"checkpoint {one.info.run_id}" if len(scored) > 1 else "checkpoint": (
+            one.file.with_name(f"{checkpoint}.safetensors")
+        )
+        for one in scored
+    }
+    return provenance(weights) | {"labels, SHA-256": scored[0].info.labels_hash}
 
 
 def keep_in_mlflow(runs: Path, mlflow_run_id: str | None, report: Path, whole: Path) -> None:
@@ -178,6 +224,15 @@ def only_target(table: "pd.DataFrame", objective: "Objective", target: str) -> "
     return table.rename(columns={target: "label", score: "score"})
 
 
+def _with_target(manifest: "pd.DataFrame", target: str | None) -> "pd.DataFrame":
+    """The manifest with one of several targets as the label."""
+    import pandas as pd
+
+    if target is None or target not in manifest:
+        return manifest
+    return manifest.assign(label=pd.to_numeric(manifest[target], errors="coerce"))
+
+
 def context_of(scored: "Sequence[Scored]", target: str | None = None) -> "ReportContext":
     """What the report says about the runs behind the predictions; several runs are folds.
 
@@ -185,9 +240,21 @@ def context_of(scored: "Sequence[Scored]", target: str | None = None) -> "Report
         scored: the runs.
         target: that is reported on, where it is one of several.
     """
+    from mammo_pd.data.split_store import count_flow
+    from mammo_pd.evaluation.characteristics import describe_parts
     from mammo_pd.report.content import ReportContext
 
     first = scored[0]
+    split = first.cohort.split
+    if len(scored) > 1:
+        part = "fold " + split.table["fold"].astype(str)
+        tested = [f"fold {one.info.fold}" for one in scored]
+    else:
+        part, tested = split.parts(first.cohort.fold), [Split.TEST.value]
+    of_image = part.astype(str).set_axis(split.table["image_id"])
+    images = first.cohort.rows
+    parts = images["image_id"].map(of_image)
+    names = sorted(parts.unique(), key=lambda name: ([*Split, name].index(name), name))
     run = first.info
     height, width = run.img_size
     epochs = sorted({one.epoch for one in scored})
@@ -196,6 +263,8 @@ def context_of(scored: "Sequence[Scored]", target: str | None = None) -> "Report
         "(PatchDropout); scored here on all of them.",
         f"Weights of epoch {', '.join(map(str, epochs))}.",
     ]
+    if (corrected := first.objective.prior_note()) is not None:
+        notes.append(corrected)
     folds = f"{len(scored)} folds" if len(scored) > 1 else None
     title = "Phantom mammograms: a demonstration" if first.phantom else "Evaluation report"
     return ReportContext(
@@ -209,6 +278,9 @@ def context_of(scored: "Sequence[Scored]", target: str | None = None) -> "Report
         label_definition=first.cohort.label_definition if target is None else target,
         exclusions=first.exclusions,
         parts=first.parts,
+        flow=count_flow(_with_target(first.cohort.manifest, target), of_image),
+        tested=tested,
+        characteristics=describe_parts(images, parts, names),
         phantom=first.phantom,
         notes=notes,
     )

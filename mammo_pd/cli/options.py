@@ -26,7 +26,8 @@ StoreOption = Annotated[
 RunsOption = Annotated[
     Path, Parameter(env_var="MAMMO_PD_RUNS", metavar="DIR", validator=_would_be_kept)
 ]
-ResamplesOption = Annotated[int, Parameter(metavar="N")]
+# Scripts give it; since intervals are in closed form it has no effect, and says so.
+ResamplesOption = Annotated[int | None, Parameter(metavar="N", show=False)]
 # The values of `mammo_pd.evaluation.levels.Aggregation`, whose module is too heavy for --help.
 AggregationOption = Literal["mean", "max", "noisy_or"]
 
@@ -72,3 +73,9 @@ def find_run(runs: Path, named: Path | None) -> "RunFolder":
     if named is None:
         return run_folders.RunFolder.latest(runs)
     return run_folders.RunFolder.find(runs, named)
+
+
+def tell_of_resamples(resamples: int | None) -> None:
+    """Say that ``--resamples`` has no effect any more, where it was given."""
+    if resamples is not None:
+        print("note: --resamples has no effect: the intervals are in closed form; leave it out.")

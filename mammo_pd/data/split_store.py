@@ -96,3 +96,50 @@ def count_parts(manifest: pd.DataFrame, split: SplitTable) -> list[dict[str, int
         }
         for part, rows in joined.groupby(column, sort=bool(split.folds))
     ]
+
+
+def count_flow(
+    manifest: pd.DataFrame, parts: "pd.Series[str]"
+) -> list[dict[str, int | str | None]]:
+    """How the images found came to be in a part of the split, or not: a STARD flow.
+
+    Args:
+        manifest: all rows, usable or not.
+        parts: of the images that the split names, by ``image_id``.
+
+    Returns:
+        One row per step: ``found``, ``excluded`` (one per ``reason``), ``usable``, ``unassigned``
+        (usable, but not named by the split) and each part by its name. ``step, reason, patients,
+        exams`` (of those known), ``images, unlabelled, positives`` (images).
+    """
+    usable = manifest[manifest["status"] == Status.OK]
+    excluded = manifest[manifest["status"] != Status.OK]
+    part = usable["image_id"].map(parts)
+    rows = [_counted(manifest, "found")]
+    reasons = excluded["reason"].fillna("unknown")
+    rows += [
+        _counted(of_reason, "excluded", str(reason))
+        for reason, of_reason in excluded.groupby(reasons, sort=True)
+    ]
+    rows.append(_counted(usable, "usable"))
+    if part.isna().any():
+        rows.append(_counted(usable[part.isna()], "unassigned"))
+    order = {name: place for place, name in enumerate(("train", "val", "test"))}
+    for name in sorted(part.dropna().unique(), key=lambda one: (order.get(one, len(order)), one)):
+        rows.append(_counted(usable[part == name], str(name)))
+    return rows
+
+
+def _counted(
+    rows: pd.DataFrame, step: str, reason: str | None = None
+) -> dict[str, int | str | None]:
+    exam = rows["patient_id"].fillna("") + "/" + rows["exam_id"].fillna("")
+    return {
+        "step": step,
+        "reason": reason,
+        "patients": int(rows["patient_id"].nunique()),
+        "exams": int(exam.nunique()),
+        "images": len(rows),
+        "unlabelled": int(rows["label"].isna().sum()),
+        "positives": int(rows["label"].sum()),
+    }

@@ -1,16 +1,18 @@
 """Calibration: are two in ten units with a score of 0.2 positive?
 
-Labels and scores go in; slope, intercept and reliability bins come out.
+Labels and scores go in; slope, intercept, a smooth curve and reliability bins come out.
 
 scikit-learn has neither an offset nor cluster-robust standard errors for the logistic fit, and its
-``calibration_curve`` takes no weights and returns no counts, so bins could not be resampled.
+``calibration_curve`` returns no counts, which the intervals of its bins need.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit
 
+from mammo_pd.evaluation.intervals import Spread
 from mammo_pd.evaluation.roc import Curve, Floats, Ranking, total_of_products
 
 # A score of exactly 0 or 1 has no finite logit.
@@ -18,15 +20,22 @@ _CLIP = 1e-7
 _STEPS = 50
 # Logits that differ by less are one number to whoever reads them.
 _NEARLY_EQUAL = 1e-3
+_FOR_FOUR_KNOTS = 50
+_GRID_POINTS = 61
 _CONVERGED = 1e-10
 
 
 @dataclass(frozen=True)
 class Coefficient:
-    """A fitted coefficient and its cluster-robust standard error, clustered by patient."""
+    """A fitted coefficient and its cluster-robust spread, clustered by patient."""
 
     value: float
-    standard_error: float
+    spread: Spread
+
+    @property
+    def standard_error(self) -> float:
+        """Square root of the sandwich estimator's variance."""
+        return float(np.sqrt(self.spread.variance))
 
 
 @dataclass(frozen=True)
@@ -90,7 +99,10 @@ def calibration_line(label: ArrayLike, score: ArrayLike, patient: ArrayLike) -> 
         return CalibrationLine(
             None, intercept, "No calibration slope: the logistic fit does not converge."
         )
-    slope = Coefficient(fitted.value / spread, fitted.standard_error / spread)
+    slope = Coefficient(
+        fitted.value / spread,
+        Spread(fitted.spread.variance / spread**2, fitted.spread.patients),
+    )
     remark = None
     if spread < _NEARLY_EQUAL:
         remark = (
@@ -100,15 +112,115 @@ def calibration_line(label: ArrayLike, score: ArrayLike, patient: ArrayLike) -> 
     return CalibrationLine(slope, intercept, remark)
 
 
+@dataclass(frozen=True)
+class SmoothCalibration:
+    """The share of positives as a smooth function of the score, with pointwise 95 % limits.
+
+    Attributes:
+        score: (g,) float64, rising, within the range of the scores.
+        observed: (g,) float64.
+        low: (g,) float64, NaN where there is no interval.
+        high: (g,) float64, the same.
+        remark: why the curve is missing (no points) or a straight line; None for a curve.
+    """
+
+    score: Floats
+    observed: Floats
+    low: Floats
+    high: Floats
+    remark: str | None = None
+
+
+def smooth_calibration(label: ArrayLike, score: ArrayLike, patient: ArrayLike) -> SmoothCalibration:
+    """Logistic regression of the label on a restricted cubic spline of the logit of the score.
+
+    The knots are quantiles of the scores: three, or four with 50 units of each class. Where scores
+    are tied so much that knots fall together, the line of the calibration slope stands for it.
+
+    Args:
+        label: (n,) 0 or 1.
+        score: (n,) in [0, 1], clipped to [1e-7, 1 - 1e-7].
+        patient: (n,) int, from 0; the clusters of the sandwich estimator.
+
+    Source: Austin and Steyerberg 2014; the spline is Harrell's.
+    """
+    labels = np.asarray(label, dtype=np.float64)
+    clipped = np.clip(np.asarray(score, dtype=np.float64), _CLIP, 1.0 - _CLIP)
+    logit = np.log(clipped) - np.log1p(-clipped)
+    patients = np.asarray(patient, dtype=np.int64)
+    nothing = np.empty(0)
+
+    def without(why: str) -> SmoothCalibration:
+        return SmoothCalibration(nothing, nothing, nothing, nothing, why)
+
+    if labels.min() == labels.max():
+        return without("No smooth calibration curve: there is one class only.")
+    line = calibration_line(labels, clipped, patients)
+    if line.slope is None or line.remark is not None:
+        why = (line.remark or "").replace("No calibration slope", "No smooth calibration curve")
+        return without(why if line.slope is None else "No smooth calibration curve: " + why)
+    fewest = min(labels.sum(), len(labels) - labels.sum())
+    quantiles = (0.05, 0.35, 0.65, 0.95) if fewest >= _FOR_FOUR_KNOTS else (0.1, 0.5, 0.9)
+    knots = np.quantile(logit, quantiles)
+    remark = None
+    if np.any(np.diff(knots) < _NEARLY_EQUAL):
+        knots = np.empty(0)
+        remark = "The smooth calibration curve is a straight line: too many scores are equal."
+    # Between the central 98 % of the scores: beyond, the ends of a curve rest on a unit or two.
+    ends = np.quantile(logit, (0.01, 0.99))
+    grid = np.linspace(float(ends[0]), float(ends[1]), _GRID_POINTS)
+    middle, spread = logit.mean(), float(np.ptp(logit))
+    bends = (knots - middle) / spread
+    columns, on_grid = (_spline((x - middle) / spread, bends) for x in (logit, grid))
+    fitted = _fit(columns, labels, np.zeros_like(logit), patients)
+    if fitted is None:
+        return without("No smooth calibration curve: the logistic fit does not converge.")
+    beta, influence = fitted
+    linear = on_grid @ beta
+    reach = np.array([Spread.of(row).reach for row in on_grid @ influence])
+    reach[reach <= 0.0] = np.nan
+    return SmoothCalibration(
+        expit(grid), expit(linear), expit(linear - reach), expit(linear + reach), remark
+    )
+
+
+def _spline(x: Floats, knots: Floats) -> Floats:
+    """(n, columns) of a restricted cubic spline, linear beyond its knots; a line without any."""
+    columns = [np.ones_like(x), x]
+    if len(knots):
+        width = (knots[-1] - knots[0]) ** 2
+
+        def cubed(knot: float) -> Floats:
+            return np.asarray(np.maximum(x - knot, 0.0) ** 3)
+
+        last, before = knots[-1], knots[-2]
+        for knot in knots[:-2]:
+            bent = cubed(knot) - cubed(before) * (last - knot) / (last - before)
+            bent = bent + cubed(last) * (before - knot) / (last - before)
+            columns.append(bent / width)
+    return np.column_stack(columns)
+
+
 def _logistic(
     columns: Floats, label: Floats, offset: Floats, patient: NDArray[np.int64]
 ) -> Coefficient | None:
-    """The first coefficient of a logistic regression with an offset, by Newton's method."""
+    """The first coefficient of a logistic regression with an offset."""
+    fitted = _fit(columns, label, offset, patient)
+    return None if fitted is None else Coefficient(float(fitted[0][0]), Spread.of(fitted[1][0]))
+
+
+def _fit(
+    columns: Floats, label: Floats, offset: Floats, patient: NDArray[np.int64]
+) -> tuple[Floats, Floats] | None:
+    """Coefficients (k,) of a logistic regression, and each patient's influence on them (k, m).
+
+    By Newton's method; None where it does not converge.
+    """
     beta = np.zeros(columns.shape[1])
     likelihood = _likelihood(label, offset)
     for _ in range(_STEPS):
         linear = columns @ beta + offset
-        probability = 1.0 / (1.0 + np.exp(-linear))
+        probability = expit(linear)
         information = columns.T @ (columns * (probability * (1.0 - probability))[:, None])
         score = columns * (label - probability)[:, None]
         try:
@@ -128,9 +240,7 @@ def _logistic(
             by_patient = np.stack(
                 [np.bincount(patient, weights=score[:, j]) for j in range(score.shape[1])]
             )
-            inverse = np.linalg.inv(information)
-            robust = inverse @ (by_patient @ by_patient.T) @ inverse
-            return Coefficient(float(beta[0]), float(np.sqrt(robust[0, 0])))
+            return beta, np.linalg.inv(information) @ by_patient
     return None
 
 

@@ -100,7 +100,7 @@ def check_predictions(table: pd.DataFrame, *, source: str = "the predictions") -
         if unnamed.any():
             raise InputError(
                 f"{source} has {_rows(unnamed)} without {name}, which is needed to tell rows apart "
-                "and to resample by patient: fill it in (any stable code will do)."
+                "and to keep a patient's images together: fill it in (any stable code will do)."
             )
     twice = checked["image_id"].duplicated().to_numpy()
     if twice.any():

@@ -1,8 +1,8 @@
-"""Discrimination: labels and scores go in; weighted ROC counts, AUC and DeLong's errors come out.
+"""Discrimination: labels and scores go in; ROC counts, AUC and DeLong's errors come out.
 
-scikit-learn computes the metrics of the units as they are. ``Ranking`` and ``Curve`` exist for
-resamples of the same units: the units are sorted once, tied scores form one step, and a resample
-is a weight for each unit and two cumulative sums.
+scikit-learn computes the metrics that it has. ``Ranking`` and ``Curve`` keep the counts at every
+threshold, which intervals, operating points and the re-weighting of the classes are made of: the
+units are sorted once, and tied scores form one step.
 
 Shapes: n units, t distinct scores, and t + 1 points of the curve, the first at (0, 0).
 """
@@ -23,13 +23,13 @@ def total_of_products(a: Floats, b: Floats) -> float:
     return float(np.einsum("i,i->", a, b))
 
 
-# Weights add up to exact integers; the product (1 - 0.9) * n can fall just below one.
+# Counts are exact integers; the product (1 - 0.9) * n can fall just below one.
 _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Weight of positives and negatives at or above each threshold.
+    """Number of positives and negatives at or above each threshold.
 
     Attributes:
         true_positives: (t + 1,) float64, non-decreasing from 0.
@@ -41,17 +41,17 @@ class Curve:
 
     @property
     def positives(self) -> float:
-        """Total weight of the positives."""
+        """Number of positives."""
         return float(self.true_positives[-1])
 
     @property
     def negatives(self) -> float:
-        """Total weight of the negatives."""
+        """Number of negatives."""
         return float(self.false_positives[-1])
 
     @property
     def has_both_classes(self) -> bool:
-        """Whether both classes have weight; without both there is no ROC curve."""
+        """Without both there is no ROC curve."""
         return self.positives > 0 and self.negatives > 0
 
     def rates(self, point: int) -> tuple[float, float]:
@@ -69,34 +69,6 @@ class Curve:
         """(t + 1,) share of negatives at or above each threshold, 1 - specificity."""
         return self.false_positives / self.negatives
 
-    def auc(self) -> float:
-        """Area under the ROC curve: the share of correctly ordered pairs, ties counting half.
-
-        Equal to the Mann-Whitney statistic with mid-ranks (Hanley and McNeil 1982).
-        """
-        tp, fp = self.true_positives, self.false_positives
-        doubled = total_of_products(np.diff(fp), tp[1:] + tp[:-1])
-        return doubled / (2.0 * self.positives * self.negatives)
-
-    def partial_auc(self, min_specificity: float) -> float:
-        """Standardised area where the specificity is at least ``min_specificity``.
-
-        0.5 is chance and 1 is perfect (McClish 1989), as with scikit-learn's ``max_fpr``.
-        """
-        limit = 1.0 - min_specificity
-        within = limit * self.negatives  # in counts, where steps are whole numbers
-        stop = int(np.searchsorted(self.false_positives, within, side="right"))
-        # One point beyond the limit, to interpolate the curve at it.
-        x = self.false_positives[: stop + 1] / self.negatives
-        y = self.true_positives[: stop + 1] / self.positives
-        x_kept = np.append(x[:stop], limit)
-        y_kept = np.append(
-            y[:stop], np.interp(limit, x[stop - 1 : stop + 1], y[stop - 1 : stop + 1])
-        )
-        area = total_of_products(np.diff(x_kept), y_kept[1:] + y_kept[:-1]) / 2.0
-        chance = limit * limit / 2.0
-        return 0.5 * (1.0 + (area - chance) / (limit - chance))
-
     def average_precision(self, prevalence: float | None = None) -> float:
         """Mean precision over the recall steps, without interpolation, as in scikit-learn.
 
@@ -109,8 +81,7 @@ class Curve:
             fp = fp * (self.positives / self.negatives * (1.0 - prevalence) / prevalence)
         gained = np.diff(self.true_positives)
         flagged = tp + fp
-        # A resample may hold no unit above a threshold: 0 flagged, 0 gained, and no 0 / 0.
-        return total_of_products(gained, tp / np.maximum(flagged, _ROUNDING)) / self.positives
+        return total_of_products(gained, tp / flagged) / self.positives
 
     def at_specificity(self, specificity: float) -> int:
         """Index of the most sensitive point with at least this specificity."""
@@ -126,7 +97,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Ranking:
-    """Units sorted once by falling score, so that every weighting of them is cheap to count.
+    """Units sorted once by falling score.
 
     Attributes:
         order: (n,) intp, the units by falling score.
@@ -156,23 +127,11 @@ class Ranking:
         last = np.flatnonzero(np.append(falling[1:] != falling[:-1], True))
         return cls(order, last, falling[last], labels[order])
 
-    def curve(self, weight_in_order: Floats | None = None) -> Curve:
-        """Count positives and negatives from the highest score down.
-
-        Args:
-            weight_in_order: (n,) how often each unit counts, sorted as ``order``; once each when
-                None.
-        """
-        if weight_in_order is None:
-            weight_in_order = np.ones(len(self.order))
-        positive = weight_in_order * self.positive
-        true_positives = np.zeros(len(self.last) + 1)
-        false_positives = np.zeros(len(self.last) + 1)
-        # The indices are valid; in the default mode, which checks them, NumPy buffers ``out``.
-        np.take(np.cumsum(positive), self.last, out=true_positives[1:], mode="clip")
-        np.take(np.cumsum(weight_in_order), self.last, out=false_positives[1:], mode="clip")
-        false_positives[1:] -= true_positives[1:]
-        return Curve(true_positives, false_positives)
+    def curve(self) -> Curve:
+        """Count positives and negatives from the highest score down."""
+        true_positives = np.concatenate([[0.0], np.cumsum(self.positive)[self.last]])
+        flagged = np.concatenate([[0.0], self.last + 1.0])
+        return Curve(true_positives, flagged - true_positives)
 
     def index_of(self, threshold: float) -> int:
         """Index of the point that flags the units that score at least ``threshold``."""
@@ -213,28 +172,6 @@ def _share_below(scores: Floats, others: Floats) -> Floats:
     below = np.searchsorted(ranked, scores, side="left")
     not_above = np.searchsorted(ranked, scores, side="right")
     return (below + not_above) / (2.0 * len(others))
-
-
-def auc_influence(label: ArrayLike, score: ArrayLike, group: NDArray[np.intp]) -> Floats:
-    """First-order influence of each group of units (a patient) on the AUC.
-
-    Args:
-        label: (n,) 0 or 1, both present.
-        score: (n,).
-        group: (n,) from 0.
-
-    Returns:
-        (groups,) float64, adding up to 0.
-
-    Source: Obuchowski 1997; her variance of a clustered AUC is the sum of their squares.
-    """
-    labels = np.asarray(label, dtype=bool)
-    # A unit moves the AUC by how far its own placement lies from the mean of its class.
-    of_positives, of_negatives = placements(labels, score)
-    moved = np.empty(len(labels))
-    moved[labels] = (of_positives - of_positives.mean()) / len(of_positives)
-    moved[~labels] = (of_negatives - of_negatives.mean()) / len(of_negatives)
-    return np.bincount(group, weights=moved).astype(np.float64)
 
 
 def delong_standard_error(label: ArrayLike, score: ArrayLike) -> float:

@@ -1,6 +1,7 @@
 """The JSON Schema of metrics.json: what other programs may rely on."""
 
 from mammo_pd.evaluation.measures import LIFT, OPERATING
+from mammo_pd.evaluation.screening import OUTCOMES
 from mammo_pd.evaluation.thresholds import FIXED_RATES
 from mammo_pd.terms import Level
 
@@ -57,7 +58,25 @@ def metrics_schema() -> dict[str, object]:
         "lift": {"type": "array", "items": _object({"share_flagged": _SHARE} | _rates(LIFT), [])},
         "remarks": {"type": "array", "items": {"type": "string"}},
     }
+    rates = _with_interval("sensitivity", _SHARE) | _with_interval("specificity", _SHARE)
+    outcome: dict[str, object] = {"code": _TEXT, "rule": _TEXT}
+    for name in OUTCOMES:
+        outcome |= _with_interval(name, _NUMBER)
+    lesion = {"column": _TEXT, "value": _TEXT, "level": {"enum": list(Level)}}
+    lesion |= dict.fromkeys(("n_positive", "found", "missed"), _COUNT)
+    lesion |= _with_interval("sensitivity", _SHARE)
+    benefit: dict[str, object] = dict.fromkeys(("threshold_probability", "threshold"), _SHARE)
+    benefit |= _with_interval("net_benefit", _NUMBER)
+    benefit |= dict.fromkeys(("net_benefit_all", "net_benefit_reader"), _NUMBER)
+    programme: dict[str, object] = {
+        "level": {"enum": list(Level)},
+        "prevalence": _SHARE,
+        "per_thousand": {"type": "array", "items": _object(outcome, list(outcome))},
+        "lesions": {"type": "array", "items": _object(lesion, list(lesion))},
+        "decision_curve": {"type": "array", "items": _object(benefit, list(benefit))},
+    }
     stratum = {"column": _TEXT, "value": _TEXT, "level": {"enum": list(Level)}, "remark": _TEXT}
+    group = _object(stratum | counted | rates, list(stratum))
     fold = {"level": {"enum": list(Level)}, "fold": _TEXT, "remark": _TEXT}
     always = [*counted, "operating_points", "lift", "remarks"]
     return {
@@ -70,8 +89,10 @@ def metrics_schema() -> dict[str, object]:
                 "counts": {"type": "object", "additionalProperties": _COUNT},
                 "computation": {"type": "object"},
                 "context": {"type": "object"},
-                "strata": {"type": "array", "items": _object(stratum | counted, list(stratum))},
+                "strata": {"type": "array", "items": group},
                 "folds": {"type": "array", "items": _object(fold | counted, list(fold))},
+                # What a screening programme reads; null with one class only.
+                "programme": _object(programme, list(programme)) | {"type": ["object", "null"]},
             },
             ["schema_version", *Level, "counts", "computation", "context", "strata", "folds"],
         ),

@@ -94,10 +94,11 @@ def choose_thresholds(
         )
         for rate in FIXED_RATES
     ]
-    return [Threshold(code, rule, _score_at(ranking, point)) for code, rule, point in chosen]
+    return [Threshold(code, rule, score_at(ranking, point)) for code, rule, point in chosen]
 
 
-def _score_at(ranking: Ranking, point: int) -> float:
+def score_at(ranking: Ranking, point: int) -> float:
+    """The lowest score that is flagged at a point of the ranking's curve."""
     if point == 0:  # nothing is flagged: the next number above every score
         return float(np.nextafter(ranking.thresholds[0], np.inf))
     return float(ranking.thresholds[point - 1])
@@ -128,7 +129,8 @@ def rates_at(curve: Curve, point: int, prevalence: float | None = None) -> dict[
         "specificity": specificity,
         "recall_rate": flagged,
         "ppv": share * sensitivity / flagged if flagged > 0 else nan,
-        "npv": (1.0 - share) * specificity / (1.0 - flagged) if flagged < 1 else nan,
+        # Without a miss it is 1 but for rounding.
+        "npv": min((1.0 - share) * specificity / (1.0 - flagged), 1.0) if flagged < 1 else nan,
     }
 
 

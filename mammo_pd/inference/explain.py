@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from mammo_pd.backbones.base import Backbone
 from mammo_pd.data.dataset import MammogramDataset
@@ -23,7 +23,6 @@ from mammo_pd.patches.sampler import PatchSampler
 from mammo_pd.terms import Split
 
 _LONG_SIDE = 320
-_GAP = 4
 _HEAT = (255, 120, 0)
 _MARK = (0, 225, 255)
 _STRONGEST = 0.7
@@ -80,20 +79,23 @@ def lesion_in_stored_frame(image: Mapping[str, Any]) -> LesionMark | None:
     return None
 
 
-def draw_picture(
+def draw_pictures(
     pixels: npt.NDArray[np.uint16],
     heat: npt.NDArray[np.float32] | None,
     lesion: LesionMark | None,
-) -> bytes:
-    """Draw an image and, beside it, the same with heat over it; the lesion is ringed in both.
+    *,
+    mirror: bool = False,
+) -> tuple[bytes, ...]:
+    """Draw an image, and the same with heat over it; the lesion is ringed in both.
 
     Args:
         pixels: (h, w) uint16.
         heat: (h, w) float32 in [0, 1], how deeply each pixel is coloured; None for the image alone.
         lesion: in pixels of this image.
+        mirror: turn left and right round, once all is drawn.
 
     Returns:
-        A PNG file of ``h`` rows and, with heat, ``2 w + 4`` columns; no more than 256 colours.
+        One or, with heat, two PNG files of ``h`` rows and ``w`` columns; no more than 256 colours.
     """
     grey = np.repeat((pixels >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
     views = [grey]
@@ -101,17 +103,18 @@ def draw_picture(
         depth = _STRONGEST * heat[:, :, None]
         coloured = grey * (1 - depth) + np.array(_HEAT, np.float32) * depth
         views.append((coloured + 0.5).astype(np.uint8))
-    height, width = pixels.shape
-    picture = Image.new("RGB", (len(views) * (width + _GAP) - _GAP, height), "white")
-    for number, view in enumerate(views):
-        tile = Image.fromarray(view)
+    pictures = []
+    for view in views:
+        picture = Image.fromarray(view)
         if lesion is not None:
-            _ring(tile, lesion)
-        picture.paste(tile, (number * (width + _GAP), 0))
-    # A quarter of the bytes: two dozen of these lie in one page.
-    file = BytesIO()
-    picture.quantize(256, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
-    return file.getvalue()
+            _ring(picture, lesion)
+        if mirror:
+            picture = ImageOps.mirror(picture)
+        # A quarter of the bytes: dozens of these lie in one page.
+        file = BytesIO()
+        picture.quantize(256, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+        pictures.append(file.getvalue())
+    return tuple(pictures)
 
 
 def heat_on_image(
@@ -175,28 +178,29 @@ class ErrorPictures:
     @property
     def legend(self) -> str:
         """What the pictures show, in a few sentences for the reader."""
+        said = "Images lie as they were acquired: none is mirrored."
         if self._unexplained is None:
-            said = (
-                "On the left the stored image, chest wall to the left; on the right the same with "
-                "attention roll-out over it: the deeper the orange, the more of the attention "
-                "leads back to that patch. There is none at the median of the image and below, and "
-                "it is deepest at the image's own highest value, so colours of two images cannot "
-                "be compared. It shows where attention flowed, not what spoke for or against."
+            said += (
+                " Open where the model looked for attention roll-out over the image: the deeper "
+                "the orange, the more of the attention leads back to that patch. There is none at "
+                "the median of the image and below, and it is deepest at the image's own highest "
+                "value, so colours of two images cannot be compared. It shows where attention "
+                "flowed, not what spoke for or against."
             )
         else:
-            said = (
-                "The stored image, chest wall to the left. Where the model looked is not shown: "
-                f"{self._unexplained}"
-            )
+            said += f" Where the model looked is not shown: {self._unexplained}"
         if any({*names} <= {*self._images.columns} for names in _SPELLINGS):
             said += " A ring, where there is one, is the lesion as the label table places it."
         return said
 
-    def __call__(self, image_id: str) -> bytes | None:
-        """A PNG file of one image, long side 320 pixels; None where it was not scored here."""
+    def __call__(self, image_id: str) -> tuple[bytes, ...]:
+        """PNG files of one image, long side 320 pixels; none where it was not scored here.
+
+        The image as it was acquired, then the same with attention roll-out, if there is any.
+        """
         one = self._by.get(image_id)
         if one is None:
-            return None
+            return ()
         height, width = one.info.img_size
         rows = self._images.loc[[image_id]]
         stored = MammogramDataset(one.cohort.paths, rows, (height, width)).read([0])
@@ -223,7 +227,10 @@ class ErrorPictures:
                 (lesion.column + 0.5) * scale - 0.5,
                 lesion.radius * scale,
             )
-        return draw_picture(area_average(pixels, size), heat, lesion)
+        # The store has every chest wall on the left; radiologists have the right breast's on the
+        # right.
+        mirror = bool(image["flipped"])
+        return draw_pictures(area_average(pixels, size), heat, lesion, mirror=mirror)
 
 
 def _refuse_too_slow(model: Backbone) -> None:

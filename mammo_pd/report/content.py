@@ -2,15 +2,27 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import pandas as pd
 
 from mammo_pd.evaluation.levels import Aggregation
+from mammo_pd.evaluation.locked import Locked
 from mammo_pd.evaluation.measures import LevelResults, Scalar
 from mammo_pd.evaluation.thresholds import Reader
-from mammo_pd.terms import Level
+from mammo_pd.terms import Level, Split
 
 Row = Mapping[str, Scalar]
+
+# Prose speaks of exams: a radiologist recalls a woman, not a film.
+HEADLINE = Level.EXAM
+
+_Of = TypeVar("_Of")
+
+
+def headline_first(levels: Mapping[Level, _Of]) -> dict[Level, _Of]:
+    """The same, with the level that the prose speaks of before the others."""
+    return dict(sorted(levels.items(), key=lambda item: item[0] is not HEADLINE))
 
 
 @dataclass(frozen=True)
@@ -29,6 +41,13 @@ class ReportContext:
         exclusions: number of excluded images by reason.
         parts: one row per subset of the split; the same columns in each, such as ``part, patients,
             images, positives``.
+        flow: how the images found came to be evaluated, one row per step as ``count_flow`` returns
+            them: ``step, reason, patients, exams, images, unlabelled, positives``; taken from the
+            predictions when empty.
+        tested: the steps of the flow whose images are evaluated.
+        characteristics: who was examined, as ``describe_parts`` returns them; of the predictions
+            when empty.
+        study: what the authors state of it: ``intended_use, reference_standard, follow_up``.
         phantom: whether the images are phantoms; the page then warns of it first.
         notes: further sentences for the reader.
         pictures: what the thumbnails of the errors show, in a few sentences; None without them.
@@ -36,6 +55,8 @@ class ReportContext:
             used), ``val_auc_image, val_auc_breast, test_auc_image, test_auc_breast, seconds``.
         seeds: of one with several seeds one row per seed, then ``mean`` and ``range``: ``seed``,
             and by level the AUC of the pooled out-of-fold predictions.
+        provenance: by name, what the report was made with: ``version``, ``command``, and SHA-256
+            hashes of its inputs.
         created: when, in ISO 8601.
     """
 
@@ -49,11 +70,16 @@ class ReportContext:
     label_definition: str | None = None
     exclusions: Mapping[str, int] = field(default_factory=dict)
     parts: Sequence[Row] = ()
+    flow: Sequence[Row] = ()
+    tested: Sequence[str] = (Split.TEST.value,)
+    characteristics: Sequence[Row] = ()
+    study: Mapping[str, str | None] = field(default_factory=dict)
     phantom: bool = False
     notes: Sequence[str] = ()
     pictures: str | None = None
     runs: Sequence[Row] = ()
     seeds: Sequence[Row] = ()
+    provenance: Mapping[str, str] = field(default_factory=dict)
     created: str | None = None
 
 
@@ -63,23 +89,42 @@ class Computation:
 
     Attributes:
         aggregation: how the scores of a unit's images were aggregated.
-        resamples: number of bootstrap resamples of the patients.
-        seed: of the resampling.
         prevalence: share of positives in the intended use as it was given, if it was.
         prevalences: by level, the share that metrics are re-weighted to; empty without one.
         miss_cost: cost of a missed positive in false alarms, for the cost threshold.
         thresholds_from: number of validation images that thresholds were chosen on; 0 for none.
         reader: radiologists that the exam level is compared with, if any.
+        cross_fitted: whether each fold's thresholds were chosen on the other folds.
+        locked: hash of the thresholds that were decided on another set before this one was read.
     """
 
     aggregation: Aggregation
-    resamples: int
-    seed: int
     prevalence: float | None
     prevalences: Mapping[Level, float]
     miss_cost: float
     thresholds_from: int
     reader: Reader | None = None
+    cross_fitted: bool = False
+    locked: str | None = None
+
+
+@dataclass(frozen=True)
+class Programme:
+    """What a screening programme reads, at exam level.
+
+    Attributes:
+        prevalence: share of positives that everything here is for: as intended, or of these exams.
+        outcomes: per 1,000 women, one row per operating point and reader, as ``per_thousand``.
+        lesions: cancers found by type and size, as ``found_by_lesion``.
+        decision_curve: rows as ``decision_curve`` returns them.
+        sweep: rows as ``sweep_thresholds`` returns them.
+    """
+
+    prevalence: float
+    outcomes: Sequence[Row]
+    lesions: Sequence[Row]
+    decision_curve: Sequence[Row]
+    sweep: Sequence[Row]
 
 
 @dataclass(frozen=True)
@@ -95,9 +140,13 @@ class Report:
         predictions: every row given, validation rows too.
         strata: rows as ``stratify`` returns them.
         folds: one row per level and fold: ``level, fold``, then as ``auc_with_interval``.
-        errors: the highest-scored negatives and the lowest-scored positives, one row each: ``kind``
-            (``false alarm`` or ``miss``), ``image_id, exam_id, laterality, view, label, score``.
-        thumbnails: PNG files of their images by ``image_id``, where there are any.
+        programme: at exam level; None where there is one class only.
+        errors: the images of the exams decided most clearly wrongly, one row each: ``kind``
+            (``false alarm`` or ``miss``; without thresholds ``high negative`` or ``low positive``),
+            ``place`` (of the exam within its kind, from 1), ``exam_id, patient_id, exam_score,
+            exam_threshold, image_id, laterality, view, image_label, image_score``.
+        thumbnails: PNG files of these images by ``image_id``, where there are any: the image, then
+            the same with what the model attended to.
     """
 
     context: ReportContext
@@ -108,8 +157,9 @@ class Report:
     predictions: pd.DataFrame
     strata: Sequence[Row] = ()
     folds: Sequence[Row] = ()
+    programme: Programme | None = None
     errors: Sequence[Row] = ()
-    thumbnails: Mapping[str, bytes] = field(default_factory=dict)
+    thumbnails: Mapping[str, Sequence[bytes]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -119,8 +169,6 @@ class Comparison:
     Attributes:
         context: from whoever scored the images.
         aggregation: how the scores of a unit's images were aggregated.
-        resamples: number of bootstrap resamples of the patients.
-        seed: of the resampling.
         left_out: number of images that not all models scored; they are excluded.
         alone: AUC rows, first of what ``compare`` returns.
         paired: difference rows, second of what ``compare`` returns.
@@ -130,10 +178,45 @@ class Comparison:
 
     context: ReportContext
     aggregation: Aggregation
-    resamples: int
-    seed: int
     left_out: int
     alone: Sequence[Row]
     paired: Sequence[Row]
     units: Mapping[str, Mapping[Level, pd.DataFrame]]
     margin: float | None = None
+
+
+@dataclass(frozen=True)
+class SetResults:
+    """One of several sets that a model is tested on.
+
+    Attributes:
+        name: for people.
+        folder: of its whole report, beside the page.
+        metrics: the content of that report's ``metrics.json``.
+        units: its rows by level, as ``aggregate`` returns them.
+        recalibrated: by level, the calibration after the locked recalibration: ``slope``,
+            ``intercept``, ``expected_observed_ratio``, ``brier``; empty of the development set.
+        shared_patients: how many of its patient IDs occur in the development set too.
+    """
+
+    name: str
+    folder: str
+    metrics: Mapping[str, Any]
+    units: Mapping[Level, pd.DataFrame]
+    recalibrated: Mapping[Level, Row]
+    shared_patients: int
+
+
+@dataclass(frozen=True)
+class ExternalValidation:
+    """Everything that a report on several sets says.
+
+    Attributes:
+        context: from whoever scored the images.
+        sets: the development set, then the external ones.
+        locked: what was decided on the first before the others were read.
+    """
+
+    context: ReportContext
+    sets: Sequence[SetResults]
+    locked: Locked

@@ -9,23 +9,52 @@ from pathlib import Path
 import pandas as pd
 
 from mammo_pd.errors import InputError
+from mammo_pd.evaluation.characteristics import describe_parts
 from mammo_pd.evaluation.compare import compare, on_the_same_images
-from mammo_pd.evaluation.levels import Aggregation, aggregate, count_units, with_known_label
-from mammo_pd.evaluation.measures import Row, assess, auc_with_interval, few_resamples
+from mammo_pd.evaluation.cutoffs import (
+    FIXED_RULE,
+    Cutoff,
+    cross_fitted,
+    folds_of_patients,
+    operating_points,
+)
+from mammo_pd.evaluation.decision_curve import decision_curve
+from mammo_pd.evaluation.levels import (
+    Aggregation,
+    aggregate,
+    count_units,
+    units_of,
+    with_known_label,
+)
+from mammo_pd.evaluation.locked import Locked
+from mammo_pd.evaluation.measures import (
+    LevelResults,
+    Row,
+    assess,
+    auc_with_interval,
+)
 from mammo_pd.evaluation.predictions import check_predictions, read_predictions
 from mammo_pd.evaluation.prevalence import prevalence_by_level
-from mammo_pd.evaluation.strata import known_strata, stratify
+from mammo_pd.evaluation.screening import per_thousand
+from mammo_pd.evaluation.strata import found_by_lesion, known_strata, stratify
+from mammo_pd.evaluation.threshold_sweep import sweep_thresholds
 from mammo_pd.evaluation.thresholds import Reader, Threshold, choose_thresholds
-from mammo_pd.report.content import Comparison, Computation, Report, ReportContext
+from mammo_pd.report.content import (
+    HEADLINE,
+    Comparison,
+    Computation,
+    Programme,
+    Report,
+    ReportContext,
+)
 from mammo_pd.report.folder import write_comparison, write_report
 from mammo_pd.report.notes import data_notes, margin_verdicts, remarks_with_levels
-from mammo_pd.report.numbers import NONE, between, significance, with_interval
+from mammo_pd.report.numbers import between, fixed, significance, with_interval
 from mammo_pd.terms import Level, Split
 
-RESAMPLES = 2000
 MISS_COST = 10.0
-# Errors listed of each kind: as many as a reader will look at.
-WORST = 12
+# Exams listed of each kind of error: as many as a reader will look at.
+WORST = 8
 _VALIDATION = (
     "These are validation images, on which a model's epoch and settings are chosen: the results "
     "are optimistic, and no test. There are no test rows (split = test)."
@@ -38,8 +67,6 @@ def evaluate_file(
     *,
     context: ReportContext | None = None,
     aggregation: str = Aggregation.MEAN,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
     prevalence: float | None = None,
     prevalence_level: str = Level.EXAM,
     miss_cost: float = MISS_COST,
@@ -55,8 +82,6 @@ def evaluate_file(
         out,
         context=ReportContext() if context is None else context,
         aggregation=aggregation,
-        resamples=resamples,
-        seed=seed,
         prevalence=prevalence,
         prevalence_level=prevalence_level,
         miss_cost=miss_cost,
@@ -72,20 +97,20 @@ def evaluate_predictions(
     context: ReportContext,
     validation: pd.DataFrame | None = None,
     aggregation: str = Aggregation.MEAN,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
     prevalence: float | None = None,
     prevalence_level: str = Level.EXAM,
     miss_cost: float = MISS_COST,
     reader: Reader | None = None,
     stratify_by: Sequence[str] | None = None,
-    thumbnail: Callable[[str], bytes | None] | None = None,
+    thumbnail: Callable[[str], Sequence[bytes]] | None = None,
+    locked: Locked | None = None,
 ) -> dict[str, object]:
     """Write the report on a table of predictions.
 
     If the table has a column ``split``, the rows ``test`` are evaluated (the rows ``val`` if there
     are none), thresholds are chosen on the rows ``val``, and the rows ``train`` are excluded. If it
-    has a column ``fold``, the scores are out-of-fold and are evaluated pooled and per fold.
+    has a column ``fold``, the scores are out-of-fold and are evaluated pooled and per fold; without
+    validation rows the thresholds of each fold are chosen on the other folds.
 
     Args:
         predictions: one row per image, checked by ``check_predictions``.
@@ -94,15 +119,15 @@ def evaluate_predictions(
         validation: the rows to choose thresholds on, if they are not in the table.
         aggregation: ``mean``, ``max`` or ``noisy_or``: how the scores of a breast's, exam's or
             patient's images are aggregated.
-        resamples: number of bootstrap resamples of the patients.
-        seed: of the resampling.
         prevalence: share of positives in the intended use.
         prevalence_level: the level that it is a share of; the others follow.
         miss_cost: cost of a missed positive in false alarms, for the cost threshold.
         reader: radiologists to compare the exam level with.
         stratify_by: columns; those of ``known_strata`` when None.
-        thumbnail: returns a PNG of the image with this ``image_id``, with any saliency and lesion
-            marks drawn in, or None; called for the listed errors only.
+        thumbnail: returns a PNG of the image with this ``image_id`` and, where there is one, a
+            second with what the model attended to drawn in; nothing where there is no picture.
+            Called for the images of the listed exams only.
+        locked: thresholds that were decided on another set; none are chosen here.
 
     Returns:
         The content of ``metrics.json``.
@@ -113,17 +138,19 @@ def evaluate_predictions(
     """
     aggregated_by = check_choices(
         aggregation=aggregation,
-        resamples=resamples,
         prevalence=prevalence,
         prevalence_level=prevalence_level,
         miss_cost=miss_cost,
         reader=reader,
     )
     table = check_predictions(predictions)
-    evaluated, chosen_on, training_rows = _select_rows(
+    evaluated, chosen_on, training_rows = select_rows(
         table,
         None if validation is None else check_predictions(validation, source="the validation rows"),
     )
+    of_validation = chosen_on
+    if locked is not None:
+        chosen_on = chosen_on[:0]
     if evaluated["label"].isna().all():
         raise InputError(
             "None of the rows to evaluate has a label: fill in the column label (1 or 0), or "
@@ -141,9 +168,13 @@ def evaluate_predictions(
     intended: dict[Level, float] = {}
     if prevalence is not None:
         intended = prevalence_by_level(units, prevalence, Level(prevalence_level))
-    results = {}
+    fold_of = None
+    if "fold" in evaluated.columns and not len(chosen_on) and locked is None:
+        fold_of = folds_of_patients(evaluated)
+    results: dict[Level, LevelResults] = {}
+    cutoffs: dict[Level, list[Cutoff]] = {}
     for level, rows in units.items():
-        thresholds: list[Threshold] = []
+        thresholds: list[Threshold] = [] if locked is None else list(locked.thresholds[level])
         if len(chosen_on):
             # Per level: an exam's mean score is distributed differently from its images' scores.
             validated = aggregate(with_known_label(chosen_on, level), level, aggregated_by)
@@ -156,39 +187,67 @@ def evaluate_predictions(
         results[level] = assess(
             rows,
             thresholds=thresholds,
-            resamples=resamples,
-            seed=seed,
             prevalence=intended.get(level),
             reader=reader if level is Level.EXAM else None,
         )
+        cutoffs[level] = [Cutoff.of(threshold) for threshold in thresholds]
+        if fold_of is not None and results[level].roc is not None:
+            cutoffs[level] = cross_fitted(
+                rows, fold_of, miss_cost=miss_cost, prevalence=intended.get(level)
+            )
+            points = operating_points(rows, cutoffs[level], intended.get(level))
+            results[level] = replace(results[level], operating_points=points)
     if "split" in evaluated.columns and (evaluated["split"].map(_part) == Split.VAL).all():
         context = replace(context, split_part=Split.VAL.value)
         for level_results in results.values():
             level_results.remarks.insert(0, _VALIDATION)
     columns = known_strata(evaluated) if stratify_by is None else list(stratify_by)
     if context.created is None:
-        context = _dated(context)
-    errors = _worst(units[Level.IMAGE])
+        context = dated(context)
+    context = _with_participants(context, table, evaluated, of_validation)
+    fixed = {
+        level: cutoff
+        for level, of_level in cutoffs.items()
+        for cutoff in of_level
+        if cutoff.code == FIXED_RULE
+    }
+    errors = _worst(evaluated, units[HEADLINE], fixed.get(HEADLINE))
     report = Report(
         context=context,
         computation=Computation(
             aggregated_by,
-            resamples,
-            seed,
             prevalence,
             intended,
             miss_cost,
-            int(chosen_on["label"].notna().sum()),
+            locked.images if locked is not None else int(chosen_on["label"].notna().sum()),
             reader,
+            locked=None if locked is None else locked.digest,
+            cross_fitted=fold_of is not None and any(cutoffs.values()),
         ),
         counts=counts,
         levels=results,
         units=units,
         predictions=_all_rows(table, validation, chosen_on),
         strata=stratify(
-            evaluated, columns, aggregation=aggregated_by, resamples=resamples, seed=seed
+            evaluated,
+            columns,
+            aggregation=aggregated_by,
+            # Of all levels or of none: one may lack a class among the validation images.
+            cutoffs=fixed if len(fixed) == len(Level) else None,
         ),
-        folds=_folds(evaluated, aggregated_by, resamples, seed),
+        programme=_programme(
+            results[HEADLINE],
+            units[HEADLINE],
+            cutoffs[HEADLINE],
+            None
+            if HEADLINE not in fixed
+            else found_by_lesion(
+                evaluated, level=HEADLINE, aggregation=aggregated_by, cutoff=fixed[HEADLINE]
+            ),
+            prevalence=intended.get(HEADLINE),
+            reader=reader,
+        ),
+        folds=_folds(evaluated, aggregated_by),
         errors=errors,
         thumbnails={} if thumbnail is None else _thumbnails(errors, thumbnail),
     )
@@ -202,8 +261,6 @@ def compare_predictions(
     context: ReportContext,
     intersect: bool = False,
     aggregation: str = Aggregation.MEAN,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
     margin: float | None = None,
 ) -> dict[str, object]:
     """Write the comparison of two or more models on the same images.
@@ -216,8 +273,6 @@ def compare_predictions(
         context: what the reader needs to know besides.
         intersect: where the images differ, compare on those that are in every table.
         aggregation: ``mean``, ``max`` or ``noisy_or``.
-        resamples: number of bootstrap resamples of the patients.
-        seed: of the resampling.
         margin: how much smaller an AUC may be and still count as not worse; None not to ask.
 
     Returns:
@@ -226,16 +281,14 @@ def compare_predictions(
     Raises:
         InputError: a table fails a check, or the tables are on different images.
     """
-    aggregated_by = check_choices(aggregation=aggregation, resamples=resamples, margin=margin)
+    aggregated_by = check_choices(aggregation=aggregation, margin=margin)
     evaluated = {}
     for name, table in tables.items():
         checked = check_predictions(table, source=f"the predictions of {name}")
-        rows, _, _ = _select_rows(checked, None)
+        rows, _, _ = select_rows(checked, None)
         evaluated[name] = rows
     aligned, left_out = on_the_same_images(evaluated, intersect=intersect)
-    alone, paired = compare(
-        aligned, aggregation=aggregated_by, resamples=resamples, seed=seed, margin=margin
-    )
+    alone, paired = compare(aligned, aggregation=aggregated_by, margin=margin)
     units = {
         name: {
             level: aggregate(with_known_label(table, level), level, aggregated_by)
@@ -244,9 +297,9 @@ def compare_predictions(
         for name, table in aligned.items()
     }
     if context.created is None:
-        context = _dated(context)
+        context = dated(context)
     return write_comparison(
-        Comparison(context, aggregated_by, resamples, seed, left_out, alone, paired, units, margin),
+        Comparison(context, aggregated_by, left_out, alone, paired, units, margin),
         out,
     )
 
@@ -261,7 +314,7 @@ def difference_table(metrics: Mapping[str, object]) -> str:
     adjusted = ", and adjusted for all pairs (Holm)" if several else ""
     lines = [f"{'level':<8} difference in AUC [95 % interval], p; both by patient{adjusted}"]
     for row in rows:
-        difference = NONE if row["difference"] is None else f"{row['difference']:+.3f}"
+        difference = fixed(row["difference"], sign="+")
         interval = between(row, "difference_ci", sign="+")
         p = "   p " + significance(row["p"])
         if several:
@@ -275,14 +328,12 @@ def difference_table(metrics: Mapping[str, object]) -> str:
             remarks.setdefault(f"{row['level']} level, {row['model']}", []).append(row["remark"])
     for remark, where in remarks_with_levels(remarks).items():
         lines.append(f"note: {remark} ({'; '.join(where)})")
-    if few := few_resamples(how["resamples"]):
-        lines.append(f"note: {few}")
     return "\n".join(lines)
 
 
 def summary_table(metrics: Mapping[str, object]) -> str:
     """A few lines for the terminal: by level units, positives and AUC with interval; caveats."""
-    lines = [f"{'level':<8} {'n':>9} {'positive':>9}   AUC [95 % interval, resampled by patient]"]
+    lines = [f"{'level':<8} {'n':>9} {'positive':>9}   AUC [95 % interval, by patient]"]
     remarks, counts = {}, metrics["counts"]
     assert isinstance(counts, Mapping)
     for level in Level:
@@ -300,7 +351,6 @@ def summary_table(metrics: Mapping[str, object]) -> str:
 def check_choices(
     *,
     aggregation: str = Aggregation.MEAN,
-    resamples: int = RESAMPLES,
     prevalence: float | None = None,
     prevalence_level: str = Level.EXAM,
     miss_cost: float = MISS_COST,
@@ -321,10 +371,6 @@ def check_choices(
         raise InputError(
             f"There is no aggregation {aggregation!r}: choose one of {', '.join(Aggregation)}."
         ) from None
-    if resamples < 1:
-        raise InputError(
-            f"{resamples} resamples give no interval: use at least 1, and 2000 for a report."
-        )
     if prevalence is not None and not 0.0 < prevalence < 1.0:
         raise InputError(
             f"A prevalence of {prevalence:g} is not a share: use a number between 0 and 1, such as "
@@ -355,11 +401,12 @@ def check_choices(
     return aggregated_by
 
 
-def _dated(context: ReportContext) -> ReportContext:
+def dated(context: ReportContext) -> ReportContext:
+    """The same, created now."""
     return replace(context, created=datetime.now().astimezone().isoformat(timespec="seconds"))
 
 
-def _select_rows(
+def select_rows(
     table: pd.DataFrame, validation: pd.DataFrame | None
 ) -> tuple[pd.DataFrame, pd.DataFrame, int]:
     """The rows to evaluate, those to choose thresholds on, the number of training rows.
@@ -421,7 +468,7 @@ def _all_rows(
     return pd.concat([rows, chosen_on.assign(split=Split.VAL.value)], ignore_index=True)
 
 
-def _folds(rows: pd.DataFrame, aggregation: Aggregation, resamples: int, seed: int) -> list[Row]:
+def _folds(rows: pd.DataFrame, aggregation: Aggregation) -> list[Row]:
     """AUC by level and fold of out-of-fold predictions."""
     # A single fold would repeat the overall result.
     if "fold" not in rows.columns or rows["fold"].nunique() < 2:
@@ -430,35 +477,126 @@ def _folds(rows: pd.DataFrame, aggregation: Aggregation, resamples: int, seed: i
         {
             "level": level.value,
             "fold": str(fold),
-            **auc_with_interval(
-                aggregate(with_known_label(within, level), level, aggregation),
-                resamples=resamples,
-                seed=seed,
-            ),
+            **auc_with_interval(aggregate(with_known_label(within, level), level, aggregation)),
         }
         for level in Level
         for fold, within in rows.groupby("fold", sort=True)
     ]
 
 
+def _with_participants(
+    context: ReportContext, table: pd.DataFrame, evaluated: pd.DataFrame, chosen_on: pd.DataFrame
+) -> ReportContext:
+    """The flow and the characteristics of the rows given, where nobody told more of them."""
+    whole = table
+    if not chosen_on["image_id"].isin(table["image_id"]).all():
+        whole = pd.concat([table, chosen_on]).drop_duplicates("image_id", ignore_index=True)
+    judged = whole["image_id"].isin(evaluated["image_id"])
+    tested = Split.VAL if context.split_part == Split.VAL else Split.TEST
+    part = pd.Series(Split.TRAIN.value, index=whole.index, dtype=object)
+    part[whole["image_id"].isin(chosen_on["image_id"])] = Split.VAL.value
+    part[judged] = tested.value
+    names = [name.value for name in Split if (part == name.value).any()]
+    if not context.flow:
+        exam = pd.Series(units_of(whole, Level.EXAM))
+
+        def counted(step: str, rows: "pd.Series[bool]") -> Row:
+            return {
+                "step": step,
+                "reason": None,
+                "patients": int(whole["patient_id"][rows].nunique()),
+                "exams": int(exam[rows].nunique()),
+                "images": int(rows.sum()),
+                "unlabelled": int(whole["label"][rows].isna().sum()),
+                "positives": int(whole["label"][rows].sum()),
+            }
+
+        steps = [counted(name, part == name) for name in names]
+        given = steps[0] | {"step": "given"}
+        if len(steps) > 1:
+            given = counted("given", part.notna())
+        context = replace(context, flow=[given, *steps], tested=[tested.value])
+    if not context.characteristics:
+        rows = describe_parts(whole, part, names)
+        context = replace(context, characteristics=rows)
+    return context
+
+
+def _programme(
+    results: LevelResults,
+    units: pd.DataFrame,
+    cutoffs: Sequence[Cutoff],
+    lesions: Sequence[Row] | None,
+    *,
+    prevalence: float | None,
+    reader: Reader | None,
+) -> Programme | None:
+    """What a screening programme reads; None where there is one class only."""
+    if results.roc is None:
+        return None
+    own = float(units["label"].mean())
+    share = own if prevalence is None else prevalence
+    return Programme(
+        prevalence=share,
+        outcomes=per_thousand(
+            results.operating_points, units, results.metrics, prevalence=share, reader=reader
+        ),
+        lesions=lesions or (),
+        decision_curve=decision_curve(units, prevalence=prevalence, reader=reader),
+        # Thresholds that differ between folds are no points of the pooled scores.
+        sweep=sweep_thresholds(
+            units, [cutoff.value for cutoff in cutoffs if cutoff.by_fold is None], prevalence
+        ),
+    )
+
+
 def _thumbnails(
-    errors: Sequence[Row], thumbnail: Callable[[str], bytes | None]
-) -> dict[str, bytes]:
+    errors: Sequence[Row], thumbnail: Callable[[str], Sequence[bytes]]
+) -> dict[str, Sequence[bytes]]:
     found = ((str(row["image_id"]), thumbnail(str(row["image_id"]))) for row in errors)
-    return {image_id: png for image_id, png in found if png is not None}
+    return {image_id: pictures for image_id, pictures in found if pictures}
 
 
-def _worst(images: pd.DataFrame) -> list[Row]:
-    """The highest-scored negatives and the lowest-scored positives."""
-    shown = ["image_id", "exam_id", "laterality", "view", "label", "score"]
-    negatives = images[images["label"] == 0].nlargest(WORST, "score")
-    positives = images[images["label"] == 1].nsmallest(WORST, "score")
+def _worst(evaluated: pd.DataFrame, units: pd.DataFrame, cutoff: Cutoff | None) -> list[Row]:
+    """All images of the exams that are decided wrongly and most clearly so.
+
+    Args:
+        evaluated: one row per image.
+        units: of the headline level, with known label.
+        cutoff: what is flagged; without one nothing is decided, and the highest-scored negatives
+            and the lowest-scored positives are listed.
+    """
+    positive = units["label"].to_numpy() == 1
+    if cutoff is None:
+        kinds = {"high negative": ~positive, "low positive": positive}
+        lowest = None
+    else:
+        flagged, lowest = cutoff.flags(units), cutoff.lowest(units)
+        kinds = {"false alarm": ~positive & flagged, "miss": positive & ~flagged}
+    of_image = with_known_label(evaluated, HEADLINE)
+    unit = units_of(of_image, HEADLINE)
     rows: list[Row] = []
-    for kind, worst in (("false alarm", negatives), ("miss", positives)):
-        # None instead of NaN, for JSON and for the page's "or".
-        known = worst[shown].astype(object).where(worst[shown].notna(), None)
-        rows += [
-            {"kind": kind, **dict(zip(shown, row, strict=True))}
-            for row in known.itertuples(index=False)
-        ]
+    for kind, chosen in kinds.items():
+        # With thresholds of their own, folds are on scales of their own: by distance from it.
+        clear = units["score"] if lowest is None else units["score"] - lowest
+        order = (-clear if kind in ("false alarm", "high negative") else clear)[chosen]
+        for place, index in enumerate(order.sort_values(kind="stable").index[:WORST], start=1):
+            images = of_image[unit == index]
+            images = images.sort_values(["laterality", "view", "image_id"], na_position="last")
+            # None instead of NaN, for JSON and for the page's "or".
+            known = images.astype(object).where(images.notna(), None)
+            rows += [
+                {
+                    "kind": kind,
+                    "place": place,
+                    "exam_id": image["exam_id"],
+                    "patient_id": image["patient_id"],
+                    "exam_score": float(units["score"][index]),
+                    "exam_threshold": None if lowest is None else float(lowest[index]),
+                    **{name: image[name] for name in ("image_id", "laterality", "view")},
+                    "image_label": image["label"],
+                    "image_score": image["score"],
+                }
+                for image in known.to_dict("records")
+            ]
     return rows

@@ -16,10 +16,12 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score, roc_curve
 
+from mammo_pd.evaluation.cutoffs import FIXED_RULE
 from mammo_pd.evaluation.measures import Band, LevelResults
 from mammo_pd.evaluation.roc import Floats
 from mammo_pd.evaluation.thresholds import Reader
-from mammo_pd.report.content import Report, Row
+from mammo_pd.report.content import Programme, Report, Row, headline_first
+from mammo_pd.report.notes import Words, words_of
 from mammo_pd.report.numbers import with_interval
 from mammo_pd.terms import Level
 
@@ -63,6 +65,8 @@ _RC = {
     "text.parse_math": False,  # names of models and sites may contain a dollar sign
 }
 _PANEL = 3.55  # inches, the side of one level's panel
+_LONGEST = 34  # characters of a name in a figure; the tables have it whole
+_MARGIN = 3.0  # points around a panel
 _PIXELS = 1500  # points of a curve closer than 1 / 1500 of the axis are drawn as one
 
 
@@ -75,15 +79,21 @@ class Figure:
         svg: a complete SVG document in the light palette.
         png: the same at 160 dots per inch.
         alt: text alternative: what it shows, with the numbers.
+        panels: left, top, width and height of each panel in the drawing's own units.
     """
 
     name: str
     svg: str
     png: bytes
     alt: str
+    panels: tuple[tuple[float, float, float, float], ...] = ()
 
     def inline(self) -> str:
-        """The SVG element alone, for a page that defines the colour variables."""
+        """The drawing, then an SVG element for each panel, for a page with the colour variables.
+
+        On a narrow page panels lie below one another, where a drawing of them all would shrink
+        until nobody could read it.
+        """
         # Without the XML declaration and doctype, which may not stand inside HTML.
         svg = self.svg[self.svg.index("<svg") :]
         for colour, variable in VARIABLES.items():
@@ -92,18 +102,39 @@ class Figure:
         svg = re.sub(r"'DejaVu Sans'[^;\"]*", "var(--sans)", svg)
         svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # matplotlib numbers each figure's groups from 1
         # The text alternative is on <figure>; a screen reader would also read every axis label.
-        return svg.replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1)
+        hidden = 'aria-hidden="true" focusable="false"'
+        if not self.panels:
+            return svg.replace("<svg ", f"<svg {hidden} ", 1)
+        begin, end = svg.index(">") + 1, svg.rindex("</svg>")
+        drawing = f"drawing-{self.name}"
+        shown = "".join(
+            f'<svg {hidden} viewBox="{left:.1f} {top:.1f} {width:.1f} {height:.1f}">'
+            f'<use href="#{drawing}"/></svg>'
+            for left, top, width, height in self.panels
+        )
+        return (
+            f'<svg {hidden} class="drawing"><g id="{drawing}">{svg[begin:end]}</g></svg>'
+            f'<div class="panels">{shown}</div>'
+        )
 
 
 def figures_of(report: Report) -> list[Figure]:
     """The figures that the results allow, in the page's order."""
     with_curve = {
-        level: results for level, results in report.levels.items() if results.roc is not None
+        level: results
+        for level, results in headline_first(report.levels).items()
+        if results.roc is not None
     }
     figures = []
+    if report.programme is not None:
+        figures.append(net_benefit(report.programme, words_of(report.context.label_definition)))
     if with_curve:
         figures += [
-            roc(with_curve, report.computation.reader),
+            roc(
+                with_curve,
+                report.computation.reader,
+                "other folds" if report.computation.cross_fitted else "validation",
+            ),
             precision_recall(with_curve),
             calibration(with_curve),
         ]
@@ -111,7 +142,7 @@ def figures_of(report: Report) -> list[Figure]:
         scores(
             {
                 level: (units["label"].to_numpy(), units["score"].to_numpy())
-                for level, units in report.units.items()
+                for level, units in headline_first(report.units).items()
             }
         )
     )
@@ -122,16 +153,26 @@ def figures_of(report: Report) -> list[Figure]:
     }
     if report.strata:
         rows = [{**row, "group": _group(row), "name": row["value"]} for row in report.strata]
+        measures = [Measure("auc", "AUC", chance=0.5)]
+        if any(row.get("sensitivity") is not None for row in rows):
+            measures.append(Measure("sensitivity", "Sensitivity"))
+        levels = {str(row["group"]): Level(str(row["level"])) for row in rows}
         overall = {
-            str(row["group"]): aucs[str(row["level"])] for row in rows if str(row["level"]) in aucs
+            "auc": {group: aucs[level] for group, level in levels.items() if level in aucs},
+            "sensitivity": {
+                group: float(point["sensitivity"])
+                for group, level in levels.items()
+                for point in report.levels[level].operating_points
+                if point["code"] == FIXED_RULE and point["sensitivity"] is not None
+            },
         }
-        figures.append(forest("strata", rows, overall))
+        figures.append(forest("strata", rows, measures, overall))
     if report.folds:
         rows = [
             {**row, "group": str(row["level"]), "name": f"fold {row['fold']}"}
             for row in report.folds
         ]
-        figures.append(forest("folds", rows, aucs))
+        figures.append(forest("folds", rows, [Measure("auc", "AUC", chance=0.5)], {"auc": aucs}))
     return figures
 
 
@@ -154,9 +195,27 @@ def _finish(drawing: "Drawing", name: str, alt: str) -> Figure:
     # Lay out once: savefig would repeat the constrained layout for each format.
     drawing.draw_without_rendering()
     drawing.set_layout_engine("none")
+    panels = _panels_of(drawing)
     FigureCanvasSVG(drawing).print_svg(svg, metadata={"Date": None, "Creator": "mammo-pd"})
     FigureCanvasAgg(drawing).print_png(png, metadata={"Software": "mammo-pd"})
-    return Figure(name, svg.getvalue(), png.getvalue(), alt)
+    return Figure(name, svg.getvalue(), png.getvalue(), alt, panels)
+
+
+def _panels_of(drawing: "Drawing") -> tuple[tuple[float, float, float, float], ...]:
+    """Where each panel lies with all its text, in points from the top left."""
+    # The SVG is drawn at 72 units per inch, whatever the resolution of the PNG.
+    scale, height = 72.0 / drawing.dpi, drawing.get_figheight() * 72.0
+    tight = (axis.get_tightbbox() for axis in drawing.axes if axis.get_visible())
+    boxes = (box for box in tight if box is not None)
+    return tuple(
+        (
+            box.x0 * scale - _MARGIN,
+            height - box.y1 * scale - _MARGIN,
+            box.width * scale + 2 * _MARGIN,
+            box.height * scale + 2 * _MARGIN,
+        )
+        for box in boxes
+    )
 
 
 def _rc(name: str) -> Any:
@@ -212,12 +271,17 @@ _MARKERS = {
 }
 
 
-def roc(levels: Mapping[Level, LevelResults], reader: Reader | None = None) -> Figure:
+def roc(
+    levels: Mapping[Level, LevelResults],
+    reader: Reader | None = None,
+    chosen_on: str = "validation",
+) -> Figure:
     """ROC curves with bands, one panel per level, with operating points marked.
 
     Args:
         levels: each with both classes.
         reader: radiologists, marked at exam level.
+        chosen_on: what the operating points were chosen on.
     """
     with _rc("roc"):
         drawing, axes = _panels(list(levels))
@@ -252,7 +316,7 @@ def roc(levels: Mapping[Level, LevelResults], reader: Reader | None = None) -> F
                     label="radiologists",
                 )
             if axis.get_legend_handles_labels()[1]:
-                title = "chosen on validation" if results.operating_points else None
+                title = f"chosen on {chosen_on}" if results.operating_points else None
                 axis.legend(loc="lower right", title=title, alignment="left")
             _unit_square(axis, "1 − specificity", "sensitivity")
             axis.set_title(f"{level}: AUC {with_interval(results.metrics)}")
@@ -270,9 +334,10 @@ def overlaid_roc(models: Mapping[str, Mapping[Level, pd.DataFrame]]) -> Figure:
         models: units by model and level, ``label`` and ``score``.
     """
     with _rc("roc"):
-        drawing, axes = _panels(list(Level))
+        levels = list(headline_first(dict.fromkeys(Level)))
+        drawing, axes = _panels(levels)
         listed = []
-        for axis, level in zip(axes, Level, strict=True):
+        for axis, level in zip(axes, levels, strict=True):
             axis.plot([0, 1], [0, 1], color=CHANCE, linestyle=(0, (4, 3)), linewidth=1)
             for number, (name, units) in enumerate(models.items()):
                 label, score = units[level]["label"], units[level]["score"]
@@ -281,13 +346,18 @@ def overlaid_roc(models: Mapping[str, Mapping[Level, pd.DataFrame]]) -> Figure:
                 colour, line = _LINES[number % len(_LINES)]
                 false_positive_rate, sensitivity, _ = roc_curve(label, score)
                 points = _thinned(false_positive_rate, sensitivity)
-                axis.plot(*points, color=colour, linestyle=line, linewidth=1.7, label=name)
+                axis.plot(*points, color=colour, linestyle=line, linewidth=1.7, label=_end_of(name))
                 listed.append(f"{level} {name} {roc_auc_score(label, score):.3f}")
             if axis.get_legend_handles_labels()[1]:
                 axis.legend(loc="lower right")
             _unit_square(axis, "1 − specificity", "sensitivity")
             axis.set_title(str(level))
         return _finish(drawing, "roc", f"ROC curves of the models. AUC: {'; '.join(listed)}.")
+
+
+def _end_of(name: str) -> str:
+    """A model's name, or the end of a long path, which is where paths differ."""
+    return name if len(name) <= _LONGEST else "…" + name[1 - _LONGEST :]
 
 
 def precision_recall(levels: Mapping[Level, LevelResults]) -> Figure:
@@ -332,6 +402,9 @@ def calibration(levels: Mapping[Level, LevelResults]) -> Figure:
                 linewidth=1.2,
                 elinewidth=1,
             )
+            smooth = results.smooth_calibration
+            if smooth is not None:
+                axis.plot(smooth.score, smooth.observed, color=INK, linewidth=0.9)
             axis.set(xlim=(0, top), ylim=(0, top), aspect="equal")
             axis.set(xlabel="mean score in the bin", ylabel="observed share of positives")
             slope = with_interval(results.metrics, "calibration_slope", 2)
@@ -373,54 +446,144 @@ def scores(levels: Mapping[Level, tuple[Floats, Floats]]) -> Figure:
         return _finish(drawing, "scores", f"Score histograms: {'; '.join(listed)}.")
 
 
-def forest(name: str, rows: Sequence[Row], overall: Mapping[str, float]) -> Figure:
-    """Forest plot: AUC and interval of each row, grouped, with the overall AUC as a line.
+@dataclass(frozen=True)
+class Measure:
+    """What a forest plot shows in one panel.
+
+    Attributes:
+        key: of the row's value, whose limits are ``KEY_ci_low`` and ``KEY_ci_high``.
+        name: for people.
+        chance: drawn as a dashed line, if there is one.
+    """
+
+    key: str
+    name: str
+    chance: float | None = None
+
+
+def forest(
+    name: str,
+    rows: Sequence[Row],
+    measures: Sequence[Measure],
+    overall: Mapping[str, Mapping[str, float]],
+) -> Figure:
+    """Forest plot: value and interval of each row, grouped, with that of all units as a line.
 
     Args:
         name: of the figure.
-        rows: ``group, name, auc, auc_ci_low, auc_ci_high, n, n_positive``.
-        overall: the AUC of all units, by group.
+        rows: ``group, name, n, n_positive`` and the measures with their limits.
+        measures: one panel each.
+        overall: the value of all units, by measure and group.
     """
     groups = list(dict.fromkeys(str(row["group"]) for row in rows))
     lines = len(rows) + len(groups)
+    listed: list[str] = []
     with _rc(name):
-        drawing = _drawing(2 * _PANEL + 0.2, 0.28 * lines + 0.9)
-        axis = drawing.subplots()
-        height, ticks, names, listed = 0.0, [], [], []
-        for group in groups:
-            members = [row for row in rows if row["group"] == group]
-            ticks.append(height)
-            names.append(group)
-            if group in overall:
-                span = [height + 0.5, height + len(members) + 0.5]
-                axis.plot([overall[group]] * 2, span, color=OTHER, linewidth=1.2)
-            for row in members:
-                height += 1
-                ticks.append(height)
-                names.append(f"{row['name']} · {row['n_positive']:,} / {row['n']:,}")
-                if row["auc"] is None:
-                    note = axis.text(0.02, height, "no AUC: too few", color=MUTED, va="center")
-                    note.set_transform(axis.get_yaxis_transform())
-                    # On paper colour, to keep grid lines out of the words.
-                    note.set_bbox({"facecolor": PAPER, "linewidth": 0, "pad": 1})
-                    continue
-                if row["auc_ci_low"] is not None and row["auc_ci_high"] is not None:
-                    span = [float(row["auc_ci_low"]), float(row["auc_ci_high"])]
-                    axis.plot(span, [height] * 2, color=MODEL, linewidth=1.6)
-                axis.plot(float(row["auc"]), height, "s", color=MODEL, markersize=5)
-                listed.append(f"{group} {row['name']} {with_interval(row)}")
+        drawing = _drawing(4.6 * len(measures), 0.28 * lines + 0.9)
+        panels = drawing.subplots(1, len(measures), squeeze=False).ravel()
+        for axis, measure in zip(panels, measures, strict=True):
+            listed += _forest_panel(axis, groups, rows, measure, overall[measure.key])
+        said = "; ".join(listed) or "too few in each"
+        names = " and ".join(measure.name for measure in measures)
+        return _finish(drawing, name, f"{names} by group: {said}.")
+
+
+def _forest_panel(
+    axis: Any,
+    groups: Sequence[str],
+    rows: Sequence[Row],
+    measure: Measure,
+    overall: Mapping[str, float],
+) -> list[str]:
+    """Draw one measure, and return what is drawn in words."""
+    height, ticks, names, listed = 0.0, [], [], []
+    key = measure.key
+    for group in groups:
+        members = [row for row in rows if row["group"] == group]
+        ticks.append(height)
+        names.append(group)
+        if group in overall:
+            span = [height + 0.5, height + len(members) + 0.5]
+            axis.plot([overall[group]] * 2, span, color=OTHER, linewidth=1.2)
+        for row in members:
             height += 1
-        axis.axvline(0.5, color=CHANCE, linestyle=(0, (4, 3)), linewidth=1)
-        axis.set_yticks(ticks, names)
-        for tick in axis.get_yticklabels():
-            if tick.get_text() in groups:
-                tick.set(weight="bold", color=INK)
-        axis.set_ylim(height - 0.4, -0.7)
-        # Most AUCs lie above 0.5, so the axis starts near there unless a row lies below it.
-        known = [float(row["auc_ci_low"]) for row in rows if row["auc_ci_low"] is not None]
-        known += [float(row["auc"]) for row in rows if row["auc"] is not None]
-        axis.set_xlim(min([0.45, *known]) - 0.02, 1.01)
-        axis.set_xlabel("AUC with 95 % interval")
-        axis.grid(axis="y", visible=False)
-        axis.tick_params(axis="y", length=0)
-        return _finish(drawing, name, f"AUC by group: {'; '.join(listed) or 'too few in each'}.")
+            ticks.append(height)
+            called = str(row["name"])
+            called = called if len(called) <= _LONGEST else called[: _LONGEST - 1] + "…"
+            names.append(f"{called} · {row['n_positive']:,} / {row['n']:,}")
+            value, low, high = (row.get(f"{key}{end}") for end in ("", "_ci_low", "_ci_high"))
+            if value is None:
+                note = axis.text(0.02, height, "too few", color=MUTED, va="center")
+                note.set_transform(axis.get_yaxis_transform())
+                # On paper colour, to keep grid lines out of the words.
+                note.set_bbox({"facecolor": PAPER, "linewidth": 0, "pad": 1})
+                continue
+            if low is not None and high is not None:
+                axis.plot([float(low), float(high)], [height] * 2, color=MODEL, linewidth=1.6)
+            axis.plot(float(value), height, "s", color=MODEL, markersize=5)
+            listed.append(f"{group} {row['name']} {measure.name} {with_interval(row, key)}")
+        height += 1
+    if measure.chance is not None:
+        axis.axvline(measure.chance, color=CHANCE, linestyle=(0, (4, 3)), linewidth=1)
+    axis.set_yticks(ticks, names)
+    for tick in axis.get_yticklabels():
+        if tick.get_text() in groups:
+            tick.set(weight="bold", color=INK)
+    axis.set_ylim(height - 0.4, -0.7)
+    # Most AUCs lie above chance, so the axis starts near there unless a row lies below it.
+    start = 0.0 if measure.chance is None else measure.chance - 0.05
+    cells = [row.get(f"{key}{end}") for row in rows for end in ("", "_ci_low")]
+    known = [float(cell) for cell in cells if cell is not None]
+    axis.set_xlim(min([start, *known]) - 0.02, 1.01)
+    axis.set_xlabel(f"{measure.name} with 95 % interval")
+    axis.grid(axis="y", visible=False)
+    axis.tick_params(axis="y", length=0)
+    return listed
+
+
+def net_benefit(programme: Programme, words: Words) -> Figure:
+    """Decision curve: net benefit per 1,000 women over the risk at which one would recall."""
+    rows = programme.decision_curve
+    columns = {
+        name: np.array([np.nan if row[name] is None else row[name] for row in rows], dtype=float)
+        for name in rows[0]
+    }
+    risk = 100.0 * columns["threshold_probability"]
+    worth = {name: 1000.0 * values for name, values in columns.items()}
+    with _rc("decision_curve"):
+        drawing = _drawing(4.6, 3.4)
+        axis = drawing.subplots()
+        low, high = worth["net_benefit_ci_low"], worth["net_benefit_ci_high"]
+        axis.fill_between(risk, low, high, color=MODEL, alpha=0.16, linewidth=0)
+        axis.plot(risk, worth["net_benefit"], color=MODEL, linewidth=1.8, label="model")
+        everyone = worth["net_benefit_all"]
+        axis.plot(risk, everyone, color=INK, linewidth=1.1, linestyle=(0, (5, 2)), label="all")
+        axis.axhline(0.0, color=CHANCE, linewidth=1.4, linestyle=(0, (1, 1.5)), label="no one")
+        if not np.isnan(worth["net_benefit_reader"]).all():
+            reader = worth["net_benefit_reader"]
+            axis.plot(
+                risk,
+                reader,
+                color=OTHER,
+                linewidth=1.4,
+                linestyle=(0, (6, 2, 1, 2)),
+                label="radiologists",
+            )
+        axis.legend(title="who is recalled", alignment="left")
+        top = 1000.0 * programme.prevalence
+        axis.set(xlim=(0.0, float(risk[-1])), ylim=(-0.25 * top, 1.05 * top))
+        axis.set(
+            xlabel="risk at which one would recall, %", ylabel=f"net {words.many} found per 1,000"
+        )
+        ends = [rows[i] for i in (len(rows) // 10, len(rows) // 4, len(rows) // 2)]
+        said = "; ".join(
+            f"at a risk of {100 * float(row['threshold_probability'] or 0):.3g} %: "
+            f"{1000 * float(row['net_benefit'] or 0):.3g}, recalling all "
+            f"{1000 * float(row['net_benefit_all'] or 0):.3g}"
+            for row in ends
+        )
+        return _finish(
+            drawing,
+            "decision_curve",
+            f"Decision curve, net {words.many} found per 1,000 women. {said}.",
+        )

@@ -12,10 +12,18 @@ import pandas as pd
 from mammo_pd.errors import InputError
 from mammo_pd.evaluation.measures import LevelResults, number
 from mammo_pd.evaluation.schema import SCHEMA_VERSION, metrics_schema
-from mammo_pd.report.content import Comparison, Report, Row
+from mammo_pd.report.content import (
+    HEADLINE,
+    Comparison,
+    ExternalValidation,
+    Programme,
+    Report,
+    Row,
+)
 from mammo_pd.report.figures import Figure, figures_of, overlaid_roc
-from mammo_pd.report.render import comparison_page, report_page
+from mammo_pd.report.render import comparison_page, external_page, report_page
 from mammo_pd.table_file import write_csv
+from mammo_pd.terms import Level
 
 
 def write_report(report: Report, out: Path) -> dict[str, object]:
@@ -33,7 +41,7 @@ def write_report(report: Report, out: Path) -> dict[str, object]:
     """
     metrics = metrics_of(report)
     figures = figures_of(report)
-    with _replacement(out) as folder:
+    with replacement(out) as folder:
         _write_json(folder / "metrics.json", metrics)
         _write_json(folder / "metrics.schema.json", metrics_schema())
         write_csv(report.predictions, folder / "predictions.csv")
@@ -61,15 +69,13 @@ def write_comparison(comparison: Comparison, out: Path) -> dict[str, object]:
         "paired": [dict(row) for row in comparison.paired],
         "computation": {
             "aggregation": comparison.aggregation.value,
-            "resamples": comparison.resamples,
-            "seed": comparison.seed,
             "images_left_out": comparison.left_out,
             "margin": comparison.margin,
         },
     }
     has_curve = any(row["auc"] is not None for row in comparison.alone)
     figures = [overlaid_roc(comparison.units)] if has_curve else []
-    with _replacement(out) as folder:
+    with replacement(out) as folder:
         _write_json(folder / "metrics.json", metrics)
         write_csv(pd.DataFrame(map(dict, comparison.alone)), folder / "alone.csv")
         write_csv(pd.DataFrame(map(dict, comparison.paired)), folder / "paired.csv")
@@ -77,6 +83,61 @@ def write_comparison(comparison: Comparison, out: Path) -> dict[str, object]:
         text = comparison_page(comparison, figures)
         (folder / "index.html").write_text(text, encoding="utf-8")
     return metrics
+
+
+def write_external(external: ExternalValidation, folder: Path) -> dict[str, object]:
+    """Write the page on several sets beside their own reports.
+
+    Args:
+        external: what to say.
+        folder: holds the folder of each set's report already.
+
+    Returns:
+        The content of ``metrics.json``.
+    """
+    locked = external.locked
+    metrics: dict[str, object] = {
+        "schema_version": SCHEMA_VERSION,
+        "sets": {one.name: dict(one.metrics) for one in external.sets},
+        "folders": {one.name: one.folder for one in external.sets},
+        "recalibrated": {
+            one.name: {level.value: dict(row) for level, row in one.recalibrated.items()}
+            for one in external.sets
+        },
+        "shared_patients": {one.name: one.shared_patients for one in external.sets},
+        "locked": locked.content() | {"digest": locked.digest},
+    }
+    units = {one.name: one.units for one in external.sets}
+    figures = [overlaid_roc(units)]
+    _write_json(folder / "metrics.json", metrics)
+    rows = [
+        {"set": one.name, "level": level.value, **_flat(one.metrics[level.value])}
+        for one in external.sets
+        for level in Level
+    ]
+    write_csv(pd.DataFrame(rows), folder / "sets.csv")
+    points = [
+        {"set": one.name, "level": level.value, **point}
+        for one in external.sets
+        for level in Level
+        for point in one.metrics[level.value]["operating_points"]
+    ]
+    write_csv(pd.DataFrame(points), folder / "operating_points.csv")
+    moved = [
+        {"set": one.name, "level": level.value, **row}
+        for one in external.sets
+        for level, row in one.recalibrated.items()
+    ]
+    if moved:
+        write_csv(pd.DataFrame(moved), folder / "recalibrated.csv")
+    _write_figures(folder, figures)
+    text = external_page(external, figures)
+    (folder / "index.html").write_text(text, encoding="utf-8")
+    return metrics
+
+
+def _flat(metrics: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in metrics.items() if not isinstance(value, list)}
 
 
 def metrics_of(report: Report) -> dict[str, object]:
@@ -99,9 +160,7 @@ def metrics_of(report: Report) -> dict[str, object]:
         "schema_version": SCHEMA_VERSION,
         "computation": {
             "aggregation": computation.aggregation.value,
-            "interval": "95 %, resampled by patient; AUC: BCa, all else: percentiles",
-            "resamples": computation.resamples,
-            "seed": computation.seed,
+            "interval": "95 %, by patient; the methods are those of docs/statistics.md",
             "prevalence": computation.prevalence,
             "prevalences": {
                 level.value: number(share) for level, share in computation.prevalences.items()
@@ -109,17 +168,38 @@ def metrics_of(report: Report) -> dict[str, object]:
             "miss_cost": computation.miss_cost,
             "thresholds_from_images": computation.thresholds_from,
             "reader": None if computation.reader is None else asdict(computation.reader),
+            "cross_fitted": computation.cross_fitted,
+            "locked": computation.locked,
         },
         "counts": dict(report.counts),
         "strata": [dict(row) for row in report.strata],
         "folds": [dict(row) for row in report.folds],
+        "programme": _programme(report.programme),
         "context": asdict(context)
         | {
             "exclusions": dict(context.exclusions),
             "parts": [dict(row) for row in context.parts],
             "runs": [dict(row) for row in context.runs],
             "seeds": [dict(row) for row in context.seeds],
+            "flow": [dict(row) for row in context.flow],
+            "tested": list(context.tested),
+            "characteristics": [dict(row) for row in context.characteristics],
+            "study": dict(context.study),
+            "provenance": dict(context.provenance),
         },
+    }
+
+
+def _programme(programme: Programme | None) -> dict[str, object] | None:
+    """What metrics.json holds of it; every threshold stands in thresholds.csv alone."""
+    if programme is None:
+        return None
+    return {
+        "level": HEADLINE.value,
+        "prevalence": programme.prevalence,
+        "per_thousand": [dict(row) for row in programme.outcomes],
+        "lesions": [dict(row) for row in programme.lesions],
+        "decision_curve": [dict(row) for row in programme.decision_curve],
     }
 
 
@@ -133,15 +213,23 @@ def _tables(report: Report) -> dict[str, pd.DataFrame]:
             for row in rows(results)
         ]
 
+    programme = report.programme
     tables = {
         "metrics": by_level(lambda results: [results.metrics]),
         "operating_points": by_level(lambda results: results.operating_points),
         "lift": by_level(lambda results: results.lift),
         "reliability": by_level(_reliability),
+        "calibration_curve": by_level(_smooth_calibration),
         "strata": report.strata,
         "folds": report.folds,
+        "per_thousand": programme.outcomes if programme else (),
+        "lesions": programme.lesions if programme else (),
+        "decision_curve": programme.decision_curve if programme else (),
+        "thresholds": programme.sweep if programme else (),
         "runs": report.context.runs,
         "seeds": report.context.seeds,
+        "flow": report.context.flow,
+        "characteristics": report.context.characteristics,
         "errors": report.errors,
     }
     return {name: pd.DataFrame(map(dict, rows)) for name, rows in tables.items() if rows}
@@ -164,6 +252,17 @@ def _reliability(results: LevelResults) -> list[Row]:
     ]
 
 
+def _smooth_calibration(results: LevelResults) -> list[Row]:
+    curve = results.smooth_calibration
+    if curve is None:
+        return []
+    columns = zip(curve.score, curve.observed, curve.low, curve.high, strict=True)
+    return [
+        {"score": x, "observed": y, "observed_ci_low": low, "observed_ci_high": high}
+        for x, y, low, high in columns
+    ]
+
+
 def _write_json(path: Path, content: Mapping[str, object]) -> None:
     # NaN is not JSON, though Python writes it: other programs would refuse the file.
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
@@ -177,7 +276,7 @@ def _write_figures(folder: Path, figures: Sequence[Figure]) -> None:
 
 
 @contextmanager
-def _replacement(out: Path) -> Iterator[Path]:
+def replacement(out: Path) -> Iterator[Path]:
     """An empty folder that is renamed to ``out`` if the block ends without error.
 
     Raises:

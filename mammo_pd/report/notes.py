@@ -1,9 +1,32 @@
 """What the reader must be told of the data and the results, as sentences for page and terminal."""
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from mammo_pd.report.content import Row
 from mammo_pd.report.numbers import between, plain
+
+_CANCER = re.compile("cancer|malign|carcinoma|tumou?r", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Words:
+    """What a positive is called."""
+
+    one: str
+    many: str
+    no: str
+    who: str
+    in_vain: str
+
+
+def words_of(label_definition: str | None) -> Words:
+    """A positive is a cancer only where the label is said to be of one."""
+    if label_definition is not None and _CANCER.search(label_definition):
+        return Words("cancer", "cancers", "no cancer", "have cancer", "recalled without cancer")
+    return Words("positive", "positives", "negative", "are positive", "negatives recalled")
+
 
 _UNKNOWN = (
     "Without a known label: {count} {units}, because an image lacks one and none is positive; they "

@@ -235,8 +235,11 @@ def _describe(store: Path, config: RunConfig) -> CrossValidationInfo:
 
 
 def _differences(before: RunConfig, now: RunConfig) -> Sequence[tuple[str, object, object]]:
-    """Keys of the configuration whose values differ, with both values."""
-    old, new = before.model_dump(mode="json"), now.model_dump(mode="json")
+    """Keys of the configuration whose values differ, with both values.
+
+    What the report states of the study changes no run, and may be added once all are trained.
+    """
+    old, new = (one.model_dump(mode="json", exclude={"study"}) for one in (before, now))
     return [
         (f"{section}.{key}", old[section][key], value)
         for section, values in new.items()

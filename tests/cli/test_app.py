@@ -113,7 +113,6 @@ def test_module_is_the_command_and_gives_its_status(tmp_path: Path) -> None:
         (["cv", "--parallel", "0"], "--parallel 0 runs nothing"),
         (["cv", "--parallel", "2", "--batch-size", "auto"], "--batch-size auto cannot measure"),
         (["cv", "--set", "data.fold=1"], "leave data.fold 1 out"),
-        (["cv", "--resamples", "0"], "0 resamples give no interval"),
         (["cv-run", "none", "0", "0"], "none is not a cross-validation"),
         (["evaluate"], "there is no run in runs"),
         (["evaluate", "--predictions", "none.csv"], "none.csv"),

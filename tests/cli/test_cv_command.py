@@ -31,7 +31,6 @@ SMALL = {
     "--epochs": "2",
     "--batch-size": "8",
     "--lr": "1e-3",
-    "--resamples": "20",
 }
 ON_CPU = ("--set", "device.accelerator=cpu", "--set", "data.workers=1")
 LEVELS = ("image", "breast", "exam", "patient")
@@ -195,7 +194,7 @@ def test_one_seed_reports_what_evaluate_does(
     assert [line[:2] for line in lines if "".join(line[:2]).isdigit()] == [["0", "0"], ["1", "0"]]
     folds = [str(copy / f"fold{fold}-seed0") for fold in range(2)]
     evaluated = tmp_path / "evaluated"
-    assert main(["evaluate", *folds, "--out", str(evaluated), "--resamples", "20"]) == 0
+    assert main(["evaluate", *folds, "--out", str(evaluated)]) == 0
     ours, theirs = metrics_of(copy / "report"), metrics_of(evaluated)
     for name in (*LEVELS, "folds", "strata", "counts", "computation"):
         assert ours[name] == theirs[name], name

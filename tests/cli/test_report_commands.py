@@ -1,3 +1,5 @@
+import hashlib
+import json
 from pathlib import Path
 from typing import get_args
 
@@ -20,13 +22,42 @@ def test_report_on_a_table_is_written_beside_it(
 ) -> None:
     file = tmp_path / "theirs.csv"
     predictions.to_csv(file, index=False)
-    choices = ["--aggregation", "noisy_or", "--resamples", "20", "--reader", "0.8", "0.9"]
-    assert main(["evaluate", "--predictions", str(file), *choices]) == 0
+    stated = tmp_path / "study.yaml"
+    stated.write_text("study: {intended_use: Reads second., follow_up: Two years.}")
+    choices = ["--aggregation", "noisy_or", "--reader", "0.8", "0.9"]
+    words = ["evaluate", "--predictions", str(file), "--config", str(stated), *choices]
+    assert main(words) == 0
     assert next_command(capsys) == f"open {tmp_path / 'theirs-report' / 'index.html'}"
-    assert (tmp_path / "theirs-report" / "metrics.json").is_file()
+    metrics = json.loads((tmp_path / "theirs-report" / "metrics.json").read_text())
+    assert metrics["context"]["study"] == {
+        "intended_use": "Reads second.",
+        "reference_standard": None,
+        "follow_up": "Two years.",
+    }
+    hashed = metrics["context"]["provenance"]["theirs.csv, SHA-256"]
+    assert hashed == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert hashed in (tmp_path / "theirs-report" / "index.html").read_text()
 
 
-@pytest.mark.parametrize("choice", [["--resamples", "0"], ["--reader", "80", "90"]])
+def test_several_tables_are_one_report_on_external_sets(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {}
+
+    def evaluate_sets(files: tuple[Path, ...], out: Path, **how: object) -> dict[str, object]:
+        asked.update(files=files, out=out, **how)
+        return {"sets": {}, "locked": {"images": 7, "digest": "0" * 64}}
+
+    monkeypatch.setattr("mammo_pd.report.external.evaluate_sets", evaluate_sets)
+    files = [str(tmp_path / name) for name in ("own.csv", "b.csv", "c.csv")]
+    assert main(["evaluate", "--predictions", *files, "--prevalence", "0.006"]) == 0
+    assert [str(file) for file in asked["files"]] == files
+    assert asked["out"] == tmp_path / "own-report"
+    assert asked["prevalence"] == 0.006
+    assert "locked before the others were read" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("choice", [["--miss-cost", "0"], ["--reader", "80", "90"]])
 def test_choices_are_checked_before_hours_of_scoring(
     choice: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -43,7 +74,7 @@ def test_models_of_one_name_are_told_apart(
         file.parent.mkdir()
         predictions.to_csv(file, index=False)
     out = tmp_path / "out"
-    words = ["compare", *map(str, files), "--out", str(out), "--resamples", "20"]
+    words = ["compare", *map(str, files), "--out", str(out)]
     assert main(words) == 0
     page = (out / "index.html").read_text()
     assert "predictions and two/predictions" in page

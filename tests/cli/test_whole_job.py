@@ -22,7 +22,7 @@ def test_whole_job_by_the_three_commands(
     assert main(["train", *small.split(), "--set", "data.workers=1"]) == 0
     command = next_command(capsys)
     assert command.startswith("mammo-pd evaluate runs/")
-    assert main([*command.split()[1:], "--resamples", "50"]) == 0
+    assert main(command.split()[1:]) == 0
     report = next_command(capsys).removeprefix("open ")
     assert Path(report).is_file()
     page = Path(report).read_text()
@@ -33,8 +33,6 @@ def test_whole_job_by_the_three_commands(
     by_id = [
         "evaluate",
         run.name,
-        "--resamples",
-        "20",
         "--out",
         "elsewhere",
         "--checkpoint",

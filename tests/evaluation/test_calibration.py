@@ -3,7 +3,11 @@ import pytest
 from sklearn.calibration import calibration_curve
 from test_roc import PAIRED_A, PAIRED_LABEL, random_units
 
-from mammo_pd.evaluation.calibration import calibration_line, reliability_bins
+from mammo_pd.evaluation.calibration import (
+    calibration_line,
+    reliability_bins,
+    smooth_calibration,
+)
 from mammo_pd.evaluation.roc import Ranking
 
 
@@ -98,3 +102,50 @@ def test_ties_are_not_parted():
     assert bins.n.tolist() == [10, 30, 60]
     np.testing.assert_allclose(bins.mean_score, [0.9, 0.2, 0.1])
     np.testing.assert_allclose(bins.observed(ranking.curve()), 0.5)
+
+
+def test_the_smooth_curve_of_calibrated_scores_is_the_diagonal_and_of_squares_their_root():
+    draw = np.random.default_rng(0)
+    score = 1 / (1 + np.exp(-draw.normal(-1, 1.2, 40_000)))
+    label = (draw.random(len(score)) < score).astype(int)
+    for change in (lambda s: s, np.square):
+        curve = smooth_calibration(label, change(score), np.arange(len(score)))
+        assert curve.remark is None
+        expected = np.interp(curve.score, np.sort(change(score)), np.sort(score))
+        np.testing.assert_allclose(curve.observed, expected, atol=0.015)
+        assert ((curve.low < curve.observed) & (curve.observed < curve.high)).all()
+
+
+def test_the_smooth_curve_solves_the_likelihoods_equations():
+    # As many positives are expected as there are, whatever the spline.
+    label, score = random_units(1, n=300)
+    logit = np.log(score) - np.log1p(-score)
+    curve = smooth_calibration(label, score, np.arange(300))
+    inside = (score >= curve.score[0]) & (score <= curve.score[-1])
+    expected = np.interp(score[inside], curve.score, curve.observed)
+    assert expected.sum() == pytest.approx(label[inside].sum(), abs=0.03 * label.sum())
+    # Its knots are quantiles of the logit, so another slope of the logit changes nothing.
+    steeper = 1 / (1 + np.exp(-2 * logit))
+    np.testing.assert_allclose(
+        smooth_calibration(label, steeper, np.arange(300)).observed, curve.observed, atol=1e-7
+    )
+
+
+@pytest.mark.parametrize(
+    ("score", "said"),
+    [
+        (lambda s: s * 0 + 0.5, "all scores are equal"),
+        (lambda s: 0.3 + 1e-9 * s, "nearly constant"),
+        (lambda s: np.where(s > 0.5, 0.7, 0.2), "straight line"),
+        (lambda s: s.round(), "straight line"),
+    ],
+)
+def test_tied_and_extreme_scores_have_a_curve_or_a_sentence(score, said):
+    label, given = random_units(0, n=400)
+    curve = smooth_calibration(label, score(given), np.arange(400))
+    assert said in curve.remark
+    assert np.isfinite(curve.observed).all()
+    assert (len(curve.score) > 0) == (said == "straight line")
+    assert not len(smooth_calibration(label * 0, given, np.arange(400)).score)
+    separated = smooth_calibration(label, label * 0.5 + 0.2 * given, np.arange(400))
+    assert "separates the classes" in separated.remark

@@ -1,23 +1,13 @@
-from fractions import Fraction
-
 import numpy as np
 import pandas as pd
 import pytest
 from prediction_tables import made_up
-from scipy.stats import norm
-from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
+from test_roc import PAIRED_A, PAIRED_B, PAIRED_LABEL
 
-from mammo_pd.evaluation.bootstrap import (
-    corrected_interval,
-    patient_weights,
-    percentile_interval,
-)
-from mammo_pd.evaluation.extremes import independent_pairs
 from mammo_pd.evaluation.levels import aggregate
 from mammo_pd.evaluation.measures import assess, auc_with_interval
 from mammo_pd.evaluation.predictions import check_predictions
-from mammo_pd.evaluation.roc import Ranking, auc, auc_influence
-from mammo_pd.evaluation.thresholds import choose_thresholds
+from mammo_pd.evaluation.thresholds import Reader, choose_thresholds
 from mammo_pd.terms import Level
 
 
@@ -27,126 +17,96 @@ def units_of(label, score, patient=None):
 
 
 def assessed(units, **how):
-    return assess(units, **({"thresholds": [], "resamples": 200, "seed": 0} | how))
+    return assess(units, **({"thresholds": []} | how))
 
 
-def test_the_interval_is_that_of_copied_patients(predictions):
-    # The slow, obvious way: copy the rows of every patient drawn, then ask scikit-learn.
-    images = aggregate(check_predictions(predictions), Level.IMAGE)
-    patients = np.sort(images["patient_id"].unique())
-    groups = dict(tuple(images.groupby("patient_id")))
-
-    def measured(rows):
-        label, score = rows["label"], rows["score"]
-        return (
-            roc_auc_score(label, score),
-            average_precision_score(label, score),
-            brier_score_loss(label, score),
-        )
-
-    drawn = []
-    for weight in patient_weights(len(patients), 50, seed=3):
-        times = dict(zip(patients, weight.astype(int), strict=True))
-        drawn.append(measured(pd.concat([groups[p] for p in patients for _ in range(times[p])])))
-    drawn = np.array(drawn)
-    low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
-    metrics = assessed(images, resamples=50, seed=3).metrics
-    for place, name in ((1, "average_precision"), (2, "brier")):
-        found = metrics[f"{name}_ci_low"], metrics[f"{name}_ci_high"]
-        assert found == pytest.approx((low[place], high[place]))
-
-    # BCa as Efron and Tibshirani 1993, 14.3, has it, with the jackknife over patients.
-    left_out = [measured(images[images["patient_id"] != p])[0] for p in patients]
-    away = np.mean(left_out) - left_out
-    acceleration = (away**3).sum() / (6 * (away**2).sum() ** 1.5)
-    bias = norm.ppf((drawn[:, 0] < measured(images)[0]).mean())
-    moved = bias + norm.ppf([0.025, 0.975])
-    share = norm.cdf(bias + moved / (1 - acceleration * moved))
-    expected = np.quantile(drawn[:, 0], share)
-    assert (metrics["auc_ci_low"], metrics["auc_ci_high"]) == pytest.approx(expected, abs=2e-3)
-    lean = auc_with_interval(images, resamples=50, seed=3)
-    assert lean["auc_ci_low"] == metrics["auc_ci_low"]
-    assert lean["auc_ci_high"] == metrics["auc_ci_high"]
+@pytest.mark.parametrize(
+    ("score", "partial"), [(PAIRED_A, 0.607630186577555), (PAIRED_B, 0.511556669451406)]
+)
+def test_the_partial_auc_equals_procs(score, partial):
+    # R 4.2.2, pROC 1.18.0: auc(partial.auc = c(1, 0.9), partial.auc.correct = TRUE).
+    metrics = assessed(units_of(PAIRED_LABEL, score)).metrics
+    assert metrics["partial_auc_90"] == pytest.approx(partial, rel=1e-10)
 
 
-def test_correcting_a_symmetric_statistic_changes_nothing():
-    values = np.r_[np.linspace(-1, 1, 2001), np.nan]
-    assert corrected_interval(values, 0.0, np.array([-1.0, 1.0])) == pytest.approx(
-        percentile_interval(values)
-    )
-    # An estimate below most of its resamples: they run too high, and both ends come down.
-    low, high = corrected_interval(values, -0.2, np.array([-1.0, 1.0]))
-    assert low < percentile_interval(values)[0]
-    assert high < percentile_interval(values)[1]
+def everything(units):
+    """All values of a level that have an interval, by name: value, low and high."""
+    thresholds = [*choose_thresholds(units["label"], units["score"], miss_cost=10)]
+    results = assessed(units, thresholds=thresholds, reader=Reader(0.7, 0.85))
+    rows = {"": results.metrics}
+    rows |= {f"{row['code']} ": row for row in results.operating_points}
+    rows |= {f"top {row['share_flagged']} ": row for row in results.lift}
+    return {
+        f"{place}{name}": (row[name], row[f"{name}_ci_low"], row[f"{name}_ci_high"])
+        for place, row in rows.items()
+        for name in row
+        if f"{name}_ci_low" in row and row[f"{name}_ci_low"] is not None
+    }
 
 
-@pytest.mark.parametrize("digits", [1, 9])
-def test_point_estimates_are_what_one_resample_of_everyone_gives(predictions, digits):
-    # scikit-learn computes the estimates, our weighted curve the resamples: both must agree.
-    images = aggregate(check_predictions(predictions), Level.IMAGE)
-    images["score"] = images["score"].round(digits)
-    label, score = images["label"].to_numpy(), images["score"].to_numpy()
-    metrics = assessed(images).metrics
-    curve = Ranking.of(label, score).curve()
-    assert metrics["auc"] == pytest.approx(curve.auc(), abs=1e-12)
-    assert metrics["partial_auc_90"] == pytest.approx(curve.partial_auc(0.9), abs=1e-12)
-    assert metrics["average_precision"] == pytest.approx(curve.average_precision(), abs=1e-12)
-    assert metrics["brier"] == pytest.approx(((score - label) ** 2).mean(), abs=1e-12)
-    pairs = np.sign(score[label == 1][:, None] - score[label == 0])
-    assert metrics["auc"] == pytest.approx((pairs.mean() + 1) / 2, abs=1e-12)
-    assert metrics["resamples_used"] == 200
+def test_of_many_patients_every_interval_is_that_of_copied_patients():
+    # The bootstrap knows no formula: it copies the rows of every patient drawn.
+    units = aggregate(check_predictions(made_up(250, seed=2)), Level.IMAGE)
+    found = everything(units)
+    rows = units.groupby("patient_id").indices
+    names, draw, drawn = list(rows), np.random.default_rng(0), []
+    thresholds = choose_thresholds(units["label"], units["score"], miss_cost=10)
+    chosen = {one.code: one.value for one in thresholds}
+    for _ in range(60):
+        copy = [rows[names[i]] for i in draw.integers(0, len(names), len(names))]
+        resample = units.iloc[np.concatenate(copy)]
+        resample = resample.assign(patient_id=np.repeat(np.arange(len(copy)), 4))
+        results = assessed(resample, thresholds=thresholds, reader=Reader(0.7, 0.85))
+        values = {name: value for name, value in results.metrics.items() if name in found}
+        for row in results.operating_points:
+            assert row["threshold"] == chosen[row["code"]]
+            values |= {f"{row['code']} {name}": row[name] for name in row}
+        for row in results.lift:
+            values |= {f"top {row['share_flagged']} {name}": row[name] for name in row}
+        drawn.append({name: values[name] for name in found})
+    spread = pd.DataFrame(drawn).astype(float).std()
+    assert len(found) > 60
+    for name, (_, low, high) in found.items():
+        ratio = (high - low) / (2 * 1.96) / spread[name]
+        # Those of the few top units, or of the few lowest positives, are cautious.
+        cautious = name.startswith(("top", "specificity_at_sensitivity"))
+        assert 0.7 < ratio < (5.0 if cautious else 1.5), (name, ratio)
 
 
-@pytest.mark.parametrize(("n", "seed"), [(6, 43), (6, 57), (8, 1), (8, 52), (10, 31)])
-def test_resamples_that_tie_with_the_estimate_are_counted_exactly(n, seed):
-    # Few patients and coarse scores: many resamples have exactly the estimate's AUC, and an error
-    # in its last bit would move BCa's bias, which moves these limits by 0.02 to 0.12.
-    # The oracle counts pairs in whole numbers.
-    table = made_up(n, seed=seed)
-    table["score"] = table["score"].round(1)
-    units = aggregate(check_predictions(table), Level.PATIENT)
-    label, score = units["label"].to_numpy(), units["score"].to_numpy()
-    patient, patients = pd.factorize(units["patient_id"], sort=True)
-    halves = 1 + np.sign(score[label == 1][:, None] - score[label == 0]).astype(int)
-
-    def exact(weight):
-        positive, negative = weight[label == 1], weight[label == 0]
-        pairs = int(positive.sum() * negative.sum())
-        return Fraction(int(positive @ halves @ negative), 2 * pairs) if pairs else None
-
-    estimate = exact(np.ones(len(label), dtype=int))
-    drawn = [exact(w.astype(int)[patient]) for w in patient_weights(len(patients), 200, seed)]
-    away = np.array([np.nan if auc is None else float(auc - estimate) for auc in drawn])
-    expected = corrected_interval(away, 0.0, auc_influence(label, score, patient))
-    found = auc_with_interval(units, resamples=200, seed=seed)
-    assert found["auc"] == pytest.approx(float(estimate), abs=1e-12)
-    assert (found["auc_ci_low"], found["auc_ci_high"]) == pytest.approx(
-        [float(estimate) + end for end in expected], abs=1e-9
-    )
-
-
-def test_the_same_seed_gives_the_same_interval(predictions):
-    images = aggregate(check_predictions(predictions), Level.IMAGE)
-    assert assessed(images).metrics == assessed(images).metrics
-    assert assessed(images, seed=1).metrics["auc_ci_low"] != assessed(images).metrics["auc_ci_low"]
+@pytest.mark.parametrize("level", [Level.IMAGE, Level.EXAM])
+def test_intervals_contain_the_estimate_and_the_order_of_rows_changes_nothing(level):
+    units = aggregate(check_predictions(made_up(90, seed=3, prevalence=0.2)), level)
+    found = everything(units)
+    for name, (value, low, high) in found.items():
+        assert low <= value <= high, name
+        assert high - low > 1e-9, name
+    shuffled = everything(units.sample(frac=1, random_state=0).reset_index(drop=True))
+    assert shuffled.keys() == found.keys()
+    for name, row in found.items():
+        assert shuffled[name] == pytest.approx(row, abs=1e-12), name
 
 
 def test_images_of_one_patient_widen_the_interval():
     # Ten images that are copies of one another know no more than one.
     draw = np.random.default_rng(0)
-    label = np.r_[np.ones(40, int), np.zeros(40, int)]
-    score = 1 / (1 + np.exp(-(label + draw.normal(size=80))))
-    copied = units_of(np.repeat(label, 10), np.repeat(score, 10), np.repeat(np.arange(80), 10))
+    label = np.r_[np.ones(100, int), np.zeros(100, int)]
+    score = 1 / (1 + np.exp(-(label + draw.normal(size=200))))
+    copied = units_of(np.repeat(label, 10), np.repeat(score, 10), np.repeat(np.arange(200), 10))
     alone = assessed(units_of(label, score)).metrics
     together = assessed(copied).metrics
-    assert together["auc_ci_low"] == pytest.approx(alone["auc_ci_low"])
-    width = together["auc_delong_ci_high"] - together["auc_delong_ci_low"]
-    assert width < 0.5 * (together["auc_ci_high"] - together["auc_ci_low"])
+    for name in ("auc", "brier", "average_precision", "sensitivity_at_specificity_80"):
+        for end in ("low", "high"):
+            named = f"{name}_ci_{end}"
+            assert together[named] == pytest.approx(alone[named], abs=1e-6)
+    # DeLong's takes the copies for ten patients each, hence only its standard error is given.
+    assert together["auc_delong_se"] < 0.5 * alone["auc_delong_se"]
+    assert together["auc_delong_ci_low"] is None
+    assert alone["auc_delong_ci_low"] is not None
 
 
-def test_at_patient_level_bootstrap_and_delong_agree():
+def test_of_many_patients_the_interval_is_delongs():
     patients = aggregate(check_predictions(made_up(400)), Level.PATIENT)
-    metrics = assessed(patients, resamples=2000).metrics
+    metrics = assessed(patients).metrics
     assert metrics["auc_ci_low"] == pytest.approx(metrics["auc_delong_ci_low"], abs=0.01)
     assert metrics["auc_ci_high"] == pytest.approx(metrics["auc_delong_ci_high"], abs=0.01)
 
@@ -157,10 +117,7 @@ def test_one_class_only_is_a_sentence(label):
     assert one.metrics["auc"] is None
     assert one.metrics["n"] == 5
     assert "need both classes" in one.remarks[0]
-    assert (
-        "need both classes"
-        in auc_with_interval(units_of([label] * 5, [0.5] * 5), resamples=10, seed=0)["remark"]
-    )
+    assert "need both classes" in auc_with_interval(units_of([label] * 5, [0.5] * 5))["remark"]
 
 
 def test_all_scores_tied():
@@ -196,12 +153,13 @@ def test_classes_that_do_not_overlap_are_no_certainty():
     assert (one.metrics["auc"], one.metrics["auc_ci_high"]) == (1.0, 1.0)
     assert one.metrics["auc_ci_low"] == pytest.approx(0.025**0.1)
     assert one.metrics["auc_delong_ci_low"] is None
-    assert any("exact one for the 10 independent pair" in remark for remark in one.remarks)
+    assert any("exact one for pairs" in remark for remark in one.remarks)
     assert all(map(no_interval_without_width, [one.metrics, *one.operating_points]))
     youden = one.operating_points[0]
-    assert youden["sensitivity_ci_low"] == pytest.approx(0.025**0.1)
-    assert youden["npv_ci_low"] == pytest.approx(0.025**0.1)
-    lean = auc_with_interval(units, resamples=200, seed=0)
+    # Mid-p: half of the chance of ten in ten counts.
+    assert youden["sensitivity_ci_low"] == pytest.approx(0.05**0.1)
+    assert youden["npv_ci_low"] == pytest.approx(0.05**0.1)
+    lean = auc_with_interval(units)
     assert lean["auc_ci_low"] == one.metrics["auc_ci_low"]
     assert "exact" in lean["remark"]
     turned = assessed(units.assign(label=1 - units["label"]))
@@ -233,26 +191,35 @@ def test_no_interval_has_zero_width(shape):
     assert ("exactly 0 or 1" in said) == (shape == "saturated")
 
 
-def test_few_patients_and_few_resamples_are_sentences():
-    few = assessed(units_of([1] * 4 + [0] * 9, np.linspace(0, 1, 13) % 0.7), resamples=199)
+def test_few_patients_are_a_sentence():
+    few = assessed(units_of([1] * 4 + [0] * 9, np.linspace(0, 1, 13) % 0.7))
     assert "4 with positives and 9 with negatives" in few.remarks[0]
-    assert "199 resamples" in few.remarks[1]
-    enough = assessed(units_of([1] * 5 + [0] * 9, np.linspace(0.1, 1, 14) % 0.7), resamples=200)
-    assert not any("patients" in remark or "200" in remark for remark in enough.remarks)
+    enough = assessed(units_of([1] * 5 + [0] * 9, np.linspace(0.1, 1, 14) % 0.7))
+    assert not any("Few patients" in remark for remark in enough.remarks)
 
 
-def test_pairs_share_no_patient():
-    # Every patient has a negative; two have a positive, too.
-    assert independent_pairs([0, 1, 0, 1, 0, 0], [0, 0, 1, 1, 2, 2]) == 1
-    assert independent_pairs([0, 1, 0, 1, 0, 0], [0, 0, 1, 1, 2, 3]) == 2
-    assert independent_pairs([1, 0], [0, 0]) == 0
+def test_a_specificity_without_interval_is_a_sentence():
+    # All of 35 patients score above the threshold of 90 % with probability .9 ** 35 = .025.
+    for positives, known in ((16, []), (17, ["80"]), (35, ["80"]), (36, ["80", "90"])):
+        score = np.random.default_rng(0).random(positives + 100)
+        one = assessed(units_of([1] * positives + [0] * 100, score))
+        for rate in ("80", "90", "95"):
+            low = one.metrics[f"specificity_at_sensitivity_{rate}_ci_low"]
+            assert (low is not None) == (rate in known)
+            assert one.metrics[f"sensitivity_at_specificity_{rate}_ci_low"] is not None
+        missing = [remark for remark in one.remarks if "No interval of the specificity" in remark]
+        assert f"all {positives} patients with positives" in missing[0]
+        assert missing[0].endswith("72.")
 
 
-def test_resamples_with_one_class_are_left_out_and_counted():
-    one = assessed(units_of([1, 1] + [0] * 30, np.linspace(0, 1, 32)), resamples=2000)
-    # (1 - 2/32) ** 32 = .127 of the resamples hold no positive.
-    assert one.metrics["resamples_used"] == pytest.approx(2000 * (1 - 0.127), rel=0.03)
-    assert any("one class only" in remark for remark in one.remarks)
+def test_an_average_precision_that_few_negatives_make_has_no_interval():
+    units = units_of([1] * 20 + [0] * 100, np.random.default_rng(0).random(120))
+    rare = assessed(units, prevalence=0.006)
+    assert rare.metrics["average_precision_at_prevalence_ci_low"] is None
+    assert any("re-weighted to a prevalence of 0.006" in remark for remark in rare.remarks)
+    assert any("It takes 829." in remark for remark in rare.remarks)
+    common = assessed(units, prevalence=0.1)
+    assert common.metrics["average_precision_at_prevalence_ci_low"] is not None
 
 
 def test_operating_points_are_applied_not_chosen_again(predictions):
@@ -267,31 +234,3 @@ def test_operating_points_are_applied_not_chosen_again(predictions):
         assert point["tn"] == (~flagged & (images["label"] == 0)).sum()
         assert point["tp"] + point["fp"] + point["fn"] + point["tn"] == len(images)
         assert point["sensitivity_ci_low"] <= point["sensitivity"] <= point["sensitivity_ci_high"]
-
-
-def test_percentile_interval():
-    values = np.r_[np.arange(101.0), np.nan]
-    assert percentile_interval(values, level=0.9) == pytest.approx((5.0, 95.0))
-    assert percentile_interval(np.full(200, np.nan)) is None
-    assert percentile_interval(np.r_[np.ones(99), np.full(901, np.nan)]) is None
-
-
-def test_patient_weights_draw_with_replacement():
-    weights = np.array(list(patient_weights(50, 400, seed=0)))
-    assert (weights.sum(axis=1) == 50).all()
-    assert weights.mean() == 1.0
-    assert weights.var() == pytest.approx(1 - 1 / 50, rel=0.05)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("level", [Level.IMAGE, Level.BREAST, Level.PATIENT])
-def test_the_interval_covers_the_truth_95_times_in_100(level):
-    # The truth: the AUC of very many patients drawn in the same way.
-    truth_rows = aggregate(check_predictions(made_up(100_000, seed=99)), level)
-    truth = auc(truth_rows["label"], truth_rows["score"])
-    trials, inside = 1200, 0
-    for trial in range(trials):
-        units = aggregate(check_predictions(made_up(150, seed=1000 + trial)), level)
-        metrics = auc_with_interval(units, resamples=400, seed=trial)
-        inside += metrics["auc_ci_low"] <= truth <= metrics["auc_ci_high"]
-    assert 0.93 <= inside / trials <= 0.97

@@ -3,13 +3,14 @@ import pytest
 from prediction_tables import made_up
 
 from mammo_pd.errors import InputError
+from mammo_pd.evaluation.cutoffs import Cutoff
 from mammo_pd.evaluation.levels import Aggregation, aggregate
 from mammo_pd.evaluation.predictions import check_predictions
 from mammo_pd.evaluation.roc import auc
-from mammo_pd.evaluation.strata import known_strata, stratify
+from mammo_pd.evaluation.strata import found_by_lesion, known_strata, stratify
 from mammo_pd.terms import Level
 
-HOW = {"aggregation": Aggregation.MEAN, "resamples": 20, "seed": 0}
+HOW = {"aggregation": Aggregation.MEAN}
 
 
 def by_value(table, column):
@@ -119,3 +120,49 @@ def test_one_value_is_one_group_however_it_is_written(column, one, other):
     )
     assert first == second
     assert len(first) > 1
+
+
+CUTOFFS = {level: Cutoff("one", "a rule", 0.4) for level in Level}
+
+
+def test_sensitivity_and_specificity_of_a_group_at_the_threshold_of_all():
+    table = made_up(120)
+    table["site"] = np.repeat(["a"] * 80 + ["b"] * 40, 4)
+    checked = check_predictions(table)
+    rows = {row["value"]: row for row in stratify(checked, ["site"], cutoffs=CUTOFFS, **HOW)}
+    breasts = aggregate(checked, Level.BREAST)
+    site = breasts["patient_id"].map(
+        table.drop_duplicates("patient_id").set_index("patient_id")["site"]
+    )
+    for name, row in rows.items():
+        here = breasts[site == name]
+        flagged = here["score"] >= 0.4
+        assert row["sensitivity"] == pytest.approx(flagged[here["label"] == 1].mean())
+        assert row["specificity"] == pytest.approx((~flagged)[here["label"] == 0].mean())
+        assert row["sensitivity_ci_low"] < row["sensitivity"] < row["sensitivity_ci_high"]
+    assert "sensitivity" not in stratify(checked, ["site"], **HOW)[0]
+
+
+def test_what_a_lesion_column_says_of_negatives_is_no_group():
+    # The RSNA tables have invasive = 0 for every breast without cancer.
+    table = made_up(200)
+    invasive = np.random.default_rng(0).integers(0, 2, 200).repeat(4)
+    table["invasive"] = np.where(table["label"] == 1, invasive, 0)
+    checked = check_predictions(table)
+    rows = stratify(checked, ["invasive"], cutoffs=CUTOFFS, **HOW)
+    assert [row["value"] for row in rows] == ["no", "yes"]
+    breasts = aggregate(checked, Level.BREAST)
+    for row in rows:
+        assert row["compared_with"] == "all negatives"
+        assert row["n"] - row["n_positive"] == (breasts["label"] == 0).sum()
+        assert row["specificity"] is None
+    assert sum(row["n_positive"] for row in rows) == breasts["label"].sum()
+
+    found = found_by_lesion(
+        checked, level=Level.EXAM, aggregation=Aggregation.MEAN, cutoff=CUTOFFS[Level.EXAM]
+    )
+    exams = aggregate(checked, Level.EXAM)
+    ill = exams[exams["label"] == 1]
+    assert sum(row["n_positive"] for row in found) == len(ill)
+    assert sum(row["found"] for row in found) == (ill["score"] >= 0.4).sum()
+    assert all(row["found"] + row["missed"] == row["n_positive"] for row in found)

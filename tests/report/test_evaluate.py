@@ -46,7 +46,7 @@ def predictions():
 
 
 def evaluated(table, out, **how):
-    return evaluate_predictions(table, out, context=CONTEXT, **({"resamples": 20} | how))
+    return evaluate_predictions(table, out, context=CONTEXT, **how)
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_a_report_folder(predictions, tmp_path):
     path = tmp_path / "predictions.csv"
     predictions.to_csv(path, index=False)
     out = tmp_path / "deep" / "report"
-    metrics = evaluate_file(path, out, context=CONTEXT, resamples=50)
+    metrics = evaluate_file(path, out, context=CONTEXT)
 
     names = {entry.name for entry in out.iterdir()}
     assert {"index.html", "metrics.json", "roc.png", "roc.svg", "pr.png", "pr.svg"} <= names
@@ -82,9 +82,7 @@ def test_the_reports_own_predictions_give_the_same_report(predictions, tmp_path)
     val = predictions.iloc[:60]
     test = predictions.iloc[60:].reset_index(drop=True)
     first = evaluated(test, tmp_path / "a", validation=val)
-    again = evaluate_file(
-        tmp_path / "a" / "predictions.csv", tmp_path / "b", context=CONTEXT, resamples=20
-    )
+    again = evaluate_file(tmp_path / "a" / "predictions.csv", tmp_path / "b", context=CONTEXT)
     assert again == first
     for name in ("metrics.json", "roc.svg", "index.html", "predictions_exam.csv"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
@@ -153,6 +151,13 @@ def test_folds_are_pooled_and_apart(predictions, tmp_path):
     first = predictions[predictions["fold"] == 0]
     assert images[0]["auc"] == pytest.approx(auc(first["label"], first["score"]))
     assert metrics["image"]["auc"] == pytest.approx(auc(predictions["label"], predictions["score"]))
+    # Each fold's thresholds come from the others; of validation rows there are none.
+    assert metrics["computation"]["cross_fitted"] is True
+    points = metrics["exam"]["operating_points"]
+    assert {row["code"] for row in points} > {"youden", "specificity_90"}
+    assert [row["code"] for row in metrics["programme"]["per_thousand"]] == [
+        row["code"] for row in points
+    ]
 
 
 @pytest.mark.usefixtures("no_drawing")
@@ -215,7 +220,6 @@ def test_unknown_units_are_left_out_and_told_of(predictions, tmp_path):
     ("how", "cause"),
     [
         ({"aggregation": "median"}, "no aggregation 'median'.*mean, max, noisy_or"),
-        ({"resamples": 0}, "0 resamples"),
         ({"prevalence": 6}, "prevalence of 6"),
         ({"prevalence_level": "side"}, "no level 'side'.*image, breast, exam, patient"),
         ({"miss_cost": 0}, "cannot cost 0"),
@@ -283,7 +287,7 @@ class TestCompare:
 
     def test_a_comparison_folder(self, two, tmp_path):
         out = tmp_path / "comparison"
-        metrics = compare_predictions(two, out, context=CONTEXT, resamples=30)
+        metrics = compare_predictions(two, out, context=CONTEXT)
         assert json.loads((out / "metrics.json").read_text()) == json.loads(json.dumps(metrics))
         for name in ("alone", "paired"):
             written = pd.read_csv(out / f"{name}.csv").astype(object)
@@ -302,13 +306,10 @@ class TestCompare:
 
     def test_the_terminal_says_holm_and_the_margin(self, two, tmp_path):
         tables = {**two, "third": two["keep 1"].assign(score=two["keep 1"]["score"] ** 2)}
-        metrics = compare_predictions(
-            tables, tmp_path / "c", context=CONTEXT, resamples=30, margin=0.4
-        )
+        metrics = compare_predictions(tables, tmp_path / "c", context=CONTEXT, margin=0.4)
         told = difference_table(metrics)
         assert told.count("(Holm ") == 12
         assert "note: image level: keep <.25> is not worse than keep 1 by 0.4 or more ([" in told
-        assert "30 resamples" in told
         # The third ranks as the first does.
         assert "keep 1 is worse than third by 0.4 or more cannot be said" in told
         page = (tmp_path / "c" / "index.html").read_text()
@@ -320,12 +321,12 @@ class TestCompare:
     def test_only_test_rows_count(self, two, tmp_path):
         split = ["val"] * 40 + ["test"] * 120
         tables = {name: table.assign(split=split) for name, table in two.items()}
-        metrics = compare_predictions(tables, tmp_path / "c", context=CONTEXT, resamples=5)
+        metrics = compare_predictions(tables, tmp_path / "c", context=CONTEXT)
         assert metrics["alone"][0]["n"] == 120
 
     def test_one_class_has_a_page_without_curves(self, two, tmp_path):
         healthy = {name: table.assign(label=0) for name, table in two.items()}
-        metrics = compare_predictions(healthy, tmp_path / "c", context=CONTEXT, resamples=5)
+        metrics = compare_predictions(healthy, tmp_path / "c", context=CONTEXT)
         assert metrics["paired"][0]["difference"] is None
         assert "<svg" not in (tmp_path / "c" / "index.html").read_text(encoding="utf-8")
         assert difference_table(metrics).splitlines()[1].endswith("–   p –")

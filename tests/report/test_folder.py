@@ -19,13 +19,13 @@ def predictions():
 
 
 def evaluated(table, out, **how):
-    return evaluate_predictions(table, out, context=CONTEXT, **({"resamples": 10} | how))
+    return evaluate_predictions(table, out, context=CONTEXT, **how)
 
 
 @pytest.fixture
 def blank_figures(monkeypatch):
     """For tests of the folder, not of the figures in it: drawing takes a second."""
-    names = ("roc", "pr", "scores", "calibration", "strata", "folds")
+    names = ("roc", "pr", "scores", "calibration", "strata", "folds", "decision_curve")
     blank = [Figure(name, "<svg ></svg>", b"", "blank") for name in names]
     monkeypatch.setattr(folder, "figures_of", lambda _: blank)
 
@@ -48,7 +48,7 @@ class TestTheOldReport:
             pd.DataFrame, "to_csv", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "full"))
         )
         with pytest.raises(OSError, match="full"):
-            evaluated(predictions, out, seed=1)
+            evaluated(predictions.assign(score=0.5), out)
         assert {entry.name: entry.read_bytes() for entry in out.iterdir()} == before
         assert [entry.name for entry in tmp_path.iterdir()] == ["report"]
 
@@ -76,7 +76,7 @@ class TestTheOldReport:
 
 @pytest.mark.usefixtures("blank_figures")
 def test_the_reliability_table_counts_every_unit_once(predictions, tmp_path):
-    metrics = evaluated(predictions, tmp_path / "r", resamples=200)
+    metrics = evaluated(predictions, tmp_path / "r")
     table = pd.read_csv(tmp_path / "r" / "reliability.csv")
     for level, bins in table.groupby("level"):
         assert bins["n"].sum() == metrics[level]["n"]

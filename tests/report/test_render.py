@@ -1,7 +1,9 @@
+import json
 import re
 import time
 import tomllib
-from base64 import b64decode
+from base64 import b64decode, b64encode
+from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -42,9 +44,21 @@ def report(tmp_path_factory):
         table,
         out,
         context=context,
-        resamples=100,
-        thumbnail=lambda image_id: None if image_id.endswith("7") else pixel,
+        thumbnail=lambda image_id: () if image_id.endswith("7") else (pixel, pixel),
+        reader=Reader(0.85, 0.9),
     )
+    return out
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """The folder of a page of real images without thresholds."""
+    out = tmp_path_factory.mktemp("plain") / "report"
+    context = ReportContext(
+        study={"intended_use": "A second reader.", "follow_up": None},
+        provenance={"version": "9.9", "command": "mammo-pd evaluate"},
+    )
+    evaluate_predictions(made_up(30), out, context=context)
     return out
 
 
@@ -61,14 +75,14 @@ class Balanced(HTMLParser):
 
     def __init__(self):
         super().__init__()
-        self.opened, self.ids, self.tags, self.links = [], [], set(), []
+        self.opened, self.ids, self.tags, self.links, self.shown = [], [], set(), [], []
         self.text = ""
 
     def handle_starttag(self, tag, attrs):
         self.tags.add(tag)
         self.ids += [value for name, value in attrs if name == "id"]
         self.links += [value for name, value in attrs if (tag, name) == ("a", "href")]
-        if tag not in {"meta", "link", "br", "img"}:
+        if tag not in {"meta", "link", "br", "img", "input"}:
             self.opened.append(tag)
 
     def handle_data(self, data):
@@ -76,6 +90,7 @@ class Balanced(HTMLParser):
 
     def handle_startendtag(self, tag, attrs):
         self.ids += [value for name, value in attrs if name == "id"]
+        self.shown += [value for name, value in attrs if (tag, name) == ("use", "href")]
 
     def handle_endtag(self, tag):
         assert self.opened.pop() == tag
@@ -92,14 +107,19 @@ def test_the_markup_is_whole_and_every_section_can_be_reached(report):
     assert page.opened == []
     assert len(page.ids) == len(set(page.ids))
     sections = re.findall(r'<section id="([^"]+)"', (report / "index.html").read_text())
-    assert page.links == [f"#{key}" for key in sections]
+    assert page.links[: len(sections) + 1] == [f"#{key}" for key in (sections[0], *sections)]
+    assert {link.removeprefix("#") for link in page.links} == set(sections)
     assert len(sections) > 5
+    # A panel is a window on its figure's drawing.
+    assert set(page.shown) <= {f"#{name}" for name in page.ids}
+    assert len(page.shown) > 10
 
 
 def test_nothing_that_is_handed_in_becomes_markup(tmp_path):
     table = made_up(40)
     table["split"] = ["val"] * 80 + ["test"] * 80
     table["site"] = HOSTILE
+    table["lesion_type"] = HOSTILE
     table["image_id"] = HOSTILE + table["image_id"]
     context = ReportContext(
         title=HOSTILE,
@@ -112,12 +132,14 @@ def test_nothing_that_is_handed_in_becomes_markup(tmp_path):
         label_definition=HOSTILE,
         exclusions={HOSTILE: 3},
         parts=[{HOSTILE: HOSTILE, "images": 3}],
+        study={"intended_use": HOSTILE},
+        provenance={HOSTILE: HOSTILE},
         notes=[HOSTILE],
         pictures=HOSTILE,
         created=HOSTILE,
     )
     out = tmp_path / "report"
-    evaluate_predictions(table, out, context=context, resamples=10, thumbnail=lambda _: b"png")
+    evaluate_predictions(table, out, context=context, thumbnail=lambda _: (b"png",))
     page = parsed(out / "index.html")
     assert "x-evil" not in page.tags
     assert page.opened == []
@@ -125,7 +147,7 @@ def test_nothing_that_is_handed_in_becomes_markup(tmp_path):
     assert page.text.count(HOSTILE) >= 14
 
     models = {HOSTILE: table, "b": table}
-    compare_predictions(models, tmp_path / "c", context=context, resamples=10)
+    compare_predictions(models, tmp_path / "c", context=context)
     page = parsed(tmp_path / "c" / "index.html")
     assert "x-evil" not in page.tags
     assert page.text.count(HOSTILE) > 4
@@ -138,7 +160,6 @@ def test_a_prevalence_and_readers_are_named(tmp_path):
         table,
         tmp_path / "r",
         context=ReportContext(),
-        resamples=10,
         prevalence=0.006,
         reader=Reader(0.8, 0.9),
     )
@@ -159,20 +180,56 @@ def test_the_templates_are_shipped():
     assert set(templates) <= shipped
 
 
+def test_errors_are_whole_exams_on_their_side_of_the_threshold(report):
+    errors = pd.read_csv(report / "errors.csv")
+    exams = pd.read_csv(report / "predictions_exam.csv").set_index("exam_id")
+    points = json.loads((report / "metrics.json").read_text())["exam"]["operating_points"]
+    (threshold,) = {row["threshold"] for row in points if row["code"] == "specificity_90"}
+    assert set(errors["exam_threshold"]) == {threshold}
+    assert set(errors["kind"]) == {"false alarm", "miss"}
+    for (kind, _), images in errors.groupby(["kind", "place"]):
+        exam = exams.loc[images["exam_id"].iloc[0]]
+        assert len(images) == exam["n_images"] == 4
+        assert set(images["exam_score"]) == {exam["score"]}
+        if kind == "miss":
+            assert (exam["label"], exam["score"] < threshold) == (1, True)
+        else:
+            assert (exam["label"], exam["score"] >= threshold) == (0, True)
+    for kind, positive in (("false alarm", 0), ("miss", 1)):
+        of_class = exams[exams["label"] == positive]["score"]
+        clearest = of_class.max() if kind == "false alarm" else of_class.min()
+        assert errors[(errors["kind"] == kind) & (errors["place"] == 1)]["exam_score"].iloc[0] == (
+            clearest
+        )
+
+
 def test_errors_are_pictured_where_there_is_a_picture(report):
     text = (report / "index.html").read_text(encoding="utf-8")
     errors = pd.read_csv(report / "errors.csv")
-    pictured = re.findall(r'<img src="data:image/png;base64,[^"]+" alt="([^"]+)"', text)
-    assert len(pictured) == (~errors["image_id"].str.endswith("7")).sum() > 12
-    assert pictured[0].startswith("false alarm, ")
-    worst = errors[errors["kind"] == "miss"]["score"].iloc[0]
-    assert errors[errors["label"] == 1]["score"].min() == worst
+    pictured = re.findall(r'<img [^>]*src="data:image/png;base64,[^"]+" alt="([^"]+)"', text)
+    # Each image, and what the model attended to in it, which is folded up.
+    assert len(pictured) == 2 * (~errors["image_id"].str.endswith("7")).sum() > 24
+    assert len(re.findall(r'<details class="picture"><summary>.*?<img', text)) == len(pictured) / 2
+    assert text.count("no picture") == errors["image_id"].str.endswith("7").sum() > 0
+    assert re.match(r"false alarm, R CC, score 0\.\d{3}", pictured[0])
+
+
+def test_without_a_threshold_nothing_is_called_an_error(plain):
+    assert set(pd.read_csv(plain / "errors.csv")["kind"]) == {"high negative", "low positive"}
+    text = (plain / "index.html").read_text(encoding="utf-8")
+    assert "no threshold was chosen, so nothing is decided" in text
+    assert "False alarms" not in text
 
 
 def test_nothing_is_fetched_from_anywhere(report):
     text = (report / "index.html").read_text(encoding="utf-8")
-    assert not re.search(r"<script|@import|src=(?!\"data:)|url\((?!#)", text)
+    assert not re.search(r"<script[^>]*src|@import|src=(?!\"data:)|url\((?!#)", text)
     assert all(link.startswith(("#", "data:")) for link in re.findall(r'href="([^"]*)"', text))
+    # No script runs but this one, and it asks for nothing.
+    (script,) = re.findall(r"<script>(.*?)</script>", text, re.S)
+    digest = b64encode(sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in text
+    assert not re.search(r"fetch|XMLHttp|import|WebSocket|Beacon|https?:|eval|innerHTML", script)
 
 
 def drawn_in(report):
@@ -193,9 +250,8 @@ def test_what_the_reader_must_know(report):
         assert "var(--model)" in figure
 
 
-def test_no_phantom_banner_on_real_images(tmp_path):
-    evaluate_predictions(made_up(20), tmp_path / "r", context=ReportContext(), resamples=10)
-    assert "phantom" not in (tmp_path / "r" / "index.html").read_text().split("<body>")[1]
+def test_no_phantom_banner_on_real_images(plain):
+    assert "phantom" not in (plain / "index.html").read_text(encoding="utf-8").split("<body>")[1]
 
 
 def test_it_opens_without_error_or_request(report, chromium):
@@ -218,10 +274,11 @@ def test_every_figure_is_drawn_and_all_text_has_contrast(report, chromium, schem
     chromium.command("Emulation.setEmulatedMedia", features=features)
     chromium.open(report / "index.html")
     drawn = chromium.run(
-        "return [...document.querySelectorAll('figure svg')].map(svg => {"
-        " const box = svg.getBoundingClientRect();"
-        " return [svg.parentNode.id, box.width > 300 && box.height > 200,"
-        "  svg.querySelectorAll('path').length > 10] })"
+        "return [...document.querySelectorAll('figure[id]')].map(figure => {"
+        " const boxes = [...figure.querySelectorAll('.panels svg use')].map("
+        "  use => use.parentNode.getBoundingClientRect());"
+        " return [figure.id, boxes.length > 0 && boxes.every(b => b.width > 300 && b.height > 150),"
+        "  figure.querySelectorAll('path').length > 8] })"
     )
     assert sorted(drawn) == sorted([f"figure-{name}", True, True] for name in drawn_in(report))
     # WCAG 2.2, 1.4.3: text against what it stands on, at least 4.5 to 1.
@@ -241,8 +298,7 @@ def test_every_figure_is_drawn_and_all_text_has_contrast(report, chromium, schem
     assert (sum(map(int, re.findall(r"\d+", dark))) < 300) == (scheme == "dark")
 
 
-@pytest.mark.parametrize("width", [390, 1100])
-def test_the_page_does_not_scroll_sideways(report, chromium, width):
+def resized(chromium, width):
     chromium.command(
         "Emulation.setDeviceMetricsOverride",
         width=width,
@@ -250,8 +306,122 @@ def test_the_page_does_not_scroll_sideways(report, chromium, width):
         deviceScaleFactor=1,
         mobile=False,
     )
+
+
+@pytest.mark.parametrize("width", [390, 1100])
+def test_the_page_does_not_scroll_sideways(report, chromium, width):
+    resized(chromium, width)
     chromium.open(report / "index.html")
     assert chromium.run("return document.documentElement.scrollWidth") <= width
+
+
+def test_the_text_of_charts_can_be_read_on_a_phone(report, chromium):
+    resized(chromium, 400)
+    chromium.open(report / "index.html")
+    sizes = chromium.run(
+        "return [...document.querySelectorAll('.panels svg')].flatMap(svg => {"
+        " const scale = svg.getBoundingClientRect().width / svg.viewBox.baseVal.width;"
+        " const drawing = document.querySelector(svg.querySelector('use').getAttribute('href'));"
+        " return [...drawing.querySelectorAll('text')].map("
+        "  text => scale * parseFloat(getComputedStyle(text).fontSize)) })"
+    )
+    assert len(sizes) > 100
+    assert min(sizes) >= 9
+
+
+def test_the_threshold_moves_everything_together(report, chromium):
+    chromium.open(report / "index.html")
+    table = pd.read_csv(report / "thresholds.csv")
+    show = (
+        "const shown = {};"
+        "for (const e of document.querySelectorAll('[data-shows]')) shown[e.dataset.shows]"
+        " = e.textContent; return shown"
+    )
+    before = chromium.run(show)
+    points = json.loads((report / "metrics.json").read_text())["exam"]["operating_points"]
+    (fixed,) = [row for row in points if row["code"] == "specificity_90"]
+    assert before["threshold"] == f"{fixed['threshold']:.4g}"
+    assert [int(before[name]) for name in ("tp", "fp", "fn", "tn")] == [
+        fixed[name] for name in ("tp", "fp", "fn", "tn")
+    ]
+    for place in (0, 17, len(table) - 1):
+        chromium.run(
+            "const slider = document.querySelector('.explorer input');"
+            f"slider.value = {place}; slider.dispatchEvent(new Event('input'))"
+        )
+        shown, row = chromium.run(show), table.iloc[place]
+        assert float(shown["threshold"]) == pytest.approx(row["threshold"], rel=1e-3)
+        for name in ("tp", "fp", "fn", "tn"):
+            assert int(shown[name]) == row[name]
+        for name in ("sensitivity", "specificity", "ppv"):
+            expected = "–" if pd.isna(row[name]) else f"{row[name]:.3f}"
+            assert shown[name] == expected
+        recalled = float(shown["recalled"].replace(",", ""))
+        assert recalled == pytest.approx(1000 * row["recall_rate"], abs=0.51)
+    assert chromium.run("return document.querySelector('.control').hidden") is False
+
+
+def test_the_page_is_complete_without_its_script(report, chromium, tmp_path):
+    text = (report / "index.html").read_text(encoding="utf-8")
+    without, count = re.subn(r"<script>.*?</script>", "", text, flags=re.S)
+    assert count == 1
+    page = tmp_path / "without.html"
+    page.write_text(without, encoding="utf-8")
+    chromium.open(page)
+    shown = chromium.run(
+        "return [document.querySelector('.control').hidden, "
+        "[...document.querySelectorAll('.explorer [data-shows]')].filter(e => "
+        " !e.closest('.control') && !e.textContent.trim()).length,"
+        "document.querySelectorAll('thead button').length]"
+    )
+    assert shown == [True, 0, 0]
+
+
+def test_tables_are_sorted_by_value(report, chromium):
+    chromium.open(report / "index.html")
+    column = chromium.run(
+        "const table = document.querySelector('#screening table.sortable');"
+        "const head = table.tHead.rows[0].cells[1]; const read = () => [...table.tBodies[0].rows]"
+        " .map(row => row.cells[1].childNodes[0].textContent.trim());"
+        "head.querySelector('button').click(); const rising = read();"
+        "const said = head.getAttribute('aria-sort'); head.querySelector('button').click();"
+        "return [rising, said, read(), head.getAttribute('aria-sort')]"
+    )
+    rising, said, falling, said_then = column
+    assert (said, said_then) == ("ascending", "descending")
+    values = [float(text.replace(",", "")) for text in rising]
+    assert values == sorted(values)
+    assert len(set(values)) > 3
+    assert [float(text.replace(",", "")) for text in falling] == values[::-1]
+
+
+def test_the_table_of_contents_follows(report, chromium):
+    resized(chromium, 1200)
+    chromium.open(report / "index.html")
+    current = (
+        "document.getElementById('calibration').scrollIntoView();"
+        "return new Promise(done => setTimeout(() => done("
+        " document.querySelector('nav a[aria-current]').hash), 400))"
+    )
+    assert chromium.run(current) == "#calibration"
+
+
+def test_nothing_is_cut_off_in_print(report, chromium):
+    chromium.command("Emulation.setEmulatedMedia", media="print")
+    resized(chromium, 700)  # A4 less its margins, in CSS pixels
+    try:
+        chromium.open(report / "index.html")
+        wide = chromium.run(
+            "return [...document.querySelectorAll('table, figure')]"
+            ".filter(e => e.getBoundingClientRect().right > 701).length"
+        )
+        bars = chromium.run(
+            "return [...document.querySelectorAll('.scroll')].filter("
+            "e => getComputedStyle(e).overflowX !== 'visible').length"
+        )
+    finally:
+        chromium.command("Emulation.setEmulatedMedia", media="")
+    assert (wide, bars) == (0, 0)
 
 
 def test_the_browser_would_tell(tmp_path, chromium):
@@ -266,3 +436,36 @@ def test_the_browser_would_tell(tmp_path, chromium):
         heard += chromium.console()
     assert any("heard" in message for message in heard)
     assert "http://127.0.0.1:9/x.png" in chromium.requested()
+
+
+def test_all_that_the_page_shows_lies_beside_it(report):
+    metrics = json.loads((report / "metrics.json").read_text())
+    programme = metrics["programme"]
+    for name, rows in (
+        ("per_thousand", programme["per_thousand"]),
+        ("decision_curve", programme["decision_curve"]),
+        ("flow", metrics["context"]["flow"]),
+        ("characteristics", metrics["context"]["characteristics"]),
+        ("strata", metrics["strata"]),
+    ):
+        table = pd.read_csv(report / f"{name}.csv")
+        assert len(table) == len(rows) > 0
+        assert list(table) == list(rows[0])
+    assert len(pd.read_csv(report / "thresholds.csv")) > 10
+
+
+def test_what_authors_state_is_stated_and_the_rest_is_not(plain):
+    text = (plain / "index.html").read_text(encoding="utf-8")
+    stated = dict(re.findall(r"<dt>(.*?)</dt><dd>(?:<code>)?(.*?)(?:</code>)?</dd>", text))
+    assert stated["Intended use"] == "A second reader."
+    assert (
+        stated["Reference standard"] == stated["Follow-up of those without cancer"] == "not stated"
+    )
+    assert stated["version"] == "9.9"
+    items = dict(
+        re.findall(r'<th scope="row">(\w+)</th><td>[^<]*</td><td>(.*?)</td>', text, re.S)[:42]
+    )
+    assert list(items) == [str(number) for number in range(1, 43)]  # CLAIM
+    assert items["3"] == '<a href="#data">under Data</a>'
+    assert items["42"] == "not stated: for the authors"
+    assert items["14"] == "not stated: for the authors"

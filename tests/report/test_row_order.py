@@ -32,7 +32,7 @@ def _no_drawing(monkeypatch):
 )
 def test_every_table_gives_the_same_report_when_shuffled(name, aggregation, tmp_path):
     table = TABLES[name]
-    how = {"context": CONTEXT, "aggregation": aggregation, "resamples": 2}
+    how = {"context": CONTEXT, "aggregation": aggregation}
     given = evaluate.evaluate_predictions(table, tmp_path, **how)
     shuffled = table.sample(frac=1, random_state=0)
     assert evaluate.evaluate_predictions(shuffled, tmp_path, **how) == given
@@ -41,7 +41,7 @@ def test_every_table_gives_the_same_report_when_shuffled(name, aggregation, tmp_
 @pytest.mark.parametrize("aggregation", [Aggregation.MEAN, Aggregation.NOISY_OR])
 def test_scores_that_are_equal_on_paper_tie(tmp_path, aggregation):
     metrics = evaluate.evaluate_predictions(
-        equal_on_paper(), tmp_path, context=CONTEXT, resamples=5, aggregation=aggregation
+        equal_on_paper(), tmp_path, context=CONTEXT, aggregation=aggregation
     )
     # By hand, mean: positives 6 of .325, .875, .15; negatives 6 (and "even") of .325, .125.
     # Noisy-or: 6 of .8488 against 6 of .8488, .8194 ("even") and .4168; "odd" is .4897.

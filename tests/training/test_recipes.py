@@ -204,6 +204,14 @@ def test_loss_of_a_constant_score_is_the_least_that_one_gives(settings: dict[str
         )
 
 
+def test_a_changed_share_is_stated() -> None:
+    assert BinaryLabel(TrainingSettings()).prior_note() is None
+    both = BinaryLabel(TrainingSettings(positive_share=0.3, positive_weight=5.0)).prior_note()
+    assert both is not None
+    assert "positives as 30 % of its images and gave positives 5 times" in both
+    assert "corrected to the prevalence of the training images" in both
+
+
 def test_two_in_a_hundred_train_without_collapsing(phantom_store: Path, tmp_path: Path) -> None:
     """A few positives only: scores stay near their prevalence from the first epoch on."""
     store = tmp_path / "store"

@@ -159,7 +159,7 @@ def test_model_in_mlflow_gives_the_scores_of_the_run(run: Path, phantom_store: P
 def test_report_is_kept_beside_its_run(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["evaluate", str(run), "--resamples", "200"]) == 0
+    assert main(["evaluate", str(run)]) == 0
     assert "not in MLflow" not in capsys.readouterr().out
     info = RunFolder.open(run).info
     kept = {file.path for file in client_of(run).list_artifacts(info.mlflow_run_id, "report")}
@@ -168,7 +168,7 @@ def test_report_is_kept_beside_its_run(
     assert not any("predictions" in path or "errors" in path for path in kept)
     # A server that is away costs a warning.
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file://{run / 'run.json'}")
-    assert main(["evaluate", str(run), "--resamples", "200"]) == 0
+    assert main(["evaluate", str(run)]) == 0
     assert "the report is not in MLflow" in capsys.readouterr().out
 
 

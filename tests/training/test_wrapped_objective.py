@@ -121,7 +121,7 @@ def test_cross_validation_reports_on_each_finding(unlabelled_store: Path, tmp_pa
     """Its processes are started as this program was, which alone knows the objective."""
     out = tmp_path / "cv"
     words = ("--split", "two", "--store", unlabelled_store, "--out", out, "--parallel", "2")
-    done = mammo_pd("cv", *SETTINGS.split(), *words, "--resamples", "20")
+    done = mammo_pd("cv", *SETTINGS.split(), *words)
     assert done.returncode == 0, done.stderr
     tables = [pd.read_csv(out / f"fold{fold}-seed0" / "predictions.csv") for fold in range(2)]
     scored = pd.concat(tables)[lambda table: table["split"] == "test"]

@@ -129,6 +129,10 @@ class Objective(ABC):
         """
         return None
 
+    def prior_note(self) -> str | None:
+        """Say in a sentence what the scores' prevalence is, where training changed it."""
+        return None
+
     # ---- what a pretext task changes
 
     def build_model(self, backbone: Backbone) -> nn.Module:

@@ -119,6 +119,19 @@ class BinaryLabel(Objective):
         total = positive + negative
         return -positive * math.log(positive / total) - negative * math.log(negative / total)
 
+    def prior_note(self) -> str | None:
+        """What was done to the positives, and that the loss allows for it."""
+        share, weight = self._settings.positive_share, self._settings.positive_weight
+        done = [] if share is None else [f"drew positives as {share * 100:g} % of its images"]
+        if weight != 1.0:
+            done.append(f"gave positives {weight:g} times the weight")
+        if not done:
+            return None
+        return (
+            f"Training {' and '.join(done)}. The loss shifts the log odds by as much, so scores "
+            "are corrected to the prevalence of the training images as they are."
+        )
+
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Binary cross-entropy of (B, 1) logits, mean over the images."""
         known = ~targets.isnan()

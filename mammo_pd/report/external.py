@@ -1,0 +1,202 @@
+"""External validation: a development set and other sets go in, one report on all comes out.
+
+Thresholds and calibration are decided on the first set before any other is read.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from mammo_pd.errors import InputError
+from mammo_pd.evaluation.calibration import calibration_line
+from mammo_pd.evaluation.levels import Aggregation, aggregate, with_known_label
+from mammo_pd.evaluation.locked import Locked, lock
+from mammo_pd.evaluation.measures import Estimate, Row
+from mammo_pd.evaluation.predictions import read_predictions
+from mammo_pd.evaluation.prevalence import prevalence_by_level
+from mammo_pd.evaluation.roc import Floats
+from mammo_pd.report.content import ExternalValidation, ReportContext, SetResults
+from mammo_pd.report.evaluate import (
+    MISS_COST,
+    check_choices,
+    dated,
+    evaluate_predictions,
+    select_rows,
+)
+from mammo_pd.report.folder import replacement, write_external
+from mammo_pd.report.numbers import with_interval
+from mammo_pd.terms import Level, Split
+
+_MOST_OF_A_NAME = 40
+
+
+def evaluate_sets(
+    files: Sequence[Path],
+    out: Path,
+    *,
+    context: ReportContext,
+    aggregation: str = Aggregation.MEAN,
+    prevalence: float | None = None,
+    prevalence_level: str = Level.EXAM,
+    miss_cost: float = MISS_COST,
+    **choices: Any,
+) -> dict[str, object]:
+    """Write one report on several sets, and the whole report of each in a folder of its own.
+
+    The first set is the development set. Thresholds and a recalibration are decided on its rows
+    ``val``, or on all of it where it has none, and are locked before the second file is read.
+
+    Args:
+        files: CSVs of predictions, as for ``evaluate_file``; two or more.
+        out: the report's folder; an older report there is replaced.
+        context: what the reader needs to know besides.
+        aggregation: how the scores of a unit's images are aggregated.
+        prevalence: share of positives in the intended use.
+        prevalence_level: the level that it is a share of; the others follow.
+        miss_cost: cost of a missed positive in false alarms, for the cost threshold.
+        choices: further ones, as for ``evaluate_predictions``.
+
+    Returns:
+        The content of ``metrics.json``: ``sets`` with the metrics of each by name, and ``locked``.
+
+    Raises:
+        InputError: a table fails a check, or the first one has too few labels to lock anything on.
+    """
+    how: dict[str, Any] = {
+        "aggregation": aggregation,
+        "prevalence": prevalence,
+        "prevalence_level": prevalence_level,
+        "miss_cost": miss_cost,
+        **choices,
+    }
+    aggregated_by = check_choices(**how)
+    context = dated(context) if context.created is None else context
+    names = _names(files)
+    with replacement(out) as folder:
+        first = read_predictions(files[0])
+        locked = _lock(first, files[0], aggregated_by, how)
+        patients = set(first["patient_id"])
+        sets = []
+        for file, (name, inside) in zip(files, names.items(), strict=True):
+            development = file == files[0]
+            # Read only now: nothing of it can have moved what is locked.
+            table = first if development else read_predictions(file)
+            # Of the development set only the rows that were not decided on are a test.
+            tested = locked if not development or locked.part == Split.VAL else None
+            metrics = evaluate_predictions(
+                table,
+                folder / inside,
+                context=replace(context, title=f"{context.title}: {name}"),
+                locked=tested,
+                **how,
+            )
+            rows, _, _ = select_rows(table, None)
+            units = {
+                level: aggregate(with_known_label(rows, level), level, aggregated_by)
+                for level in Level
+            }
+            sets.append(
+                SetResults(
+                    name,
+                    inside,
+                    metrics,
+                    units,
+                    {} if tested is None else _recalibrated(units, locked),
+                    0 if development else len(patients & set(table["patient_id"])),
+                )
+            )
+        return write_external(ExternalValidation(context, sets, locked), folder)
+
+
+def sets_table(metrics: Mapping[str, Any]) -> str:
+    """A few lines for the terminal: by set and level units, positives and AUC with interval."""
+    lines = [f"{'set':<24} {'level':<8} {'n':>9} {'positive':>9}   AUC [95 % interval, by patient]"]
+    for name, of_set in metrics["sets"].items():
+        for level in Level:
+            row = of_set[level]
+            lines.append(
+                f"{name[:24]:<24} {level:<8} {row['n']:>9,} {row['n_positive']:>9,}   "
+                f"{with_interval(row)}"
+            )
+    locked = metrics["locked"]
+    lines.append(
+        f"note: thresholds and calibration were decided on {locked['images']:,} images of the "
+        f"first set and locked before the others were read (SHA-256 {locked['digest'][:12]}…)"
+    )
+    return "\n".join(lines)
+
+
+def _lock(
+    table: pd.DataFrame, file: Path, aggregation: Aggregation, how: Mapping[str, Any]
+) -> Locked:
+    """Decide on the validation rows, or on all rows where there are none."""
+    evaluated, chosen_on, _ = select_rows(table, None)
+    part, rows = (Split.VAL.value, chosen_on) if len(chosen_on) else ("all", evaluated)
+    intended: dict[Level, float] = {}
+    if how["prevalence"] is not None:
+        units = {
+            level: aggregate(with_known_label(evaluated, level), level, aggregation)
+            for level in Level
+        }
+        intended = prevalence_by_level(units, how["prevalence"], Level(how["prevalence_level"]))
+    locked = lock(
+        rows, part=part, aggregation=aggregation, miss_cost=how["miss_cost"], prevalence=intended
+    )
+    if not all(locked.thresholds.values()):
+        raise InputError(
+            f"{file} has labels of one class only where thresholds are to be decided "
+            f"({'rows with split = val' if part == Split.VAL else 'all rows'}): name the "
+            "development set first, with both classes."
+        )
+    return locked
+
+
+def _recalibrated(units: Mapping[Level, pd.DataFrame], locked: Locked) -> dict[Level, Row]:
+    """The calibration of a set once the locked line is applied to its scores."""
+    found: dict[Level, Row] = {}
+    for level, rows in units.items():
+        line = locked.calibration[level]
+        label = rows["label"].to_numpy(dtype=np.float64)
+        if line is None or not 0.0 < label.mean() < 1.0:
+            continue
+        score = line(rows["score"].to_numpy(dtype=np.float64))
+        patient, _ = pd.factorize(rows["patient_id"], sort=True)
+        fitted = calibration_line(label, score, patient)
+        ratio = _ratio(score, label, patient)
+        row = ratio.columns("expected_observed_ratio")
+        row |= _ratio((score - label) ** 2, np.ones_like(label), patient).columns("brier")
+        for name, one in (("slope", fitted.slope), ("intercept", fitted.intercept)):
+            reach = None if one is None else 1.96 * one.standard_error
+            row[name] = None if one is None else one.value
+            row[f"{name}_ci_low"] = None if one is None or not reach else one.value - reach
+            row[f"{name}_ci_high"] = None if one is None or not reach else one.value + reach
+        found[level] = row
+    return found
+
+
+def _ratio(above: Floats, below: Floats, patient: NDArray[np.intp]) -> Estimate:
+    """A ratio of two sums over units, with a normal interval clustered by patient."""
+    value = float(above.sum() / below.sum())
+    moved = np.bincount(patient, weights=(above - value * below) / below.sum())
+    patients = len(moved)
+    if patients < 2:
+        return Estimate(value)
+    reach = 1.96 * float(np.sqrt((moved**2).sum() * patients / (patients - 1)))
+    return Estimate(value, (value - reach, value + reach) if reach > 0.0 else None)
+
+
+def _names(files: Sequence[Path]) -> dict[str, str]:
+    """What each set is called, and a folder name made of letters, digits, dots and dashes."""
+    names: dict[str, str] = {}
+    for number, file in enumerate(files, start=1):
+        stem = file.stem if file.stem not in names else f"{file.parent.name}/{file.stem}"
+        name = stem if stem not in names else f"{stem} ({number})"
+        inside = re.sub(r"[^A-Za-z0-9.-]+", "-", file.stem).strip(".-")[:_MOST_OF_A_NAME]
+        names[name] = f"{number}-{inside}" if inside else str(number)
+    return names

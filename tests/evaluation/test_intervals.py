@@ -1,0 +1,171 @@
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import binom, poisson, t
+
+from mammo_pd.evaluation.intervals import (
+    Spread,
+    auc_interval,
+    count_ratio_limits,
+    effective_size,
+    interval_at_the_end,
+    joined,
+    log_limits,
+    logit_limits,
+    plain_limits,
+    ratio_interval,
+    share_interval,
+    share_limits,
+)
+from mammo_pd.evaluation.uncertainty import auc_interval_by_patient
+
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "interval_coverage.py"
+
+
+@pytest.mark.parametrize("n", [2, 5, 18, 102, 50_000])
+def test_at_the_mid_p_limits_each_tail_is_2_5_percent(n):
+    hits = np.unique(np.r_[0, 1, n // 3, n // 2, n - 1, n])
+    low, high = share_limits(hits / n, n)
+    for x, a, b in zip(hits, low, high, strict=True):
+        if x > 0:
+            assert binom.sf(x, n, a) + binom.pmf(x, n, a) / 2 == pytest.approx(0.025, rel=1e-6)
+        if x < n:
+            assert binom.cdf(x, n, b) - binom.pmf(x, n, b) / 2 == pytest.approx(0.025, rel=1e-6)
+    assert (low[0], high[-1]) == (0.0, 1.0)
+
+
+def test_limits_of_any_share_and_size_have_width_and_mirror():
+    draw = np.random.default_rng(0)
+    share = np.r_[draw.random(500), 0.0, 1.0, 1e-9, 1 - 1e-9]
+    size = 10 ** draw.uniform(0.1, 6, len(share))
+    low, high = share_limits(share, size)
+    assert (low <= share).all()
+    assert (share <= high).all()
+    assert (high - low > 1e-7).all()
+    turned_low, turned_high = share_limits(1 - share, size)
+    np.testing.assert_allclose(turned_low, 1 - high, atol=1e-9)
+    np.testing.assert_allclose(turned_high, 1 - low, atol=1e-9)
+
+
+def size_of(hit, patient):
+    units = np.bincount(patient)
+    share = hit.mean()
+    return effective_size(share, units, np.bincount(patient, weights=hit) - share * units)
+
+
+def test_effective_sizes():
+    draw = np.random.default_rng(0)
+    hit = draw.random(300) < 0.3
+    alone = np.arange(300)
+    assert size_of(hit, alone) == pytest.approx(300)
+    # Copies know nothing more; four independent units of a patient know as much as four patients.
+    assert size_of(np.repeat(hit, 4), np.repeat(alone, 4)) == pytest.approx(300)
+    apart = size_of(draw.random(1200) < 0.3, np.repeat(alone, 4))
+    assert 1000 < apart <= 1200
+    # All hit: who knows how alike they are? Patients count.
+    assert size_of(np.ones(1200), np.repeat(alone, 4)) == pytest.approx(300)
+    assert size_of(np.ones(5), np.array([0, 0, 0, 0, 1])) == pytest.approx(25 / 17)
+
+
+def test_a_spread_counts_the_patients_who_make_it():
+    assert Spread.of([1.0, -1.0, 1.0, -1.0, 0.0]).patients == pytest.approx(4)
+    assert Spread.of([5.0, 0.01, 0.01]).patients == pytest.approx(1, abs=1e-3)
+    assert Spread.of(np.zeros(3)).patients == 0
+    even = Spread.of(np.full(9, 1 / 3))
+    assert plain_limits(2.0, even) == pytest.approx((2 - t.ppf(0.975, 10), 2 + t.ppf(0.975, 10)))
+
+
+@pytest.mark.parametrize("limits", [plain_limits, log_limits, logit_limits])
+def test_no_spread_is_no_certainty(limits):
+    assert limits(0.4, Spread.of(np.zeros(3))) is None
+    low, high = limits(0.4, Spread.of(np.full(9, 1e-3)))
+    assert low < 0.4 < high
+    assert logit_limits(1.0, Spread.of([0.1, 0.1])) is None
+    low, high = logit_limits(0.999, Spread.of([0.5, -0.5]))
+    assert 0.0 <= low < 0.999 < high <= 1.0
+
+
+def test_expected_over_observed_is_about_a_poisson_mean():
+    # The exact mid-p limits of a count of 20; each of many patients adds at most one case.
+    observed = 20
+    mean = np.linspace(8, 40, 3201)
+    tail = poisson.cdf(observed, mean) - poisson.pmf(observed, mean) / 2
+    inside = mean[(tail > 0.025) & (tail < 0.975)]
+    low, high = count_ratio_limits(20.0, observed, Spread(20.0, 1e9))
+    assert (low, high) == pytest.approx((20 / inside[-1], 20 / inside[0]), rel=0.04)
+
+
+def test_independent_doubts_add_up_as_squares():
+    assert joined(0.5, (0.2, 0.7), (0.1, 0.6)) == pytest.approx((0.0, 0.5 + np.hypot(0.2, 0.1)))
+    assert joined(0.5, (0.2, 0.7), (0.5, 0.5)) == pytest.approx((0.2, 0.7))
+
+
+def test_limits_of_a_ratio():
+    first, other = (0.8, (0.6, 0.9)), (0.1, (0.05, 0.2))
+    low, high = ratio_interval(*first, *other)
+    assert low < 8.0 < high
+    # The ratio the other way round, and one whose denominator is known.
+    assert ratio_interval(*other, *first) == pytest.approx((1 / high, 1 / low))
+    assert ratio_interval(*first, 0.1, (0.1, 0.1)) == pytest.approx((6.0, 9.0))
+    assert ratio_interval(0.0, (0.0, 0.2), *other)[0] == 0.0
+    assert ratio_interval(*first, 0.0, (0.0, 0.1))[1] == np.inf
+    low, _ = ratio_interval(*first, 0.0, (0.0, 0.1))
+    assert low == pytest.approx(np.sqrt(0.6 * (1.6 - 0.6)) / 0.1)
+
+
+@pytest.mark.parametrize("positives", [2, 5, 12, 60])
+def test_an_auc_of_1_is_no_certainty(positives):
+    label = np.r_[np.ones(positives), np.zeros(100)]
+    low, high = auc_interval_by_patient(label, label, np.arange(len(label)))
+    assert high == 1.0
+    assert low == pytest.approx(0.025 ** (1 / positives))
+    turned = auc_interval_by_patient(label, 1 - label, np.arange(len(label)))
+    assert turned == pytest.approx((0.0, 1 - low))
+    # One pair in disorder must not make it narrower than that by much.
+    score = label + np.linspace(0, 0.5, len(label))
+    score[0] = 0.499
+    low, high = auc_interval_by_patient(label, score, np.arange(len(label)))
+    assert low < 1 - 1 / (2 * positives)
+    assert low < high <= 1.0
+
+
+def test_pairs_share_no_patient():
+    # Every one of four patients has a positive and a negative: two pairs.
+    label, patient = np.tile([1, 0], 4), np.repeat(np.arange(4), 2)
+    low, _ = auc_interval_by_patient(label, label, patient)
+    assert low == pytest.approx(interval_at_the_end(1.0, 2)[0])
+
+
+def test_an_auc_interval_contains_the_estimate_and_mirrors():
+    for auc in (1e-6, 0.01, 0.3, 0.5, 0.9, 0.999, 1 - 1e-6):
+        for spread in (Spread(0.0, 0.0), Spread(1e-4, 1.5), Spread(0.01, 30.0)):
+            low, high = auc_interval(auc, spread, 7, 50, 7)
+            assert 0.0 <= low < auc < high <= 1.0
+            turned = auc_interval(1 - auc, spread, 7, 50, 7)
+            assert turned == pytest.approx((1 - high, 1 - low), abs=1e-6)
+
+
+def test_share_interval_is_one_of_share_limits():
+    low, high = share_limits([0.2, 0.9], [10.0, 20.0])
+    assert share_interval(0.9, 20.0) == pytest.approx((low[1], high[1]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("positives", [18, 12, 5])
+@pytest.mark.parametrize("model", ["plain", "strong"])
+def test_every_interval_covers(model, positives):
+    """The table of docs/statistics.md in small: 150 sets of 120 patients."""
+    spec = importlib.util.spec_from_file_location("interval_coverage", BENCHMARK)
+    simulation = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(simulation)
+    law = simulation.Law.of(simulation.MODELS[model], positives, seed=7)
+    found = simulation.coverage(law, sets=150, seed=8)
+    shown = found[found["shown"] > 20.0]
+    assert len(shown) > 100
+    for row in shown.itertuples():
+        # A true coverage of 93 % stays above this in all but one of a thousand such tests.
+        n = 150 * row.shown / 100
+        allowed = 100 * binom.ppf(0.001, round(n), 0.93) / round(n)
+        assert row.covered >= allowed, (row.figure, row.level, row.covered)

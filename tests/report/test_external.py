@@ -1,0 +1,138 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from prediction_tables import made_up
+
+from mammo_pd.errors import InputError
+from mammo_pd.evaluation.calibration import calibration_line
+from mammo_pd.evaluation.levels import Aggregation, aggregate
+from mammo_pd.evaluation.locked import Recalibration, lock
+from mammo_pd.evaluation.predictions import check_predictions
+from mammo_pd.report import evaluate, external, folder
+from mammo_pd.report.content import ReportContext
+from mammo_pd.report.evaluate import evaluate_file
+from mammo_pd.report.external import evaluate_sets, sets_table
+from mammo_pd.report.figures import Figure
+from mammo_pd.report.folder import metrics_of
+from mammo_pd.terms import Level
+
+CONTEXT = ReportContext(title="Sets <of> women", created="2026-01-01T00:00:00+00:00")
+HOW = {"context": CONTEXT}
+
+
+@pytest.fixture(autouse=True)
+def _no_single_reports(monkeypatch):
+    """The reports of the single sets are tested elsewhere, and take seconds to draw."""
+    monkeypatch.setattr(evaluate, "write_report", lambda made, out: metrics_of(made))
+
+
+@pytest.fixture
+def no_curves(monkeypatch):
+    """Drawing them takes a second."""
+    blank = Figure("roc", "<svg ></svg>", b"", "blank")
+    monkeypatch.setattr(folder, "overlaid_roc", lambda _: blank)
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A development set with validation rows, and two others of other women."""
+    whole = made_up(60)
+    tables = {"a": whole.assign(split=["val"] * 120 + ["test"] * 120)}
+    for number, name in enumerate(("<b>", "c d")):
+        table = made_up(50, seed=number + 1, shift=0.9)
+        table["patient_id"] = name + table["patient_id"]
+        tables[name] = table
+    paths = []
+    for name, table in tables.items():
+        paths.append(tmp_path / f"{name}.csv")
+        table.to_csv(paths[-1], index=False)
+    return paths
+
+
+def test_a_column_for_each_set(files, tmp_path):
+    out = tmp_path / "out"
+    metrics = evaluate_sets(files, out, **HOW)
+    assert json.loads((out / "metrics.json").read_text()) == json.loads(json.dumps(metrics))
+    assert list(metrics["sets"]) == ["a", "<b>", "c d"]
+    assert list(metrics["folders"].values()) == ["1-a", "2-b", "3-c-d"]
+    for path, (name, found) in zip(files, metrics["sets"].items(), strict=True):
+        alone = evaluate_file(path, tmp_path / "r", **HOW)
+        assert found["exam"]["auc"] == alone["exam"]["auc"]
+        assert found["computation"]["locked"] == metrics["locked"]["digest"]
+        for level in Level:
+            points = {row["code"]: row["threshold"] for row in found[level]["operating_points"]}
+            assert points == metrics["locked"]["thresholds"][level]
+        assert f"{name[:24]:<24} exam" in sets_table(metrics)
+    # They are the development set's own, chosen on its validation rows.
+    own = evaluate_file(files[0], tmp_path / "r", **HOW)["exam"]["operating_points"]
+    assert {row["code"]: row["threshold"] for row in own} == metrics["locked"]["thresholds"]["exam"]
+    text = (out / "index.html").read_text(encoding="utf-8")
+    assert "locked before any other set was read" in text
+    assert metrics["locked"]["digest"] in text
+    assert "&lt;b&gt;" in text
+    assert "<b>." not in text
+    table = pd.read_csv(out / "sets.csv")
+    assert len(table) == 12
+    assert len(pd.read_csv(out / "operating_points.csv")) == 3 * 4 * 8
+
+
+@pytest.mark.usefixtures("no_curves")
+def test_no_external_set_is_read_before_the_lock(files, tmp_path, monkeypatch):
+    order = []
+    read, decide = external.read_predictions, external.lock
+    monkeypatch.setattr(
+        external, "read_predictions", lambda path: order.append(path.stem) or read(path)
+    )
+    monkeypatch.setattr(external, "lock", lambda *a, **k: order.append("lock") or decide(*a, **k))
+    evaluate_sets(files, tmp_path / "out", **HOW)
+    assert order == ["a", "lock", "<b>", "c d"]
+
+
+@pytest.mark.usefixtures("no_curves")
+def test_without_validation_rows_all_of_the_first_decides_and_is_no_test(files, tmp_path):
+    made_up(60).to_csv(files[0], index=False)
+    metrics = evaluate_sets(files, tmp_path / "out", **HOW)
+    assert (metrics["locked"]["part"], metrics["locked"]["images"]) == ("all", 240)
+    assert metrics["sets"]["a"]["exam"]["operating_points"] == []
+    assert metrics["recalibrated"]["a"] == {}
+    assert "its own column is no test of them" in (tmp_path / "out" / "index.html").read_text()
+
+
+@pytest.mark.usefixtures("no_curves")
+def test_women_who_are_in_both_are_told_of(files, tmp_path):
+    pd.read_csv(files[0]).drop(columns="split").to_csv(files[1], index=False)
+    metrics = evaluate_sets(files[:2], tmp_path / "out", **HOW)
+    assert metrics["shared_patients"] == {"a": 0, "<b>": 60}
+    assert "shares 60 patient IDs" in (tmp_path / "out" / "index.html").read_text()
+
+
+@pytest.mark.usefixtures("no_curves")
+def test_a_first_set_of_one_class_is_refused(files, tmp_path):
+    made_up(20).assign(label=0).to_csv(files[0], index=False)
+    with pytest.raises(InputError, match="one class only"):
+        evaluate_sets(files, tmp_path / "out", **HOW)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_recalibration_calibrates_what_it_was_fitted_on():
+    table = check_predictions(made_up(150))
+    locked = lock(table, part="all", aggregation=Aggregation.MEAN, miss_cost=10, prevalence={})
+    for level, line in locked.calibration.items():
+        units = aggregate(table, level)
+        label, score = units["label"].to_numpy(float), units["score"].to_numpy()
+        patient, _ = pd.factorize(units["patient_id"])
+        assert line.slope == pytest.approx(
+            calibration_line(label, score, patient).slope.value, rel=1e-4
+        )
+        moved = line(score)
+        assert moved.mean() == pytest.approx(label.mean(), rel=1e-4)
+        again = calibration_line(label, moved, patient)
+        assert again.slope.value == pytest.approx(1.0, abs=1e-3)
+        assert again.intercept.value == pytest.approx(0.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("score", [[0.4] * 4, [0.1, 0.2, 0.8, 0.9]])
+def test_there_is_no_line_without_overlap_or_difference(score):
+    assert Recalibration.fit(np.array([0.0, 0.0, 1.0, 1.0]), np.array(score)) is None

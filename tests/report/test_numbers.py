@@ -1,0 +1,38 @@
+import pytest
+
+from mammo_pd.report.numbers import between, fixed, with_interval
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [
+        (0.812, 2, "0.81"),
+        (0.004, 2, "0.004"),
+        (0.0049, 2, "0.005"),
+        (0.00004, 3, "0.00004"),
+        (3e-9, 3, "3e-09"),
+        (-0.0004, 3, "-0.0004"),
+        (0.9996, 3, "0.9996"),
+        (0.996, 2, "0.996"),
+        (1 - 1e-9, 3, "0.999999999"),
+        (1.0004, 3, "1.0004"),
+        (0.0, 2, "0.00"),
+        (1.0, 3, "1.000"),
+        (1 - 1e-16, 3, "1.000"),
+        (41.25, 1, "41.2"),
+        (None, 3, "–"),
+    ],
+)
+def test_only_0_is_written_as_0_and_only_1_as_1(value, digits, text):
+    assert fixed(value, digits) == text
+
+
+def test_limits_that_differ_are_written_differently():
+    row = {"x": 0.41213, "x_ci_low": 0.41211, "x_ci_high": 0.41216}
+    assert with_interval(row, "x") == "0.412 [0.4121, 0.4122]"
+    row = {"x": 1.0, "x_ci_low": 0.9996, "x_ci_high": 1.0}
+    assert with_interval(row, "x") == "1.000 [0.9996, 1.000]"
+    row = {"d_low": -0.0004, "d_high": 0.01}
+    assert between(row, "d", sign="+") == "[-0.0004, +0.010]"
+    assert between({"d_low": None, "d_high": None}, "d") == ""
+    assert between({}, "d") == ""
