@@ -157,7 +157,7 @@ def _row(
             "other": average_seeds([reference[seed] for seed in shared]),
         }
     aligned, _ = on_the_same_images(pair)
-    options: dict[str, Any] = {"aggregation": Aggregation.MEAN, "resamples": 2000, "seed": 0}
+    options: dict[str, Any] = {"aggregation": Aggregation.MEAN}
     _, paired = compare(aligned, **options)
     alone, _ = compare(on_the_same_images({"own": own, "same": own})[0], **options)
 
