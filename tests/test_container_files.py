@@ -86,7 +86,8 @@ def test_what_the_builder_is_given_is_all_that_the_dockerfile_copies() -> None:
     copied = {name.split("/")[0] for name in copied} - {"."}
     assert copied <= given
     assert {"pyproject.toml", "mammo_pd", "configs", "docker"} <= copied
-    assert all((ROOT / name).exists() for name in given)
+    # In the image's own tests the package is the one that is installed.
+    assert all((ROOT / name).exists() for name in given - {"mammo_pd"})
 
 
 def test_every_service_is_hardened_and_the_page_of_runs_is_on_this_machine_alone() -> None:

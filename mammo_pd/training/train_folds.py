@@ -116,6 +116,8 @@ def _environment(validation: CrossValidation, at_once: int) -> dict[str, str]:
     if at_once > 1:
         share = max(1, available_cores() // at_once)
         # The user's own, or the quota's, was meant for one run.
-        given = int(environment.get("OMP_NUM_THREADS", share))
-        environment["OMP_NUM_THREADS"] = str(min(given, share))
+        given = environment.get("OMP_NUM_THREADS", "")
+        # It may also be a list, one number for each level of nesting.
+        if not given or (given.isdecimal() and int(given) > share):
+            environment["OMP_NUM_THREADS"] = str(share)
     return environment
