@@ -16,7 +16,7 @@ DEFAULT_RUNS = Path("runs")
 StoreOption = Annotated[Path, Parameter(env_var="MAMMO_PD_STORE", metavar="STORE")]
 RunsOption = Annotated[Path, Parameter(env_var="MAMMO_PD_RUNS", metavar="DIR")]
 # Scripts give it; since intervals are in closed form it has no effect, and says so.
-ResamplesOption = Annotated[int | None, Parameter(metavar="N", show=False)]
+ResamplesOption = Annotated[int | None, Parameter(metavar="N", show_default=False)]
 # The values of `mammo_pd.evaluation.levels.Aggregation`, whose module is too heavy for --help.
 AggregationOption = Literal["mean", "max", "noisy_or"]
 
