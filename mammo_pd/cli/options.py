@@ -27,7 +27,7 @@ RunsOption = Annotated[
     Path, Parameter(env_var="MAMMO_PD_RUNS", metavar="DIR", validator=_would_be_kept)
 ]
 # Scripts give it; since intervals are in closed form it has no effect, and says so.
-ResamplesOption = Annotated[int | None, Parameter(metavar="N", show=False)]
+ResamplesOption = Annotated[int | None, Parameter(metavar="N", show_default=False)]
 # The values of `mammo_pd.evaluation.levels.Aggregation`, whose module is too heavy for --help.
 AggregationOption = Literal["mean", "max", "noisy_or"]
 
