@@ -21,6 +21,7 @@ from mammo_pd.data.store import open_store
 from mammo_pd.patches.sampler import PatchSampler
 from mammo_pd.tracking import tracking_uri
 from mammo_pd.training import train_folds
+from mammo_pd.training.checkpoint_writer import CheckpointWriter
 from mammo_pd.training.run_processes import RunProcess
 from mammo_pd.training.runs import RunFolder
 
@@ -215,7 +216,11 @@ def test_interrupted_and_gone_on_with_equals_unbroken(
     broken: str,
 ) -> None:
     out = whole.parent / f"broken in {broken}"
-    sample = PatchSampler.for_training
+    sample, save = PatchSampler.for_training, CheckpointWriter.save
+
+    def save_at_once(self: CheckpointWriter, last: Any) -> None:
+        save(self, last)
+        self.flush(last)
 
     def sample_until_killed(self: PatchSampler, *arguments: Any) -> Any:
         # In the second epoch, then.
@@ -224,6 +229,7 @@ def test_interrupted_and_gone_on_with_equals_unbroken(
         return sample(self, *arguments)
 
     with monkeypatch.context() as patch, pytest.raises(KilledError):
+        patch.setattr(CheckpointWriter, "save", save_at_once)
         patch.setattr(PatchSampler, "for_training", sample_until_killed)
         main(typed(store, out))
     assert in_process[-1] == broken
