@@ -23,11 +23,11 @@ from mammo_pd.patches.sampler import Kept, PatchSampler
 class Objective(ABC):
     """What the head's outputs are, their loss, and the scores read from them.
 
-    On a GPU, `training_inputs`, `loss`, `evaluation_inputs` and `scores` run a few times and are then
-    replayed as a CUDA graph (`mammo_pd.training.captured`): what they compute follows from the batch
-    and its keys, on the device. A number of the host, such as a random one or a count of calls, would
-    stay what it was at the capture; one that waits for the device (`item`) makes steps run uncaptured,
-    with a warning.
+    On a GPU, `training_inputs`, `loss`, `evaluation_inputs` and `scores` run a few times and are
+    then replayed as a CUDA graph (`mammo_pd.training.captured`): what they compute has to follow
+    from the batch and its keys, on the device. A number of the host, such as a random one or a
+    count of calls, would stay what it was at the capture; one that waits for the device (`item`)
+    makes steps run uncaptured, with a warning.
 
     Attributes:
         num_outputs: of the backbone's head.
