@@ -1,4 +1,4 @@
-"""Time the report on 100,000 synthetic predictions, at all levels.
+"""Time the report on 200,000 synthetic predictions, at all levels.
 
     python benchmarks/evaluate.py [benchmarks/results/evaluate_MACHINE_DATE.md]
 
@@ -21,7 +21,7 @@ import pandas as pd
 from mammo_pd.report.content import ReportContext
 from mammo_pd.report.evaluate import evaluate_predictions
 
-PATIENTS = 25_000
+PATIENTS = 50_000
 
 
 def predictions() -> pd.DataFrame:

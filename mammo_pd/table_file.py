@@ -7,6 +7,7 @@ cause.
 
 import codecs
 import csv
+import io
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -41,6 +42,7 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _IS_VALUE = re.compile(
     r"^[+-]?[\d.,:/-]+$|[/\\]|\.(?:dcm|dicom|png|pgm|tiff?|jpe?g)$", re.IGNORECASE
 )
+_ROWS_AT_ONCE = 20_000
 _WRONG_FIELDS = re.compile(r"Expected (\d+) fields in line (\d+), saw (\d+)")
 
 
@@ -144,7 +146,8 @@ def write_csv(frame: pd.DataFrame, file: Path) -> None:
 
     All tables for people are written by this, `csv_text` or `write_rows`, and by nothing else.
     """
-    _harmless(frame).to_csv(file, index=False)
+    with file.open("w", encoding="utf-8", newline="") as opened:
+        _write(frame, opened)
 
 
 def write_rows(opened: TextIO, rows: Iterable[Iterable[object]]) -> None:
@@ -161,7 +164,16 @@ def write_rows(opened: TextIO, rows: Iterable[Iterable[object]]) -> None:
 
 def csv_text(frame: pd.DataFrame) -> str:
     """A table as `write_csv` writes it."""
-    return _harmless(frame).to_csv(index=False)
+    text = io.StringIO()
+    _write(frame, text)
+    return text.getvalue()
+
+
+def _write(frame: pd.DataFrame, opened: TextIO) -> None:
+    # Some rows at a time: guarded cells are Python's strings, many times as large as the table.
+    for start in range(0, max(len(frame), 1), _ROWS_AT_ONCE):
+        some = _harmless(frame.iloc[start : start + _ROWS_AT_ONCE])
+        some.to_csv(opened, index=False, header=start == 0)
 
 
 def _harmless(frame: pd.DataFrame) -> pd.DataFrame:

@@ -177,7 +177,8 @@ def smooth_calibration(label: ArrayLike, score: ArrayLike, patient: ArrayLike) -
         return without("No smooth calibration curve: the logistic fit does not converge.")
     beta, influence = fitted
     linear = on_grid @ beta
-    reach = np.array([Spread.of(row).reach for row in on_grid @ influence])
+    # A point at a time: all points by all patients would be the largest array of the report.
+    reach = np.array([Spread.of(point @ influence).reach for point in on_grid])
     reach[reach <= 0.0] = np.nan
     return SmoothCalibration(
         expit(grid), expit(linear), expit(linear - reach), expit(linear + reach), remark
