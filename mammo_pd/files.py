@@ -49,10 +49,11 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _umask() -> int:
-    # There is no way to read it without setting it.
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    # Not by os.umask, which reads it by setting it: another thread would write without one.
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("Umask:"):
+            return int(line.split()[1], 8)
+    return 0o022
 
 
 def each_file(

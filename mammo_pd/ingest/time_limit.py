@@ -5,9 +5,12 @@ import faulthandler
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from typing import ClassVar, TextIO
 
 from mammo_pd.errors import ImageError
 from mammo_pd.terms import Reason
@@ -57,35 +60,55 @@ def _process_alarm(seconds: float) -> Iterator[None]:
             signal.signal(signal.SIGALRM, before)
 
 
+@cache
+def _nowhere() -> TextIO:
+    return Path(os.devnull).open("w")
+
+
 def _interrupt(*_: object) -> None:
     raise _TimeIsUp
 
 
 class _ThreadAlarm:
-    """The same for a thread, which no signal reaches."""
+    """The same for a thread, which no signal reaches; several of a process may run at a time.
+
+    A thread cannot be ended alone. So the process ends when the last of the limits is over, by a
+    watchdog that needs no interpreter: a decoder may hold its lock.
+    """
+
+    _deadlines: ClassVar[dict[int, float]] = {}
+    _watch = threading.Lock()
 
     def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
         self._thread = ctypes.c_ulong(threading.get_ident())
         self._lock = threading.Lock()
         self._is_over = False
-        self._timers = [
-            threading.Timer(seconds, self._interrupt),
-            # Without clean-up, as a decoder's crash would: the thread cannot be ended alone.
-            threading.Timer(seconds * _GRACE, os._exit, [1]),
-        ]
+        self._timer = threading.Timer(seconds, self._interrupt)
+        self._timer.daemon = True
 
     def __enter__(self) -> None:
-        for timer in self._timers:
-            timer.daemon = True
-            timer.start()
+        with self._watch:
+            self._deadlines[id(self)] = time.monotonic() + self._seconds * _GRACE
+            self._set_watchdog()
+        self._timer.start()
 
     def __exit__(self, *_: object) -> None:
-        for timer in self._timers:
-            timer.cancel()
         with self._lock:
             self._is_over = True
             # What came too late must not go off in the caller's code.
             ctypes.pythonapi.PyThreadState_SetAsyncExc(self._thread, None)
+        self._timer.cancel()
+        with self._watch:
+            del self._deadlines[id(self)]
+            self._set_watchdog()
+
+    def _set_watchdog(self) -> None:
+        if not self._deadlines:
+            faulthandler.cancel_dump_traceback_later()
+            return
+        left = max(self._deadlines.values()) - time.monotonic()
+        faulthandler.dump_traceback_later(max(left, 0.01), exit=True, file=_nowhere())
 
     def _interrupt(self) -> None:
         with self._lock:

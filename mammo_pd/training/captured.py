@@ -37,8 +37,8 @@ def _capture_stream(device: torch.device) -> torch.cuda.Stream:
 def on_capture_stream(device: torch.device) -> AbstractContextManager[object]:
     """Within the block, what is set up is used by captured work later.
 
-    DDP takes hold of where gradients are added up, on the stream on which it is set up; a capture
-    cannot leave its own.
+    DDP takes hold of where gradients are added up, on the stream on which it is set up. That must
+    not be the default one, for which no capture can wait. (Lightning enters one of its own.)
     """
     stream = _capture_stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
@@ -89,10 +89,10 @@ class CapturedWork:
                 graph = self._graphs[shape] = _Graph.capture(
                     work, batch, keys, len(batch) * self._most_pixels, self._pool
                 )
-            except torch.OutOfMemoryError:
-                raise
+            # Of what memory there is as well: the steps before have shown that one by one they fit.
             except RuntimeError as error:
                 self._gave_up = True
+                torch.cuda.empty_cache()
                 reason = str(error).splitlines()[0][:200]
                 self._say(f"warning: steps are not captured as CUDA graphs, and slower: {reason}")
                 return work(batch, keys)
@@ -102,7 +102,12 @@ class CapturedWork:
 
     def _has_room(self) -> bool:
         peak = torch.cuda.max_memory_allocated(self._device)
-        return len(self._graphs) < _MOST_GRAPHS and peak < _LARGEST_SHARE * memory_of(self._device)
+        if len(self._graphs) >= _MOST_GRAPHS or peak > _LARGEST_SHARE * memory_of(self._device):
+            return False
+        # Others may compute on the same GPU.
+        free, _ = torch.cuda.mem_get_info(self._device)
+        cached = torch.cuda.memory_reserved(self._device)
+        return peak < free + cached
 
 
 @dataclass(frozen=True)
@@ -128,6 +133,8 @@ class _Graph:
         own = replace(
             batch,
             pixels=pixels,
+            # Of no value here: what would read them must not take this batch's for another's.
+            rows=torch.empty(len(batch), dtype=torch.int64, device="meta"),
             **{name: getattr(batch, name).clone() for name in _NUMBERS},
         )
         own_keys = keys.clone()

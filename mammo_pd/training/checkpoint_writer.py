@@ -108,6 +108,14 @@ class CheckpointWriter:
         self._run.midway.unlink(missing_ok=True)
 
 
+def _allocate(size: int, *, pinned: bool) -> Tensor:
+    try:
+        return torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
+    except RuntimeError:
+        # A container may not let so much be pinned; copies are then slower.
+        return torch.empty(size, dtype=torch.uint8)
+
+
 class _HostMemory:
     """One piece of the host's memory, used again and again; pinned for copies from a GPU."""
 
@@ -123,7 +131,7 @@ class _HostMemory:
             end += -(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT
         devices = {tensor.device for tensor in tensors.values() if tensor.is_cuda}
         if len(self._memory) < end:
-            self._memory = torch.empty(end, dtype=torch.uint8, pin_memory=bool(devices))
+            self._memory = _allocate(end, pinned=bool(devices))
         copies: dict[str, Tensor] = {}
         for start, (name, tensor) in zip(starts, tensors.items(), strict=True):
             flat = self._memory[start : start + tensor.nbytes].view(tensor.dtype)

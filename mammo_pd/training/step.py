@@ -68,6 +68,7 @@ class TrainingStep:
         return self._learn_together(found)
 
     def _learn(self, batch: ImageBatch, keys: Tensor, num_keep: int, parts: int) -> Tensor:
+        self._drop_gradients()
         loss = self._backward(batch, keys, num_keep, parts)
         self._update()
         return loss
@@ -78,11 +79,11 @@ class TrainingStep:
         DDP exchanges gradients while more are computed, which no graph that is replayed can hold
         safely; one exchange of them all takes about as long as its last piece would.
         """
+        self._drop_gradients()
         with self.fabric.no_backward_sync(self.model):
             loss = self._backward(batch, keys, num_keep, parts)
         gradients = [weight.grad.flatten() for weight in self._learning if weight.grad is not None]
-        for weight in self._learning:
-            weight.grad = None
+        self._drop_gradients()
         return torch.cat([loss.view(1), *gradients])
 
     def _learn_together(self, found: Tensor) -> Tensor:
@@ -91,9 +92,14 @@ class TrainingStep:
         sizes = [1, *(weight.numel() for weight in self._learning)]
         loss, *gradients = torch.split(found, sizes)
         for weight, gradient in zip(self._learning, gradients, strict=True):
-            weight.grad = gradient.view_as(weight)
+            weight.grad = gradient.view_as(weight).to(weight.dtype)
         self._update()
         return loss.squeeze(0)
+
+    def _drop_gradients(self) -> None:
+        """Also those that a capture which failed has left, in memory that was never written."""
+        for weight in self._learning:
+            weight.grad = None
 
     @cached_property
     def _learning(self) -> list[nn.Parameter]:

@@ -62,9 +62,10 @@ def test_a_thread_is_limited_too() -> None:
 
 
 def test_a_thread_that_never_comes_back_to_python_ends_with_its_process() -> None:
+    # A PyDLL function holds the interpreter's lock, as some decoders do.
     code = (
-        "import threading, time; from mammo_pd.ingest.time_limit import time_limit\n"
-        "def work():\n    with time_limit(.2): time.sleep(60)\n"
+        "import ctypes, threading; from mammo_pd.ingest.time_limit import time_limit\n"
+        "def work():\n    with time_limit(.2): ctypes.PyDLL(None).sleep(60)\n"
         "thread = threading.Thread(target=work); thread.start(); thread.join()"
     )
     ended = subprocess.run([sys.executable, "-c", code], timeout=50, check=False)

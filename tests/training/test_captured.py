@@ -45,6 +45,8 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(captured, "_record", record)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 10)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (90, 100))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 10)
     monkeypatch.setattr(captured, "memory_of", lambda _: 100)
     return []
 
@@ -91,12 +93,15 @@ def test_what_does_not_fit_runs_as_it_did(said: list[str], monkeypatch: pytest.M
     work = CapturedWork(CPU, 3, said.append)
     for given in batches():
         assert torch.equal(work.run("sums", sums, *given), sums(*given))
-    # A step that fills the memory.
-    monkeypatch.setattr(captured, "memory_of", lambda _: 20)
-    work = CapturedWork(CPU, 25, said.append)
-    for given in batches():
-        assert torch.equal(work.run("sums", sums, *given), sums(*given))
-    assert not work._graphs
+    # A step that fills the memory, and memory that another process has filled.
+    for name, value in (("memory_of", 20), ("memory_of", 100)):
+        monkeypatch.setattr(captured, name, lambda _, value=value: value)
+        if value == 100:
+            monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (0, 100))
+        work = CapturedWork(CPU, 25, said.append)
+        for given in batches():
+            assert torch.equal(work.run("sums", sums, *given), sums(*given))
+        assert not work._graphs
 
 
 def test_what_cannot_be_captured_is_said_once(
@@ -112,6 +117,40 @@ def test_what_cannot_be_captured_is_said_once(
     [line] = said
     assert "not captured" in line
     assert line.endswith("is capturing")
+
+
+@pytest.mark.parametrize("reason", [RuntimeError("while capturing"), torch.OutOfMemoryError("no")])
+def test_a_capture_that_fails_after_its_backward_pass_spoils_no_step(
+    said: list[str], monkeypatch: pytest.MonkeyPatch, reason: Exception
+) -> None:
+    def fail(work: Any, batch: ImageBatch, keys: torch.Tensor, pool: Any) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(TrainingStep, "_update", lambda _: None)
+            work(batch, keys)
+        raise reason
+
+    monkeypatch.setattr(captured, "_record", fail)
+    weights = []
+    for capture in (False, True):
+        torch.manual_seed(0)
+        given = RunConfig()
+        fabric = make_fabric(given.replace(device=given.device.replace(accelerator="cpu")))
+        model = build_backbone("test_vit", (64, 48))
+        module, optimizer = fabric.setup(model, torch.optim.SGD(model.parameters(), lr=0.1))
+        step = TrainingStep(
+            fabric,
+            module.train(),
+            optimizer,
+            PatchSampler((64, 48), 16),
+            build_objective(RunConfig().training),
+            captured=CapturedWork(CPU, 100, said.append) if capture else None,
+        )
+        for batch, keys in batches(5):
+            batch.targets[:] = 1.0
+            step(batch, keys, 4, 2)
+        weights.append(torch.cat([weight.detach().flatten() for weight in model.parameters()]))
+    assert len(said) == 1
+    torch.testing.assert_close(*weights, atol=0, rtol=0)
 
 
 IMG_SIZE = (128, 96)
