@@ -22,6 +22,7 @@ _MODULES = (
     "beit",
     "vitamin",
     "naflexvit",
+    "wide_heads",
 )
 _HEAD = """# Models
 

@@ -26,6 +26,7 @@ VITS = [
     "vit_pwee_patch16_reg1_gap_256",
     "vit_dwee_patch16_reg1_gap_256",
     "vit_small_patch16_18x2_224",
+    "vit_small_patch16_hd128_224",
     "vit_base_patch16_rpn_224",
     "vit_base_patch32_clip_224",
     "vit_base_patch32_siglip_256",

@@ -340,6 +340,23 @@ def test_weights_of_one_channel_keep_what_they_were_trained_with(tmp_path: Path)
         build_backbone("vit_tiny_patch16_224", (256, 192), weights=str(earlier))
 
 
+def test_heads_of_another_width_are_refused_though_every_shape_fits(tmp_path: Path) -> None:
+    wide, usual = "vit_small_patch16_hd128_224", "vit_small_patch16_224"
+    state = timm.create_model(usual, img_size=32, in_chans=1, num_classes=1).state_dict()
+    for trained in (usual, wide, None):
+        file = tmp_path / "weights.safetensors"
+        save_file(state, file, {"model_card": json.dumps({"model": trained})} if trained else None)
+        for name, heads in ((wide, 3), (usual, 6)):
+            if (trained or usual) == name:
+                model = build_backbone(name, (32, 32), weights=str(file))
+                assert model.shape.heads == heads
+                continue
+            with pytest.raises(InputError, match=f"attention heads of width .*{name}"):
+                build_backbone(name, (32, 32), weights=str(file))
+    with pytest.raises(InputError, match="no hub has weights"):
+        build_backbone(wide, (32, 32), weights="timm")
+
+
 GUESSES = [
     ("vit_small_patch16_224", 0, IMAGENET, "vit_small_patch16_224"),
     ("vit_small_patch16_224", 1000, HALF, "vit_small_patch16_224"),

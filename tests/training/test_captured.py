@@ -206,11 +206,15 @@ def test_captured_steps_equal_others(draw: Draw) -> None:
         (False, "64-true", 1e-9),
         (False, "32-true", 1e-5),
         (True, "32-true", 1e-5),
-        # Whose atomic sums differ from one run to the next.
-        (True, "bf16-mixed", 1e-2),
+        (True, "bf16-mixed", 0),
     ):
-        plain, graph = (
-            learn(capture=capture, compiled=compiled, precision=precision, draw=draw)
-            for capture in (False, True)
-        )
+        # Atomic sums differ from one run to the next, in bf16 by more than any tolerance.
+        torch.use_deterministic_algorithms(compiled, warn_only=True)
+        try:
+            plain, graph = (
+                learn(capture=capture, compiled=compiled, precision=precision, draw=draw)
+                for capture in (False, True)
+            )
+        finally:
+            torch.use_deterministic_algorithms(False)
         torch.testing.assert_close(graph, plain, atol=tolerance, rtol=0)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mammo_pd.backbones.on_meta import create_on_meta
 from mammo_pd.backbones.weights.fitting import PROJECTION, Fitting
 from mammo_pd.backbones.weights.report import WeightsRow
+from mammo_pd.backbones.wide_heads import has_wide_heads
 from mammo_pd.errors import InputError
 
 _SIZES = {
@@ -99,7 +100,7 @@ def _refuse_lost_bias(fitting: Fitting, key: str, tensor: Tensor) -> None:
 
 
 def refuse_other_architecture(fitting: Fitting) -> None:
-    """Compare width and depth, which say more than the first tensor that does not fit.
+    """Compare width, depth and heads, which say more than the first tensor that does not fit.
 
     Raises:
         InputError: the weights are of another architecture, which is named.
@@ -123,4 +124,17 @@ def refuse_other_architecture(fitting: Fitting) -> None:
             f"the weights {fitting.source.name} look like {known}: width {width}, depth {depth}; "
             f"you asked for {fitting.name}: width {wanted[0]}, depth {wanted[1]}; give a --model "
             "of the weights' width and depth (docs/models.md), or other weights."
+        )
+    _refuse_other_heads(fitting)
+
+
+def _refuse_other_heads(fitting: Fitting) -> None:
+    """Of every tensor the shape would fit, and the function be another."""
+    trained = fitting.source.model or ""
+    if has_wide_heads(trained) != has_wide_heads(fitting.name):
+        those, these = ("128" if has_wide_heads(name) else "64" for name in (trained, fitting.name))
+        raise InputError(
+            f"the weights {fitting.source.name} were trained with attention heads of width "
+            f"{those}, and {fitting.name} has heads of {these}; give the --model that they were "
+            "trained as, or leave --weights out."
         )

@@ -74,6 +74,7 @@ class SourceWeights:
         self_supervised: whether the wrapping or the names are those of DINO, DINOv2 or MAE.
         normalization: where the source itself says how the input is to be normalised.
         grid: (rows, columns) of the position embedding, where the source itself says so.
+        model: timm's name of the model that was trained, where the source itself says so.
     """
 
     name: str
@@ -83,6 +84,7 @@ class SourceWeights:
     self_supervised: bool
     normalization: ChannelNormalization | None = None
     grid: tuple[int, int] | None = None
+    model: str | None = None
 
 
 def find_weights(weights: str, model_name: str) -> SourceWeights:
@@ -209,6 +211,7 @@ def _unwrap(name: str, content: Mapping[str, Any], metadata: Mapping[str, Any]) 
         or any(key.startswith(_SELF_SUPERVISED) for key in (*inner, *outside)),
         normalization=normalization,
         grid=grid,
+        model=metadata.get("model"),
     )
 
 
