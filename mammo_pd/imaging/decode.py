@@ -18,7 +18,11 @@ from pydicom.pixels.decoders.base import Decoder
 
 from mammo_pd.errors import ImageError
 from mammo_pd.imaging.codestream import CodestreamSize, is_whole, read_codestream_size
-from mammo_pd.imaging.decoders import imagecodecs_plugin, simpleitk_plugin
+from mammo_pd.imaging.decoders import (
+    imagecodecs_plugin,
+    nvimgcodec_plugin,
+    simpleitk_plugin,
+)
 from mammo_pd.imaging.encapsulation import read_codestream
 from mammo_pd.imaging.header import integer, number_of_frames, text, value
 from mammo_pd.imaging.stored_bits import check_sign, keep_stored_bits
@@ -32,6 +36,7 @@ MAX_FRAMES = 512
 _MAX_RLE_RATIO = 64
 
 _DECODER_ORDER = (
+    nvimgcodec_plugin.PLUGIN,
     imagecodecs_plugin.PLUGIN,
     "pylibjpeg",
     simpleitk_plugin.PLUGIN,
@@ -111,7 +116,7 @@ class StoredFrames:
 def decode(dataset: Dataset, frame: int | None = None) -> StoredValues:
     """Decode one grey frame of a dataset.
 
-    Decoders are tried in turn: imagecodecs, pylibjpeg, SimpleITK, then the others that pydicom
+    Decoders are tried in turn: nvImageCodec, imagecodecs, pylibjpeg, SimpleITK, then the others that pydicom
     finds installed. Size, components and depth are checked against the codestream's own before
     anything is allocated.
 
