@@ -3,9 +3,9 @@
     python benchmarks/preprocess_scale.py [benchmarks/results/preprocess_scale_MACHINE_DATE.md]
     python benchmarks/preprocess_scale.py --small    # the same path on few images
 
-Phantoms of 3328x2560 in lossless JPEG 2000. What counts is the time of a further image: that of many
-less that of few, so that starting is left out. Without the GPU, which is then hidden from the same
-command, OpenJPEG decodes. The stores are compared.
+Phantoms of 3328x2560 in lossless JPEG 2000. What counts is the time of a further image: that of
+many less that of few, so that starting is left out. Without the GPU, which is then hidden from the
+same command, OpenJPEG decodes. The stores are compared.
 """
 
 import argparse

@@ -116,9 +116,9 @@ class StoredFrames:
 def decode(dataset: Dataset, frame: int | None = None) -> StoredValues:
     """Decode one grey frame of a dataset.
 
-    Decoders are tried in turn: nvImageCodec, imagecodecs, pylibjpeg, SimpleITK, then the others that pydicom
-    finds installed. Size, components and depth are checked against the codestream's own before
-    anything is allocated.
+    Decoders are tried in turn: nvImageCodec where there is a GPU, imagecodecs, pylibjpeg,
+    SimpleITK, then the others that pydicom finds installed. Size, components and depth are checked
+    against the codestream's own before anything is allocated.
 
     Args:
         dataset: as returned by ``read_dataset``.

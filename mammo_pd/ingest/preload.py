@@ -21,11 +21,15 @@ for _variable in (
 ):
     os.environ[_variable] = "1"
 
+# Looked for before it is hidden from MONAI.
+from mammo_pd.imaging import decode  # noqa: E402, F401
+
 # MONAI imports these if it can, and no transform of ours needs them: without them it loads in half
-# the time and two thirds of the memory, and without the thread that pyarrow (of pandas) starts.
+# the time and two thirds of the memory, without the thread that pyarrow (of pandas) starts, and
+# without nvImageCodec's hold on the GPU, which no process that is forked afterwards survives.
 _optional = [
     name
-    for name in ("matplotlib", "mlflow", "pandas", "sklearn", "torchvision")
+    for name in ("matplotlib", "mlflow", "nvidia.nvimgcodec", "pandas", "sklearn", "torchvision")
     if name not in sys.modules
 ]
 for _name in _optional:

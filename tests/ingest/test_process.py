@@ -173,13 +173,21 @@ def test_the_process_that_hands_out_the_work_loads_neither_monai_nor_torch():
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="threads are counted in /proc")  # noqa: PTH112
-def test_what_the_fork_server_loads_starts_no_thread_and_hides_no_library():
+def test_what_the_fork_server_loads_starts_no_thread_and_hides_no_library(tmp_path):
+    # A library that would take hold of the GPU, which processes that are forked do not survive.
+    library = tmp_path / "nvidia" / "nvimgcodec"
+    library.mkdir(parents=True)
+    (library / "__init__.py").touch()
     program = (
         "import os, sys\n"
+        f"sys.path.insert(0, {str(tmp_path)!r})\n"
         "import mammo_pd.ingest.preload\n"
         "assert {'monai', 'torch'} <= set(sys.modules)\n"
+        "assert 'nvidia.nvimgcodec' not in sys.modules\n"
+        "from mammo_pd.imaging.decoders.nvimgcodec_plugin import get_decoder, uid\n"
+        "assert 'nvimgcodec' in get_decoder(uid.JPEG2000Lossless).available_plugins\n"
         "print(len(os.listdir('/proc/self/task')))\n"
-        "import matplotlib, mlflow, pandas, sklearn, torchvision\n"
+        "import matplotlib, mlflow, nvidia.nvimgcodec, pandas, sklearn, torchvision\n"
     )
     env = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=env)

@@ -27,7 +27,7 @@ PLUGIN = "nvimgcodec"
 
 DECODER_DEPENDENCIES = dict.fromkeys(
     (uid.JPEG2000Lossless, uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL),
-    ("nvidia-nvimgcodec-cu13[nvjpeg2k]>=0.8",),
+    ("nvidia-nvimgcodec-cu13[all]>=0.8",),
 )
 
 # A decoder serves one thread at a time.
@@ -73,20 +73,22 @@ def _on_gpu(src: bytes) -> np.ndarray:
 
 @cache
 def _make_decoder() -> tuple[Any, Any]:
-    from nvidia import nvimgcodec
+    import torch
 
-    backends = [
-        nvimgcodec.Backend(kind) for kind in (nvimgcodec.GPU_ONLY, nvimgcodec.HYBRID_CPU_GPU)
-    ]
-    params = nvimgcodec.DecodeParams(
-        allow_any_depth=True, color_spec=nvimgcodec.ColorSpec.UNCHANGED
-    )
+    if not torch.cuda.is_available():
+        return None, None
     # It tells of each codec that is not installed.
     with _without_errors_of_libraries():
-        try:
-            return nvimgcodec.Decoder(max_num_cpu_threads=1, backends=backends), params
-        except RuntimeError:
-            return None, params
+        from nvidia import nvimgcodec
+
+        kinds = (nvimgcodec.GPU_ONLY, nvimgcodec.HYBRID_CPU_GPU)
+        params = nvimgcodec.DecodeParams(
+            allow_any_depth=True, color_spec=nvimgcodec.ColorSpec.UNCHANGED
+        )
+        decoder = nvimgcodec.Decoder(
+            max_num_cpu_threads=1, backends=[nvimgcodec.Backend(kind) for kind in kinds]
+        )
+    return decoder, params
 
 
 @contextmanager
