@@ -109,6 +109,8 @@ def dask(files: list[Path], few: int, many: int, workers: int) -> float:
         n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None
     ) as cluster:
         options = ["--scheduler", cluster.scheduler_address]
+        # Workers import their libraries with their first image.
+        command(files[: 4 * workers], options, gpu=False)
         return further(files, few, many, options, gpu=False)[0]
 
 
@@ -118,6 +120,7 @@ def main() -> None:
     parser.add_argument("out", nargs="?", type=Path)
     parser.add_argument("--small", action="store_true")
     options = parser.parse_args()
+    # Threads of a library would only wait for one another.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
         os.environ[name] = "1"
     cores = len(os.sched_getaffinity(0))

@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import imagecodecs
 import numpy as np
 import pytest
@@ -71,6 +73,13 @@ def test_what_it_cannot_decode_the_next_decoder_does(installed, monkeypatch, fai
     stored = decode(make_dataset(pixels, uid.JPEG2000Lossless))
     assert stored.decoder == "imagecodecs"
     np.testing.assert_array_equal(stored.values, pixels)
+
+
+def test_threads_are_left_to_the_next_decoder(installed, monkeypatch):
+    monkeypatch.setattr(nvimgcodec_plugin, "_make_decoder", lambda: pytest.fail("in a thread"))
+    dataset = make_dataset(half_disk(), uid.JPEG2000Lossless)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(decode, dataset).result().decoder == "imagecodecs"
 
 
 def test_a_frame_of_another_size_is_no_decoders_fault(installed, monkeypatch):

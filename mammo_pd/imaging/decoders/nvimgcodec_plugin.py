@@ -30,9 +30,6 @@ DECODER_DEPENDENCIES = dict.fromkeys(
     ("nvidia-nvimgcodec-cu13[all]>=0.8",),
 )
 
-# A decoder serves one thread at a time.
-_lock = threading.Lock()
-
 
 def is_available(uid: str) -> bool:
     """Return True where nvImageCodec is installed; whether a GPU is there shows at first use."""
@@ -59,15 +56,17 @@ def _decode_frame(src: bytes, runner: DecodeRunner) -> memoryview:
 
 def _on_gpu(src: bytes) -> np.ndarray:
     """(H, W) integers of a grey codestream."""
+    # Within a worker of Dask, which works in a thread, it was seen to come to a stand.
+    if threading.current_thread() is not threading.main_thread():
+        raise RuntimeError(f"{PLUGIN}: not in a thread")
     # A process that found no GPU asks no more.
     decoder, params = _make_decoder()
     if decoder is None:
         raise RuntimeError(f"{PLUGIN}: no GPU that it can use")
-    with _lock:
-        image = decoder.decode(src, params=params)
-        if image is None:
-            raise RuntimeError(f"{PLUGIN}: refuses the codestream")
-        frame = np.asarray(image.cpu())
+    image = decoder.decode(src, params=params)
+    if image is None:
+        raise RuntimeError(f"{PLUGIN}: refuses the codestream")
+    frame = np.asarray(image.cpu())
     return frame[..., 0] if frame.ndim == 3 and frame.shape[-1] == 1 else frame
 
 
