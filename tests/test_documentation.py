@@ -220,7 +220,12 @@ def run_shell(block: Block) -> int:
             assert ours, f"{block}: only mammo-pd is run here, not {words[0]}; mark the block"
             if ours[0] in ("train", "cv"):
                 ours = [*smaller(ours), *_TINY]
-            assert main(ours) == 0, f"{block}: {shlex.join(ours)}"
+            if ours[0] == "cv":
+                # It starts processes of its own program, which is not pytest.
+                program = [sys.executable, "-m", "mammo_pd"]
+                assert subprocess.run([*program, *ours]).returncode == 0, block
+            else:
+                assert main(ours) == 0, f"{block}: {shlex.join(ours)}"
             count += 1
     return count
 
