@@ -4,7 +4,7 @@
 # DICOM_FOLDER holds labels.csv beside the files; it and OUT lie where every node sees them. The
 # environment in which mammo-pd is installed, with '[cluster]', is active where this is typed.
 # Hardware: two nodes with 4 GPUs and 32 cores each, as named below; change it to what you have.
-# Hours: not measured on a cluster.
+# Hours: not measured on a cluster; what was tried instead is in docs/clusters.md.
 # Expect: what one node gives, up to rounding: draws depend on neither the devices nor the nodes.
 #SBATCH --job-name=mammo-pd
 #SBATCH --nodes=2

@@ -59,7 +59,7 @@ class Block:
 def blocks(page: Path) -> list[Block]:
     """All fenced blocks of a page."""
     pattern = (
-        r"(?:<!-- not run(?: here)?: (?P<why>[^\n]+?) -->\n)?"
+        r"(?:<!-- not run: (?P<why>[^\n]+?) -->\n)?"
         r"```(?P<language>[^\n]*)\n(?P<text>.*?)```"
     )
     text = page.read_text(encoding="utf-8")

@@ -191,7 +191,7 @@ def test_every_unmarked_block_runs(
             if block.language in SHELL:
                 run += run_shell(block)
             elif block.language == "python":
-                exec(compile(block.text, str(block), "exec"), {"__name__": "page"})
+                exec(compile(block.text, str(block), "exec"), {"__name__": "__main__"})
                 run += 1
     assert run >= 20
 

@@ -39,7 +39,7 @@ _OPINIONS = {"L": "left_opinion", "R": "right_opinion"}
 # The database holds codes, and in some versions their names.
 _MALIGNANT, _INTERVAL = ("OM", "Malignant"), ("CI", "Interval case")
 _LATERALITY = ("00200062", "00200060")
-_VIEW, _AGE, _INTENT = "00185101", "00101010", "00080068"
+_VIEW, _AGE = "00185101", "00101010"
 
 
 def read(table: Path, definition: str) -> pd.DataFrame:
@@ -84,7 +84,8 @@ def _images_of(client: Path) -> Iterator[dict[str, str]]:
             continue
         episode = str(content.get("EpisodeID") or "")
         events = nbss.get(episode)
-        closed = isinstance(events, dict) and events.get("EpisodeIsClosed") == "Y"
+        events = events if isinstance(events, dict) else {}
+        closed = events.get("EpisodeIsClosed") == "Y"
         for image in _image_uids(content):
             header = _header(client / study, image)
             side = next((text for tag in _LATERALITY if (text := _text(header, tag))), "")
@@ -102,10 +103,7 @@ def _images_of(client: Path) -> Iterator[dict[str, str]]:
                 "view": _text(header, _VIEW),
                 "label": label,
                 "age": _years(_text(header, _AGE)),
-                "episode_type": str((events or {}).get("EpisodeType") or "")
-                if isinstance(events, dict)
-                else "",
-                "presentation": _text(header, _INTENT),
+                "episode_type": str(events.get("EpisodeType") or ""),
             }
 
 
