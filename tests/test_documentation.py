@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -53,6 +54,11 @@ def name_of(file: Path) -> str:
     return str(file.relative_to(ROOT))
 
 
+@cache
+def patch_size_of(model: str) -> int:
+    return describe_backbone(model).patch_size
+
+
 def resolve(words: list[str]) -> None:
     """Raise where the command line, a configuration, a data set or a file would be refused."""
     command, bound, _ = app.parse_args(words)
@@ -63,8 +69,7 @@ def resolve(words: list[str]) -> None:
                 assert not str(value.config).startswith("configs/"), f"no {value.config}"
                 return
             config = value.load({"--seed": given.get("seed"), "--fold": given.get("fold")})
-            patch_size = describe_backbone(config.model.name).patch_size
-            resolve_img_size(config.data.res, patch_size, (3328, 2560))
+            resolve_img_size(config.data.res, patch_size_of(config.model.name), (3328, 2560))
     if command.__name__ == "preprocess" and given.get("source") not in (None, "NAME"):
         source = SOURCES[given["source"]]
         assert given.get("definition") in (None, "NAME", *source.definitions)
@@ -194,6 +199,23 @@ def test_every_unmarked_block_runs(
                 exec(compile(block.text, str(block), "exec"), {"__name__": "__main__"})
                 run += 1
     assert run >= 20
+    card = model_card(next((tmp_path / "runs").glob("*/report")).parent)
+    # The page of the phantoms' run is this template's, filled anew after it changed.
+    page = (ROOT / "docs" / "model-card.md").read_text(encoding="utf-8")
+    assert (
+        re.findall(r"^#+ .*$", card, re.MULTILINE)[1:]
+        == re.findall(r"^#+ .*$", page, re.MULTILINE)[1:]
+    )
+    assert "| initial weights | random |" in card
+
+
+def model_card(run: Path) -> str:
+    path = ROOT / "examples" / "model_card.py"
+    done = subprocess.run(
+        [sys.executable, path, run, "--title", "a trial"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def lay_out(folder: Path, phantoms: Path) -> None:

@@ -1,3 +1,5 @@
+import inspect
+import re
 import sys
 import zipfile
 from pathlib import Path
@@ -5,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from mammo_pd.cli.preprocess import preprocess
 from mammo_pd.data.sources import SOURCES, read_source
 from mammo_pd.data.sources.images import one_file_each
 from mammo_pd.data.sources.tables import read_table
@@ -21,6 +24,19 @@ def test_the_sets_that_the_documentation_names_are_there() -> None:
         assert all(
             sentence.startswith("positive where") for sentence in source.definitions.values()
         )
+
+
+def test_every_set_and_every_definition_has_its_place_on_the_page_and_in_the_help() -> None:
+    root = Path(__file__).parents[2]
+    lines = (root / "data_manifests" / "README.md").read_text(encoding="utf-8").splitlines()
+    rows = {line.split("`")[1]: line for line in lines if line.startswith("| `")}
+    said = inspect.getdoc(preprocess)
+    assert said is not None
+    for name, source in SOURCES.items():
+        assert name in rows, f"data_manifests/README.md has no row {name}"
+        for definition in source.definitions:
+            assert f"`{definition}`" in rows[name]
+        assert re.search(rf"[ \n]{name}[ ,.\n]", said), f"preprocess --help does not name {name}"
 
 
 def test_unknown_set_and_unknown_label_are_refused_with_the_choice(tmp_path: Path) -> None:
