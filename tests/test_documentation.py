@@ -151,6 +151,31 @@ def test_links_between_files_lead_somewhere(page: Path) -> None:
             assert anchor in known, f"{target}: no such heading"
 
 
+def test_figures_of_the_readme_are_those_of_the_pages() -> None:
+    def read(name: str) -> str:
+        return (ROOT / name).read_text(encoding="utf-8")
+
+    readme = read("README.md")
+    for page, pattern, claim in (
+        ("docs/models.md", r"## Works: (\d+)", "{} timm models"),
+        ("docs/privacy.md", r"plants marks in (\d+) places", "{} planted marks"),
+        ("docs/grey-scale.md", r"on the (\d+) files of our corpus", "on {} real files"),
+        (
+            "benchmarks/results/train_step_h200_2026-11-25.md",
+            r"over timm patch_drop_rate eager, batch 128 and 256 \| ([\d.]+)x",
+            "{} times the images/s of timm's `patch_drop_rate`",
+        ),
+        (
+            "benchmarks/results/train_step_h200_2026-11-25.md",
+            r"the same over timm keep 1 eager, batch 128 over 32 \| ([\d.]+?)0?x",
+            "{} times keep 1",
+        ),
+    ):
+        found = re.search(pattern, read(page))
+        assert found is not None, f"{page} has no {pattern}"
+        assert claim.format(found[1]) in readme, f"{page} says {found[1]}"
+
+
 def test_every_page_is_in_the_navigation() -> None:
     """Which MkDocs checks, too, where it is installed."""
     text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
