@@ -30,7 +30,7 @@ srun dask worker "tcp://$head:8786" --nworkers "$SLURM_CPUS_PER_TASK" --nthreads
 workers=$!
 trap 'kill $workers $scheduler 2> /dev/null || true' EXIT
 mammo-pd preprocess "$dicom" --labels "$dicom/labels.csv" --scheduler "tcp://$head:8786"
-kill $workers $scheduler
+kill $workers $scheduler 2> /dev/null || true
 wait || true
 
 # 2. By woman, once.

@@ -1,4 +1,4 @@
-"""The commands that the pages, pipelines and recipes of the repository tell a reader to type."""
+"""The commands that the pages and recipes of the repository tell a reader to type."""
 
 import re
 import shlex
@@ -76,20 +76,17 @@ def blocks(page: Path) -> list[Block]:
 
 
 def shell_lines(text: str) -> list[str]:
-    """Lines of shell, continued ones joined, without comments and what is printed or fed in."""
-    text = re.sub(r"<<'(\w+)'.*?\n\1\n", "\n", text, flags=re.DOTALL)
+    """Lines of shell, continued ones joined, without comments."""
     joined = re.sub(r"\s*\\\n\s*", " ", text).splitlines()
     lines = (re.sub(r"^\s*\$ ", "", line).strip() for line in joined)
     return [line for line in lines if line and not line.startswith("#")]
 
 
 def commands_of(file: Path) -> list[str]:
-    """Every line with a command in a page, a pipeline, or the head of a recipe."""
+    """Every line with a command in a page, or in the head of a recipe."""
     text = file.read_text(encoding="utf-8")
     if file.suffix == ".yaml":
         return re.findall(r"^# (mammo-pd .*)$", text, re.MULTILINE)
-    if file.suffix != ".md":
-        return shell_lines(text)
     found = []
     for block in blocks(file):
         if block.language in ("sh", "bash", "console"):
@@ -103,28 +100,14 @@ def commands_of(file: Path) -> list[str]:
     return found
 
 
-def words_of(line: str, variables: dict[str, str] | None = None) -> list[list[str]]:
-    """The words of each simple command in a line of shell.
-
-    A shell variable becomes its value, or 0, which stands for a number and for a name alike.
-    """
-    known = variables or {}
-    # The words after mammo-pd, in an array that a later line hands on.
-    array = re.fullmatch(r"\w+=\((.*)\)", line)
-    if array:
-        line = f"mammo-pd {array[1]}"
-    line = re.sub(r"\"?\$\{\w+\[@\]\}\"?", "", line)
+def words_of(line: str) -> list[list[str]]:
+    """The words of each simple command in a line of shell; a variable becomes 0."""
     line = re.sub(r"\$\((?:[^()]|\([^()]*\))*\)", "0", line)
-    line = re.sub(
-        r"\$\{?(\w+)(?::?[-+?][^}]*)?\}?|\$[@*]", lambda name: known.get(name[1] or "", "0"), line
-    )
-    try:
-        words = shlex.split(line, comments=True)
-    except ValueError:  # a quote that goes on in the next line: awk, sed
-        return []
+    line = re.sub(r"\$\{?\w+(?::?[-+?][^}]*)?\}?", "0", line)
+    words = shlex.split(line, comments=True)
     found: list[list[str]] = [[]]
     for word in words:
-        if word in ("|", "||", "&&", "&", ";", "then", "do", "else", "if", "!"):
+        if word in ("|", "||", "&&", "&", ";"):
             found.append([])
         else:
             found[-1].append(word.rstrip(";"))
