@@ -21,7 +21,8 @@ ROWS = [
     ("26%-50%", "2018_BC005421", "45Y", "R", "CC", "BIRAD 5", "KAU/Birad5/2018_BC005421_CC_R.dcm"),
     (">75%", "2019_BC000001", "051Y", "L", "MLO", "BIRAD 4", "KAU/Birad4/2019_BC000001_MLO_L.dcm"),
     ("0%-25%", "2019_BC000002", "60", "L", "CC", "BIRAD 3", "KAU/Birad3/2019_BC000002_CC_L .dcm"),
-    ("", "2019_BC000003", "", "L", "CC", "", "KAU/2019_BC000003_CC_L.dcm"),
+    # As merged cells are saved.
+    ("", "", "", "", "", "", "KAU/2019_BC000003_MLO_R.dcm"),
     ("", "2019_BC000004", "", "L", "CC", "BIRAD 1", ""),
 ]
 
@@ -41,6 +42,12 @@ def test_birads_of_the_row_is_the_label_and_the_higher_of_two_counts(tmp_path: P
     assert (row["patient_id"], row["view"], row["age"]) == ("2018_BC005421", "CC", 45.0)
     assert row["further"] == {"birads": 5.0, "density": "B"}
     assert labels.find(tmp_path / "2019_BC000002_CC_L.jpg") is not None
+    unlabelled = labels.rows[labels.find(tmp_path / "2019_BC000003_MLO_R.jpg")]
+    assert (unlabelled["patient_id"], unlabelled["view"], unlabelled["laterality"]) == (
+        "2019_BC000003",
+        "MLO",
+        "R",
+    )
     stricter = read_source("kau-bcmd", path, tmp_path, definition="birads_5")
     assert [row["label"] for row in stricter.rows] == [1, 0, 0, None]
 
@@ -61,3 +68,6 @@ def test_its_own_sheet_of_an_excel_file_is_read(
 def test_a_sheet_without_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="names no image"):
         read_source("kau-bcmd", table(tmp_path, ROWS[-1:]), tmp_path)
+    nameless = ("", "", "", "R", "CC", "BIRAD 1", "KAU/1.dcm")
+    with pytest.raises(InputError, match="1 images whose woman neither their name"):
+        read_source("kau-bcmd", table(tmp_path, [nameless]), tmp_path)

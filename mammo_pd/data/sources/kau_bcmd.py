@@ -7,11 +7,13 @@
 - Known faults: the folders of the copy on Kaggle (Birad1, Birad3, Birad4, Birad5) are the BI-RADS
   too, and hold four images in two of them (2018_BC005421 and 2018_BC0022482, right): the sheet's
   row counts, and of two rows of an image the higher BI-RADS. The sheet names .dcm files where the
-  copy has .jpg: a file is found by its name without the ending.
+  copy has .jpg: a file is found by its name without the ending, which also tells woman, view and
+  side (2018_BC005421_CC_R), where the sheet's cells may be empty.
 - Columns: of the sheet ``correctSheet``, as two public readers of it use them
   (Gaurav2543/Mammo-Bench among them). Alsolami et al., Data 6:111 (2021), describes the set.
 """
 
+import re
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
@@ -32,6 +34,8 @@ _COLUMNS = (
     "Image path",
 )
 _DENSITY = {"0%-25%": "A", "26%-50%": "B", "51%-75%": "C", ">75%": "D"}
+# Year and number of the woman, view, side.
+_NAME = re.compile(r"^(?P<woman>\d{4}_[A-Za-z]+\d+)_(?P<view>CC|MLO)_(?P<side>[LR])$")
 _THRESHOLDS = {"birads_4": 4, "birads_5": 5}
 
 
@@ -53,6 +57,20 @@ def read(table: Path, definition: str) -> pd.DataFrame:
     )[path != ""]
     if frame.empty:
         raise InputError(f"{table} names no image in its column Image path; give {_TABLE}.")
+    # Spreadsheets leave merged cells empty below the first: the name says more than the cell.
+    named = frame["image_id"].str.extract(_NAME)
+    frame = frame.assign(
+        woman=named["woman"].fillna(frame["PatientID"]),
+        side=named["side"].fillna(frame["Breast  type"]),
+        view=named["view"].fillna(frame["Breast view"]),
+    )
+    nameless = int((frame["woman"] == "").sum())
+    if nameless:
+        raise InputError(
+            f"{table} has {nameless} images whose woman neither their name (such as "
+            "2018_BC005421_CC_R) nor PatientID tells, so hers could not be kept together; fill in "
+            "PatientID."
+        )
     frame = frame.sort_values("birads", kind="stable", ascending=False)
     frame = frame.drop_duplicates("image_id").sort_index()
     positive = pd.to_numeric(frame["birads"]) >= _THRESHOLDS[definition]
@@ -61,10 +79,10 @@ def read(table: Path, definition: str) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "image_id": frame["image_id"],
-            "patient_id": frame["PatientID"],
-            "exam_id": frame["PatientID"],
-            "laterality": frame["Breast  type"],
-            "view": frame["Breast view"],
+            "patient_id": frame["woman"],
+            "exam_id": frame["woman"],
+            "laterality": frame["side"],
+            "view": frame["view"],
             "age": frame["Patient age"].str.extract(r"(\d+)", expand=False).fillna(""),
             "label": positive.map({True: "1", False: "0"}).where(known, ""),
             "birads": frame["birads"],
