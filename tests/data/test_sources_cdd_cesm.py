@@ -15,7 +15,7 @@ ROWS = """\
 P1_L_DM_MLO,1,L,DM,48,C,4$2,Mass,MLO,,1,Benign
 P1_L_DM_MLO,1,L,DM,48,C,5,Mass,MLO,,1,Malignant
 P1_L_CM_MLO,1,L,CESM,48,_,5,Mass enhancement,MLO,,1,Malignant
- P1_R_DM_CC ,1,R,DM,48,C,1,,CC,,1,Normal
+ P1_R_DM_CC ,,R,DM,48,C,1,,CC,,1,Normal
 P2_R_DM_CC,2,R,DM,61,B,2,Cyst,CC,,2,Benign
 """
 
@@ -34,6 +34,7 @@ def test_low_energy_images_are_rows_and_their_worst_finding_counts(tmp_path: Pat
     assert first["further"]["birads"] == 5
     assert first["further"]["pathology"] == "malignant"
     assert [row["label"] for row in labels.rows] == [1, 0, 0]
+    assert [row["patient_id"] for row in labels.rows] == ["1", "1", "2"]
     # The subtracted image is no mammogram, and no row of the table.
     assert labels.find(tmp_path / "P1_L_CM_MLO.jpg") is None
     assert labels.find(tmp_path / "P1_R_DM_CC.jpg") is not None

@@ -41,11 +41,14 @@ def read(table: Path, definition: str) -> pd.DataFrame:
                 f"{table}, row {line}: the pathology is none of Normal, Benign and Malignant; give "
                 f"{_TABLE} as it was downloaded."
             )
+    name = frame["Image_name"].str.replace(" ", "")
+    # P1_L_DM_CC: spreadsheets leave merged cells empty below the first.
+    woman = name.str.extract(r"^P(\d+)_", expand=False).fillna(codes(frame["Patient_ID"]))
     rows = pd.DataFrame(
         {
-            "image_id": frame["Image_name"].str.replace(" ", ""),
-            "patient_id": codes(frame["Patient_ID"]),
-            "exam_id": codes(frame["Patient_ID"]),
+            "image_id": name,
+            "patient_id": woman,
+            "exam_id": woman,
             "laterality": frame["Side"],
             "view": frame["View"],
             "rank": pathology.map(_RANKS.index),
