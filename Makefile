@@ -1,4 +1,5 @@
 # make demo: set everything up and run the whole job on phantoms; make test: set up, lint, test.
+# make docs: the documentation, in site/.
 # make image, make image-test: build and try the container image (docker/README.md).
 VENV ?= .venv
 PYTHON ?= python3
@@ -6,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 export IMAGE ENGINE BASE_IMAGE TORCH_CONSTRAINTS PIP_CONF CA_CERT BUILD_FLAGS
 
-.PHONY: setup demo check test clean image image-test lock
+.PHONY: setup demo check test docs clean image image-test lock
 
 demo: setup
 	$(BIN)/mammo-pd demo
@@ -30,6 +31,12 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
+# Search works where a server shows it: python -m http.server --directory site
+docs: setup
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "open site/index.html"
+
 image:
 	docker/image.sh build
 
@@ -42,4 +49,4 @@ lock:
 	docker/lock.sh
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo site

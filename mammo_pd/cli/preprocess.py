@@ -63,7 +63,8 @@ def preprocess(
         out: The store to create or extend.
         labels: CSV with a column path, sop_instance_uid or image_id, and a label.
         source: Read TABLE as a public data set's own table (for some, a folder of tables): rsna,
-            vindr-mammo, cbis-ddsm, cmmd, inbreast, embed, csaw-cc or mias.
+            vindr-mammo, cbis-ddsm, cdd-cesm, cmmd, inbreast, dmid, kau-bcmd, bmcd, nlbs, embed,
+            csaw-cc, optimam or mias.
         definition: Which of the data set's label definitions to use, with --source.
         label_column: Column of TABLE that holds the label.
         positive: Values that count as positive; all others are negative.

@@ -1,8 +1,6 @@
 import importlib
 import inspect
 import re
-import shlex
-import shutil
 import subprocess
 import sys
 from dataclasses import fields
@@ -10,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mammo_pd.cli.app import COMMANDS, app, main
+from mammo_pd.cli.app import COMMANDS, main
 from mammo_pd.cli.config_flags import ConfigFlags
 
 ROOT = Path(__file__).parents[2]
@@ -226,64 +224,3 @@ def test_interrupt_is_status_130_and_says_how_to_continue(
     monkeypatch.setattr("mammo_pd.data.store.open_store", interrupt)
     assert main(["split"]) == 130
     assert "the same command continues from there" in capsys.readouterr().err
-
-
-def commands_in(text: str, kind: str) -> list[str]:
-    """Every mammo-pd command, typed alone or by docker run, without what follows it."""
-    if kind == ".md":
-        blocks = re.findall(r"```(?:sh|bash|console)?\n(.*?)```", text, re.DOTALL)
-        prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
-        spans = re.findall(r"`(mammo-pd [a-z][^`]*)`", prose)
-        # Prose also names an option without its value.
-        whole = [span for span in spans if not re.search(r" --(?!help)[a-z-]+$", span)]
-        text = "\n".join([*blocks, *whole])
-    if kind == ".yaml":
-        text = "\n".join(re.findall(r"^# (mammo-pd .*)$", text, re.MULTILINE))
-    lines = re.sub(r"\s*\\\n\s*", " ", text).splitlines()
-    found = []
-    for line in lines:
-        typed = re.match(r"\s*(?:\$ )?mammo-pd (.*)|.*docker run .* mammo-pd (.*)", line)
-        if typed and "--entrypoint" not in line:
-            found.append(typed[1] or typed[2])
-    return found
-
-
-PAGES = [
-    *(
-        ROOT / name
-        for name in (
-            "README.md",
-            "docker/README.md",
-            "docs/clusters.md",
-            "data_manifests/README.md",
-        )
-    ),
-    *sorted((ROOT / "pipelines").glob("*.sh")),
-    *sorted((ROOT / "configs").glob("*.yaml")),
-]
-
-
-@pytest.mark.parametrize("file", PAGES, ids=lambda file: str(file.relative_to(ROOT)))
-def test_commands_in_the_pages_are_understood(file: Path) -> None:
-    found = commands_in(file.read_text(), file.suffix)
-    least = {"README.md": 15, "docker/README.md": 8, "pipelines/demo.sh": 4, "pipelines/mias.sh": 3}
-    assert len(found) >= least.get(str(file.relative_to(ROOT)), 1)
-    for command in found:
-        # Raises where the command line would refuse it; a shell variable stands for a number, too.
-        app.parse_args(shlex.split(re.sub(r"\$\w+", "0", command), comments=True))
-
-
-def test_the_pages_make_targets_exist() -> None:
-    targets = re.findall(r"^make (\w+)", (ROOT / "README.md").read_text(), re.MULTILINE)
-    assert {"demo", "test"} <= set(targets)
-    if shutil.which("make"):
-        for target in targets:
-            subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=True, capture_output=True)
-
-
-@pytest.mark.parametrize("file", sorted((ROOT / "pipelines").glob("*.sh")), ids=lambda f: f.name)
-def test_pipelines_are_valid_shell_and_say_what_to_expect(file: Path) -> None:
-    subprocess.run(["bash", "-n", file], check=True)
-    head = file.read_text().split("set -euo")[0]
-    for word in (f"pipelines/{file.name}", "Hardware:", "Hours:", "Expect:"):
-        assert word in head

@@ -1,3 +1,5 @@
+import inspect
+import re
 import sys
 import zipfile
 from pathlib import Path
@@ -5,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from mammo_pd.cli.preprocess import preprocess
 from mammo_pd.data.sources import SOURCES, read_source
 from mammo_pd.data.sources.images import one_file_each
 from mammo_pd.data.sources.tables import read_table
@@ -13,14 +16,8 @@ from mammo_pd.errors import InputError
 
 def test_the_sets_that_the_documentation_names_are_there() -> None:
     assert set(SOURCES) == {
-        "cbis-ddsm",
-        "cmmd",
-        "csaw-cc",
-        "embed",
-        "inbreast",
-        "mias",
-        "rsna",
-        "vindr-mammo",
+        *("bmcd", "cbis-ddsm", "cdd-cesm", "cmmd", "csaw-cc", "dmid", "embed", "inbreast"),
+        *("kau-bcmd", "mias", "nlbs", "optimam", "rsna", "vindr-mammo"),
     }
     for name, source in SOURCES.items():
         assert source.name == name
@@ -29,8 +26,21 @@ def test_the_sets_that_the_documentation_names_are_there() -> None:
         )
 
 
+def test_every_set_and_every_definition_has_its_place_on_the_page_and_in_the_help() -> None:
+    root = Path(__file__).parents[2]
+    lines = (root / "data_manifests" / "README.md").read_text(encoding="utf-8").splitlines()
+    rows = {line.split("`")[1]: line for line in lines if line.startswith("| `")}
+    said = inspect.getdoc(preprocess)
+    assert said is not None
+    for name, source in SOURCES.items():
+        assert name in rows, f"data_manifests/README.md has no row {name}"
+        for definition in source.definitions:
+            assert f"`{definition}`" in rows[name]
+        assert re.search(rf"[ \n]{name}[ ,.\n]", said), f"preprocess --help does not name {name}"
+
+
 def test_unknown_set_and_unknown_label_are_refused_with_the_choice(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no data set 'ddsm'; choose one of cbis-ddsm, cmmd"):
+    with pytest.raises(InputError, match=r"no data set 'ddsm'; choose one of bmcd, cbis-ddsm"):
         read_source("ddsm", tmp_path / "x.csv", tmp_path)
     with pytest.raises(InputError, match=r"no label 'birads_3'; choose one of birads_4, birads_5"):
         read_source("vindr-mammo", tmp_path / "x.csv", tmp_path, definition="birads_3")
@@ -45,6 +55,9 @@ def test_unknown_set_and_unknown_label_are_refused_with_the_choice(tmp_path: Pat
         ("inbreast", "INbreast.csv", "Bi-Rads"),
         ("csaw-cc", "CSAW-CC_breast_cancer_screening_data.csv", "rad_timing"),
         ("mias", "labels.csv", "severity"),
+        ("cdd-cesm", "Radiology-manual-annotations.csv", "Image_name"),
+        ("kau-bcmd", "correctSheet.csv", "Assesment"),
+        ("nlbs", "NLBSD_Metadata.csv", "Cancer"),
     ],
 )
 def test_a_table_without_a_column_is_refused_naming_file_column_and_table(
@@ -67,7 +80,9 @@ def test_a_missing_table_is_refused(tmp_path: Path, name: str) -> None:
         read_source(name, tmp_path / "absent.csv", tmp_path)
 
 
-@pytest.mark.parametrize("name", ["rsna", "vindr-mammo", "cmmd", "inbreast", "csaw-cc"])
+@pytest.mark.parametrize(
+    "name", ["rsna", "vindr-mammo", "cmmd", "inbreast", "csaw-cc", "nlbs", "dmid"]
+)
 def test_a_folder_in_the_place_of_one_table_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match="is a folder; give the table itself"):
         read_source(name, tmp_path, tmp_path)

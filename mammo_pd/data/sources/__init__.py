@@ -9,12 +9,18 @@ from pathlib import Path
 
 from mammo_pd.data.labels import LabelTable, label_table
 from mammo_pd.data.sources import (
+    bmcd,
     cbis_ddsm,
+    cdd_cesm,
     cmmd,
     csaw_cc,
+    dmid,
     embed,
     inbreast,
+    kau_bcmd,
     mias,
+    nlbs,
+    optimam,
     rsna,
     vindr,
 )
@@ -23,7 +29,10 @@ from mammo_pd.errors import InputError
 
 SOURCES: Mapping[str, Source] = {
     module.SOURCE.name: module.SOURCE
-    for module in (cbis_ddsm, cmmd, csaw_cc, embed, inbreast, mias, rsna, vindr)
+    for module in (
+        *(bmcd, cbis_ddsm, cdd_cesm, cmmd, csaw_cc, dmid, embed, inbreast),
+        *(kau_bcmd, mias, nlbs, optimam, rsna, vindr),
+    )
 }
 _LABELS = {"1": 1, "0": 0, "": None}
 

@@ -1,7 +1,9 @@
 """Read a data set's own table, and explain what is wrong if it is a different one."""
 
+import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -9,13 +11,16 @@ from mammo_pd.errors import InputError
 from mammo_pd.table_file import column_names, read_csv, with_known_names
 
 
-def read_table(path: Path, columns: Sequence[str], called: str) -> pd.DataFrame:
+def read_table(
+    path: Path, columns: Sequence[str], called: str, *, sheet: str | None = None
+) -> pd.DataFrame:
     """Read a table and check that it has the set's columns.
 
     Args:
         path: CSV as `read_csv` takes it, or an Excel sheet.
         columns: the required ones.
         called: name of the set's own table, for errors.
+        sheet: which one of an Excel file with several; by default the first.
 
     Returns:
         Every cell as stripped text, empty if missing.
@@ -25,8 +30,8 @@ def read_table(path: Path, columns: Sequence[str], called: str) -> pd.DataFrame:
     """
     if path.is_dir():
         raise InputError(f"{path} is a folder; give the table itself, {called}.")
-    is_sheet = path.suffix.lower() in (".xls", ".xlsx")
-    frame = with_known_names(_read_excel(path) if is_sheet else read_csv(path), columns, path)
+    frame = _read_excel(path, sheet) if _is_excel(path) else read_csv(path)
+    frame = with_known_names(frame, columns, path)
     missing = [name for name in columns if name not in frame.columns]
     if missing:
         raise InputError(
@@ -34,6 +39,41 @@ def read_table(path: Path, columns: Sequence[str], called: str) -> pd.DataFrame:
             f"it was downloaded. It has: {column_names(frame.columns)}."
         )
     return frame
+
+
+def read_cells(path: Path, called: str, *, sheet: str | None = None) -> pd.DataFrame:
+    """Read a table whose header is not its first row, or that has none.
+
+    Args:
+        path: CSV in UTF-8, or an Excel sheet.
+        called: name of the set's own table, for errors.
+        sheet: which one of an Excel file with several; by default the first.
+
+    Returns:
+        Every cell as stripped text, empty if missing; rows and columns are numbered from 0.
+
+    Raises:
+        InputError: no such file, or not a table.
+    """
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give the table itself, {called}.")
+    if _is_excel(path):
+        return _read_excel(path, sheet, header=None)
+    if not path.is_file():
+        raise InputError(f"the label table {path} does not exist; give {called}.")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeError) as error:
+        raise InputError(f"{path} is not UTF-8 text; save it as 'CSV UTF-8'.") from error
+    lines = text.splitlines()
+    separator = max(",;\t", key=text.count)
+    rows = list(csv.reader(lines, delimiter=separator))
+    width = max(map(len, rows), default=0)
+    return pd.DataFrame(
+        [[cell.strip() for cell in row] + [""] * (width - len(row)) for row in rows],
+        columns=range(width),
+        dtype=str,
+    )
 
 
 def choose(frame: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
@@ -47,11 +87,17 @@ def codes(values: pd.Series) -> pd.Series:
     return values.str.replace(r"\.0+$", "", regex=True)
 
 
-def _read_excel(path: Path) -> pd.DataFrame:
+def _is_excel(path: Path) -> bool:
+    return path.suffix.lower() in (".xls", ".xlsx")
+
+
+def _read_excel(path: Path, sheet: str | None = None, **options: Any) -> pd.DataFrame:
     if not path.is_file():
         raise InputError(f"the label table {path} does not exist; give the sheet, or a CSV of it.")
+    if sheet is not None:
+        options["sheet_name"] = sheet
     try:
-        frame = pd.read_excel(path, dtype=str, keep_default_na=False)
+        frame = pd.read_excel(path, dtype=str, keep_default_na=False, **options)
     except ImportError as error:
         raise InputError(
             f"{path} is an Excel sheet, and its reader is not installed ({error}); save the "
@@ -59,6 +105,7 @@ def _read_excel(path: Path) -> pd.DataFrame:
         ) from error
     except Exception as error:  # a damaged archive can raise almost anything
         raise InputError(f"{path} is no Excel sheet ({error}); save it as CSV.") from error
-    frame.columns = frame.columns.str.strip()
-    stripped: pd.DataFrame = frame.apply(lambda column: column.str.strip())
+    if "header" not in options:
+        frame.columns = frame.columns.str.strip()
+    stripped: pd.DataFrame = frame.fillna("").apply(lambda column: column.str.strip())
     return stripped
