@@ -86,9 +86,11 @@ def pretrain(
     from mammo_pd.training.runs import RunFolder
 
     run = RunFolder.open(folder)
+    page = write_reconstructions(run, store)
     weights = shlex.quote(str(run.best))
     height, width = run.info.img_size
     print(f"\nwrote {folder}: best.safetensors, last.safetensors, history.csv, config.yaml")
+    print(f"look at: {shlex.quote(str(page))}")
     print(f"metrics: {page_of_runs(folder.parent)}")
     print(
         f"next: mammo-pd train --weights {weights} --model {run.info.model} "
@@ -100,6 +102,46 @@ def _config(settings: PretrainFlags, further: "dict[str, object]") -> "RunConfig
     """The run's configuration; a file may be one of train's."""
     config = settings.load(further, _DEFAULTS)
     return config.replace(training=config.training.replace(objective=_OBJECTIVE))
+
+
+def write_reconstructions(run: "RunFolder", store: Path | None) -> Path:
+    """Write the page of a finished run's reconstructions, and keep it in MLflow if that is here.
+
+    Args:
+        run: of a masked autoencoder.
+        store: where the store lies now; None for where the run was trained from.
+
+    Returns:
+        The page.
+    """
+    from mammo_pd.data.manifest import read_manifest
+    from mammo_pd.data.store import open_store
+    from mammo_pd.files import write_text
+    from mammo_pd.inference.reconstruct import reconstruct
+    from mammo_pd.report.reconstructions import ReconstructionRow, reconstructions_page
+    from mammo_pd.tracking import keep_page
+
+    manifest = read_manifest(open_store(store or Path(run.info.store)).manifest)
+    text = reconstructions_page(
+        [
+            ReconstructionRow(
+                (one.original, one.kept, one.predicted, one.means), one.error, one.share
+            )
+            for one in reconstruct(run, store=store)
+        ],
+        run_id=run.info.run_id,
+        model=run.info.model,
+        made_with=f"{run.info.num_keep} of {run.info.num_tokens} patches kept, "
+        f"{run.config.patch_dropout.draw} draw, {run.config.training.epochs} epochs",
+        phantom=bool(manifest["phantom"].fillna(False).any()),
+    )
+    page = run.path / "reconstructions.html"
+    write_text(page, text)
+    if run.info.mlflow_run_id is not None:
+        problem = keep_page(run.path.parent, run.info.mlflow_run_id, page)
+        if problem is not None:
+            print(f"warning: {problem}")
+    return page
 
 
 def _refuse_other_objective(run: "RunFolder") -> None:
