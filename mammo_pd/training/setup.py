@@ -41,6 +41,7 @@ from mammo_pd.training.devices import (
     make_fabric,
     should_compile,
 )
+from mammo_pd.training.earlier_weights import refuse_seen_test_women
 from mammo_pd.training.objectives import Objective, build_objective
 from mammo_pd.training.runs import RunFolder, RunInfo, timestamp
 from mammo_pd.training.step import can_capture, image_keys
@@ -110,20 +111,23 @@ class RunSetup:
 
         Raises:
             InputError: no store, a split with a leak or a class missing, an image size that does
-                not fit the model, a batch that the devices cannot share, weights that do not fit.
+                not fit the model, a batch that the devices cannot share, weights that do not fit
+                or have seen test women.
         """
         # ---- data: whatever can be refused is refused before a device is touched
         devices, nodes = count_devices(config)
         _refuse_uneven(config, devices * nodes)
         paths = open_store(store)
-        _make_default_split(paths, config.data.split, say)
-        cohort = Cohort.read(paths, config.data.split, config.data.fold)
         objective = build_objective(config.training)
         if objective.is_pretext:
             _refuse_keeping_all(config)
+        _make_default_split(paths, config.data.split, objective, say)
+        cohort = Cohort.read(paths, config.data.split, config.data.fold)
         parts = usable_parts(cohort, objective)
         for part, rows in parts.items():
             objective.check(rows, f"the {part} part of the split {cohort.split.name}")
+        if stopped is None:
+            refuse_seen_test_women(config.model.weights, cohort, say)
         patch_size = describe_backbone(
             config.model.name, global_pool=config.model.global_pool
         ).patch_size
@@ -417,10 +421,12 @@ def _end_with_launcher(fabric: Fabric) -> None:
         signal_when_parent_dies(signal.SIGKILL)
 
 
-def _make_default_split(paths: StorePaths, name: str, say: Callable[[str], None]) -> None:
+def _make_default_split(
+    paths: StorePaths, name: str, objective: Objective, say: Callable[[str], None]
+) -> None:
     if name == "default" and not (paths.splits / "default.csv").is_file():
         say("no split was made yet; making the default one: 70/10/20 % of the patients, seed 0")
-        split_store(paths, say=say)
+        split_store(paths, may_lack_labels=objective.is_pretext, say=say)
 
 
 def _balanced_draw(

@@ -1,10 +1,13 @@
 """Laws of the masked autoencoder: what it reads, what it is judged on, and what it hands on."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given
@@ -16,12 +19,15 @@ from torch.nn import functional as F
 from mammo_pd.backbones.build import build_backbone
 from mammo_pd.batch import ImageBatch
 from mammo_pd.config import AugmentSettings, RunConfig, TrainingSettings
+from mammo_pd.data.split_store import split_store
+from mammo_pd.data.store import StorePaths
 from mammo_pd.errors import InputError
 from mammo_pd.patches.draw import draw_dropped, draw_uniform
 from mammo_pd.patches.sampler import Kept, PatchSampler
 from mammo_pd.training.objectives.masked_autoencoder import MaskedAutoencoder
 from mammo_pd.training.objectives.pixel_decoder import PixelDecoder
 from mammo_pd.training.runs import RunFolder
+from mammo_pd.training.setup import RunSetup
 from mammo_pd.training.train import resume, train
 
 IMG_SIZE, PATCH, NUM_KEEP = (80, 64), 8, 16
@@ -236,3 +242,58 @@ def test_what_pretraining_cannot_do_is_refused() -> None:
         MaskedAutoencoder(TrainingSettings(monitor="val_auc_image"))
     with pytest.raises(InputError, match="no score of a whole image"):
         objective().evaluation_inputs(STILL, images())
+
+
+def another_store(store: Path, folder: Path) -> StorePaths:
+    """The same images, to be split or labelled anew."""
+    folder.mkdir()
+    for name in ("store.json", "manifest.parquet"):
+        shutil.copy(store / name, folder)
+    (folder / "pixels").symlink_to(store / "pixels")
+    return StorePaths(folder)
+
+
+def test_weights_that_have_seen_test_women_are_refused(
+    run: Path, phantom_store: Path, tmp_path: Path
+) -> None:
+    paths = another_store(phantom_store, tmp_path / "store")
+    # With so many to be tested, some are among those that the default split trains on.
+    split_store(paths, name="other", fractions=(0.3, 0.2, 0.5), say=lambda _: None)
+    config = small(
+        model__name="test_vit",
+        data__res="96x64",
+        data__split="other",
+        model__weights=str(run / "best.safetensors"),
+    )
+    # A store without the split that the weights were made on cannot tell.
+    said: list[str] = []
+    RunSetup.build(paths.root, config, say=said.append)
+    assert any("best.safetensors are of a run on the split default" in line for line in said)
+    for file in (phantom_store / "splits").glob("default.*"):
+        shutil.copy(file, paths.splits)
+    with pytest.raises(InputError, match=r"learnt from \d of the \d women of the test part"):
+        set_up(paths.root, config)
+    # Nor may pretraining begin with them.
+    with pytest.raises(InputError, match="women of the test part"):
+        set_up(paths.root, config.replace(training=CONFIG.training))
+    # The part that they were not trained on may be tested, whatever the split is called.
+    for suffix in (".csv", ".json"):
+        shutil.copy(paths.splits / f"default{suffix}", paths.splits / f"again{suffix}")
+    set_up(paths.root, config.replace(data=config.data.replace(split="again")))
+
+
+def test_store_without_any_label_is_pretrained_on_and_not_trained_on(
+    phantom_store: Path, tmp_path: Path
+) -> None:
+    paths = another_store(phantom_store, tmp_path / "store")
+    table = pq.read_table(paths.manifest)
+    place = table.schema.get_field_index("label")
+    nothing = pa.nulls(len(table), table.schema.field(place).type)
+    pq.write_table(table.set_column(place, table.schema.field(place), nothing), paths.manifest)
+    with pytest.raises(InputError, match="only 0 patients are positive"):
+        set_up(paths.root, CONFIG.replace(training=TrainingSettings()))
+    setup = set_up(paths.root, CONFIG)
+    assert sum(map(len, setup.parts.values())) == len(table)
+    groups = [set(rows["patient_id"]) for rows in setup.parts.values()]
+    assert not set.intersection(*groups)
+    assert len(setup.train_set) > len(setup.val_set) > 0
