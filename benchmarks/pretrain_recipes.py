@@ -295,7 +295,8 @@ def train(
     for process in running:
         process.join(_GRACE)
         process.kill()
-    left = [*map(str, running.values()), *map(str, waiting)]
+    done = _finished(out)
+    left = [str(job) for job in every if (job.scored, str(job)) not in done]
     if left:
         print(f"{len(left)} runs are not finished: {' '.join(left)}")
 

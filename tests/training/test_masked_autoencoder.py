@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from small_runs import set_up, small
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from mammo_pd.backbones.build import build_backbone
 from mammo_pd.batch import ImageBatch
@@ -138,6 +140,10 @@ def test_prediction_does_not_depend_on_what_else_is_predicted() -> None:
     whole = decoder(tokens, kept, asked)
     assert whole.shape == (2, 3, 64)
     torch.testing.assert_close(decoder(tokens, kept, asked[:, 1:2]), whole[:, 1:2])
+    # What it costs, by torch's own count of two operations each.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        decoder(tokens, kept, asked)
+    assert decoder.macs(6, 3) * 2 * 2 == counter.get_total_flops()
     # A patch is known by its place, and so is what the encoder has seen.
     assert not torch.allclose(whole[:, 0], whole[:, 1])
     assert not torch.allclose(decoder(tokens, kept.flip(1), asked), whole)

@@ -132,7 +132,7 @@ class MaskedAutoencoder(Objective):
         num_keep: int,
     ) -> tuple[tuple[Tensor, ...], Tensor]:
         rows, columns = sampler.grid_size
-        count = min(round(rows * columns * _PREDICTED_SHARE), rows * columns - num_keep)
+        count = count_predicted(rows * columns, num_keep)
         kept = sampler.draw(batch, keys, placement, num_keep)
         tissue = sampler.tissue(batch, placement)
         asked, counts = draw_dropped(keys, kept, tissue, count)
@@ -181,6 +181,11 @@ class Autoencoder(nn.Module):
             return predicted
         total, count = _errors(predicted.float(), pixels)
         return torch.where(count > 0, total / count, torch.nan)[:, None]
+
+
+def count_predicted(num_tokens: int, num_keep: int) -> int:
+    """M of N patches, of which K are kept: the same for every image, so that shapes are static."""
+    return min(round(num_tokens * _PREDICTED_SHARE), num_tokens - num_keep)
 
 
 def normalise_patches(pixels: Tensor) -> Tensor:
