@@ -135,7 +135,7 @@ def write_reconstructions(run: "RunFolder", store: Path | None) -> Path:
         f"{run.config.patch_dropout.draw} draw, {run.config.training.epochs} epochs",
         phantom=bool(manifest["phantom"].fillna(False).any()),
     )
-    page = run.path / "reconstructions.html"
+    page = run.reconstructions
     write_text(page, text)
     if run.info.mlflow_run_id is not None:
         problem = keep_page(run.path.parent, run.info.mlflow_run_id, page)
