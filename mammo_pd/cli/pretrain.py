@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from mammo_pd.cli.config_flags import ConfigFlags
-from mammo_pd.cli.options import DEFAULT_RUNS, RunsOption
+from mammo_pd.cli.options import DEFAULT_RUNS, RunsOption, default_store, unless_default
 from mammo_pd.cli.train import run_to_resume, train_or_resume
 from mammo_pd.errors import InputError
 
@@ -63,8 +63,7 @@ def pretrain(
     For example:
 
         mammo-pd pretrain --store store --keep 0.25
-        mammo-pd pretrain --weights dinov2_vits14.safetensors --model vit_small_patch14_dinov2 \
-          --res 518x392
+        mammo-pd pretrain --config configs/finetune.yaml --epochs 100
         mammo-pd pretrain --resume
 
     Args:
@@ -87,14 +86,22 @@ def pretrain(
 
     run = RunFolder.open(folder)
     page = write_reconstructions(run, store)
-    weights = shlex.quote(str(run.best))
-    height, width = run.info.img_size
     print(f"\nwrote {folder}: best.safetensors, last.safetensors, history.csv, config.yaml")
     print(f"look at: {shlex.quote(str(page))}")
     print(f"metrics: {page_of_runs(folder.parent)}")
-    print(
-        f"next: mammo-pd train --weights {weights} --model {run.info.model} "
+    print(f"next: {_training_from(run, store)}")
+
+
+def _training_from(run: "RunFolder", store: Path | None) -> str:
+    """The command that trains from a run's weights, on the same split and fold."""
+    height, width = run.info.img_size
+    stored = store or Path(run.info.store)
+    return (
+        f"mammo-pd train --weights {shlex.quote(str(run.best))} --model {run.info.model} "
         f"--res {height}x{width} --set training.layer_decay=0.65"
+        + unless_default("--store", stored.resolve(), default_store().resolve())
+        + unless_default("--split", run.info.split, "default")
+        + unless_default("--fold", run.info.fold, None)
     )
 
 

@@ -87,6 +87,9 @@ def test_from_a_store_to_weights_and_a_page_to_look_at(
     # There is nothing to evaluate, and nothing of another kind to go on with.
     assert main(["evaluate", *runs]) == 2
     assert f"mammo-pd train --weights {run.best}" in capsys.readouterr().err
+    words = ["cv", "--store", str(phantom_store), "--out", str(tmp_path / "cv"), *SETTINGS]
+    assert main([*words, "--set", "training.objective=masked_autoencoder"]) == 2
+    assert "mammo-pd pretrain --fold I" in capsys.readouterr().err
     # A finished run that is gone on with stays as it is.
     assert main(["pretrain", "--resume", *runs]) == 0
     assert run.reconstructions.read_text() == page
