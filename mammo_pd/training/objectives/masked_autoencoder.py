@@ -23,9 +23,9 @@ from mammo_pd.patches.sampler import Kept, PatchSampler, Placement
 from mammo_pd.training.objectives.base import Objective
 from mammo_pd.training.objectives.pixel_decoder import PixelDecoder
 
-# Of the grid, so many patches are predicted: as many as are kept at a rate of .25. Breast is about
-# three tenths of a crop, so these are most of its dropped patches in most images; predicting all
-# would double the reading and nearly double the decoder for the same images.
+# Of the grid, so many patches are predicted: as many as are kept at a rate of .25. Breast is some
+# six tenths of the input (RSNA, mini-MIAS at 518x392), so these are about half of its dropped
+# patches; all of them would double the reading and the decoder for the same images.
 _PREDICTED_SHARE = 0.25
 # Of the standardised pixels' variance. It keeps the noise of patches without any contrast, less
 # than about two of 256 grey levels, from being blown up to that of the others.
