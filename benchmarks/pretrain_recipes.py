@@ -227,8 +227,12 @@ def _run(job: Job, store: Path, out: Path, split: str) -> dict[str, Any]:
     else:
         rows = setup.parts["train"][["image_id", "patient_id"]]
         rows.to_csv(folder.with_name(folder.name + ".csv"), index=False)
-        page = write_reconstructions(run, store)
-        shutil.copy(page, out / f"reconstructions.{job.name}.{job.fold}.html")
+        try:
+            page = write_reconstructions(run, store)
+            shutil.copy(page, out / f"reconstructions.{job.name}.{job.fold}.html")
+        except Exception:
+            # What starts from the weights need not wait for a page to look at.
+            traceback.print_exc()
     return {
         # Also of a run that was stopped and gone on with.
         "seconds": sum(epoch["epoch_seconds"] for epoch in history),
