@@ -166,7 +166,8 @@ class TrainingSettings(_Settings):
     """What is learnt, and the optimisation."""
 
     objective: str = "binary_label"
-    """What is learnt: binary_label is cancer or not, from the label column."""
+    """What is learnt: binary_label is cancer or not, from the label column; masked_autoencoder is
+    to predict dropped patches, without labels."""
 
     epochs: Annotated[int, Field(ge=1)] = 30
     """Passes over the training images."""
@@ -330,13 +331,18 @@ class Given(NamedTuple):
     origin: str
 
 
-def load_config(file: Path | None = None, overrides: Mapping[str, Any] | None = None) -> RunConfig:
+def load_config(
+    file: Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, Any] | None = None,
+) -> RunConfig:
     """Build and check the configuration of a run.
 
     Args:
         file: YAML; keys that are missing keep their defaults.
         overrides: values by dotted path, such as ``{"training.lr": 1e-4}``, which take precedence
             over the file; a `Given` says where its value came from.
+        defaults: values by dotted path for what neither says, in place of our own.
 
     Raises:
         InputError: an unknown key, a wrong type or a value out of range. The message names the
@@ -349,6 +355,10 @@ def load_config(file: Path | None = None, overrides: Mapping[str, Any] | None = 
     # Before the overrides, which may give the new name beside the file's old one.
     _rename_old_keys(values)
     origins = {}
+    for path, default in (defaults or {}).items():
+        section, _, name = path.partition(".")
+        if isinstance(values.setdefault(section, {}), dict):
+            values[section].setdefault(name, default)
     for path, override in (overrides or {}).items():
         given = override if isinstance(override, Given) else Given(override, f"{where}: {path}")
         _set(values, path, given)

@@ -289,6 +289,31 @@ def keep_report(runs: Path, mlflow_run_id: str, report: Path, folder: str = "rep
     return None
 
 
+def keep_page(runs: Path, mlflow_run_id: str, page: Path) -> str | None:
+    """Keep a page that holds images beside its run, on this machine alone; a server gets none.
+
+    Args:
+        runs: the folder of runs.
+        mlflow_run_id: of the run's record.
+        page: a file.
+
+    Returns:
+        Why it could not be kept, in a sentence; None if it was, or is not to be.
+    """
+    _quieten()
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    uri = tracking_uri(runs)
+    if uri != _local_uri(runs) or not (runs / _DATABASE).is_file():
+        return None
+    try:
+        MlflowClient(uri).log_artifact(mlflow_run_id, str(page))
+    except (MlflowException, OSError) as error:
+        return f"{page.name} is not in MLflow ({reason_of(error)})"
+    return None
+
+
 def reason_of(error: Exception) -> str:
     """What failed in MLflow, in a line: of its database the database's own words."""
     found = re.search(r"\(sqlite3\.\w+\) (.+)", str(error))

@@ -201,6 +201,10 @@ class Backbone(nn.Module, ABC):
         model = self.timm_model
         return model.head(model.head_drop(pooled))  # type: ignore[no-any-return]
 
+    def encode(self, patches: Tensor, positions: Tensor, keys: Tensor | None = None) -> Tensor:
+        """Compute the tokens that kept patches come to: `embed`, then `forward_features`."""
+        return self.forward_features(self._embed(patches, positions), positions, keys)
+
     def forward(self, patches: Tensor, positions: Tensor, keys: Tensor | None = None) -> Tensor:
         """Compute the head's outputs from kept patches.
 
@@ -212,8 +216,7 @@ class Backbone(nn.Module, ABC):
         Returns:
             (B, num_outputs).
         """
-        tokens = self._embed(patches, positions)
-        return self.head(self.pool(self.forward_features(tokens, positions, keys)))
+        return self.head(self.pool(self.encode(patches, positions, keys)))
 
     def compile_blocks(self) -> None:
         """Compile the embedding and the blocks; blocks that are built alike share their code.

@@ -24,6 +24,7 @@ from mammo_pd.stopping import TerminatedError, sigterm_interrupts
 COMMANDS = (
     "preprocess",
     "split",
+    "pretrain",
     "train",
     "cv",
     "evaluate",

@@ -23,6 +23,7 @@ def bench(
     batch_size: Annotated[
         int | None, Parameter(metavar="N", show_default="about 20 GiB, at most 128; on a CPU 2")
     ] = None,
+    pretrain: bool = False,
     store: Annotated[Path | None, Parameter(metavar="STORE", show_default="random pixels")] = None,
     out: Annotated[Path, Parameter(metavar="DIR")] = Path("bench"),
     mlflow: bool = False,
@@ -41,6 +42,7 @@ def bench(
         keep: Fractions of the patches kept, each constant.
         model: timm model names.
         batch_size: Images per step.
+        pretrain: Measure steps of pretrain as well.
         store: Read the images of this store.
         out: Where to write the results.
         mlflow: Log to the MLflow database of --runs as well.
@@ -54,6 +56,7 @@ def bench(
         keep_rates=list(keep),
         models=list(model),
         batch_size=batch_size,
+        pretraining=pretrain,
         store=store,
         runs=runs if mlflow else None,
     )

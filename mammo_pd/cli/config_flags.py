@@ -82,11 +82,16 @@ class ConfigFlags:
     config: Annotated[Path | None, Parameter(metavar="FILE")] = None
     assignments: Annotated[list[str] | None, Parameter(name="--set", metavar="KEY=VALUE")] = None
 
-    def load(self, further: Mapping[str, object] | None = None) -> "RunConfig":
+    def load(
+        self,
+        further: Mapping[str, object] | None = None,
+        defaults: Mapping[str, object] | None = None,
+    ) -> "RunConfig":
         """The configuration: defaults, then ``--config``, then ``--set``, then the other flags.
 
         Args:
             further: flags of the command's own, by their names in `CONFIG_KEYS`.
+            defaults: the command's own, by the keys of the configuration.
 
         Raises:
             InputError: a value is refused; the message names the flag that it came from.
@@ -98,7 +103,7 @@ class ConfigFlags:
         for flag, value in given.items():
             if value is not None:
                 overrides[CONFIG_KEYS[flag]] = Given(value, flag)
-        return load_config(self.config, overrides)
+        return load_config(self.config, overrides, defaults)
 
     @property
     def any_given(self) -> bool:

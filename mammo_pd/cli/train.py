@@ -57,22 +57,9 @@ def train(
         fold: Fold to test on, of a split with folds.
         resume: Continue a run from its last checkpoint, by default the latest run.
     """
-    further = {"--seed": seed, "--fold": fold}
-    again = f"mammo-pd train{unless_default('--runs', runs, default_runs())} --resume"
-    run = None
-    if resume is not None:
-        if settings.any_given or seed is not None or fold is not None:
-            raise InputError(
-                "--resume continues with the run's own configuration; drop the other settings "
-                f"({again}), or train anew without --resume."
-            )
-        run = find_run(runs, resume[0] if resume else None)
-        again += f" {shlex.quote(str(resume[0]))}" if resume else ""
-    config = settings.load(further)
-    try:
-        folder = _train(store, runs, config, run)
-    except KeyboardInterrupt as interrupt:
-        raise type(interrupt)(again) from None
+    run = run_to_resume("train", runs, resume, settings, (seed, fold))
+    config = settings.load({"--seed": seed, "--fold": fold})
+    folder = train_or_resume("train", store, runs, resume, config, run)
     if folder is None:
         return  # only the first of several processes reports
     from mammo_pd.tracking import page_of_runs
@@ -82,10 +69,62 @@ def train(
     print(f"next: mammo-pd evaluate {shlex.quote(str(folder))}")
 
 
-def _train(
-    store: Path | None, runs: Path, config: "RunConfig", stopped: "RunFolder | None"
+def run_to_resume(
+    command: str,
+    runs: Path,
+    resume: list[Path] | None,
+    settings: ConfigFlags,
+    others: tuple[object, ...],
+) -> "RunFolder | None":
+    """The run that ``--resume`` names; None where it was not given.
+
+    Args:
+        command: that was typed.
+        runs: the folder of runs.
+        resume: what was given with ``--resume``.
+        settings: that were given.
+        others: settings beside these; None where not given.
+
+    Raises:
+        InputError: settings beside ``--resume``, or no such run.
+    """
+    if resume is None:
+        return None
+    if settings.any_given or any(value is not None for value in others):
+        raise InputError(
+            "--resume continues with the run's own configuration; drop the other settings "
+            f"({_resuming(command, runs, None)}), or train anew without --resume."
+        )
+    return find_run(runs, resume[0] if resume else None)
+
+
+def _resuming(command: str, runs: Path, resume: list[Path] | None) -> str:
+    named = f" {shlex.quote(str(resume[0]))}" if resume else ""
+    return f"mammo-pd {command}{unless_default('--runs', runs, default_runs())} --resume{named}"
+
+
+def train_or_resume(
+    command: str,
+    store: Path | None,
+    runs: Path,
+    resume: list[Path] | None,
+    config: "RunConfig",
+    stopped: "RunFolder | None",
 ) -> Path | None:
-    """Train, or continue a stopped run; the run's folder, in the first of several processes."""
+    """Train, or continue a stopped run; the run's folder, in the first of several processes.
+
+    Args:
+        command: that was typed, and is typed again with ``--resume`` after an interrupt.
+        store: that was named; None for the run's own, or the default.
+        runs: the folder of runs.
+        resume: what was given with ``--resume``.
+        config: of a new run.
+        stopped: the run to continue; None for a new one.
+
+    Raises:
+        InputError: something given cannot be used.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM; its text is the command to type again.
+    """
     from mammo_pd.training.setup import RunSetup
     from mammo_pd.training.train import reopen_run, start_run
 
@@ -95,7 +134,10 @@ def _train(
         setup = RunSetup.build(store or default_store(), config)
         return setup, start_run(runs, setup)
 
-    return fit_with_advice(prepare)
+    try:
+        return fit_with_advice(prepare)
+    except KeyboardInterrupt as interrupt:
+        raise type(interrupt)(_resuming(command, runs, resume)) from None
 
 
 def fit_with_advice(prepare: "Callable[[], tuple[RunSetup, RunFolder]]") -> Path | None:

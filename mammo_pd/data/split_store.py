@@ -29,6 +29,7 @@ def split_store(
     folds: int | None = None,
     val: float = VAL_SHARE,
     seed: int = 0,
+    may_lack_labels: bool = False,
     say: Callable[[str], None] = print,
 ) -> SplitTable:
     """Split the usable images of a store by patient and write the split into it.
@@ -40,6 +41,7 @@ def split_store(
         folds: number of equal folds, in place of fractions.
         val: with folds, the share of the patients of the other folds that validates.
         seed: of the shuffle.
+        may_lack_labels: accept a store without any label, for what learns from none.
         say: called with each message, one line.
 
     Raises:
@@ -52,7 +54,15 @@ def split_store(
         raise InputError(
             f"{paths.root} has no usable image; the manifest's columns reason and detail say why."
         )
-    split = make_split(manifest, name=name, fractions=fractions, folds=folds, val=val, seed=seed)
+    split = make_split(
+        manifest,
+        name=name,
+        fractions=fractions,
+        folds=folds,
+        val=val,
+        seed=seed,
+        may_lack_labels=may_lack_labels,
+    )
     if (paths.splits / f"{name}.csv").is_file() and read_split(
         paths.splits, name
     ).hash != split.hash:

@@ -121,6 +121,7 @@ def make_split(
     folds: int | None = None,
     val: float = VAL_SHARE,
     seed: int = 0,
+    may_lack_labels: bool = False,
 ) -> SplitTable:
     """Split patients into train, val and test, or into folds, stratified by label and vendor.
 
@@ -135,6 +136,7 @@ def make_split(
         val: with folds, the share of the other folds' patients that validates when one is tested;
             drawn for each fold from the seed and its number.
         seed: of the shuffle.
+        may_lack_labels: accept a manifest without any label, for what learns from none.
 
     Returns:
         The split, checked for leaks.
@@ -156,7 +158,7 @@ def make_split(
         )
     manifest, groups = _usable(manifest)
     patients = _one_row_per_group(manifest, groups)
-    _refuse_too_few(patients, folds)
+    _refuse_too_few(patients, folds, may_lack_labels=may_lack_labels)
     table = manifest[["image_id", "patient_id"]]
     if folds:
         fold_of = _deal_out(patients, [1 / folds] * folds, seed)
@@ -357,11 +359,18 @@ def _one_row_per_group(manifest: pd.DataFrame, groups: pd.Series) -> pd.DataFram
     )
 
 
-def _refuse_too_few(patients: pd.DataFrame, folds: int | None) -> None:
+def _refuse_too_few(patients: pd.DataFrame, folds: int | None, *, may_lack_labels: bool) -> None:
     counts = patients["label"].value_counts()
     # One in each fold; and of two folds, either must hold one to train on and one to validate on.
     least = 4 if folds == 2 else folds or len(Split)
     parts = "of a split" if folds is None else f"of each of {folds} folds' runs"
+    if may_lack_labels and not {"0", "1"} & set(counts.index):
+        if len(patients) < least:
+            raise InputError(
+                f"there are only {len(patients)} patients, and it takes {least} for one in train, "
+                f"val and test {parts}; add patients."
+            )
+        return
     for label, word in (("1", "positive"), ("0", "negative")):
         found = int(counts.get(label, 0))
         if found < least:

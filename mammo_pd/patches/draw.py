@@ -78,6 +78,25 @@ def draw_grid(keys: Tensor, grid_size: tuple[int, int], num_keep: int) -> Tensor
     return _lowest(rank, num_keep)
 
 
+def draw_dropped(keys: Tensor, kept: Tensor, tissue: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Draw some of the positions that a draw has dropped, of patches that hold breast first.
+
+    Args:
+        keys: (B,) int64, from `image_key`.
+        kept: (B, K) int64, the positions that were kept.
+        tissue: (B, N) bool, whether each patch holds breast.
+        count: M, how many; at most N - K.
+
+    Returns:
+        (B, M) int64 positions in [0, N), without repeats, ascending, none of them kept; and (B, M)
+        bool, which of them hold breast. Among the dropped tissue every subset is equally likely.
+    """
+    rank = hashed(keys, tissue.shape[1], stream=5) + ((~tissue).long() << 53)
+    rank = rank.scatter_add(1, kept, torch.full_like(kept, 1 << 55))
+    drawn = _lowest(rank, count)
+    return drawn, tissue.gather(1, drawn)
+
+
 def _lowest(rank: Tensor, count: int) -> Tensor:
     # Stable, so that even two equal ranks come out in the same order on every device.
     return rank.argsort(dim=1, stable=True)[:, :count].sort(dim=1).values

@@ -107,8 +107,11 @@ class PatchSampler:
         return self.read(images, placement, positions), positions
 
     @torch.no_grad()
-    def place(self, images: ImageBatch, keys: Tensor) -> Placement:
-        """Draw each image's augmentation; no pixel is touched."""
+    def place(self, images: ImageBatch, keys: Tensor | None) -> Placement:
+        """Draw each image's augmentation, or with None for keys none; no pixel is touched."""
+        if keys is None:
+            matrix = fit_to_image_size(images.heights, images.widths, self.img_size)
+            return Placement(matrix, torch.ones_like(matrix[:, 0, :2]))
         drawn = draw_augmentation(keys)
         return Placement(*self._place(images.heights, images.widths, drawn))
 
@@ -117,8 +120,7 @@ class PatchSampler:
         """Draw the kept positions (B, K) int64; of pixels, only a tissue draw probes a few."""
         rows, columns = self.grid_size
         if self._draw is Draw.TISSUE and num_keep < rows * columns:
-            tissue = self._probe(images, placement.matrix, self.grid_size, self.patch_size)
-            return draw_tissue(keys, tissue, num_keep)
+            return draw_tissue(keys, self.tissue(images, placement), num_keep)
         if self._draw is Draw.GRID and num_keep < rows * columns:
             return draw_grid(keys, self.grid_size, num_keep)
         return draw_uniform(keys, rows * columns, num_keep)
@@ -139,21 +141,25 @@ class PatchSampler:
         Returns:
             patches (B, K, P * P) float32, positions (B, K) int64; K is N by default.
         """
-        matrix = fit_to_image_size(images.heights, images.widths, self.img_size)
+        placement = self.place(images, None)
         if kept is not None:
-            unchanged = Placement(matrix, torch.zeros_like(matrix[:, 0, :2]))
-            positions = self.draw(images, kept.keys, unchanged, kept.num_keep)
+            positions = self.draw(images, kept.keys, placement, kept.num_keep)
         else:
             rows, columns = self.grid_size
             positions = torch.arange(rows * columns, device=images.pixels.device)
             positions = positions.expand(len(images.heights), -1)
-        return self._standardise(self._read_pixels(images, matrix, positions)), positions
+        return self._standardise(self._read_pixels(images, placement.matrix, positions)), positions
 
     @torch.no_grad()
-    def tissue(self, images: ImageBatch) -> Tensor:
-        """Which patches of the images as they are hold breast: (B, N) bool."""
-        matrix = fit_to_image_size(images.heights, images.widths, self.img_size)
-        return probe_tissue(images, matrix, self.grid_size, self.patch_size)
+    def tissue(self, images: ImageBatch, placement: Placement | None = None) -> Tensor:
+        """Which patches hold breast, from a few pixels of each: (B, N) bool.
+
+        Args:
+            images: B stored images, on the device.
+            placement: of the images; None for the images as they are.
+        """
+        placed = placement or self.place(images, None)
+        return self._probe(images, placed.matrix, self.grid_size, self.patch_size)
 
     def _affine_and_intensity(
         self, heights: Tensor, widths: Tensor, drawn: Tensor

@@ -53,6 +53,7 @@ def bench(
     keep_rates: Sequence[float],
     models: Sequence[str],
     batch_size: int | None = None,
+    pretraining: bool = False,
     store: Path | None = None,
     runs: Path | None = None,
     config: RunConfig | None = None,
@@ -67,6 +68,7 @@ def bench(
         keep_rates: in (0, 1].
         models: timm's names.
         batch_size: images per step; None for as many as about 20 GiB hold, at most 128.
+        pretraining: measure a step of a masked autoencoder as well, where patches are dropped.
         store: whose images the loader reads; None for noise.
         runs: folder of the MLflow database to log to; None for no logging.
         config: device and precision.
@@ -90,7 +92,7 @@ def bench(
         for number, case in enumerate(cases, 1):
             size = batch_size or _choose_batch(case, machine)
             say(f"{number} of {len(cases)}: {case}, batch {size}")
-            for row in _measure(machine, case, size, compiled, say):
+            for row in _measure(machine, case, size, compiled, pretraining, say):
                 rows.append(row)
                 # Written after each row: a bench that is stopped keeps what it has measured.
                 _write(rows, description, out)
@@ -145,13 +147,20 @@ def _choose_batch(case: _Case, machine: Bench) -> int:
 
 
 def _measure(
-    machine: Bench, case: _Case, batch_size: int, compiled: bool, say: Callable[[str], None]
+    machine: Bench,
+    case: _Case,
+    batch_size: int,
+    compiled: bool,
+    pretraining: bool,
+    say: Callable[[str], None],
 ) -> Iterator[BenchRow]:
     given = (case.model, case.img_size, case.keep_rate, batch_size)
     attempts: list[Callable[[], BenchRow]] = [
         lambda: machine.ours(*given, compiled=compiled),
         lambda: machine.timm(*given),
     ]
+    if pretraining and case.keep_rate < 1:
+        attempts.append(lambda: machine.ours(*given, compiled=compiled, pretraining=True))
     for attempt in attempts:
         try:
             row = attempt()

@@ -30,12 +30,13 @@ from mammo_pd.keep_schedule import count_kept
 from mammo_pd.patches.sampler import PatchSampler
 from mammo_pd.perf.cost import shape_of, training_flops
 from mammo_pd.perf.noise_images import write_noise_images
-from mammo_pd.perf.rows import OURS, TIMM, TIMM_WHOLE, BenchRow
+from mammo_pd.perf.rows import OURS, PRETRAINING, TIMM, TIMM_WHOLE, BenchRow
 from mammo_pd.perf.timer import Timer
 from mammo_pd.terms import Draw
 from mammo_pd.training.captured import CapturedWork
-from mammo_pd.training.devices import make_fabric
-from mammo_pd.training.objectives import build_objective
+from mammo_pd.training.devices import compile_blocks, make_fabric
+from mammo_pd.training.objectives import Objective, build_objective
+from mammo_pd.training.objectives.masked_autoencoder import Autoencoder, count_predicted
 from mammo_pd.training.optimizer import make_optimizer
 from mammo_pd.training.setup import make_loader
 from mammo_pd.training.step import TrainingStep, can_capture, can_fuse, image_keys, update
@@ -83,15 +84,24 @@ class Bench:
         captured: bool = True,
         checkpointing: bool = False,
         end_to_end: bool = True,
+        pretraining: bool = False,
     ) -> BenchRow:
-        """Measure our step: draw, sparse augmentation, embedding, blocks, backward, optimiser."""
+        """Measure our step: draw, sparse augmentation, embedding, blocks, backward, optimiser.
+
+        With ``pretraining`` that of a masked autoencoder, which also reads and predicts some of the
+        dropped patches.
+        """
         self._reset()
         torch.manual_seed(0)
-        model = build_backbone(name, img_size, checkpointing=checkpointing)
-        num_keep = model.allowed_keep(keep_rate)
-        sampler = PatchSampler(img_size, model.patch_size, draw=draw, compiled=compiled)
+        objective = _autoencoder() if pretraining else self._objective
+        backbone = build_backbone(
+            name, img_size, num_outputs=objective.num_outputs, checkpointing=checkpointing
+        )
+        model = objective.build_model(backbone)
+        num_keep = backbone.allowed_keep(keep_rate)
+        sampler = PatchSampler(img_size, backbone.patch_size, draw=draw, compiled=compiled)
         if compiled:
-            model.compile_blocks()
+            compile_blocks(model)
         captured &= can_capture(self.fabric, compiled=compiled, checkpointing=checkpointing)
         module, optimizer = self._set_up(model, captured=captured)
         dataset = self._images(img_size)
@@ -100,7 +110,7 @@ class Bench:
             module,
             optimizer,
             sampler,
-            self._objective,
+            objective,
             clip_norm=1.0,
             captured=CapturedWork(self.device, dataset.most_pixels, print) if captured else None,
         )
@@ -122,9 +132,17 @@ class Bench:
             with_loader, waited = self._timer.seconds_per_batch(loader, step)
         images = batch.to(self.device)
         keys = image_keys(dataset, batch.rows, 0, 0, self.device)
-        sampling = self._timer.kernel_seconds(lambda: sampler.for_training(images, keys, num_keep))
-        who = OURS if captured or not self.on_gpu else f"{OURS}, not captured"
-        row = self._row(who, name, img_size, keep_rate, num_keep, batch_size, seconds, host, peak)
+        sampling = self._timer.kernel_seconds(
+            lambda: objective.training_inputs(sampler, images, keys, num_keep)
+        )
+        who = PRETRAINING if pretraining else OURS
+        who += "" if captured or not self.on_gpu else ", not captured"
+        flops = training_flops(shape_of(name), num_keep)
+        if pretraining:
+            flops = self._pretraining_flops(name, model, num_keep)
+        row = self._row(
+            who, name, img_size, keep_rate, num_keep, batch_size, seconds, host, peak, flops
+        )
         return replace(
             row,
             draw=str(draw),
@@ -171,7 +189,10 @@ class Bench:
         who = TIMM if keep_rate < 1 else TIMM_WHOLE
         who += ", compiled" if compiled else ""
         peak = self._peak_gib()
-        return self._row(who, name, img_size, keep_rate, num_keep, batch_size, seconds, host, peak)
+        flops = training_flops(replace(shape_of(name), class_token_alone=False), num_keep)
+        return self._row(
+            who, name, img_size, keep_rate, num_keep, batch_size, seconds, host, peak, flops
+        )
 
     def tissue_share(self, img_size: tuple[int, int], patch_size: int) -> float:
         """The fraction of the input's patches that hold breast, averaged over the images read."""
@@ -279,11 +300,9 @@ class Bench:
         seconds: float,
         host: float,
         peak: float,
+        flops: int,
     ) -> BenchRow:
         rate = batch_size / seconds
-        shape = shape_of(name)
-        if not who.startswith(OURS):
-            shape = replace(shape, class_token_alone=False)
         return BenchRow(
             who=who,
             model=name,
@@ -296,8 +315,16 @@ class Bench:
             host_ms=host * 1000,
             images_per_second=rate,
             peak_gib=peak,
-            share_of_ceiling=rate * training_flops(shape, num_keep) / self.ceiling,
+            share_of_ceiling=rate * flops / self.ceiling,
         )
+
+    def _pretraining_flops(self, name: str, model: nn.Module, num_keep: int) -> int:
+        """Of one image: the encoder, all of whose tokens are read, and the decoder."""
+        assert isinstance(model, Autoencoder)
+        shape = replace(shape_of(name), class_token_alone=False)
+        asked = count_predicted(model.backbone.num_tokens, num_keep)
+        decoder = model.decoder.macs(num_keep + shape.num_prefix, asked)
+        return training_flops(shape, num_keep) + 6 * decoder
 
     def _images(self, img_size: tuple[int, int]) -> MammogramDataset:
         """The images to read: of the store, or noise; written once for each size."""
@@ -314,3 +341,8 @@ class Bench:
             targets = np.zeros((len(rows), 1), np.float32)
             self._datasets[img_size] = MammogramDataset(paths, rows, img_size, targets)
         return self._datasets[img_size]
+
+
+def _autoencoder() -> Objective:
+    settings = RunConfig().training
+    return build_objective(settings.replace(objective="masked_autoencoder"))

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 OURS, TIMM, TIMM_WHOLE = "mammo-pd", "timm patch_drop_rate", "timm, every patch"
+PRETRAINING = f"{OURS}, pretraining"
 
 
 @dataclass(frozen=True)
@@ -12,7 +13,7 @@ class BenchRow:
     """One measurement.
 
     Attributes:
-        who: `OURS`, `TIMM` or `TIMM_WHOLE`.
+        who: `OURS`, `PRETRAINING`, `TIMM` or `TIMM_WHOLE`.
         model: timm's name.
         img_size: of the input.
         keep_rate: fraction of the patches to keep, as given.
@@ -26,7 +27,8 @@ class BenchRow:
         peak_gib: peak memory of the GPU's allocator; NaN on a CPU.
         share_of_ceiling: FLOP/s of the model as a fraction of the measured matmul rate. Only what
             is computed on kept patches counts: timm computes every token of the last block, we
-            compute the class token only where the head reads no other.
+            compute the class token only where the head reads no other. In pretraining the decoder
+            counts, too.
         sampling_share: fraction of the step spent drawing, augmenting and reading patches; NaN for
             timm.
         end_to_end_share: images per second with the loader, relative to those without; NaN for

@@ -190,6 +190,11 @@ def external_page(external: ExternalValidation, figures: Sequence[Figure]) -> st
     )
 
 
+def render_template(name: str, **variables: object) -> str:
+    """Fill in a template that is a whole page."""
+    return _ENVIRONMENT.get_template(name).render(**variables)
+
+
 def _page(
     folder: str, sections: dict[str, str], context: ReportContext, **variables: object
 ) -> str:

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mammo_pd.backbones.base import Backbone
 from mammo_pd.errors import InputError
-from mammo_pd.training.devices import memory_of
+from mammo_pd.training.devices import compile_blocks, memory_of
 from mammo_pd.training.step import TrainingStep, can_fuse, image_keys
 
 if TYPE_CHECKING:
@@ -98,9 +97,7 @@ def step_memory(setup: "RunSetup", share: int) -> Callable[[int], int | None]:
     fabric, device = setup.fabric, setup.device
     probe = copy.deepcopy(setup.model)
     if setup.compiled:
-        for module in probe.modules():
-            if isinstance(module, Backbone):
-                module.compile_blocks()
+        compile_blocks(probe)
     # With a learning rate of 0, repeated steps do not drift.
     optimizer = torch.optim.AdamW(probe.parameters(), lr=0.0, fused=can_fuse(fabric))
     module, optimizer = fabric.setup(probe, optimizer)

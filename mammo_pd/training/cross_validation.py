@@ -212,6 +212,11 @@ def _describe(store: Path, config: RunConfig) -> CrossValidationInfo:
     """Check all folds, and say what they rest on."""
     paths, name = open_store(store), config.data.split
     objective = build_objective(config.training)
+    if objective.is_pretext:
+        raise InputError(
+            f"{config.training.objective} has no scores to cross-validate; make each fold's "
+            "weights with: mammo-pd pretrain --fold I"
+        )
     cohort = Cohort.read(paths, name) if name in list_splits(paths.splits) else None
     folds = None if cohort is None else cohort.split.folds
     if cohort is None or folds is None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.strategies import DDPStrategy
+from torch import nn
 
 from mammo_pd.config import RunConfig
 from mammo_pd.errors import InputError
@@ -81,6 +82,14 @@ def should_compile(config: RunConfig, say: Callable[[str], None]) -> bool:
         )
         return False
     return True
+
+
+def compile_blocks(model: nn.Module) -> None:
+    """Compile the blocks of what is trained: of its backbone, and of what has some beside that."""
+    for module in model.modules():
+        compile_own = getattr(module, "compile_blocks", None)
+        if compile_own is not None:
+            compile_own()
 
 
 def _is_noexec(folder: Path) -> bool:

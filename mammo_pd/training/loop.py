@@ -124,10 +124,10 @@ def _fit_tracked(setup: RunSetup, run: RunFolder, signals: StopSignals) -> list[
         table = csv_text(pd.DataFrame(history))
         write_text(run.history, table)
         tracker.keep("history.csv", table)
-        if setup.objective.score_columns:
+        if setup.objective.score_columns and not setup.objective.is_pretext:
             tracker.keep_model(setup.objective.score_columns)
     tracker.run.update(finished=timestamp(), validation=of_best)
-    setup.say(_best_line(best_epoch(history, setup.objective), of_best, setup.objective.monitor))
+    setup.say(_best_line(best_epoch(history, setup.objective), of_best, setup.objective))
     return history
 
 
@@ -287,15 +287,19 @@ def _is_stale(history: list[dict[str, float]], objective: Objective, patience: i
 
 
 def _score_best(setup: RunSetup, run: RunFolder) -> dict[str, float]:
-    """Validate the best epoch on every patch; the model is left with its weights."""
+    """Validate the best epoch on every patch; the model is left with its weights.
+
+    On some, where the others are what is predicted.
+    """
     if setup.fabric.is_global_zero:
         load_weights(run.best, setup.model, setup.backbone.timm_model)
     if setup.fabric.world_size > 1:
         for value in setup.model.state_dict().values():
             torch.distributed.broadcast(value, 0)
-    loader = setup.loader(setup.val_set, setup.val_batches(on_all=True))
+    on_all = not setup.objective.is_pretext
+    loader = setup.loader(setup.val_set, setup.val_batches(on_all=on_all))
     model = setup.fabric.setup_module(setup.model)
-    scores = _validate(setup, model, loader, None)
+    scores = _validate(setup, model, loader, None if on_all else setup.val_kept)
     return setup.objective.metrics(setup.parts[Split.VAL], scores)
 
 
@@ -615,5 +619,6 @@ def _epoch_line(metrics: dict[str, float], monitor: str, epochs: int) -> str:
     )
 
 
-def _best_line(epoch: int, metrics: dict[str, float], monitor: str) -> str:
-    return f"best epoch {epoch}; on all patches: {monitor} {metrics[monitor]:.3f}"
+def _best_line(epoch: int, metrics: dict[str, float], objective: Objective) -> str:
+    on = "dropped patches" if objective.is_pretext else "all patches"
+    return f"best epoch {epoch}; on {on}: {objective.monitor} {metrics[objective.monitor]:.3f}"

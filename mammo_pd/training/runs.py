@@ -8,6 +8,7 @@ best.safetensors      weights of the best epoch, under timm's names
 last.safetensors      everything that training needs to go on after a whole epoch
 midway.safetensors    the same within an epoch, while it lasts
 predictions.csv       of evaluate; predictions.json says of which weights and images
+reconstructions.html  of pretrain: what dropped patches of some validation images were predicted as
 run.lock              held while it is trained
 tracking.jsonl        what MLflow is told; tracking.json says how much of it each MLflow has
 """
@@ -176,6 +177,11 @@ class RunFolder:
     def predictions_info(self) -> Path:
         """Which weights and images that is of."""
         return self.path / "predictions.json"
+
+    @property
+    def reconstructions(self) -> Path:
+        """A page of what a pretraining makes of dropped patches."""
+        return self.path / "reconstructions.html"
 
     @property
     def journal(self) -> Path:

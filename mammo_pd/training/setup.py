@@ -35,7 +35,13 @@ from mammo_pd.patches.sampler import Kept, PatchSampler
 from mammo_pd.terms import Draw, Split
 from mammo_pd.training.batch_size import find_batch_size
 from mammo_pd.training.captured import CapturedWork
-from mammo_pd.training.devices import count_devices, make_fabric, should_compile
+from mammo_pd.training.devices import (
+    compile_blocks,
+    count_devices,
+    make_fabric,
+    should_compile,
+)
+from mammo_pd.training.earlier_weights import refuse_seen_test_women
 from mammo_pd.training.objectives import Objective, build_objective
 from mammo_pd.training.runs import RunFolder, RunInfo, timestamp
 from mammo_pd.training.step import can_capture, image_keys
@@ -105,18 +111,23 @@ class RunSetup:
 
         Raises:
             InputError: no store, a split with a leak or a class missing, an image size that does
-                not fit the model, a batch that the devices cannot share, weights that do not fit.
+                not fit the model, a batch that the devices cannot share, weights that do not fit
+                or have seen test women.
         """
         # ---- data: whatever can be refused is refused before a device is touched
         devices, nodes = count_devices(config)
         _refuse_uneven(config, devices * nodes)
         paths = open_store(store)
-        _make_default_split(paths, config.data.split, say)
-        cohort = Cohort.read(paths, config.data.split, config.data.fold)
         objective = build_objective(config.training)
+        if objective.is_pretext:
+            _refuse_keeping_all(config)
+        _make_default_split(paths, config.data.split, objective, say)
+        cohort = Cohort.read(paths, config.data.split, config.data.fold)
         parts = usable_parts(cohort, objective)
         for part, rows in parts.items():
             objective.check(rows, f"the {part} part of the split {cohort.split.name}")
+        if stopped is None:
+            refuse_seen_test_women(config.model.weights, cohort, say)
         patch_size = describe_backbone(
             config.model.name, global_pool=config.model.global_pool
         ).patch_size
@@ -187,7 +198,7 @@ class RunSetup:
             setup = setup._with_batch_size(find_batch_size(setup))
             say(f"batch size {setup.config.training.batch_size}: the largest that fits")
         if compiled:
-            backbone.compile_blocks()
+            compile_blocks(setup.model)
         return setup
 
     # ---- what follows from the fields
@@ -254,7 +265,8 @@ class RunSetup:
     @property
     def validates_on_some(self) -> bool:
         """Whether validation reads as few patches as training."""
-        return self.config.training.validate_on == "kept" and self.schedule.base < 1
+        wanted = self.objective.is_pretext or self.config.training.validate_on == "kept"
+        return wanted and self.schedule.base < 1
 
     def val_kept(self, rows: Tensor) -> Kept:
         """The patches that validation reads of images (B,) of the set: the same in every epoch."""
@@ -409,10 +421,12 @@ def _end_with_launcher(fabric: Fabric) -> None:
         signal_when_parent_dies(signal.SIGKILL)
 
 
-def _make_default_split(paths: StorePaths, name: str, say: Callable[[str], None]) -> None:
+def _make_default_split(
+    paths: StorePaths, name: str, objective: Objective, say: Callable[[str], None]
+) -> None:
     if name == "default" and not (paths.splits / "default.csv").is_file():
         say("no split was made yet; making the default one: 70/10/20 % of the patients, seed 0")
-        split_store(paths, say=say)
+        split_store(paths, may_lack_labels=objective.is_pretext, say=say)
 
 
 def _balanced_draw(
@@ -439,6 +453,17 @@ def _balanced_draw(
             f"training images{within}, and there is one class only; leave it away."
         )
     return draw
+
+
+def _refuse_keeping_all(config: RunConfig) -> None:
+    """Of a pretext task: where every patch is kept there is none left to predict."""
+    schedule = config.patch_dropout.schedule
+    if schedule.base == 1 or schedule.full_epochs:
+        raise InputError(
+            f"--keep {config.patch_dropout.keep_rate} keeps every patch in some steps, and "
+            f"{config.training.objective} learns to predict dropped ones; give a rate below 1, "
+            "such as --keep 0.25."
+        )
 
 
 def _refuse_uneven(config: RunConfig, devices: int) -> None:

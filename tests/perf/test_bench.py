@@ -72,10 +72,16 @@ def test_loader_reads_the_images_of_a_store(phantom_store: Path) -> None:
     with Bench(steps=1, store=phantom_store) as machine:
         row = machine.ours(TINY, (64, 48), 0.5, 2, draw=Draw.TISSUE, compiled=False)
         share = machine.tissue_share((64, 48), 16)
+        pretraining = machine.ours(
+            TINY, (64, 48), 0.25, 2, compiled=False, pretraining=True, end_to_end=False
+        )
     assert 0 <= row.wait_share < 1
     assert row.end_to_end_share > 0
     assert math.isnan(row.peak_gib)
     assert 0.2 < share < 1
+    assert (pretraining.who, pretraining.num_keep) == ("mammo-pd, pretraining", 3)
+    assert pretraining.images_per_second > 0
+    assert 0 < pretraining.share_of_ceiling < 1
 
 
 @pytest.mark.parametrize(

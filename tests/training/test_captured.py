@@ -14,7 +14,7 @@ from mammo_pd.patches.sampler import PatchSampler
 from mammo_pd.terms import Draw
 from mammo_pd.training import captured
 from mammo_pd.training.captured import CapturedWork
-from mammo_pd.training.devices import make_fabric
+from mammo_pd.training.devices import compile_blocks, make_fabric
 from mammo_pd.training.objectives import build_objective
 from mammo_pd.training.optimizer import make_optimizer, parameter_groups, set_learning_rate
 from mammo_pd.training.step import TrainingStep
@@ -156,17 +156,31 @@ def test_a_capture_that_fails_after_its_backward_pass_spoils_no_step(
 IMG_SIZE = (128, 96)
 
 
-def learn(*, capture: bool, compiled: bool, precision: str, draw: Draw) -> list[torch.Tensor]:
+def learn(
+    *,
+    capture: bool,
+    compiled: bool,
+    precision: str,
+    draw: Draw,
+    learnt: str = "binary_label",
+) -> list[torch.Tensor]:
     """Losses of some steps on ragged images, and the weights after them."""
     torch.compiler.reset()
     torch.manual_seed(0)
     given = RunConfig()
     fabric = make_fabric(given.replace(device=given.device.replace(precision=precision)))
-    model = build_backbone("vit_tiny_patch16_224", IMG_SIZE, drop_path_rate=0.2)
+    objective = build_objective(given.training.replace(objective=learnt))
+    backbone = build_backbone(
+        "vit_tiny_patch16_224",
+        IMG_SIZE,
+        num_outputs=objective.num_outputs,
+        drop_path_rate=0.2,
+    )
+    model = objective.build_model(backbone)
     sampler = PatchSampler(IMG_SIZE, 16, draw=draw, compiled=compiled)
-    groups = parameter_groups(model, model.timm_model, weight_decay=0.05, layer_decay=0.75)
+    groups = parameter_groups(model, backbone.timm_model, weight_decay=0.05, layer_decay=0.75)
     if compiled:
-        model.compile_blocks()
+        compile_blocks(model)
     # The rates lie on the device in both: what is compared is the launching alone.
     optimizer = make_optimizer(groups, 1e-4, fused=True, captured_on=fabric.device)
     module, optimizer = fabric.setup(model, optimizer)
@@ -175,7 +189,7 @@ def learn(*, capture: bool, compiled: bool, precision: str, draw: Draw) -> list[
         module.train(),
         optimizer,
         sampler,
-        build_objective(given.training),
+        objective,
         clip_norm=1.0,
         captured=CapturedWork(fabric.device, 150 * 120, print) if capture else None,
     )
@@ -200,8 +214,9 @@ def learn(*, capture: bool, compiled: bool, precision: str, draw: Draw) -> list[
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("learnt", ["binary_label", "masked_autoencoder"])
 @pytest.mark.parametrize("draw", list(Draw))
-def test_captured_steps_equal_others(draw: Draw) -> None:
+def test_captured_steps_equal_others(draw: Draw, learnt: str) -> None:
     for compiled, precision, tolerance in (
         (False, "64-true", 1e-9),
         (False, "32-true", 1e-5),
@@ -212,7 +227,13 @@ def test_captured_steps_equal_others(draw: Draw) -> None:
         torch.use_deterministic_algorithms(compiled, warn_only=True)
         try:
             plain, graph = (
-                learn(capture=capture, compiled=compiled, precision=precision, draw=draw)
+                learn(
+                    capture=capture,
+                    compiled=compiled,
+                    precision=precision,
+                    draw=draw,
+                    learnt=learnt,
+                )
                 for capture in (False, True)
             )
         finally:

@@ -13,17 +13,14 @@ import pytest
 import torch
 from lightning.fabric.plugins import MixedPrecision
 from safetensors import safe_open
-from safetensors.torch import load_file
 from small_runs import set_up, small
 from torch import Tensor
 from torch.nn import functional as F
 
-from mammo_pd.backbones.base import Backbone
 from mammo_pd.backbones.build import build_backbone
 from mammo_pd.batch import ImageBatch
 from mammo_pd.config import TrainingSettings
 from mammo_pd.errors import InputError
-from mammo_pd.patches.sampler import Kept, PatchSampler
 from mammo_pd.tracking import MlflowRun
 from mammo_pd.training.batch_size import DoesNotFitError
 from mammo_pd.training.loop import fit, learning_rate
@@ -252,87 +249,6 @@ def test_three_findings_with_missing_targets_train_through_the_same_loop(
     after = setup.backbone.timm_model.get_classifier().weight[2].detach()
     assert F.cosine_similarity(after, never, dim=0) == pytest.approx(1, abs=1e-5)
     assert run.best.is_file()
-
-
-class MaskedAutoencoder(torch.nn.Module):
-    """A backbone that keeps some patches, and a decoder of one layer that predicts the others."""
-
-    def __init__(self, backbone: Backbone, patch_pixels: int) -> None:
-        super().__init__()
-        backbone.class_token_alone = False
-        self.backbone = backbone
-        width = backbone.embed_dim
-        self.mask = torch.nn.Parameter(torch.zeros(1, backbone.num_tokens, width))
-        self.block = torch.nn.TransformerEncoderLayer(width, 4, 2 * width, 0.0, batch_first=True)
-        self.pixels = torch.nn.Linear(width, patch_pixels)
-
-    def forward(self, patches: Tensor, kept: Tensor, keys: Tensor, hidden: Tensor) -> Tensor:
-        tokens = self.backbone.embed(patches, kept)
-        tokens = self.backbone.forward_features(tokens, kept, keys)
-        asked = self.mask[0, hidden]
-        decoded = self.block(torch.cat([tokens, asked], dim=1))
-        return self.pixels(decoded[:, -hidden.shape[1] :])  # type: ignore[no-any-return]
-
-
-class PredictDropped(Objective):
-    """A pretext task: predict the pixels of the dropped patches; it needs no label."""
-
-    num_outputs, target_columns = 0, ()
-    score_columns, monitor = ("error",), "val_negative_error"
-
-    def targets(self, rows: pd.DataFrame) -> npt.NDArray[np.float32]:
-        return np.empty((len(rows), 0), np.float32)
-
-    def build_model(self, backbone: Backbone) -> torch.nn.Module:
-        return MaskedAutoencoder(backbone, backbone.patch_size**2)
-
-    def training_inputs(
-        self, sampler: PatchSampler, batch: ImageBatch, keys: Tensor, num_keep: int
-    ) -> tuple[tuple[Tensor, ...], Tensor]:
-        placement = sampler.place(batch, keys)
-        kept = sampler.draw(batch, keys, placement, num_keep)
-        rows, columns = sampler.grid_size
-        is_kept = torch.zeros(len(keys), rows * columns).scatter(1, kept, 1)
-        hidden = is_kept.argsort(dim=1, stable=True)[:, : rows * columns - num_keep]
-        patches = sampler.read(batch, placement, kept)
-        return (patches, kept, keys, hidden), sampler.read(batch, placement, hidden)
-
-    def evaluation_inputs(
-        self, sampler: PatchSampler, batch: ImageBatch, kept: Kept | None = None
-    ) -> tuple[Tensor, ...]:
-        # The same draw in every epoch.
-        self._asked = self.training_inputs(sampler, batch, batch.rows, 3)
-        return self._asked[0]
-
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return (outputs - targets).square().mean()
-
-    def scores(self, outputs: Tensor) -> Tensor:
-        return (outputs - self._asked[1]).square().mean(dim=(1, 2))[:, None]
-
-    def metrics(self, rows: pd.DataFrame, scores: npt.NDArray[np.float64]) -> dict[str, float]:
-        return {"val_negative_error": -float(scores.mean())}
-
-
-def test_a_masked_autoencoder_trains_through_the_same_loop(
-    phantom_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from mammo_pd.training import setup as module
-
-    monkeypatch.setattr(module, "build_objective", lambda _: PredictDropped())
-    config = small(training__epochs=6, training__lr=1e-3, model__drop_path_rate=0.1)
-    run, history = fitted(set_up(phantom_store, config), tmp_path)
-    assert history[-1]["val_negative_error"] > 0.7 * history[0]["val_negative_error"]
-    # A resumed run has the decoder too.
-    resumed = set_up(phantom_store, config)
-    fit(resumed, run)
-    assert isinstance(resumed.model, MaskedAutoencoder)
-    assert resumed.model.mask.abs().sum() > 0
-    # What is handed on is the backbone alone, under timm's names.
-    fresh = build_backbone("vit_tiny_patch16_224", (64, 48), weights=str(run.best))
-    for name, weight in fresh.timm_model.state_dict().items():
-        if not name.startswith("head."):
-            assert torch.equal(weight, load_file(run.best)[name]), name
 
 
 def test_missing_labels_change_neither_loss_nor_gradient(phantom_store: Path) -> None:

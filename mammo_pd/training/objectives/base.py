@@ -37,12 +37,16 @@ class Objective(ABC):
             scores are to be kept that nothing is reported on).
         monitor: which of `metrics` chooses the best epoch; larger is better, unless its name ends
             with "loss".
+        is_pretext: whether what is learnt is to predict dropped patches. Validation then always
+            keeps as many patches as training does, whatever ``training.validate_on`` says, and the
+            scores are of no use to others.
     """
 
     num_outputs: int
     target_columns: tuple[str, ...]
     score_columns: tuple[str, ...]
     monitor: str
+    is_pretext: bool = False
 
     # ---- what every objective says
 

@@ -1,0 +1,159 @@
+"""``mammo-pd pretrain``: a store's images, without their labels, to weights to train from."""
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from mammo_pd.cli.config_flags import ConfigFlags
+from mammo_pd.cli.options import DEFAULT_RUNS, RunsOption, default_store, unless_default
+from mammo_pd.cli.train import run_to_resume, train_or_resume
+from mammo_pd.errors import InputError
+
+if TYPE_CHECKING:
+    from mammo_pd.config import RunConfig
+    from mammo_pd.training.runs import RunFolder
+
+_OBJECTIVE = "masked_autoencoder"
+# As He et al. have it, but for the number of epochs, which is theirs at a quarter: many passes, a
+# long warm-up, no stochastic depth.
+_DEFAULTS = {
+    "training.objective": _OBJECTIVE,
+    "training.epochs": 200,
+    "training.warmup_epochs": 10.0,
+    "model.drop_path_rate": 0.0,
+}
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class PretrainFlags(ConfigFlags):
+    """Settings of a run, as of train.
+
+    Attributes:
+        epochs: Passes over the training images.
+    """
+
+    epochs: Annotated[int | None, Parameter(metavar="N", show_default="200")] = None
+
+
+_NONE_GIVEN = PretrainFlags()
+
+
+def pretrain(
+    *,
+    store: Annotated[
+        Path | None, Parameter(metavar="STORE", show_default="$MAMMO_PD_STORE, else store")
+    ] = None,
+    runs: RunsOption = DEFAULT_RUNS,
+    settings: PretrainFlags = _NONE_GIVEN,
+    seed: Annotated[int | None, Parameter(metavar="N", show_default="0")] = None,
+    fold: Annotated[int | None, Parameter(metavar="I")] = None,
+    resume: Annotated[
+        list[Path] | None, Parameter(metavar="[RUN]", consume_multiple=(0, 1))
+    ] = None,
+) -> None:
+    """Pretrain on images without labels: a masked autoencoder predicts what was dropped.
+
+    It learns from the training part of the split, labelled or not, and never from a test woman.
+    Its best.safetensors are weights for train, on the same split and fold.
+
+    For example:
+
+        mammo-pd pretrain --store store --keep 0.25
+        mammo-pd pretrain --config configs/finetune.yaml --epochs 100
+        mammo-pd pretrain --resume
+
+    Args:
+        store: The store that preprocess made.
+        runs: The folder of runs.
+        settings: See `ConfigFlags`.
+        seed: Seed of the weights, the order of images, the patch draws and the augmentation.
+        fold: Fold whose women are left out, of a split with folds.
+        resume: Continue a run from its last checkpoint, by default the latest run.
+    """
+    stopped = run_to_resume("pretrain", runs, resume, settings, (seed, fold))
+    if stopped is not None:
+        _refuse_other_objective(stopped)
+    config = _config(settings, {"--seed": seed, "--fold": fold})
+    folder = train_or_resume("pretrain", store, runs, resume, config, stopped)
+    if folder is None:
+        return  # only the first of several processes reports
+    from mammo_pd.tracking import page_of_runs
+    from mammo_pd.training.runs import RunFolder
+
+    run = RunFolder.open(folder)
+    page = write_reconstructions(run, store)
+    print(f"\nwrote {folder}: best.safetensors, last.safetensors, history.csv, config.yaml")
+    print(f"look at: {shlex.quote(str(page))}")
+    print(f"metrics: {page_of_runs(folder.parent)}")
+    print(f"next: {_training_from(run, store)}")
+
+
+def _training_from(run: "RunFolder", store: Path | None) -> str:
+    """The command that trains from a run's weights, on the same split and fold."""
+    height, width = run.info.img_size
+    stored = store or Path(run.info.store)
+    return (
+        f"mammo-pd train --weights {shlex.quote(str(run.best))} --model {run.info.model} "
+        f"--res {height}x{width} --set training.layer_decay=0.65"
+        + unless_default("--store", stored.resolve(), default_store().resolve())
+        + unless_default("--split", run.info.split, "default")
+        + unless_default("--fold", run.info.fold, None)
+    )
+
+
+def _config(settings: PretrainFlags, further: "dict[str, object]") -> "RunConfig":
+    """The run's configuration; a file may be one of train's."""
+    config = settings.load(further, _DEFAULTS)
+    return config.replace(training=config.training.replace(objective=_OBJECTIVE))
+
+
+def write_reconstructions(run: "RunFolder", store: Path | None) -> Path:
+    """Write the page of a finished run's reconstructions, and keep it in MLflow if that is here.
+
+    Args:
+        run: of a masked autoencoder.
+        store: where the store lies now; None for where the run was trained from.
+
+    Returns:
+        The page.
+    """
+    from mammo_pd.data.manifest import read_manifest
+    from mammo_pd.data.store import open_store
+    from mammo_pd.files import write_text
+    from mammo_pd.inference.reconstruct import reconstruct
+    from mammo_pd.report.reconstructions import ReconstructionRow, reconstructions_page
+    from mammo_pd.tracking import keep_page
+
+    manifest = read_manifest(open_store(store or Path(run.info.store)).manifest)
+    text = reconstructions_page(
+        [
+            ReconstructionRow(
+                (one.original, one.kept, one.predicted, one.means), one.error, one.share
+            )
+            for one in reconstruct(run, store=store)
+        ],
+        run_id=run.info.run_id,
+        model=run.info.model,
+        made_with=f"{run.info.num_keep} of {run.info.num_tokens} patches kept, "
+        f"{run.config.patch_dropout.draw} draw, {run.config.training.epochs} epochs",
+        phantom=bool(manifest["phantom"].fillna(False).any()),
+    )
+    page = run.reconstructions
+    write_text(page, text)
+    if run.info.mlflow_run_id is not None:
+        problem = keep_page(run.path.parent, run.info.mlflow_run_id, page)
+        if problem is not None:
+            print(f"warning: {problem}")
+    return page
+
+
+def _refuse_other_objective(run: "RunFolder") -> None:
+    if run.config.training.objective != _OBJECTIVE:
+        raise InputError(
+            f"the run {run.info.run_id} is not one of pretrain; name one that is, or continue this "
+            f"one with: mammo-pd train --resume {shlex.quote(str(run.path))}"
+        )

@@ -1,0 +1,101 @@
+import base64
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mammo_pd.cli.app import main
+from mammo_pd.config import RunConfig, dump_config
+from mammo_pd.errors import InputError
+from mammo_pd.inference.reconstruct import reconstruct
+from mammo_pd.training.runs import RunFolder
+from mammo_pd.training.setup import RunSetup
+
+SETTINGS = ("--res", "96x64", "--model", "test_vit", "--epochs", "1", "--batch-size", "12")
+ON_CPU = ("--set", "device.accelerator=cpu", "--set", "training.warmup_epochs=0")
+
+
+@pytest.fixture
+def prepared(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
+    """What a run is set up with, in place of a training."""
+    configs: list[RunConfig] = []
+
+    def note(_: Path, config: RunConfig, **__: Any) -> None:
+        configs.append(config)
+        raise InputError("prepared")
+
+    monkeypatch.setattr(RunSetup, "build", note)
+    return configs
+
+
+def test_settings_are_pretrainings_own_unless_they_are_given(
+    prepared: list[RunConfig], tmp_path: Path
+) -> None:
+    assert main(["pretrain"]) == 2
+    file = tmp_path / "of train.yaml"
+    file.write_text(
+        "training: {epochs: 7, objective: binary_label}\nmodel: {drop_path_rate: 0.3}\n"
+    )
+    assert main(["pretrain", "--config", str(file), "--set", "training.warmup_epochs=1"]) == 2
+    whole = tmp_path / "whole.yaml"
+    whole.write_text(dump_config(RunConfig()))
+    assert main(["pretrain", "--config", str(whole), "--epochs", "9", "--keep", "0.1"]) == 2
+    found = [
+        (one.training.epochs, one.training.warmup_epochs, one.model.drop_path_rate)
+        for one in prepared
+    ]
+    assert found == [(200, 10.0, 0.0), (7, 1.0, 0.3), (9, 2.0, 0.1)]
+    assert {one.training.objective for one in prepared} == {"masked_autoencoder"}
+    assert prepared[2].patch_dropout.keep_rate == 0.1
+
+
+def test_from_a_store_to_weights_and_a_page_to_look_at(
+    phantom_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = ["--runs", str(tmp_path)]
+    assert main(["pretrain", "--store", str(phantom_store), *runs, *SETTINGS, *ON_CPU]) == 0
+    run = RunFolder.latest(tmp_path)
+    told = capsys.readouterr().out
+    assert f"mammo-pd train --weights {run.best} --model test_vit --res 96x64" in told
+    page = run.reconstructions.read_text()
+    assert "These images are phantoms" in page
+    pictures = [
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(text))))
+        for text in re.findall(r'src="data:image/png;base64,([^"]+)"', page)
+    ]
+    found = reconstruct(run)
+    assert len(pictures) == 4 * len(found) > 0
+    assert f"error {found[0].error:.3f}" in page
+    for one, (original, kept, predicted, means) in zip(
+        found, zip(*[iter(pictures)] * 4, strict=True), strict=True
+    ):
+        assert original.shape == (96, 64)
+        assert np.array_equal(original, one.original)
+        # What was kept is shown as it is in all of them, and the rest is not.
+        same = kept == original
+        of_patches = same.reshape(6, 16, 4, 16).all(axis=(1, 3))
+        assert of_patches.sum() >= run.info.num_keep
+        seen = np.kron(of_patches, np.ones((16, 16), bool))
+        assert (predicted[seen] == original[seen]).all()
+        assert not np.array_equal(means, original)
+    # MLflow has it, on this machine.
+    assert list(tmp_path.glob("mlartifacts/*/artifacts/reconstructions.html"))
+    # There is nothing to evaluate, and nothing of another kind to go on with.
+    assert main(["evaluate", *runs]) == 2
+    assert f"mammo-pd train --weights {run.best}" in capsys.readouterr().err
+    words = ["cv", "--store", str(phantom_store), "--out", str(tmp_path / "cv"), *SETTINGS]
+    assert main([*words, "--set", "training.objective=masked_autoencoder"]) == 2
+    assert "mammo-pd pretrain --fold I" in capsys.readouterr().err
+    # A finished run that is gone on with stays as it is.
+    assert main(["pretrain", "--resume", *runs]) == 0
+    assert run.reconstructions.read_text() == page
+    settings = run.path / "config.yaml"
+    settings.write_text(settings.read_text().replace("masked_autoencoder", "binary_label"))
+    assert main(["pretrain", "--resume", *runs]) == 2
+    assert "mammo-pd train --resume" in capsys.readouterr().err
+    assert main(["pretrain", *runs, "--resume", "--keep", "0.5"]) == 2
+    assert f"(mammo-pd pretrain --runs {tmp_path} --resume)" in capsys.readouterr().err

@@ -1,0 +1,305 @@
+"""Laws of the masked autoencoder: what it reads, what it is judged on, and what it hands on."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from small_runs import set_up, small
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from mammo_pd.backbones.build import build_backbone
+from mammo_pd.batch import ImageBatch
+from mammo_pd.config import AugmentSettings, RunConfig, TrainingSettings
+from mammo_pd.data.split_store import split_store
+from mammo_pd.data.store import StorePaths
+from mammo_pd.errors import InputError
+from mammo_pd.patches.draw import draw_dropped, draw_uniform
+from mammo_pd.patches.sampler import Kept, PatchSampler
+from mammo_pd.training.objectives.masked_autoencoder import MaskedAutoencoder
+from mammo_pd.training.objectives.pixel_decoder import PixelDecoder
+from mammo_pd.training.runs import RunFolder
+from mammo_pd.training.setup import RunSetup
+from mammo_pd.training.train import resume, train
+
+IMG_SIZE, PATCH, NUM_KEEP = (80, 64), 8, 16
+KEYS = torch.arange(3)
+
+
+def objective() -> MaskedAutoencoder:
+    return MaskedAutoencoder(TrainingSettings(objective="masked_autoencoder"))
+
+
+def images() -> ImageBatch:
+    """Of the input's own size; from column 32 on air, where the last one has nothing but air."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(1, 65536, (3, *IMG_SIZE)).astype(np.uint16)
+    pixels[:, :, 32:] = 0
+    pixels[2] = 0
+    return ImageBatch.from_images(list(pixels))
+
+
+def patches_of(batch: ImageBatch) -> torch.Tensor:
+    """(B, N, P * P) standardised, by torch's own unfold."""
+    whole = (batch.pixels.view(3, 1, *IMG_SIZE).int() & 0xFFFF).float() / 65535
+    return F.unfold((whole - 0.5) / 0.5, PATCH, stride=PATCH).mT
+
+
+STILL = PatchSampler(IMG_SIZE, PATCH, augment=AugmentSettings.none())
+
+
+def test_targets_are_each_dropped_patchs_own_pixels_normalised() -> None:
+    batch = images()
+    (patches, kept, _, asked), targets = objective().training_inputs(STILL, batch, KEYS, NUM_KEEP)
+    every = patches_of(batch)
+    torch.testing.assert_close(patches, every.gather(1, kept[:, :, None].expand(-1, -1, 64)))
+    assert asked.shape == (3, 20)
+    assert not (asked[:, :, None] == kept[:, None, :]).any()
+    of_tissue = asked % 8 < 4
+    assert torch.equal(~targets.isnan().any(2), of_tissue & (KEYS < 2)[:, None])
+    expected = F.layer_norm(every, (64,), eps=1e-3)
+    expected = expected.gather(1, asked[:, :, None].expand(-1, -1, 64))
+    known = ~targets.isnan()
+    torch.testing.assert_close(targets[known], expected[known], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("augment", [AugmentSettings(), AugmentSettings.none()])
+def test_true_pixels_have_no_loss_and_air_does_not_count(augment: AugmentSettings) -> None:
+    sampler = PatchSampler(IMG_SIZE, PATCH, augment=augment)
+    _, targets = objective().training_inputs(sampler, images(), KEYS, NUM_KEEP)
+    counts = ~targets.isnan()
+    assert counts.any()
+    assert not counts.all()
+    anything_in_air = torch.where(counts, targets, 100.0).requires_grad_()
+    loss = objective().loss(anything_in_air, targets)
+    assert loss.item() == 0
+    # A patch's mean alone is the prediction of nothing.
+    mean_alone = torch.where(counts, 0.0, 100.0)
+    assert objective().loss(mean_alone, targets).item() == pytest.approx(2 / 3, abs=0.02)
+    (gradient,) = torch.autograd.grad(
+        objective().loss(anything_in_air + 1, targets), anything_in_air
+    )
+    assert (gradient[counts] != 0).all()
+    assert (gradient[~counts] == 0).all()
+
+
+def test_dropped_patch_that_is_not_predicted_is_never_read() -> None:
+    """Where it holds breast, which the draw asks of a few of its pixels, it may be any breast."""
+    batch = images()
+    (patches, kept, keys, asked), targets = objective().training_inputs(
+        STILL, batch, KEYS, NUM_KEEP
+    )
+    read = torch.zeros(3, 80, dtype=torch.bool).scatter(1, torch.cat([kept, asked], 1), True)
+    mask = read.float()[:, None].expand(-1, PATCH**2, -1)
+    mask = F.fold(mask, IMG_SIZE, PATCH, stride=PATCH).bool().flatten()
+    # Some of its tissue is dropped and not predicted.
+    others = ~mask & (batch.pixels != 0)
+    assert others.sum() >= 2 * PATCH**2
+    changed = replace(batch, pixels=torch.where(others, 1 + batch.pixels % 7, batch.pixels))
+    assert not torch.equal(changed.pixels, batch.pixels)
+    again, targets_again = objective().training_inputs(STILL, changed, KEYS, NUM_KEEP)
+    for one, other in zip(
+        (patches, kept, keys, asked, targets), (*again, targets_again), strict=True
+    ):
+        torch.testing.assert_close(one, other, atol=0, rtol=0, equal_nan=True)
+
+
+@given(st.integers(2, 90), st.floats(0, 1), st.floats(0, 1), st.integers(0, 2**31))
+def test_dropped_tissue_is_drawn_before_air(n: int, share: float, keep: float, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    tissue = torch.rand(2, n, generator=generator) < share
+    keys = torch.randint(-(2**60), 2**60, (2,), generator=generator)
+    kept = draw_uniform(keys, n, min(n - 1, 1 + int(keep * n)))
+    count = max(1, (n - kept.shape[1]) // 2)
+    drawn, is_tissue = draw_dropped(keys, kept, tissue, count)
+    assert drawn.shape == (2, count)
+    assert (drawn[:, 1:] > drawn[:, :-1]).all()
+    for row in range(2):
+        dropped = set(range(n)) - set(kept[row].tolist())
+        assert set(drawn[row].tolist()) <= dropped
+        there = sum(bool(tissue[row, place]) for place in dropped)
+        assert int(is_tissue[row].sum()) == min(count, there)
+        assert torch.equal(is_tissue[row], tissue[row, drawn[row]])
+
+
+def test_prediction_does_not_depend_on_what_else_is_predicted() -> None:
+    torch.manual_seed(0)
+    decoder = PixelDecoder(32, (4, 3), 8)
+    tokens, kept = torch.randn(2, 6, 32), torch.tensor([[0, 2, 5, 7, 9], [1, 2, 3, 4, 5]])
+    asked = torch.tensor([[1, 3, 11], [0, 6, 10]])
+    whole = decoder(tokens, kept, asked)
+    assert whole.shape == (2, 3, 64)
+    torch.testing.assert_close(decoder(tokens, kept, asked[:, 1:2]), whole[:, 1:2])
+    # What it costs, by torch's own count of two operations each.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        decoder(tokens, kept, asked)
+    assert decoder.macs(6, 3) * 2 * 2 == counter.get_total_flops()
+    # A patch is known by its place, and so is what the encoder has seen.
+    assert not torch.allclose(whole[:, 0], whole[:, 1])
+    assert not torch.allclose(decoder(tokens, kept.flip(1), asked), whole)
+
+
+def test_model_is_judged_by_the_loss_of_images_that_have_one() -> None:
+    model = objective().build_model(build_backbone("test_vit", (80, 64))).eval()
+    sampler = PatchSampler((80, 64), 16)
+    inputs = objective().evaluation_inputs(sampler, images(), Kept(4, KEYS))
+    errors = model(*inputs)
+    assert errors.shape == (3, 1)
+    assert torch.equal(errors.isnan()[:, 0], KEYS == 2)
+    *given, pixels = inputs
+    loss = objective().loss(model(*given), pixels)
+    assert loss.item() == pytest.approx(errors.nan_to_num().mean().item(), rel=1e-5)
+    scores = errors.detach().double().numpy()
+    metrics = objective().metrics(pd.DataFrame(index=range(3)), scores)
+    assert metrics["val_loss"] == pytest.approx(float(scores[:2].mean()))
+
+
+class KilledError(Exception):
+    """Stands in for SIGKILL."""
+
+
+CONFIG = small(
+    training__objective="masked_autoencoder",
+    training__epochs=2,
+    training__batch_size=12,
+    training__ema_decay=0.5,
+    model__drop_path_rate=0.2,
+    model__name="test_vit",
+    data__res="96x64",
+)
+
+
+def pretrained(store: Path, runs: Path, config: RunConfig = CONFIG) -> Path:
+    run = train(store, runs, config, say=lambda _: None)
+    assert run is not None
+    return run.path
+
+
+@pytest.fixture(scope="module")
+def run(phantom_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return pretrained(phantom_store, tmp_path_factory.mktemp("runs"))
+
+
+def test_resumed_run_equals_an_unbroken_one(
+    run: Path, phantom_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, steps = PatchSampler.place, iter(range(1000))
+
+    def place_until_killed(self: PatchSampler, batch: ImageBatch, keys: torch.Tensor | None):
+        if keys is not None and next(steps) == 3:
+            raise KilledError
+        return place(self, batch, keys)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PatchSampler, "place", place_until_killed)
+        with pytest.raises(KilledError):
+            pretrained(phantom_store, tmp_path)
+    broken = RunFolder.latest(tmp_path)
+    assert broken.has_checkpoint
+    assert resume(broken.path, say=lambda _: None) is not None
+    for name in ("best.safetensors", "last.safetensors"):
+        whole, after = load_file(run / name), load_file(broken.path / name)
+        assert whole.keys() == after.keys()
+        for key, tensor in whole.items():
+            assert torch.equal(tensor, after[key]), (name, key)
+    columns = ["epoch", "train_loss", "val_loss"]
+    first, second = (pd.read_csv(one / "history.csv")[columns] for one in (run, broken.path))
+    pd.testing.assert_frame_equal(first, second, check_exact=True)
+
+
+def test_encoder_is_handed_on_tensor_by_tensor(run: Path, phantom_store: Path) -> None:
+    trained = load_file(run / "best.safetensors")
+    weights = str(run / "best.safetensors")
+    setup = set_up(
+        phantom_store, small(model__name="test_vit", data__res="96x64", model__weights=weights)
+    )
+    encoder = setup.backbone.timm_model.state_dict()
+    assert len(encoder) > 50
+    for name, tensor in encoder.items():
+        if not name.startswith("head."):
+            assert torch.equal(tensor, trained[name]), name
+    left = {name for name in trained if name not in encoder}
+    assert left
+    assert all(name.startswith("objective.decoder.") for name in left)
+
+
+@pytest.mark.parametrize("keep", [1.0, "1:0.25", "random", "0.25+1"])
+def test_keeping_every_patch_is_refused(keep: object, phantom_store: Path) -> None:
+    config = CONFIG.replace(patch_dropout=CONFIG.patch_dropout.replace(keep_rate=keep))
+    with pytest.raises(InputError, match=r"--keep .* a rate below 1"):
+        set_up(phantom_store, config)
+
+
+def test_what_pretraining_cannot_do_is_refused() -> None:
+    pooled = build_backbone("test_vit", (80, 64), global_pool="map")
+    with pytest.raises(InputError, match=r"model\.global_pool=avg"):
+        objective().build_model(pooled)
+    with pytest.raises(InputError, match="learns from no label"):
+        MaskedAutoencoder(TrainingSettings(monitor="val_auc_image"))
+    with pytest.raises(InputError, match="no score of a whole image"):
+        objective().evaluation_inputs(STILL, images())
+
+
+def another_store(store: Path, folder: Path) -> StorePaths:
+    """The same images, to be split or labelled anew."""
+    folder.mkdir()
+    for name in ("store.json", "manifest.parquet"):
+        shutil.copy(store / name, folder)
+    (folder / "pixels").symlink_to(store / "pixels")
+    return StorePaths(folder)
+
+
+def test_weights_that_have_seen_test_women_are_refused(
+    run: Path, phantom_store: Path, tmp_path: Path
+) -> None:
+    paths = another_store(phantom_store, tmp_path / "store")
+    # With so many to be tested, some are among those that the default split trains on.
+    split_store(paths, name="other", fractions=(0.3, 0.2, 0.5), say=lambda _: None)
+    config = small(
+        model__name="test_vit",
+        data__res="96x64",
+        data__split="other",
+        model__weights=str(run / "best.safetensors"),
+    )
+    # A store without the split that the weights were made on cannot tell.
+    said: list[str] = []
+    RunSetup.build(paths.root, config, say=said.append)
+    assert any("best.safetensors are of a run on the split default" in line for line in said)
+    for file in (phantom_store / "splits").glob("default.*"):
+        shutil.copy(file, paths.splits)
+    with pytest.raises(InputError, match=r"learnt from \d of the \d women of the test part"):
+        set_up(paths.root, config)
+    # Nor may pretraining begin with them.
+    with pytest.raises(InputError, match="women of the test part"):
+        set_up(paths.root, config.replace(training=CONFIG.training))
+    # The part that they were not trained on may be tested, whatever the split is called.
+    for suffix in (".csv", ".json"):
+        shutil.copy(paths.splits / f"default{suffix}", paths.splits / f"again{suffix}")
+    set_up(paths.root, config.replace(data=config.data.replace(split="again")))
+
+
+def test_store_without_any_label_is_pretrained_on_and_not_trained_on(
+    phantom_store: Path, tmp_path: Path
+) -> None:
+    paths = another_store(phantom_store, tmp_path / "store")
+    table = pq.read_table(paths.manifest)
+    place = table.schema.get_field_index("label")
+    nothing = pa.nulls(len(table), table.schema.field(place).type)
+    pq.write_table(table.set_column(place, table.schema.field(place), nothing), paths.manifest)
+    with pytest.raises(InputError, match="only 0 patients are positive"):
+        set_up(paths.root, CONFIG.replace(training=TrainingSettings()))
+    setup = set_up(paths.root, CONFIG)
+    assert sum(map(len, setup.parts.values())) == len(table)
+    groups = [set(rows["patient_id"]) for rows in setup.parts.values()]
+    assert not set.intersection(*groups)
+    assert len(setup.train_set) > len(setup.val_set) > 0
