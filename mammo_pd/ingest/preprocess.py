@@ -28,8 +28,10 @@ from mammo_pd.data.store import (
     StorePaths,
     create_or_match,
     read_store_info,
+    remove_image,
     stored_bytes,
     take_in,
+    upgrade_store,
     write_array,
     write_store_info,
 )
@@ -225,6 +227,7 @@ def preprocess(
     found = find_images(folder)
     paths = create_or_match(out.resolve(), _what_decides_pixels(settings))
     with Record(paths, key) as record:
+        upgrade_store(paths)
         record.put_folder(folder)
         moved = recognise_moved(found.images, record)
         record.commit()
@@ -450,8 +453,7 @@ def _commit(job: Job, outcomes: list[Outcome], target: _Target) -> None:
     # Images that a changed file no longer holds leave the store.
     before = {image_id for _, _, image_id, *_ in target.record.known(job.source)}
     for gone in before - {image.image_id for image in images}:
-        shutil.rmtree(target.paths.image(gone), ignore_errors=True)
-        target.paths.thumbnail(gone).unlink(missing_ok=True)
+        remove_image(target.paths, gone)
     content = outcomes[0].file_content if outcomes else b""
     target.record.put(job.source, job.version, images, content)
 

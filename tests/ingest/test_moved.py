@@ -114,7 +114,7 @@ def test_a_moved_folder_is_neither_decoded_again_nor_called_duplicates(
     options = {"workers": 1, "say": said.append}
     preprocess(folder, store, labels=read_labels(folder / "labels.csv"), **options)  # type: ignore[arg-type]
     before = read_manifest(store / "manifest.parquet", status=None)
-    pixels = {file: file.stat().st_mtime_ns for file in store.rglob("*.npy")}
+    pixels = {file: file.stat().st_mtime_ns for file in store.rglob("*.safetensors")}
     moved = folder.rename(tmp_path / "moved")
     # One file had its header rewritten on the way: it is read again, and no duplicate.
     rewritten = next(moved.rglob("L_CC.dcm"))
