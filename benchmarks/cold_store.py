@@ -3,8 +3,8 @@
     python benchmarks/cold_store.py --gb 40 --folder DIR [--out RESULTS.md]
     python benchmarks/cold_store.py --small     # the same path at a tiny size, on a CPU too
 
-Makes a store of the given size in DIR: the images of --store, or phantoms, again and again, each
-with noise of its own on the breast, at the level of --res alone. An archive that is larger than
+Makes a store in DIR whose pixels have the given size: the images of --store, or phantoms, again and
+again, each with noise of its own on the breast, at the level of --res alone. An archive that is larger than
 memory reads from the disk in every epoch; here the same comes of telling the kernel to drop each
 file's pages (posix_fadvise, no root), and by asking it for some pages that must not wait for a disk
 (RWF_NOWAIT) the script sees whether it did. "Alone" is the loader with nothing computed, "bare" the
@@ -73,8 +73,10 @@ def originals(store: Path | None, scratch: Path, scale: float) -> StorePaths:
     return open_store(store)
 
 
-def make_store(root: Path, once: StorePaths, img_size: tuple[int, int], size: float) -> StorePaths:
-    """A store of ``size`` bytes; each image is a patient, every third of them positive."""
+def make_store(
+    root: Path, once: StorePaths, img_size: tuple[int, int], size: float, *, compressed: bool
+) -> StorePaths:
+    """A store of ``size`` bytes of pixels; each image is a patient, every third one positive."""
     paths = create_or_match(root, {"repeated": img_size})
     known = read_manifest(once.manifest)
     shapes = list(zip(known["crop_height"], known["crop_width"], strict=True))
@@ -99,7 +101,7 @@ def make_store(root: Path, once: StorePaths, img_size: tuple[int, int], size: fl
         added = noise[starts[number] :][: array.size].reshape(array.shape)
         noisy = np.clip(array.astype(np.int32) + added, 1, 65535).astype(np.uint16)
         # It syncs each, so that no page is dirty, which would not be dropped.
-        write_image_file(file, {level: np.where(array, noisy, 0)})
+        write_image_file(file, {level: np.where(array, noisy, 0)}, compressed=compressed)
 
     with ThreadPoolExecutor(_cores()) as pool:
         list(pool.map(write, range(count)))
@@ -178,12 +180,14 @@ def measure(given: argparse.Namespace, folder: Path) -> list[str]:
     """The lines of the report."""
     once = originals(given.store, folder, given.scale)
     img_size = given.res
-    paths = make_store(folder / "store", once, img_size, given.gb * 1e9)
+    paths = make_store(
+        folder / "store", once, img_size, given.gb * 1e9, compressed=given.compressed
+    )
     files = list((paths.root / "pixels").glob("??/*"))
     size = sum(file.stat().st_size for file in files)
     lines = [
         f"{len(files)} images, {size / 1e9:.1f} GB, {img_size[0]}x{img_size[1]}, {given.model}, "
-        f"keep .25, batch {given.batch}.",
+        f"keep .25, batch {given.batch}{', compressed with lz4' if given.compressed else ''}.",
         "",
     ]
     lines += [drop_from_cache(paths), ""]
@@ -259,6 +263,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--scale", type=float, default=0.5, help="of the phantoms")
+    parser.add_argument("--compressed", action="store_true", help="as preprocess --compression lz4")
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()

@@ -72,6 +72,10 @@ class MammogramDataset:
         sizes = [place.height * place.width for place in map(self._place, range(len(self)))]
         return sorted(range(len(self)), key=lambda row: -sizes[row])
 
+    def stored_bytes(self, rows: Sequence[int]) -> int:
+        """What these rows' levels take in their files."""
+        return sum(self._place(row).size for row in rows)
+
     def read(
         self,
         rows: Sequence[int],

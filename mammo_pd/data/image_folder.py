@@ -29,7 +29,8 @@ def find_level(handle: int) -> LevelPlace:
         shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
         if fortran_order or dtype != np.uint16 or len(shape) != 2:
             raise ValueError(f"{dtype} of shape {shape}")
-        return LevelPlace(*shape, stream.tell(), os.fstat(handle).st_mtime_ns)
+        size = 2 * shape[0] * shape[1]
+        return LevelPlace(*shape, stream.tell(), size, False, os.fstat(handle).st_mtime_ns)
 
 
 def stored_bytes(folder: Path) -> int:

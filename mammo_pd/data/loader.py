@@ -29,7 +29,7 @@ class ReadRate:
 
     Attributes:
         images: how many.
-        bytes: of their pixels.
+        bytes: of their files.
         seconds: that it took.
     """
 
@@ -37,10 +37,10 @@ class ReadRate:
     bytes: int = 0
     seconds: float = 0.0
 
-    def add(self, batch: ImageBatch, seconds: float) -> None:
+    def add(self, images: int, size: int, seconds: float) -> None:
         """Count a batch."""
-        self.images += len(batch)
-        self.bytes += batch.pixels.nbytes
+        self.images += images
+        self.bytes += size
         self.seconds += seconds
 
 
@@ -121,7 +121,8 @@ class BatchLoader:
                         rows, buffer=buffer, executor=executor, tasks=self._threads
                     )
                     if number >= _SLOTS:  # those before wait for their slots' memory
-                        self.read.add(batch, time.perf_counter() - started)
+                        seconds = time.perf_counter() - started
+                        self.read.add(len(rows), self._dataset.stored_bytes(rows), seconds)
                     ready.put((slot, batch))
             ready.put(None)
         except BaseException as error:  # raised where the batch is asked for

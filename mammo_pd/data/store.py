@@ -33,7 +33,7 @@ from mammo_pd.data import image_file, image_folder
 from mammo_pd.data.image_file import LevelPlace
 from mammo_pd.errors import InputError
 from mammo_pd.files import sync_folder, write_text
-from mammo_pd.terms import PYRAMID_LONG_SIDES
+from mammo_pd.terms import PYRAMID_LONG_SIDES, Compression
 
 FORMAT = 2
 
@@ -169,6 +169,17 @@ def create_or_match(root: Path, settings: Mapping[str, Any]) -> StorePaths:
     return paths
 
 
+def kept_compression(paths: StorePaths) -> Compression:
+    """How the images that are written to a store are compressed."""
+    return Compression(read_store_info(paths).get("compression", Compression.NONE))
+
+
+def keep_compression(paths: StorePaths, compression: Compression) -> None:
+    """Write down how images that are written to a store from now on are compressed."""
+    if compression != kept_compression(paths):
+        write_store_info(paths, {**read_store_info(paths), "compression": compression})
+
+
 def upgrade_store(paths: StorePaths) -> None:
     """Let earlier versions refuse a store before it gets the first image that they cannot read."""
     info = read_store_info(paths)
@@ -252,7 +263,7 @@ def choose_pyramid_level(height: int, width: int, img_size: tuple[int, int]) -> 
 
 
 def read_pyramid_level(paths: StorePaths, image_id: str, level: str) -> npt.NDArray[np.uint16]:
-    """Memory-map one level of one image.
+    """Memory-map one level of one image, or read it where it is compressed.
 
     Returns:
         (height, width) uint16, read-only.
@@ -264,7 +275,12 @@ def read_pyramid_level(paths: StorePaths, image_id: str, level: str) -> npt.NDAr
         handle, place = _open_level(paths, image_id, level)
         with os.fdopen(handle, "rb") as stream:
             shape = (place.height, place.width)
-            return np.memmap(stream, "<u2", "r", place.start, shape)
+            if not place.compressed:
+                return np.memmap(stream, "<u2", "r", place.start, shape)
+            pixels = np.empty(shape, "<u2")
+            image_file.read_level_into(handle, place, pixels.data.cast("B"))
+            pixels.flags.writeable = False
+            return pixels
     except (OSError, ValueError) as error:
         raise _lost_level(paths, image_id, level, error) from error
 
@@ -298,22 +314,15 @@ def read_pyramid_level_into(
     Raises:
         InputError: it is missing or damaged, or has another size by now.
     """
-    rest, start = out.data.cast("B"), place.start
     try:
         handle, find = _open_image(paths, image_id, level)
         try:
             if os.fstat(handle).st_mtime_ns != place.written:
                 # Further levels were added to the image meanwhile, and this one lies elsewhere.
-                now = find(handle)
-                if now[:2] != place[:2]:
+                before, place = place, find(handle)
+                if place[:2] != before[:2]:
                     raise ValueError("it was made anew, with another size, while it was in use")
-                start = now.start
-            while rest:
-                # Releases the interpreter lock while it copies, which a page fault does not.
-                count = os.preadv(handle, [rest], start)
-                if not count:
-                    raise ValueError("it is too short")
-                rest, start = rest[count:], start + count
+            image_file.read_level_into(handle, place, out.data.cast("B"))
         finally:
             os.close(handle)
     except (OSError, ValueError) as error:

@@ -17,7 +17,7 @@ from mammo_pd.data.kept_levels import ALL_LEVELS, NATIVE, levels_of
 from mammo_pd.data.record import Record, RecordedImage
 from mammo_pd.data.store import StorePaths, is_damaged, read_pyramid_level, stored_bytes, take_in
 from mammo_pd.imaging.pyramid import fitted_size, smaller_levels
-from mammo_pd.terms import Status
+from mammo_pd.terms import Compression, Status
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class LevelJob:
         native: (height, width) of the native pixels.
         missing: names of the levels.
         known: checksums of the levels that there are.
+        compression: of the image's file from now on.
     """
 
     paths: StorePaths
@@ -39,6 +40,7 @@ class LevelJob:
     native: tuple[int, int]
     missing: tuple[str, ...]
     known: Mapping[str, int]
+    compression: Compression
 
     @property
     def size(self) -> int:
@@ -61,7 +63,11 @@ def bytes_of(native: tuple[int, int], levels: Iterable[str]) -> int:
 
 
 def plan_levels(
-    paths: StorePaths, record: Record, kept: tuple[str, ...], damaged: frozenset[str]
+    paths: StorePaths,
+    record: Record,
+    kept: tuple[str, ...],
+    damaged: frozenset[str],
+    compression: Compression,
 ) -> tuple[list[LevelJob], frozenset[str]]:
     """Find the images that lack a level which the store is to keep.
 
@@ -70,6 +76,7 @@ def plan_levels(
         record: of the store.
         kept: the levels that it is to keep.
         damaged: images of which nothing is to be made.
+        compression: of what is written.
 
     Returns:
         Jobs for the levels that a kept one gives; image_id of those that must be decoded again.
@@ -89,7 +96,15 @@ def plan_levels(
             to_decode.add(image.image_id)
             continue
         jobs.append(
-            LevelJob(paths, image.image_id, source, native, tuple(missing), image.checksums)
+            LevelJob(
+                paths,
+                image.image_id,
+                source,
+                native,
+                tuple(missing),
+                image.checksums,
+                compression,
+            )
         )
     return jobs, frozenset(to_decode)
 
@@ -108,7 +123,8 @@ def make_levels(job: LevelJob) -> MadeLevels | None:
     job.paths.partial.mkdir(parents=True, exist_ok=True)
     file = job.paths.partial / f"{uuid.uuid4().hex}{SUFFIX}"
     ordered = {name: levels[name] for name in ALL_LEVELS if name in levels}
-    return MadeLevels(file, write_image_file(file, ordered))
+    compressed = job.compression != Compression.NONE
+    return MadeLevels(file, write_image_file(file, ordered, compressed=compressed))
 
 
 def take_in_levels(

@@ -22,7 +22,7 @@ from mammo_pd.imaging.raster import RASTER_SUFFIXES
 from mammo_pd.imaging.settings import ImagingSettings
 from mammo_pd.ingest.content import content_digest, pixel_digest
 from mammo_pd.ingest.time_limit import time_limit
-from mammo_pd.terms import Frames, Reason, Status
+from mammo_pd.terms import Compression, Frames, Reason, Status
 
 if TYPE_CHECKING:
     from mammo_pd.ingest.mammogram import DicomFrame, FileHeader
@@ -49,6 +49,7 @@ class Job:
         thumbnail: whether a thumbnail of the whole frame is wanted.
         photometric_interpretation: what the label table says of a file that is not DICOM.
         levels: those that the store keeps.
+        compression: of the pyramid.
     """
 
     source: Path = field(repr=False)
@@ -59,6 +60,7 @@ class Job:
     thumbnail: bool
     photometric_interpretation: str | None = None
     levels: tuple[str, ...] = ALL_LEVELS
+    compression: Compression = Compression.NONE
 
 
 @dataclass(frozen=True)
@@ -241,7 +243,11 @@ def _write(job: Job, image: ProcessedImage, frame: int | None = None) -> Outcome
     file = job.partial / f"{uuid.uuid4().hex}{SUFFIX}"
     native = image.pyramid["native"]
     kept = levels_of(max(native.shape), job.levels)
-    checksums = write_image_file(file, {name: image.pyramid[name] for name in kept})
+    checksums = write_image_file(
+        file,
+        {name: image.pyramid[name] for name in kept},
+        compressed=job.compression != Compression.NONE,
+    )
     return Outcome(
         {**image.columns, "status": str(Status.OK)},
         frame,

@@ -3,12 +3,20 @@ import os
 import zlib
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from mammo_pd.data.image_file import find_levels, is_damaged, level_checksum, write_image_file
+from mammo_pd.data.image_file import (
+    find_levels,
+    is_damaged,
+    level_checksum,
+    read_level_into,
+    write_image_file,
+)
+from mammo_pd.data.strips import compress, decompress
 
 SHAPES = {"native": (1500, 601), "1024": (1024, 2), "512": (512, 204)}
 
@@ -63,6 +71,54 @@ def test_the_checksum_is_that_of_the_file_that_numpy_saves(
         assert checksums[name] == crc == level_checksum(pixels[:, :])
 
 
+def test_a_compressed_level_is_the_same_and_smaller(
+    file: Path, levels: dict[str, np.ndarray]
+) -> None:
+    """Half of each is air, and in the rest a byte of two is noise."""
+    for pixels in levels.values():
+        pixels[:, : pixels.shape[1] // 2] = 0
+        pixels &= 0x0FF0
+    whole = write_image_file(file, levels)
+    size = file.stat().st_size
+    assert write_image_file(file, levels, compressed=True) == whole
+    assert file.stat().st_size < 0.7 * size
+    assert not is_damaged(file, whole)
+    with file.open("rb") as opened:
+        places = find_levels(opened.fileno())
+        for name, pixels in levels.items():
+            assert (places[name].start % 4096, places[name].compressed) == (0, True)
+            out = np.zeros(SHAPES[name], np.uint16)
+            read_level_into(opened.fileno(), places[name], out.data.cast("B"))
+            assert np.array_equal(out, pixels)
+    # Each strip by itself, as the codec's own library reads it.
+    strip = imagecodecs.blosc2_decode(load_file(file)["512"].tobytes())
+    assert np.array_equal(np.frombuffer(strip, "<u2"), levels["512"][:64].ravel())
+    content = file.read_bytes()
+    for place in (0, 7, 30, 200, 4095, places["512"].start + 200, len(content) - 1):
+        changed = bytearray(content)
+        changed[place] ^= 1
+        file.write_bytes(changed)
+        assert is_damaged(file, whole), place
+    for other in (content[:-1], content + b"0", content[:-500] + bytes(500)):
+        file.write_bytes(other)
+        assert is_damaged(file, whole)
+
+
+@pytest.mark.parametrize("rows", [-1, 0, 1])
+def test_strips_that_do_not_make_up_the_level_are_refused(rows: int) -> None:
+    data = bytearray(compress(np.ones((64, 9), np.uint16), by_bits=False) * (2 + rows))
+    out = memoryview(bytearray(2 * 128 * 9))
+    if rows:
+        with pytest.raises(ValueError, match="strips"):
+            decompress(memoryview(data), 9, out)
+    else:
+        decompress(memoryview(data), 9, out)
+        assert bytes(out) == np.ones((128, 9), "<u2").tobytes()
+    data[12:16] = bytes(4)
+    with pytest.raises(ValueError, match="damaged"):
+        decompress(memoryview(data), 9, out)
+
+
 def test_every_byte_that_changes_is_damage(file: Path, levels: dict[str, np.ndarray]) -> None:
     checksums = write_image_file(file, levels)
     assert not is_damaged(file, checksums)
@@ -92,6 +148,11 @@ def test_every_byte_that_changes_is_damage(file: Path, levels: dict[str, np.ndar
         b"\xff",
         b'{"native": 3}',
         b'{"native": {}}',
+        *(
+            b'{"__metadata__":{"native":"%s"},"native":'
+            b'{"dtype":"U8","shape":[16],"data_offsets":[0,16]}}' % size
+            for size in (b"4", b"4x", b"axb", b"0x4", b"-2x-4", b"9999999x9999999", b"2x2x2")
+        ),
         *(
             json.dumps({"native": {"dtype": dtype, "shape": shape, "data_offsets": ends}}).encode()
             for dtype, shape, ends in [

@@ -19,13 +19,13 @@ from mammo_pd.data.dataset import MammogramDataset
 from mammo_pd.data.image_file import write_image_file
 from mammo_pd.data.kept_levels import ALL_LEVELS
 from mammo_pd.data.manifest import read_manifest
-from mammo_pd.data.store import open_store, read_store_info
+from mammo_pd.data.store import open_store, read_pyramid_level, read_store_info
 from mammo_pd.errors import InputError
 from mammo_pd.ingest import preprocess as stage
 from mammo_pd.ingest.preprocess import preprocess
 from mammo_pd.ingest.process import Job, Outcome
 from mammo_pd.ingest.space import expected_space
-from mammo_pd.terms import Frames
+from mammo_pd.terms import Compression, Frames
 
 KEY = b"k" * 32
 
@@ -197,6 +197,40 @@ def test_a_store_of_format_1_is_read_and_goes_on(
     assert len(pixels(out)) == 3
     assert len(levels(out)) == 1
     assert levels(out).items() <= now.items()
+
+
+def test_a_compressed_store_reads_the_same_and_stays_compressed(
+    folder: Path, whole: Path, tmp_path: Path
+) -> None:
+    out, other = tmp_path / "s", tmp_path / "other"
+    made(folder, out, ("native",), compression=Compression.LZ4)
+    # The store knows: a level that is added is compressed, and no image is made anew.
+    assert any("further levels" in line for line in made(folder, out, ALL_LEVELS, verify=True))
+    made(folder, other, compression=Compression.LZ4)
+    assert pixels(out) == pixels(other)
+    assert sum(map(len, pixels(out).values())) < 0.7 * sum(map(len, pixels(whole).values()))
+    for size in ((3328, 2656), (1024, 816)):
+        plain, compressed = (
+            MammogramDataset(open_store(store), read_manifest(store / "manifest.parquet"), size)
+            for store in (whole, out)
+        )
+        assert torch.equal(compressed.read([0, 1, 2]).pixels, plain.read([0, 1, 2]).pixels)
+    image_id = plain.image_ids[0]
+    levels = [read_pyramid_level(open_store(store), image_id, "512") for store in (whole, out)]
+    assert np.array_equal(*levels)
+    with pytest.raises(ValueError, match="read-only"):
+        levels[1][:] = 0
+    # One that is damaged is made anew; what changes the rule changes no image.
+    damaged = open_store(out).image(image_id)
+    content = bytearray(damaged.read_bytes())
+    content[-1] ^= 1
+    damaged.write_bytes(content)
+    said = made(folder, out, verify=True)
+    assert "--verify: 1 images of the store have damaged or lost levels" in said
+    assert pixels(out) == pixels(other)
+    said = made(folder, out, compression=Compression.NONE)
+    assert any("those that are in the store stay as they are" in line for line in said)
+    assert pixels(out) == pixels(other)
 
 
 @pytest.mark.parametrize("is_killed", [False, True])
