@@ -7,10 +7,10 @@ Makes a store in DIR whose pixels have the given size: the images of --store, or
 again, each with noise of its own on the breast, at the level of --res alone. An archive that is
 larger than memory reads from the disk in every epoch; here the same comes of telling the kernel to
 drop each file's pages (posix_fadvise, no root), and by asking it for some pages that must not wait
-for a disk (RWF_NOWAIT) the script sees whether it did. "Alone" is the loader with nothing computed, "bare"
-the median step on one batch that lies on the device. Training is `mammo-pd train`'s loop: its first
-epoch, cold, compiles and counts for nothing; of the second the pages are dropped once more, the
-third finds what the second read.
+for a disk (RWF_NOWAIT) the script sees whether it did. "Alone" is the loader with nothing computed,
+"bare" the median step on one batch that lies on the device. Training is `mammo-pd train`'s loop:
+its first epoch, cold, compiles and counts for nothing; before the second the pages are dropped once
+more; the third finds what the second read.
 """
 
 import argparse
