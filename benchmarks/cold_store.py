@@ -192,9 +192,10 @@ def measure(given: argparse.Namespace, folder: Path) -> list[str]:
     ]
     lines += [drop_from_cache(paths), ""]
     print("\n".join(lines), flush=True)
+    if given.loader_alone:
+        return [*lines, *_loader_table(paths, img_size, given.batch)]
     with Bench(store=paths.root, steps=given.steps) as machine:
-        lines.insert(0, machine.describe_machine()["summary"] + f" {_cores()} cores.")
-        lines.insert(1, "")
+        lines = [machine.describe_machine()["summary"] + f" {_cores()} cores.", "", *lines]
         device, on_gpu = machine.device, machine.on_gpu
         alone = {"cold": loader_alone(paths, img_size, given.batch, device)}
         alone["warm"] = loader_alone(paths, img_size, given.batch, device)
@@ -239,6 +240,14 @@ def measure(given: argparse.Namespace, folder: Path) -> list[str]:
     return lines
 
 
+def _loader_table(paths: StorePaths, img_size: tuple[int, int], batch_size: int) -> list[str]:
+    lines = ["| page cache | loader alone, images/s | MB/s of the files |", "|---|---|---|"]
+    for state in ("cold", "warm"):
+        rate = loader_alone(paths, img_size, batch_size, torch.device("cpu"))
+        lines.append(f"| {state} | {rate.images:.4g} | {rate.bytes / 1e6:.0f} |")
+    return lines
+
+
 def _size(text: str) -> tuple[int, int]:
     height, width = map(int, text.split("x"))
     return height, width
@@ -264,6 +273,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--scale", type=float, default=0.5, help="of the phantoms")
     parser.add_argument("--compressed", action="store_true", help="as preprocess --compression lz4")
+    parser.add_argument("--loader-alone", action="store_true", help="nothing is trained")
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()

@@ -83,9 +83,14 @@ def test_a_woman_who_withdraws_leaves_nothing_and_moves_no_other(
     everyone = ids_in_store(paths, record)[0]
     plan = plan_forgetting(paths, record, patients=["W03"])
     assert (len(plan.image_ids), plan.patients, plan.files_left) == (2, 1, 2)
+    # As a store of format 1 has it.
+    folder = paths.image_folder(min(plan.image_ids))
+    folder.mkdir()
+    (folder / "native.npy").touch()
     assert len({split.hash for split, _ in plan.splits} & {b.hash for b in before.values()}) == 2
     done = forget(paths, record, plan)
     assert dict(done.shortened) == {"default": 2, "five": 2}
+    assert not folder.exists()
     for holds in ids_in_store(paths, record):
         assert holds == everyone - plan.image_ids
     manifest = read_manifest(paths.manifest, status=None)
