@@ -129,5 +129,5 @@ def test_a_moved_folder_is_neither_decoded_again_nor_called_duplicates(
     after = read_manifest(store / "manifest.parquet", status=None)
     pd.testing.assert_frame_equal(after, before)
     same = [file for file, time in pixels.items() if file.stat().st_mtime_ns == time]
-    rewritten_id = set(after["image_id"]) - {file.parent.name for file in same}
+    rewritten_id = set(after["image_id"]) - {file.stem for file in same}
     assert len(rewritten_id) == 1
