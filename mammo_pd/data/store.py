@@ -207,9 +207,11 @@ def take_in(paths: StorePaths, partial: Path, image_id: str) -> None:
         place.parent.mkdir(parents=True)
         sync_folder(place.parent.parent)
     partial.replace(place)
-    # Only now: at every moment one of the two is whole.
-    shutil.rmtree(paths.image_folder(image_id), ignore_errors=True)
     sync_folder(place.parent)
+    before = paths.image_folder(image_id)
+    if before.is_dir():
+        # Only now: at every moment one of the two is whole on the disk.
+        shutil.rmtree(before, ignore_errors=True)
 
 
 def remove_image(paths: StorePaths, image_id: str) -> None:
