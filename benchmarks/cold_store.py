@@ -225,15 +225,17 @@ def measure(given: argparse.Namespace, folder: Path) -> list[str]:
     drop_from_cache(paths)
     history = fit(setup, start_run(folder / "runs", setup))
     lines += [
-        "| page cache | loader alone, images/s | MB/s | bare step, images/s "
+        "| page cache | loader alone, images/s | MB/s | bare step, images/s | MB/s for it "
         "| training, images/s | over the bare step | waiting |",
-        "|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for state, epoch in (("cold", history[1]), ("warm", history[2])):
         rate = epoch["train_images_per_second"]
+        image_bytes = alone[state].bytes / alone[state].images
         lines.append(
             f"| {state} | {alone[state].images:.4g} | {alone[state].bytes / 1e6:.0f} | {bare:.4g} "
-            f"| {rate:.4g} | {rate / bare:.3f} | {epoch['train_wait_share']:.1%} |"
+            f"| {bare * image_bytes / 1e6:.0f} | {rate:.4g} | {rate / bare:.3f} "
+            f"| {epoch['train_wait_share']:.1%} |"
         )
     waits = [line for line in said if line.startswith("waited ")]
     lines += ["", "What train said of the first epoch: " + (waits[0] if waits else "nothing.")]
