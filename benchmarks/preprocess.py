@@ -102,7 +102,7 @@ def mammo_pd(file: Path, out: Path, clock: Clock) -> np.ndarray:
 
     from monai.transforms import Compose
 
-    from mammo_pd.data.store import write_pyramid
+    from mammo_pd.data.image_file import write_image_file
     from mammo_pd.imaging.settings import ImagingSettings
     from mammo_pd.ingest.transforms import store_transforms
 
@@ -117,7 +117,7 @@ def mammo_pd(file: Path, out: Path, clock: Clock) -> np.ndarray:
     timed = [load, stop("decode"), grey, stop("grey"), crop, orient, stop("mask")]
     sample = Compose([*timed, pyramid, stop("pyramid")])({"image": file})
     assert sample["image_meta_dict"]["breast_verdict"] == "ok"
-    write_pyramid(out, sample["image_pyramid"])
+    write_image_file(out, sample["image_pyramid"])
     native = sample["image_pyramid"]["native"]
     hashlib.sha256(native.data).digest()
     clock.stop("write")

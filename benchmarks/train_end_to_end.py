@@ -56,9 +56,8 @@ def multiply(store: Path, times: int) -> str:
         for image_id, copy in zip(once["image_id"], ids, strict=True):
             place = paths.image(copy)
             if not place.exists():
-                place.mkdir(parents=True)
-                for level in paths.image(image_id).glob("*.npy"):
-                    os.link(level, place / level.name)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                os.link(paths.image(image_id), place)
         names = {name: once[name] + f"-{number}" for name in ("patient_id", "exam_id")}
         copies.append(once.assign(image_id=ids, pixel_hash=None, **names))
     pd.concat([once, *copies]).to_parquet(paths.manifest)

@@ -92,6 +92,13 @@ class Frames(StrEnum):
     EACH = "each"
 
 
+class Compression(StrEnum):
+    """How a store's pixels are compressed, always without loss."""
+
+    NONE = "none"
+    LZ4 = "lz4"
+
+
 class Level(StrEnum):
     """The unit that a figure speaks of."""
 

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from mammo_pd.batch import ImageBatch
+from mammo_pd.data.image_file import LevelPlace
 from mammo_pd.data.kept_levels import refuse_missing_levels
 from mammo_pd.data.store import (
     StorePaths,
     choose_pyramid_level,
-    pyramid_level_shape,
+    find_pyramid_level,
     read_pyramid_level_into,
 )
 
@@ -60,16 +61,20 @@ class MammogramDataset:
         )
         self.most_pixels = max(map(_most_pixels, heights, widths, self._levels), default=0)
         """Of any one image, at the level that is read; a little more, by rounding."""
-        # Height, width and where the pixels begin in the file, once they were looked up.
-        self._shapes: list[tuple[int, int, int] | None] = [None] * len(self.image_ids)
+        # Once they were looked up.
+        self._places: list[LevelPlace | None] = [None] * len(self.image_ids)
 
     def __len__(self) -> int:
         return len(self.image_ids)
 
     def by_size(self) -> list[int]:
         """Rows in the order of their pixels, the largest first."""
-        sizes = [height * width for height, width, _ in map(self._shape, range(len(self)))]
+        sizes = [place.height * place.width for place in map(self._place, range(len(self)))]
         return sorted(range(len(self)), key=lambda row: -sizes[row])
+
+    def stored_bytes(self, rows: Sequence[int]) -> int:
+        """What these rows' levels take in their files."""
+        return sum(self._place(row).size for row in rows)
 
     def read(
         self,
@@ -97,23 +102,23 @@ class MammogramDataset:
 
         def look_up(lane: int) -> None:
             for row in rows[lane :: len(lanes)]:
-                self._shape(row)
+                self._place(row)
 
-        if any(self._shapes[row] is None for row in rows):
+        if any(self._places[row] is None for row in rows):
             list(each(look_up, lanes))
-        shapes = [self._shape(row) for row in rows]
-        sizes = [height * width for height, width, _ in shapes]
+        places = [self._place(row) for row in rows]
+        sizes = [place.height * place.width for place in places]
         offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         count = int(offsets[-1])
         pixels = torch.empty(count, dtype=torch.int16) if buffer is None else buffer(count)
         flat = pixels.numpy()
 
         def fill(lane: int) -> None:
-            for place in range(lane, len(rows), len(lanes)):
-                row, (_, _, start) = rows[place], shapes[place]
-                out = flat[offsets[place] : offsets[place + 1]]
+            for turn in range(lane, len(rows), len(lanes)):
+                row, place = rows[turn], places[turn]
+                out = flat[offsets[turn] : offsets[turn + 1]]
                 read_pyramid_level_into(
-                    self._paths, self.image_ids[row], self._levels[row], start, out
+                    self._paths, self.image_ids[row], self._levels[row], place, out
                 )
 
         # Exhausted, so that an error in a thread is raised here.
@@ -121,17 +126,17 @@ class MammogramDataset:
         return ImageBatch(
             pixels=pixels,
             offsets=torch.from_numpy(offsets[:-1]),
-            heights=torch.tensor([shape[0] for shape in shapes]),
-            widths=torch.tensor([shape[1] for shape in shapes]),
+            heights=torch.tensor([place.height for place in places]),
+            widths=torch.tensor([place.width for place in places]),
             targets=self.targets[list(rows)],
             rows=torch.tensor(list(rows)),
         )
 
-    def _shape(self, row: int) -> tuple[int, int, int]:
-        known = self._shapes[row]
+    def _place(self, row: int) -> LevelPlace:
+        known = self._places[row]
         if known is None:
-            known = pyramid_level_shape(self._paths, self.image_ids[row], self._levels[row])
-            self._shapes[row] = known
+            known = find_pyramid_level(self._paths, self.image_ids[row], self._levels[row])
+            self._places[row] = known
         return known
 
 

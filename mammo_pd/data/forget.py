@@ -5,7 +5,6 @@ First `plan_forgetting` says what would go, so that a caller can tell which runs
 by which images are found, goes last.
 """
 
-import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from mammo_pd.data.splits import (
     read_split_and_past,
     remove_from_split,
 )
-from mammo_pd.data.store import StorePaths
+from mammo_pd.data.store import StorePaths, remove_image
 from mammo_pd.errors import InputError
 from mammo_pd.files import is_gone
 from mammo_pd.terms import Reason
@@ -139,8 +138,7 @@ def forget(paths: StorePaths, record: Record, plan: ToForget) -> Forgotten:
         What became of the splits.
     """
     for image_id in sorted(plan.image_ids):
-        shutil.rmtree(paths.image(image_id), ignore_errors=True)
-        paths.thumbnail(image_id).unlink(missing_ok=True)
+        remove_image(paths, image_id)
     shortened, removed = [], []
     for split, _ in plan.splits:
         count = int(split.table["image_id"].isin(plan.image_ids).sum())

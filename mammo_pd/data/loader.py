@@ -23,6 +23,27 @@ _SLOTS = 3
 _SLACK = 1.1
 
 
+@dataclass
+class ReadRate:
+    """What was read in how much time, while nothing but the reading itself was waited for.
+
+    Attributes:
+        images: how many.
+        bytes: of their files.
+        seconds: that it took.
+    """
+
+    images: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+
+    def add(self, images: int, size: int, seconds: float) -> None:
+        """Count a batch."""
+        self.images += images
+        self.bytes += size
+        self.seconds += seconds
+
+
 class BatchLoader:
     """Reads batches ahead; each comes on the device.
 
@@ -49,6 +70,8 @@ class BatchLoader:
         self._stream = torch.cuda.Stream(device) if self._on_gpu else None  # type: ignore[no-untyped-call]
         self.waited = 0.0
         """Seconds that the last pass waited for data."""
+        self.read = ReadRate()
+        """How fast the last pass was read."""
 
     def __iter__(self) -> Iterator[ImageBatch]:
         free: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
@@ -60,7 +83,7 @@ class BatchLoader:
         stop = threading.Event()
         reader = threading.Thread(target=self._read_ahead, args=(free, ready, stop), daemon=True)
         reader.start()
-        self.waited = 0.0
+        self.waited, self.read = 0.0, ReadRate()
         try:
             while True:
                 started = time.perf_counter()
@@ -88,14 +111,18 @@ class BatchLoader:
     ) -> None:
         try:
             with ThreadPoolExecutor(self._threads) as executor:
-                for rows in self._batches:
+                for number, rows in enumerate(self._batches):
                     slot = free.get()
                     if stop.is_set():
                         return
                     buffer = slot.pinned if self._on_gpu else None
+                    started = time.perf_counter()
                     batch = self._dataset.read(
                         rows, buffer=buffer, executor=executor, tasks=self._threads
                     )
+                    if number >= _SLOTS:  # those before wait for their slots' memory
+                        seconds = time.perf_counter() - started
+                        self.read.add(len(rows), self._dataset.stored_bytes(rows), seconds)
                     ready.put((slot, batch))
             ready.put(None)
         except BaseException as error:  # raised where the batch is asked for

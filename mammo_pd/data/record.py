@@ -73,9 +73,9 @@ class RecordedImage:
         image_id: its name in the store.
         columns: of the manifest, with ``status`` and, unless ok, ``reason``.
         identifiers: the original ones, in the clear.
-        stored_bytes: total size of its levels, by which a lost or truncated one is noticed.
+        stored_bytes: size of its levels' file, by which a lost or truncated one is noticed.
         labels: its row of the label table.
-        checksums: of its levels' files, by name; empty in stores of earlier versions.
+        checksums: of its levels, by name; empty in stores of earlier versions.
     """
 
     source: ImageOrigin
@@ -280,8 +280,8 @@ class Record:
 
         Args:
             image_id: the image.
-            checksums: of its levels' files, by name.
-            stored_bytes: their total size.
+            checksums: of its levels, by name.
+            stored_bytes: size of their file.
         """
         self._database.execute(
             "UPDATE images SET checksums = ?, stored_bytes = ? WHERE image_id = ?",

@@ -1,24 +1,26 @@
 """The store: where its files lie, what it was made with, and its pixels as pyramid levels.
 
     store/
-      store.json            the settings that made the pixels, their fingerprint, the levels kept
-      manifest.parquet      one row per image found
-      pixels/ab/abcd…/      native.npy, 4096.npy, 2048.npy, …: uint16, chest wall on the left
-      splits/               NAME.csv and NAME.json
-      private/              owner only, see `record`: the key of the hashes and the original files
+      store.json                    the settings that made the pixels, their fingerprint, the levels
+      manifest.parquet              one row per image found
+      pixels/ab/abcd….safetensors   one image's levels: uint16, chest wall on the left
+      splits/                       NAME.csv and NAME.json
+      private/                      owner only, see `record`: key of the hashes, original files
 
 Paths and original identifiers are in ``private/`` and nowhere else: leave that folder out when you
 hand a store on. A level is named by its long side in pixels, or ``native``; an image has the levels
 smaller than its native size, or those of them that the store keeps (`kept_levels`).
+
+Stores of format 1 have a folder of files for each image (`image_folder`). These are read as they
+are. Once this version writes to such a store its format is 2, and each image that is written anew,
+or gets a further level, becomes one file; the others stay as they lie.
 """
 
 import hashlib
-import io
 import json
 import os
 import shutil
-import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,14 +29,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mammo_pd.data import image_file, image_folder
+from mammo_pd.data.image_file import LevelPlace
 from mammo_pd.errors import InputError
 from mammo_pd.files import sync_folder, write_text
-from mammo_pd.terms import PYRAMID_LONG_SIDES
+from mammo_pd.terms import PYRAMID_LONG_SIDES, Compression
 
-FORMAT = 1
+FORMAT = 2
 
-# Bytes of a level read at once to sum them up.
-_CHUNK = 2**20
+_READ_FORMATS = (1, FORMAT)
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,11 @@ class StorePaths:
         return str(self.root / "pixels")
 
     def image(self, image_id: str) -> Path:
-        """The folder of one image's levels."""
+        """The file of one image's levels."""
+        return self.root / "pixels" / image_id[:2] / f"{image_id}{image_file.SUFFIX}"
+
+    def image_folder(self, image_id: str) -> Path:
+        """The folder of one image's levels in stores of format 1."""
         return self.root / "pixels" / image_id[:2] / image_id
 
     def thumbnail(self, image_id: str) -> Path:
@@ -115,10 +122,11 @@ def read_store_info(paths: StorePaths) -> dict[str, Any]:
             f"with another --out and --key {paths.private / 'key'}, by which every image gets its "
             "name again."
         ) from error
-    if found != FORMAT:
+    if found not in _READ_FORMATS:
         raise InputError(
-            f"{paths.root} has store format {found}, and this version reads {FORMAT}; make it "
-            "again with: mammo-pd preprocess DICOM_DIR --out ANOTHER"
+            f"{paths.root} has store format {found}, and this version reads "
+            f"{' and '.join(map(str, _READ_FORMATS))}; make it again with: mammo-pd preprocess "
+            "DICOM_DIR --out ANOTHER"
         )
     return info
 
@@ -161,59 +169,35 @@ def create_or_match(root: Path, settings: Mapping[str, Any]) -> StorePaths:
     return paths
 
 
+def kept_compression(paths: StorePaths) -> Compression:
+    """How the images that are written to a store are compressed."""
+    return Compression(read_store_info(paths).get("compression", Compression.NONE))
+
+
+def keep_compression(paths: StorePaths, compression: Compression) -> None:
+    """Write down how images that are written to a store from now on are compressed."""
+    if compression != kept_compression(paths):
+        write_store_info(paths, {**read_store_info(paths), "compression": compression})
+
+
+def upgrade_store(paths: StorePaths) -> None:
+    """Let earlier versions refuse a store before it gets the first image that they cannot read."""
+    info = read_store_info(paths)
+    if info["format"] != FORMAT:
+        write_store_info(paths, info)
+
+
 def write_store_info(paths: StorePaths, info: Mapping[str, Any]) -> None:
-    """Write what the store was made with."""
-    write_text(paths.info, json.dumps({"format": FORMAT, **info}, indent=2) + "\n")
+    """Write what the store was made with, and that this version has written to it."""
+    write_text(paths.info, json.dumps({**info, "format": FORMAT}, indent=2) + "\n")
 
 
-def write_pyramid(folder: Path, levels: Mapping[str, npt.NDArray[np.uint16]]) -> dict[str, int]:
-    """Write the pyramid of one image, each level as (height, width) uint16 in ``NAME.npy``.
-
-    Returns:
-        The checksum of each level's file, by which `is_damaged` finds what a disk got wrong.
-    """
-    folder.mkdir(parents=True)
-    checksums = {
-        name: write_array(folder / f"{name}.npy", pixels) for name, pixels in levels.items()
-    }
-    sync_folder(folder)
-    return checksums
-
-
-def write_array(file: Path, array: npt.NDArray[Any]) -> int:
-    """Write an array as ``numpy.save`` does, and wait until it is on the disk.
-
-    Without that wait a power cut could leave a file of the right size and of zeros, which the
-    record, written later, says to be done.
-
-    Returns:
-        The CRC-32 of the file.
-    """
-    array = np.ascontiguousarray(array)
+def write_array(file: Path, array: npt.NDArray[Any]) -> None:
+    """Write an array as ``numpy.save`` does, and wait until it is on the disk."""
     with file.open("wb") as stream:
-        stream.write(_array_header(array))
-        stream.write(array.data)
+        np.save(stream, array, allow_pickle=False)
         stream.flush()
         os.fsync(stream.fileno())
-    return array_checksum(array)
-
-
-def array_checksum(array: npt.NDArray[Any]) -> int:
-    """The CRC-32 of the file that `write_array` makes of an array."""
-    array = np.ascontiguousarray(array)
-    return zlib.crc32(array.data, zlib.crc32(_array_header(array)))
-
-
-def is_damaged(file: Path, checksum: int) -> bool:
-    """Whether a level is missing, cannot be read, or no longer has its checksum."""
-    found = 0
-    try:
-        with file.open("rb") as stream:
-            while chunk := stream.read(_CHUNK):
-                found = zlib.crc32(chunk, found)
-    except OSError:  # a bad sector, too
-        return True
-    return found != checksum
 
 
 def take_in(paths: StorePaths, partial: Path, image_id: str) -> None:
@@ -222,24 +206,41 @@ def take_in(paths: StorePaths, partial: Path, image_id: str) -> None:
     if not place.parent.is_dir():
         place.parent.mkdir(parents=True)
         sync_folder(place.parent.parent)
-    if place.exists():
-        shutil.rmtree(place)
-    partial.rename(place)
+    partial.replace(place)
     sync_folder(place.parent)
+    before = paths.image_folder(image_id)
+    if before.is_dir():
+        # Only now: at every moment one of the two is whole on the disk.
+        shutil.rmtree(before, ignore_errors=True)
 
 
-def put_levels(paths: StorePaths, partial: Path, image_id: str) -> None:
-    """Move further levels from where a worker wrote them to the other levels of their image."""
-    place = paths.image(image_id)
-    for file in sorted(partial.iterdir()):
-        file.replace(place / file.name)
-    partial.rmdir()
-    sync_folder(place)
+def remove_image(paths: StorePaths, image_id: str) -> None:
+    """Remove an image's pixels, and its thumbnail."""
+    paths.image(image_id).unlink(missing_ok=True)
+    shutil.rmtree(paths.image_folder(image_id), ignore_errors=True)
+    paths.thumbnail(image_id).unlink(missing_ok=True)
 
 
 def stored_bytes(paths: StorePaths, image_id: str) -> int:
     """The total size of an image's levels; 0 if there are none."""
-    return sum(file.stat().st_size for file in paths.image(image_id).glob("*.npy"))
+    try:
+        return paths.image(image_id).stat().st_size
+    except FileNotFoundError:
+        return image_folder.stored_bytes(paths.image_folder(image_id))
+
+
+def is_damaged(paths: StorePaths, image_id: str, checksums: Mapping[str, int]) -> bool:
+    """Whether an image's levels are missing, cannot be read, or no longer have their checksums.
+
+    Args:
+        paths: the store.
+        image_id: the image.
+        checksums: of its levels, by name.
+    """
+    place = paths.image(image_id)
+    if place.exists():
+        return image_file.is_damaged(place, checksums)
+    return image_folder.is_damaged(paths.image_folder(image_id), checksums)
 
 
 def choose_pyramid_level(height: int, width: int, img_size: tuple[int, int]) -> str:
@@ -264,43 +265,44 @@ def choose_pyramid_level(height: int, width: int, img_size: tuple[int, int]) -> 
 
 
 def read_pyramid_level(paths: StorePaths, image_id: str, level: str) -> npt.NDArray[np.uint16]:
-    """Memory-map one level of one image.
+    """Memory-map one level of one image, or read it where it is compressed.
 
     Returns:
         (height, width) uint16, read-only.
 
     Raises:
-        InputError: the file is missing or damaged.
+        InputError: it is missing or damaged.
     """
-    file = paths.image(image_id) / f"{level}.npy"
     try:
-        pixels: npt.NDArray[np.uint16] = np.load(file, mmap_mode="r", allow_pickle=False)
+        handle, place = _open_level(paths, image_id, level)
+        with os.fdopen(handle, "rb") as stream:
+            shape = (place.height, place.width)
+            if not place.compressed:
+                return np.memmap(stream, "<u2", "r", place.start, shape)
+            pixels = np.empty(shape, "<u2")
+            image_file.read_level_into(handle, place, pixels.data.cast("B"))
+            pixels.flags.writeable = False
+            return pixels
     except (OSError, ValueError) as error:
-        raise _lost_level(file, error) from error
-    return pixels
+        raise _lost_level(paths, image_id, level, error) from error
 
 
-def pyramid_level_shape(paths: StorePaths, image_id: str, level: str) -> tuple[int, int, int]:
-    """Height and width of one level in pixels, and the offset of its pixels in the file, in bytes.
+def find_pyramid_level(paths: StorePaths, image_id: str, level: str) -> LevelPlace:
+    """Find where the pixels of one level lie.
 
     Raises:
-        InputError: the file is missing or damaged.
+        InputError: it is missing or damaged.
     """
-    file = paths.image(image_id) / f"{level}.npy"
     try:
-        with file.open("rb") as stream:
-            if np.lib.format.read_magic(stream) != (1, 0):
-                raise ValueError("another version of the format")
-            shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
-            if fortran_order or dtype != np.uint16 or len(shape) != 2:
-                raise ValueError(f"{dtype} of shape {shape}")
-            return shape[0], shape[1], stream.tell()
+        handle, place = _open_level(paths, image_id, level)
+        os.close(handle)
     except (OSError, ValueError) as error:
-        raise _lost_level(file, error) from error
+        raise _lost_level(paths, image_id, level, error) from error
+    return place
 
 
 def read_pyramid_level_into(
-    paths: StorePaths, image_id: str, level: str, start: int, out: npt.NDArray[np.int16]
+    paths: StorePaths, image_id: str, level: str, place: LevelPlace, out: npt.NDArray[np.int16]
 ) -> None:
     """Copy the pixels of one level from the file, or the page cache, into allocated memory.
 
@@ -308,37 +310,62 @@ def read_pyramid_level_into(
         paths: the store.
         image_id: the image.
         level: name of the level.
-        start: offset of the pixels in the file, in bytes, from `pyramid_level_shape`.
+        place: of the level, from `find_pyramid_level`.
         out: (height * width,) int16, contiguous; receives the bytes of the uint16 pixels.
 
     Raises:
-        InputError: the file is missing or too short.
+        InputError: it is missing or damaged, or has another size by now.
     """
-    # No Path: making one takes longer than opening the file, and holds the interpreter's lock.
-    file = f"{paths.pixels}/{image_id[:2]}/{image_id}/{level}.npy"
-    rest = out.data.cast("B")
     try:
-        handle = os.open(file, os.O_RDONLY)
+        handle, find = _open_image(paths, image_id, level)
         try:
-            while rest:
-                # Releases the interpreter lock while it copies, which a page fault does not.
-                count = os.preadv(handle, [rest], start)
-                if not count:
-                    raise ValueError("it is too short")
-                rest, start = rest[count:], start + count
+            if os.fstat(handle).st_mtime_ns != place.written:
+                # Further levels were added to the image meanwhile, and this one lies elsewhere.
+                before, place = place, find(handle)
+                if place[:2] != before[:2]:
+                    raise ValueError("it was made anew, with another size, while it was in use")
+            image_file.read_level_into(handle, place, out.data.cast("B"))
         finally:
             os.close(handle)
     except (OSError, ValueError) as error:
-        raise _lost_level(Path(file), error) from error
+        raise _lost_level(paths, image_id, level, error) from error
 
 
-def _array_header(array: npt.NDArray[Any]) -> bytes:
-    header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
-    return header.getvalue()
+def _open_level(paths: StorePaths, image_id: str, level: str) -> tuple[int, LevelPlace]:
+    """Open the file that holds a level, and find it there; the caller closes it."""
+    handle, find = _open_image(paths, image_id, level)
+    try:
+        return handle, find(handle)
+    except BaseException:
+        os.close(handle)
+        raise
 
 
-def _lost_level(file: Path, error: Exception) -> InputError:
+def _open_image(
+    paths: StorePaths, image_id: str, level: str
+) -> tuple[int, Callable[[int], LevelPlace]]:
+    """Open the file that holds a level, and tell how to find it there; the caller closes it."""
+
+    def find(handle: int) -> LevelPlace:
+        found = image_file.find_levels(handle)
+        if level not in found:
+            raise ValueError(f"it has {', '.join(found)} only")
+        return found[level]
+
+    # No Path: making one takes longer than opening the file, and holds the interpreter's lock.
+    place = f"{paths.pixels}/{image_id[:2]}/{image_id}"
+    try:
+        return os.open(place + image_file.SUFFIX, os.O_RDONLY), find
+    except FileNotFoundError:
+        try:
+            return os.open(f"{place}/{level}.npy", os.O_RDONLY), image_folder.find_level
+        except FileNotFoundError:
+            # Also for a folder that became a file between the two.
+            return os.open(place + image_file.SUFFIX, os.O_RDONLY), find
+
+
+def _lost_level(paths: StorePaths, image_id: str, level: str, error: Exception) -> InputError:
     return InputError(
-        f"{file} cannot be read ({error}); run the same mammo-pd preprocess again to mend it."
+        f"the level {level} of {paths.image(image_id)} cannot be read ({error}); run the same "
+        "mammo-pd preprocess again to mend it."
     )

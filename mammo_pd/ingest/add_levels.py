@@ -1,7 +1,8 @@
 """Add levels to images that are in the store: out of a larger level where one is kept.
 
 A level made so equals, to the bit, the one that would have been made with the image, since a
-pyramid is always built from level to level.
+pyramid is always built from level to level. The image's file is written anew with all its levels,
+beside the one that there is, and then put in its place.
 """
 
 import uuid
@@ -11,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
+from mammo_pd.data.image_file import SUFFIX, write_image_file
 from mammo_pd.data.kept_levels import ALL_LEVELS, NATIVE, levels_of
 from mammo_pd.data.record import Record, RecordedImage
-from mammo_pd.data.store import StorePaths, is_damaged, put_levels, stored_bytes, write_pyramid
+from mammo_pd.data.store import StorePaths, is_damaged, read_pyramid_level, stored_bytes, take_in
 from mammo_pd.imaging.pyramid import fitted_size, smaller_levels
-from mammo_pd.terms import Status
+from mammo_pd.terms import Compression, Status
 
 
 @dataclass(frozen=True)
@@ -23,22 +25,22 @@ class LevelJob:
     """Levels to be made of another one.
 
     Attributes:
+        paths: the store.
         image_id: of the image.
-        source: the file of the smallest level that they can be made of.
-        checksum: of that file.
+        source: the smallest level that they can be made of.
         native: (height, width) of the native pixels.
         missing: names of the levels.
         known: checksums of the levels that there are.
-        partial: the folder in which workers write.
+        compression: of the image's file from now on.
     """
 
+    paths: StorePaths
     image_id: str
-    source: Path
-    checksum: int
+    source: str
     native: tuple[int, int]
     missing: tuple[str, ...]
     known: Mapping[str, int]
-    partial: Path
+    compression: Compression
 
     @property
     def size(self) -> int:
@@ -48,9 +50,9 @@ class LevelJob:
 
 @dataclass(frozen=True)
 class MadeLevels:
-    """What a worker made: the folder of the levels' files, and their checksums."""
+    """What a worker made: the image's file with all its levels, and their checksums."""
 
-    folder: Path
+    file: Path
     checksums: Mapping[str, int]
 
 
@@ -61,7 +63,11 @@ def bytes_of(native: tuple[int, int], levels: Iterable[str]) -> int:
 
 
 def plan_levels(
-    paths: StorePaths, record: Record, kept: tuple[str, ...], damaged: frozenset[str]
+    paths: StorePaths,
+    record: Record,
+    kept: tuple[str, ...],
+    damaged: frozenset[str],
+    compression: Compression,
 ) -> tuple[list[LevelJob], frozenset[str]]:
     """Find the images that lack a level which the store is to keep.
 
@@ -70,6 +76,7 @@ def plan_levels(
         record: of the store.
         kept: the levels that it is to keep.
         damaged: images of which nothing is to be made.
+        compression: of what is written.
 
     Returns:
         Jobs for the levels that a kept one gives; image_id of those that must be decoded again.
@@ -90,29 +97,34 @@ def plan_levels(
             continue
         jobs.append(
             LevelJob(
+                paths,
                 image.image_id,
-                paths.image(image.image_id) / f"{source}.npy",
-                image.checksums[source],
+                source,
                 native,
                 tuple(missing),
                 image.checksums,
-                paths.partial,
+                compression,
             )
         )
     return jobs, frozenset(to_decode)
 
 
 def make_levels(job: LevelJob) -> MadeLevels | None:
-    """Make levels of a larger one, in a worker; None if that one is damaged.
+    """Make levels of a larger one, in a worker; None if a level that there is is damaged.
 
     Raises:
         OSError: they cannot be written.
     """
-    if is_damaged(job.source, job.checksum):
+    if is_damaged(job.paths, job.image_id, job.known):
         return None
-    made = smaller_levels(np.load(job.source, allow_pickle=False), job.native)
-    folder = job.partial / uuid.uuid4().hex
-    return MadeLevels(folder, write_pyramid(folder, {name: made[name] for name in job.missing}))
+    levels = {name: read_pyramid_level(job.paths, job.image_id, name) for name in job.known}
+    made = smaller_levels(np.asarray(levels[job.source]), job.native)
+    levels |= {name: made[name] for name in job.missing}
+    job.paths.partial.mkdir(parents=True, exist_ok=True)
+    file = job.paths.partial / f"{uuid.uuid4().hex}{SUFFIX}"
+    ordered = {name: levels[name] for name in ALL_LEVELS if name in levels}
+    compressed = job.compression != Compression.NONE
+    return MadeLevels(file, write_image_file(file, ordered, compressed=compressed))
 
 
 def take_in_levels(
@@ -134,9 +146,9 @@ def take_in_levels(
         if levels is None:
             yield job.image_id
         else:
-            put_levels(paths, levels.folder, job.image_id)
+            take_in(paths, levels.file, job.image_id)
             size = stored_bytes(paths, job.image_id)
-            record.put_levels(job.image_id, {**job.known, **levels.checksums}, size)
+            record.put_levels(job.image_id, levels.checksums, size)
 
 
 def _source_of(image: RecordedImage, missing: list[str]) -> str | None:

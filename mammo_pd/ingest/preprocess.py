@@ -27,9 +27,13 @@ from mammo_pd.data.record import Hasher, ImageOrigin, Record, RecordedImage
 from mammo_pd.data.store import (
     StorePaths,
     create_or_match,
+    keep_compression,
+    kept_compression,
     read_store_info,
+    remove_image,
     stored_bytes,
     take_in,
+    upgrade_store,
     write_array,
     write_store_info,
 )
@@ -62,7 +66,7 @@ from mammo_pd.ingest.walk import FoundFiles, PassedOver, find_images
 from mammo_pd.ingest.workers import run_in_processes, run_on_cluster
 from mammo_pd.machines import machine_column
 from mammo_pd.table_file import write_rows
-from mammo_pd.terms import PYRAMID_LONG_SIDES, Reason, Status
+from mammo_pd.terms import PYRAMID_LONG_SIDES, Compression, Reason, Status
 
 J = TypeVar("J")
 R = TypeVar("R")
@@ -174,6 +178,7 @@ class _Target:
     fingerprint: str
     labels: LabelTable | None = None
     kept: tuple[str, ...] = ALL_LEVELS
+    compression: Compression = Compression.NONE
     damaged: frozenset[str] = frozenset()
     to_decode: frozenset[str] = frozenset()
 
@@ -192,6 +197,7 @@ def preprocess(
     key: bytes | None = None,
     verify: bool = False,
     levels: tuple[str, ...] | None = None,
+    compression: Compression | None = None,
     say: Callable[[str], None] = print,
 ) -> PreprocessSummary:
     """Put every mammogram under a folder into a store.
@@ -211,6 +217,7 @@ def preprocess(
             by default a new store makes its own.
         levels: that the store is to keep, beside those that it keeps already; by default a new
             store keeps all.
+        compression: of what is written from now on; by default that of the store, or none.
         verify: read every level of the store, and make those anew whose content is damaged.
         say: is given each line that is meant for the user.
 
@@ -225,6 +232,7 @@ def preprocess(
     found = find_images(folder)
     paths = create_or_match(out.resolve(), _what_decides_pixels(settings))
     with Record(paths, key) as record:
+        upgrade_store(paths)
         record.put_folder(folder)
         moved = recognise_moved(found.images, record)
         record.commit()
@@ -238,8 +246,9 @@ def preprocess(
         if verify:
             say(f"--verify: {len(damaged)} images of the store have damaged or lost levels")
         kept = _levels_to_keep(paths, record, levels, say)
+        compression = _compression_to_keep(paths, record, compression, say)
         do = partial(_do, workers=workers, scheduler=scheduler, record=record, say=say)
-        to_decode = _add_levels(paths, record, kept, damaged, do, say)
+        to_decode = _add_levels(paths, record, kept, damaged, compression, do, say)
         target = _Target(
             folder,
             paths,
@@ -247,6 +256,7 @@ def preprocess(
             read_store_info(paths)["fingerprint"],
             labels,
             kept,
+            compression,
             damaged,
             to_decode,
         )
@@ -255,7 +265,7 @@ def preprocess(
         say(_opening_line(found, folder, pending))
         if jobs:
             sources = [job.source for job in jobs]
-            say(tell_space(paths, expected_space(sources, settings.frames, kept)))
+            say(tell_space(paths, expected_space(sources, settings.frames, kept, compression)))
         keep_levels(paths, kept)
         for job in unnamed_rasters:
             outcome = replace(_not_in_table(), file_content=content_digest(job.source))
@@ -305,6 +315,7 @@ def _plan(
             thumbnail,
             photometric,
             target.kept,
+            target.compression,
         )
         if _is_pending(job, target):
             # Any picture can be a PNG; only a table tells that one is a mammogram.
@@ -366,16 +377,36 @@ def _levels_to_keep(
     return together
 
 
+def _compression_to_keep(
+    paths: StorePaths,
+    record: Record,
+    asked: Compression | None,
+    say: Callable[[str], None],
+) -> Compression:
+    """The compression that was asked for, written down, or that of the store."""
+    before = kept_compression(paths)
+    if asked is None or asked == before:
+        return before
+    if record.holds_pixels:
+        say(
+            f"--compression {asked}: of images that are written from now on; those that are in the "
+            "store stay as they are"
+        )
+    keep_compression(paths, asked)
+    return asked
+
+
 def _add_levels(
     paths: StorePaths,
     record: Record,
     kept: tuple[str, ...],
     damaged: frozenset[str],
+    compression: Compression,
     do: Callable[..., Iterator[tuple[LevelJob, MadeLevels | None]]],
     say: Callable[[str], None],
 ) -> frozenset[str]:
     """Add levels that larger ones give; image_id of images that must be decoded for theirs."""
-    jobs, to_decode = plan_levels(paths, record, kept, damaged)
+    jobs, to_decode = plan_levels(paths, record, kept, damaged, compression)
     if not jobs:
         return to_decode
     say(f"{len(jobs)} images get further levels out of larger ones, and are not decoded again")
@@ -450,8 +481,7 @@ def _commit(job: Job, outcomes: list[Outcome], target: _Target) -> None:
     # Images that a changed file no longer holds leave the store.
     before = {image_id for _, _, image_id, *_ in target.record.known(job.source)}
     for gone in before - {image.image_id for image in images}:
-        shutil.rmtree(target.paths.image(gone), ignore_errors=True)
-        target.paths.thumbnail(gone).unlink(missing_ok=True)
+        remove_image(target.paths, gone)
     content = outcomes[0].file_content if outcomes else b""
     target.record.put(job.source, job.version, images, content)
 

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from mammo_pd.data.image_file import SUFFIX, write_image_file
 from mammo_pd.data.kept_levels import ALL_LEVELS, levels_of
-from mammo_pd.data.store import write_pyramid
 from mammo_pd.errors import ImageError
 from mammo_pd.imaging.raster import RASTER_SUFFIXES
 from mammo_pd.imaging.settings import ImagingSettings
 from mammo_pd.ingest.content import content_digest, pixel_digest
 from mammo_pd.ingest.time_limit import time_limit
-from mammo_pd.terms import Frames, Reason, Status
+from mammo_pd.terms import Compression, Frames, Reason, Status
 
 if TYPE_CHECKING:
     from mammo_pd.ingest.mammogram import DicomFrame, FileHeader
@@ -49,6 +49,7 @@ class Job:
         thumbnail: whether a thumbnail of the whole frame is wanted.
         photometric_interpretation: what the label table says of a file that is not DICOM.
         levels: those that the store keeps.
+        compression: of the pyramid.
     """
 
     source: Path = field(repr=False)
@@ -59,6 +60,7 @@ class Job:
     thumbnail: bool
     photometric_interpretation: str | None = None
     levels: tuple[str, ...] = ALL_LEVELS
+    compression: Compression = Compression.NONE
 
 
 @dataclass(frozen=True)
@@ -69,11 +71,11 @@ class Outcome:
         columns: of the manifest; ``status`` and, if not ok, ``reason`` and ``detail`` among them.
         frame: which, from 1, if the frames of a file are images of their own.
         identifiers: the original ones, for the owner-only record.
-        pyramid: the folder into which the worker wrote it; None if there is none.
+        pyramid: the file into which the worker wrote it; None if there is none.
         pixel_digest: of the native pixels; empty if there are none.
         thumbnail: (h, w) uint8 whole frame, if wanted.
         file_content: digest of the whole file's content; empty if unknown.
-        checksums: of the files in ``pyramid``, by the name of the level.
+        checksums: of the levels in ``pyramid``, by name.
     """
 
     columns: Mapping[str, Any]
@@ -236,16 +238,21 @@ def _prepare(settings: ImagingSettings, thumbnail: bool, assume_mammogram: bool)
 
 
 def _write(job: Job, image: ProcessedImage, frame: int | None = None) -> Outcome:
-    # A folder for each attempt: a worker that was given up for dead may still be writing.
-    folder = job.partial / uuid.uuid4().hex
+    # A file for each attempt: a worker that was given up for dead may still be writing.
+    job.partial.mkdir(parents=True, exist_ok=True)
+    file = job.partial / f"{uuid.uuid4().hex}{SUFFIX}"
     native = image.pyramid["native"]
     kept = levels_of(max(native.shape), job.levels)
-    checksums = write_pyramid(folder, {name: image.pyramid[name] for name in kept})
+    checksums = write_image_file(
+        file,
+        {name: image.pyramid[name] for name in kept},
+        compressed=job.compression != Compression.NONE,
+    )
     return Outcome(
         {**image.columns, "status": str(Status.OK)},
         frame,
         image.identifiers,
-        folder,
+        file,
         pixel_digest(native),
         image.thumbnail,
         checksums=checksums,

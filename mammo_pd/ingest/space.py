@@ -14,12 +14,14 @@ from mammo_pd.data.store import StorePaths
 from mammo_pd.errors import InputError
 from mammo_pd.imaging.raster import RASTER_SUFFIXES
 from mammo_pd.ingest.add_levels import bytes_of
-from mammo_pd.terms import Frames
+from mammo_pd.terms import Compression, Frames
 
 # Headers that are read, evenly spread over the files.
 _SAMPLE = 64
 # Of a file only its first bytes are read, so that no file, however made, costs time or memory.
 _HEAD = 2**18
+# Of the pixels' bytes where they are compressed: benchmarks/results/store_compression_*.
+_COMPRESSED_SHARE = 0.75
 # What the crop keeps of a frame's width.
 _CROP_SHARE = 0.6
 
@@ -37,13 +39,19 @@ class Space:
     most: int
 
 
-def expected_space(files: Sequence[Path], frames: Frames, kept: Sequence[str]) -> Space:
+def expected_space(
+    files: Sequence[Path],
+    frames: Frames,
+    kept: Sequence[str],
+    compression: Compression = Compression.NONE,
+) -> Space:
     """Estimate what some files will take in a store.
 
     Args:
         files: to be decoded.
         frames: what is taken of files of several frames.
         kept: the levels that the store keeps.
+        compression: of what is written.
 
     Returns:
         0 for files whose header cannot be read, or whose frames are not taken.
@@ -58,7 +66,8 @@ def expected_space(files: Sequence[Path], frames: Frames, kept: Sequence[str]) -
             size = taken * bytes_of(crop, levels_of(max(crop), kept)) if height and width else 0
             likely, most = (likely + size, most) if share < 1 else (likely, most + size)
     scale = len(files) / max(1, len(sample))
-    return Space(round(likely * scale), round(most * scale))
+    share = 1.0 if compression == Compression.NONE else _COMPRESSED_SHARE
+    return Space(round(likely * scale * share), round(most * scale))
 
 
 def tell_space(paths: StorePaths, space: Space) -> str:

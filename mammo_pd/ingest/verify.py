@@ -9,14 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mammo_pd.cores import available_cores
+from mammo_pd.data.image_file import level_checksum
 from mammo_pd.data.record import Record, RecordedImage
-from mammo_pd.data.store import (
-    StorePaths,
-    array_checksum,
-    is_damaged,
-    read_pyramid_level,
-    stored_bytes,
-)
+from mammo_pd.data.store import StorePaths, is_damaged, read_pyramid_level, stored_bytes
 from mammo_pd.errors import InputError
 from mammo_pd.imaging.pyramid import build_pyramid
 from mammo_pd.ingest.content import pixel_digest
@@ -72,10 +67,9 @@ def _checked(
     paths: StorePaths, pixel_hash: Callable[[bytes], str], image: RecordedImage
 ) -> dict[str, int] | None:
     """The checksums of an image's levels; None if one is damaged."""
-    folder = paths.image(image.image_id)
     if not image.checksums:
         return _checked_by_pixels(paths, pixel_hash, image)
-    if any(is_damaged(folder / f"{name}.npy", wanted) for name, wanted in image.checksums.items()):
+    if is_damaged(paths, image.image_id, image.checksums):
         return None
     return dict(image.checksums)
 
@@ -90,8 +84,7 @@ def _checked_by_pixels(
         levels: Mapping[str, npt.NDArray[np.uint16]] = build_pyramid(np.asarray(native))
     except InputError:
         return None
-    checksums = {name: array_checksum(pixels) for name, pixels in levels.items()}
-    folder = paths.image(image.image_id)
-    if any(is_damaged(folder / f"{name}.npy", wanted) for name, wanted in checksums.items()):
+    checksums = {name: level_checksum(pixels) for name, pixels in levels.items()}
+    if is_damaged(paths, image.image_id, checksums):
         return None
     return checksums

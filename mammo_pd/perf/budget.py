@@ -11,7 +11,10 @@ from pathlib import Path
 
 from mammo_pd.backbones.base import ModelShape
 from mammo_pd.config import TrainingSettings, resolve_img_size
+from mammo_pd.data.split_store import FRACTIONS
+from mammo_pd.data.store import choose_pyramid_level
 from mammo_pd.errors import InputError
+from mammo_pd.imaging.pyramid import fitted_size
 from mammo_pd.keep_schedule import choose_num_keep
 from mammo_pd.perf.calibration import Calibration, read_calibration, step_macs
 from mammo_pd.perf.cost import (
@@ -26,6 +29,13 @@ _REFERENCE = "one NVIDIA H200, as measured on 2026-11-25"
 _USABLE = 0.9
 _FEWEST_IMAGES, _FEWEST_EPOCHS = 8, 10
 _USUAL_KEEP = 0.25
+# What validating an image takes, at the training keep rate, of what training on it does: .38 and
+# .47 in the long epochs of benchmarks/results/whole_epoch_h200_2026-11-26.md.
+_VALIDATION_COST = 0.43
+_VALIDATION_SHARE = FRACTIONS[1] / FRACTIONS[0]
+# A usual crop in pixels: the 9 of benchmarks/results/store_compression_2cpu_2026-11-26.md are .36
+# to .65 as wide as high, .46 in the mean.
+_USUAL_CROP = (3328, 1536)
 _UNITS = {"": 1e9, "GB": 1e9, "G": 1e9, "GIB": 2.0**30, "MB": 1e6, "MIB": 2.0**20}
 
 
@@ -42,7 +52,7 @@ class Choice:
         batch_size: the largest that fits; 0 if none does.
         memory: estimate for a step with that batch, in bytes.
         images_per_second: estimate for training.
-        epochs: that fit in the hours; infinite if no hours were given.
+        epochs: that fit in the hours, with validation; infinite if no hours were given.
     """
 
     shape: ModelShape
@@ -54,6 +64,13 @@ class Choice:
     memory: int
     images_per_second: float
     epochs: float
+
+    @property
+    def image_bytes(self) -> int:
+        """What is read of a usual image: the level that serves the input size, uncompressed."""
+        level = choose_pyramid_level(*_USUAL_CROP, self.img_size)
+        height, width = _USUAL_CROP if level == "native" else fitted_size(_USUAL_CROP, int(level))
+        return 2 * height * width
 
     def is_measured(self, calibration: Calibration) -> bool:
         """Whether the bench measured a step of a similar size; true if nothing fits."""
@@ -110,11 +127,14 @@ def budget(
             else f"{_REFERENCE}; for yours, run mammo-pd bench and give its file with --bench."
         ),
         "",
-        "| model | image size | keep | patches | batch | GB | images/s |"
-        + (f" epochs in {hours:g} h |" if hours is not None else ""),
-        "|---|---|---|---|---|---|---|" + ("---|" if hours is not None else ""),
-        *(_line(choice, timed=hours is not None) for choice in choices),
+        "| model | image size | keep | patches | batch | GB | images/s | MB/s read |"
+        + (f" GB an epoch | epochs in {hours:g} h |" if hours is not None else ""),
+        "|---|---|---|---|---|---|---|---|" + ("---|---|" if hours is not None else ""),
+        *(_line(choice, images if hours is not None else None) for choice in choices),
         "",
+        "MB/s read is what the disk must give at these images/s, unless all images' pixels at this "
+        f"size stay in memory: of crops of {_USUAL_CROP[0]}x{_USUAL_CROP[1]} pixels, and about .7 "
+        "of it in a store made with --compression lz4.\n",
     ]
     if calibration is not None and not all(c.is_measured(calibration) for c in choices):
         sizes, names = " ".join(map(str, resolutions)), " ".join(models)
@@ -138,7 +158,13 @@ def budget(
         f"Recommended: the largest image size at which {_FEWEST_IMAGES} images fit"
         + (f" and {_FEWEST_EPOCHS} epochs complete in time" if hours is not None else "")
         + f", then the keep rate nearest {_USUAL_KEEP:g}, then the largest model. Images/s are of "
-        "the training step alone; reading and validation come on top."
+        "the training step alone"
+        + (
+            f"; the epochs are with validation on {_VALIDATION_SHARE:.0%} as many images, as in "
+            "the default split."
+            if hours is not None
+            else "; validation comes on top."
+        )
     )
     height, width = best.img_size
     command = (
@@ -186,6 +212,7 @@ def choose(
     batch = largest_fitting(shape, img_size, num_keep, _USABLE * memory / scale)
     batch = min(batch, images) if images is not None else batch
     batch -= batch % 8 if batch > 16 else 0
+    validated = 1 + _VALIDATION_SHARE * _VALIDATION_COST
     rate = 1 / estimate_seconds(shape, num_keep)
     if calibration is not None:
         rate /= calibration.time
@@ -198,7 +225,7 @@ def choose(
         batch_size=batch,
         memory=round(scale * training_bytes(shape, img_size, num_keep, batch)),
         images_per_second=rate,
-        epochs=hours * 3600 * rate / images if hours and images else math.inf,
+        epochs=hours * 3600 * rate / images / validated if hours and images else math.inf,
     )
 
 
@@ -243,7 +270,7 @@ def _best(choices: Sequence[Choice], *, timed: bool) -> Choice | None:
     )
 
 
-def _line(choice: Choice, *, timed: bool) -> str:
+def _line(choice: Choice, images: int | None) -> str:
     fits = choice.batch_size > 0
     cells = [
         choice.shape.name,
@@ -253,8 +280,10 @@ def _line(choice: Choice, *, timed: bool) -> str:
         str(choice.batch_size) if fits else "none",
         f"{choice.memory / 1e9:.1f}" if fits else "",
         _short(choice.images_per_second) if fits else "",
+        _short(choice.images_per_second * choice.image_bytes / 1e6) if fits else "",
     ]
-    if timed:
+    if images is not None:
+        cells.append(_short(images * choice.image_bytes / 1e9))
         cells.append(_short(choice.epochs) if fits else "")
     return "| " + " | ".join(cells) + " |"
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from mammo_pd.data.store import StorePaths, write_pyramid
+from mammo_pd.data.image_file import write_image_file
+from mammo_pd.data.store import StorePaths
 
 # Small enough to stay in the page cache, as a store that fits in memory does.
 _BYTES = 512 * 2**20
@@ -30,5 +31,7 @@ def write_noise_images(paths: StorePaths, img_size: tuple[int, int]) -> pd.DataF
     ids = [f"{number:020x}" for number in range(count)]
     for image_id in ids:
         pixels = random.integers(1, 65536, img_size, np.uint16) * breast
-        write_pyramid(paths.image(image_id), {"native": pixels.astype(np.uint16)})
+        file = paths.image(image_id)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_image_file(file, {"native": pixels.astype(np.uint16)})
     return pd.DataFrame({"image_id": ids, "crop_height": height, "crop_width": width})

@@ -43,6 +43,7 @@ from mammo_pd.training.checkpoint import (
     weights_of,
 )
 from mammo_pd.training.checkpoint_writer import CheckpointWriter
+from mammo_pd.training.data_supply import StepClock, describe_shortage
 from mammo_pd.training.journal import Journal
 from mammo_pd.training.model_card import ModelCard, without_paths
 from mammo_pd.training.objectives import Objective
@@ -188,6 +189,7 @@ def _fit(
 
     # ---- epochs
     mark = time.perf_counter() - progress.seconds
+    clock: StepClock | None = StepClock(setup.device)
     with CheckpointWriter(run) as writer:
         for epoch in range(len(history), training.epochs):
             if _is_stale(history, objective, training.patience):
@@ -199,7 +201,7 @@ def _fit(
             batches.epoch, batches.first = epoch, progress.steps
             try:
                 done = _train_epoch(
-                    setup, step, train_loader, epoch, tracker, average, progress, saver
+                    setup, step, train_loader, epoch, tracker, average, progress, saver, clock
                 )
                 with saver.saving_if_interrupted(done), average.in_place():
                     kept = setup.val_kept if setup.validates_on_some else None
@@ -223,6 +225,14 @@ def _fit(
             history.append(metrics)
             tracker.log(metrics, step=(epoch + 1) * len(batches))
             setup.say(_epoch_line(metrics, objective.monitor, training.epochs))
+            if clock is not None:
+                own = images / done.steps / fabric.world_size
+                shortage = describe_shortage(
+                    train_loader.read, clock.seconds(), own, len(setup.train_set)
+                )
+                if shortage is not None:
+                    setup.say(shortage)
+                clock = None  # once is enough
             if epoch + 1 == math.ceil(training.epochs / 3):
                 _warn_if_nothing_is_learnt(setup, loss)
             if fabric.is_global_zero:
@@ -324,6 +334,7 @@ def _train_epoch(
     average: WeightAverage,
     before: EpochProgress,
     saver: "_Saver",
+    clock: StepClock | None,
 ) -> EpochProgress:
     """One pass over the training images, or what is left of it; all of it is then done."""
     training, world = setup.config.training, setup.fabric.world_size
@@ -381,7 +392,8 @@ def _train_epoch(
                 setup.train_set, batch.rows, training.seed, epoch, setup.device, turns[number]
             )
             num_keep, parts = setup.keep_at(epoch, number)
-            loss = step(batch, keys, num_keep, parts)
+            with clock.timing() if clock is not None else nullcontext():
+                loss = step(batch, keys, num_keep, parts)
             average.update(done)
             images += len(batch) * world
             losses.add(loss, number, rate)

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 
 from mammo_pd.data.dataset import EpochBatches, MammogramDataset
 from mammo_pd.data.loader import BatchLoader
@@ -50,14 +51,16 @@ def test_level_that_was_cut_short_or_replaced_is_refused(
     store = tmp_path / "store"
     shutil.copytree(phantom_store, store)
     rows = read_manifest(store / "manifest.parquet")
-    files = [open_store(store).image(image_id) / "native.npy" for image_id in rows["image_id"]]
+    files = [open_store(store).image(image_id) for image_id in rows["image_id"]]
     files[0].write_bytes(files[0].read_bytes()[:-2])
-    np.save(files[1], np.zeros((4, 4), np.float32))
+    save_file({"native": np.zeros((4, 4), np.float32)}, files[1])
     files[2].unlink()
     files[3].write_bytes(b"")
     copy = MammogramDataset(open_store(store), rows, (128, 96))
     for row in range(4):
-        with pytest.raises(InputError, match=r"native\.npy cannot be read .* again to mend it"):
+        with pytest.raises(
+            InputError, match=r"level native of .* cannot be read .* again to mend it"
+        ):
             copy.read([row])
     assert len(copy.read([4]).pixels)
 

@@ -7,12 +7,13 @@ import pyarrow as pa
 import pytest
 
 from mammo_pd.data.forget import forget, plan_forgetting, take_again
+from mammo_pd.data.image_file import write_image_file
 from mammo_pd.data.manifest import read_manifest, write_manifest
 from mammo_pd.data.manifest_row import manifest_row
 from mammo_pd.data.record import ImageOrigin, Record, RecordedImage
 from mammo_pd.data.split_store import split_store
 from mammo_pd.data.splits import check_split, read_split, read_split_and_past
-from mammo_pd.data.store import StorePaths, create_or_match, write_pyramid
+from mammo_pd.data.store import StorePaths, create_or_match
 from mammo_pd.errors import InputError
 
 WOMEN = 12
@@ -26,7 +27,8 @@ def record_image(
     image_id = record.hasher.hash("image", str(file))
     facts = {"status": "ok", "pixel_hash": image_id, **columns}
     if facts["status"] == "ok":
-        write_pyramid(paths.image(image_id), {"native": np.ones((2, 2), np.uint16)})
+        paths.image(image_id).parent.mkdir(parents=True, exist_ok=True)
+        write_image_file(paths.image(image_id), {"native": np.ones((2, 2), np.uint16)})
         thumbnail = paths.thumbnail(image_id)
         thumbnail.parent.mkdir(parents=True, exist_ok=True)
         thumbnail.touch()
@@ -66,7 +68,7 @@ def record(paths: StorePaths) -> Iterator[Record]:
 def ids_in_store(paths: StorePaths, record: Record) -> list[set[str]]:
     """The images that each part of the store holds."""
     return [
-        {file.parent.name for file in paths.root.rglob("native.npy")},
+        {file.stem for file in paths.root.rglob("*.safetensors")},
         {file.stem for file in (paths.private / "thumbnails").rglob("*.npy")},
         set(read_manifest(paths.manifest, status=None)["image_id"]),
         *(set(read_split(paths.splits, name).table["image_id"]) for name in ("default", "five")),
@@ -81,9 +83,14 @@ def test_a_woman_who_withdraws_leaves_nothing_and_moves_no_other(
     everyone = ids_in_store(paths, record)[0]
     plan = plan_forgetting(paths, record, patients=["W03"])
     assert (len(plan.image_ids), plan.patients, plan.files_left) == (2, 1, 2)
+    # As a store of format 1 has it.
+    folder = paths.image_folder(min(plan.image_ids))
+    folder.mkdir()
+    (folder / "native.npy").touch()
     assert len({split.hash for split, _ in plan.splits} & {b.hash for b in before.values()}) == 2
     done = forget(paths, record, plan)
     assert dict(done.shortened) == {"default": 2, "five": 2}
+    assert not folder.exists()
     for holds in ids_in_store(paths, record):
         assert holds == everyone - plan.image_ids
     manifest = read_manifest(paths.manifest, status=None)

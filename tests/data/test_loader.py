@@ -41,6 +41,9 @@ def test_batches_come_in_order_and_whole(dataset: MammogramDataset, device: str)
             seen += 1
         assert seen == len(rows)
         assert loader.waited > 0
+        # Of the batches behind the first three, in this pass alone.
+        assert (loader.read.images, loader.read.seconds > 0) == (8, True)
+        assert loader.read.bytes == 2 * sum(len(dataset.read(row).pixels) for row in rows[3:])
 
 
 def test_reader_ends_with_a_pass_that_is_broken_off(dataset: MammogramDataset) -> None:

@@ -15,10 +15,11 @@ from monai.data import CacheDataset, DataLoader, MetaTensor, PersistentDataset
 from monai.transforms import RandFlipd, Resized, Spacingd
 
 import mammo_pd.data
+from mammo_pd.data.image_file import write_image_file
 from mammo_pd.data.manifest import read_manifest
 from mammo_pd.data.monai import MammogramStoreDataset
 from mammo_pd.data.split_store import split_store
-from mammo_pd.data.store import open_store, read_pyramid_level
+from mammo_pd.data.store import open_store, read_pyramid_level, take_in
 from mammo_pd.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -81,8 +82,10 @@ def test_affine_is_the_spacing_of_the_level(tmp_path: Path, phantom_store: Path)
     # Pretend that what is stored is a level of a larger image.
     manifest = read_manifest(store / "manifest.parquet")
     for image_id in manifest["image_id"]:
-        folder = open_store(store).image(image_id)
-        np.save(folder / "512.npy", np.load(folder / "native.npy")[::2, ::3])
+        native = read_pyramid_level(open_store(store), image_id, "native")
+        beside = open_store(store).partial
+        write_image_file(beside, {"512": native[::2, ::3]})
+        take_in(open_store(store), beside, image_id)
     pd.read_parquet(store / "manifest.parquet").assign(
         crop_height=lambda t: t["crop_height"] * 10,
         crop_width=lambda t: t["crop_width"] * 10,

@@ -3,13 +3,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mammo_pd.data.image_file import write_image_file
 from mammo_pd.data.store import (
     choose_pyramid_level,
     create_or_match,
     open_store,
     read_pyramid_level,
     take_in,
-    write_pyramid,
 )
 from mammo_pd.errors import InputError
 
@@ -40,7 +40,8 @@ def test_missing_store_is_named_with_the_command_that_makes_it(tmp_path: Path) -
 def test_levels_are_read_back_memory_mapped(tmp_path: Path) -> None:
     paths = create_or_match(tmp_path / "s", SETTINGS)
     native = np.arange(12, dtype=np.uint16).reshape(3, 4)
-    write_pyramid(paths.partial / "x", {"native": native})
+    paths.partial.mkdir(parents=True)
+    write_image_file(paths.partial / "x", {"native": native})
     take_in(paths, paths.partial / "x", "abcd")
     pixels = read_pyramid_level(paths, "abcd", "native")
     assert isinstance(pixels, np.memmap)

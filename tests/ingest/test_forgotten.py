@@ -50,7 +50,7 @@ def test_who_was_forgotten_is_passed_over_until_taken_again(phantoms: Path, tmp_
         assert not set(manifest["patient_id"]) & {
             record.hasher.hash("patient", name) for name in ("A", "PHANTOM0001")
         }
-        assert len(list(paths.root.rglob("native.npy"))) == 4
+        assert len(list(paths.root.rglob("*.safetensors"))) == 4
         take_again(paths, record, patients=["A"])
     summary = again()
     # Of equal pixels under two UIDs one is taken.

@@ -114,7 +114,7 @@ def test_a_moved_folder_is_neither_decoded_again_nor_called_duplicates(
     options = {"workers": 1, "say": said.append}
     preprocess(folder, store, labels=read_labels(folder / "labels.csv"), **options)  # type: ignore[arg-type]
     before = read_manifest(store / "manifest.parquet", status=None)
-    pixels = {file: file.stat().st_mtime_ns for file in store.rglob("*.npy")}
+    pixels = {file: file.stat().st_mtime_ns for file in store.rglob("*.safetensors")}
     moved = folder.rename(tmp_path / "moved")
     # One file had its header rewritten on the way: it is read again, and no duplicate.
     rewritten = next(moved.rglob("L_CC.dcm"))
@@ -129,5 +129,5 @@ def test_a_moved_folder_is_neither_decoded_again_nor_called_duplicates(
     after = read_manifest(store / "manifest.parquet", status=None)
     pd.testing.assert_frame_equal(after, before)
     same = [file for file, time in pixels.items() if file.stat().st_mtime_ns == time]
-    rewritten_id = set(after["image_id"]) - {file.parent.name for file in same}
+    rewritten_id = set(after["image_id"]) - {file.stem for file in same}
     assert len(rewritten_id) == 1

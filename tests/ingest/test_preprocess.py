@@ -17,6 +17,7 @@ import pydicom
 import pytest
 from PIL import Image
 
+from mammo_pd.data.image_file import write_image_file
 from mammo_pd.data.labels import read_labels
 from mammo_pd.data.manifest import read_manifest
 from mammo_pd.data.record import Record
@@ -27,7 +28,6 @@ from mammo_pd.data.store import (
     open_store,
     read_pyramid_level,
     take_in,
-    write_pyramid,
 )
 from mammo_pd.errors import ImageError, InputError
 from mammo_pd.imaging.settings import ImagingSettings
@@ -56,7 +56,7 @@ def everything(out: Path) -> dict[str, bytes]:
     """Every file of a store that training reads."""
     return {
         str(file.relative_to(out)): file.read_bytes()
-        for file in sorted((out / "pixels").rglob("*.npy"))
+        for file in sorted((out / "pixels").rglob("*.safetensors"))
     }
 
 
@@ -106,10 +106,11 @@ def test_second_run_does_no_work_and_changes_nothing(phantoms: Path, tmp_path: P
     labels = read_labels(folder / "labels.csv")
     quiet(folder, tmp_path / "s", labels=labels)
     before = read_manifest(tmp_path / "s" / "manifest.parquet")
-    times = {file: file.stat().st_mtime_ns for file in (tmp_path / "s").rglob("*.npy")}
+    pixels = sorted((tmp_path / "s").rglob("*.safetensors"))
+    times = [file.stat().st_mtime_ns for file in pixels]
     again = quiet(folder, tmp_path / "s")
     assert again.done_before == again.found == 8
-    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "s").rglob("*.npy")} == times
+    assert [file.stat().st_mtime_ns for file in pixels] == times
     pd.testing.assert_frame_equal(read_manifest(tmp_path / "s" / "manifest.parquet"), before)
 
 
@@ -120,8 +121,8 @@ def test_changed_file_is_redone_and_a_lost_level_mended(phantoms: Path, tmp_path
     os.utime(next(folder.rglob("L_CC.dcm")), (1, 1))
     assert quiet(folder, tmp_path / "s").done_before == 3
     lost, half, *_ = sorted((tmp_path / "s" / "pixels").glob("??/*"))
-    shutil.rmtree(lost)
-    os.truncate(half / "native.npy", 1000)
+    lost.unlink()
+    os.truncate(half, 10_000)
     assert quiet(folder, tmp_path / "s").done_before == 2
     assert everything(tmp_path / "s") == whole
 
@@ -146,7 +147,7 @@ def test_verify_finds_content_that_is_damaged_and_makes_it_anew(
     for number, name in enumerate(whole):
         # One bit of a pixel, the header, nothing but zeros: the size stays.
         content = bytearray(whole[name])
-        place = (len(content) - 1, 8)[number % 2]
+        place = (len(content) - 1, 60)[number % 2]
         content[place] ^= 1
         (out / name).write_bytes(content if number % 3 else bytes(len(content)))
     assert quiet(folder, out).done_before == 3
@@ -163,11 +164,12 @@ def test_no_image_is_recorded_before_its_files_are_on_the_disk(
     fsync = os.fsync
     monkeypatch.setattr(os, "fsync", lambda file: (_note(file, synced), fsync(file))[1])
     paths = StorePaths(tmp_path / "s")
-    checksums = write_pyramid(paths.partial / "a", {"native": np.ones((3, 2), np.uint16)})
+    paths.partial.mkdir(parents=True)
+    checksums = write_image_file(paths.partial / "a", {"native": np.ones((3, 2), np.uint16)})
     assert list(checksums) == ["native"]
     take_in(paths, paths.partial / "a", "abcd")
     names = [str(Path(name).relative_to(tmp_path / "s")) for name in synced]
-    assert names == ["pixels/.partial/a/native.npy", "pixels/.partial/a", "pixels", "pixels/ab"]
+    assert names == ["pixels/.partial/a", "pixels", "pixels/ab"]
     # And after all of them: the record's commit, which SQLite syncs itself.
     with Record(paths) as record:
         assert record._database.execute("PRAGMA synchronous").fetchone() == (2,)
@@ -753,14 +755,14 @@ def test_each_frame_is_done_once_and_redone_with_its_file(phantoms: Path, tmp_pa
     again = quiet(folder, tmp_path / "s", settings=each)
     assert (again.done_before, again.ok, again.labelled) == (4, 6, 6)
     lost = read_manifest(tmp_path / "s" / "manifest.parquet").query("frame == '2'")
-    shutil.rmtree(open_store(tmp_path / "s").image(lost["image_id"].item()))
+    open_store(tmp_path / "s").image(lost["image_id"].item()).unlink()
     assert quiet(folder, tmp_path / "s", settings=each).done_before == 3
     assert everything(tmp_path / "s") == before
     # A shorter scan in its place: the third frame leaves the store, the label stays.
     make_scan(scan, [1, 0.7])
     shorter = quiet(folder, tmp_path / "s", settings=each)
     assert (shorter.ok, shorter.labelled) == (5, 5)
-    stored = {file.parent.name for file in (tmp_path / "s" / "pixels").rglob("native.npy")}
+    stored = {file.stem for file in (tmp_path / "s" / "pixels").rglob("*.safetensors")}
     assert stored == set(read_manifest(tmp_path / "s" / "manifest.parquet")["image_id"])
 
 

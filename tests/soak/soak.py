@@ -36,6 +36,9 @@ import pandas as pd
 import yaml
 from safetensors.numpy import load_file
 
+sys.path.append(str(Path(__file__).parents[1]))
+from format_1 import as_format_1
+
 # Trials of each stage and signal in a full run, which takes hours.
 ROUNDS = 20
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
@@ -269,6 +272,7 @@ class Soak:
             stage.name: stage
             for stage in (
                 Stage("preprocess", self._none, self._preprocess, self._preprocess, store_content),
+                Stage("levels", self._with_levels, self._levels, self._levels, store_content),
                 Stage("train", self._with_store, self._train, self._train_again, runs_content),
                 Stage("evaluate", self._with_run, self._evaluate, self._evaluate, report_content),
                 Stage("cv", self._with_store, self._cv, self._cv, cv_content),
@@ -305,6 +309,15 @@ class Soak:
         if not begun:
             succeed(*self._preprocess(self.work), cwd=self.work)
             succeed("split", "store", "--folds", 2, "--name", "two", cwd=self.work)
+        if "levels" in self.stages and not (self.work / "levels-store").is_dir():
+            # Large enough to have levels.
+            women = PhantomSettings(patients=self.patients // 3, scale=0.35)
+            write_phantoms(self.work / "large", women, processes=1)
+            words = [*self._levels(self.work)[:-1], "native", "--key", self.work / "key"]
+            with self.folder() as folder:
+                succeed(*words, cwd=folder)
+                as_format_1(folder / "store")
+                shutil.copytree(folder / "store", self.work / "levels-store")
         if not (self.work / "trained").is_dir():
             with self.folder() as folder:
                 self._with_store(folder)
@@ -320,6 +333,9 @@ class Soak:
     def _with_store(self, folder: Path) -> None:
         shutil.copytree(self.work / "store", folder / "store")
 
+    def _with_levels(self, folder: Path) -> None:
+        shutil.copytree(self.work / "levels-store", folder / "store")
+
     def _with_run(self, folder: Path) -> None:
         shutil.copytree(self.work / "split-store", folder / "store")
         shutil.copytree(self.work / "trained", folder / "runs")
@@ -328,6 +344,10 @@ class Soak:
         dicom, key = self.work / "dicom", self.work / "key"
         labels = ("--labels", dicom / "labels.csv", "--key", key)
         return ("preprocess", dicom, "--out", "store", *labels, "--workers", 2)
+
+    def _levels(self, folder: Path) -> tuple[object, ...]:
+        words = ("preprocess", self.work / "large", "--out", "store", "--workers", 2)
+        return (*words, "--levels", "native,1024,512")
 
     def _train(self, folder: Path) -> tuple[object, ...]:
         return ("train", "--config", self.work / "config.yaml")

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from mammo_pd.backbones.build import build_backbone
 from mammo_pd.batch import ImageBatch
 from mammo_pd.config import TrainingSettings
+from mammo_pd.data.loader import ReadRate
 from mammo_pd.errors import InputError
 from mammo_pd.tracking import MlflowRun
 from mammo_pd.training.batch_size import DoesNotFitError
@@ -150,6 +151,23 @@ def test_best_weights_are_those_of_the_best_epoch(phantom_store: Path, tmp_path:
     best = max(history, key=lambda metrics: (metrics["val_auc_image"], metrics["epoch"]))
     with safe_open(run.best, "pt") as file:
         assert json.loads(file.metadata()["facts"])["epoch"] == best["epoch"]
+
+
+def test_a_disk_that_is_too_slow_is_named_once(
+    phantom_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading that keeps up is passed over; here it takes a million times as long."""
+    said: list[str] = []
+    setup = dataclasses.replace(set_up(phantom_store, small()), say=said.append)
+    add = ReadRate.add
+    monkeypatch.setattr(
+        ReadRate, "add", lambda rate, images, size, seconds: add(rate, images, size, 1e6 * seconds)
+    )
+    fitted(setup, tmp_path)
+    first, second = (number for number, line in enumerate(said) if line.startswith("epoch "))
+    assert [line for line in said if line.startswith("waited ")] == [said[first + 1]]
+    assert said[first + 1].startswith("waited 100% of the time for data: the disk gives 0 MB/s")
+    assert second > first + 1
 
 
 def test_loss_that_is_not_finite_stops_with_the_remedy(

@@ -1,0 +1,91 @@
+"""Whether reading keeps up with the training steps, and by how much the disk is short if not."""
+
+import statistics
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from mammo_pd.data.loader import ReadRate
+
+# The last steps of an epoch: the first ones compile.
+_STEPS = 200
+# Reading that is slower than the step by less is within what a measurement tells.
+_TOLERANCE = 0.95
+
+
+class StepClock:
+    """Times steps on their device without waiting for them.
+
+    A GPU's time is that of its own events, so what the host waits for between two steps, data above
+    all, is no part of it.
+
+    Args:
+        device: that the steps run on.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_gpu = device.type == "cuda"
+        self._marks: deque[tuple[torch.cuda.Event | float, torch.cuda.Event | float]] = deque(
+            maxlen=_STEPS
+        )
+
+    @contextmanager
+    def timing(self) -> Iterator[None]:
+        """Time the step in the block."""
+        start = self._mark()
+        yield
+        self._marks.append((start, self._mark()))
+
+    def seconds(self) -> float | None:
+        """The median step; None before the first. It waits for the device."""
+        if not self._marks:
+            return None
+        if self._on_gpu:
+            torch.cuda.synchronize()
+        return statistics.median(_elapsed(*marks) for marks in self._marks)
+
+    def _mark(self) -> "torch.cuda.Event | float":
+        if not self._on_gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()
+        return event
+
+
+def describe_shortage(
+    read: ReadRate, step_seconds: float | None, batch_size: float, images: int
+) -> str | None:
+    """Say by how much reading is too slow for the steps.
+
+    Args:
+        read: how fast the loader of one process reads.
+        step_seconds: that a step takes when it need not wait.
+        batch_size: images of a step in that process.
+        images: of an epoch.
+
+    Returns:
+        A sentence; None where reading keeps up, or where too little was read to tell.
+    """
+    if step_seconds is None or not read.seconds:
+        return None
+    gives, takes = read.images / read.seconds, batch_size / step_seconds
+    if gives >= _TOLERANCE * takes:
+        return None
+    size = read.bytes / read.images
+    return (
+        f"waited {1 - gives / takes:.0%} of the time for data: the disk gives "
+        f"{gives * size / 1e6:.0f} MB/s ({gives:.0f} images/s), and the steps of a process would "
+        f"take {takes * size / 1e6:.0f} MB/s ({takes:.0f} images/s). A faster disk mends it, or "
+        f"free memory for the {images * size / 1e9:.3g} GB that an epoch reads"
+    )
+
+
+def _elapsed(start: "torch.cuda.Event | float", end: "torch.cuda.Event | float") -> float:
+    if isinstance(start, float) or isinstance(end, float):
+        assert isinstance(start, float) and isinstance(end, float)
+        return end - start
+    # CUDA gives milliseconds.
+    return float(start.elapsed_time(end)) / 1000
