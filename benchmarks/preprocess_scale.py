@@ -69,7 +69,7 @@ def command(files: list[Path], options: list[str], *, gpu: bool) -> tuple[float,
             str(file.relative_to(store)): hashlib.sha256(file.read_bytes()).hexdigest()
             for file in sorted(store.rglob("*"))
             if file.is_file() and paths.root / "private" not in file.parents
-            if file.suffix in (".npy", ".levels")
+            if file.suffix == ".safetensors"
         }
     return seconds, {"decoder": used, **digests}
 

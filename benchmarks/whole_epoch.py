@@ -49,9 +49,8 @@ def make_store(root: Path, img_size: tuple[int, int], count: int) -> StorePaths:
         image_id = f"{number:020x}"
         place = paths.image(image_id)
         if not place.exists():
-            place.mkdir(parents=True)
-            original = paths.image(once[number % len(once)]) / "native.npy"
-            os.link(original, place / "native.npy")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.link(paths.image(once[number % len(once)]), place)
         row: dict[str, Any] = dict.fromkeys(MANIFEST_SCHEMA.names)
         row |= {
             "image_id": image_id,
