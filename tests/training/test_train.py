@@ -41,7 +41,7 @@ from mammo_pd.training.train import resume, train
 SMALL = {
     "data.res": "128x96",
     "data.workers": 1,
-    "model.name": "vit_tiny_patch16_224",
+    "model.name": "test_vit",
     "training.epochs": 4,
     "training.batch_size": 8,
     "device.accelerator": "cpu",
@@ -345,7 +345,7 @@ def test_folds_are_joined_out_of_fold(phantom_store: Path, tmp_path: Path) -> No
 
 def test_weights_of_a_run_start_another(run: Path, phantom_store: Path) -> None:
     weights = str(run / "best.safetensors")
-    model = build_backbone("vit_tiny_patch16_224", (128, 96), weights=weights)
+    model = build_backbone("test_vit", (128, 96), weights=weights)
     trained = load_file(weights)
     assert torch.equal(
         model.timm_model.blocks[0].mlp.fc1.weight, trained["blocks.0.mlp.fc1.weight"]
@@ -432,7 +432,7 @@ def test_batch_that_devices_cannot_share_is_refused(phantom_store: Path, tmp_pat
 def fitted(store: Path, runs: Path, accelerator: str, *command: str) -> Path:
     """A run of the command line in processes of its own, as a user starts it."""
     words = (
-        "train --res 128x96 --model vit_tiny_patch16_224 --epochs 2 --batch-size 8 --keep 0.5 "
+        "train --res 128x96 --model test_vit --epochs 2 --batch-size 8 --keep 0.5 "
         "--set model.drop_path_rate=0.3 --set training.grad_accum_steps=2 "
         "--set device.precision=32-true "
         f"--set device.compile=false --set device.accelerator={accelerator}"

@@ -46,7 +46,7 @@ def unlabelled_store(phantom_store: Path, tmp_path_factory: pytest.TempPathFacto
 
 
 SETTINGS = (
-    "--res 64x48 --model vit_tiny_patch16_224 --epochs 2 --batch-size 8 --keep 0.5 "
+    "--res 64x48 --model test_vit --epochs 2 --batch-size 8 --keep 0.5 "
     "--set training.objective=two_findings --set device.precision=32-true "
     "--set device.compile=false --set device.accelerator=cpu"
 )
