@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from blank_figures import figures_left_blank
 from prediction_tables import made_up
 
 from mammo_pd import tracking
@@ -95,6 +96,13 @@ def _databases_are_copied(request: pytest.FixtureRequest, monkeypatch: pytest.Mo
             shutil.copyfile(request.getfixturevalue("empty_database"), runs / "mlflow.db")
 
     monkeypatch.setattr(tracking, "_make_database", copy)
+
+
+@pytest.fixture
+def blank_figures() -> Iterator[None]:
+    """For tests of reports that do not look at the figures in them."""
+    with figures_left_blank():
+        yield
 
 
 @pytest.fixture

@@ -244,6 +244,7 @@ def test_a_model_without_rollout_gets_the_image_alone(scored: Scored) -> None:
     assert "'map'" in pictures.legend
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_the_report_of_a_run_shows_them_and_that_of_a_table_does_not(
     run: Path, phantom_store: Path, tmp_path: Path
 ) -> None:

@@ -173,17 +173,24 @@ def test_the_process_that_hands_out_the_work_loads_neither_monai_nor_torch():
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="threads are counted in /proc")  # noqa: PTH112
-def test_what_the_fork_server_loads_starts_no_thread_and_hides_no_library():
+def test_what_the_fork_server_loads_starts_no_thread_hides_no_library_and_is_quiet_when_late():
     program = (
         "import os, sys\n"
         "import mammo_pd.ingest.preload\n"
         "assert {'monai', 'torch'} <= set(sys.modules)\n"
         "print(len(os.listdir('/proc/self/task')))\n"
-        "import matplotlib, mlflow, pandas, sklearn, torchvision\n"
+        "from importlib.util import find_spec\n"
+        "hidden = ('matplotlib', 'mlflow', 'pandas', 'sklearn', 'torchvision')\n"
+        "assert all(find_spec(name) for name in hidden)\n"
+        "import pandas\n"
+        # The parent is gone, and with it the semaphores that a worker begins with.
+        "for error in (FileNotFoundError('late'), EOFError('late'), ValueError('ours')):\n"
+        "    sys.excepthook(type(error), error, None)\n"
     )
     env = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=env)
-    assert (run.returncode, run.stdout.strip(), run.stderr.strip()) == (0, "1", "")
+    # Of a worker that starts too late there is no word; of other errors there is.
+    assert (run.returncode, run.stdout.strip(), run.stderr.strip()) == (0, "1", "ValueError: ours")
 
 
 @pytest.mark.corpus
