@@ -173,11 +173,6 @@ class RunFolder:
         return self.path / "predictions.csv"
 
     @property
-    def predictions_info(self) -> Path:
-        """Which weights and images that is of."""
-        return self.path / "predictions.json"
-
-    @property
     def journal(self) -> Path:
         """What MLflow is told."""
         return self.path / "tracking.jsonl"
