@@ -262,7 +262,7 @@ def _evaluate_on_others(
             for name, other in zip(names[1:], notes, strict=True)
         ]
         context = ReportContext(
-            title=f"Trained on {names[0]}, tested on {len(sources)} sets"
+            title=f"Trained on {names[0]}, tested on {_counted(len(notes))}"
             + ("" if target is None else f": {target}"),
             model=context_of([own], target).model,
             run_id=own.info.run_id,
@@ -279,6 +279,10 @@ def _evaluate_on_others(
         )
     print(f"\nwrote {out}: index.html, metrics.json, and a report of each set")
     print(f"next: open {shlex.quote(str(place / 'index.html'))}")
+
+
+def _counted(stores: int) -> str:
+    return "another store" if stores == 1 else f"{stores} other stores"
 
 
 def _quoted(definition: str | None) -> str:

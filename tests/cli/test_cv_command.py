@@ -202,7 +202,8 @@ def test_one_seed_reports_what_evaluate_does(
     """From the scores that are there: nothing is trained or scored again."""
     copy = copy_of(whole, tmp_path)
     capsys.readouterr()
-    assert main(typed(store, copy)) == 0
+    prevalence = ("--prevalence", "0.006", "--prevalence-level", "patient")
+    assert main(typed(store, copy, *prevalence)) == 0
     assert not in_process
     printed = capsys.readouterr().out
     assert "scored" not in printed
@@ -210,8 +211,9 @@ def test_one_seed_reports_what_evaluate_does(
     assert [line[:2] for line in lines if "".join(line[:2]).isdigit()] == [["0", "0"], ["1", "0"]]
     folds = [str(copy / f"fold{fold}-seed0") for fold in range(2)]
     evaluated = tmp_path / "evaluated"
-    assert main(["evaluate", *folds, "--out", str(evaluated)]) == 0
+    assert main(["evaluate", *folds, "--out", str(evaluated), *prevalence]) == 0
     ours, theirs = metrics_of(copy / "report"), metrics_of(evaluated)
+    assert ours["computation"]["prevalence"] == 0.006
     for name in (*LEVELS, "folds", "strata", "counts", "computation"):
         assert ours[name] == theirs[name], name
     for name in ("predictions.csv", "predictions_breast.csv"):

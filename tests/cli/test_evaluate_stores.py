@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import ModuleType
 
 import pandas as pd
 import pytest
@@ -12,9 +13,10 @@ from small_runs import small
 from mammo_pd.cli.app import main
 from mammo_pd.data.labels import read_labels
 from mammo_pd.imaging.settings import ImagingSettings
+from mammo_pd.inference import external as scoring
 from mammo_pd.ingest.preprocess import preprocess
 from mammo_pd.phantoms import PhantomSettings, write_phantoms
-from mammo_pd.report import external
+from mammo_pd.report import external as report
 from mammo_pd.terms import VoiPolicy
 from mammo_pd.training.runs import RunFolder
 from mammo_pd.training.train import train
@@ -54,12 +56,32 @@ def metrics_of(folder: Path) -> dict[str, dict[str, object]]:
     return found
 
 
+def note_calls(
+    monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str, happened: list[str]
+) -> None:
+    function = getattr(module, name)
+
+    def noted(*given: object, **how: object) -> object:
+        happened.append(name)
+        return function(*given, **how)
+
+    monkeypatch.setattr(module, name, noted)
+
+
 def test_a_store_without_a_split_is_tested_whole(
-    run: Path, elsewhere: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Path,
+    elsewhere: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert not list((elsewhere / "splits").glob("*"))
     out = tmp_path / "report"
+    happened: list[str] = []
+    note_calls(monkeypatch, report, "lock", happened)
+    note_calls(monkeypatch, scoring, "score_images", happened)
     assert main(["evaluate", str(run), "--store", str(elsewhere), "--out", str(out)]) == 0
+    assert happened == ["lock", "score_images"]
     printed = capsys.readouterr().out
     found = metrics_of(out)
     assert list(found["sets"]) == ["store", "other"]
@@ -81,31 +103,6 @@ def test_a_store_without_a_split_is_tested_whole(
     for one, other in zip(found["sets"].values(), again["sets"].values(), strict=True):
         for level in ("image", "breast", "exam", "patient"):
             assert one[level] == other[level]
-
-
-def test_everything_is_locked_before_another_store_is_scored(
-    run: Path, elsewhere: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    happened = []
-    lock = external.lock
-
-    def locked(*given: object, **how: object) -> object:
-        happened.append("locked")
-        return lock(*given, **how)  # type: ignore[arg-type]
-
-    from mammo_pd.inference import external as scoring
-
-    score = scoring.score_images
-
-    def scored(*given: object, **how: object) -> object:
-        happened.append("scored")
-        return score(*given, **how)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(external, "lock", locked)
-    monkeypatch.setattr(scoring, "score_images", scored)
-    out = str(tmp_path / "report")
-    assert main(["evaluate", str(run), "--store", str(elsewhere), "--out", out]) == 0
-    assert happened == ["locked", "scored"]
 
 
 def test_what_is_in_both_stores_is_told_of(
@@ -170,17 +167,17 @@ def test_stores_that_test_nothing_are_refused_before_scoring(
     assert error.count("\n") == 1
 
 
-def test_settings_of_another_version_are_told_of(
-    run: Path, elsewhere: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_settings_that_may_differ_are_told_of(run: Path, elsewhere: Path, tmp_path: Path) -> None:
     store = Path(shutil.copytree(elsewhere, tmp_path / "older"))
     info = json.loads((store / "store.json").read_text())
-    info["settings"]["algorithm_version"] = "6"
-    (store / "store.json").write_text(json.dumps(info))
-    out = tmp_path / "report"
-    assert main(["evaluate", str(run), "--store", str(store), "--out", str(out)]) == 0
-    assert "note: older: Preprocessed with other settings" in capsys.readouterr().out
-    assert "preprocess the older store again" in (out / "index.html").read_text()
+    for name, value, said in (
+        ("bits_stored", "12", "bits_stored was None there and is 12 here (these settings follow"),
+        ("algorithm_version", "6", "preprocess the older store again"),
+    ):
+        info["settings"][name] = value
+        (store / "store.json").write_text(json.dumps(info))
+        (note,) = scoring.check_external(RunFolder.open(run), None, store)
+        assert said in note
 
 
 def test_a_store_that_has_moved_is_the_runs_own(
