@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -6,13 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from blank_figures import figures_left_blank
 from prediction_tables import made_up
 
+from mammo_pd import tracking
 from mammo_pd.batch import ImageBatch
 from mammo_pd.data.labels import read_labels
 from mammo_pd.ingest.preprocess import preprocess
 from mammo_pd.keyed_random import image_key
 from mammo_pd.phantoms import PhantomSettings, write_phantoms
+
+_make_database = tracking._make_database
 
 # Small tensors: threads would only wait for one another, most of all beside other processes.
 torch.set_num_threads(1)
@@ -72,6 +77,38 @@ def _no_defaults_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> Iterat
     for name in ("MAMMO_PD_STORE", "MAMMO_PD_RUNS", "MAMMO_PD_CONTAINER", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
     yield
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's database as a folder of runs gets it, before there is a run; not to be changed."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    _make_database(folder)
+    return folder / "mlflow.db"
+
+
+@pytest.fixture(autouse=True)
+def _databases_are_copied(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Making MLflow's tables takes longer than a small training."""
+
+    def copy(runs: Path) -> None:
+        if not (runs / "mlflow.db").exists():
+            shutil.copyfile(request.getfixturevalue("empty_database"), runs / "mlflow.db")
+
+    monkeypatch.setattr(tracking, "_make_database", copy)
+
+
+@pytest.fixture
+def blank_figures() -> Iterator[None]:
+    """For tests of reports that do not look at the figures in them."""
+    with figures_left_blank():
+        yield
+
+
+@pytest.fixture
+def databases_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of how that goes."""
+    monkeypatch.setattr(tracking, "_make_database", _make_database)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ def small(**changes: object) -> RunConfig:
     given = {
         "data.res": "64x48",
         "data.workers": 1,
-        "model.name": "vit_tiny_patch16_224",
+        "model.name": "test_vit",
         "model.drop_path_rate": 0.0,
         "training.epochs": 2,
         "training.batch_size": 8,

@@ -61,6 +61,7 @@ def test_database_that_fails_is_no_traceback_and_its_own_words(
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.usefixtures("databases_are_made")
 def test_artifacts_lie_beside_the_database(tmp_path: Path) -> None:
     with MlflowRun(tmp_path / "runs", "a") as run:
         run.keep("config.yaml", "x: 1\n")

@@ -42,6 +42,8 @@ def cv(
     checkpoint: Literal["best", "last"] = "best",
     aggregation: AggregationOption = "mean",
     resamples: ResamplesOption = None,
+    prevalence: Annotated[float | None, Parameter(metavar="P")] = None,
+    prevalence_level: Literal["image", "breast", "exam", "patient"] = "exam",
 ) -> None:
     """Cross-validate: train and score all folds of a split, and write one report.
 
@@ -62,6 +64,8 @@ def cv(
         checkpoint: Weights of the best validation AUC, or the last ones.
         aggregation: How image scores become those of a breast, exam or patient.
         resamples: Without effect; accepted so that older scripts run.
+        prevalence: Reweight to this fraction of positive exams; the other levels follow.
+        prevalence_level: The level that --prevalence is a fraction of.
     """
     from mammo_pd.locks import locked
     from mammo_pd.report.evaluate import check_choices
@@ -69,7 +73,11 @@ def cv(
     from mammo_pd.training.cross_validation import CrossValidation, parse_seeds
     from mammo_pd.training.train_folds import train_folds
 
-    choices: dict[str, Any] = {"aggregation": aggregation}
+    choices: dict[str, Any] = {
+        "aggregation": aggregation,
+        "prevalence": prevalence,
+        "prevalence_level": prevalence_level,
+    }
     check_choices(**choices)
     tell_of_resamples(resamples)
     config = settings.load()

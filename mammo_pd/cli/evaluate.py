@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
 
 def evaluate(
     *run_folders: Annotated[Path, Parameter(name="RUN")],
-    store: Annotated[Path | None, Parameter(metavar="STORE", show_default="the run's own")] = None,
+    store: Annotated[
+        tuple[Path, ...], Parameter(metavar="STORE", show_default="the run's own")
+    ] = (),
     runs: RunsOption = DEFAULT_RUNS,
     predictions: Annotated[
         tuple[Path, ...], Parameter(consume_multiple=True, metavar="CSV...")
@@ -54,12 +57,14 @@ def evaluate(
 
         mammo-pd evaluate
         mammo-pd evaluate runs/FOLD0 runs/FOLD1 runs/FOLD2 --checkpoint last --out report
+        mammo-pd evaluate runs/RUN --store other_archive/store --store third/store
         mammo-pd evaluate --predictions anyones_predictions.csv --out report
         mammo-pd evaluate --predictions internal.csv external1.csv external2.csv --out report
 
     Args:
         run_folders: A run, or the runs of all folds; by default the latest run.
-        store: The store, if it has moved since the training.
+        store: The run's own store, if it has moved since the training; or another, to test on all
+            its images with thresholds and calibration locked before. It may be given several times.
         runs: The folder of runs.
         predictions: Report on this table instead of a run: image_id, patient_id, exam_id,
             laterality, view, label, score. Of several the first is the development set: thresholds
@@ -114,13 +119,19 @@ def evaluate(
         chosen = [find_run(runs, folder) for folder in run_folders or (None,)]
         for run in chosen:
             _refuse_unreported(run)
-        out = out or _report_folder([run.path for run in chosen])
+        own, others = _tell_apart(chosen, store, accept_other_split)
+        out = out or _report_folder([run.path for run in chosen], external=bool(others))
         print(f"evaluating {', '.join(str(run.path) for run in chosen)}")
-        scored = [_predict(run, store, checkpoint, accept_other_split) for run in chosen]
+        # Before hours of scoring, too.
+        notes = _check_others(chosen[0], own, others)
+        scored = [_predict(run, own, checkpoint, accept_other_split) for run in chosen]
         told = {
             "study": study or chosen[0].config.study.model_dump(),
             "provenance": provenance_of(scored, checkpoint),
         }
+        if others:
+            _evaluate_on_others(chosen[0], scored[0], notes, checkpoint, out, choices, told)
+            return
         targets = scored[0].objective.target_columns
         if len(targets) > 1:
             for target in targets:
@@ -140,7 +151,9 @@ def evaluate(
     print(f"next: open {shlex.quote(str(out / 'index.html'))}")
 
 
-def _report_folder(folders: list[Path]) -> Path:
+def _report_folder(folders: list[Path], *, external: bool) -> Path:
+    if external:
+        return folders[0] / "external" / "report"
     if len(folders) == 1:
         return folders[0] / "report"
     return folders[-1].with_name(f"{folders[-1].name}-folds-report")
@@ -152,6 +165,128 @@ def _predict(
     from mammo_pd.inference.predict import predict
 
     return predict(run, store=store, checkpoint=checkpoint, accept_other_split=accept_other_split)
+
+
+def _tell_apart(
+    runs: "Sequence[RunFolder]", stores: Sequence[Path], accept_other_split: bool
+) -> tuple[Path | None, list[Path]]:
+    """The runs' own store, where one is named, and those that they are tested on besides."""
+    from mammo_pd.inference.external import tell_apart
+
+    if accept_other_split and len(stores) == 1:
+        return stores[0], []
+    own, others = tell_apart(runs[0], stores)
+    if others and len(runs) > 1:
+        raise InputError(
+            f"{others[0]} is another store than these runs were trained on, and one model is "
+            f"tested on it; give one run (was: {len(runs)})."
+        )
+    return own, others
+
+
+def _check_others(
+    run: "RunFolder", own: Path | None, others: Sequence[Path]
+) -> dict[Path, list[str]]:
+    """By store what the reader must know of its preprocessing."""
+    from mammo_pd.inference.external import check_external
+
+    return {other: check_external(run, own, other) for other in others}
+
+
+def _evaluate_on_others(
+    run: "RunFolder",
+    own: "Scored",
+    notes: dict[Path, list[str]],
+    checkpoint: str,
+    out: Path,
+    choices: dict[str, Any],
+    told: dict[str, Any],
+) -> None:
+    """Lock what the run's own store decides, then score the others, and report on all of them."""
+    from mammo_pd.evaluation.predictions import check_predictions
+    from mammo_pd.inference.explain import ErrorPictures
+    from mammo_pd.inference.external import overlap_with, predict_store
+    from mammo_pd.report.content import ReportContext
+    from mammo_pd.report.external import (
+        GivenSet,
+        SetSource,
+        evaluate_sources,
+        names_of,
+        sets_table,
+    )
+
+    scored: dict[Path, Scored] = {}
+    places = [own.cohort.paths.root.resolve(), *(other.resolve() for other in notes)]
+    names = names_of(places, [place.name for place in places])
+
+    def given(one: "Scored", target: str | None) -> GivenSet:
+        table = one.table if target is None else only_target(one.table, one.objective, target)
+        pictures = ErrorPictures([one])
+        context = replace(context_of([one], target), pictures=pictures.legend, **told)
+        return GivenSet(check_predictions(table), context, pictures)
+
+    def read(other: Path, target: str | None) -> GivenSet:
+        if other not in scored:
+            scored[other] = predict_store(run, other, checkpoint=checkpoint)
+        one = scored[other]
+        overlap = overlap_with(own.cohort, one.cohort)
+        found = given(one, target)
+        said = [*notes[other], overlap.sentence()]
+        if one.cohort.label_definition != own.cohort.label_definition:
+            said.append(
+                f"A positive is {_quoted(one.cohort.label_definition)} here and "
+                f"{_quoted(own.cohort.label_definition)} in the development store."
+            )
+        context = replace(
+            found.context,
+            split_name=None,
+            split_hash=None,
+            split_part="all images of a store that the run was not trained on",
+            store_fingerprint=one.cohort.fingerprint,
+            notes=[*found.context.notes, *said],
+        )
+        return replace(
+            found,
+            context=context,
+            shared_patients=overlap.patients,
+            shared_images=overlap.images,
+            notes=said,
+        )
+
+    targets = own.objective.target_columns
+    for target in targets if len(targets) > 1 else (None,):
+        place = out if target is None else out / target
+        sources = [SetSource(names[0], names[0], partial(given, own, target))]
+        sources += [
+            SetSource(name, name, partial(read, other, target))
+            for name, other in zip(names[1:], notes, strict=True)
+        ]
+        context = ReportContext(
+            title=f"Trained on {names[0]}, tested on {_counted(len(notes))}"
+            + ("" if target is None else f": {target}"),
+            model=context_of([own], target).model,
+            run_id=own.info.run_id,
+            label_definition=own.cohort.label_definition if target is None else target,
+            phantom=own.phantom,
+            **told,
+        )
+        found = evaluate_sources(sources, place, context=context, **choices)
+        if target is not None:
+            print(target)
+        print(sets_table(found))
+        keep_in_mlflow(
+            run.path.parent, run.info.mlflow_run_id, place, out, folder="external-report"
+        )
+    print(f"\nwrote {out}: index.html, metrics.json, and a report of each set")
+    print(f"next: open {shlex.quote(str(place / 'index.html'))}")
+
+
+def _counted(stores: int) -> str:
+    return "another store" if stores == 1 else f"{stores} other stores"
+
+
+def _quoted(definition: str | None) -> str:
+    return "not defined" if definition is None else f"“{definition}”"
 
 
 def _refuse_unreported(run: "RunFolder") -> None:
@@ -205,13 +340,15 @@ def provenance_of(scored: "Sequence[Scored]", checkpoint: str) -> dict[str, str]
     return provenance(weights) | {"labels, SHA-256": scored[0].info.labels_hash}
 
 
-def keep_in_mlflow(runs: Path, mlflow_run_id: str | None, report: Path, whole: Path) -> None:
+def keep_in_mlflow(
+    runs: Path, mlflow_run_id: str | None, report: Path, whole: Path, *, folder: str = "report"
+) -> None:
     """Keep a report, or that of one target within the whole, beside its run; a failure is said."""
     from mammo_pd.tracking import keep_report
 
     if mlflow_run_id is not None:
-        folder = Path("report") / report.relative_to(whole)
-        problem = keep_report(runs, mlflow_run_id, report, folder.as_posix())
+        inside = Path(folder) / report.relative_to(whole)
+        problem = keep_report(runs, mlflow_run_id, report, inside.as_posix())
         if problem is not None:
             print(f"warning: {problem}")
 

@@ -102,18 +102,45 @@ def predict(
             "so far is scored"
         )
     images = cohort.rows[cohort.rows["split"] != Split.TRAIN].reset_index(drop=True)
+    return score_images(run, cohort, images, checkpoint, run.predictions, reuse=reuse, say=say)
 
+
+def score_images(
+    run: RunFolder,
+    cohort: Cohort,
+    images: pd.DataFrame,
+    checkpoint: str,
+    file: Path,
+    *,
+    reuse: bool = False,
+    say: Callable[[str], None] | None = None,
+) -> Scored:
+    """Score some images of a store and write the predictions.
+
+    Args:
+        run: whose model scores them.
+        cohort: they are of; not checked.
+        images: manifest rows, with the column ``split``.
+        checkpoint: ``best`` or ``last``.
+        file: CSV of the predictions; a JSON file beside it says what they were made of.
+        reuse: take the file that is there, if these weights made it of these images.
+        say: takes one line for people, on how many of each part; None to say nothing.
+
+    Raises:
+        InputError: no checkpoint yet.
+    """
+    objective = build_objective(run.config.training)
     model, backbone, epoch = load_model(run, objective, checkpoint)
     made_of = {
         "checkpoint": checkpoint,
         "epoch": epoch,
         "split_hash": cohort.split.hash,
-        "labels_hash": labels,
+        "labels_hash": labels_hash(cohort, objective),
     }
     # One device is enough, and it need not be of the kind that trained.
     config = run.config.replace(device=run.config.device.replace(devices=1, accelerator="auto"))
     fabric = make_fabric(config)
-    scores = _read_scores(run, made_of, images, objective) if reuse else None
+    scores = _read_scores(file, made_of, images, objective) if reuse else None
     if scores is not None:
         fabric.setup_module(model).eval()
         table = _as_predictions(images, scores, objective, run.config)
@@ -125,18 +152,20 @@ def predict(
                 run.info.img_size, backbone.patch_size, normalization=run.info.normalization
             ),
             objective,
-            MammogramDataset(paths, images, run.info.img_size),
+            MammogramDataset(cohort.paths, images, run.info.img_size),
             workers=config.data.workers,
         )
         table = _as_predictions(images, scores, objective, run.config)
-        _write_predictions(run, table, made_of)
+        _write_predictions(file, table, made_of)
         tested = int((table["split"] == Split.TEST).sum())
-        say(
-            f"scored {tested} test images, which the report is of, and {len(table) - tested} of "
-            f"validation, on all {backbone.num_tokens} patches with the weights of epoch {epoch}"
-        )
+        if say is not None:
+            say(
+                f"scored {tested} test images, which the report is of, and {len(table) - tested} "
+                f"of validation, on all {backbone.num_tokens} patches with the weights of epoch "
+                f"{epoch}"
+            )
     return Scored(
-        file=run.predictions,
+        file=file,
         table=table,
         info=run.info,
         epoch=epoch,
@@ -199,23 +228,25 @@ def _as_predictions(
     return table
 
 
-def _write_predictions(run: RunFolder, table: pd.DataFrame, made_of: dict[str, object]) -> None:
+def _write_predictions(file: Path, table: pd.DataFrame, made_of: dict[str, object]) -> None:
+    told = file.with_suffix(".json")
+    file.parent.mkdir(exist_ok=True)
     # Told last, and forgotten first: what is told is never another table's.
-    run.predictions_info.unlink(missing_ok=True)
-    with atomic_write(run.predictions) as beside:
+    told.unlink(missing_ok=True)
+    with atomic_write(file) as beside:
         write_csv(table, beside)
-    write_text(run.predictions_info, json.dumps(made_of, indent=2) + "\n")
+    write_text(told, json.dumps(made_of, indent=2) + "\n")
 
 
 def _read_scores(
-    run: RunFolder, made_of: dict[str, object], images: pd.DataFrame, objective: Objective
+    file: Path, made_of: dict[str, object], images: pd.DataFrame, objective: Objective
 ) -> npt.NDArray[np.float64] | None:
     """The scores (images, T) that ``predictions.csv`` holds; None where it is of something else."""
     try:
-        if json.loads(run.predictions_info.read_text(encoding="utf-8")) != made_of:
+        if json.loads(file.with_suffix(".json").read_text(encoding="utf-8")) != made_of:
             return None
         # As text, since pandas' own reading of numbers may be off by a bit.
-        table = with_formulas(pd.read_csv(run.predictions, dtype=str))
+        table = with_formulas(pd.read_csv(file, dtype=str))
         if table["image_id"].tolist() != images["image_id"].tolist():
             return None
         scores: npt.NDArray[np.float64] = (

@@ -197,6 +197,9 @@ class SetResults:
         recalibrated: by level, the calibration after the locked recalibration: ``slope``,
             ``intercept``, ``expected_observed_ratio``, ``brier``; empty of the development set.
         shared_patients: how many of its patient IDs occur in the development set too.
+        shared_images: how many of its images are pixel by pixel those of the development store; 0
+            where pixels were not at hand.
+        notes: further sentences on it for the reader.
     """
 
     name: str
@@ -205,6 +208,8 @@ class SetResults:
     units: Mapping[Level, pd.DataFrame]
     recalibrated: Mapping[Level, Row]
     shared_patients: int
+    shared_images: int = 0
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

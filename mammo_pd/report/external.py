@@ -4,8 +4,9 @@ Thresholds and calibration are decided on the first set before any other is read
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,74 @@ from mammo_pd.terms import Level, Split
 _MOST_OF_A_NAME = 40
 
 
+@dataclass(frozen=True)
+class GivenSet:
+    """One set, once it is read.
+
+    Attributes:
+        table: predictions, one row per image, checked by ``check_predictions``.
+        context: of its own report, but for the title.
+        thumbnail: as for ``evaluate_predictions``.
+        shared_patients: how many of its patients the development set has too; None to count the
+            patient IDs that both tables hold.
+        shared_images: how many of its images the development store has too.
+        notes: further sentences on it for the reader.
+    """
+
+    table: pd.DataFrame
+    context: ReportContext
+    thumbnail: Callable[[str], Sequence[bytes]] | None = None
+    shared_patients: int | None = None
+    shared_images: int = 0
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class SetSource:
+    """Where a set comes from.
+
+    Attributes:
+        name: for people.
+        stem: what its folder in the report is named after.
+        read: gives the set; called once everything is locked, but of the development set.
+    """
+
+    name: str
+    stem: str
+    read: Callable[[], GivenSet]
+
+
 def evaluate_sets(
-    files: Sequence[Path],
+    files: Sequence[Path], out: Path, *, context: ReportContext, **choices: Any
+) -> dict[str, object]:
+    """Write one report on several tables, the first of which is the development set.
+
+    Args:
+        files: CSVs of predictions, as for ``evaluate_file``; two or more.
+        out: the report's folder; an older report there is replaced.
+        context: what the reader needs to know besides.
+        choices: as for `evaluate_sources`.
+
+    Returns:
+        As `evaluate_sources`.
+
+    Raises:
+        InputError: a table fails a check, or the first one has too few labels to lock anything on.
+    """
+    context = dated(context) if context.created is None else context
+
+    def read(file: Path) -> GivenSet:
+        return GivenSet(read_predictions(file), context)
+
+    sources = [
+        SetSource(name, file.stem, partial(read, file))
+        for file, name in zip(files, names_of(files, [file.stem for file in files]), strict=True)
+    ]
+    return evaluate_sources(sources, out, context=context, **choices)
+
+
+def evaluate_sources(
+    sources: Sequence[SetSource],
     out: Path,
     *,
     context: ReportContext,
@@ -50,12 +117,12 @@ def evaluate_sets(
     """Write one report on several sets, and the whole report of each in a folder of its own.
 
     The first set is the development set. Thresholds and a recalibration are decided on its rows
-    ``val``, or on all of it where it has none, and are locked before the second file is read.
+    ``val``, or on all of it where it has none, and are locked before the second set is read.
 
     Args:
-        files: CSVs of predictions, as for ``evaluate_file``; two or more.
+        sources: the sets; two or more.
         out: the report's folder; an older report there is replaced.
-        context: what the reader needs to know besides.
+        context: of the page on all sets.
         aggregation: how the scores of a unit's images are aggregated.
         prevalence: share of positives in the intended use.
         prevalence_level: the level that it is a share of; the others follow.
@@ -77,38 +144,44 @@ def evaluate_sets(
     }
     aggregated_by = check_choices(**how)
     context = dated(context) if context.created is None else context
-    names = _names(files)
     with replacement(out) as folder:
-        first = read_predictions(files[0])
-        locked = _lock(first, files[0], aggregated_by, how)
-        patients = set(first["patient_id"])
+        development, *others = sources
+        first = development.read()
+        locked = _lock(first.table, development.name, aggregated_by, how)
+        patients = set(first.table["patient_id"])
         sets = []
-        for file, (name, inside) in zip(files, names.items(), strict=True):
-            development = file == files[0]
+        for number, source in enumerate((development, *others), start=1):
             # Read only now: nothing of it can have moved what is locked.
-            table = first if development else read_predictions(file)
+            given = first if source is development else source.read()
             # Of the development set only the rows that were not decided on are a test.
-            tested = locked if not development or locked.part == Split.VAL else None
+            tested = locked if source is not development or locked.part == Split.VAL else None
+            inside = _folder_name(number, source.stem)
             metrics = evaluate_predictions(
-                table,
+                given.table,
                 folder / inside,
-                context=replace(context, title=f"{context.title}: {name}"),
+                context=replace(given.context, title=f"{context.title}: {source.name}"),
+                thumbnail=given.thumbnail,
                 locked=tested,
                 **how,
             )
-            rows, _, _ = select_rows(table, None)
+            rows, _, _ = select_rows(given.table, None)
             units = {
                 level: aggregate(with_known_label(rows, level), level, aggregated_by)
                 for level in Level
             }
+            shared = given.shared_patients
+            if shared is None:
+                shared = len(patients & set(given.table["patient_id"]))
             sets.append(
                 SetResults(
-                    name,
+                    source.name,
                     inside,
                     metrics,
                     units,
                     {} if tested is None else _recalibrated(units, locked),
-                    0 if development else len(patients & set(table["patient_id"])),
+                    0 if source is development else shared,
+                    given.shared_images,
+                    given.notes,
                 )
             )
         return write_external(ExternalValidation(context, sets, locked), folder)
@@ -129,11 +202,16 @@ def sets_table(metrics: Mapping[str, Any]) -> str:
         f"note: thresholds and calibration were decided on {locked['images']:,} images of the "
         f"first set and locked before the others were read (SHA-256 {locked['digest'][:12]}…)"
     )
+    lines += [
+        f"note: {name}: {note}"
+        for name, notes in metrics.get("notes", {}).items()
+        for note in notes
+    ]
     return "\n".join(lines)
 
 
 def _lock(
-    table: pd.DataFrame, file: Path, aggregation: Aggregation, how: Mapping[str, Any]
+    table: pd.DataFrame, name: str, aggregation: Aggregation, how: Mapping[str, Any]
 ) -> Locked:
     """Decide on the validation rows, or on all rows where there are none."""
     evaluated, chosen_on, _ = select_rows(table, None)
@@ -150,7 +228,7 @@ def _lock(
     )
     if not all(locked.thresholds.values()):
         raise InputError(
-            f"{file} has labels of one class only where thresholds are to be decided "
+            f"the set {name} has labels of one class only where thresholds are to be decided "
             f"({'rows with split = val' if part == Split.VAL else 'all rows'}): name the "
             "development set first, with both classes."
         )
@@ -191,12 +269,16 @@ def _ratio(above: Floats, below: Floats, patient: NDArray[np.intp]) -> Estimate:
     return Estimate(value, (value - reach, value + reach) if reach > 0.0 else None)
 
 
-def _names(files: Sequence[Path]) -> dict[str, str]:
-    """What each set is called, and a folder name made of letters, digits, dots and dashes."""
-    names: dict[str, str] = {}
-    for number, file in enumerate(files, start=1):
-        stem = file.stem if file.stem not in names else f"{file.parent.name}/{file.stem}"
-        name = stem if stem not in names else f"{stem} ({number})"
-        inside = re.sub(r"[^A-Za-z0-9.-]+", "-", file.stem).strip(".-")[:_MOST_OF_A_NAME]
-        names[name] = f"{number}-{inside}" if inside else str(number)
+def names_of(places: Sequence[Path], stems: Sequence[str]) -> list[str]:
+    """What each set is called: its own name, with its folder's or a number where two have one."""
+    names: list[str] = []
+    for number, (place, own) in enumerate(zip(places, stems, strict=True), start=1):
+        name = own if own not in names else f"{place.parent.name}/{own}"
+        names.append(name if name not in names else f"{name} ({number})")
     return names
+
+
+def _folder_name(number: int, stem: str) -> str:
+    """Of letters, digits, dots and dashes."""
+    inside = re.sub(r"[^A-Za-z0-9.-]+", "-", stem).strip(".-")[:_MOST_OF_A_NAME]
+    return f"{number}-{inside}" if inside else str(number)

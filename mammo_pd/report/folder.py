@@ -105,6 +105,8 @@ def write_external(external: ExternalValidation, folder: Path) -> dict[str, obje
             for one in external.sets
         },
         "shared_patients": {one.name: one.shared_patients for one in external.sets},
+        "shared_images": {one.name: one.shared_images for one in external.sets},
+        "notes": {one.name: list(one.notes) for one in external.sets},
         "locked": locked.content() | {"digest": locked.digest},
     }
     units = {one.name: one.units for one in external.sets}

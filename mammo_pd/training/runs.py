@@ -174,11 +174,6 @@ class RunFolder:
         return self.path / "predictions.csv"
 
     @property
-    def predictions_info(self) -> Path:
-        """Which weights and images that is of."""
-        return self.path / "predictions.json"
-
-    @property
     def reconstructions(self) -> Path:
         """A page of what a pretraining makes of dropped patches."""
         return self.path / "reconstructions.html"

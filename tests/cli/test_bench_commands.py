@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from few_steps import few_steps
 from typed_commands import next_command
 
 from mammo_pd.cli.app import app, main
@@ -11,8 +12,9 @@ def test_next_command_of_bench_and_of_budget_can_be_typed(
 ) -> None:
     """Also on a machine without a GPU."""
     monkeypatch.chdir(tmp_path)
-    tiny = "--res 64x48 --keep 0.5 --model vit_tiny_patch16_224 --batch-size 2"
-    assert main(["bench", *tiny.split()]) == 0
+    tiny = "--res 64x48 --keep 0.5 --model test_vit --batch-size 2"
+    with few_steps():
+        assert main(["bench", *tiny.split()]) == 0
     command = next_command(capsys)
     assert command.startswith("mammo-pd budget --bench bench/bench.json")
     assert main(command.split()[1:]) == 0

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from blank_figures import figures_left_blank
 from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score
 
+from mammo_pd.cli import cv
 from mammo_pd.cli.app import main
 from mammo_pd.data.split_store import split_store
 from mammo_pd.data.store import open_store
@@ -63,34 +66,46 @@ def by_process(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
 
 
 @contextmanager
-def runs_made_here() -> Iterator[list[str]]:
-    """Runs are made within this process, one after the other; their names."""
+def runs_made_here(*, by_process: frozenset[str] = frozenset()) -> Iterator[list[str]]:
+    """Runs are made within this process, one after the other; their names.
+
+    Those of ``by_process`` have one each, as all have outside the tests.
+    """
     made: list[str] = []
+    run_elsewhere = train_folds.run_processes
 
     def run_here(
-        runs: Sequence[RunProcess], *, ended: Callable[[RunProcess, int], bool], **_: Any
+        runs: Sequence[RunProcess], *, ended: Callable[[RunProcess, int], bool], **how: Any
     ) -> None:
         for run in runs:
+            if run.name in by_process:
+                run_elsewhere([run], ended=ended, **how)
+                continue
             made.append(run.name)
             run.log.touch()
             if not ended(run, main(run.command[run.command.index("cv-run") :])):
                 break
 
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, figures_left_blank():
         patch.setattr(train_folds, "run_processes", run_here)
+        # Of pytest, it is another.
+        patch.setattr(cv, "_this_program", lambda: (sys.executable, "-m", "mammo_pd"))
         yield made
 
 
 @pytest.fixture(scope="module")
 def whole(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two folds, by two processes at a time; then a second seed of both, in this one."""
+    """Two folds, the second by a process of its own; then a second seed of both."""
     out = tmp_path_factory.mktemp("runs") / "cv"
-    assert by_process(typed(store, out, "--parallel", "2")).returncode == 0
-    with runs_made_here() as made, pytest.MonkeyPatch.context() as patch:
+    with (
+        runs_made_here(by_process=frozenset({"fold1-seed0"})) as made,
+        pytest.MonkeyPatch.context() as patch,
+    ):
         # As the processes have it.
         patch.setenv("MLFLOW_TRACKING_URI", tracking_uri(out.parent))
+        assert main(typed(store, out, "--parallel", "2")) == 0
         assert main(typed(store, out, "--seeds", "2")) == 0
-    assert made == ["fold0-seed1", "fold1-seed1"]
+    assert made == ["fold0-seed0", "fold0-seed1", "fold1-seed1"]
     return out
 
 
@@ -116,7 +131,7 @@ def test_every_fold_and_seed_has_a_run_of_its_own(whole: Path) -> None:
             run = RunFolder.open(whole / f"fold{fold}-seed{seed}")
             assert run.info.finished
             assert (run.config.data.fold, run.config.training.seed) == (fold, seed)
-        assert "epoch 2/2" in (whole / f"fold{fold}-seed0.log").read_text()
+    assert "epoch 2/2" in (whole / "fold1-seed0.log").read_text()
 
 
 def test_runs_are_nested_in_mlflow_beside_those_of_train(whole: Path) -> None:
@@ -187,7 +202,8 @@ def test_one_seed_reports_what_evaluate_does(
     """From the scores that are there: nothing is trained or scored again."""
     copy = copy_of(whole, tmp_path)
     capsys.readouterr()
-    assert main(typed(store, copy)) == 0
+    prevalence = ("--prevalence", "0.006", "--prevalence-level", "patient")
+    assert main(typed(store, copy, *prevalence)) == 0
     assert not in_process
     printed = capsys.readouterr().out
     assert "scored" not in printed
@@ -195,8 +211,9 @@ def test_one_seed_reports_what_evaluate_does(
     assert [line[:2] for line in lines if "".join(line[:2]).isdigit()] == [["0", "0"], ["1", "0"]]
     folds = [str(copy / f"fold{fold}-seed0") for fold in range(2)]
     evaluated = tmp_path / "evaluated"
-    assert main(["evaluate", *folds, "--out", str(evaluated)]) == 0
+    assert main(["evaluate", *folds, "--out", str(evaluated), *prevalence]) == 0
     ours, theirs = metrics_of(copy / "report"), metrics_of(evaluated)
+    assert ours["computation"]["prevalence"] == 0.006
     for name in (*LEVELS, "folds", "strata", "counts", "computation"):
         assert ours[name] == theirs[name], name
     for name in ("predictions.csv", "predictions_breast.csv"):
@@ -319,6 +336,30 @@ def test_split_without_folds_and_other_folders_are_refused(
     (tmp_path / "mine" / "file").touch()
     assert main(typed(store, tmp_path / "mine")) == 2
     assert "holds something other than a cross-validation" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_folds_are_trained_side_by_side(whole: Path, store: Path, tmp_path: Path) -> None:
+    """As typed, two processes at a time: the same as one after the other."""
+    out = tmp_path / "runs" / "cv"
+    assert by_process(typed(store, out, "--parallel", "2")).returncode == 0
+    for fold in range(2):
+        assert "epoch 2/2" in (out / f"fold{fold}-seed0.log").read_text()
+        tables = [
+            pd.read_csv(folder / f"fold{fold}-seed0" / "predictions.csv")["score"]
+            for folder in (whole, out)
+        ]
+        np.testing.assert_allclose(*tables, atol=1e-6)
+
+
+def test_processes_are_started_as_their_parent_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With -m, or by a user's program, which alone knows its objectives."""
+    own = sys.modules["__main__"]
+    monkeypatch.setattr(own, "__spec__", find_spec("mammo_pd.__main__"))
+    assert cv._this_program() == (sys.executable, "-m", "mammo_pd")
+    monkeypatch.setattr(own, "__spec__", None)
+    monkeypatch.setattr(sys, "argv", ["theirs.py", "cv"])
+    assert cv._this_program() == (sys.executable, str(Path("theirs.py").resolve()))
 
 
 @pytest.mark.slow

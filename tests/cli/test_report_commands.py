@@ -17,6 +17,7 @@ def test_aggregations_offered_are_those_there_are() -> None:
     assert get_args(AggregationOption) == tuple(Aggregation)
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_report_on_a_table_is_written_beside_it(
     predictions: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -66,6 +67,7 @@ def test_choices_are_checked_before_hours_of_scoring(
     assert "there is no run" not in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_models_of_one_name_are_told_apart(
     predictions: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

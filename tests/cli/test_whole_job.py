@@ -3,6 +3,7 @@ from pathlib import Path
 import pandas as pd
 import pydicom
 import pytest
+from blank_figures import figures_left_blank
 from typed_commands import next_command
 
 from mammo_pd.cli.app import main
@@ -38,7 +39,8 @@ def test_whole_job_by_the_three_commands(
         "--checkpoint",
         "last",
     ]
-    assert main(by_id) == 0
+    with figures_left_blank():
+        assert main(by_id) == 0
     assert f"evaluating runs/{run.name}" in capsys.readouterr().out
     assert (tmp_path / "elsewhere" / "index.html").is_file()
     # Nothing but the owner's own folder holds what went in: no name, identifier or path.

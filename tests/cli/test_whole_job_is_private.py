@@ -25,7 +25,7 @@ from mammo_pd.ingest.process import Job, Outcome
 
 SETTINGS = """
 data: {res: 64x48, workers: 1}
-model: {name: vit_tiny_patch16_224}
+model: {name: test_vit}
 training: {epochs: 1, batch_size: 4}
 device: {accelerator: cpu}
 """

@@ -284,7 +284,7 @@ def survive_mutations(folder, number: int) -> tuple[int, int, float, float]:
     return refused, taken, slowest, (after - before) / 2**10
 
 
-@pytest.mark.parametrize("number", [400, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [150, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_mutated_files_are_taken_or_refused(tmp_path, number):
     # In a process of its own, so that a crash or a hang is its end and not the tests', and what it
     # held at most can be told.

@@ -45,7 +45,7 @@ def run(phantom_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         {
             "data.res": "128x96",
             "data.workers": 1,
-            "model.name": "vit_tiny_patch16_224",
+            "model.name": "test_vit",
             "training.epochs": 1,
             "training.batch_size": 8,
             "device.accelerator": "cpu",
@@ -220,7 +220,7 @@ def test_a_picture_of_a_run(scored: Scored, phantom_store: Path) -> None:
 
 def test_each_fold_explains_its_own(scored: Scored) -> None:
     torch.manual_seed(1)
-    other = build_backbone("vit_tiny_patch16_224", (128, 96)).eval()
+    other = build_backbone("test_vit", (128, 96)).eval()
     for block in other.timm_model.blocks:
         torch.nn.init.normal_(block.attn.qkv.weight, std=0.3)
     first, second = scored.images["image_id"].iloc[:2]
@@ -244,6 +244,7 @@ def test_a_model_without_rollout_gets_the_image_alone(scored: Scored) -> None:
     assert "'map'" in pictures.legend
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_the_report_of_a_run_shows_them_and_that_of_a_table_does_not(
     run: Path, phantom_store: Path, tmp_path: Path
 ) -> None:

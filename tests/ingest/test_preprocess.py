@@ -300,12 +300,7 @@ def _process_with_a_transform_more(job: Job) -> list[Outcome]:
 
 FAILING = """
 import sys
-from monai.transforms import Compose
 from mammo_pd.cli.app import main
-from mammo_pd.ingest import transforms
-
-# Workers import this file, so they compose this too.
-compose_without = transforms.store_transforms
 
 def quote_the_header(sample):
     raise ValueError(str(sample["image_header"].dataset))
@@ -314,10 +309,15 @@ def with_one_that_fails(*args, **options):
     load, *after = compose_without(*args, **options).transforms
     return Compose([load, quote_the_header, *after])
 
-transforms.store_transforms = with_one_that_fails
-
 if __name__ == "__main__":
     sys.exit(main(["preprocess", sys.argv[1], "--out", sys.argv[2]]))
+
+# Workers, which import this file, have loaded these.
+from monai.transforms import Compose
+from mammo_pd.ingest import transforms
+
+compose_without = transforms.store_transforms
+transforms.store_transforms = with_one_that_fails
 """
 
 

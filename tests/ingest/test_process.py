@@ -173,7 +173,9 @@ def test_the_process_that_hands_out_the_work_loads_neither_monai_nor_torch():
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="threads are counted in /proc")  # noqa: PTH112
-def test_what_the_fork_server_loads_starts_no_thread_and_hides_no_library(tmp_path):
+def test_what_the_fork_server_loads_starts_no_thread_hides_no_library_and_is_quiet_when_late(
+    tmp_path,
+):
     # A library that would take hold of the GPU, which processes that are forked do not survive.
     library = tmp_path / "nvidia" / "nvimgcodec"
     library.mkdir(parents=True)
@@ -187,11 +189,18 @@ def test_what_the_fork_server_loads_starts_no_thread_and_hides_no_library(tmp_pa
         "from mammo_pd.imaging.decoders.nvimgcodec_plugin import get_decoder, uid\n"
         "assert 'nvimgcodec' in get_decoder(uid.JPEG2000Lossless).available_plugins\n"
         "print(len(os.listdir('/proc/self/task')))\n"
-        "import matplotlib, mlflow, nvidia.nvimgcodec, pandas, sklearn, torchvision\n"
+        "from importlib.util import find_spec\n"
+        "hidden = 'matplotlib mlflow nvidia.nvimgcodec pandas sklearn torchvision'.split()\n"
+        "assert all(find_spec(name) for name in hidden)\n"
+        "import pandas\n"
+        # The parent is gone, and with it the semaphores that a worker begins with.
+        "for error in (FileNotFoundError('late'), EOFError('late'), ValueError('ours')):\n"
+        "    sys.excepthook(type(error), error, None)\n"
     )
     env = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=env)
-    assert (run.returncode, run.stdout.strip(), run.stderr.strip()) == (0, "1", "")
+    # Of a worker that starts too late there is no word; of other errors there is.
+    assert (run.returncode, run.stdout.strip(), run.stderr.strip()) == (0, "1", "ValueError: ours")
 
 
 @pytest.mark.corpus

@@ -3,6 +3,7 @@ import os
 from pathlib import Path
 
 import pytest
+from few_steps import few_steps
 
 from mammo_pd.perf.bench import bench
 
@@ -11,7 +12,7 @@ from mammo_pd.perf.bench import bench
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a bench of this machine in ``b`` and its MLflow record in ``runs``.
 
-    It takes half a minute, so the test processes of one session share it; nobody changes it.
+    Few steps are timed, and the test processes of one session share it; nobody changes it.
     """
     own = tmp_path_factory.getbasetemp()
     out = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "bench-of-all"
@@ -19,13 +20,14 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with (out / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (out / "b" / "bench.json").is_file():
-            bench(
-                out / "b",
-                resolutions=["64x48", "96"],
-                keep_rates=[0.25, 1.0],
-                models=["vit_tiny_patch16_224"],
-                batch_size=2,
-                runs=out / "runs",
-                say=lambda _: None,
-            )
+            with few_steps():
+                bench(
+                    out / "b",
+                    resolutions=["64x48", "96"],
+                    keep_rates=[0.25, 1.0],
+                    models=["test_vit"],
+                    batch_size=2,
+                    runs=out / "runs",
+                    say=lambda _: None,
+                )
     return out

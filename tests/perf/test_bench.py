@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from few_steps import few_steps
 from PIL import Image
 
 from mammo_pd.errors import InputError
@@ -14,7 +15,7 @@ from mammo_pd.perf.measure import Bench
 from mammo_pd.perf.rows import OURS, TIMM, TIMM_WHOLE
 from mammo_pd.terms import Draw
 
-TINY = "vit_tiny_patch16_224"
+TINY = "test_vit"
 
 
 def test_rows_are_ours_beside_timms(measured: Path) -> None:
@@ -44,7 +45,7 @@ def test_bench_that_is_stopped_keeps_what_it_measured(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Bench, "timm", stop)
-    with pytest.raises(KeyboardInterrupt):
+    with few_steps(), pytest.raises(KeyboardInterrupt):
         bench(tmp_path, resolutions=["64x48"], keep_rates=[0.25], models=[TINY], batch_size=1)
     assert [row["who"] for row in json.loads((tmp_path / "bench.json").read_text())["rows"]] == [
         OURS

@@ -8,7 +8,7 @@ from mammo_pd.perf.budget import budget, choose
 from mammo_pd.perf.calibration import read_calibration
 from mammo_pd.perf.cost import shape_of
 
-TINY = "vit_tiny_patch16_224"
+TINY = "test_vit"
 NOTHING = {"hours": None, "images": None, "bench": None}
 WHAT = {"models": ["vit_small_patch16_224"], "resolutions": ["1024"], "keep_rates": [0.25, 1.0]}
 

@@ -10,11 +10,10 @@ from mammo_pd.evaluation.calibration import calibration_line
 from mammo_pd.evaluation.levels import Aggregation, aggregate
 from mammo_pd.evaluation.locked import Recalibration, lock
 from mammo_pd.evaluation.predictions import check_predictions
-from mammo_pd.report import evaluate, external, folder
+from mammo_pd.report import evaluate, external
 from mammo_pd.report.content import ReportContext
 from mammo_pd.report.evaluate import evaluate_file
 from mammo_pd.report.external import evaluate_sets, sets_table
-from mammo_pd.report.figures import Figure
 from mammo_pd.report.folder import metrics_of
 from mammo_pd.terms import Level
 
@@ -26,13 +25,6 @@ HOW = {"context": CONTEXT}
 def _no_single_reports(monkeypatch):
     """The reports of the single sets are tested elsewhere, and take seconds to draw."""
     monkeypatch.setattr(evaluate, "write_report", lambda made, out: metrics_of(made))
-
-
-@pytest.fixture
-def no_curves(monkeypatch):
-    """Drawing them takes a second."""
-    blank = Figure("roc", "<svg ></svg>", b"", "blank")
-    monkeypatch.setattr(folder, "overlaid_roc", lambda _: blank)
 
 
 @pytest.fixture
@@ -78,7 +70,7 @@ def test_a_column_for_each_set(files, tmp_path):
     assert len(pd.read_csv(out / "operating_points.csv")) == 3 * 4 * 8
 
 
-@pytest.mark.usefixtures("no_curves")
+@pytest.mark.usefixtures("blank_figures")
 def test_no_external_set_is_read_before_the_lock(files, tmp_path, monkeypatch):
     order = []
     read, decide = external.read_predictions, external.lock
@@ -90,7 +82,7 @@ def test_no_external_set_is_read_before_the_lock(files, tmp_path, monkeypatch):
     assert order == ["a", "lock", "<b>", "c d"]
 
 
-@pytest.mark.usefixtures("no_curves")
+@pytest.mark.usefixtures("blank_figures")
 def test_without_validation_rows_all_of_the_first_decides_and_is_no_test(files, tmp_path):
     made_up(60).to_csv(files[0], index=False)
     metrics = evaluate_sets(files, tmp_path / "out", **HOW)
@@ -100,7 +92,7 @@ def test_without_validation_rows_all_of_the_first_decides_and_is_no_test(files, 
     assert "its own column is no test of them" in (tmp_path / "out" / "index.html").read_text()
 
 
-@pytest.mark.usefixtures("no_curves")
+@pytest.mark.usefixtures("blank_figures")
 def test_women_who_are_in_both_are_told_of(files, tmp_path):
     pd.read_csv(files[0]).drop(columns="split").to_csv(files[1], index=False)
     metrics = evaluate_sets(files[:2], tmp_path / "out", **HOW)
@@ -108,7 +100,7 @@ def test_women_who_are_in_both_are_told_of(files, tmp_path):
     assert "shares 60 patient IDs" in (tmp_path / "out" / "index.html").read_text()
 
 
-@pytest.mark.usefixtures("no_curves")
+@pytest.mark.usefixtures("blank_figures")
 def test_a_first_set_of_one_class_is_refused(files, tmp_path):
     made_up(20).assign(label=0).to_csv(files[0], index=False)
     with pytest.raises(InputError, match="one class only"):

@@ -5,10 +5,8 @@ from prediction_tables import made_up
 
 from mammo_pd.errors import InputError
 from mammo_pd.evaluation.predictions import read_predictions
-from mammo_pd.report import folder
 from mammo_pd.report.content import ReportContext
 from mammo_pd.report.evaluate import evaluate_predictions
-from mammo_pd.report.figures import Figure
 
 CONTEXT = ReportContext(created="2026-01-01T00:00:00+00:00")
 
@@ -20,14 +18,6 @@ def predictions():
 
 def evaluated(table, out, **how):
     return evaluate_predictions(table, out, context=CONTEXT, **how)
-
-
-@pytest.fixture
-def blank_figures(monkeypatch):
-    """For tests of the folder, not of the figures in it: drawing takes a second."""
-    names = ("roc", "pr", "scores", "calibration", "strata", "folds", "decision_curve")
-    blank = [Figure(name, "<svg ></svg>", b"", "blank") for name in names]
-    monkeypatch.setattr(folder, "figures_of", lambda _: blank)
 
 
 @pytest.mark.usefixtures("blank_figures")

@@ -153,6 +153,7 @@ def test_nothing_that_is_handed_in_becomes_markup(tmp_path):
     assert page.text.count(HOSTILE) > 4
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_a_prevalence_and_readers_are_named(tmp_path):
     table = made_up(40)
     table["split"] = ["val"] * 80 + ["test"] * 80

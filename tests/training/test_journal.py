@@ -142,6 +142,7 @@ def test_processes_that_begin_together_make_one_whole_database(tmp_path: Path) -
     assert len(client.search_runs([found.experiment_id])) == 2
 
 
+@pytest.mark.usefixtures("databases_are_made")
 def test_database_that_was_half_made_by_a_killed_process_is_no_hindrance(tmp_path: Path) -> None:
     (tmp_path / ".mlflow.db.new").write_bytes(b"SQLite format 3 and no more")
     _begin(tmp_path)

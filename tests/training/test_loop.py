@@ -77,7 +77,7 @@ def test_one_batch_is_learnt_by_heart(phantom_store: Path) -> None:
     # The rate falls to 0, as in a run: at a constant one the last update can overshoot.
     for number in range(60):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(number, 60, 5, 3e-4)
+            group["lr"] = learning_rate(number, 60, 5, 3e-3)
         losses.append(step(batch, keys, setup.backbone.num_tokens).item())
     assert losses[-1] < 0.1 * losses[0]
     model.eval()
@@ -95,7 +95,7 @@ def test_parts_of_a_step_give_together_what_the_whole_gives(phantom_store: Path)
     found = []
     for parts in (1, 2, 3, 8):
         torch.manual_seed(0)
-        backbone = build_backbone("vit_tiny_patch16_224", (64, 48))
+        backbone = build_backbone("test_vit", (64, 48))
         # A rate of 0 leaves the weights, so that losses and gradients can be compared.
         optimizer = torch.optim.SGD(backbone.parameters(), lr=0.0)
         model, optimizer = setup.fabric.setup(backbone, optimizer)
@@ -108,7 +108,7 @@ def test_parts_of_a_step_give_together_what_the_whole_gives(phantom_store: Path)
         step = TrainingStep(setup.fabric, model.train(), optimizer, setup.sampler, setup.objective)
         found.append((step(batch, keys, 6, parts), gradients))
     (loss, gradients), *others = found
-    assert len(gradients) > 100
+    assert len(gradients) == len(list(setup.backbone.parameters()))
     for other_loss, other in others:
         torch.testing.assert_close(other_loss, loss, atol=1e-6, rtol=1e-5)
         for name, gradient in gradients.items():

@@ -65,13 +65,13 @@ def test_rates_are_used(phantom_store: Path, tmp_path: Path) -> None:
     config = {"training__layer_decay": 0.01, "training__epochs": 1}
     before = set_up(phantom_store, small(**config)).backbone.timm_model.state_dict()
     after = load_file(trained(phantom_store, tmp_path, **config).best)
-    names = ("blocks.0.mlp.fc1.weight", "blocks.11.mlp.fc1.weight", "head.weight")
+    names = ("blocks.0.mlp.fc1.weight", "blocks.5.mlp.fc1.weight", "head.weight")
     moved = [float((after[name] - before[name]).abs().max()) for name in names]
     assert moved[0] == 0 < moved[1] < moved[2]
 
 
 def test_what_lies_around_the_backbone_learns_at_the_full_rate() -> None:
-    backbone = build_backbone("vit_tiny_patch16_224", IMG_SIZE)
+    backbone = build_backbone("test_vit", IMG_SIZE)
     model = nn.ModuleDict({"backbone": backbone, "decoder": nn.Linear(3, 2)})
     groups = parameter_groups(model, backbone.timm_model, weight_decay=0.1, layer_decay=0.5)
     found = {
@@ -102,7 +102,7 @@ def test_frozen_backbone_stays_as_it_was(
 
 
 def test_head_and_norm_behind_the_pooling_are_not_frozen() -> None:
-    backbone = build_backbone("vit_tiny_patch16_224", IMG_SIZE, global_pool="avg")
+    backbone = build_backbone("test_vit", IMG_SIZE, global_pool="avg")
     held = {id(weight) for weight in backbone_parameters(backbone.timm_model)}
     for name, weight in backbone.timm_model.named_parameters():
         assert (id(weight) in held) != name.startswith(("head.", "fc_norm."))
@@ -151,7 +151,7 @@ def test_scores_are_probabilities_at_the_true_prevalence(settings: dict[str, flo
     label = rng.random(20_000) < 1 / (1 + np.exp(-(1.2 * x - 4.6)))
     assert 0.015 < label.mean() < 0.03
     objective = BinaryLabel(TrainingSettings(**settings))
-    backbone = build_backbone("vit_tiny_patch16_224", IMG_SIZE)
+    backbone = build_backbone("test_vit", IMG_SIZE)
     objective.prepare(backbone, label[:, None].astype(np.float32))
     start = torch.sigmoid(backbone.timm_model.head.bias).item()
     assert start == pytest.approx(label.mean(), rel=1e-4)
@@ -189,7 +189,7 @@ def test_scores_are_probabilities_at_the_true_prevalence(settings: dict[str, flo
 def test_loss_of_a_constant_score_is_the_least_that_one_gives(settings: dict[str, float]) -> None:
     label = (np.arange(200) < 30).astype(np.float32)[:, None]
     objective = BinaryLabel(TrainingSettings(**settings))
-    objective.prepare(build_backbone("vit_tiny_patch16_224", IMG_SIZE), label)
+    objective.prepare(build_backbone("test_vit", IMG_SIZE), label)
     rows = np.arange(200)
     if "positive_share" in settings:
         rows = BalancedDraw(label[:, 0] > 0, 0.5).draw(np.random.default_rng(0))

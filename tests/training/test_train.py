@@ -41,7 +41,7 @@ from mammo_pd.training.train import resume, train
 SMALL = {
     "data.res": "128x96",
     "data.workers": 1,
-    "model.name": "vit_tiny_patch16_224",
+    "model.name": "test_vit",
     "training.epochs": 4,
     "training.batch_size": 8,
     "device.accelerator": "cpu",
@@ -156,6 +156,7 @@ def test_model_in_mlflow_gives_the_scores_of_the_run(run: Path, phantom_store: P
     assert model.metadata.signature.outputs.inputs[0].shape == (-1, 1)
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_report_is_kept_beside_its_run(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -345,7 +346,7 @@ def test_folds_are_joined_out_of_fold(phantom_store: Path, tmp_path: Path) -> No
 
 def test_weights_of_a_run_start_another(run: Path, phantom_store: Path) -> None:
     weights = str(run / "best.safetensors")
-    model = build_backbone("vit_tiny_patch16_224", (128, 96), weights=weights)
+    model = build_backbone("test_vit", (128, 96), weights=weights)
     trained = load_file(weights)
     assert torch.equal(
         model.timm_model.blocks[0].mlp.fc1.weight, trained["blocks.0.mlp.fc1.weight"]
@@ -430,16 +431,20 @@ def test_batch_that_devices_cannot_share_is_refused(phantom_store: Path, tmp_pat
 
 
 def fitted(store: Path, runs: Path, accelerator: str, *command: str) -> Path:
-    """A run of the command line in processes of its own, as a user starts it."""
+    """A run of the command line: in this process, or in those that ``command`` starts."""
     words = (
-        "train --res 128x96 --model vit_tiny_patch16_224 --epochs 2 --batch-size 8 --keep 0.5 "
+        "train --res 128x96 --model test_vit --epochs 2 --batch-size 8 --keep 0.5 "
         "--set model.drop_path_rate=0.3 --set training.grad_accum_steps=2 "
         "--set device.precision=32-true "
-        f"--set device.compile=false --set device.accelerator={accelerator}"
-    )
+        f"--set device.compile=false --set device.accelerator={accelerator} "
+        f"--store {store} --runs {runs}"
+    ).split()
+    if not command:
+        assert main(words) == 0
+        return RunFolder.latest(runs).path
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())}
     subprocess.run(
-        [*command[:-1], *words.split(), *command[-1].split(), "--store", store, "--runs", runs],
+        [*command[:-1], *words, *command[-1].split()],
         check=True,
         env=environment,
         timeout=300,
@@ -448,28 +453,35 @@ def fitted(store: Path, runs: Path, accelerator: str, *command: str) -> Path:
     return RunFolder.latest(runs).path
 
 
+MODULE = (sys.executable, "-m", "mammo_pd")
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "mammo_pd")
+
+
 @pytest.mark.parametrize("accelerator", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def test_two_processes_equal_one(accelerator: str, phantom_store: Path, tmp_path: Path) -> None:
-    """Started by --devices and by torchrun: the same draws, losses, scores and weights."""
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param((*MODULE, "--devices 2"), id="devices"),
+        pytest.param((*TORCHRUN, ""), id="torchrun", marks=pytest.mark.slow),
+    ],
+)
+def test_two_processes_equal_one(
+    command: tuple[str, ...], accelerator: str, phantom_store: Path, tmp_path: Path
+) -> None:
+    """However they are started: the same draws, losses, scores and weights."""
     if accelerator == "cuda" and torch.cuda.device_count() < 2:
         pytest.skip("needs two GPUs")
-    module = [sys.executable, "-m", "mammo_pd"]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
-    alone = fitted(phantom_store, tmp_path / "one", accelerator, *module, "")
-    pairs = [
-        fitted(phantom_store, tmp_path / "two", accelerator, *module, "--devices 2"),
-        fitted(phantom_store, tmp_path / "pair", accelerator, *torchrun, "-m", "mammo_pd", ""),
-    ]
+    alone = fitted(phantom_store, tmp_path / "one", accelerator)
+    pair = fitted(phantom_store, tmp_path / "two", accelerator, *command)
     columns = ["epoch", "train_loss", "val_auc_image", "val_auc_breast"]
     expected = pd.read_csv(alone / "history.csv")[columns]
     weights = load_file(alone / "best.safetensors")
-    for pair in pairs:
-        assert RunFolder.open(pair).info.environment["devices"] == 2
-        assert len(list(pair.parent.glob("*/run.json"))) == 1
-        history = pd.read_csv(pair / "history.csv")[columns]
-        pd.testing.assert_frame_equal(history, expected, rtol=1e-4)
-        for name, weight in load_file(pair / "best.safetensors").items():
-            torch.testing.assert_close(weight, weights[name], atol=2e-4, rtol=1e-3)
+    assert RunFolder.open(pair).info.environment["devices"] == 2
+    assert len(list(pair.parent.glob("*/run.json"))) == 1
+    history = pd.read_csv(pair / "history.csv")[columns]
+    pd.testing.assert_frame_equal(history, expected, rtol=1e-4)
+    for name, weight in load_file(pair / "best.safetensors").items():
+        torch.testing.assert_close(weight, weights[name], atol=2e-4, rtol=1e-3)
 
 
 def test_torchrun_that_contradicts_the_number_of_devices_is_refused(

@@ -5,22 +5,35 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from blank_figures import figures_left_blank
 from sklearn.metrics import roc_auc_score
+from wrapped_findings import Findings
 
+from mammo_pd.cli.app import main
 from mammo_pd.data.manifest import read_manifest
 from mammo_pd.data.split_store import split_store
 from mammo_pd.data.store import open_store
+from mammo_pd.training.objectives import OBJECTIVES
 from mammo_pd.training.runs import RunFolder
 
 PROGRAM = Path(__file__).with_name("wrapped_findings.py")
 
 
-def mammo_pd(*words: object) -> subprocess.CompletedProcess[str]:
+@pytest.fixture(scope="module", autouse=True)
+def _objective_is_known() -> Iterator[None]:
+    """As it is in the program's own process; in this one it is a matter of these tests."""
+    with pytest.MonkeyPatch.context() as patch, figures_left_blank():
+        patch.setitem(OBJECTIVES, "two_findings", lambda _: Findings())
+        yield
+
+
+def by_process(*words: object) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())}
     return subprocess.run(
         [sys.executable, str(PROGRAM), *map(str, words)],
@@ -46,22 +59,18 @@ def unlabelled_store(phantom_store: Path, tmp_path_factory: pytest.TempPathFacto
 
 
 SETTINGS = (
-    "--res 64x48 --model vit_tiny_patch16_224 --epochs 2 --batch-size 8 --keep 0.5 "
+    "--res 64x48 --model test_vit --epochs 2 --batch-size 8 --keep 0.5 "
     "--set training.objective=two_findings --set device.precision=32-true "
     "--set device.compile=false --set device.accelerator=cpu"
 )
 
 
-def trained(store: Path, runs: Path, devices: int) -> Path:
-    words = ("--split", "mine", "--devices", devices, "--store", store, "--runs", runs)
-    done = mammo_pd("train", *SETTINGS.split(), *words)
-    assert done.returncode == 0, done.stderr
-    return RunFolder.latest(runs).path
-
-
 @pytest.fixture(scope="module")
 def trained_alone(unlabelled_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trained(unlabelled_store, tmp_path_factory.mktemp("runs"), devices=1)
+    runs = tmp_path_factory.mktemp("runs")
+    words = ("--split", "mine", "--store", unlabelled_store, "--runs", runs)
+    assert main(["train", *SETTINGS.split(), *map(str, words)]) == 0
+    return RunFolder.latest(runs).path
 
 
 def test_from_training_to_a_report_of_each_finding(
@@ -74,7 +83,12 @@ def test_from_training_to_a_report_of_each_finding(
 def test_from_two_processes_to_a_report_of_each_finding(
     unlabelled_store: Path, tmp_path: Path
 ) -> None:
-    check_reports(unlabelled_store, trained(unlabelled_store, tmp_path, devices=2), tmp_path)
+    """By the program itself, which starts the second process."""
+    runs = tmp_path / "runs"
+    words = ("--split", "mine", "--devices", 2, "--store", unlabelled_store, "--runs", runs)
+    done = by_process("train", *SETTINGS.split(), *words)
+    assert done.returncode == 0, done.stderr
+    check_reports(unlabelled_store, RunFolder.latest(runs).path, tmp_path)
 
 
 def check_reports(unlabelled_store: Path, run: Path, tmp_path: Path) -> None:
@@ -83,8 +97,7 @@ def check_reports(unlabelled_store: Path, run: Path, tmp_path: Path) -> None:
     scores = {}
     for checkpoint in ("best", "last"):
         out = tmp_path / checkpoint
-        done = mammo_pd("evaluate", run, "--checkpoint", checkpoint, "--out", out)
-        assert done.returncode == 0, done.stderr
+        assert main(["evaluate", str(run), "--checkpoint", checkpoint, "--out", str(out)]) == 0
         scores[checkpoint] = pd.read_csv(run / "predictions.csv")
         tested = scores[checkpoint][lambda table: table["split"] == "test"]
         rows = read_manifest(unlabelled_store / "manifest.parquet").set_index("image_id")
@@ -104,16 +117,18 @@ def check_reports(unlabelled_store: Path, run: Path, tmp_path: Path) -> None:
 
 
 def test_a_change_of_another_target_is_noticed(
-    unlabelled_store: Path, trained_alone: Path, tmp_path: Path
+    unlabelled_store: Path,
+    trained_alone: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     changed = tmp_path / "changed"
     shutil.copytree(unlabelled_store, changed)
     manifest = pd.read_parquet(changed / "manifest.parquet")
     other = manifest["density"].map({"C": "B", "D": "A", "A": "D", "B": "C"})
     manifest.assign(density=other).to_parquet(changed / "manifest.parquet")
-    done = mammo_pd("evaluate", trained_alone, "--store", changed)
-    assert done.returncode == 2
-    assert "the labels in" in done.stderr
+    assert main(["evaluate", str(trained_alone), "--store", str(changed)]) == 2
+    assert "the labels in" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -121,7 +136,7 @@ def test_cross_validation_reports_on_each_finding(unlabelled_store: Path, tmp_pa
     """Its processes are started as this program was, which alone knows the objective."""
     out = tmp_path / "cv"
     words = ("--split", "two", "--store", unlabelled_store, "--out", out, "--parallel", "2")
-    done = mammo_pd("cv", *SETTINGS.split(), *words)
+    done = by_process("cv", *SETTINGS.split(), *words)
     assert done.returncode == 0, done.stderr
     tables = [pd.read_csv(out / f"fold{fold}-seed0" / "predictions.csv") for fold in range(2)]
     scored = pd.concat(tables)[lambda table: table["split"] == "test"]

@@ -1,0 +1,205 @@
+"""Trained on one store, tested on others, whose images have no split and need none."""
+
+import json
+import shutil
+from pathlib import Path
+from types import ModuleType
+
+import pandas as pd
+import pytest
+from blank_figures import figures_left_blank
+from small_runs import small
+
+from mammo_pd.cli.app import main
+from mammo_pd.data.labels import read_labels
+from mammo_pd.imaging.settings import ImagingSettings
+from mammo_pd.inference import external as scoring
+from mammo_pd.ingest.preprocess import preprocess
+from mammo_pd.phantoms import PhantomSettings, write_phantoms
+from mammo_pd.report import external as report
+from mammo_pd.terms import VoiPolicy
+from mammo_pd.training.runs import RunFolder
+from mammo_pd.training.train import train
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of eight other women; not to be changed."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    settings = PhantomSettings(patients=8, scale=0.1, prevalence=0.5, seed=7)
+    write_phantoms(folder / "dicom", settings, processes=1)
+    labels = read_labels(folder / "dicom" / "labels.csv")
+    preprocess(folder / "dicom", folder / "other", labels=labels, say=lambda _: None)
+    return folder / "other"
+
+
+@pytest.fixture(scope="module")
+def run(phantom_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    trained = train(
+        phantom_store,
+        tmp_path_factory.mktemp("runs"),
+        small(training__epochs=1),
+        say=lambda _: None,
+    )
+    assert trained is not None
+    return trained.path
+
+
+@pytest.fixture(autouse=True)
+def _no_figures() -> object:
+    with figures_left_blank():
+        yield
+
+
+def metrics_of(folder: Path) -> dict[str, dict[str, object]]:
+    found: dict[str, dict[str, object]] = json.loads((folder / "metrics.json").read_text())
+    return found
+
+
+def note_calls(
+    monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str, happened: list[str]
+) -> None:
+    function = getattr(module, name)
+
+    def noted(*given: object, **how: object) -> object:
+        happened.append(name)
+        return function(*given, **how)
+
+    monkeypatch.setattr(module, name, noted)
+
+
+def test_a_store_without_a_split_is_tested_whole(
+    run: Path,
+    elsewhere: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert not list((elsewhere / "splits").glob("*"))
+    out = tmp_path / "report"
+    happened: list[str] = []
+    note_calls(monkeypatch, report, "lock", happened)
+    note_calls(monkeypatch, scoring, "score_images", happened)
+    assert main(["evaluate", str(run), "--store", str(elsewhere), "--out", str(out)]) == 0
+    assert happened == ["lock", "score_images"]
+    printed = capsys.readouterr().out
+    found = metrics_of(out)
+    assert list(found["sets"]) == ["store", "other"]
+    assert found["sets"]["other"]["image"]["n"] == 32
+    assert found["locked"]["part"] == "val"
+    assert found["shared_patients"] == {"store": 0, "other": 0}
+    assert found["shared_images"] == {"store": 0, "other": 0}
+    assert "different keys" in found["notes"]["other"][0]
+    assert "note: other: Compared with every image" in printed
+    page = (out / "index.html").read_text()
+    assert "locked before any other set was read" in page
+    assert "Patient IDs could not be compared" in page
+    # The tables that were written give the same, as anyone's predictions do.
+    (table,) = (run / "external").glob("other-*.csv")
+    tables = [str(run / "predictions.csv"), str(table)]
+    assert main(["evaluate", "--predictions", *tables, "--out", str(tmp_path / "again")]) == 0
+    again = metrics_of(tmp_path / "again")
+    assert again["locked"] == found["locked"]
+    for one, other in zip(found["sets"].values(), again["sets"].values(), strict=True):
+        for level in ("image", "breast", "exam", "patient"):
+            assert one[level] == other[level]
+
+
+def test_what_is_in_both_stores_is_told_of(
+    run: Path, phantoms: Path, elsewhere: Path, phantom_store: Path, tmp_path: Path
+) -> None:
+    """Two of the women trained on, in an archive of another key, and in one of the same."""
+    mixed = tmp_path / "dicom"
+    shutil.copytree(elsewhere.parent / "dicom", mixed / "a")
+    for woman in sorted(phantoms.glob("PHANTOM*"))[:2]:
+        shutil.copytree(woman, mixed / "b" / woman.name)
+    tables = [
+        pd.read_csv(folder / "labels.csv") for folder in (elsewhere.parent / "dicom", phantoms)
+    ]
+    both = pd.concat(tables).drop(columns="path").drop_duplicates("sop_instance_uid")
+    both.to_csv(tmp_path / "labels.csv", index=False)
+    labels = read_labels(tmp_path / "labels.csv")
+    key = (phantom_store / "private" / "key").read_bytes()
+    for name, given in (("another-key", None), ("same-key", key)):
+        preprocess(mixed, tmp_path / name, labels=labels, key=given, say=lambda _: None)
+    out = tmp_path / "report"
+    stores = [w for name in ("another-key", "same-key") for w in ("--store", str(tmp_path / name))]
+    assert main(["evaluate", str(run), *stores, "--out", str(out)]) == 0
+    found = metrics_of(out)
+    assert found["shared_images"] == {"store": 0, "another-key": 8, "same-key": 8}
+    # Phantoms are numbered from 1 in every archive: one key gives all eight the IDs of others.
+    assert found["shared_patients"] == {"store": 0, "another-key": 0, "same-key": 8}
+    page = (out / "index.html").read_text()
+    assert "8 images of another-key are, pixel by pixel" in page
+    assert "same-key shares 8 patient IDs" in page
+
+
+@pytest.mark.parametrize("kind", ["voi", "unlabelled", "copy"])
+def test_stores_that_test_nothing_are_refused_before_scoring(
+    kind: str,
+    run: Path,
+    elsewhere: Path,
+    phantom_store: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    store = tmp_path / "store"
+    if kind == "copy":
+        shutil.copytree(phantom_store, store, ignore=shutil.ignore_patterns("splits"))
+        said = "it is no external set"
+    else:
+        labels = read_labels(elsewhere.parent / "dicom" / "labels.csv")
+        preprocess(
+            elsewhere.parent / "dicom",
+            store,
+            labels=labels if kind == "voi" else None,
+            settings=ImagingSettings(voi=VoiPolicy.RAW if kind == "voi" else VoiPolicy.AUTO),
+            say=lambda _: None,
+        )
+        said = (
+            "voi was auto there and is raw here"
+            if kind == "voi"
+            else "no usable image with a label"
+        )
+    assert main(["evaluate", str(run), "--store", str(store)]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_settings_that_may_differ_are_told_of(run: Path, elsewhere: Path, tmp_path: Path) -> None:
+    store = Path(shutil.copytree(elsewhere, tmp_path / "older"))
+    info = json.loads((store / "store.json").read_text())
+    for name, value, said in (
+        ("bits_stored", "12", "bits_stored was None there and is 12 here (these settings follow"),
+        ("algorithm_version", "6", "preprocess the older store again"),
+    ):
+        info["settings"][name] = value
+        (store / "store.json").write_text(json.dumps(info))
+        (note,) = scoring.check_external(RunFolder.open(run), None, store)
+        assert said in note
+
+
+def test_a_store_that_has_moved_is_the_runs_own(
+    run: Path,
+    elsewhere: Path,
+    phantom_store: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    moved = Path(shutil.copytree(phantom_store, tmp_path / "moved"))
+    copy = Path(shutil.copytree(run, tmp_path / run.name))
+    RunFolder.open(copy).update(store=str(tmp_path / "gone"))
+    words = ["evaluate", str(copy), "--out", str(tmp_path / "r")]
+    assert main([*words, "--store", str(moved)]) == 0
+    assert "sets" not in metrics_of(tmp_path / "r")
+    both = [*words, "--store", str(elsewhere), "--store", str(moved)]
+    assert main(both) == 0
+    assert list(metrics_of(tmp_path / "r")["sets"]) == ["moved", "other"]
+    capsys.readouterr()
+    assert main([*words, "--store", str(elsewhere)]) == 2
+    assert "no split 'default'" in capsys.readouterr().err
+    assert (
+        main([*words, "--store", str(elsewhere), "--store", str(elsewhere.parent / "other")]) == 2
+    )
+    assert "name it with a further --store" in capsys.readouterr().err
