@@ -59,6 +59,20 @@ class Reason(StrEnum):
         )
 
 
+class ImageKind(StrEnum):
+    """How a mammogram was made.
+
+    ``ffdm``: full-field digital, one exposure; ``synthetic``: two-dimensional, computed from
+    tomosynthesis; ``tomosynthesis``: its slices or projections; ``other``: scanned film, computed
+    radiography, secondary captures.
+    """
+
+    FFDM = "ffdm"
+    SYNTHETIC = "synthetic"
+    TOMOSYNTHESIS = "tomosynthesis"
+    OTHER = "other"
+
+
 class Laterality(StrEnum):
     """Image Laterality (0020,0062)."""
 

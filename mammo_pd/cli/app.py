@@ -22,6 +22,7 @@ from mammo_pd.stopping import TerminatedError, sigterm_interrupts
 
 # In the order of a project, which is the order of --help.
 COMMANDS = (
+    "inspect",
     "preprocess",
     "split",
     "train",

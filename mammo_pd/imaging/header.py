@@ -172,7 +172,7 @@ def read_header_fields(header: Dataset) -> HeaderFields:
         manufacturer=_known(header, "Manufacturer", known_manufacturer),
         model=_known(header, "ManufacturerModelName", known_model),
         age=find_age(header),
-        presentation_intent=_presentation_intent(header),
+        presentation_intent=find_presentation_intent(header),
         burned_in_annotation=_yes_or_no(header, "BurnedInAnnotation"),
         implant=_yes_or_no(header, "BreastImplantPresent"),
         phantom=_yes_or_no(header, "QualityControlImage"),
@@ -344,6 +344,14 @@ def find_age(header: Dataset) -> float | None:
     return round(years, 2) if 0 < years < 120 else None
 
 
+def find_presentation_intent(header: Dataset) -> str | None:
+    """Find the Presentation Intent Type, by the SOP class where the tag is absent."""
+    given = _code(header, "PresentationIntentType", _PRESENTATION_INTENTS)
+    if given is not None:
+        return given
+    return _PRESENTATION_INTENT_OF_SOP_CLASS.get(text(header, "SOPClassUID") or "")
+
+
 def number_of_frames(header: Dataset) -> int:
     """Number of Frames, 1 where it is not given or is no number."""
     return max(integer(header, "NumberOfFrames") or 1, 1)
@@ -510,13 +518,6 @@ def _from_orientation(header: Dataset) -> tuple[Laterality | None, str | None]:
     if column in {"FL", "FR"}:
         return side, "MLO"
     return None, None
-
-
-def _presentation_intent(header: Dataset) -> str | None:
-    given = _code(header, "PresentationIntentType", _PRESENTATION_INTENTS)
-    if given is not None:
-        return given
-    return _PRESENTATION_INTENT_OF_SOP_CLASS.get(text(header, "SOPClassUID") or "")
 
 
 def _code(header: Dataset, keyword: str, known: frozenset[str]) -> str | None:

@@ -54,7 +54,14 @@ from mammo_pd.ingest.label_join import (
     refuse_losing_labels,
 )
 from mammo_pd.ingest.moved import recognise_moved
-from mammo_pd.ingest.process import Job, Outcome, failed, process_file
+from mammo_pd.ingest.process import (
+    Job,
+    Outcome,
+    failed,
+    not_in_table,
+    process_file,
+    worker_died,
+)
 from mammo_pd.ingest.progress import Progress
 from mammo_pd.ingest.space import Space, expected_space, tell_space
 from mammo_pd.ingest.verify import find_damaged
@@ -258,10 +265,10 @@ def preprocess(
             say(tell_space(paths, expected_space(sources, settings.frames, kept)))
         keep_levels(paths, kept)
         for job in unnamed_rasters:
-            outcome = replace(_not_in_table(), file_content=content_digest(job.source))
+            outcome = replace(failed(not_in_table()), file_content=content_digest(job.source))
             _commit(job, [outcome], target)
         for job, done in do("preprocess", jobs, process_file):
-            _commit(job, [_worker_died()] if done is None else done, target)
+            _commit(job, [failed(worker_died())] if done is None else done, target)
         shutil.rmtree(paths.partial, ignore_errors=True)
         summary = _finish(found, target, labels, pending, replace_labels)
         if contact_sheet is not None:
@@ -430,16 +437,6 @@ def _needs_work(
     if job.named and reason in (Reason.NOT_MAMMOGRAPHY, Reason.NOT_IN_TABLE):
         return True
     return status == Status.FAILED and Reason(reason).may_pass
-
-
-def _worker_died() -> Outcome:
-    detail = "the process that read it died (a decoder crash, out of memory, or stuck for too long)"
-    return failed(ImageError(Reason.WORKER_DIED, detail))
-
-
-def _not_in_table() -> Outcome:
-    detail = "an image file that is not DICOM and that no row of a label table names"
-    return failed(ImageError(Reason.NOT_IN_TABLE, detail))
 
 
 def _commit(job: Job, outcomes: list[Outcome], target: _Target) -> None:

@@ -220,6 +220,18 @@ def failed(error: ImageError, frame: int | None = None) -> Outcome:
     return Outcome(columns if frame is None else {**columns, "frame": str(frame)}, frame)
 
 
+def worker_died() -> ImageError:
+    """Why a file has no outcome: whatever read it is gone."""
+    detail = "the process that read it died (a decoder crash, out of memory, or stuck for too long)"
+    return ImageError(Reason.WORKER_DIED, detail)
+
+
+def not_in_table() -> ImageError:
+    """Why a picture is not read: only a label table tells that a PNG is a mammogram."""
+    detail = "an image file that is not DICOM and that no row of a label table names"
+    return ImageError(Reason.NOT_IN_TABLE, detail)
+
+
 @lru_cache(maxsize=2)
 def _prepare(settings: ImagingSettings, thumbnail: bool, assume_mammogram: bool) -> Transforms:
     """Compose the transforms once in each process."""

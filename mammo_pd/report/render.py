@@ -193,9 +193,9 @@ def external_page(external: ExternalValidation, figures: Sequence[Figure]) -> st
 def _page(
     folder: str, sections: dict[str, str], context: ReportContext, **variables: object
 ) -> str:
-    script = _ENVIRONMENT.get_template("page.js").render()
+    script = ENVIRONMENT.get_template("page.js").render()
     digest = b64encode(sha256(script.encode("utf-8")).digest()).decode("ascii")
-    return _ENVIRONMENT.get_template("page.html").render(
+    return ENVIRONMENT.get_template("page.html").render(
         context=context,
         sections=[_Section(key, title, f"{folder}/{key}.html") for key, title in sections.items()],
         aggregation=_AGGREGATION,
@@ -366,4 +366,4 @@ def _environment() -> Environment:
     return environment
 
 
-_ENVIRONMENT = _environment()
+ENVIRONMENT = _environment()
