@@ -76,7 +76,7 @@ def _tables(found: "Survey", expected: "Estimate | None") -> list["CountTable"]:
         _views(found),
         _exams(found),
         _doubles(found),
-        _estimate(expected),
+        _estimate(expected, found.start_seconds),
     ]
 
 
@@ -234,7 +234,7 @@ def _doubles(found: "Survey") -> "CountTable":
     )
 
 
-def _estimate(expected: "Estimate | None") -> "CountTable":
+def _estimate(expected: "Estimate | None", start_seconds: float) -> "CountTable":
     from mammo_pd.ingest.survey import syntax_name
     from mammo_pd.report.inspection import CountTable
 
@@ -242,7 +242,11 @@ def _estimate(expected: "Estimate | None") -> "CountTable":
     if expected is None:
         return CountTable(title, ("what", "about"), [], "No file could be processed to tell it.")
     rows: list[tuple[str | int, ...]] = [
-        (f"time, with {expected.workers} processes", _duration(expected.seconds)),
+        (
+            f"time, with {expected.workers} processes",
+            f"{_duration(expected.seconds + start_seconds)} "
+            f"({_duration(start_seconds)} of it to start)",
+        ),
         ("size of the store, all levels", _size(expected.stored_bytes)),
     ]
     rows += [
@@ -280,8 +284,7 @@ def _print(table: "CountTable") -> None:
     if len(table.rows) > _MOST_ROWS:
         print(f"  and {len(table.rows) - _MOST_ROWS} more (--csv and --html hold all)")
     if table.note:
-        indent = {"initial_indent": "  ", "subsequent_indent": "  "}
-        print(textwrap.fill(table.note, _WIDTH, **indent))
+        print(textwrap.indent(textwrap.fill(table.note, _WIDTH), "  "))
 
 
 def _shortened(text: str) -> str:

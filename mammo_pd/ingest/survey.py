@@ -29,6 +29,7 @@ from mammo_pd.imaging.header import (
     find_view_modifiers,
     integer,
     number_of_frames,
+    reading_quietly,
     text,
 )
 from mammo_pd.imaging.image_kind import find_image_kind, names_synthetic_product
@@ -120,6 +121,7 @@ class Survey:
         passed_over: files that are not, by reason.
         closed_folders: that could not be listed.
         seconds: from the first header to the last.
+        start_seconds: that the workers took to start.
         workers: processes that read them.
         machines: by (manufacturer, model), of mammograms; None where it is not told.
         syntaxes: by transfer syntax, of mammograms.
@@ -147,6 +149,7 @@ class Survey:
     passed_over: Mapping[PassedOver, int]
     closed_folders: int
     seconds: float
+    start_seconds: float
     workers: int
     machines: Mapping[tuple[str | None, str | None], int]
     syntaxes: Mapping[str, int]
@@ -209,7 +212,7 @@ def survey(
     ]
     workers = max(1, min(workers or available_cores(), len(chunks)))
     counts = _Counts()
-    first = float("inf")
+    started, first = monotonic(), float("inf")
     with Progress("headers", len(files), say) as progress:
         for chunk, answer in run_in_processes(chunks, read_chunk, workers):
             began, facts = answer or (first, [_without_header(worker_died())] * len(chunk.paths))
@@ -223,6 +226,7 @@ def survey(
         passed_over=found.passed_over,
         closed_folders=found.unreadable_folders,
         seconds=seconds,
+        start_seconds=max(0.0, first - started),
         workers=workers,
         repeated_pixels=_count_repeated_pixels(counts.alike(), workers),
     )
@@ -235,7 +239,8 @@ def read_chunk(chunk: _Chunk) -> tuple[float, list[FileFacts]]:
         When it began, on the machine's own clock, and what each file tells, in their order.
     """
     began = monotonic()
-    return began, [read_facts(path, chunk.key) for path in chunk.paths]
+    with reading_quietly():
+        return began, [read_facts(path, chunk.key) for path in chunk.paths]
 
 
 def read_facts(path: Path, key: bytes) -> FileFacts:

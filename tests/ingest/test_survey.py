@@ -64,7 +64,10 @@ def encapsulated(frame: bytes, syntax: str, **tags: Any) -> Dataset:
 
 
 FAULTS: dict[str, tuple[Any, Reason]] = {
-    "of another modality": (lambda: breast(Modality="CT", SOPClassUID="1.2"), Reason.NOT_MAMMOGRAPHY),
+    "of another modality": (
+        lambda: breast(Modality="CT", SOPClassUID="1.2"),
+        Reason.NOT_MAMMOGRAPHY,
+    ),
     "of the chest": (lambda: breast(Modality="CR", SOPClassUID="1.2"), Reason.NOT_MAMMOGRAPHY),
     "without pixels": (without_pixels, Reason.NO_PIXELS),
     "without Rows": (lambda: breast(Rows=None), Reason.UNREADABLE),
@@ -83,12 +86,13 @@ FAULTS: dict[str, tuple[Any, Reason]] = {
         Reason.HEADER_CONTRADICTS,
     ),
     "of another codec": (
-        lambda: encapsulated(
-            ENCODERS[uid.JPEGLSLossless](half_disk(), 12), uid.JPEG2000Lossless
-        ),
+        lambda: encapsulated(ENCODERS[uid.JPEGLSLossless](half_disk(), 12), uid.JPEG2000Lossless),
         Reason.HEADER_CONTRADICTS,
     ),
-    "of too little RLE": (lambda: encapsulated(bytes(64), uid.RLELossless), Reason.HEADER_CONTRADICTS),
+    "of too little RLE": (
+        lambda: encapsulated(bytes(64), uid.RLELossless),
+        Reason.HEADER_CONTRADICTS,
+    ),
     "of a video": (lambda: encapsulated(bytes(64), uid.MPEG2MPML), Reason.DECODE_FAILED),
 }
 
@@ -203,9 +207,7 @@ def test_survey_counts(exam: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.corpus
 @pytest.mark.parametrize("folder", ["mg_dicom", "dicom_zoo/good", "dicom_zoo/bad"])
-def test_real_headers_say_what_preprocess_says(
-    folder: str, corpus: Path, tmp_path: Path
-) -> None:
+def test_real_headers_say_what_preprocess_says(folder: str, corpus: Path, tmp_path: Path) -> None:
     files = sorted(path for path in (corpus / folder).iterdir() if path.is_file())
     if folder == "mg_dicom":
         # Decoding the four large ones of each kind would take a minute and tell nothing more.
