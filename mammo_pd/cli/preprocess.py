@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from mammo_pd.cli.options import DEFAULT_STORE, StoreOption, default_store, unless_default
 from mammo_pd.errors import InputError
-from mammo_pd.terms import Frames, VoiPolicy
+from mammo_pd.terms import Frames, Prefer, VoiPolicy
 
 if TYPE_CHECKING:
     from mammo_pd.data.labels import LabelTable
@@ -47,6 +47,7 @@ def preprocess(
     levels: Annotated[
         str | None, Parameter(metavar="LEVEL,...", show_default="all of the store's")
     ] = None,
+    prefer: Annotated[Prefer | None, Parameter(show_default="as before, else both")] = None,
     verify: bool = False,
 ) -> None:
     """Convert a folder of mammograms to a store of tensors.
@@ -81,6 +82,9 @@ def preprocess(
         key: private/key of another store, to give images the same names as there.
         levels: Pyramid levels to keep, of native,4096,2048,1024,512, beside those that the store
             keeps already; 1024 is enough for --res 1024.
+        prefer: Of a view that has an exposure and an image computed from tomosynthesis, take the
+            one (ffdm) or the other (synthetic). The store remembers the choice and keeps the pixels
+            of both.
         verify: Read all pixels of the store; make anew what is damaged.
     """
     from mammo_pd.data.kept_levels import parse_levels
@@ -109,6 +113,7 @@ def preprocess(
         key=None if key is None else key.read_bytes(),
         verify=verify,
         levels=None if levels is None else parse_levels(levels),
+        prefer=prefer,
     )
     _print_summary(summary, out, has_table=table is not None)
     if summary.details and crosswalk is None:
@@ -237,6 +242,22 @@ def _print_summary(summary: "PreprocessSummary", out: Path, *, has_table: bool) 
         print(
             f"warning: {summary.contradicted} images were left out as duplicates of one that the "
             "label table labels otherwise, and its label was taken; find out which is true"
+        )
+    if summary.only_label:
+        print(
+            f"warning: {summary.only_label} images that --prefer leaves out have a label, and the "
+            "images taken of the same views have none; label those in the table"
+        )
+    if summary.unknown_kind:
+        print(
+            f"warning: {summary.unknown_kind} images are taken whatever their kind: their files "
+            "cannot be read, and only they tell how they were made"
+        )
+    if summary.repeated_views:
+        print(
+            f"{summary.repeated_views} views have several images of the kind that --prefer takes "
+            "(repeated exposures, parts of a breast, FOR PROCESSING beside FOR PRESENTATION); all "
+            "of these stay"
         )
     if summary.disagreeing:
         print(

@@ -80,7 +80,7 @@ def test_module_is_the_command_and_gives_its_status(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], r"no command; choose one of preprocess, split, .* --help"),
+        ([], r"no command; choose one of inspect, preprocess, split, .* --help"),
         (["trian"], r'Unknown command "trian"\. Did you mean "train"'),
         (["split", "store", "more"], r"unexpected more; see mammo-pd split --help"),
         (["train", "--batchsize", "3"], r"Unknown option: --batchsize\. Did you mean --batch-size"),
