@@ -254,6 +254,34 @@ def tracking_uri(runs: Path) -> str:
     return os.environ.get(TRACKING_VARIABLE, _local_uri(runs))
 
 
+def try_store(runs: Path) -> str:
+    """Try what records the runs of a folder: a server is asked, a database is opened and read.
+
+    Where there is neither, a database is made in a temporary folder and a metric logged to it.
+
+    Returns:
+        What was found, in a few words.
+
+    Raises:
+        Exception: whatever MLflow or its database raises.
+    """
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    _quieten()
+    from mlflow import MlflowClient
+
+    uri = tracking_uri(runs)
+    if uri != _local_uri(runs) or (runs / _DATABASE).is_file():
+        count = len(MlflowClient(uri).search_experiments(max_results=100))
+        where = "the server" if uri != _local_uri(runs) else str(runs / _DATABASE)
+        return f"{where} answers, with {count} experiments"
+    with tempfile.TemporaryDirectory() as folder:
+        client = MlflowClient(_sqlite_uri(Path(folder) / _DATABASE))
+        run_id = client.create_run(client.create_experiment(EXPERIMENT)).info.run_id
+        client.log_metric(run_id, "one", 1.0)
+        assert client.get_run(run_id).data.metrics == {"one": 1.0}
+    return "a new database takes runs"
+
+
 def keep_report(runs: Path, mlflow_run_id: str, report: Path, folder: str = "report") -> str | None:
     """Keep a report's summary beside the run that it is of.
 

@@ -34,6 +34,7 @@ COMMANDS = (
     "forget",
     "bench",
     "budget",
+    "doctor",
     "demo",
 )
 
