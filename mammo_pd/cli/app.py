@@ -29,6 +29,7 @@ COMMANDS = (
     "cv",
     "evaluate",
     "compare",
+    "embed",
     "show",
     "sync",
     "forget",
