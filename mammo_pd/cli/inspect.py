@@ -328,8 +328,12 @@ def _page(found: "Survey", expected: "Estimate | None", tables: list["CountTable
 
 
 def _next(folder: Path, found: "Survey") -> str:
+    from mammo_pd.cli.public_set import in_words, labels_of, look_like
+
+    public = look_like(folder)
+    told = "" if public is None else in_words(public) + "\n"
     prefer = " --prefer ffdm" if found.paired_views else ""
-    return f"next: mammo-pd preprocess {shlex.quote(str(folder))} --labels TABLE.csv{prefer}"
+    return f"{told}next: mammo-pd preprocess {shlex.quote(str(folder))}{labels_of(public)}{prefer}"
 
 
 def _duration(seconds: float) -> str:

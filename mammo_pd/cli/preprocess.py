@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from mammo_pd.cli.options import DEFAULT_STORE, StoreOption, default_store, unless_default
+from mammo_pd.cli.public_set import in_words, labels_of, look_like
 from mammo_pd.errors import InputError
 from mammo_pd.terms import Frames, Prefer, VoiPolicy
 
@@ -98,6 +99,9 @@ def preprocess(
     if replace_labels and labels is None:
         raise InputError("--replace-labels needs a table; name it with --labels.")
     table = _read_labels(folder, labels, source, definition, label_column, positive, carry)
+    public = look_like(folder) if labels is None else None
+    if public is not None:
+        print(in_words(public))
     if key is not None and not key.is_file():
         raise InputError(f"the key {key} does not exist; name a store's private/key.")
     summary = ingest.preprocess(
@@ -122,6 +126,7 @@ def preprocess(
         raise InputError(
             f"none of the {summary.found} images in {folder} can be used; the reasons are listed "
             f"above and in {out / 'manifest.parquet'}."
+            + ("" if public is None else f" Try it with{labels_of(public)}.")
         )
     print(f"\nwrote {out / 'manifest.parquet'} and the pixels of {summary.ok} images")
     for file in (*summary.contact_sheets, *([crosswalk] if crosswalk else [])):
@@ -138,7 +143,7 @@ def preprocess(
             + ("" if bits_stored is None else f" --bits-stored {bits_stored}")
         )
         print(
-            f"next: mammo-pd preprocess {shlex.quote(str(folder))}{given} --labels TABLE.csv   "
+            f"next: mammo-pd preprocess {shlex.quote(str(folder))}{given}{labels_of(public)}   "
             "(no image has a label yet; nothing is decoded again)"
         )
 

@@ -37,6 +37,12 @@ def test_help_imports_nothing_heavy(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_names_the_next(command: str) -> None:
+    source = Path(importlib.import_module(f"mammo_pd.cli.{command}").__file__ or "").read_text()
+    assert "next: " in source
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_explains_every_option_within_80_columns(
     command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
