@@ -51,7 +51,13 @@ def inspect(
     if workers is not None and workers < 1:
         raise InputError(f"--workers {workers} is not 1 or above.")
     found = survey(folder, workers=workers)
-    expected = estimate(found.samples, found.pixels, found.usable, workers or available_cores())
+    expected = estimate(
+        found.samples,
+        found.pixels,
+        found.usable,
+        workers or available_cores(),
+        repeated=found.repeated_pixels,
+    )
     tables = _tables(found, expected)
     for table in tables:
         _print(table)

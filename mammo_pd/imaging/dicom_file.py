@@ -22,6 +22,7 @@ from pydicom.tag import BaseTag
 
 from mammo_pd.errors import ImageError
 from mammo_pd.imaging.bounds import refuse_unbounded
+from mammo_pd.imaging.header import number_of_frames
 from mammo_pd.terms import Reason
 
 # Bytes of a file in which elements are read only when they are asked for, and of those elements.
@@ -128,7 +129,7 @@ def _parse_head(file: BinaryIO, head: bytes, size: int) -> DicomHeader | None:
     # the file's first elements do not; but a file of one frame may say there how it was taken.
     single = False
     dataset = _read_until(file, is_behind)
-    if found and found[-1][0] == _PER_FRAME and int(dataset.get("NumberOfFrames") or 1) <= 1:
+    if found and found[-1][0] == _PER_FRAME and number_of_frames(dataset) == 1:
         single = True
         file.seek(0)
         dataset = _read_until(file, is_behind)

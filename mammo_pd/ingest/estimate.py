@@ -52,7 +52,12 @@ class _Timing:
 
 
 def estimate(
-    samples: Sequence[Sample], pixels: Mapping[str, int], files: int, workers: int
+    samples: Sequence[Sample],
+    pixels: Mapping[str, int],
+    files: int,
+    workers: int,
+    *,
+    repeated: int = 0,
 ) -> Estimate | None:
     """Process a few files, and scale what they take to all of them.
 
@@ -61,6 +66,7 @@ def estimate(
         pixels: of all files that will be processed, by transfer syntax.
         files: how many those are.
         workers: processes that ``preprocess`` would use.
+        repeated: files of these that are copies, which are decoded and not stored.
 
     Returns:
         The estimate; None if none of the files could be processed.
@@ -96,7 +102,7 @@ def estimate(
     stored = sum(timing.stored_bytes for timing in flat) / sum(timing.pixels for timing in flat)
     return Estimate(
         seconds=work / workers,
-        stored_bytes=round(stored * sum(pixels.values())),
+        stored_bytes=round(stored * sum(pixels.values()) * (files - repeated) / max(1, files)),
         workers=workers,
         timed=len(flat),
         of_files=files,

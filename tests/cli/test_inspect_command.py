@@ -18,6 +18,9 @@ def test_inspect_tells_writes_and_names_the_next_command(
     with table.open() as opened:
         rows = {(row["table"], row["name"]): row["value"] for row in csv.DictReader(opened)}
     assert rows["Patients and exams", "exams with all four standard views"] == "12"
+    # Every vendor of the phantoms, as preprocess takes them all.
+    assert rows["Files", "of them that preprocess would decode"] == "48"
+    assert rows["Files", "image files"] == "48"
     assert rows["Views of usable images", "L MLO"] == "12"
     assert rows["What preprocess would take", "size of the store, all levels"].endswith("MB")
     assert rows["Copies", "with the SOP Instance UID of an earlier file"] == "0"

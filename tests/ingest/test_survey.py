@@ -133,6 +133,20 @@ def test_header_alone_says_what_the_whole_file_says(syntax: str, tmp_path: Path)
     assert header.dataset.file_meta == whole.file_meta
 
 
+def test_number_of_frames_that_is_no_number_does_not_stop_the_reading(tmp_path: Path) -> None:
+    dataset = breast()
+    dataset.add_new("NumberOfFrames", "IS", "1")
+    dataset.PerFrameFunctionalGroupsSequence = Sequence([Dataset()])
+    path = write_dicom(tmp_path / "a.dcm", dataset)
+    whole = path.read_bytes()
+    assert whole.count(b"\x28\x00\x08\x00IS\x02\x001 ") == 1
+    element = b"\x28\x00\x08\x00IS\x02\x00"
+    path.write_bytes(whole.replace(element + b"1 ", element + b"x "))
+    # Its decoder stumbles over it, which is what only decoding shows.
+    assert surveyed(read_facts(path, KEY)) == ("ok", None, "")
+    assert preprocessed(path, tmp_path / "partial")[1] == Reason.DECODE_FAILED
+
+
 def test_headers_of_frames_are_not_parsed_but_of_one_frame_they_are(tmp_path: Path) -> None:
     item = Dataset()
     item.FrameAnatomySequence = Sequence([Dataset()])
