@@ -76,11 +76,7 @@ class MlflowRun:
         *,
         parent_run_id: str | None = None,
     ) -> None:
-        # MLflow reports its use over the network unless told not to.
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        # By default it asks a server that is away for many minutes, and the GPU waits.
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+        _set_defaults()
         _quieten()
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
@@ -265,7 +261,7 @@ def try_store(runs: Path) -> str:
     Raises:
         Exception: whatever MLflow or its database raises.
     """
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    _set_defaults()
     _quieten()
     from mlflow import MlflowClient
 
@@ -322,6 +318,22 @@ def reason_of(error: Exception) -> str:
     found = re.search(r"\(sqlite3\.\w+\) (.+)", str(error))
     lines = str(error).splitlines() or [type(error).__name__]
     return (found[1] if found else lines[0])[:200]
+
+
+def patience_with_server() -> float:
+    """Seconds that MLflow waits for a server that is away, at each message, as the user set it."""
+    _set_defaults()
+    waits = float(os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"])
+    return waits * (1 + int(os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]))
+
+
+def _set_defaults() -> None:
+    """Set what MLflow reads from the environment, unless the user has."""
+    # MLflow reports its use over the network unless told not to.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    # By default it asks a server that is away for many minutes, and the GPU waits.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 
 
 def _quieten() -> None:

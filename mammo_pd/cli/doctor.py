@@ -74,6 +74,7 @@ def _checks(folder: Path | None) -> list[tuple[str, "Check"]]:
         ("memory", machine.check_memory),
         ("decoders", codecs.check_codecs),
         ("workers", storage.check_workers),
+        ("time-outs", storage.check_time_outs),
         ("places", lambda: storage.check_places(*places)),
         ("MLflow", lambda: storage.check_mlflow(default_runs())),
     ]

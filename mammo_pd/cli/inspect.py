@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # Rows of a table on the terminal; the CSV and the page hold all.
 _MOST_ROWS = 12
+# Of so few files the speed says nothing.
+_FEW = 1000
 # Characters of a line of text, and of a cell.
 _WIDTH, _WIDEST_CELL = 100, 60
 
@@ -96,10 +98,10 @@ def _files(found: "Survey") -> "CountTable":
     ]
     if found.closed_folders:
         rows.append(("folders that could not be listed", found.closed_folders))
-    rate = found.files / max(found.seconds, 1e-9)
     note = (
-        f"{found.files:,} headers read in {found.seconds:.1f} s by {found.workers} "
-        f"{'process' if found.workers == 1 else 'processes'}: {rate:,.0f} files/s."
+        f"{found.files:,} headers read in {found.seconds:.1f} s by {_processes(found.workers)}"
+        # The first files of a process take as long as hundreds of others.
+        + (f": {found.files / found.seconds:,.0f} files/s." if found.files > _FEW else ".")
     )
     return CountTable("Files", ("what", "files"), rows, note)
 
@@ -249,7 +251,7 @@ def _estimate(expected: "Estimate | None", start_seconds: float) -> "CountTable"
         return CountTable(title, ("what", "about"), [], "No file could be processed to tell it.")
     rows: list[tuple[str | int, ...]] = [
         (
-            f"time, with {expected.workers} processes",
+            f"time, with {_processes(expected.workers)}",
             f"{_duration(expected.seconds + start_seconds)} "
             f"({_duration(start_seconds)} of it to start)",
         ),
@@ -327,7 +329,11 @@ def _page(found: "Survey", expected: "Estimate | None", tables: list["CountTable
     ]
     if expected is not None:
         tiles += [
-            ("time", _duration(expected.seconds), f"with {expected.workers} processes"),
+            (
+                "time",
+                _duration(expected.seconds + found.start_seconds),
+                f"with {_processes(expected.workers)}",
+            ),
             ("store", _size(expected.stored_bytes), "all levels"),
         ]
     return inspection_page(tables, tiles, f"mammo-pd {__version__} · {date.today().isoformat()}")
@@ -340,6 +346,10 @@ def _next(folder: Path, found: "Survey") -> str:
     told = "" if public is None else in_words(public) + "\n"
     prefer = " --prefer ffdm" if found.paired_views else ""
     return f"{told}next: mammo-pd preprocess {shlex.quote(str(folder))}{labels_of(public)}{prefer}"
+
+
+def _processes(count: int) -> str:
+    return "1 process" if count == 1 else f"{count} processes"
 
 
 def _duration(seconds: float) -> str:

@@ -16,6 +16,8 @@ from mammo_pd.errors import ImageError, InputError
 # Room for checkpoints, reports and MLflow's database of some runs.
 _LEAST_FREE = 5e9
 _LEAST_INODES = 100_000
+# Seconds that a message to MLflow may wait.
+_PATIENCE = 60
 # Seconds within which a worker is to give up.
 _LIMIT = 0.1
 
@@ -145,6 +147,27 @@ def overstay(limit: float) -> str:
     except ImageError:
         return "ended"
     return "overstayed"
+
+
+def check_time_outs() -> Iterator[Finding]:
+    """How long commands wait for what may never come: a file, a server."""
+    from mammo_pd.ingest.process import time_limit_of
+    from mammo_pd.tracking import patience_with_server
+
+    name, patience = "time-outs", patience_with_server()
+    found = (
+        f"a file of 10 MB {time_limit_of(10_000_000):.0f} s, a message to MLflow's server "
+        f"{patience:.0f} s"
+    )
+    if patience > _PATIENCE:
+        yield warning(
+            name,
+            found,
+            "training waits so long when the server is away: lower MLFLOW_HTTP_REQUEST_TIMEOUT or "
+            "MLFLOW_HTTP_REQUEST_MAX_RETRIES.",
+        )
+    else:
+        yield ok(name, found)
 
 
 def check_mlflow(runs: Path) -> Iterator[Finding]:

@@ -103,6 +103,15 @@ class ProcessedImage:
     thumbnail: npt.NDArray[np.uint8] | None = None
 
 
+def time_limit_of(size: int) -> float:
+    """Seconds that a file may take.
+
+    Args:
+        size: of the file in bytes; negative if it cannot be told.
+    """
+    return _SECONDS + _SECONDS_PER_MB * max(0, size) / 1e6
+
+
 def process_file(job: Job) -> list[Outcome]:
     """Process one file.
 
@@ -114,7 +123,7 @@ def process_file(job: Job) -> list[Outcome]:
         OSError: the pyramid cannot be written.
     """
     try:
-        with time_limit(_SECONDS + _SECONDS_PER_MB * max(0, job.version[0]) / 1e6):
+        with time_limit(time_limit_of(job.version[0])):
             content = content_digest(job.source)
             return [replace(outcome, file_content=content) for outcome in _outcomes(job)]
     except ImageError as error:

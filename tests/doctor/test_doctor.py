@@ -154,6 +154,20 @@ def test_check_that_breaks_is_a_finding() -> None:
     assert (found.name, found.state) == ("GPU", State.FAILS)
 
 
+def test_server_that_is_away_is_told_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT", raising=False)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    (found,) = storage.check_mlflow(tmp_path)
+    assert found.state == State.FAILS
+    assert "MLFLOW_TRACKING_URI" in found.remedy
+    assert states(storage.check_time_outs()) == {State.OK}
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "120")
+    assert states(storage.check_time_outs()) == {State.WARNING}
+
+
 def test_overstaying_is_noticed() -> None:
     assert storage.overstay(0.05) == "ended"
     assert Reason.TOO_SLOW.may_pass
