@@ -76,6 +76,7 @@ def _checks(folder: Path | None) -> list[tuple[str, "Check"]]:
         ("workers", storage.check_workers),
         ("time-outs", storage.check_time_outs),
         ("places", lambda: storage.check_places(*places)),
+        ("permissions", lambda: storage.check_private(default_store())),
         ("MLflow", lambda: storage.check_mlflow(default_runs())),
     ]
     if folder is not None:

@@ -4,12 +4,14 @@ import errno
 import fcntl
 import mmap
 import os
+import shlex
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from mammo_pd.data.store import StorePaths
 from mammo_pd.doctor.finding import Finding, fails, ok, warning
 from mammo_pd.errors import ImageError, InputError
 
@@ -61,6 +63,35 @@ def _check_place(name: str, folder: Path) -> Finding:
             "delete small files: an image takes one for each level of its pyramid.",
         )
     return ok(name, f"can be written, {free / 1e9:.0f} GB free")
+
+
+def check_private(store: Path) -> Iterator[Finding]:
+    """Whether what identifies women in a store that is there is for its owner alone."""
+    private = StorePaths(store).private
+    if not private.is_dir():
+        return
+    name = f"permissions of {private}"
+    try:
+        files = [private, *private.rglob("*")]
+        is_open = bool(private.stat().st_mode & 0o077)
+        unreadable = [file for file in files if not os.access(file, os.R_OK | os.W_OK)]
+    except OSError as error:
+        yield fails(name, f"cannot be looked at ({error.strerror})", "ask the store's owner.")
+        return
+    if is_open:
+        yield fails(
+            name,
+            "others may enter it: it holds paths and original identifiers",
+            f"chmod -R go-rwx {shlex.quote(str(private))}",
+        )
+    elif unreadable:
+        yield warning(
+            name,
+            f"{len(unreadable)} files in it cannot be read and written by you",
+            "train goes without them; preprocess is for the store's owner.",
+        )
+    else:
+        yield ok(name, "for its owner alone")
 
 
 def _write_and_rename(folder: Path) -> tuple[str, str] | None:

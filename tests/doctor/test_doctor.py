@@ -139,6 +139,17 @@ def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert states(storage.check_places(("store", tmp_path))) == {State.WARNING}
 
 
+def test_private_folder_that_others_may_enter(tmp_path: Path) -> None:
+    assert states(storage.check_private(tmp_path)) == set()
+    (tmp_path / "private").mkdir(mode=0o700)
+    (tmp_path / "private" / "key").touch(mode=0o600)
+    assert states(storage.check_private(tmp_path)) == {State.OK}
+    (tmp_path / "private").chmod(0o755)
+    (found,) = storage.check_private(tmp_path)
+    assert found.state == State.FAILS
+    assert found.remedy.startswith("chmod -R go-rwx ")
+
+
 def test_room_for_a_folder(phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert states(storage.check_room(phantoms, tmp_path / "store")) == {State.OK}
     assert states(storage.check_room(tmp_path, tmp_path / "store")) == {State.FAILS}
