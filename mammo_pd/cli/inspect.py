@@ -237,7 +237,8 @@ def _doubles(found: "Survey") -> "CountTable":
                 found.repeated_pixels,
             ),
         ],
-        "preprocess keeps the first of images with equal pixels, and leaves the others out as "
+        "By the length of the pixel data and 31 samples of them. preprocess keeps the first of "
+        "images with equal pixels, and leaves the others out as "
         "duplicate_image. Two that share a UID and have other pixels are both kept.",
     )
 

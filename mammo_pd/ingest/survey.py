@@ -46,8 +46,11 @@ STANDARD_VIEWS = tuple((side, view) for side in Laterality for view in ("CC", "M
 _CHUNK = 64
 # Files of each transfer syntax that are kept to be timed.
 _SAMPLES = 8
-# Bytes of each of the samples that tell pixel data apart, and where in it they lie.
-_PIECE, _PIECES_AT = 2**12, (1 / 3, 1 / 2, 2 / 3)
+# Bytes of each of the samples that tell pixel data apart, and where in it they lie: three to begin
+# with, and then a row or two of each of 31 parts. Small pixel data are compared as a whole.
+_PIECE, _WHOLE = 2**12, 2**18
+_FEW_PIECES = (1 / 3, 1 / 2, 2 / 3)
+_MANY_PIECES = tuple(number / 32 for number in range(1, 32))
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,8 @@ class Survey:
         repeated_views: views of an exam that have several usable images of one kind.
         hinted: mammograms that free text alone calls synthetic.
         repeated_uids: files whose SOP Instance UID an earlier file has.
-        repeated_pixels: usable files whose pixel data an earlier one has, byte for byte.
+        repeated_pixels: usable files whose pixel data an earlier one has, by their length and
+            samples of 124 KiB.
         pixels: pixels of usable files by transfer syntax.
         samples: usable files to time the work on.
         shapes: usable files by (rows, columns).
@@ -429,8 +433,8 @@ class _Counts:
 
 
 def _count_repeated_pixels(groups: list[list[_PixelData]], workers: int) -> int:
-    """How many of the pixel data repeat others: by some samples first, and then by every byte."""
-    for digest in (_sampled, _whole):
+    """How many pixel data repeat others of their length: by a few samples first, then by many."""
+    for digest in (_roughly, _closely):
         groups = _regroup(groups, digest, workers)
     return sum(len(group) - 1 for group in groups)
 
@@ -456,29 +460,26 @@ def _regroup(
     return [group for group in found.values() if len(group) > 1]
 
 
-def _sampled(job: list[_PixelData]) -> list[bytes]:
-    """Digests of three pieces from the middle of pixel data; empty where they cannot be read."""
-    return [
-        _digest(data, [(data.start + int(data.length * share), _PIECE) for share in _PIECES_AT])
-        for data in job
-    ]
+def _roughly(job: list[_PixelData]) -> list[bytes]:
+    """Digests of a few pieces of pixel data; empty where they cannot be read."""
+    return [_digest(data, _FEW_PIECES) for data in job]
 
 
-def _whole(job: list[_PixelData]) -> list[bytes]:
-    """Digests of all bytes of pixel data; empty where they cannot be read."""
-    return [_digest(data, [(data.start, data.length)]) for data in job]
+def _closely(job: list[_PixelData]) -> list[bytes]:
+    """Digests of many pieces of pixel data, or of all; empty where they cannot be read."""
+    return [_digest(data, _MANY_PIECES) for data in job]
 
 
-def _digest(data: _PixelData, pieces: list[tuple[int, int]]) -> bytes:
+def _digest(data: _PixelData, shares: tuple[float, ...]) -> bytes:
+    pieces = [(data.start + int(data.length * share), _PIECE) for share in shares]
+    if data.length <= _WHOLE:
+        pieces = [(data.start, data.length)]
     digest = hashlib.blake2b(digest_size=16)
     try:
         with data.path.open("rb", buffering=0) as file:
             for start, length in pieces:
                 file.seek(start)
-                left = min(length, data.start + data.length - start)
-                while left > 0 and (piece := file.read(min(left, 2**20))):
-                    digest.update(piece)
-                    left -= len(piece)
+                digest.update(file.read(min(length, data.start + data.length - start)))
     except OSError:
         return b""
     return digest.digest()

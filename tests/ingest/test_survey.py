@@ -15,6 +15,7 @@ from pydicom.sequence import Sequence
 
 from mammo_pd.imaging.dicom_file import read_dataset, read_header
 from mammo_pd.imaging.settings import ImagingSettings
+from mammo_pd.ingest import survey as module
 from mammo_pd.ingest.process import Job, process_file
 from mammo_pd.ingest.survey import FileFacts, read_facts, survey
 from mammo_pd.terms import ImageKind, Reason, Status
@@ -236,3 +237,20 @@ def test_real_headers_say_what_preprocess_says(folder: str, corpus: Path, tmp_pa
             _, reason, _ = preprocessed(path, tmp_path / "partial")
             assert reason is None or Reason(reason) in OF_PIXELS, path.name
     assert refused
+
+
+def test_pixel_data_that_differ_in_one_row_are_told_apart(tmp_path: Path) -> None:
+    pixels = np.zeros((800, 400), np.uint16)
+    pixels[:, :200] = np.random.default_rng(0).integers(1, 4000, (800, 200))
+    groups = []
+    for name, row in (("a", None), ("b", None), ("c", 600)):
+        other = pixels.copy()
+        if row is not None:
+            other[row : row + 30, :200] += 1
+        path = write_dicom(tmp_path / f"{name}.dcm", make_dataset(other))
+        facts = read_facts(path, KEY)
+        groups.append(module._PixelData(path, facts.pixel_start, facts.pixel_bytes))
+    assert facts.pixel_bytes > module._WHOLE
+    assert module._roughly(groups)[0] == module._roughly(groups)[2]
+    one, two, three = module._closely(groups)
+    assert one == two != three
