@@ -148,7 +148,7 @@ def _main(arguments: Sequence[str] | None) -> int:
 
 def _folder_of_images(words: Sequence[str]) -> Path | None:
     """The folder of images that a command was given."""
-    takes_one = words[0] in ("preprocess", "inspect", "doctor")
+    takes_one = {*words[:1]} <= {"preprocess", "inspect", "doctor"}
     folders = [Path(word) for word in words[1:] if takes_one and word[:1] != "-"]
     return next((folder for folder in folders if folder.is_dir()), None)
 
