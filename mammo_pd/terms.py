@@ -28,6 +28,7 @@ class Reason(StrEnum):
     NO_BREAST = "no_breast_found"
     DUPLICATE = "duplicate_image"
     NOT_IN_TABLE = "not_in_label_table"  # an image file that is not DICOM and that no row names
+    NOT_PREFERRED = "not_preferred"  # the view has an image of the kind that --prefer takes
     FORGOTTEN = "forgotten"  # taken out by `mammo-pd forget`, and its file is still in the folder
 
     NOT_AN_IMAGE = "not_an_image"
@@ -55,8 +56,35 @@ class Reason(StrEnum):
             Reason.NO_BREAST,
             Reason.DUPLICATE,
             Reason.NOT_IN_TABLE,
+            Reason.NOT_PREFERRED,
             Reason.FORGOTTEN,
         )
+
+
+class ImageKind(StrEnum):
+    """How a mammogram was made.
+
+    ``ffdm``: full-field digital, one exposure; ``synthetic``: two-dimensional, computed from
+    tomosynthesis; ``tomosynthesis``: its slices or projections; ``other``: scanned film, computed
+    radiography, secondary captures.
+    """
+
+    FFDM = "ffdm"
+    SYNTHETIC = "synthetic"
+    TOMOSYNTHESIS = "tomosynthesis"
+    OTHER = "other"
+
+
+class Prefer(StrEnum):
+    """Which kind of image is taken of a view that has both.
+
+    ``ffdm``: the full-field digital exposure; ``synthetic``: the image computed from tomosynthesis;
+    ``both``: every image, as without any choice.
+    """
+
+    FFDM = "ffdm"
+    SYNTHETIC = "synthetic"
+    BOTH = "both"
 
 
 class Laterality(StrEnum):

@@ -76,11 +76,7 @@ class MlflowRun:
         *,
         parent_run_id: str | None = None,
     ) -> None:
-        # MLflow reports its use over the network unless told not to.
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        # By default it asks a server that is away for many minutes, and the GPU waits.
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+        _set_defaults()
         _quieten()
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
@@ -254,6 +250,34 @@ def tracking_uri(runs: Path) -> str:
     return os.environ.get(TRACKING_VARIABLE, _local_uri(runs))
 
 
+def try_store(runs: Path) -> str:
+    """Try what records the runs of a folder: a server is asked, a database is opened and read.
+
+    Where there is neither, a database is made in a temporary folder and a metric logged to it.
+
+    Returns:
+        What was found, in a few words.
+
+    Raises:
+        Exception: whatever MLflow or its database raises.
+    """
+    _set_defaults()
+    _quieten()
+    from mlflow import MlflowClient
+
+    uri = tracking_uri(runs)
+    if uri != _local_uri(runs) or (runs / _DATABASE).is_file():
+        count = len(MlflowClient(uri).search_experiments(max_results=100))
+        where = "the server" if uri != _local_uri(runs) else str(runs / _DATABASE)
+        return f"{where} answers, with {count} experiments"
+    with tempfile.TemporaryDirectory() as folder:
+        client = MlflowClient(_sqlite_uri(Path(folder) / _DATABASE))
+        run_id = client.create_run(client.create_experiment(EXPERIMENT)).info.run_id
+        client.log_metric(run_id, "one", 1.0)
+        assert client.get_run(run_id).data.metrics == {"one": 1.0}
+    return "a new database takes runs"
+
+
 def keep_report(runs: Path, mlflow_run_id: str, report: Path, folder: str = "report") -> str | None:
     """Keep a report's summary beside the run that it is of.
 
@@ -319,6 +343,22 @@ def reason_of(error: Exception) -> str:
     found = re.search(r"\(sqlite3\.\w+\) (.+)", str(error))
     lines = str(error).splitlines() or [type(error).__name__]
     return (found[1] if found else lines[0])[:200]
+
+
+def patience_with_server() -> float:
+    """Seconds that MLflow waits for a server that is away, at each message, as the user set it."""
+    _set_defaults()
+    waits = float(os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"])
+    return waits * (1 + int(os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]))
+
+
+def _set_defaults() -> None:
+    """Set what MLflow reads from the environment, unless the user has."""
+    # MLflow reports its use over the network unless told not to.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    # By default it asks a server that is away for many minutes, and the GPU waits.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 
 
 def _quieten() -> None:

@@ -22,6 +22,7 @@ from mammo_pd.stopping import TerminatedError, sigterm_interrupts
 
 # In the order of a project, which is the order of --help.
 COMMANDS = (
+    "inspect",
     "preprocess",
     "split",
     "pretrain",
@@ -29,11 +30,13 @@ COMMANDS = (
     "cv",
     "evaluate",
     "compare",
+    "embed",
     "show",
     "sync",
     "forget",
     "bench",
     "budget",
+    "doctor",
     "demo",
 )
 
@@ -145,8 +148,9 @@ def _main(arguments: Sequence[str] | None) -> int:
 
 
 def _folder_of_images(words: Sequence[str]) -> Path | None:
-    """The folder that ``preprocess`` was given."""
-    folders = [Path(word) for word in words[1:] if words[0] == "preprocess" and word[:1] != "-"]
+    """The folder of images that a command was given."""
+    takes_one = {*words[:1]} <= {"preprocess", "inspect", "doctor"}
+    folders = [Path(word) for word in words[1:] if takes_one and word[:1] != "-"]
     return next((folder for folder in folders if folder.is_dir()), None)
 
 

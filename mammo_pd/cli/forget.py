@@ -1,11 +1,18 @@
 """``mammo-pd forget``: take images out of a store, and say which runs saw them."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from mammo_pd.cli.options import DEFAULT_RUNS, DEFAULT_STORE, RunsOption
+from mammo_pd.cli.options import (
+    DEFAULT_RUNS,
+    DEFAULT_STORE,
+    RunsOption,
+    default_store,
+    unless_default,
+)
 from mammo_pd.errors import InputError
 
 if TYPE_CHECKING:
@@ -73,6 +80,7 @@ def forget(
         if take_again:
             let_in(paths, record, patients=patient or (), images=image or ())
             print("the next preprocess takes them in again")
+            print(f"next: mammo-pd preprocess DICOM_DIR{_unless_default('--out', store)}")
             return
         plan = plan_forgetting(
             paths,
@@ -84,22 +92,32 @@ def forget(
         )
         if not plan.image_ids:
             print("no file of the store is missing; nothing was removed")
+            print(f"next: mammo-pd train{_unless_default('--store', store)}")
             return
         # Told first: once the splits have lost the images, nothing tells who saw them.
         used, unknown = runs_on_images(runs, paths.root, plan.splits, plan.image_ids)
         _print_plan(plan, used, unknown, runs)
         if dry_run:
-            print("\nnothing was removed; without --dry-run it will be")
+            # Not written out: the IDs that were typed may be those of women.
+            print("\nnothing was removed")
+            print("next: the same command without --dry-run, which removes it")
             return
         forgotten = forget_images(paths, record, plan)
     print(f"\nremoved {len(plan.image_ids)} images and their rows from {paths.root}")
     for name, count in forgotten.shortened:
         print(f"removed {count} rows of the split {name}; its other images stay where they were")
     for name in forgotten.removed:
-        print(
-            f"removed the split {name}, of which a part would have been empty; make a new one: "
-            "mammo-pd split --name NEW"
-        )
+        print(f"removed the split {name}, of which a part would have been empty")
+    given = _unless_default("--store", store)
+    if forgotten.removed:
+        place = "" if store == default_store() else f" {shlex.quote(str(store))}"
+        print(f"next: mammo-pd split{place} --name NEW")
+    else:
+        print(f"next: mammo-pd train{given}")
+
+
+def _unless_default(flag: str, store: Path) -> str:
+    return unless_default(flag, store, default_store())
 
 
 def _print_plan(

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from mammo_pd.cli.options import DEFAULT_STORE, StoreOption, default_store, unless_default
+from mammo_pd.cli.public_set import in_words, labels_of, look_like
 from mammo_pd.errors import InputError
-from mammo_pd.terms import Compression, Frames, VoiPolicy
+from mammo_pd.terms import Compression, Frames, Prefer, VoiPolicy
 
 if TYPE_CHECKING:
     from mammo_pd.data.labels import LabelTable
@@ -50,6 +51,7 @@ def preprocess(
     compression: Annotated[
         Compression | None, Parameter(show_default="as the store's, or none")
     ] = None,
+    prefer: Annotated[Prefer | None, Parameter(show_default="as before, else both")] = None,
     verify: bool = False,
 ) -> None:
     """Convert a folder of mammograms to a store of tensors.
@@ -87,6 +89,9 @@ def preprocess(
             keeps already; 1024 is enough for --res 1024.
         compression: How pixels are written from now on; lz4 loses nothing, takes about two thirds
             of the disk, and is undone faster than disks read.
+        prefer: Of a view that has an exposure and an image computed from tomosynthesis, take the
+            one (ffdm) or the other (synthetic). The store remembers the choice and keeps the pixels
+            of both.
         verify: Read all pixels of the store; make anew what is damaged.
     """
     from mammo_pd.data.kept_levels import parse_levels
@@ -100,6 +105,9 @@ def preprocess(
     if replace_labels and labels is None:
         raise InputError("--replace-labels needs a table; name it with --labels.")
     table = _read_labels(folder, labels, source, definition, label_column, positive, carry)
+    public = look_like(folder) if labels is None else None
+    if public is not None:
+        print(in_words(public))
     if key is not None and not key.is_file():
         raise InputError(f"the key {key} does not exist; name a store's private/key.")
     summary = ingest.preprocess(
@@ -116,6 +124,7 @@ def preprocess(
         verify=verify,
         levels=None if levels is None else parse_levels(levels),
         compression=compression,
+        prefer=prefer,
     )
     _print_summary(summary, out, has_table=table is not None)
     if summary.details and crosswalk is None:
@@ -124,6 +133,7 @@ def preprocess(
         raise InputError(
             f"none of the {summary.found} images in {folder} can be used; the reasons are listed "
             f"above and in {out / 'manifest.parquet'}."
+            + ("" if public is None else f" Try it with{labels_of(public)}.")
         )
     print(f"\nwrote {out / 'manifest.parquet'} and the pixels of {summary.ok} images")
     for file in (*summary.contact_sheets, *([crosswalk] if crosswalk else [])):
@@ -140,7 +150,7 @@ def preprocess(
             + ("" if bits_stored is None else f" --bits-stored {bits_stored}")
         )
         print(
-            f"next: mammo-pd preprocess {shlex.quote(str(folder))}{given} --labels TABLE.csv   "
+            f"next: mammo-pd preprocess {shlex.quote(str(folder))}{given}{labels_of(public)}   "
             "(no image has a label yet; nothing is decoded again)"
         )
 
@@ -244,6 +254,22 @@ def _print_summary(summary: "PreprocessSummary", out: Path, *, has_table: bool) 
         print(
             f"warning: {summary.contradicted} images were left out as duplicates of one that the "
             "label table labels otherwise, and its label was taken; find out which is true"
+        )
+    if summary.only_label:
+        print(
+            f"warning: {summary.only_label} images that --prefer leaves out have a label, and the "
+            "images taken of the same views have none; label those in the table"
+        )
+    if summary.unknown_kind:
+        print(
+            f"warning: {summary.unknown_kind} images are taken whatever their kind: their files "
+            "cannot be read, and only they tell how they were made"
+        )
+    if summary.repeated_views:
+        print(
+            f"{summary.repeated_views} views have several images of the kind that --prefer takes "
+            "(repeated exposures, parts of a breast, FOR PROCESSING beside FOR PRESENTATION); all "
+            "of these stay"
         )
     if summary.disagreeing:
         print(

@@ -1,5 +1,6 @@
 """``mammo-pd show``: what a checkpoint says of itself."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -35,12 +36,17 @@ def show(
     from mammo_pd.training.model_card import CheckpointHeader
 
     if run is not None and (run.is_file() or run.suffix == ".safetensors"):
-        path = run
+        path, then = run, f"embed {shlex.quote(str(run))} --store STORE"
     else:
         folder = find_run(runs, run)
         path = folder.best if checkpoint == "best" else folder.last
+        then = f"evaluate {shlex.quote(str(folder.path))}"
     header = CheckpointHeader.read(path)
-    print(_as_json(header) if json else _as_text(header))
+    if json:
+        print(_as_json(header))
+    else:
+        print(_as_text(header))
+        print(f"next: mammo-pd {then}")
 
 
 def _as_json(header: "CheckpointHeader") -> str:

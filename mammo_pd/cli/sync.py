@@ -1,5 +1,6 @@
 """``mammo-pd sync``: what MLflow has missed of a run."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -41,3 +42,4 @@ def sync(
             "for the database in the folder of runs."
         )
     print(f"MLflow has all {journal.count} messages of the run {found.info.run_id}")
+    print(f"next: mammo-pd evaluate {shlex.quote(str(found.path))}")

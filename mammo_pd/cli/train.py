@@ -141,7 +141,7 @@ def train_or_resume(
 
 
 def fit_with_advice(prepare: "Callable[[], tuple[RunSetup, RunFolder]]") -> Path | None:
-    """Train what is prepared, and say where its memory may not suffice.
+    """Train what is prepared, and say where its memory may not suffice, and what a CPU takes.
 
     Args:
         prepare: makes the set-up and the run, or opens a stopped one.
@@ -152,13 +152,15 @@ def fit_with_advice(prepare: "Callable[[], tuple[RunSetup, RunFolder]]") -> Path
     Raises:
         InputError: something given cannot be used, or does not fit in memory.
     """
+    from mammo_pd.perf.cpu_advice import cpu_advice
     from mammo_pd.perf.memory_advice import memory_advice, memory_warning
     from mammo_pd.training.loop import fit
 
     with memory_advice():
         setup, run = prepare()
         warning = memory_warning(setup)
-        if warning is not None:
-            setup.say(warning)
+        for line in (warning, cpu_advice(setup)):
+            if line is not None:
+                setup.say(line)
         fit(setup, run)
     return run.path if setup.fabric.is_global_zero else None

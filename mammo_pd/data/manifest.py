@@ -22,6 +22,7 @@ MANIFEST_SCHEMA = pa.schema(
         ("laterality", pa.string()),
         ("view", pa.string()),
         ("view_modifiers", pa.string()),
+        ("image_kind", pa.string()),
         ("label", pa.int8()),
         ("status", pa.string()),
         ("reason", pa.string()),
@@ -65,6 +66,9 @@ MANIFEST_SCHEMA = pa.schema(
 )
 
 _ROWS_PER_GROUP = 20_000
+
+# Columns that stores of earlier versions lack, and that read as unknown there.
+_ADDED_LATER = ("image_kind",)
 
 # Old name to new, for stores written before the column was renamed.
 _RENAMED_COLUMNS = {"processing": "presentation_intent"}
@@ -129,6 +133,10 @@ def read_manifest(path: Path, *, status: Status | None = Status.OK) -> pd.DataFr
             "make it again with: mammo-pd preprocess DICOM_DIR"
         ) from error
     table = _with_current_names(table)
+    for name in _ADDED_LATER:
+        if name not in table.column_names:
+            column = pa.nulls(len(table), MANIFEST_SCHEMA.field(name).type)
+            table = table.add_column(MANIFEST_SCHEMA.get_field_index(name), name, column)
     missing = [name for name in MANIFEST_SCHEMA.names if name not in table.column_names]
     if missing:
         raise InputError(

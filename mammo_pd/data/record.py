@@ -288,6 +288,13 @@ class Record:
             (json.dumps(checksums), stored_bytes, image_id),
         )
 
+    def put_column(self, path: Path, name: str, value: str) -> None:
+        """Record one column of the manifest for all images of one file, beside those it has."""
+        self._database.execute(
+            f"UPDATE images SET facts = json_set(facts, '$.' || :name, :value) WHERE {_OF_FILE}",
+            {"name": name, "value": value, **_of_file(path)},
+        )
+
     def put_labels(self, path: Path, labels: Mapping[str, Any] | None) -> None:
         """Record the label table's row for all images of one file."""
         self._database.execute(

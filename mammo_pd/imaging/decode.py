@@ -154,9 +154,12 @@ def check_frames(dataset: Dataset) -> None:
                 Reason.HEADER_CONTRADICTS,
                 f"The header claims {frames} frames, more than any tomosynthesis has.",
             )
-        _check_pixels(dataset)
+        data = value(dataset, "PixelData")
+        length = len(data) if isinstance(data, bytes) else 0
+        _check_pixels(dataset, length)
         if not _decoder(dataset).is_encapsulated:
-            _decode_native(dataset, 0)  # refuses pixel data that are too short for all frames
+            _check_native_length(dataset, length)
+            _decode_native(dataset, 0)
             return
         try:
             read_codestream(dataset, frames - 1)
@@ -187,15 +190,10 @@ def _quiet() -> Iterator[None]:
 
 
 def _decode(dataset: Dataset, frame: int | None) -> StoredValues:
-    frames = number_of_frames(dataset)
-    if frame is None and frames > 1:
-        raise ImageError(
-            Reason.MULTI_FRAME,
-            f"The file holds {frames} frames; by default only single projections are used. "
-            "--frames chooses what to use of such files.",
-        )
+    data = value(dataset, "PixelData")
+    length = len(data) if isinstance(data, bytes) else 0
+    rows, columns = _check_before_decoding(dataset, frame, length)
     frame = frame or 0
-    rows, columns = _check_pixels(dataset)
     if _decoder(dataset).is_encapsulated:
         stored = _decode_encapsulated(dataset, frame, rows, columns)
     else:
@@ -216,9 +214,54 @@ def _decode(dataset: Dataset, frame: int | None) -> StoredValues:
     return StoredValues(values, stored.decoder)
 
 
-def _check_pixels(dataset: Dataset) -> tuple[int, int]:
+def check_before_decoding(
+    dataset: Dataset, pixel_bytes: int, codestream: bytes = b"", codestream_bytes: int = 0
+) -> None:
+    """Refuse an image that its header shows to be unusable, as ``decode`` does before it decodes.
+
+    Args:
+        dataset: the header; its pixel data are not looked at.
+        pixel_bytes: length of the pixel data; 0 where there are none.
+        codestream: the first bytes of compressed pixel data, as far as they were read.
+        codestream_bytes: how many there are of the one image; 0 if unknown.
+
+    Raises:
+        ImageError: as ``decode`` raises it.
+    """
+    with _quiet():
+        rows, columns = _check_before_decoding(dataset, None, pixel_bytes)
+        if not _decoder(dataset).is_encapsulated:
+            return
+        if dataset.file_meta.TransferSyntaxUID == uid.RLELossless:
+            if codestream_bytes:
+                _check_rle_length(dataset, codestream_bytes, rows, columns)
+            return
+        size = read_codestream_size(codestream)
+        # Without one the size may lie behind what was read.
+        if size is not None:
+            _check_codestream_size(dataset, size, rows, columns)
+
+
+def _check_before_decoding(
+    dataset: Dataset, frame: int | None, pixel_bytes: int
+) -> tuple[int, int]:
+    """(Rows, Columns), after checking all that is known without looking at the pixel data."""
+    frames = number_of_frames(dataset)
+    if frame is None and frames > 1:
+        raise ImageError(
+            Reason.MULTI_FRAME,
+            f"The file holds {frames} frames; by default only single projections are used. "
+            "--frames chooses what to use of such files.",
+        )
+    rows, columns = _check_pixels(dataset, pixel_bytes)
+    if not _decoder(dataset).is_encapsulated:
+        _check_native_length(dataset, pixel_bytes)
+    return rows, columns
+
+
+def _check_pixels(dataset: Dataset, pixel_bytes: int) -> tuple[int, int]:
     """(Rows, Columns), after checking that there are pixels and that the header is plausible."""
-    if "PixelData" not in dataset or not value(dataset, "PixelData"):
+    if not pixel_bytes:
         raise ImageError(Reason.NO_PIXELS, "The file holds no pixel data.")
     for keyword in ("Rows", "Columns", "BitsAllocated", "BitsStored", "SamplesPerPixel"):
         if (integer(dataset, keyword) or 0) < 1:
@@ -244,7 +287,6 @@ def _check_pixels(dataset: Dataset) -> tuple[int, int]:
 
 def _decode_native(dataset: Dataset, frame: int) -> StoredValues:
     options: Any = {"allow_excess_frames": False, "correct_unused_bits": False}
-    _refuse_excess(dataset)
     try:
         values, _ = _decoder(dataset).as_array(dataset, index=frame, **options)
     except (Exception, MemoryError) as error:
@@ -259,13 +301,19 @@ def _decode_native(dataset: Dataset, frame: int) -> StoredValues:
     return StoredValues(values, "pydicom")
 
 
-def _refuse_excess(dataset: Dataset) -> None:
-    """Refuse pixel data that hold rows more than the header says: of which frame would they be?"""
+def _check_native_length(dataset: Dataset, found: int) -> None:
+    """Refuse pixel data that are too short, or hold rows more than the header says.
+
+    Of those more, of which frame would they be?
+    """
     rows, columns = integer(dataset, "Rows") or 0, integer(dataset, "Columns") or 0
     bits = integer(dataset, "BitsAllocated") or 16
     expected = (rows * columns * bits * number_of_frames(dataset) + 7) // 8
-    data = value(dataset, "PixelData")
-    found = len(data) if isinstance(data, bytes) else 0
+    if found < expected:
+        raise ImageError(
+            Reason.HEADER_CONTRADICTS,
+            "The pixel data are shorter than the header says; the file may be cut off.",
+        )
     # Some writers pad to whole blocks.
     if found - expected >= max(2, columns * bits // 8) and expected:
         raise ImageError(
@@ -303,30 +351,40 @@ def _decode_encapsulated(dataset: Dataset, frame: int, rows: int, columns: int) 
 def _check_codestream(dataset: Dataset, frame: bytes, rows: int, columns: int) -> None:
     """Compare header and codestream."""
     syntax = dataset.file_meta.TransferSyntaxUID
-    bits_allocated = integer(dataset, "BitsAllocated") or 16
     if syntax == uid.RLELossless:
-        if rows * columns * bits_allocated // 8 > _MAX_RLE_RATIO * len(frame):
-            raise ImageError(
-                Reason.HEADER_CONTRADICTS,
-                f"The header says {rows} x {columns}, more than the pixel data can hold.",
-            )
+        _check_rle_length(dataset, len(frame), rows, columns)
         return
     size = read_codestream_size(frame)
     if size is None:
         raise ImageError(
             Reason.DECODE_FAILED, f"The pixel data do not begin as {syntax.name} does."
         )
+    _check_codestream_size(dataset, size, rows, columns)
+    # JPEG XL has no end marker; its decoder itself notices truncation.
+    if size.kind != "jpeg_xl" and not is_whole(frame):
+        raise ImageError(
+            Reason.DECODE_FAILED, "The pixel data have no end marker; the file may be cut off."
+        )
+
+
+def _check_rle_length(dataset: Dataset, length: int, rows: int, columns: int) -> None:
+    bits_allocated = integer(dataset, "BitsAllocated") or 16
+    if rows * columns * bits_allocated // 8 > _MAX_RLE_RATIO * length:
+        raise ImageError(
+            Reason.HEADER_CONTRADICTS,
+            f"The header says {rows} x {columns}, more than the pixel data can hold.",
+        )
+
+
+def _check_codestream_size(dataset: Dataset, size: CodestreamSize, rows: int, columns: int) -> None:
+    syntax = dataset.file_meta.TransferSyntaxUID
+    bits_allocated = integer(dataset, "BitsAllocated") or 16
     expected = CodestreamSize(_KINDS.get(syntax, size.kind), rows, columns, 1, size.precision)
     if size != expected:
         raise ImageError(
             Reason.HEADER_CONTRADICTS,
             f"The header says {expected.kind}, {rows} x {columns}, 1 sample; the codestream says "
             f"{size.kind}, {size.rows} x {size.columns}, {size.components}.",
-        )
-    # JPEG XL has no end marker; its decoder itself notices truncation.
-    if size.kind != "jpeg_xl" and not is_whole(frame):
-        raise ImageError(
-            Reason.DECODE_FAILED, "The pixel data have no end marker; the file may be cut off."
         )
     bits_stored = integer(dataset, "BitsStored") or 16
     lossy = syntax in LOSSY_SYNTAXES if size.lossy is None else size.lossy

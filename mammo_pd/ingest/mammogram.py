@@ -31,10 +31,11 @@ from mammo_pd.imaging.header import (
     read_header_fields,
     read_identifiers,
 )
+from mammo_pd.imaging.image_kind import find_image_kind
 from mammo_pd.imaging.orientation import SideVerdict, is_upside_down, judge_side
 from mammo_pd.imaging.pyramid import area_average, block_mean, fitted_size
 from mammo_pd.imaging.raster import RASTER_SUFFIXES, read_raster
-from mammo_pd.terms import Frames, Laterality, Reason, VoiPolicy
+from mammo_pd.terms import Frames, ImageKind, Laterality, Reason, VoiPolicy
 
 THUMBNAIL_LONG_SIDE = 256
 
@@ -85,6 +86,7 @@ class LoadedImage:
         decoder: what decoded the pixels.
         transfer_syntax: its UID; None for a raster file.
         frame: number of the frame that was taken, from 1, or ``mip``; None if the file holds one.
+        kind: how the image was made; None for a raster file.
     """
 
     stored: np.ndarray | StoredFrames
@@ -93,6 +95,7 @@ class LoadedImage:
     decoder: str
     transfer_syntax: str | None
     frame: str | None
+    kind: ImageKind | None = None
 
     def columns(self) -> dict[str, Any]:
         """The manifest's columns that are known so far; what the file does not tell is left out."""
@@ -105,6 +108,7 @@ class LoadedImage:
             "imager_pixel_spacing_column": spacing[1],
             "transfer_syntax": self.transfer_syntax,
             "decoder": self.decoder,
+            "image_kind": None if self.kind is None else str(self.kind),
             "frame": self.frame,
             "patient_orientation": "/".join(self.tags.patient_orientation or ()) or None,
         }
@@ -340,7 +344,8 @@ def _loaded(
     if syntax in LOSSY_SYNTAXES:
         fields = replace(fields, lossy_image_compression=True)
     header = FileHeader(dataset, read_identifiers(dataset))
-    return LoadedImage(stored, header, fields, decoder, syntax, frame)
+    kind = find_image_kind(dataset)
+    return LoadedImage(stored, header, fields, decoder, syntax, frame, kind)
 
 
 def _load_raster(path: Path, photometric_interpretation: str | None) -> LoadedImage:

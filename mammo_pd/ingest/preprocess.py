@@ -58,7 +58,15 @@ from mammo_pd.ingest.label_join import (
     refuse_losing_labels,
 )
 from mammo_pd.ingest.moved import recognise_moved
-from mammo_pd.ingest.process import Job, Outcome, failed, process_file
+from mammo_pd.ingest.prefer import LeftOut, leave_out
+from mammo_pd.ingest.process import (
+    Job,
+    Outcome,
+    failed,
+    not_in_table,
+    process_file,
+    worker_died,
+)
 from mammo_pd.ingest.progress import Progress
 from mammo_pd.ingest.space import Space, expected_space, tell_space
 from mammo_pd.ingest.verify import find_damaged
@@ -66,7 +74,7 @@ from mammo_pd.ingest.walk import FoundFiles, PassedOver, find_images
 from mammo_pd.ingest.workers import run_in_processes, run_on_cluster
 from mammo_pd.machines import machine_column
 from mammo_pd.table_file import write_rows
-from mammo_pd.terms import PYRAMID_LONG_SIDES, Compression, Reason, Status
+from mammo_pd.terms import PYRAMID_LONG_SIDES, Compression, Prefer, Reason, Status
 
 J = TypeVar("J")
 R = TypeVar("R")
@@ -122,6 +130,11 @@ class PreprocessSummary:
         lacking: images of the whole store that lack a level, must be decoded for it, and are not in
             the folder.
         gone: images of the whole store whose file is no longer where it was read.
+        only_label: images of the whole store that ``prefer`` leaves out and that have a label which
+            the image taken instead lacks.
+        repeated_views: views of the whole store of which ``prefer`` leaves several images.
+        unknown_kind: images of the whole store whose file is needed to tell how they were made, and
+            cannot be read.
         details: one example for each reason: image_id and sentence. Never a file's name, which can
             be a patient's name or an image's UID: what is printed ends up in logs.
         contact_sheets: the pages that were drawn.
@@ -154,6 +167,9 @@ class PreprocessSummary:
     damaged: int
     lacking: int
     gone: int
+    only_label: int
+    repeated_views: int
+    unknown_kind: int
     details: dict[str, str]
     contact_sheets: tuple[Path, ...]
 
@@ -198,6 +214,7 @@ def preprocess(
     verify: bool = False,
     levels: tuple[str, ...] | None = None,
     compression: Compression | None = None,
+    prefer: Prefer | None = None,
     say: Callable[[str], None] = print,
 ) -> PreprocessSummary:
     """Put every mammogram under a folder into a store.
@@ -219,6 +236,8 @@ def preprocess(
             store keeps all.
         compression: of what is written from now on; by default that of the store, or none.
         verify: read every level of the store, and make those anew whose content is damaged.
+        prefer: which image to take of a view that has an exposure and a synthetic image; by default
+            as the store's runs before.
         say: is given each line that is meant for the user.
 
     Raises:
@@ -268,14 +287,14 @@ def preprocess(
             say(tell_space(paths, expected_space(sources, settings.frames, kept, compression)))
         keep_levels(paths, kept)
         for job in unnamed_rasters:
-            outcome = replace(_not_in_table(), file_content=content_digest(job.source))
+            outcome = replace(failed(not_in_table()), file_content=content_digest(job.source))
             _commit(job, [outcome], target)
         for job, done in do("preprocess", jobs, process_file):
-            _commit(job, [_worker_died()] if done is None else done, target)
+            _commit(job, [failed(worker_died())] if done is None else done, target)
         shutil.rmtree(paths.partial, ignore_errors=True)
-        summary = _finish(found, target, labels, pending, replace_labels)
+        summary, left_out = _finish(found, target, labels, pending, replace_labels, prefer)
         if contact_sheet is not None:
-            pages = _draw(contact_sheet, target)
+            pages = _draw(contact_sheet, target, left_out)
             summary = replace(summary, contact_sheets=tuple(pages))
         if crosswalk is not None:
             _write_crosswalk(crosswalk, record)
@@ -463,16 +482,6 @@ def _needs_work(
     return status == Status.FAILED and Reason(reason).may_pass
 
 
-def _worker_died() -> Outcome:
-    detail = "the process that read it died (a decoder crash, out of memory, or stuck for too long)"
-    return failed(ImageError(Reason.WORKER_DIED, detail))
-
-
-def _not_in_table() -> Outcome:
-    detail = "an image file that is not DICOM and that no row of a label table names"
-    return failed(ImageError(Reason.NOT_IN_TABLE, detail))
-
-
 def _commit(job: Job, outcomes: list[Outcome], target: _Target) -> None:
     """Put what one file gave into the store and the record, pixels first."""
     for outcome in outcomes:
@@ -580,7 +589,8 @@ def _finish(
     labels: LabelTable | None,
     pending: int,
     replace_labels: bool,
-) -> PreprocessSummary:
+    prefer: Prefer | None,
+) -> tuple[PreprocessSummary, LeftOut]:
     """Join the labels, write the manifest of the whole store, and count this folder's images."""
     info = read_store_info(target.paths)
     unmatched, changes = 0, None
@@ -592,6 +602,9 @@ def _finish(
             "definition": labels.definition,
             "columns": _merged_types(info.get("labels", {}).get("columns", {}), labels),
         }
+    if prefer is not None:
+        info["prefer"] = str(prefer)
+    left_out = leave_out(target.record, Prefer(info.get("prefer", Prefer.BOTH)))
     further: dict[str, str] = {
         # In stores of earlier versions codes of machines were numbers.
         name: "text" if machine_column(name) else kind
@@ -611,6 +624,10 @@ def _finish(
     def rows() -> Iterator[dict[str, Any]]:
         for image in target.record.rows():
             row = manifest_row(image, target.record.hasher)
+            if image.image_id in left_out.details:
+                # Its pixels stay, so that another choice decodes nothing again.
+                error = ImageError(Reason.NOT_PREFERRED, left_out.details[image.image_id])
+                row |= failed(error).columns
             for name, kind in further.items():
                 if kind == "text" and row.get(name) is not None:
                     row[name] = str(row[name])
@@ -645,7 +662,7 @@ def _finish(
     )
     write_manifest(target.paths.manifest, rows(), schema)
     write_store_info(target.paths, info)
-    return PreprocessSummary(
+    summary = PreprocessSummary(
         found=len(found.images),
         done_before=len(found.images) - pending,
         passed_over=found.passed_over,
@@ -680,9 +697,13 @@ def _finish(
         damaged=counts["damaged"],
         lacking=counts["lacking"],
         gone=counts["gone"],
+        only_label=left_out.only_label,
+        repeated_views=left_out.repeated,
+        unknown_kind=left_out.unknown,
         details=details,
         contact_sheets=(),
     )
+    return summary, left_out
 
 
 def _merged_types(known: Mapping[str, str], labels: LabelTable) -> dict[str, str]:
@@ -735,11 +756,12 @@ def _machine(row: Mapping[str, Any]) -> str:
     return (" ".join(known) or "an unnamed machine") + (f", {intent}" if intent else "")
 
 
-def _draw(sheet: Path, target: _Target) -> list[Path]:
+def _draw(sheet: Path, target: _Target, left_out: LeftOut) -> list[Path]:
     def items() -> Iterator[tuple[npt.NDArray[np.uint8], Box, str]]:
         for image in target.record.rows():
             columns = image.columns
-            if columns["status"] == Status.OK and image.source.path.is_relative_to(target.folder):
+            taken = columns["status"] == Status.OK and image.image_id not in left_out.details
+            if taken and image.source.path.is_relative_to(target.folder):
                 file = target.paths.thumbnail(image.image_id)
                 thumbnail = np.load(file, allow_pickle=False)
                 scale = max(thumbnail.shape) / max(columns["rows"], columns["columns"])

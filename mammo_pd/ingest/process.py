@@ -105,6 +105,15 @@ class ProcessedImage:
     thumbnail: npt.NDArray[np.uint8] | None = None
 
 
+def time_limit_of(size: int) -> float:
+    """Seconds that a file may take.
+
+    Args:
+        size: of the file in bytes; negative if it cannot be told.
+    """
+    return _SECONDS + _SECONDS_PER_MB * max(0, size) / 1e6
+
+
 def process_file(job: Job) -> list[Outcome]:
     """Process one file.
 
@@ -116,7 +125,7 @@ def process_file(job: Job) -> list[Outcome]:
         OSError: the pyramid cannot be written.
     """
     try:
-        with time_limit(_SECONDS + _SECONDS_PER_MB * max(0, job.version[0]) / 1e6):
+        with time_limit(time_limit_of(job.version[0])):
             content = content_digest(job.source)
             return [replace(outcome, file_content=content) for outcome in _outcomes(job)]
     except ImageError as error:
@@ -220,6 +229,18 @@ def failed(error: ImageError, frame: int | None = None) -> Outcome:
     status = Status.EXCLUDED if error.reason.excludes else Status.FAILED
     columns = {"status": str(status), "reason": str(error.reason), "detail": error.detail}
     return Outcome(columns if frame is None else {**columns, "frame": str(frame)}, frame)
+
+
+def worker_died() -> ImageError:
+    """Why a file has no outcome: whatever read it is gone."""
+    detail = "the process that read it died (a decoder crash, out of memory, or stuck for too long)"
+    return ImageError(Reason.WORKER_DIED, detail)
+
+
+def not_in_table() -> ImageError:
+    """Why a picture is not read: only a label table tells that a PNG is a mammogram."""
+    detail = "an image file that is not DICOM and that no row of a label table names"
+    return ImageError(Reason.NOT_IN_TABLE, detail)
 
 
 @lru_cache(maxsize=2)

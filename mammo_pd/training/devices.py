@@ -66,22 +66,30 @@ def should_compile(config: RunConfig, say: Callable[[str], None]) -> bool:
     on_gpu = config.device.accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available()
     if not on_gpu:
         return False
+    hindrance = what_hinders_compiling()
+    if hindrance is None:
+        return True
+    problem, remedy = hindrance
+    say(f"warning: {problem}: training runs uncompiled, and slower. {remedy}")
+    return False
+
+
+def what_hinders_compiling() -> tuple[str, str] | None:
+    """Why ``torch.compile`` cannot work on this machine, and the remedy; None if it can."""
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
-        say(
-            "warning: no C compiler is found, and torch.compile needs one at run time: training "
-            "runs uncompiled, and slower. Install gcc, or name a compiler in CC."
+        return (
+            "no C compiler is found, and torch.compile needs one at run time",
+            "Install gcc, or name a compiler in CC.",
         )
-        return False
     cache = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or tempfile.gettempdir())
     if _is_noexec(cache):
-        say(
-            f"warning: what is compiled could not be executed in {cache}, which is mounted noexec: "
-            "training runs uncompiled, and slower. In Docker, write --tmpfs /tmp:exec; elsewhere "
-            "name another folder in TORCHINDUCTOR_CACHE_DIR and TRITON_CACHE_DIR."
+        return (
+            f"what is compiled could not be executed in {cache}, which is mounted noexec",
+            "In Docker, write --tmpfs /tmp:exec; elsewhere name another folder in "
+            "TORCHINDUCTOR_CACHE_DIR and TRITON_CACHE_DIR.",
         )
-        return False
-    return True
+    return None
 
 
 def compile_blocks(model: nn.Module) -> None:

@@ -35,6 +35,12 @@ def test_help_imports_nothing_heavy(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_names_the_next(command: str) -> None:
+    source = Path(importlib.import_module(f"mammo_pd.cli.{command}").__file__ or "").read_text()
+    assert "next: " in source
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_explains_every_option_within_80_columns(
     command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -78,7 +84,7 @@ def test_module_is_the_command_and_gives_its_status(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], r"no command; choose one of preprocess, split, .* --help"),
+        ([], r"no command; choose one of inspect, preprocess, split, .* --help"),
         (["trian"], r'Unknown command "trian"\. Did you mean "train"'),
         (["split", "store", "more"], r"unexpected more; see mammo-pd split --help"),
         (["train", "--batchsize", "3"], r"Unknown option: --batchsize\. Did you mean --batch-size"),

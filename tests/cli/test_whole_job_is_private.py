@@ -46,13 +46,15 @@ def test_whole_job_tells_nothing_that_was_planted(
     private = work / "store" / "private"
     capfd.readouterr()
     for words in (
+        ["inspect", str(dicom), "--csv", "folder.csv", "--html", "folder.html"],
         ["preprocess", str(dicom), "--labels", str(table), "--contact-sheet", "sheet.png"],
         ["split"],
         ["train", "--config", "settings.yaml"],
         ["evaluate", *fast],
         ["compare", "RUN", "RUN/report/predictions.csv", *fast],
         ["show", "RUN"],
-        ["preprocess", str(dicom), "--labels", str(table), "--verify"],
+        ["embed", "RUN", "--out", "features.parquet"],
+        ["preprocess", str(dicom), "--labels", str(table), "--verify", "--prefer", "ffdm"],
     ):
         runs = [str(file.parent) for file in work.glob("runs/*/run.json")]
         words = [word.replace("RUN", *runs) if runs else word for word in words]

@@ -1,0 +1,106 @@
+"""``mammo-pd embed``: features of each image, for those who fit their own models."""
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from mammo_pd.cli.options import DEFAULT_RUNS, RunsOption, default_store, find_run
+from mammo_pd.errors import InputError
+
+if TYPE_CHECKING:
+    from mammo_pd.inference.embed import Encoder
+
+
+def embed(
+    run_or_weights: Annotated[
+        str | None, Parameter(name="RUN|WEIGHTS", show_default="the latest run")
+    ] = None,
+    /,
+    *,
+    store: Annotated[
+        Path | None, Parameter(metavar="STORE", show_default="$MAMMO_PD_STORE, else store")
+    ] = None,
+    out: Annotated[Path, Parameter(metavar="FILE")] = Path("features.parquet"),
+    keep: Annotated[float, Parameter(metavar="RATE")] = 1.0,
+    model: Annotated[str | None, Parameter(metavar="NAME", show_default=False)] = None,
+    res: Annotated[str | None, Parameter(metavar="RES", show_default="1024")] = None,
+    checkpoint: Literal["best", "last"] = "best",
+    batch_size: Annotated[int, Parameter(metavar="N")] = 8,
+    runs: RunsOption = DEFAULT_RUNS,
+) -> None:
+    """Write features of each image of a store to a Parquet file: class token, mean of patch tokens.
+
+    They are those of timm's forward_features, on all patches unless --keep says less.
+
+    For example:
+
+        mammo-pd embed runs/RUN --store store --out features.parquet
+        mammo-pd embed dinov2.safetensors --model vit_small_patch14_dinov2 --res 518
+
+    Args:
+        run_or_weights: A run, its best.safetensors, or weights as of train: a file, timm or a timm
+            name.
+        store: The store of images.
+        out: The Parquet file to write.
+        keep: Fraction of the patches that is read, drawn for each image by its image_id.
+        model: timm name of the model that WEIGHTS are of; of a run its own.
+        res: Input size for WEIGHTS, as of train; of a run its own.
+        checkpoint: Which one of a run.
+        batch_size: Images at once.
+        runs: The folder of runs.
+    """
+    from mammo_pd.inference.embed import embed as write_features
+
+    if not 0 < keep <= 1:
+        raise InputError(f"--keep {keep:g} is not above 0 and at most 1.")
+    if batch_size < 1:
+        raise InputError(f"--batch-size {batch_size} is not 1 or above.")
+    if out.suffix.lower() != ".parquet":
+        raise InputError(f"--out {out} does not end in .parquet, which is what is written.")
+    images = store or default_store()
+    encoder = _encoder(run_or_weights, images, model, res, checkpoint, runs)
+    done = write_features(encoder, images, out, keep_rate=keep, batch_size=batch_size)
+    columns = "class_token and patch_mean" if done.has_class_token else "patch_mean"
+    print(
+        f"\nwrote {out}: {columns} of {done.images} images, {done.width} numbers each, from "
+        f"{done.num_keep} of {done.num_tokens} patches"
+    )
+    code = f"import pandas; print(pandas.read_parquet({str(out)!r}))"
+    print(f"next: python -c {shlex.quote(code)}")
+
+
+def _encoder(
+    named: str | None,
+    store: Path,
+    model: str | None,
+    res: str | None,
+    checkpoint: Literal["best", "last"],
+    runs: Path,
+) -> "Encoder":
+    from mammo_pd.inference.embed import (
+        encoder_of_checkpoint,
+        encoder_of_run,
+        encoder_of_weights,
+        is_checkpoint,
+    )
+
+    file = None if named is None else Path(named)
+    is_run = file is None or file.is_dir() or (runs / file).is_dir()
+    if is_run or (file is not None and file.is_file() and is_checkpoint(file)):
+        if model is not None or res is not None:
+            raise InputError(
+                "a run has its own model and input size; leave out --model and --res, which go "
+                "with other weights."
+            )
+        if file is not None and not is_run:
+            return encoder_of_checkpoint(file)
+        return encoder_of_run(find_run(runs, file), checkpoint)
+    assert named is not None
+    if model is None and (named == "timm" or Path(named).is_file()):
+        raise InputError(
+            f"{named} does not say what model it is of; name it with --model, such as "
+            "vit_small_patch16_224 (docs/models.md lists those that work)."
+        )
+    return encoder_of_weights(named, model or named, res or "1024", store)

@@ -1,0 +1,270 @@
+"""Python, its packages, torch against driver and card, the compiler, memory."""
+
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterator
+from importlib import metadata
+from multiprocessing import get_context
+from pathlib import Path
+
+from mammo_pd.cores import available_cores
+from mammo_pd.doctor.finding import Finding, fails, ok, warning
+
+_LEAST_PYTHON = (3, 11)
+# NCCL maps some tens of MB for each pair of GPUs; Docker gives 64 MiB for all.
+_SHARED_MEMORY_OF_GPUS = 2**29
+_LEAST_SHARED_MEMORY = 2**23
+# Files that training holds open: levels that are read at once, sockets, logs.
+_OPEN_FILES = 512
+# A worker of preprocess with a full-resolution image, and what is left for all else.
+_MEMORY_OF_A_WORKER = 1.5e9
+
+
+def check_python() -> Iterator[Finding]:
+    """Python's version and word size."""
+    found = f"{platform.python_implementation()} {platform.python_version()}"
+    if sys.version_info < _LEAST_PYTHON or sys.maxsize < 2**32:
+        yield fails("Python", found, "install 64-bit CPython 3.11 or newer.")
+    else:
+        yield ok("Python", f"{found} on {platform.system()} {platform.machine()}")
+
+
+def check_packages() -> Iterator[Finding]:
+    """Whether every dependency is installed in a version that mammo-pd takes."""
+    from packaging.requirements import Requirement
+
+    try:
+        required = metadata.requires("mammo-pd") or []
+    except metadata.PackageNotFoundError:
+        yield fails("packages", "mammo-pd itself is not installed", "pip install mammo-pd")
+        return
+    wanted = [Requirement(text) for text in required]
+    base = [one for one in wanted if one.marker is None or one.marker.evaluate({"extra": ""})]
+    wrong = []
+    for requirement in base:
+        try:
+            version = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            wrong.append((requirement, "absent"))
+            continue
+        if not requirement.specifier.contains(version, prereleases=True):
+            wrong.append((requirement, version))
+    if wrong:
+        found = ", ".join(f"{one.name} {version} ({one.specifier})" for one, version in wrong)
+        names = " ".join(f"'{one.name}{one.specifier}'" for one, _ in wrong)
+        yield fails("packages", found, f"pip install {names}")
+    else:
+        yield ok("packages", f"all {len(base)} are there in versions that fit")
+
+
+def check_torch() -> Iterator[Finding]:
+    """Whether torch and torchvision are of one build."""
+    import torch
+
+    try:
+        import torchvision  # type: ignore[import-untyped]
+        from torchvision.ops import nms  # type: ignore[import-untyped]
+
+        nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
+    except (ImportError, RuntimeError, AttributeError, OSError) as error:
+        yield fails(
+            "torch and torchvision",
+            f"torch {torch.__version__}: torchvision does not fit it ({str(error)[:120]})",
+            "install both from one index: pip install --force-reinstall torch torchvision",
+        )
+        return
+    yield ok("torch and torchvision", f"{torch.__version__} and {torchvision.__version__}")
+
+
+def check_gpu() -> Iterator[Finding]:
+    """Driver, card and torch's CUDA against one another, and a product on each card."""
+    import torch
+
+    name = "GPU"
+    driver = _driver()
+    if driver is None:
+        if torch.version.cuda and _has_nvidia_device():
+            yield fails(
+                name,
+                "an NVIDIA device is there, and its driver does not answer",
+                "install the driver, or start the container with --gpus all; nvidia-smi must work.",
+            )
+        else:
+            yield ok(name, "no NVIDIA driver: training, scoring and embedding run on the CPU")
+        return
+    version, newest, cards = driver
+    found = (
+        f"driver {version} (CUDA up to {newest[0]}.{newest[1]}), {', '.join(cards) or 'no card'}"
+    )
+    built = torch.version.cuda
+    if built is None:
+        yield fails(
+            name,
+            f"{found}, but torch {torch.__version__} is built for the CPU alone",
+            "install torch and torchvision from https://download.pytorch.org/whl/ for this CUDA.",
+        )
+        return
+    # Within one major version an older driver runs a newer toolkit's programs (CUDA 11 on).
+    if int(built.split(".")[0]) > newest[0]:
+        yield fails(
+            name,
+            f"{found}, but torch needs CUDA {built}",
+            f"update the driver, or install torch for CUDA {newest[0]}.",
+        )
+        return
+    if not torch.cuda.is_available():
+        yield fails(
+            name,
+            f"{found}, and torch for CUDA {built} sees no GPU",
+            "look at CUDA_VISIBLE_DEVICES and at the container's --gpus; nvidia-smi must work.",
+        )
+        return
+    yield ok(name, f"{found}, torch for CUDA {built}")
+    for device in range(torch.cuda.device_count()):
+        yield _check_card(device)
+
+
+def _check_card(device: int) -> Finding:
+    import torch
+
+    properties = torch.cuda.get_device_properties(device)
+    name = f"GPU {device}"
+    card = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+    capability = f"{properties.major}{properties.minor}"
+    try:
+        ones = torch.ones(64, 64, device=f"cuda:{device}")
+        right = bool(((ones @ ones) == 64).all())
+    except RuntimeError as error:
+        return fails(
+            name,
+            f"{card}, compute capability {capability}: {str(error).splitlines()[0][:120]}",
+            f"torch is built for {', '.join(torch.cuda.get_arch_list())}; install one for this "
+            "card, or end what fills it.",
+        )
+    if not right:
+        return fails(name, f"{card}: a product of ones is wrong", "have the card examined.")
+    if not torch.cuda.is_bf16_supported(including_emulation=False):
+        return ok(name, f"{card}: no bf16, training runs in fp16")
+    return ok(name, f"{card}: a product is right, bf16")
+
+
+def check_compiler() -> Iterator[Finding]:
+    """What torch.compile needs on a GPU: a C compiler that works, and Python's headers."""
+    import torch
+
+    from mammo_pd.training.devices import what_hinders_compiling
+
+    name = "compiler"
+    if not torch.cuda.is_available():
+        yield ok(name, "not needed without a GPU")
+        return
+    hindrance = what_hinders_compiling()
+    if hindrance is not None:
+        yield warning(name, hindrance[0] + ": training runs uncompiled, and slower", hindrance[1])
+        return
+    header = Path(sysconfig.get_path("include")) / "Python.h"
+    if not header.is_file():
+        yield warning(
+            name,
+            "Python.h is not there, which Triton compiles against",
+            "install Python's headers (python3-dev), or training runs uncompiled, and slower.",
+        )
+        return
+    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or "cc"
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder) / "a"
+        compiled = subprocess.run(
+            [compiler, "-x", "c", "-", "-o", str(program)],
+            input="int main(void) { return 0; }",
+            capture_output=True,
+            text=True,
+        )
+        works = compiled.returncode == 0 and subprocess.run([program]).returncode == 0
+    if works:
+        yield ok(name, f"{compiler} makes programs that run")
+    else:
+        yield warning(
+            name,
+            f"{compiler} makes no program ({compiled.stderr.strip()[:120]})",
+            "install gcc with the C library's headers, or training runs uncompiled, and slower.",
+        )
+
+
+def check_memory() -> Iterator[Finding]:
+    """Cores, memory, shared memory, and how many files may be open."""
+    import psutil  # type: ignore[import-untyped]
+
+    cores, memory = available_cores(), psutil.virtual_memory()
+    found = f"{cores} cores, {memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB free"
+    if memory.available < cores * _MEMORY_OF_A_WORKER:
+        fitting = max(1, int(memory.available / _MEMORY_OF_A_WORKER))
+        yield warning(
+            "memory",
+            f"{found}: little for a worker on each core",
+            f"free some, or run preprocess with --workers {fitting}.",
+        )
+    else:
+        yield ok("memory", found)
+    yield _check_shared_memory()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < _OPEN_FILES:
+        yield warning(
+            "open files", f"at most {soft}", f"ulimit -n {min(hard, 4096)} before the command."
+        )
+    else:
+        yield ok("open files", f"at most {soft}")
+
+
+def _check_shared_memory() -> Finding:
+    import torch
+
+    name, folder = "shared memory", Path("/dev/shm")
+    remedy = "in Docker: --shm-size 1g; in Kubernetes: an emptyDir of medium Memory at /dev/shm."
+    try:
+        # Semaphores of worker processes live there.
+        get_context("forkserver").Lock()
+    except OSError as error:
+        return fails(name, f"no semaphore can be made ({error.strerror})", remedy)
+    if not folder.is_dir():
+        return ok(name, "no /dev/shm, and semaphores can be made")
+    free = shutil.disk_usage(folder).free
+    found = f"{free / 2**20:.0f} MiB free"
+    if free < _LEAST_SHARED_MEMORY:
+        return fails(name, found, remedy)
+    if torch.cuda.device_count() > 1 and free < _SHARED_MEMORY_OF_GPUS:
+        return fails(name, f"{found}, too little for several GPUs", remedy)
+    return ok(name, found)
+
+
+def _driver() -> tuple[str, tuple[int, int], list[str]] | None:
+    """The driver's version, the newest CUDA that it runs, and its cards; None without a driver."""
+    import pynvml  # type: ignore[import-untyped]
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
+    try:
+        newest = int(pynvml.nvmlSystemGetCudaDriverVersion())
+        cards = [
+            _text(pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(index)))
+            for index in range(pynvml.nvmlDeviceGetCount())
+        ]
+        version = _text(pynvml.nvmlSystemGetDriverVersion())
+    finally:
+        pynvml.nvmlShutdown()
+    return version, (newest // 1000, newest % 1000 // 10), cards
+
+
+def _text(given: str | bytes) -> str:
+    return given.decode() if isinstance(given, bytes) else given
+
+
+def _has_nvidia_device() -> bool:
+    return any(Path("/dev").glob("nvidia[0-9]*"))

@@ -1,0 +1,204 @@
+"""Each check of the doctor, on this machine and on machines that lack something."""
+
+import base64
+import errno
+import fcntl
+import json
+from collections import namedtuple
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pydicom import uid
+
+from mammo_pd.cli.app import main
+from mammo_pd.doctor import codecs, machine, storage
+from mammo_pd.doctor.finding import Finding, State, run_check
+from mammo_pd.imaging.decode import LOSSY_SYNTAXES
+from mammo_pd.imaging.decoders import imagecodecs_plugin
+from mammo_pd.terms import Reason
+
+
+def states(findings: Iterator[Finding]) -> set[State]:
+    found = list(findings)
+    # A remedy for each that needs one, and for no other.
+    assert all(bool(one.remedy) == (one.state != State.OK) for one in found)
+    return {one.state for one in found}
+
+
+def test_every_transfer_syntax_that_decodes_is_tried() -> None:
+    found = list(codecs.check_codecs())
+    assert {one.state for one in found} == {State.OK}
+    tried = {one.name.rpartition("(")[2].rstrip(")") for one in found}
+    assert tried == {
+        *map(str, codecs._NATIVE),
+        *imagecodecs_plugin.DECODER_DEPENDENCIES,
+    } and len(LOSSY_SYNTAXES & tried) == len(LOSSY_SYNTAXES)
+
+
+def test_damaged_or_wrong_codestream_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = json.loads(codecs.CODESTREAMS.read_text())
+    frame = base64.b64decode(text[uid.JPEG2000Lossless])
+    cut = base64.b64encode(frame[: len(frame) // 2]).decode()
+    file = tmp_path / "streams.json"
+    monkeypatch.setattr(codecs, "CODESTREAMS", file)
+    monkeypatch.setattr(codecs, "_NATIVE", ())
+    file.write_text(json.dumps({uid.JPEG2000Lossless: cut}))
+    assert states(codecs.check_codecs()) == {State.FAILS}
+    # A decoder that gives other values, as a lossless one must not.
+    file.write_text(json.dumps({uid.JPEG2000Lossless: text[uid.JPEG2000Lossless]}))
+    assert states(codecs.check_codecs()) == {State.OK}
+    other = codecs.drawn_image() + np.uint16(1)
+    monkeypatch.setattr(codecs, "drawn_image", lambda: other)
+    assert states(codecs.check_codecs()) == {State.FAILS}
+
+
+def test_slower_decoder_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mammo_pd.imaging.decode._DECODER_ORDER", ("pylibjpeg",))
+    monkeypatch.setattr(codecs, "_NATIVE", ())
+    found = {one.name: one.state for one in codecs.check_codecs()}
+    assert State.WARNING in found.values()
+    # What nothing else decodes fails.
+    assert all(state == State.FAILS for name, state in found.items() if "JPEG XL" in name)
+
+
+Card = namedtuple("Card", "name total_memory major minor")
+
+
+@pytest.mark.parametrize(
+    ("driver", "built", "available", "state"),
+    [
+        (None, None, False, State.OK),
+        (("570.1", (12, 8), ["H100"]), None, False, State.FAILS),  # torch for the CPU
+        (("535.1", (12, 2), ["H100"]), "13.0", False, State.FAILS),  # an old driver
+        (("570.1", (12, 8), ["H100"]), "12.6", False, State.FAILS),  # hidden by the container
+    ],
+)
+def test_driver_and_torch_against_each_other(
+    driver: object,
+    built: str | None,
+    available: bool,
+    state: State,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(machine, "_driver", lambda: driver)
+    monkeypatch.setattr(machine, "_has_nvidia_device", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", built)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+    assert states(machine.check_gpu()) == {state}
+
+
+def test_device_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_driver", lambda: None)
+    monkeypatch.setattr(machine, "_has_nvidia_device", lambda: True)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    assert states(machine.check_gpu()) == {State.FAILS}
+
+
+def test_card_that_torch_has_no_kernels_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: Card("K80", 2**34, 3, 7))
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_90"])
+
+    def ones(*_: object, **__: object) -> torch.Tensor:
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device")
+
+    monkeypatch.setattr(torch, "ones", ones)
+    found = machine._check_card(0)
+    assert found.state == State.FAILS
+    assert "sm_90" in found.remedy
+
+
+def test_package_that_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert states(machine.check_packages()) == {State.OK}
+    true = machine.metadata.version
+    monkeypatch.setattr(
+        machine.metadata, "version", lambda name: "2.4.0" if name == "pydicom" else true(name)
+    )
+    (found,) = machine.check_packages()
+    assert found.state == State.FAILS
+    assert "pydicom>=" in found.remedy
+
+
+def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert states(storage.check_places(("store", tmp_path / "not" / "yet"))) == {State.OK}
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    assert states(storage.check_places(("store", tmp_path / "file" / "store"))) == {State.FAILS}
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", refused)
+        (found,) = storage.check_places(("store", tmp_path))
+        assert (found.state, "locks" in found.detail) == (State.WARNING, True)
+    with monkeypatch.context() as patch:
+        patch.setattr(storage.shutil, "disk_usage", lambda _: namedtuple("U", "free")(10))
+        assert states(storage.check_places(("store", tmp_path))) == {State.WARNING}
+
+
+def test_private_folder_that_others_may_enter(tmp_path: Path) -> None:
+    assert states(storage.check_private(tmp_path)) == set()
+    (tmp_path / "private").mkdir(mode=0o700)
+    (tmp_path / "private" / "key").touch(mode=0o600)
+    assert states(storage.check_private(tmp_path)) == {State.OK}
+    (tmp_path / "private").chmod(0o755)
+    (found,) = storage.check_private(tmp_path)
+    assert found.state == State.FAILS
+    assert found.remedy.startswith("chmod -R go-rwx ")
+
+
+def test_room_for_a_folder(phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert states(storage.check_room(phantoms, tmp_path / "store")) == {State.OK}
+    assert states(storage.check_room(tmp_path, tmp_path / "store")) == {State.FAILS}
+    monkeypatch.setattr(storage.shutil, "disk_usage", lambda _: namedtuple("U", "free")(10))
+    assert states(storage.check_room(phantoms, tmp_path / "store")) == {State.FAILS}
+
+
+def test_check_that_breaks_is_a_finding() -> None:
+    def broken() -> Iterator[Finding]:
+        raise ImportError("libcudart.so.13: cannot open shared object file")
+
+    (found,) = run_check("GPU", broken)
+    assert (found.name, found.state) == ("GPU", State.FAILS)
+
+
+def test_server_that_is_away_is_told_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT", raising=False)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    (found,) = storage.check_mlflow(tmp_path)
+    assert found.state == State.FAILS
+    assert "MLFLOW_TRACKING_URI" in found.remedy
+    assert states(storage.check_time_outs()) == {State.OK}
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "120")
+    assert states(storage.check_time_outs()) == {State.WARNING}
+
+
+def test_overstaying_is_noticed() -> None:
+    assert storage.overstay(0.05) == "ended"
+    assert Reason.TOO_SLOW.may_pass
+
+
+def test_command_prints_json_and_its_status_tells(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = {"python": State.OK}
+
+    def checks(_: object) -> list[tuple[str, object]]:
+        return [("Python", lambda: iter([Finding("Python", one["python"], "3.11", "")]))]
+
+    monkeypatch.setattr("mammo_pd.cli.doctor._checks", checks)
+    assert main(["doctor"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "next: mammo-pd inspect DICOM_DIR"
+    one["python"] = State.FAILS
+    assert main(["doctor", "--json"]) == 2
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == [
+        {"name": "Python", "state": "fails", "detail": "3.11", "remedy": ""}
+    ]
+    assert "1 of 1 checks fail" in printed.err

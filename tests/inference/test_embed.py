@@ -1,0 +1,198 @@
+"""Features are timm's own, whatever is left out or interrupted on the way."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+from small_runs import set_up, small
+
+from mammo_pd.backbones.build import build_backbone
+from mammo_pd.batch import ImageBatch
+from mammo_pd.cli.app import main
+from mammo_pd.data.manifest import read_manifest
+from mammo_pd.data.store import choose_pyramid_level, open_store, read_pyramid_level
+from mammo_pd.inference import embed as module
+from mammo_pd.inference.embed import Encoder, embed, encoder_of_run
+from mammo_pd.patches.sampler import PatchSampler
+from mammo_pd.training.checkpoint import weights_of
+from mammo_pd.training.model_card import ModelCard
+from mammo_pd.training.train import start_run
+
+SIZE = (96, 64)
+NAME = "vit_tiny_patch16_224"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights of timm's model, as somebody else would hand them on."""
+    torch.manual_seed(1)
+    file = tmp_path_factory.mktemp("weights") / "someones.safetensors"
+    save_file(timm.create_model(NAME, img_size=SIZE, in_chans=1).state_dict(), file)
+    return file
+
+
+def encoder(name: str = NAME, **options: str) -> Encoder:
+    torch.manual_seed(2)
+    return Encoder(build_backbone(name, SIZE, **options), SIZE, name, "random")
+
+
+def stacked(file: Path, column: str) -> np.ndarray:
+    return np.stack(pd.read_parquet(file)[column].to_list())
+
+
+def timms(model: torch.nn.Module, store: Path) -> torch.Tensor:
+    """Tokens (images, T, D) of timm's own forward_features on whole images."""
+    paths = open_store(store)
+    rows = read_manifest(paths.manifest)
+    images = [
+        read_pyramid_level(paths, row.image_id, choose_pyramid_level(*row[1:], SIZE))
+        for row in rows[["image_id", "crop_height", "crop_width"]].itertuples(index=False)
+    ]
+    patches, _ = PatchSampler(SIZE, 16).for_evaluation(ImageBatch.from_images(images))
+    grid = patches.reshape(len(rows), 6, 4, 16, 16).permute(0, 1, 3, 2, 4)
+    with torch.no_grad():
+        return model.eval().forward_features(grid.reshape(len(rows), 1, *SIZE))  # type: ignore[operator]
+
+
+def test_command_gives_timms_features(
+    weights: Path, phantom_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "features.parquet"
+    words = ["embed", str(weights), "--model", NAME, "--res", "96x64"]
+    assert main([*words, "--store", str(phantom_store), "--out", str(out)]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-1].startswith("next: python -c ")
+    model = timm.create_model(NAME, img_size=SIZE, in_chans=1)
+    model.load_state_dict(load_file(weights))
+    tokens = timms(model, phantom_store)
+    torch.testing.assert_close(
+        torch.from_numpy(stacked(out, "class_token")), tokens[:, 0], rtol=1e-4, atol=1e-5
+    )
+    torch.testing.assert_close(
+        torch.from_numpy(stacked(out, "patch_mean")), tokens[:, 1:].mean(1), rtol=1e-4, atol=1e-5
+    )
+    table, manifest = pd.read_parquet(out), read_manifest(open_store(phantom_store).manifest)
+    # The store's hashed identifiers and labels, and no other.
+    columns = ["image_id", "patient_id", "exam_id", "laterality", "view", "label"]
+    assert list(table.columns) == [*columns, "class_token", "patch_mean"]
+    pd.testing.assert_frame_equal(
+        table[columns].astype(str), manifest[columns].astype(str), check_dtype=False
+    )
+    about = json.loads(pq.read_schema(out).metadata[b"mammo_pd"])
+    assert (about["weights"], about["patches"]) == ("someones.safetensors", "24 of 24")
+    assert [file.name for file in tmp_path.iterdir()] == ["features.parquet"]
+
+
+def test_run_and_its_file_alone_give_the_same(phantom_store: Path, tmp_path: Path) -> None:
+    setup = set_up(phantom_store, small(data__res="96x64", patch_dropout__draw="tissue"))
+    run = start_run(tmp_path / "runs", setup)
+    weights_of(setup.model, setup.backbone.timm_model, {"epoch": 1}, ModelCard.of(setup)).write(
+        run.best
+    )
+    moved = tmp_path / "handed_on.safetensors"
+    moved.write_bytes(run.best.read_bytes())
+    files = []
+    for number, named in enumerate((run.path, moved)):
+        files.append(tmp_path / f"{number}.parquet")
+        words = ["embed", str(named), "--store", str(phantom_store), "--out", str(files[-1])]
+        assert main([*words, "--keep", "0.5"]) == 0
+    pd.testing.assert_frame_equal(*map(pd.read_parquet, files))
+    model = setup.backbone.timm_model
+    embed(encoder_of_run(run), phantom_store, files[0], say=lambda _: None)
+    torch.testing.assert_close(
+        torch.from_numpy(stacked(files[0], "class_token")),
+        timms(model, phantom_store)[:, 0],
+        rtol=1e-4,
+        atol=1e-5,
+    )
+    assert main(["embed", str(run.path), "--store", str(phantom_store), "--res", "96x64"]) == 2
+
+
+def test_model_without_a_class_token_has_no_such_column(
+    phantom_store: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "a.parquet"
+    one = encoder("vit_little_patch16_reg1_gap_256")
+    done = embed(one, phantom_store, out, say=lambda _: None)
+    assert not done.has_class_token
+    tokens = timms(one.backbone.timm_model, phantom_store)
+    torch.testing.assert_close(
+        # Without the register token.
+        torch.from_numpy(stacked(out, "patch_mean")),
+        tokens[:, 1:].mean(1),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+    assert "class_token" not in pd.read_parquet(out)
+
+
+def test_kept_patches_depend_on_the_image_alone(phantom_store: Path, tmp_path: Path) -> None:
+    first, second, all_ = (tmp_path / f"{name}.parquet" for name in "abc")
+    done = embed(encoder(), phantom_store, first, keep_rate=0.5, batch_size=5, say=lambda _: None)
+    assert (done.num_keep, done.num_tokens) == (12, 24)
+    embed(encoder(), phantom_store, second, keep_rate=0.5, batch_size=16, say=lambda _: None)
+    np.testing.assert_allclose(
+        stacked(first, "patch_mean"), stacked(second, "patch_mean"), rtol=1e-4, atol=1e-5
+    )
+    embed(encoder(), phantom_store, all_, say=lambda _: None)
+    assert not np.allclose(stacked(first, "patch_mean"), stacked(all_, "patch_mean"), atol=1e-3)
+
+
+def test_killed_run_goes_on_and_another_starts_anew(
+    phantom_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_PART", 10)
+    whole, out = tmp_path / "whole.parquet", tmp_path / "out.parquet"
+    images = embed(encoder(), phantom_store, whole, say=lambda _: None).images
+    out.write_bytes(b"of before")
+    true, calls = module._table, []
+
+    def killed(*given: object) -> object:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return true(*given)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_table", killed)
+        with pytest.raises(KeyboardInterrupt):
+            embed(encoder(), phantom_store, out, say=lambda _: None)
+    assert out.read_bytes() == b"of before"
+    # Of another keep rate nothing is taken over, and its parts replace those.
+    assert embed(encoder(), phantom_store, tmp_path / "x.parquet", say=lambda _: None).resumed == 0
+    assert embed(encoder(), phantom_store, out, say=lambda _: None).resumed == 20 < images
+    pd.testing.assert_frame_equal(pd.read_parquet(out), pd.read_parquet(whole))
+    with monkeypatch.context() as patch:
+        calls.clear()
+        patch.setattr(module, "_table", killed)
+        with pytest.raises(KeyboardInterrupt):
+            embed(encoder(), phantom_store, out, say=lambda _: None)
+    assert embed(encoder(), phantom_store, out, keep_rate=0.5, say=lambda _: None).resumed == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--out", "a.csv"], "does not end in .parquet"),
+        (["--keep", "0"], "--keep 0 is not above 0"),
+        (["nowhere.safetensors", "--model", NAME], "the weights file nowhere.safetensors does not"),
+    ],
+)
+def test_bad_input(
+    words: list[str], message: str, phantom_store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["embed", *words, "--store", str(phantom_store)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_file_of_weights_needs_its_model(
+    weights: Path, phantom_store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["embed", str(weights), "--store", str(phantom_store)]) == 2
+    assert "--model" in capsys.readouterr().err
