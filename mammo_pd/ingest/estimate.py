@@ -135,7 +135,6 @@ def _time_file(job: Job) -> tuple[float, int] | None:
     for outcome in outcomes:
         if outcome.columns["status"] != Status.OK or outcome.pyramid is None:
             return None
-        for level in outcome.pyramid.iterdir():
-            size += level.stat().st_size
-            level.unlink()
+        size += outcome.pyramid.stat().st_size
+        outcome.pyramid.unlink()
     return seconds, size
