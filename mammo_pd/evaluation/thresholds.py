@@ -11,6 +11,8 @@ from numpy.typing import ArrayLike
 
 from mammo_pd.evaluation.roc import Curve, Ranking
 
+# False alarms that a miss is worth, where nobody says otherwise.
+MISS_COST = 10.0
 FIXED_RATES = (0.80, 0.90, 0.95)
 FLAGGED_SHARES = (0.01, 0.02, 0.05, 0.10, 0.20)
 

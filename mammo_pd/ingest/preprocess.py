@@ -54,6 +54,7 @@ from mammo_pd.ingest.label_join import (
     refuse_losing_labels,
 )
 from mammo_pd.ingest.moved import recognise_moved
+from mammo_pd.ingest.names import frame_suffix, image_name, name_by_path
 from mammo_pd.ingest.process import Job, Outcome, failed, process_file
 from mammo_pd.ingest.progress import Progress
 from mammo_pd.ingest.space import Space, expected_space, tell_space
@@ -261,14 +262,14 @@ def preprocess(
             outcome = replace(_not_in_table(), file_content=content_digest(job.source))
             _commit(job, [outcome], target)
         for job, done in do("preprocess", jobs, process_file):
-            _commit(job, [_worker_died()] if done is None else done, target)
+            _commit(job, [worker_died()] if done is None else done, target)
         shutil.rmtree(paths.partial, ignore_errors=True)
         summary = _finish(found, target, labels, pending, replace_labels)
         if contact_sheet is not None:
             pages = _draw(contact_sheet, target)
             summary = replace(summary, contact_sheets=tuple(pages))
         if crosswalk is not None:
-            _write_crosswalk(crosswalk, record)
+            write_crosswalk(crosswalk, record)
     return summary
 
 
@@ -298,7 +299,7 @@ def _plan(
             photometric = labels.photometric_interpretation(row)
         job = Job(
             source,
-            _version(source),
+            file_version(source),
             row is not None,
             settings,
             target.paths.partial,
@@ -387,7 +388,8 @@ def _add_levels(
     return to_decode | {*take_in_levels(made, paths, record)}
 
 
-def _version(source: Path) -> tuple[int, int]:
+def file_version(source: Path) -> tuple[int, int]:
+    """A file's size in bytes and its modification time in ns."""
     try:
         stat = source.stat()
     except OSError:
@@ -432,7 +434,8 @@ def _needs_work(
     return status == Status.FAILED and Reason(reason).may_pass
 
 
-def _worker_died() -> Outcome:
+def worker_died() -> Outcome:
+    """The outcome of a file that ended its worker."""
     detail = "the process that read it died (a decoder crash, out of memory, or stuck for too long)"
     return failed(ImageError(Reason.WORKER_DIED, detail))
 
@@ -493,16 +496,8 @@ def _follow(job: Job, outcome: Outcome, target: _Target) -> None:
 
 def _name(job: Job, outcome: Outcome, target: _Target) -> str:
     """The image_id of an image, unless another has that name."""
-    name = (
-        outcome.identifiers.get("sop_instance_uid")
-        or f"file:{job.source.relative_to(target.folder).as_posix()}"
-    )
-    return target.record.hasher.hash("image", name + _frame_suffix(outcome.frame))
-
-
-def _frame_suffix(frame: int | None) -> str:
-    # Neither a UID nor a number contains "#", so no frame gets the name of another file's image.
-    return "" if frame is None else f"#{frame}"
+    hasher = target.record.hasher
+    return image_name(job.source, target.folder, outcome.identifiers, outcome.frame, hasher)
 
 
 def _store_image(job: Job, outcome: Outcome, target: _Target) -> RecordedImage:
@@ -515,7 +510,7 @@ def _store_image(job: Job, outcome: Outcome, target: _Target) -> RecordedImage:
         detail = "was taken out by mammo-pd forget; delete its file, or see forget --take-again"
         columns = failed(ImageError(Reason.FORGOTTEN, detail), outcome.frame).columns
         # Nothing more is kept of it than where it lies, to pass it over next time.
-        image_id = hasher.hash("image", f"file:{job.source}{_frame_suffix(outcome.frame)}")
+        image_id = name_by_path(job.source, outcome.frame, hasher)
         return RecordedImage(origin, image_id, columns, {}, 0)
     columns = {**outcome.columns, "fingerprint": target.fingerprint}
     if outcome.pixel_digest:
@@ -523,7 +518,7 @@ def _store_image(job: Job, outcome: Outcome, target: _Target) -> RecordedImage:
     holder = target.record.source_of(image_id)
     if holder is not None and holder.path != job.source:
         # The name is taken in this store, so the image gets one made of its path.
-        image_id = hasher.hash("image", f"file:{job.source}{_frame_suffix(outcome.frame)}")
+        image_id = name_by_path(job.source, outcome.frame, hasher)
     # A file without a UID is there because a row of the table names it: as an image of its own.
     if columns["status"] == Status.OK and outcome.pixel_digest and uid:
         twin = target.record.with_pixels(columns["pixel_hash"], job.source)
@@ -694,7 +689,7 @@ def _given_patient_id(image: RecordedImage) -> str:
 def _has_anothers_uid(image: RecordedImage, hasher: Hasher) -> bool:
     """Whether an image could not be named by its UID, since another is."""
     uid = image.identifiers.get("sop_instance_uid")
-    suffix = _frame_suffix(image.source.frame)
+    suffix = frame_suffix(image.source.frame)
     return bool(uid) and image.image_id != hasher.hash("image", f"{uid}{suffix}")
 
 
@@ -723,7 +718,7 @@ def _draw(sheet: Path, target: _Target) -> list[Path]:
     return pages
 
 
-def _write_crosswalk(file: Path, record: Record) -> None:
+def write_crosswalk(file: Path, record: Record) -> None:
     """Write which file each image_id came from; the user asked for identifiers in the clear."""
     with (
         atomic_write(file, mode=0o600) as beside,

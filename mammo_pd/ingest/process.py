@@ -74,6 +74,7 @@ class Outcome:
         thumbnail: (h, w) uint8 whole frame, if wanted.
         file_content: digest of the whole file's content; empty if unknown.
         checksums: of the files in ``pyramid``, by the name of the level.
+        level: (h, w) uint16, the level that a model reads, where nothing is to be stored.
     """
 
     columns: Mapping[str, Any]
@@ -84,6 +85,7 @@ class Outcome:
     thumbnail: npt.NDArray[np.uint8] | None = None
     file_content: bytes = b""
     checksums: Mapping[str, int] = field(default_factory=dict)
+    level: npt.NDArray[np.uint16] | None = None
 
 
 @dataclass(frozen=True)
@@ -114,15 +116,20 @@ def process_file(job: Job) -> list[Outcome]:
         OSError: the pyramid cannot be written.
     """
     try:
-        with time_limit(_SECONDS + _SECONDS_PER_MB * max(0, job.version[0]) / 1e6):
+        with time_limit(seconds_for(job.version[0])):
             content = content_digest(job.source)
             return [replace(outcome, file_content=content) for outcome in _outcomes(job)]
     except ImageError as error:
         return [failed(error)]
 
 
+def seconds_for(size: int) -> float:
+    """The longest that a file of so many bytes may take, in seconds."""
+    return _SECONDS + _SECONDS_PER_MB * max(0, size) / 1e6
+
+
 def _outcomes(job: Job) -> list[Outcome]:
-    transforms = _prepare(job.settings, job.thumbnail, job.named)
+    transforms = prepare_transforms(job.settings, job.thumbnail, job.named)
     photometric = job.photometric_interpretation
     try:
         if job.settings.frames != Frames.EACH:
@@ -221,7 +228,9 @@ def failed(error: ImageError, frame: int | None = None) -> Outcome:
 
 
 @lru_cache(maxsize=2)
-def _prepare(settings: ImagingSettings, thumbnail: bool, assume_mammogram: bool) -> Transforms:
+def prepare_transforms(
+    settings: ImagingSettings, thumbnail: bool, assume_mammogram: bool
+) -> Transforms:
     """Compose the transforms once in each process."""
     from threadpoolctl import threadpool_limits
 
