@@ -216,11 +216,13 @@ class Predictions:
         """Read a record's images."""
         scored, not_scored = [], []
         unseen: dict[str, Counter[str]] = {kind: Counter() for kind in _KINDS}
+        unnamed = 0
         for image in record.rows():
             row = manifest_row(image, record.hasher)
             if "scores" not in row:
                 not_scored.append({name: row.get(name) for name in _NOT_SCORED})
                 continue
+            unnamed += "machine" not in kinds_of(row)
             found = _unseen_kinds(row, model.card.trained_on)
             for kind, value in found.items():
                 unseen[kind][value] += 1
@@ -237,7 +239,7 @@ class Predictions:
         return cls(
             images.astype(dict.fromkeys(model.objective.score_columns, np.float64)),
             pd.DataFrame(not_scored, columns=list(_NOT_SCORED)),
-            _warnings(model, unseen, len(scored)),
+            _warnings(model, unseen, unnamed, len(scored)),
         )
 
 
@@ -255,13 +257,17 @@ def _unseen_kinds(
     }
 
 
-def _warnings(model: TrainedModel, unseen: Mapping[str, Counter[str]], images: int) -> list[str]:
+def _warnings(
+    model: TrainedModel, unseen: Mapping[str, Counter[str]], unnamed: int, images: int
+) -> list[str]:
     found = [] if (line := model.preprocessing_warning()) is None else [line]
     if model.card.trained_on is None:
         found.append(
             "the checkpoint does not say which machines it was trained on (an earlier version made "
             "it), so machines that it has never seen cannot be told"
         )
+    if unnamed:
+        found.append(f"{unnamed} of {images} images do not say which machine took them")
     for kind, counts in unseen.items():
         if counts:
             told = ", ".join(f"{value}: {count}" for value, count in counts.most_common())

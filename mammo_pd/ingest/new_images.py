@@ -197,5 +197,8 @@ def _named(job: ReadJob, outcome: Outcome, folder: Path, record: Record) -> Reco
         if twin is not None:
             detail = f"has the pixels of {twin}"
             columns |= failed(ImageError(Reason.DUPLICATE, detail)).columns
+    if columns.get("reason") == Reason.MULTI_FRAME:
+        # There is no --frames here: the model's own setting counts.
+        columns["detail"] = "The file holds several frames; the model was trained on single images."
     origin = ImageOrigin(job.source, outcome.frame)
     return RecordedImage(origin, image_id, columns, outcome.identifiers, 0)
