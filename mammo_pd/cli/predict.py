@@ -33,6 +33,7 @@ def predict(
     out: Annotated[Path, Parameter(metavar="DIR")] = Path("predictions"),
     operating_point: Annotated[str, Parameter(metavar="NAME")] = "specificity_90",
     saliency: bool = False,
+    dicom: bool = False,
     key: Annotated[Path | None, Parameter(metavar="FILE", show_default="a new key")] = None,
     workers: Annotated[int | None, Parameter(metavar="N", show_default="one per core")] = None,
     runs: RunsOption = DEFAULT_RUNS,
@@ -54,6 +55,8 @@ def predict(
         operating_point: The locked threshold of the verdict: youden, cost, specificity_80, _90 or
             _95, sensitivity_80, _90 or _95.
         saliency: Draw where the model looked, a PNG for each image.
+        dicom: Write results for a PACS to DIR/private/dicom: a structured report of each exam, and
+            with --saliency a secondary capture of each image. Needs mammo-pd[dicom].
         key: private/key of a store, to give images the same names as there.
         workers: Number of processes that read files.
         runs: The folder of runs.
@@ -74,6 +77,10 @@ def predict(
         raise InputError(f"the key {key} does not exist; name a store's private/key.")
     if workers is not None and workers < 1:
         raise InputError(f"--workers {workers} is not 1 or above.")
+    if dicom:
+        from mammo_pd.report.dicom_results import require_highdicom
+
+        require_highdicom()
     alone = run.is_file() or run.suffix == ".safetensors"
     folder = folder.resolve()
     found = find_images(folder)
@@ -103,6 +110,11 @@ def predict(
             raise
         seconds = time.perf_counter() - started
         predictions, tables = _write(record, target, model, operating_point, found, complete=True)
+        instances = without = 0
+        if dicom and len(predictions.images):
+            from mammo_pd.cli.predict_dicom import write_dicom_results
+
+            instances, without = write_dicom_results(target, record, model, tables, operating_point)
     _print_summary(predictions, tables, found)
     if count:
         device = model.fabric.device.type
@@ -111,6 +123,13 @@ def predict(
         )
     print(f"wrote {out}: predictions.csv (images), predictions_breast.csv, _exam, _patient")
     print(f"{out / 'private' / target.crosswalk.name} names the file and study of each image_id")
+    if dicom:
+        print(f"{instances} DICOM instances for a PACS are in {out / 'private' / 'dicom'}")
+    if without:
+        print(
+            f"warning: of {without} exams no DICOM result could be made, since their files lack "
+            "the UIDs of study or image, or cannot be read any more"
+        )
     if not len(predictions.images):
         raise InputError(
             f"none of the {len(found.images)} images in {folder} could be scored; "

@@ -9,7 +9,7 @@ not_scored.csv            one row per image that was not, with the reason
 predictions.json          the model, its operating points, counts and warnings
 saliency/IMAGE_ID.png     where the model looked, if asked for
 private/                  owner only: the record, its key, and crosswalk.csv, by which an image_id
-                          is found in the archive
+                          is found in the archive; and dicom/, results for a PACS, if asked for
 """
 
 import json
@@ -75,6 +75,11 @@ class PredictionFolder:
     def crosswalk(self) -> Path:
         """From image_id to file and identifiers."""
         return self.paths.private / "crosswalk.csv"
+
+    @property
+    def dicom(self) -> Path:
+        """Results for a PACS, a folder for each exam: instances of the women's own studies."""
+        return self.paths.private / "dicom"
 
     def table(self, level: Level) -> Path:
         """The table of a level."""
