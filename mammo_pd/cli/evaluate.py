@@ -119,7 +119,7 @@ def evaluate(
         scored = [_predict(run, store, checkpoint, accept_other_split) for run in chosen]
         if len(scored) == 1 and checkpoint == "best" and not accept_other_split:
             # Before the report tells the file's hash.
-            _lock_in_checkpoint(scored[0], choices)
+            lock_in_checkpoint(scored[0], choices)
         told = {
             "study": study or chosen[0].config.study.model_dump(),
             "provenance": provenance_of(scored, checkpoint),
@@ -157,7 +157,7 @@ def _predict(
     return predict(run, store=store, checkpoint=checkpoint, accept_other_split=accept_other_split)
 
 
-def _lock_in_checkpoint(scored: "Scored", choices: dict[str, Any]) -> None:
+def lock_in_checkpoint(scored: "Scored", choices: dict[str, Any]) -> None:
     """Lock operating points by these choices in the checkpoint, unless it has them."""
     import numpy as np
 

@@ -31,7 +31,8 @@ RESEARCH_ONLY = "Research use only, not a medical device"
 # For what no code of the standard says; schemes for local use begin with 99 (PS3.16 section 8).
 _SCHEME = "99MAMMOPD"
 _MANUFACTURER = "mammo-pd"
-_SERIES_NUMBERS = {"SR": 9701, "SC": 9702}
+# Laterality belongs to a series, so pictures of the two sides are in two.
+_SERIES_NUMBERS = {"SR": 9701, "SC": 9702, "SC L": 9703, "SC R": 9704}
 # Elements that highdicom copies, and that need not be in a file.
 _COPIED = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber"),
@@ -252,6 +253,9 @@ def _write_report(
             coding_schemes=[_coding_scheme()],
             **common,
         )
+        for keyword in ("StudyDescription", "PatientAge"):
+            if keyword in headers[0]:
+                document[keyword] = headers[0][keyword]
         _save(document, path)
     return path
 
@@ -383,7 +387,8 @@ def _write_capture(
     assert image.saliency is not None
     pixels = _draw_capture(image)
     content = (str(header.SOPInstanceUID), image.frame, [*map(_values, image.verdicts)])
-    common = _common(header, model, "SC", content)
+    kind = f"SC {image.laterality}" if image.laterality in _SIDES else "SC"
+    common = _common(header, model, kind, content)
     path = folder / f"{common['sop_instance_uid']}.dcm"
     if path.is_file():
         return path
