@@ -21,6 +21,7 @@ from pydicom import config
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
+from pydicom.valuerep import DA, TM
 
 from mammo_pd import __version__
 from mammo_pd.errors import InputError
@@ -164,13 +165,32 @@ def write_exam(exam: ScoredExam, model: ScoringModel, folder: Path) -> list[Path
 def _read_header(path: Path) -> Dataset:
     with _tolerant():
         header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+        for keyword in ("SOPInstanceUID", "SOPClassUID"):
+            told = getattr(header, "file_meta", Dataset()).get(f"MediaStorage{keyword}")
+            if not header.get(keyword) and told:
+                setattr(header, keyword, told)
         for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"):
             if not header.get(keyword):
                 raise ValueError(f"{keyword} is missing.")
         for keyword in _COPIED:
-            if keyword not in header:
+            if not _is_readable(header, keyword):
                 setattr(header, keyword, "")
     return header
+
+
+def _is_readable(header: Dataset, keyword: str) -> bool:
+    """Whether an element holds what may be written again: archives have birthdays of zeros."""
+    if keyword not in header:
+        return False
+    value = str(header[keyword].value or "")
+    try:
+        if keyword.endswith("Date"):
+            DA(value)
+        elif keyword.endswith("Time"):
+            TM(value)
+    except ValueError:
+        return False
+    return keyword != "PatientSex" or value in ("", "M", "F", "O")
 
 
 @contextmanager
