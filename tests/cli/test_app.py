@@ -255,6 +255,7 @@ PAGES = [
             "README.md",
             "docker/README.md",
             "docs/clusters.md",
+            "docs/predict.md",
             "data_manifests/README.md",
         )
     ),
