@@ -28,6 +28,7 @@ COMMANDS = (
     "cv",
     "evaluate",
     "predict",
+    "export",
     "compare",
     "show",
     "sync",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from mammo_pd.cli.options import DEFAULT_RUNS, RunsOption, find_run
+from mammo_pd.cli.options import DEFAULT_RUNS, RunsOption, find_checkpoint
 from mammo_pd.errors import InputError
 
 if TYPE_CHECKING:
@@ -81,10 +81,9 @@ def predict(
         from mammo_pd.report.dicom_results import require_highdicom
 
         require_highdicom()
-    alone = run.is_file() or run.suffix == ".safetensors"
     folder = folder.resolve()
     found = find_images(folder)
-    model = TrainedModel.load(run if alone else find_run(runs, run).best)
+    model = TrainedModel.load(find_checkpoint(runs, run))
     refuse_unknown_point(model.operating_points, operating_point)
     if saliency:
         refuse_unexplained(model.backbone)

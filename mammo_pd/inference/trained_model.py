@@ -43,6 +43,7 @@ class TrainedModel:
         backbone: in evaluation mode, on its device.
         sampler: reads its patches.
         fabric: device and precision.
+        trained: the backbone, or what the objective puts around it.
     """
 
     card: ModelCard
@@ -53,6 +54,7 @@ class TrainedModel:
     backbone: Backbone
     sampler: PatchSampler
     fabric: Fabric
+    trained: nn.Module
     _module: nn.Module
 
     @classmethod
@@ -104,6 +106,7 @@ class TrainedModel:
                 card.img_size, backbone.patch_size, normalization=card.normalization
             ),
             fabric=fabric,
+            trained=model,
             _module=module,
         )
 
