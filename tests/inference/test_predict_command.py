@@ -14,6 +14,8 @@ import numpy as np
 import pandas as pd
 import pydicom
 import pytest
+from monai.bundle import run as run_bundle
+from monai.bundle import verify_net_in_out
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from small_runs import set_up, small
@@ -209,6 +211,30 @@ def test_dicom_results_are_of_their_study_and_hold_the_scores(
             for file in opened:
                 judged = subprocess.run(["dciodvfy", file], capture_output=True, text=True)
                 assert "Error" not in judged.stderr
+
+
+def test_bundle_run_by_monai_gives_the_scores_of_predict(
+    trained: Trained, predicted: Path, tmp_path: Path
+) -> None:
+    assert main(["export", str(trained.checkpoint), "--bundle", str(tmp_path / "b")]) == 0
+    configs = tmp_path / "b" / "configs"
+    given = {"config_file": str(configs / "inference.json"), "bundle_root": str(tmp_path / "b")}
+    meta = str(configs / "metadata.json")
+    verify_net_in_out("network", meta_file=meta, device="cpu", **given)
+    woman = next(trained.folder.glob("PHANTOM*"))
+    folder, out = tmp_path / "some", tmp_path / "out"
+    shutil.copytree(woman, folder)
+    shutil.copy(trained.folder / "text.dcm", folder)
+    run_bundle(**given, dataset_dir=str(folder), output_dir=str(out), device="cpu")
+    table = pd.read_csv(out / "scores.csv").set_index("file")
+    assert stat.S_IMODE((out / "scores.csv").stat().st_mode) == 0o600
+    assert table.loc["text.dcm", "reason"] == "not_an_image"
+    scored = pd.read_csv(predicted / "predictions.csv").set_index("image_id")["score"]
+    crosswalk = pd.read_csv(predicted / "private" / "crosswalk.csv").set_index("path")["image_id"]
+    found = table["score"].dropna()
+    assert len(found) == 4
+    for file, score in found.items():
+        assert score == pytest.approx(scored[crosswalk[str(woman / file)]], abs=1e-5)
 
 
 def test_interrupted_run_leaves_whole_tables_and_goes_on(
