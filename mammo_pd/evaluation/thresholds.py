@@ -60,8 +60,10 @@ def choose_thresholds(
     Returns:
         Youden's point (the largest sensitivity + specificity - 1), the cheapest point, and the
         points that reach each of the fixed specificities and sensitivities. Empty with one class
-        only.
+        only, or none.
     """
+    if not np.size(label):  # at a level at which no unit's label is known
+        return []
     ranking = Ranking.of(label, score)
     curve = ranking.curve()
     if not curve.has_both_classes:
