@@ -207,7 +207,7 @@ def test_dicom_results_are_of_their_study_and_hold_the_scores(
             said = [one.value.value for one in found[name].get_qualitative_evaluations()]
             assert said == ["research", "flagged" if row["flagged"] else "not_flagged"]
         assert {*values} >= {"label, breast L", "label, breast R"}
-        if shutil.which("dciodvfy"):
+        if shutil.which("dciodvfy") and folder == folders[0]:
             for file in opened:
                 judged = subprocess.run(["dciodvfy", file], capture_output=True, text=True)
                 assert "Error" not in judged.stderr
