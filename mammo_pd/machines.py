@@ -267,6 +267,15 @@ def machine_name(column: str, text: str, hash_of: Callable[[str, str], str]) -> 
     return known or f"{OTHER}-{hash_of(kind, _plain(text) or text)[:8]}"
 
 
+def machine_key(manufacturer: str | None, model: str | None) -> str | None:
+    """Manufacturer and model in one text that can be compared between stores; None for neither.
+
+    A name that is not known is ``other``: its hash is another in each store.
+    """
+    known = (OTHER if _HASHED.fullmatch(name) else name for name in (manufacturer, model) if name)
+    return " ".join(known) or None
+
+
 def is_machine_name(column: str, text: str) -> bool:
     """Whether a text is one that `machine_name` gives, and not one that a header gave."""
     return text == OTHER or text == machine_name(column, text, lambda *_: "-")

@@ -29,6 +29,8 @@ COMMANDS = (
     "train",
     "cv",
     "evaluate",
+    "predict",
+    "export",
     "compare",
     "embed",
     "show",
@@ -77,7 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the words after ``mammo-pd``; by default those of this process.
 
     Returns:
-        The exit status: 0; 2 after an error that the user can mend; 130 after Ctrl-C; 143 after
+        The exit status: 0; 2 after an error that the user can mend; 3 where some of the images
+        could not be read, and the others are done (``predict``); 130 after Ctrl-C; 143 after
         SIGTERM; 141 where what was printed has no reader any more, as after ``| head``.
     """
     with sigterm_interrupts():
@@ -125,7 +128,7 @@ def _main(arguments: Sequence[str] | None) -> int:
                 app[command]
         elif not {*app.help_flags, *app.version_flags} & {*words}:
             keep_threads_within_quota()
-        app(words)
+        status = app(words)
     except KeyboardInterrupt as interrupt:
         # `train` names its own command, which needs --resume.
         again = str(interrupt) or "the same command"
@@ -139,27 +142,27 @@ def _main(arguments: Sequence[str] | None) -> int:
     except BrokenPipeError:
         raise
     except Exception as error:
-        message = explain(error, _folder_of_images(words))
+        message = explain(error, _folders_of_images(words))
         if message is None:
             raise
         print(f"mammo-pd: error: {message}", file=sys.stderr)
         return 2
-    return 0
+    return status if isinstance(status, int) else 0
 
 
-def _folder_of_images(words: Sequence[str]) -> Path | None:
-    """The folder of images that a command was given."""
-    takes_one = {*words[:1]} <= {"preprocess", "inspect", "doctor"}
-    folders = [Path(word) for word in words[1:] if takes_one and word[:1] != "-"]
-    return next((folder for folder in folders if folder.is_dir()), None)
+def _folders_of_images(words: Sequence[str]) -> list[Path]:
+    """The folders of images that a command was given."""
+    if words[:1] not in (["preprocess"], ["predict"], ["inspect"], ["doctor"]):
+        return []
+    return [Path(word) for word in words[1:] if word[:1] != "-" and Path(word).is_dir()]
 
 
-def explain(error: Exception, images: Path | None = None) -> str | None:
+def explain(error: Exception, images: Sequence[Path] = ()) -> str | None:
     """A sentence for an error that the user or the machine caused; None for a bug of ours.
 
     Args:
         error: what was raised.
-        images: a folder whose files' names may be those of women, and so are not told.
+        images: folders whose files' names may be those of women, and so are not told.
     """
     text = str(error)
     if isinstance(error, InputError):
@@ -194,8 +197,9 @@ def explain(error: Exception, images: Path | None = None) -> str | None:
     if isinstance(error, OSError) and error.filename is not None:
         name = error.filename
         file = Path(os.fsdecode(name)).absolute()
-        if images is not None and file.is_relative_to(images.absolute()):
-            name = f"a file or folder in {images}"
+        for folder in images:
+            if file.is_relative_to(folder.absolute()):
+                name = f"a file or folder in {folder}"
         return (
             f"{name} cannot be read or written ({error.strerror}); check that it exists "
             "and that you have permission."

@@ -125,6 +125,9 @@ def evaluate(
         # Before hours of scoring, too.
         notes = _check_others(chosen[0], own, others)
         scored = [_predict(run, own, checkpoint, accept_other_split) for run in chosen]
+        if len(scored) == 1 and checkpoint == "best" and not accept_other_split:
+            # Before the report tells the file's hash.
+            lock_in_checkpoint(scored[0], choices)
         told = {
             "study": study or chosen[0].config.study.model_dump(),
             "provenance": provenance_of(scored, checkpoint),
@@ -287,6 +290,40 @@ def _counted(stores: int) -> str:
 
 def _quoted(definition: str | None) -> str:
     return "not defined" if definition is None else f"“{definition}”"
+
+
+def lock_in_checkpoint(scored: "Scored", choices: dict[str, Any]) -> None:
+    """Lock operating points by these choices in the checkpoint, unless it has them."""
+    import numpy as np
+
+    from mammo_pd.evaluation.levels import Aggregation
+    from mammo_pd.evaluation.operating_points import Choices, OperatingPoints
+    from mammo_pd.terms import Level
+    from mammo_pd.training.checkpoint import put_operating_points
+    from mammo_pd.training.model_card import CheckpointHeader
+    from mammo_pd.training.operating_points import lock_operating_points
+
+    wanted = Choices(
+        Aggregation(choices["aggregation"]),
+        choices["miss_cost"],
+        choices["prevalence"],
+        Level(choices["prevalence_level"]),
+    )
+    path = scored.file.with_name("best.safetensors")
+    locked = CheckpointHeader.read(path).operating_points
+    if locked and all(OperatingPoints.load(one).choices == wanted for one in locked.values()):
+        return
+    scores = scored.table[list(scored.objective.score_columns)].to_numpy(np.float64)
+    tested = (scored.images["split"] == Split.TEST).to_numpy()
+    points = lock_operating_points(
+        scored.objective, scored.images, scores, wanted, evaluated=tested
+    )
+    if points:
+        put_operating_points(path, points)
+        print(
+            f"locked thresholds and calibration in {path.name}, on the validation images and by "
+            "these choices; mammo-pd predict applies them"
+        )
 
 
 def _refuse_unreported(run: "RunFolder") -> None:

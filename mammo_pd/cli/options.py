@@ -75,6 +75,17 @@ def find_run(runs: Path, named: Path | None) -> "RunFolder":
     return run_folders.RunFolder.find(runs, named)
 
 
+def find_checkpoint(runs: Path, named: Path) -> Path:
+    """A checkpoint's file, or that of a run's best epoch.
+
+    Raises:
+        InputError: there is no such run.
+    """
+    if named.is_file() or named.suffix == ".safetensors":
+        return named
+    return find_run(runs, named).best
+
+
 def tell_of_resamples(resamples: int | None) -> None:
     """Say that ``--resamples`` has no effect any more, where it was given."""
     if resamples is not None:

@@ -74,7 +74,8 @@ def _as_text(header: "CheckpointHeader") -> str:
                 **{name.replace("_", " "): value for name, value in card.items()},
             }
         )
-    return "\n".join([*lines, *_lines({"metrics": header.metrics})])
+    told = {"metrics": header.metrics, "operating points": header.operating_points}
+    return "\n".join([*lines, *_lines(told)])
 
 
 def _lines(values: dict[str, Any], indent: str = "") -> list[str]:

@@ -23,8 +23,8 @@ from mammo_pd.files import atomic_write
 from mammo_pd.locks import lock
 
 _AT_WORK = (
-    "the record of the store cannot be written; is another mammo-pd preprocess at work on this "
-    "store? Wait for it, or name another --out."
+    "the record in the folder private cannot be written; is another mammo-pd preprocess at work "
+    "on this store, or a mammo-pd predict on this --out? Wait for it, or name another --out."
 )
 _READERS_MS = 60_000
 
@@ -176,6 +176,11 @@ class Record:
             ) from error
         self._begin()
 
+    def discard(self) -> None:
+        """Undo what was written since the last commit."""
+        self._database.execute("ROLLBACK")
+        self._begin()
+
     def _begin(self) -> None:
         try:
             # Takes the write lock now, so that a second run is refused before it does any work.
@@ -273,6 +278,13 @@ class Record:
                 )
                 for image in images
             ),
+        )
+
+    def add_columns(self, image_id: str, columns: Mapping[str, Any]) -> None:
+        """Add columns to those of an image."""
+        self._database.execute(
+            "UPDATE images SET facts = json_patch(facts, ?) WHERE image_id = ?",
+            (json.dumps(columns), image_id),
         )
 
     def put_levels(self, image_id: str, checksums: Mapping[str, int], stored_bytes: int) -> None:

@@ -72,9 +72,7 @@ def aggregate(
 ) -> pd.DataFrame:
     """One row per unit of a level.
 
-    A unit is positive when any of its images is. Its score is the mean, the maximum or the noisy-or
-    of its images' scores. Incomplete units (an exam of one view) are kept. The order of the rows
-    changes nothing, and scores that are equal on paper tie: (0.1, 0.2) with (0.15, 0.15).
+    A unit is positive when any of its images is. Its score is that of ``aggregate_scores``.
 
     Args:
         predictions: rows of units of known label, as ``with_known_label`` returns them.
@@ -82,10 +80,41 @@ def aggregate(
         aggregation: how the scores of a unit's images are aggregated.
 
     Returns:
-        ``patient_id``, ``exam_id`` and ``laterality`` where the level has them (``image_id`` and
-        ``view`` too for images), ``label`` (int64, 0 or 1), ``score`` (float64 in [0, 1]),
-        ``n_images``.
+        As ``aggregate_scores``, with ``label`` (int64, 0 or 1) before the score.
     """
+    units, order, starts = _score_units(predictions, level, aggregation)
+    label = predictions["label"].to_numpy(dtype=np.float64)[order]
+    place = len(units.columns) - 2  # before score and n_images
+    units.insert(place, "label", np.fmax.reduceat(label, starts).astype(np.int64))
+    return units
+
+
+def aggregate_scores(
+    predictions: pd.DataFrame, level: Level, aggregation: Aggregation = Aggregation.MEAN
+) -> pd.DataFrame:
+    """One row per unit of a level, of images that need no label.
+
+    A unit's score is the mean, the maximum or the noisy-or of its images' scores. Incomplete units
+    (an exam of one view) are kept. The order of the rows changes nothing, and scores that are equal
+    on paper tie: (0.1, 0.2) with (0.15, 0.15).
+
+    Args:
+        predictions: ``image_id, patient_id, exam_id, laterality, view, score``, one row per image.
+        level: the kind of unit.
+        aggregation: how the scores of a unit's images are aggregated.
+
+    Returns:
+        ``patient_id``, ``exam_id`` and ``laterality`` where the level has them (``image_id`` and
+        ``view`` too for images), ``score`` (float64 in [0, 1]), ``n_images``.
+    """
+    units, _, _ = _score_units(predictions, level, aggregation)
+    return units
+
+
+def _score_units(
+    predictions: pd.DataFrame, level: Level, aggregation: Aggregation
+) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+    """The units with their scores; the images' order by unit, and where each unit starts in it."""
     identity = {
         Level.IMAGE: ["image_id", "patient_id", "exam_id", "laterality", "view"],
         Level.BREAST: ["patient_id", "exam_id", "laterality"],
@@ -100,13 +129,11 @@ def aggregate(
     starts = np.flatnonzero(np.diff(unit[order], prepend=-1))
     counts = np.diff(starts, append=len(order))
     score = score[order]
-    label = predictions["label"].to_numpy(dtype=np.float64)[order]
 
     units = predictions[identity].iloc[order[starts]].reset_index(drop=True)
-    units["label"] = np.fmax.reduceat(label, starts).astype(np.int64)
     units["score"] = _aggregate_scores(score, starts, counts, aggregation)
     units["n_images"] = counts
-    return units
+    return units, order, starts
 
 
 def _aggregate_scores(

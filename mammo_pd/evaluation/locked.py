@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
 from mammo_pd.evaluation.levels import Aggregation, aggregate, with_known_label
@@ -53,7 +54,7 @@ class Recalibration:
 
     def __call__(self, score: Floats) -> Floats:
         """(n,) scores in (0, 1), recalibrated."""
-        moved: Floats = 1.0 / (1.0 + np.exp(-(self.intercept + self.slope * _logit(score))))
+        moved: Floats = expit(self.intercept + self.slope * _logit(score))
         return moved
 
 

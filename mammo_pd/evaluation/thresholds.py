@@ -11,6 +11,8 @@ from numpy.typing import ArrayLike
 
 from mammo_pd.evaluation.roc import Curve, Ranking
 
+# False alarms that a miss is worth, where nobody says otherwise.
+MISS_COST = 10.0
 FIXED_RATES = (0.80, 0.90, 0.95)
 FLAGGED_SHARES = (0.01, 0.02, 0.05, 0.10, 0.20)
 
@@ -58,8 +60,10 @@ def choose_thresholds(
     Returns:
         Youden's point (the largest sensitivity + specificity - 1), the cheapest point, and the
         points that reach each of the fixed specificities and sensitivities. Empty with one class
-        only.
+        only, or none.
     """
+    if not np.size(label):  # at a level at which no unit's label is known
+        return []
     ranking = Ranking.of(label, score)
     curve = ranking.curve()
     if not curve.has_both_classes:

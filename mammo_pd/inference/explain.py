@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageDraw, ImageOps
 
 from mammo_pd.backbones.base import Backbone
+from mammo_pd.batch import ImageBatch
 from mammo_pd.data.dataset import MammogramDataset
 from mammo_pd.errors import InputError
 from mammo_pd.imaging.pyramid import area_average, fitted_size
@@ -152,6 +153,38 @@ def heat_on_image(
     return heat
 
 
+def attention_heat(
+    backbone: Backbone, sampler: PatchSampler, image: ImageBatch, size: tuple[int, int]
+) -> npt.NDArray[np.float32]:
+    """Lay attention roll-out over an image.
+
+    Args:
+        backbone: in evaluation mode, on its device.
+        sampler: of its input size.
+        image: a batch of one, at the level that the model reads.
+        size: (height, width) of the picture of it.
+
+    Returns:
+        As `heat_on_image`.
+    """
+    parameter = next(backbone.parameters())
+    patches, positions = sampler.for_evaluation(image.to(parameter.device))
+    shares = attention_rollout(backbone, patches.to(parameter.dtype), positions)
+    of_patches = shares[0, -backbone.num_tokens :].reshape(backbone.grid_size)
+    shape = (int(image.heights[0]), int(image.widths[0]))
+    return heat_on_image(of_patches.cpu().numpy(), shape, size, sampler.img_size)
+
+
+def refuse_unexplained(backbone: Backbone) -> None:
+    """Check that roll-out is defined for a model, and takes no minutes an image.
+
+    Raises:
+        InputError: it is not, or does.
+    """
+    refuse_other_attention(backbone)
+    _refuse_too_slow(backbone)
+
+
 class ErrorPictures:
     """Makes the pictures of scored images, one when it is asked for.
 
@@ -169,8 +202,7 @@ class ErrorPictures:
         self._images = self._images.set_index("image_id", drop=False)
         try:
             for one in scored:
-                refuse_other_attention(one.backbone)
-                _refuse_too_slow(one.backbone)
+                refuse_unexplained(one.backbone)
             self._unexplained: str | None = None
         except InputError as error:
             self._unexplained = str(error)
@@ -209,15 +241,10 @@ class ErrorPictures:
         size = fitted_size(shape, _LONG_SIDE) if max(shape) > _LONG_SIDE else shape
         heat = None
         if self._unexplained is None:
-            parameter = next(one.backbone.parameters())
             sampler = PatchSampler(
                 (height, width), one.backbone.patch_size, normalization=one.info.normalization
             )
-            images = stored.to(parameter.device)
-            patches, positions = sampler.for_evaluation(images)
-            shares = attention_rollout(one.backbone, patches.to(parameter.dtype), positions)
-            of_patches = shares[0, -one.backbone.num_tokens :].reshape(one.backbone.grid_size)
-            heat = heat_on_image(of_patches.cpu().numpy(), shape, size, (height, width))
+            heat = attention_heat(one.backbone, sampler, stored, size)
         image = {str(name): value for name, value in rows.iloc[0].items()}
         lesion = lesion_in_stored_frame(image)
         if lesion is not None:

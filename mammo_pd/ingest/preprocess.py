@@ -58,6 +58,7 @@ from mammo_pd.ingest.label_join import (
     refuse_losing_labels,
 )
 from mammo_pd.ingest.moved import recognise_moved
+from mammo_pd.ingest.names import frame_suffix, image_name, name_by_path
 from mammo_pd.ingest.prefer import LeftOut, leave_out
 from mammo_pd.ingest.process import (
     Job,
@@ -297,7 +298,7 @@ def preprocess(
             pages = _draw(contact_sheet, target, left_out)
             summary = replace(summary, contact_sheets=tuple(pages))
         if crosswalk is not None:
-            _write_crosswalk(crosswalk, record)
+            write_crosswalk(crosswalk, record)
     return summary
 
 
@@ -327,7 +328,7 @@ def _plan(
             photometric = labels.photometric_interpretation(row)
         job = Job(
             source,
-            _version(source),
+            file_version(source),
             row is not None,
             settings,
             target.paths.partial,
@@ -437,7 +438,8 @@ def _add_levels(
     return to_decode | {*take_in_levels(made, paths, record)}
 
 
-def _version(source: Path) -> tuple[int, int]:
+def file_version(source: Path) -> tuple[int, int]:
+    """A file's size in bytes and its modification time in ns."""
     try:
         stat = source.stat()
     except OSError:
@@ -532,16 +534,8 @@ def _follow(job: Job, outcome: Outcome, target: _Target) -> None:
 
 def _name(job: Job, outcome: Outcome, target: _Target) -> str:
     """The image_id of an image, unless another has that name."""
-    name = (
-        outcome.identifiers.get("sop_instance_uid")
-        or f"file:{job.source.relative_to(target.folder).as_posix()}"
-    )
-    return target.record.hasher.hash("image", name + _frame_suffix(outcome.frame))
-
-
-def _frame_suffix(frame: int | None) -> str:
-    # Neither a UID nor a number contains "#", so no frame gets the name of another file's image.
-    return "" if frame is None else f"#{frame}"
+    hasher = target.record.hasher
+    return image_name(job.source, target.folder, outcome.identifiers, outcome.frame, hasher)
 
 
 def _store_image(job: Job, outcome: Outcome, target: _Target) -> RecordedImage:
@@ -554,7 +548,7 @@ def _store_image(job: Job, outcome: Outcome, target: _Target) -> RecordedImage:
         detail = "was taken out by mammo-pd forget; delete its file, or see forget --take-again"
         columns = failed(ImageError(Reason.FORGOTTEN, detail), outcome.frame).columns
         # Nothing more is kept of it than where it lies, to pass it over next time.
-        image_id = hasher.hash("image", f"file:{job.source}{_frame_suffix(outcome.frame)}")
+        image_id = name_by_path(job.source, outcome.frame, hasher)
         return RecordedImage(origin, image_id, columns, {}, 0)
     columns = {**outcome.columns, "fingerprint": target.fingerprint}
     if outcome.pixel_digest:
@@ -562,7 +556,7 @@ def _store_image(job: Job, outcome: Outcome, target: _Target) -> RecordedImage:
     holder = target.record.source_of(image_id)
     if holder is not None and holder.path != job.source:
         # The name is taken in this store, so the image gets one made of its path.
-        image_id = hasher.hash("image", f"file:{job.source}{_frame_suffix(outcome.frame)}")
+        image_id = name_by_path(job.source, outcome.frame, hasher)
     # A file without a UID is there because a row of the table names it: as an image of its own.
     if columns["status"] == Status.OK and outcome.pixel_digest and uid:
         twin = target.record.with_pixels(columns["pixel_hash"], job.source)
@@ -745,7 +739,7 @@ def _given_patient_id(image: RecordedImage) -> str:
 def _has_anothers_uid(image: RecordedImage, hasher: Hasher) -> bool:
     """Whether an image could not be named by its UID, since another is."""
     uid = image.identifiers.get("sop_instance_uid")
-    suffix = _frame_suffix(image.source.frame)
+    suffix = frame_suffix(image.source.frame)
     return bool(uid) and image.image_id != hasher.hash("image", f"{uid}{suffix}")
 
 
@@ -775,7 +769,7 @@ def _draw(sheet: Path, target: _Target, left_out: LeftOut) -> list[Path]:
     return pages
 
 
-def _write_crosswalk(file: Path, record: Record) -> None:
+def write_crosswalk(file: Path, record: Record) -> None:
     """Write which file each image_id came from; the user asked for identifiers in the clear."""
     with (
         atomic_write(file, mode=0o600) as beside,

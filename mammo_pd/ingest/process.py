@@ -76,6 +76,7 @@ class Outcome:
         thumbnail: (h, w) uint8 whole frame, if wanted.
         file_content: digest of the whole file's content; empty if unknown.
         checksums: of the levels in ``pyramid``, by name.
+        level: (h, w) uint16, the level that a model reads, where nothing is to be stored.
     """
 
     columns: Mapping[str, Any]
@@ -86,6 +87,7 @@ class Outcome:
     thumbnail: npt.NDArray[np.uint8] | None = None
     file_content: bytes = b""
     checksums: Mapping[str, int] = field(default_factory=dict)
+    level: npt.NDArray[np.uint16] | None = None
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ def process_file(job: Job) -> list[Outcome]:
 
 
 def _outcomes(job: Job) -> list[Outcome]:
-    transforms = _prepare(job.settings, job.thumbnail, job.named)
+    transforms = prepare_transforms(job.settings, job.thumbnail, job.named)
     photometric = job.photometric_interpretation
     try:
         if job.settings.frames != Frames.EACH:
@@ -244,7 +246,9 @@ def not_in_table() -> ImageError:
 
 
 @lru_cache(maxsize=2)
-def _prepare(settings: ImagingSettings, thumbnail: bool, assume_mammogram: bool) -> Transforms:
+def prepare_transforms(
+    settings: ImagingSettings, thumbnail: bool, assume_mammogram: bool
+) -> Transforms:
     """Compose the transforms once in each process."""
     from threadpoolctl import threadpool_limits
 

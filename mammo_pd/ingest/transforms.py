@@ -11,7 +11,7 @@ the column's step and turning upright the row's, so a lesion can be found in the
 later transform. If the pixel spacing is unknown its unit is pixels of the original frame.
 """
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from monai.config import KeysCollection
 from monai.transforms import CastToTyped, Compose, DeleteItemsd, MapTransform, ToMetaTensord
 from monai.utils.enums import PostFix
 
+from mammo_pd.data.store import choose_pyramid_level
 from mammo_pd.imaging.decode import StoredFrames
 from mammo_pd.imaging.grey_scale import GreyImage
 from mammo_pd.imaging.orientation import turn_chest_wall_left
@@ -208,6 +209,54 @@ class BuildPyramidd(MapTransform):
         for key in self.key_iterator(d):
             d[f"{key}_pyramid"] = build_pyramid(np.asarray(d[key])[0])
         return d
+
+
+class TakeModelLeveld(MapTransform):
+    """Put the pyramid level that a model reads under KEY: (1, h, w) float32, 0 to 65535.
+
+    Needs ``KEY_pyramid``, which is used up.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, img_size: Sequence[int], *, allow_missing_keys: bool = False
+    ) -> None:
+        """Choose the level.
+
+        Args:
+            keys: of the images.
+            img_size: (height, width) in pixels that the model sees.
+            allow_missing_keys: as in every MONAI dictionary transform.
+        """
+        super().__init__(keys, allow_missing_keys)
+        self.img_size = (int(img_size[0]), int(img_size[1]))
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Take it for every key."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            pyramid = d.pop(f"{key}_pyramid")
+            height, width = pyramid["native"].shape
+            level = choose_pyramid_level(height, width, self.img_size)
+            d[key] = pyramid[level][None].astype(np.float32)
+        return d
+
+
+def model_transforms(
+    img_size: Sequence[int], voi: str = "auto", frames: str = "exclude"
+) -> Compose:
+    """Compose the way from ``{"image": path}`` to what a model reads, as a MONAI bundle names it.
+
+    Args:
+        img_size: (height, width) in pixels that the model sees.
+        voi: a `VoiPolicy`.
+        frames: a `Frames`; of several frames each cannot be an image here.
+
+    Returns:
+        ``image`` becomes (1, h, w) float32; no identifier is left beside it.
+    """
+    settings = ImagingSettings(VoiPolicy(voi), Frames(frames))
+    steps = store_transforms(settings).transforms
+    return Compose([*steps, TakeModelLeveld("image", img_size), DeleteItemsd("image_header")])
 
 
 def mammogram_transforms(

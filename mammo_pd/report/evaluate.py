@@ -38,7 +38,7 @@ from mammo_pd.evaluation.prevalence import prevalence_by_level
 from mammo_pd.evaluation.screening import per_thousand
 from mammo_pd.evaluation.strata import found_by_lesion, known_strata, stratify
 from mammo_pd.evaluation.threshold_sweep import sweep_thresholds
-from mammo_pd.evaluation.thresholds import Reader, Threshold, choose_thresholds
+from mammo_pd.evaluation.thresholds import MISS_COST, Reader, Threshold, choose_thresholds
 from mammo_pd.report.content import (
     HEADLINE,
     Comparison,
@@ -52,7 +52,6 @@ from mammo_pd.report.notes import data_notes, margin_verdicts, remarks_with_leve
 from mammo_pd.report.numbers import between, fixed, significance, with_interval
 from mammo_pd.terms import Level, Split
 
-MISS_COST = 10.0
 # Exams listed of each kind of error: as many as a reader will look at.
 WORST = 8
 _VALIDATION = (

@@ -22,9 +22,9 @@ from mammo_pd.evaluation.measures import Estimate, Row
 from mammo_pd.evaluation.predictions import read_predictions
 from mammo_pd.evaluation.prevalence import prevalence_by_level
 from mammo_pd.evaluation.roc import Floats
+from mammo_pd.evaluation.thresholds import MISS_COST
 from mammo_pd.report.content import ExternalValidation, ReportContext, SetResults
 from mammo_pd.report.evaluate import (
-    MISS_COST,
     check_choices,
     dated,
     evaluate_predictions,

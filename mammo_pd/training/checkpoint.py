@@ -1,6 +1,8 @@
 """Checkpoints as safetensors: one file each, so that one is whole or absent, and runs no code."""
 
+import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,10 @@ from torch import Tensor, nn
 
 from mammo_pd.backbones.weights.source import CARD_KEY
 from mammo_pd.errors import InputError
+from mammo_pd.evaluation.operating_points import OperatingPoints
 from mammo_pd.files import atomic_write
 from mammo_pd.training.averaging import WeightAverage
-from mammo_pd.training.model_card import METADATA_KEY, CheckpointHeader, ModelCard
+from mammo_pd.training.model_card import METADATA_KEY, POINTS_KEY, CheckpointHeader, ModelCard
 
 _MODEL = "model."
 _OPTIMIZER = "optimizer."
@@ -91,6 +94,31 @@ def load_weights(path: Path, model: nn.Module, timm_model: nn.Module) -> dict[st
     return metadata
 
 
+def put_operating_points(path: Path, points: Mapping[str, OperatingPoints]) -> None:
+    """Write operating points into a checkpoint's header; its weights stay as they are.
+
+    Args:
+        path: the checkpoint, replaced when the new file is complete.
+        points: by target.
+
+    Raises:
+        InputError: not one of ours.
+    """
+    tensors, _ = _read(path)
+    with safe_open(path, "pt") as file:
+        header = dict(file.metadata())
+    header[POINTS_KEY] = json.dumps({target: one.dump() for target, one in points.items()})
+    Contents(tensors, header).write(path)
+
+
+def weights_digest(path: Path) -> str:
+    """SHA-256 of a checkpoint's weights, whatever its header says."""
+    with path.open("rb") as file:
+        # Eight bytes give the length of the header, and the weights follow it to the end.
+        file.seek(8 + int.from_bytes(file.read(8), "little"))
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def state_of(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -154,6 +182,19 @@ def load_state(
         groups = [group | own for group, own in zip(groups, own_groups, strict=True)]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
     return metadata
+
+
+def load_either(path: Path, model: nn.Module, timm_model: nn.Module) -> None:
+    """Load a model from best.safetensors or last.safetensors.
+
+    Raises:
+        InputError: no such file, not one of ours, or of another architecture.
+    """
+    _, metadata = _read(path)
+    if "history" in metadata:
+        load_state(path, model)
+    else:
+        load_weights(path, model, timm_model)
 
 
 def newest_state(last: Path, midway: Path) -> Path | None:

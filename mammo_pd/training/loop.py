@@ -39,6 +39,7 @@ from mammo_pd.training.checkpoint import (
     load_state,
     load_weights,
     newest_state,
+    put_operating_points,
     state_of,
     weights_of,
 )
@@ -47,6 +48,7 @@ from mammo_pd.training.data_supply import StepClock, describe_shortage
 from mammo_pd.training.journal import Journal
 from mammo_pd.training.model_card import ModelCard, without_paths
 from mammo_pd.training.objectives import Objective
+from mammo_pd.training.operating_points import lock_operating_points
 from mammo_pd.training.optimizer import (
     backbone_parameters,
     make_optimizer,
@@ -120,7 +122,11 @@ def _fit_tracked(setup: RunSetup, run: RunFolder, signals: StopSignals) -> list[
         _describe(setup, tracker)
         with tracker.watching_the_machine():
             history = _fit(setup, run, tracker, signals)
-        of_best = _score_best(setup, run)
+        scores = _score_best(setup, run)
+        of_best = setup.objective.metrics(setup.parts[Split.VAL], scores)
+        # Before MLflow takes a copy of the file.
+        if not setup.objective.is_pretext:
+            _lock_operating_points(setup, run, scores)
         tracker.log({f"best_{name}": value for name, value in of_best.items()}, step=0)
         table = csv_text(pd.DataFrame(history))
         write_text(run.history, table)
@@ -296,10 +302,10 @@ def _is_stale(history: list[dict[str, float]], objective: Objective, patience: i
     return len(history) - first_best >= patience
 
 
-def _score_best(setup: RunSetup, run: RunFolder) -> dict[str, float]:
-    """Validate the best epoch on every patch; the model is left with its weights.
+def _score_best(setup: RunSetup, run: RunFolder) -> npt.NDArray[np.float64]:
+    """Score the validation images by the best epoch, on every patch: (images, T).
 
-    On some, where the others are what is predicted.
+    On some, where the others are what is predicted. The model is left with its weights.
     """
     if setup.fabric.is_global_zero:
         load_weights(run.best, setup.model, setup.backbone.timm_model)
@@ -309,8 +315,21 @@ def _score_best(setup: RunSetup, run: RunFolder) -> dict[str, float]:
     on_all = not setup.objective.is_pretext
     loader = setup.loader(setup.val_set, setup.val_batches(on_all=on_all))
     model = setup.fabric.setup_module(setup.model)
-    scores = _validate(setup, model, loader, None if on_all else setup.val_kept)
-    return setup.objective.metrics(setup.parts[Split.VAL], scores)
+    return _validate(setup, model, loader, None if on_all else setup.val_kept)
+
+
+def _lock_operating_points(
+    setup: RunSetup, run: RunFolder, scores: npt.NDArray[np.float64]
+) -> None:
+    """Lock them on the validation images; `predict` is given the checkpoint's file alone."""
+    try:
+        points = lock_operating_points(setup.objective, setup.parts[Split.VAL], scores)
+    except InputError as error:
+        # As of an objective whose scores are no probabilities.
+        setup.say(f"warning: no thresholds are locked for predict: {error}")
+        return
+    if points:
+        put_operating_points(run.best, points)
 
 
 def _warn_if_nothing_is_learnt(setup: RunSetup, loss: float) -> None:

@@ -1,7 +1,9 @@
 """What a checkpoint says of itself: its model, data and settings, without paths or patients."""
 
 import json
-from dataclasses import asdict, dataclass, fields
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +12,10 @@ from safetensors import SafetensorError, safe_open
 from mammo_pd.backbones.weights.source import CARD_KEY
 from mammo_pd.config import RunConfig
 from mammo_pd.errors import InputError
+from mammo_pd.evaluation.operating_points import OperatingPoints
+from mammo_pd.machines import machine_key
 from mammo_pd.normalization import Normalization
+from mammo_pd.terms import Split
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,8 +23,12 @@ if TYPE_CHECKING:
     from mammo_pd.training.objectives import Objective
     from mammo_pd.training.setup import RunSetup
 
+_KIND_COLUMNS = ("manufacturer", "model", "presentation_intent", "voi_applied")
+
 # The key in the header of a checkpoint's file; older files have it too.
 METADATA_KEY = "facts"
+# The key of the operating points, by target.
+POINTS_KEY = "operating_points"
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,8 @@ class ModelCard:
         preprocessing: the settings of that store.
         config: the whole configuration; weights are named without their folder.
         environment: versions and device.
+        trained_on: images of the training part by ``machine``, ``presentation_intent`` and
+            ``voi`` (the kind of grey scale); None in files of earlier versions.
     """
 
     model: str
@@ -65,6 +76,7 @@ class ModelCard:
     preprocessing: dict[str, Any]
     config: dict[str, Any]
     environment: dict[str, Any]
+    trained_on: dict[str, dict[str, int]] | None = None
 
     @classmethod
     def of(cls, setup: "RunSetup") -> "ModelCard":
@@ -96,6 +108,7 @@ class ModelCard:
             preprocessing=cohort.store_info["settings"],
             config=without_paths(setup.config).model_dump(mode="json"),
             environment=setup.environment,
+            trained_on=count_kinds(setup.parts[Split.TRAIN]),
         )
 
     def dump(self) -> str:
@@ -110,10 +123,12 @@ class CheckpointHeader:
     Attributes:
         card: None in files of earlier versions.
         metrics: of its epoch; empty before the first.
+        operating_points: by target, as `OperatingPoints` dumps them; empty where none were locked.
     """
 
     card: ModelCard | None
     metrics: dict[str, Any]
+    operating_points: dict[str, Any] = field(default_factory=dict)
 
     @property
     def epochs(self) -> int:
@@ -135,12 +150,45 @@ class CheckpointHeader:
             metadata: dict[str, Any] = json.loads(header[METADATA_KEY])
             history = metadata.get("history", [metadata])
             card = _load(header[CARD_KEY]) if CARD_KEY in header else None
-            return cls(card, history[-1] if history else {})
+            points = json.loads(header.get(POINTS_KEY, "{}"))
+            for given in points.values():
+                OperatingPoints.load(given)
+            return cls(card, history[-1] if history else {}, points)
         except (SafetensorError, KeyError, ValueError, TypeError, AttributeError, OSError) as error:
             raise InputError(
                 f"{path} is not a checkpoint of mammo-pd, or is damaged ({error!r}); name a run, "
                 "or its best.safetensors or last.safetensors."
             ) from error
+
+
+def count_kinds(rows: "pd.DataFrame") -> dict[str, dict[str, int]]:
+    """Images by what may make a model see others than it knows.
+
+    Args:
+        rows: of a manifest.
+
+    Returns:
+        Counts by ``machine`` (manufacturer and model by their known names), ``presentation_intent``
+        and ``voi``, the kind of grey scale; what is not known is not counted.
+    """
+    kinds = [kinds_of(row) for row in rows[list(_KIND_COLUMNS)].to_dict("records")]
+    return {
+        kind: dict(Counter(found[kind] for found in kinds if kind in found).most_common())
+        for kind in ("machine", "presentation_intent", "voi")
+    }
+
+
+def kinds_of(row: Mapping[Any, Any]) -> dict[str, str]:
+    """What `count_kinds` counts, of one row; only what is known."""
+    manufacturer, model, intent, voi = (
+        value if isinstance(value := row.get(name), str) else None for name in _KIND_COLUMNS
+    )
+    found = {
+        "machine": machine_key(manufacturer, model),
+        "presentation_intent": intent,
+        "voi": voi and voi.partition(":")[0],
+    }
+    return {kind: value for kind, value in found.items() if value}
 
 
 def _positives(objective: "Objective", rows: "pd.DataFrame") -> dict[str, int]:
@@ -154,8 +202,12 @@ def _positives(objective: "Objective", rows: "pd.DataFrame") -> dict[str, int]:
 
 def _load(text: str) -> ModelCard:
     given = json.loads(text)
-    # A later version may say more.
-    card = {field.name: given[field.name] for field in fields(ModelCard)}
+    # A later version may say more, an earlier one less.
+    card = {
+        one.name: given[one.name]
+        for one in fields(ModelCard)
+        if one.name in given or one.default is MISSING
+    }
     for name in ("img_size", "grid_size"):
         first, second = card[name]
         card[name] = (int(first), int(second))

@@ -294,7 +294,7 @@ def _process_with_a_transform_more(job: Job) -> list[Outcome]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(transforms, "store_transforms", with_one_more)
-        process._prepare.cache_clear()
+        process.prepare_transforms.cache_clear()
         return process_file(job)
 
 

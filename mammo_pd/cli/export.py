@@ -1,0 +1,54 @@
+"""``mammo-pd export``: a model for other tools to run."""
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from mammo_pd.cli.options import DEFAULT_RUNS, RunsOption, find_checkpoint
+from mammo_pd.errors import InputError
+
+
+def export(
+    run: Annotated[Path, Parameter(name="RUN|FILE")],
+    /,
+    *,
+    onnx: Annotated[Path | None, Parameter(metavar="FILE")] = None,
+    bundle: Annotated[Path | None, Parameter(metavar="DIR")] = None,
+    runs: RunsOption = DEFAULT_RUNS,
+) -> None:
+    """Write a model for other tools: as ONNX, or as a MONAI bundle.
+
+    Its input is an image as a store has it, at any size; its output are the scores
+    of predict, on all patches.
+
+    For example:
+
+        mammo-pd export runs/RUN --onnx model.onnx
+        mammo-pd export best.safetensors --bundle bundle
+
+    Args:
+        run: A run, whose best epoch is taken, or a checkpoint's file.
+        onnx: Write it as ONNX, which runs on a CPU without torch. Needs mammo-pd[onnx].
+        bundle: Write a MONAI bundle, which python -m monai.bundle runs on a folder of DICOM files.
+        runs: The folder of runs.
+    """
+    if onnx is None and bundle is None:
+        raise InputError("say what to write: --onnx FILE, --bundle DIR, or both.")
+    checkpoint = find_checkpoint(runs, run)
+    if onnx is not None:
+        from mammo_pd.inference.onnx_export import export_onnx
+        from mammo_pd.inference.trained_model import TrainedModel
+
+        export_onnx(TrainedModel.load(checkpoint), onnx)
+        print(f"wrote {onnx}: {onnx.stat().st_size / 2**20:.0f} MiB; research use only")
+    if bundle is not None:
+        from mammo_pd.inference.bundle import write_bundle
+
+        write_bundle(checkpoint, bundle)
+        print(f"wrote {bundle}: a MONAI bundle; research use only")
+        print(
+            f"next: cd {shlex.quote(str(bundle))} && python -m monai.bundle run --config_file "
+            "configs/inference.json --dataset_dir DICOM_DIR"
+        )

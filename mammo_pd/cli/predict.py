@@ -1,0 +1,217 @@
+"""``mammo-pd predict``: new studies, without labels, to scores and verdicts."""
+
+import shlex
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from mammo_pd.cli.options import DEFAULT_RUNS, RunsOption, find_checkpoint
+from mammo_pd.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import pandas as pd
+
+    from mammo_pd.data.record import Record
+    from mammo_pd.inference.new_studies import PredictionFolder, Predictions
+    from mammo_pd.inference.trained_model import TrainedModel
+    from mammo_pd.ingest.walk import FoundFiles
+    from mammo_pd.terms import Level
+
+# The exit status where some images could not be read.
+PARTIAL = 3
+
+
+def predict(
+    run: Annotated[Path, Parameter(name="RUN|FILE")],
+    folder: Annotated[Path, Parameter(name="DICOM_DIR")],
+    /,
+    *,
+    out: Annotated[Path, Parameter(metavar="DIR")] = Path("predictions"),
+    operating_point: Annotated[str, Parameter(metavar="NAME")] = "specificity_90",
+    saliency: bool = False,
+    dicom: bool = False,
+    key: Annotated[Path | None, Parameter(metavar="FILE", show_default="a new key")] = None,
+    workers: Annotated[int | None, Parameter(metavar="N", show_default="one per core")] = None,
+    runs: RunsOption = DEFAULT_RUNS,
+) -> int | None:
+    """Score new studies, without labels, from DICOM files to tables.
+
+    A checkpoint's file alone is enough. Run it again to go on after a stop, or with new files.
+    The exit status is 3 where some of the images could not be read.
+
+    For example:
+
+        mammo-pd predict runs/RUN DICOM_DIR --out predictions
+        mammo-pd predict best.safetensors DICOM_DIR --saliency
+
+    Args:
+        run: A run, whose best epoch is taken, or a checkpoint's file.
+        folder: Folder of DICOM files.
+        out: Where to write the tables; DIR/private holds what identifies a woman.
+        operating_point: The locked threshold of the verdict: youden, cost, specificity_80, _90 or
+            _95, sensitivity_80, _90 or _95.
+        saliency: Draw where the model looked, a PNG for each image.
+        dicom: Write results for a PACS to DIR/private/dicom: a structured report of each exam, and
+            with --saliency a secondary capture of each image. Needs mammo-pd[dicom].
+        key: private/key of a store, to give images the same names as there.
+        workers: Number of processes that read files.
+        runs: The folder of runs.
+    """
+    from mammo_pd.data.record import Record
+    from mammo_pd.inference.explain import refuse_unexplained
+    from mammo_pd.inference.new_studies import (
+        PredictionFolder,
+        claim_folder,
+        refuse_unknown_point,
+        score_new_images,
+    )
+    from mammo_pd.inference.trained_model import TrainedModel
+    from mammo_pd.ingest.new_images import read_new_images
+    from mammo_pd.ingest.walk import find_images
+
+    if key is not None and not key.is_file():
+        raise InputError(f"the key {key} does not exist; name a store's private/key.")
+    if workers is not None and workers < 1:
+        raise InputError(f"--workers {workers} is not 1 or above.")
+    if dicom:
+        from mammo_pd.report.dicom_results import require_highdicom
+
+        require_highdicom()
+    folder = folder.resolve()
+    found = find_images(folder)
+    model = TrainedModel.load(find_checkpoint(runs, run))
+    refuse_unknown_point(model.operating_points, operating_point)
+    if saliency:
+        refuse_unexplained(model.backbone)
+    target = PredictionFolder(out.resolve())
+    target.claim(model)
+    _introduce(model, operating_point)
+    with Record(target.paths, None if key is None else key.read_bytes()) as record:
+        claim_folder(record, folder)
+        files = read_new_images(
+            found,
+            folder,
+            record,
+            model.settings,
+            model.card.img_size,
+            workers=workers,
+            lacks=lambda image_id: saliency and not target.saliency(image_id).is_file(),
+        )
+        started = time.perf_counter()
+        try:
+            count = score_new_images(files, model, record, target, saliency=saliency)
+        except BaseException:
+            _write(record, target, model, operating_point, found, complete=False)
+            raise
+        seconds = time.perf_counter() - started
+        predictions, tables = _write(record, target, model, operating_point, found, complete=True)
+        instances = without = 0
+        if dicom and len(predictions.images):
+            from mammo_pd.cli.predict_dicom import write_dicom_results
+
+            instances, without = write_dicom_results(target, record, model, tables, operating_point)
+    _print_summary(predictions, tables, found)
+    if count:
+        device = model.fabric.device.type
+        print(
+            f"{count} images in {seconds:.1f} s: {count / seconds:.3g} images/s, scored on {device}"
+        )
+    print(f"wrote {out}: predictions.csv (images), predictions_breast.csv, _exam, _patient")
+    print(f"{out / 'private' / target.crosswalk.name} names the file and study of each image_id")
+    if dicom:
+        print(f"{instances} DICOM instances for a PACS are in {out / 'private' / 'dicom'}")
+    if without:
+        print(
+            f"warning: of {without} exams no DICOM result could be made, since their files lack "
+            "the UIDs of study or image, or cannot be read any more"
+        )
+    if not len(predictions.images):
+        raise InputError(
+            f"none of the {len(found.images)} images in {folder} could be scored; "
+            f"{out / target.not_scored.name} lists the reasons."
+        )
+    print("when outcomes are known, add a column label (1 or 0) to predictions.csv")
+    table = shlex.quote(str(out / "predictions.csv"))
+    print(f"next: mammo-pd evaluate --predictions {table}")
+    return PARTIAL if predictions.failed or _closed(found) else None
+
+
+def _introduce(model: "TrainedModel", code: str) -> None:
+    height, width = model.card.img_size
+    print(
+        f"{model.card.model}, {height}x{width} pixels, all {model.backbone.num_tokens} patches, "
+        f"weights of epoch {model.epoch}; research use only, not a medical device"
+    )
+    if not model.operating_points:
+        print(
+            "warning: the checkpoint holds no thresholds (an earlier version made it, or it is not "
+            "that of a finished run), so there are scores and no verdicts; mammo-pd evaluate RUN "
+            "locks them in it"
+        )
+    for target, points in model.operating_points.items():
+        if not points.rules:
+            print(
+                f"warning: no threshold of {target} could be locked, since its validation images "
+                "were of one class; there are scores and no verdicts"
+            )
+        else:
+            print(
+                f"verdict on {target}: {points.rules[code]}, locked on {points.locked.images} "
+                f"{points.locked.part} images"
+            )
+
+
+def _write(
+    record: "Record",
+    target: "PredictionFolder",
+    model: "TrainedModel",
+    code: str,
+    found: "FoundFiles",
+    *,
+    complete: bool,
+) -> "tuple[Predictions, Mapping[Level, pd.DataFrame]]":
+    from mammo_pd.inference.new_studies import Predictions, write_tables
+    from mammo_pd.ingest.preprocess import write_crosswalk
+
+    predictions = Predictions.read(record, model)
+    told = {
+        "files": len(found.images),
+        "passed_over": {str(reason): count for reason, count in found.passed_over.items()},
+        "folders_not_listed": found.unreadable_folders,
+    }
+    tables = write_tables(target, predictions, model, code, complete=complete, told=told)
+    write_crosswalk(target.crosswalk, record)
+    return predictions, tables
+
+
+def _closed(found: "FoundFiles") -> int:
+    """Files and folders that could not even be opened."""
+    from mammo_pd.ingest.walk import PassedOver
+
+    return found.passed_over.get(PassedOver.UNREADABLE, 0) + found.unreadable_folders
+
+
+def _print_summary(
+    predictions: "Predictions", tables: "Mapping[Level, pd.DataFrame]", found: "FoundFiles"
+) -> None:
+    from mammo_pd.inference.new_studies import flagged_counts
+
+    print()
+    for level, table in tables.items():
+        verdicts = [
+            f"{count} {name.replace('_', ' ')}" for name, count in flagged_counts(table).items()
+        ]
+        print(f"{len(table):>8}  {level} scores" + (f", {', '.join(verdicts)}" * bool(verdicts)))
+    for reason, count in predictions.not_scored["reason"].value_counts().items():
+        print(f"{count:>8}  not scored  {reason}")
+    if _closed(found):
+        print(
+            f"warning: {_closed(found)} files or folders cannot be opened, and the images among "
+            "them are missing; make them readable and run again"
+        )
+    for warning in predictions.warnings:
+        print(f"warning: {warning}")

@@ -1,0 +1,207 @@
+"""A MONAI bundle: a checkpoint goes in, a folder that ``python -m monai.bundle`` runs comes out.
+
+DIR/
+configs/metadata.json     what MONAI asks of a bundle: versions, task, shapes of input and output
+configs/inference.json    DICOM_DIR to scores, by our dictionary transforms and MONAI's own classes
+models/model.safetensors  the checkpoint
+docs/README.md            how it is run, and that it is for research only
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import monai
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mammo_pd import __version__
+from mammo_pd.errors import ImageError, InputError
+from mammo_pd.files import atomic_write, write_text
+from mammo_pd.inference.trained_model import TrainedModel
+from mammo_pd.inference.whole_image import WholeImageModel
+from mammo_pd.table_file import write_rows
+from mammo_pd.terms import Frames
+
+_SCHEMA = (
+    "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/"
+    "meta_schema_20240725.json"
+)
+
+
+def write_bundle(checkpoint: Path, folder: Path) -> None:
+    """Write a bundle.
+
+    Args:
+        checkpoint: a run's best.safetensors.
+        folder: new or empty.
+
+    Raises:
+        InputError: the folder holds something, or the model cannot be run by other tools.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} exists and holds files; name a new or empty folder.")
+    model = TrainedModel.load(checkpoint)
+    WholeImageModel.of(model)
+    if model.settings.frames is Frames.EACH:
+        raise InputError(
+            "the model was trained on each frame of a file as an image, which a bundle cannot give."
+        )
+    for name, content in (("metadata", _metadata(model)), ("inference", _inference(model))):
+        write_text(folder / "configs" / f"{name}.json", json.dumps(content, indent=2) + "\n")
+    write_text(folder / "docs" / "README.md", _readme(model))
+    (folder / "models").mkdir()
+    with atomic_write(folder / "models" / "model.safetensors") as beside:
+        shutil.copyfile(checkpoint, beside)
+
+
+def _metadata(model: TrainedModel) -> dict[str, Any]:
+    names = model.objective.score_columns
+    target = model.card.label_definition or "the label that the model was trained on"
+    return {
+        "schema": _SCHEMA,
+        "version": __version__,
+        "changelog": {__version__: "written by mammo-pd export"},
+        "monai_version": monai.__version__,
+        "pytorch_version": torch.__version__.partition("+")[0],
+        "numpy_version": np.__version__,
+        "required_packages_version": {"mammo-pd": __version__},
+        "name": "mammo-pd model",
+        "task": f"Score of mammograms: {target}",
+        "description": f"{model.card.model}, trained with PatchDropout; weights {model.digest}",
+        "authors": "those who trained it",
+        "copyright": "those who trained it",
+        "data_type": "dicom",
+        "intended_use": "Research only, not a medical device",
+        "network_data_format": {
+            "inputs": {
+                "image": {
+                    "type": "image",
+                    "format": "magnitude",
+                    "modality": "MG",
+                    "num_channels": 1,
+                    "spatial_shape": ["*", "*"],
+                    "dtype": "float32",
+                    "value_range": [0, 65535],
+                    "is_patch_data": False,
+                    "channel_def": {"0": "breast, cropped, chest wall on the left"},
+                }
+            },
+            "outputs": {
+                "pred": {
+                    "type": "probabilities",
+                    "format": "classification",
+                    "num_channels": len(names),
+                    "spatial_shape": [],
+                    "dtype": "float32",
+                    "value_range": [0, 1],
+                    "is_patch_data": False,
+                    "channel_def": {str(place): name for place, name in enumerate(names)},
+                }
+            },
+        },
+    }
+
+
+def _inference(model: TrainedModel) -> dict[str, Any]:
+    settings = model.settings
+    return {
+        "imports": ["$import pathlib", "$import mammo_pd.inference.bundle", "$import mammo_pd"],
+        "bundle_root": ".",
+        "dataset_dir": "/workspace/data",
+        "output_dir": "$@bundle_root + '/eval'",
+        "checkpoint": "$@bundle_root + '/models/model.safetensors'",
+        "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
+        "network_def": {
+            "_target_": "mammo_pd.inference.whole_image.load_network",
+            "checkpoint": "@checkpoint",
+        },
+        "network": "$@network_def.to(@device)",
+        "preprocessing": {
+            "_target_": "mammo_pd.ingest.transforms.model_transforms",
+            "img_size": list(model.card.img_size),
+            "voi": str(settings.voi),
+            "frames": str(settings.frames),
+        },
+        "found": {
+            "_target_": "mammo_pd.ingest.walk.find_images",
+            "folder": "$pathlib.Path(@dataset_dir)",
+        },
+        "dataset": {
+            "_target_": "Dataset",
+            "data": "$[{'image': path} for path in @found.images]",
+            "transform": "@preprocessing",
+        },
+        "inferer": {"_target_": "SimpleInferer"},
+        "score_names": list(model.objective.score_columns),
+        "run": [
+            "$mammo_pd.inference.bundle.write_scores(@dataset, @inferer, @network, @device, "
+            "@score_names, @dataset_dir, @output_dir)"
+        ],
+    }
+
+
+def _readme(model: TrainedModel) -> str:
+    return f"""# {model.card.model}
+
+Research use only: not a medical device. Needs `pip install mammo-pd`. From this folder:
+
+```sh
+python -m monai.bundle run --config_file configs/inference.json --dataset_dir DICOM_DIR
+```
+
+writes eval/scores.csv: each file's path and its scores. `mammo-pd predict models/model.safetensors
+DICOM_DIR` gives the same scores, also of breasts, exams and patients, with verdicts, and leaves out
+images that come twice.
+"""
+
+
+def write_scores(
+    dataset: Sequence[Mapping[Any, Any]],
+    inferer: Callable[[Tensor, nn.Module], Tensor],
+    network: nn.Module,
+    device: torch.device,
+    names: Sequence[str],
+    dataset_dir: str,
+    output_dir: str,
+) -> None:
+    """Score a data set image by image, and write ``scores.csv``, for the owner: it names files.
+
+    Args:
+        dataset: MONAI's, with our transforms; each item holds ``image``, (1, h, w) float32.
+        inferer: MONAI's.
+        network: a `WholeImageModel`.
+        device: of the network.
+        names: of the scores.
+        dataset_dir: the files' folder.
+        output_dir: takes the table.
+    """
+    network.eval()
+    files = [Path(item["image"]) for item in dataset.data]  # type: ignore[attr-defined]
+    with (
+        atomic_write(Path(output_dir) / "scores.csv", mode=0o600) as beside,
+        beside.open("w", newline="", encoding="utf-8", errors="backslashreplace") as opened,
+        torch.no_grad(),
+    ):
+        write_rows(opened, [("file", *names, "reason")])
+        for number, file in enumerate(files):
+            shown = str(file.relative_to(dataset_dir))
+            try:
+                image = torch.as_tensor(dataset[number]["image"])[None].to(device)
+            except Exception as error:  # MONAI wraps whatever a transform raises
+                write_rows(opened, [(shown, *("" for _ in names), _reason(error))])
+                continue
+            scores = inferer(image, network)[0].double().cpu().tolist()
+            write_rows(opened, [(shown, *scores, "")])
+
+
+def _reason(error: BaseException) -> str:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ImageError):
+            return str(cause.reason)
+        cause = cause.__cause__ or cause.__context__
+    return type(error).__name__

@@ -1,0 +1,175 @@
+"""A model out of a checkpoint's file alone: pixels go in, scores and heat come out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from lightning.fabric import Fabric
+from torch import nn
+
+from mammo_pd.backbones.base import Backbone
+from mammo_pd.backbones.build import build_backbone
+from mammo_pd.batch import ImageBatch
+from mammo_pd.config import RunConfig
+from mammo_pd.errors import InputError
+from mammo_pd.evaluation.operating_points import OperatingPoints
+from mammo_pd.imaging.pyramid import area_average, fitted_size
+from mammo_pd.imaging.settings import ALGORITHM_VERSION, ImagingSettings
+from mammo_pd.inference.explain import attention_heat, draw_pictures
+from mammo_pd.inference.score import IMAGES_AT_ONCE
+from mammo_pd.patches.sampler import PatchSampler
+from mammo_pd.terms import PYRAMID_LONG_SIDES, Frames, VoiPolicy
+from mammo_pd.training.checkpoint import load_either, weights_digest
+from mammo_pd.training.devices import make_fabric
+from mammo_pd.training.model_card import CheckpointHeader, ModelCard
+from mammo_pd.training.objectives import Objective, build_objective
+from mammo_pd.training.scoring import score_batches
+
+_PICTURE_LONG_SIDE = 1024
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model that is ready to score.
+
+    Attributes:
+        card: what it was made with.
+        epoch: whose weights it has.
+        digest: SHA-256 of the weights.
+        operating_points: by target; empty where none are locked in the file.
+        objective: that it learnt.
+        backbone: in evaluation mode, on its device.
+        sampler: reads its patches.
+        fabric: device and precision.
+        trained: the backbone, or what the objective puts around it.
+    """
+
+    card: ModelCard
+    epoch: int
+    digest: str
+    operating_points: Mapping[str, OperatingPoints]
+    objective: Objective
+    backbone: Backbone
+    sampler: PatchSampler
+    fabric: Fabric
+    trained: nn.Module
+    _module: nn.Module
+
+    @classmethod
+    def load(cls, checkpoint: Path) -> "TrainedModel":
+        """Load best.safetensors or last.safetensors, onto the device that there is.
+
+        Raises:
+            InputError: not a checkpoint, one of a version that did not say what it is, or one of a
+                pretext task, which gives no scores.
+        """
+        header = CheckpointHeader.read(checkpoint)
+        card = header.card
+        if card is None:
+            raise InputError(
+                f"{checkpoint} was made by an earlier version, and does not say what model it is "
+                "of; train again, or score its run: mammo-pd evaluate RUN"
+            )
+        config = RunConfig.model_validate(card.config)
+        objective = build_objective(config.training)
+        if not objective.target_columns:
+            raise InputError(
+                f"{checkpoint} was trained for {card.objective}, which judges nothing; it is the "
+                f"start of another run: mammo-pd train --weights {checkpoint}"
+            )
+        backbone = build_backbone(
+            card.model,
+            card.img_size,
+            num_outputs=objective.num_outputs,
+            global_pool=config.model.global_pool,
+        )
+        model = objective.build_model(backbone)
+        load_either(checkpoint, model, backbone.timm_model)
+        # As evaluate does: one device is enough, and it need not be of the kind that trained.
+        device = config.device.replace(devices=1, accelerator="auto")
+        fabric = make_fabric(config.replace(device=device))
+        module = fabric.setup_module(model)
+        module.eval()
+        return cls(
+            card=card,
+            epoch=header.epochs,
+            digest=weights_digest(checkpoint),
+            operating_points={
+                target: OperatingPoints.load(given)
+                for target, given in header.operating_points.items()
+            },
+            objective=objective,
+            backbone=backbone,
+            sampler=PatchSampler(
+                card.img_size, backbone.patch_size, normalization=card.normalization
+            ),
+            fabric=fabric,
+            trained=model,
+            _module=module,
+        )
+
+    @property
+    def settings(self) -> ImagingSettings:
+        """What decided the pixels that it was trained on, and decides those that it is given."""
+        given = self.card.preprocessing
+        bits = given.get("bits_stored")
+        return ImagingSettings(
+            VoiPolicy(given.get("voi", VoiPolicy.AUTO)),
+            Frames(given.get("frames", Frames.EXCLUDE)),
+            None if bits in (None, "None") else int(bits),
+        )
+
+    def preprocessing_warning(self) -> str | None:
+        """What of the way from file to pixels differs from its training images'; None for nothing.
+
+        The settings are the same; the code that follows them may be of another version.
+        """
+        given = self.card.preprocessing
+        differing = []
+        if (before := given.get("algorithm")) != ALGORITHM_VERSION:
+            differing.append(
+                f"by version {before} of the preprocessing, and not {ALGORITHM_VERSION}"
+            )
+        if (levels := given.get("levels")) != list(PYRAMID_LONG_SIDES):
+            differing.append(f"from levels of {levels} pixels, and not {list(PYRAMID_LONG_SIDES)}")
+        if not differing:
+            return None
+        return (
+            f"the model was trained on images prepared {' and '.join(differing)}: its scores may "
+            "differ from those that it was evaluated by; preprocess its images again and train anew"
+        )
+
+    def score(self, images: Sequence[npt.NDArray[np.uint16]]) -> npt.NDArray[np.float64]:
+        """Score images on all their patches.
+
+        Args:
+            images: (h, w) each, at the pyramid level that the model reads.
+
+        Returns:
+            (images, T) float64 in [0, 1].
+        """
+        starts = range(0, len(images), IMAGES_AT_ONCE)
+        batches = (
+            ImageBatch.from_images(images[start : start + IMAGES_AT_ONCE]) for start in starts
+        )
+        found = score_batches(
+            self._module, self.sampler, self.objective, batches, self.fabric.device
+        )
+        return np.concatenate([scores.double().cpu().numpy() for _, scores in found])
+
+    def draw_saliency(self, pixels: npt.NDArray[np.uint16], *, mirror: bool) -> bytes:
+        """Draw attention roll-out over an image.
+
+        Args:
+            pixels: (h, w), at the pyramid level that the model reads.
+            mirror: turn left and right round, once all is drawn.
+
+        Returns:
+            A PNG file with a long side of at most 1024 pixels.
+        """
+        shape = (pixels.shape[0], pixels.shape[1])
+        size = shape if max(shape) <= _PICTURE_LONG_SIDE else fitted_size(shape, _PICTURE_LONG_SIDE)
+        heat = attention_heat(self.backbone, self.sampler, ImageBatch.from_images([pixels]), size)
+        return draw_pictures(area_average(pixels, size), heat, None, mirror=mirror)[1]

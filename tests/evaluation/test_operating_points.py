@@ -1,0 +1,58 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from prediction_tables import made_up
+
+from mammo_pd.evaluation.levels import Aggregation, aggregate, with_known_label
+from mammo_pd.evaluation.operating_points import Choices, OperatingPoints
+from mammo_pd.evaluation.predictions import check_predictions
+from mammo_pd.terms import Level
+
+
+def test_what_is_dumped_judges_as_what_was_locked() -> None:
+    rows = check_predictions(made_up(60))
+    choices = Choices(Aggregation.MAX, 20.0, 0.1, Level.PATIENT)
+    points = OperatingPoints.lock(rows, choices, part="val")
+    loaded = OperatingPoints.load(json.loads(json.dumps(points.dump())))
+    assert loaded == points
+    unlabelled = rows.drop(columns="label")
+    for level in Level:
+        for code in points.rules:
+            judged = loaded.judge(unlabelled, level, code)
+            units = aggregate(with_known_label(rows, level), level, Aggregation.MAX)
+            assert (judged["score"] == units["score"]).all()
+            threshold = points.threshold(level, code)
+            assert (judged["flagged"] == (units["score"] >= threshold)).all()
+
+
+@pytest.mark.parametrize(
+    ("labels", "with_points"),
+    [
+        # A unit is negative only if all of its images are known to be.
+        ([0, np.nan, 0, np.nan], []),
+        ([1, 1, 1, 1], []),
+        ([0, 1, np.nan, np.nan], [Level.IMAGE, Level.BREAST]),
+    ],
+)
+def test_levels_without_both_classes_have_no_points(
+    labels: list[float], with_points: list[Level]
+) -> None:
+    rows = pd.DataFrame(
+        {
+            "image_id": [*"abcd"],
+            "patient_id": [*"ppqq"],
+            "exam_id": [*"eeff"],
+            "laterality": [*"LRLR"],
+            "label": labels,
+            "score": [0.1, 0.2, 0.3, 0.4],
+        }
+    )
+    checked = check_predictions(rows)
+    points = OperatingPoints.lock(checked, Choices(), part="val")
+    assert [level for level, of in points.locked.thresholds.items() if of] == with_points
+    for level in Level:
+        judged = points.judge(checked, level, "specificity_90")
+        assert judged["flagged"].isna().all() == (level not in with_points)
+        assert judged["score"].notna().all()

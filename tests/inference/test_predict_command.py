@@ -1,0 +1,376 @@
+"""``mammo-pd predict`` on phantoms: what it writes, and what it does with bad files."""
+
+import json
+import shutil
+import stat
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pydicom
+import pytest
+from monai.bundle import run as run_bundle
+from monai.bundle import verify_net_in_out
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from small_runs import set_up, small
+
+from mammo_pd.cli.app import main
+from mammo_pd.cli.evaluate import lock_in_checkpoint
+from mammo_pd.data.record import Record
+from mammo_pd.data.store import StorePaths
+from mammo_pd.evaluation.levels import Aggregation, aggregate
+from mammo_pd.evaluation.predictions import check_predictions
+from mammo_pd.inference.predict import Scored
+from mammo_pd.inference.predict import predict as score_run
+from mammo_pd.inference.trained_model import TrainedModel
+from mammo_pd.ingest import new_images
+from mammo_pd.terms import Level, Split
+from mammo_pd.training.checkpoint import weights_digest
+from mammo_pd.training.loop import fit
+from mammo_pd.training.model_card import CheckpointHeader
+from mammo_pd.training.train import start_run
+
+HAS_HIGHDICOM = find_spec("highdicom") is not None
+BROKEN = {
+    "text.dcm": "not_an_image",
+    "copy.dcm": "duplicate_image",
+    "scan.png": "not_in_label_table",
+    "ct.dcm": "not_mammography",
+}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run, its scores of the stored images, and a folder of the files that these came from."""
+
+    scored: Scored
+    checkpoint: Path
+    key: Path
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def trained(phantoms: Path, phantom_store: Path, tmp_path_factory: pytest.TempPathFactory):
+    place = tmp_path_factory.mktemp("trained")
+    setup = set_up(phantom_store, small(training__epochs=1))
+    run = start_run(place / "runs", setup)
+    fit(setup, run)
+    scored = score_run(run, say=lambda _: None)
+    folder = place / "new"
+    names = set(scored.table["image_id"])
+    with Record(StorePaths(phantom_store)) as record:
+        files = {i.image_id: i.source.path for i in record.rows() if i.image_id in names}
+    for path in files.values():
+        copy = folder / path.relative_to(phantoms)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
+    first = next(iter(files.values()))
+    content = first.read_bytes()
+    (folder / "cut.dcm").write_bytes(content[: len(content) // 2])
+    (folder / "text.dcm").write_text("no image at all")
+    ct = pydicom.dcmread(first)
+    ct.Modality, ct.SOPClassUID = "CT", "1.2.840.10008.5.1.4.1.1.2"
+    ct.save_as(folder / "ct.dcm")
+    # Its folder is the last by name, so that it is the copy.
+    (folder / "Z").mkdir()
+    (folder / "Z" / "copy.dcm").write_bytes(content)
+    (folder / "scan.png").write_bytes(b"\x89PNG")
+    return Trained(scored, run.best, phantom_store / "private" / "key", folder)
+
+
+@pytest.fixture(autouse=True)
+def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    def in_turn(jobs: list[Any], work: Callable[[Any], Any], _: int) -> Any:
+        return ((job, work(job)) for job in jobs)
+
+    monkeypatch.setattr(new_images, "run_in_processes", in_turn)
+
+
+@pytest.fixture(scope="module")
+def predicted(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What predict writes of the folder, with pictures and the names of the store."""
+    out = tmp_path_factory.mktemp("predicted") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            new_images, "run_in_processes", lambda jobs, work, _: ((j, work(j)) for j in jobs)
+        )
+        words = ["predict", trained.checkpoint, trained.folder, "--out", out, "--saliency"]
+        words += ["--dicom"] * HAS_HIGHDICOM
+        assert main([*map(str, words), "--key", str(trained.key)]) == 3
+    return out
+
+
+def test_scores_are_those_of_the_stored_images_at_every_level(
+    trained: Trained, predicted: Path
+) -> None:
+    stored = trained.scored.table
+    found = pd.read_csv(predicted / "predictions.csv")
+    both = stored.merge(found, on="image_id", suffixes=("", "_new"))
+    assert len(both) == len(stored) == len(found) > 8
+    assert (both["score"] - both["score_new"]).abs().max() <= 1e-6
+    for name in ("patient_id", "exam_id", "laterality", "view"):
+        assert (both[name] == both[f"{name}_new"]).all()
+    for level in (Level.BREAST, Level.EXAM, Level.PATIENT):
+        units = aggregate(check_predictions(stored), level, Aggregation.MEAN)
+        table = pd.read_csv(predicted / f"predictions_{level}.csv")
+        keys = [name for name in ("patient_id", "exam_id", "laterality") if name in units]
+        joined = units.merge(table, on=keys)
+        assert len(joined) == len(units) == len(table)
+        assert np.allclose(joined["score_x"], joined["score_y"], rtol=0, atol=1e-6)
+
+
+def test_verdicts_are_those_of_the_locked_thresholds(trained: Trained, predicted: Path) -> None:
+    points = json.loads((predicted / "predictions.json").read_text())["operating_points"]["label"]
+    assert points == CheckpointHeader.read(trained.checkpoint).operating_points["label"]
+    validated = trained.scored.table["split"] == Split.VAL
+    assert points["images"] == validated.sum()
+    for level in Level:
+        suffix = "" if level is Level.IMAGE else f"_{level}"
+        table = pd.read_csv(predicted / f"predictions{suffix}.csv")
+        threshold = points["thresholds"][level]["specificity_90"]
+        assert (table["threshold"] == threshold).all()
+        assert (table["flagged"] == (table["score"] >= threshold)).all()
+
+
+def test_files_that_are_no_good_are_listed_and_private_is_private(
+    trained: Trained, predicted: Path
+) -> None:
+    listed = pd.read_csv(predicted / "not_scored.csv")
+    crosswalk = pd.read_csv(predicted / "private" / "crosswalk.csv")
+    names = crosswalk["path"].map(lambda path: Path(path).name).set_axis(crosswalk["image_id"])
+    reasons = dict(zip(listed["image_id"].map(names), listed["reason"], strict=True))
+    # Where it is noticed depends on the vendor's transfer syntax.
+    assert reasons.pop("cut.dcm") in ("unreadable_file", "header_contradicts_pixels")
+    assert reasons == BROKEN
+    # The table finds each image's file and study again.
+    scored = pd.read_csv(predicted / "predictions.csv")["image_id"]
+    for path, uid in (
+        crosswalk.set_index("image_id").loc[scored, ["path", "sop_instance_uid"]].values
+    ):
+        assert pydicom.dcmread(path, stop_before_pixels=True).SOPInstanceUID == uid
+    private = predicted / "private"
+    assert stat.S_IMODE(private.stat().st_mode) == 0o700
+    files = [file for file in private.rglob("*") if file.is_file()]
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+    secrets = {str(trained.folder), "PHANTOM^", *crosswalk["sop_instance_uid"].dropna()}
+    secrets |= {*crosswalk["study_instance_uid"].dropna(), *crosswalk["patient_id"].dropna()}
+    for file in predicted.rglob("*"):
+        if file.is_file() and private not in file.parents:
+            assert not [text for text in secrets if text.encode() in file.read_bytes()], file
+            assert not [text for text in secrets if text in file.name]
+    assert {file.stem for file in (predicted / "saliency").iterdir()} == {*scored}
+
+
+@pytest.mark.skipif(not HAS_HIGHDICOM, reason="highdicom is not installed (mammo-pd[dicom])")
+def test_dicom_results_are_of_their_study_and_hold_the_scores(
+    trained: Trained, predicted: Path
+) -> None:
+    """Opened again by pydicom, highdicom and, where it is installed, judged by dciodvfy."""
+    from highdicom.sr import srread
+
+    exams = pd.read_csv(predicted / "predictions_exam.csv").set_index("exam_id")
+    images = pd.read_csv(predicted / "predictions.csv")
+    crosswalk = pd.read_csv(predicted / "private" / "crosswalk.csv").set_index("image_id")
+    folders = sorted((predicted / "private" / "dicom").iterdir())
+    assert {folder.name for folder in folders} == {*exams.index}
+    for folder in folders:
+        of_exam = images[images["exam_id"] == folder.name].set_index("image_id")
+        told = crosswalk.loc[of_exam.index]
+        opened = {file: pydicom.dcmread(file) for file in folder.glob("*.dcm")}
+        (report,) = [file for file, one in opened.items() if one.Modality == "SR"]
+        captures = [one for one in opened.values() if one.Modality == "OT"]
+        assert len(captures) == len(of_exam)
+        source = pydicom.dcmread(told["path"].iloc[0], stop_before_pixels=True)
+        for file, one in opened.items():
+            assert file.stem == one.SOPInstanceUID
+            for keyword in ("StudyInstanceUID", "PatientID", "PatientName", "StudyDate"):
+                assert one[keyword].value == source[keyword].value
+            assert one.SeriesInstanceUID != source.SeriesInstanceUID
+            assert "Research use only" in one.SeriesDescription
+        assert {one.SourceImageSequence[0].ReferencedSOPInstanceUID for one in captures} == {
+            *told["sop_instance_uid"]
+        }
+        assert all(one.pixel_array.shape[2] == 3 for one in captures)
+        groups = srread(report).content.get_image_measurement_groups()
+        found = {group.tracking_identifier: group for group in groups}
+        values = {name: group.get_measurements()[0].value for name, group in found.items()}
+        assert values["label, exam"] == pytest.approx(exams.loc[folder.name, "score"], abs=1e-9)
+        for _, row in of_exam.iterrows():
+            name = f"label, image {row['laterality']} {row['view']}"
+            assert values[name] == pytest.approx(row["score"], abs=1e-9)
+            said = [one.value.value for one in found[name].get_qualitative_evaluations()]
+            assert said == ["research", "flagged" if row["flagged"] else "not_flagged"]
+        assert {*values} >= {"label, breast L", "label, breast R"}
+        if shutil.which("dciodvfy") and folder == folders[0]:
+            for file in opened:
+                judged = subprocess.run(["dciodvfy", file], capture_output=True, text=True)
+                assert "Error" not in judged.stderr
+
+
+def test_bundle_run_by_monai_gives_the_scores_of_predict(
+    trained: Trained, predicted: Path, tmp_path: Path
+) -> None:
+    assert main(["export", str(trained.checkpoint), "--bundle", str(tmp_path / "b")]) == 0
+    configs = tmp_path / "b" / "configs"
+    given = {"config_file": str(configs / "inference.json"), "bundle_root": str(tmp_path / "b")}
+    meta = str(configs / "metadata.json")
+    verify_net_in_out("network", meta_file=meta, device="cpu", **given)
+    woman = next(trained.folder.glob("PHANTOM*"))
+    folder, out = tmp_path / "some", tmp_path / "out"
+    shutil.copytree(woman, folder)
+    shutil.copy(trained.folder / "text.dcm", folder)
+    run_bundle(**given, dataset_dir=str(folder), output_dir=str(out), device="cpu")
+    table = pd.read_csv(out / "scores.csv").set_index("file")
+    assert stat.S_IMODE((out / "scores.csv").stat().st_mode) == 0o600
+    assert table.loc["text.dcm", "reason"] == "not_an_image"
+    scored = pd.read_csv(predicted / "predictions.csv").set_index("image_id")["score"]
+    crosswalk = pd.read_csv(predicted / "private" / "crosswalk.csv").set_index("path")["image_id"]
+    found = table["score"].dropna()
+    assert len(found) == 4
+    for file, score in found.items():
+        assert score == pytest.approx(scored[crosswalk[str(woman / file)]], abs=1e-5)
+
+
+def test_interrupted_run_leaves_whole_tables_and_goes_on(
+    trained: Trained,
+    predicted: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["predict", str(trained.checkpoint), str(trained.folder), "--out", str(tmp_path / "o")]
+    words += ["--key", str(trained.key)]
+    score, calls = TrainedModel.score, []
+
+    def interrupted(model: TrainedModel, images: Any) -> Any:
+        calls.append(len(images))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return score(model, images)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainedModel, "score", interrupted)
+        assert main(words) == 130
+    assert not json.loads((tmp_path / "o" / "predictions.json").read_text())["complete"]
+    assert len(pd.read_csv(tmp_path / "o" / "predictions.csv")) == calls[0]
+    assert main(words) == 3
+    assert "done before" in capsys.readouterr().out
+    for name in ("predictions", "predictions_breast", "predictions_patient", "not_scored"):
+        after = pd.read_csv(tmp_path / "o" / f"{name}.csv")
+        pd.testing.assert_frame_equal(after, pd.read_csv(predicted / f"{name}.csv"))
+
+
+def test_tables_follow_the_folder(trained: Trained, tmp_path: Path) -> None:
+    """A file that has left the folder leaves the tables, and its copy is taken instead."""
+    folder, out = tmp_path / "new", tmp_path / "out"
+    first, second = sorted(trained.folder.rglob("L_CC.dcm"))[:2]
+    folder.mkdir()
+    shutil.copy(first, folder / "1.dcm")
+    shutil.copy(first, folder / "2.dcm")
+    words = ["predict", str(trained.checkpoint), str(folder), "--out", str(out)]
+    assert main(words) == 0
+    (image,) = pd.read_csv(out / "predictions.csv")["score"]
+    assert pd.read_csv(out / "not_scored.csv")["reason"].tolist() == ["duplicate_image"]
+    (folder / "1.dcm").unlink()
+    shutil.copy(second, folder / "3.dcm")
+    assert main(words) == 0
+    found = pd.read_csv(out / "predictions.csv")["score"]
+    assert len(found) == 2
+    assert np.isclose(found, image, rtol=0, atol=1e-6).any()
+    assert pd.read_csv(out / "not_scored.csv").empty
+
+
+def test_what_the_model_does_not_know_is_warned_of(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another machine, another version of preprocessing; and a file of an earlier version."""
+    with safe_open(trained.checkpoint, "pt") as file:
+        header = dict(file.metadata())
+    card = json.loads(header["model_card"])
+    assert sum(card["trained_on"]["machine"].values()) == card["counts"]["train"]["images"]
+    (folder := tmp_path / "new").mkdir()
+    shutil.copy(next(trained.folder.rglob("L_CC.dcm")), folder / "1.dcm")
+
+    def predict(name: str, **changes: Any) -> str:
+        header["model_card"] = json.dumps({**card, **changes})
+        changed = tmp_path / f"{name}.safetensors"
+        save_file(load_file(trained.checkpoint), changed, header)
+        assert main(["predict", str(changed), str(folder), "--out", str(tmp_path / name)]) == 0
+        return capsys.readouterr().out
+
+    machines = {**card["trained_on"], "machine": {"Hologic Selenia Dimensions": 9}}
+    older = {**card["preprocessing"], "algorithm": 1}
+    printed = predict("other", trained_on=machines, preprocessing=older)
+    assert "1 of 1 images are of machines that the model was not trained on" in printed
+    assert "by version 1 of the preprocessing" in printed
+    assert pd.read_csv(tmp_path / "other" / "predictions.csv")["unseen"].tolist() == ["machine"]
+    assert "warning" not in predict("same")
+    del header["operating_points"], card["trained_on"]
+    printed = predict("old")
+    assert "the checkpoint holds no thresholds" in printed
+    assert "does not say which machines it was trained on" in printed
+    table = pd.read_csv(tmp_path / "old" / "predictions.csv")
+    assert table["score"].notna().all()
+    assert table[["recalibrated", "threshold", "flagged"]].isna().all(axis=None)
+
+
+def test_evaluate_locks_by_its_choices_and_leaves_the_weights(
+    trained: Trained, tmp_path: Path
+) -> None:
+    """And leaves the file as it is where it holds the same choices already."""
+    place = tmp_path / "best.safetensors"
+    shutil.copy(trained.checkpoint, place)
+    scored = Scored(**{**vars(trained.scored), "file": tmp_path / "predictions.csv"})
+    choices = {"prevalence": None, "prevalence_level": "exam"}
+    before = place.read_bytes()
+    lock_in_checkpoint(scored, {**choices, "aggregation": "mean", "miss_cost": 10.0})
+    assert place.read_bytes() == before
+    lock_in_checkpoint(scored, {**choices, "aggregation": "max", "miss_cost": 20.0})
+    assert weights_digest(place) == weights_digest(trained.checkpoint)
+    points = CheckpointHeader.read(place).operating_points["label"]
+    assert (points["aggregation"], points["miss_cost"]) == ("max", 20.0)
+    validated = scored.table[scored.table["split"] == Split.VAL]
+    units = aggregate(check_predictions(validated), Level.EXAM, Aggregation.MAX)
+    threshold = points["thresholds"]["exam"]["specificity_90"]
+    assert (units["score"][units["label"] == 0] >= threshold).mean() <= 0.1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["FILE", "FOLDER", "--out", "TAKEN"], "exists and holds no predictions"),
+        (["FILE", "FOLDER", "--operating-point", "best"], "--operating-point best is not locked"),
+        (["FILE", "TAKEN"], "holds no images"),
+        (["none.safetensors", "FOLDER"], "there is no checkpoint at none.safetensors"),
+        (["FILE", "FOLDER", "--workers", "0"], "--workers 0"),
+        (["FILE", "ELSEWHERE", "--out", "OUT"], "predictions of another folder"),
+    ],
+)
+def test_refused(
+    words: list[str],
+    message: str,
+    trained: Trained,
+    predicted: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "notes.txt").write_text("mine")
+    named = {
+        "FILE": trained.checkpoint,
+        "FOLDER": trained.folder,
+        "TAKEN": tmp_path / "taken",
+        "ELSEWHERE": next(trained.folder.glob("PHANTOM*")),
+        "OUT": predicted,
+    }
+    assert main(["predict", *(str(named.get(word, word)) for word in words)]) == 2
+    assert message in capsys.readouterr().err
+    assert (tmp_path / "taken" / "notes.txt").read_text() == "mine"
