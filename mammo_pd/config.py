@@ -388,24 +388,27 @@ def dump_schema() -> str:
     return json.dumps(RunConfig.model_json_schema(), indent=2) + "\n"
 
 
-def resolve_img_size(res: int | str, patch_size: int, largest: tuple[int, int]) -> tuple[int, int]:
+def resolve_img_size(
+    res: int | str, patch_size: int, largest: tuple[int, int], *, window: int | None = None
+) -> tuple[int, int]:
     """The image size that ``res`` asks for.
 
     Args:
         res: as in `DataSettings`.
         patch_size: P, in pixels.
         largest: (height, width) of the largest native crop, for ``full``.
+        window: side of the windows, in patches, of which the image is to have a whole number.
 
     Returns:
-        img_size, both sides multiples of ``patch_size``.
+        img_size, both sides multiples of ``patch_size``, or of the windows' side.
 
     Raises:
-        InputError: an unknown form, an absurd size, or a side that is not a multiple of the patch
-            size.
+        InputError: an unknown form, an absurd size, or a side that is not such a multiple.
     """
     text = str(res).strip().lower()
+    unit = patch_size * (window or 1)
     if text == "full":
-        height, width = (-(-side // patch_size) * patch_size for side in largest)
+        height, width = (-(-side // unit) * unit for side in largest)
         return height, width
     # Few digits: Python refuses to read thousands of them.
     size = re.fullmatch("([0-9]{1,9})(?:x([0-9]{1,9}))?", text)
@@ -415,19 +418,25 @@ def resolve_img_size(res: int | str, patch_size: int, largest: tuple[int, int]) 
             "1024x832, or full."
         )
     height = int(size[1])
-    nearest = max(1, round(height * IMG_ASPECT / patch_size)) * patch_size
+    nearest = max(1, round(height * IMG_ASPECT / unit)) * unit
     width = nearest if size[2] is None else int(size[2])
     if max(height, width) > _MAX_SIDE:
         raise InputError(
             f"--res {res}: {max(height, width)} pixels are more than any mammogram has; give at "
             f"most {_MAX_SIDE}, or full for the largest native crop."
         )
-    if height < patch_size or height % patch_size or width < patch_size or width % patch_size:
-        side = height if height < patch_size or height % patch_size else width
-        down = max(1, side // patch_size) * patch_size
+    if height < unit or height % unit or width < unit or width % unit:
+        side = height if height < unit or height % unit else width
+        down = max(1, side // unit) * unit
+        what = f"the model's patch size of {unit} pixels"
+        if window is not None:
+            what = (
+                f"{unit} pixels, a window of {window} patches, and patches can be dropped from "
+                "whole windows only (--keep 1 keeps them all)"
+            )
         raise InputError(
-            f"--res {res}: {side} is not a multiple of the model's patch size of {patch_size} "
-            f"pixels; the nearest are {down} and {down + patch_size}."
+            f"--res {res}: {side} is not a multiple of {what}; the nearest are {down} and "
+            f"{down + unit}."
         )
     return height, width
 

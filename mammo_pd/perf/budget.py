@@ -12,13 +12,14 @@ from pathlib import Path
 from mammo_pd.backbones.base import ModelShape
 from mammo_pd.config import TrainingSettings, resolve_img_size
 from mammo_pd.errors import InputError
-from mammo_pd.keep_schedule import choose_num_keep
 from mammo_pd.perf.calibration import Calibration, read_calibration, step_macs
 from mammo_pd.perf.cost import (
     estimate_seconds,
+    keep_of,
     largest_fitting,
     shape_of,
     training_bytes,
+    window_of,
 )
 
 _REFERENCE = "one NVIDIA H200, as measured on 2026-11-25"
@@ -122,6 +123,13 @@ def budget(
             "Some of these are far from anything the bench measured, and their speeds are "
             f"extrapolated; to measure them: mammo-pd bench --res {sizes} --model {names}\n"
         )
+    unfitted = [shape.name for shape in map(shape_of, models) if shape.window]
+    if unfitted and calibration is None:
+        lines.append(
+            f"Memory and speed of {', '.join(unfitted)} are by figures that were fitted to plain "
+            "vision transformers, and may be far off; to measure them: mammo-pd bench --model "
+            f"{' '.join(unfitted)}\n"
+        )
     if best is None:
         if any(choice.batch_size >= _FEWEST_IMAGES for choice in choices):
             lines.append(
@@ -175,10 +183,12 @@ def choose(
     """
     if res == "full":
         raise InputError("--res full depends on a split; give its image size, such as 3328x2560.")
-    img_size = resolve_img_size(res, shape.patch_size, (0, 0))
-    tokens = img_size[0] * img_size[1] // shape.patch_size**2
+    window = window_of(shape, [keep_rate])
+    img_size = resolve_img_size(res, shape.patch_size, (0, 0), window=window)
     try:
-        num_keep = choose_num_keep(tokens, keep_rate, shape.num_prefix)
+        num_keep = keep_of(shape, img_size, keep_rate)
+    except InputError:
+        raise
     except ValueError as error:
         raise InputError(f"--keep: {error}.") from error
     # Memory of this GPU's steps over the estimate, which is of compiled bf16.
