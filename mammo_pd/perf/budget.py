@@ -97,7 +97,17 @@ def budget(
     calibration = read_calibration(bench) if bench is not None else None
     available = _memory_of(memory, calibration)
     choices = [
-        choose(shape, str(res), keep, available, hours, images, calibration)
+        # Of one image size for all keep rates, so that they compare.
+        choose(
+            shape,
+            str(res),
+            keep,
+            available,
+            hours,
+            images,
+            calibration,
+            window=window_of(shape, keep_rates),
+        )
         for shape in map(shape_of, models)
         for res in resolutions
         for keep in keep_rates
@@ -166,6 +176,8 @@ def choose(
     hours: float | None = None,
     images: int | None = None,
     calibration: Calibration | None = None,
+    *,
+    window: int | None = None,
 ) -> Choice:
     """The largest batch of one model at one resolution and keep rate, and its speed.
 
@@ -177,13 +189,13 @@ def choose(
         hours: available for training.
         images: to train on; the batch is no larger.
         calibration: of the GPU; None for an H200.
+        window: side of the windows, in patches, of which the image is to have a whole number.
 
     Raises:
         InputError: an invalid resolution or keep rate.
     """
     if res == "full":
         raise InputError("--res full depends on a split; give its image size, such as 3328x2560.")
-    window = window_of(shape, [keep_rate])
     img_size = resolve_img_size(res, shape.patch_size, (0, 0), window=window)
     try:
         num_keep = keep_of(shape, img_size, keep_rate)
