@@ -166,7 +166,13 @@ class TrainingSettings(_Settings):
     """What is learnt, and the optimisation."""
 
     objective: str = "binary_label"
-    """What is learnt: binary_label is cancer or not, from the label column."""
+    """What is learnt: binary_label is cancer or not, from the label column; findings are the
+    columns that targets names."""
+
+    targets: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Columns that findings learns: of 0 and 1 (cancer), of categories (density:4), or of listed
+    ones from the lowest (birads:1,2,0); with a weight (density:4@0.5). An empty cell counts for
+    nothing."""
 
     epochs: Annotated[int, Field(ge=1)] = 30
     """Passes over the training images."""
@@ -224,7 +230,8 @@ class TrainingSettings(_Settings):
 
     monitor: str | None = None
     """What chooses the best epoch: val_auc_LEVEL, val_average_precision_LEVEL (image, breast, exam,
-    patient) or val_loss; null for val_auc_image."""
+    patient) or val_loss; null for val_auc_image. Of findings it is val_auc_COLUMN_LEVEL (image,
+    breast), val_kappa_COLUMN or val_loss; null for the first column's val_auc_COLUMN_image."""
 
     patience: Annotated[int, Field(ge=1)] | None = None
     """Epochs without a better one after which training stops; null to train all epochs."""

@@ -6,9 +6,11 @@ from mammo_pd.config import TrainingSettings
 from mammo_pd.errors import InputError
 from mammo_pd.training.objectives.base import Objective
 from mammo_pd.training.objectives.binary_label import BinaryLabel
+from mammo_pd.training.objectives.findings import Findings
 
 OBJECTIVES: dict[str, Callable[[TrainingSettings], Objective]] = {
     "binary_label": BinaryLabel,
+    "findings": Findings,
 }
 
 
