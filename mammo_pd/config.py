@@ -169,11 +169,6 @@ class TrainingSettings(_Settings):
     """What is learnt: binary_label is cancer or not, from the label column; findings are the
     columns that targets names."""
 
-    targets: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    """Columns that findings learns: of 0 and 1 (cancer), of categories (density:4), or of listed
-    ones from the lowest (birads:1,2,0); with a weight (density:4@0.5). An empty cell counts for
-    nothing."""
-
     epochs: Annotated[int, Field(ge=1)] = 30
     """Passes over the training images."""
 
@@ -205,6 +200,11 @@ class TrainingSettings(_Settings):
     ema_decay: Annotated[_Number, Field(ge=0, lt=1)] = 0.0
     """Decay, at each step, of a moving average of the weights, which is then validated and kept as
     the best; 0 for the weights themselves."""
+
+    targets: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Columns that findings learns: of 0 and 1 (cancer), of categories (density:4), or of listed
+    ones from the lowest (birads:1,2,0); with a weight (density:4@0.5). An empty cell counts for
+    nothing."""
 
     target_column: str | None = None
     """Column of the label table with targets in [0, 1] to train on; null for the label. Validation

@@ -303,7 +303,9 @@ def context_of(scored: "Sequence[Scored]", target: str | None = None) -> "Report
         split_hash=run.split_hash,
         split_part=folds or "test",
         store_fingerprint=run.store_fingerprint,
-        label_definition=first.cohort.label_definition if target in (None, "label") else target,
+        label_definition=first.cohort.label_definition
+        if target in (None, "label")
+        else first.objective.define(target),
         exclusions=first.exclusions,
         parts=first.parts if target is None else count_parts(manifest, split),
         flow=count_flow(manifest, of_image),

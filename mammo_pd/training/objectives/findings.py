@@ -122,7 +122,7 @@ class Target:
             some = ", ".join(sorted(text[other].unique())[:3])
             kind = f"the categories {', '.join(self.categories)}" if self.categories else "0 and 1"
             raise InputError(
-                f"--target {self.column}: {int(other.sum())} images have other values than {kind} "
+                f"--target {self.column}: values of {int(other.sum())} images are not {kind} "
                 f"(such as {some}); {_FORMS}. A value that is to count as unknown has to be empty "
                 "in the label table."
             )
@@ -186,7 +186,7 @@ class Findings(Objective):
             if not any(_has_both(column) for column in values.T):
                 raise InputError(
                     f"{where} has no two different values of {target.column} "
-                    f"({int((~np.isnan(values[:, 0])).sum())} images have one), so neither "
+                    f"(known of {int((~np.isnan(values[:, 0])).sum())} images), so neither "
                     "training nor an AUC is possible; check the label table (mammo-pd preprocess "
                     "--labels), or make another split: mammo-pd split --name NEW"
                 )
@@ -198,6 +198,14 @@ class Findings(Objective):
             for name, column in zip(self.target_columns, self.targets(rows).T, strict=True)
         ]
         return f"{len(rows)} ({', '.join(counted)})"
+
+    def define(self, target: str) -> str:
+        """The column, and of an ordinal one the categories that count."""
+        for one in self.given:
+            if one.categories and target in one.names:
+                counted = one.categories[1 + one.names.index(target) :]
+                return f"whether {one.column} is {' or '.join(counted)} ({target})"
+        return target
 
     def positive(self, targets: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
         """Positive of the first column's lowest target; never asked for, since no share is set."""
