@@ -310,3 +310,27 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
     save_file(timm.create_model("vit_tiny_patch16_224").state_dict(), file)
     with pytest.raises(InputError, match="are not those of a Swin transformer"):
         build_backbone(TINY, (56, 56), weights=str(file))
+
+
+@pytest.mark.slow
+def test_compiled_equals_eager_and_is_compiled_once_for_all_draws() -> None:
+    from torch._dynamo.utils import counters
+
+    torch.compiler.reset()
+    model = small_swin((56, 56), drop_path_rate=0.5).train()
+    weight = model.timm_model.patch_embed.proj.weight
+    given = []
+    for seed in range(3):
+        keys = KEYS + seed
+        given.append((*kept_of(model, torch.randn(3, 1, 56, 56), 3, keys), keys))
+    expected = [model(*one) for one in given]
+    gradients = [torch.autograd.grad(one.sum(), weight)[0] for one in expected]
+    model.compile_blocks()
+    graphs = []
+    for one, scores, gradient in zip(given, expected, gradients, strict=True):
+        found = model(*one)
+        torch.testing.assert_close(found, scores, atol=1e-4, rtol=1e-4)
+        again = torch.autograd.grad(found.sum(), weight)[0]
+        torch.testing.assert_close(again, gradient, atol=1e-3, rtol=1e-3)
+        graphs.append(counters["stats"]["unique_graphs"])
+    assert len(set(graphs)) == 1

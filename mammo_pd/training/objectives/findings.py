@@ -100,7 +100,8 @@ class Target:
         if self.column not in rows:
             raise InputError(
                 f"--target {self.column}: the store has no such column; give the label table that "
-                f"has it: mammo-pd preprocess --labels TABLE --carry {self.column}"
+                f"has it: mammo-pd preprocess --labels TABLE --carry {self.column}; the label that "
+                "the store was made with is --target label"
             )
         place = self._places(rows[self.column])
         above = np.arange(1, max(2, len(self.categories)), dtype=np.float32)
