@@ -201,10 +201,10 @@ class TrainingSettings(_Settings):
     """Decay, at each step, of a moving average of the weights, which is then validated and kept as
     the best; 0 for the weights themselves."""
 
-    targets: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    targets: Annotated[tuple[str, ...], Field(strict=False)] | None = None
     """Columns that findings learns: of 0 and 1 (cancer), of categories (density:4), or of listed
     ones from the lowest (birads:1,2,0); with a weight (density:4@0.5). An empty cell counts for
-    nothing."""
+    nothing. null for other objectives."""
 
     target_column: str | None = None
     """Column of the label table with targets in [0, 1] to train on; null for the label. Validation
