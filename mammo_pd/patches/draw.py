@@ -97,7 +97,7 @@ def draw_windows(keys: Tensor, grid_size: tuple[int, int], window: int, num_keep
     """
     rows, columns = grid_size
     kept = math.isqrt(num_keep * window**2 // (rows * columns))
-    rank = hashed(keys, 2 * window, stream=5)
+    rank = hashed(keys, 2 * window, stream=6)
 
     def along(length: int, rank: Tensor) -> Tensor:
         first = torch.arange(0, length, window, device=keys.device)
