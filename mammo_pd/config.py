@@ -166,8 +166,8 @@ class TrainingSettings(_Settings):
     """What is learnt, and the optimisation."""
 
     objective: str = "binary_label"
-    """What is learnt: binary_label is cancer or not, from the label column; masked_autoencoder is
-    to predict dropped patches, without labels."""
+    """What is learnt: binary_label is cancer or not, from the label column; findings are the
+    columns that targets names; masked_autoencoder is to predict dropped patches, without labels."""
 
     epochs: Annotated[int, Field(ge=1)] = 30
     """Passes over the training images."""
@@ -201,6 +201,11 @@ class TrainingSettings(_Settings):
     """Decay, at each step, of a moving average of the weights, which is then validated and kept as
     the best; 0 for the weights themselves."""
 
+    targets: Annotated[tuple[str, ...], Field(strict=False)] | None = None
+    """Columns that findings learns: of 0 and 1 (cancer), of categories (density:4), or of listed
+    ones from the lowest (birads:1,2,0); with a weight (density:4@0.5). An empty cell counts for
+    nothing. null for other objectives."""
+
     target_column: str | None = None
     """Column of the label table with targets in [0, 1] to train on; null for the label. Validation
     and test are judged by the label."""
@@ -225,7 +230,8 @@ class TrainingSettings(_Settings):
 
     monitor: str | None = None
     """What chooses the best epoch: val_auc_LEVEL, val_average_precision_LEVEL (image, breast, exam,
-    patient) or val_loss; null for val_auc_image."""
+    patient) or val_loss; null for val_auc_image. Of findings it is val_auc_COLUMN_LEVEL (image,
+    breast), val_kappa_COLUMN or val_loss; null for the first column's val_auc_COLUMN_image."""
 
     patience: Annotated[int, Field(ge=1)] | None = None
     """Epochs without a better one after which training stops; null to train all epochs."""
@@ -398,24 +404,27 @@ def dump_schema() -> str:
     return json.dumps(RunConfig.model_json_schema(), indent=2) + "\n"
 
 
-def resolve_img_size(res: int | str, patch_size: int, largest: tuple[int, int]) -> tuple[int, int]:
+def resolve_img_size(
+    res: int | str, patch_size: int, largest: tuple[int, int], *, window: int | None = None
+) -> tuple[int, int]:
     """The image size that ``res`` asks for.
 
     Args:
         res: as in `DataSettings`.
         patch_size: P, in pixels.
         largest: (height, width) of the largest native crop, for ``full``.
+        window: side of the windows, in patches, of which the image is to have a whole number.
 
     Returns:
-        img_size, both sides multiples of ``patch_size``.
+        img_size, both sides multiples of ``patch_size``, or of the windows' side.
 
     Raises:
-        InputError: an unknown form, an absurd size, or a side that is not a multiple of the patch
-            size.
+        InputError: an unknown form, an absurd size, or a side that is not such a multiple.
     """
     text = str(res).strip().lower()
+    unit = patch_size * (window or 1)
     if text == "full":
-        height, width = (-(-side // patch_size) * patch_size for side in largest)
+        height, width = (-(-side // unit) * unit for side in largest)
         return height, width
     # Few digits: Python refuses to read thousands of them.
     size = re.fullmatch("([0-9]{1,9})(?:x([0-9]{1,9}))?", text)
@@ -425,19 +434,25 @@ def resolve_img_size(res: int | str, patch_size: int, largest: tuple[int, int]) 
             "1024x832, or full."
         )
     height = int(size[1])
-    nearest = max(1, round(height * IMG_ASPECT / patch_size)) * patch_size
+    nearest = max(1, round(height * IMG_ASPECT / unit)) * unit
     width = nearest if size[2] is None else int(size[2])
     if max(height, width) > _MAX_SIDE:
         raise InputError(
             f"--res {res}: {max(height, width)} pixels are more than any mammogram has; give at "
             f"most {_MAX_SIDE}, or full for the largest native crop."
         )
-    if height < patch_size or height % patch_size or width < patch_size or width % patch_size:
-        side = height if height < patch_size or height % patch_size else width
-        down = max(1, side // patch_size) * patch_size
+    if height < unit or height % unit or width < unit or width % unit:
+        side = height if height < unit or height % unit else width
+        down = max(1, side // unit) * unit
+        what = f"the model's patch size of {unit} pixels"
+        if window is not None:
+            what = (
+                f"{unit} pixels, a window of {window} patches, and patches can be dropped from "
+                "whole windows only (--keep 1 keeps them all)"
+            )
         raise InputError(
-            f"--res {res}: {side} is not a multiple of the model's patch size of {patch_size} "
-            f"pixels; the nearest are {down} and {down + patch_size}."
+            f"--res {res}: {side} is not a multiple of {what}; the nearest are {down} and "
+            f"{down + unit}."
         )
     return height, width
 

@@ -3,6 +3,8 @@
 import hashlib
 from dataclasses import dataclass
 
+from mammo_pd.errors import InputError
+
 # Compiled code is specialised by the number of kept patches, so a linear schedule moves in steps.
 _LINEAR_STEPS = 8
 # Attention kernels work on tiles of this many tokens: one token more costs a whole tile.
@@ -63,6 +65,11 @@ class KeepSchedule:
     def base(self) -> float:
         """The largest keep rate outside the full epochs: what the batch size must fit."""
         return max(self.first, self.last)
+
+    @property
+    def drops(self) -> bool:
+        """Whether any step drops patches."""
+        return self.random or min(self.first, self.last) < 1
 
     def keep_rate(self, epoch: int, epochs: int, step: int, seed: int) -> float:
         """The keep rate of one step, the same in every process.
@@ -125,6 +132,28 @@ def choose_num_keep(num_tokens: int, keep_rate: float, num_prefix: int) -> int:
     kept = count_kept(num_tokens, keep_rate)
     spare = (kept + num_prefix) % _TILE
     return kept - spare if kept < num_tokens and spare * 100 <= kept else kept
+
+
+def choose_rows_kept(window: int, keep_rate: float) -> int:
+    """Return n, the rows and the columns kept of every window: n x n patches of each.
+
+    Args:
+        window: side of the windows, in patches.
+        keep_rate: in (0, 1]; n is that whose share of the patches is nearest to it.
+
+    Raises:
+        ValueError: ``keep_rate`` is not in (0, 1].
+        InputError: n would be 1: in a window of one token there is nothing to attend to.
+    """
+    count_kept(1, keep_rate)
+    kept = min(range(1, window + 1), key=lambda rows: abs(rows**2 / window**2 - keep_rate))
+    if kept == 1:
+        raise InputError(
+            f"a keep rate of {keep_rate:g} leaves one patch in each window of {window}x{window}, "
+            f"which then has nothing to attend to; give at least {4 / window**2:.2g}, which keeps "
+            "2 rows and 2 columns."
+        )
+    return kept
 
 
 def _official_random(seed: int, epoch: int, step: int) -> float:

@@ -7,6 +7,7 @@ A new family is one file with a subclass of `Backbone`, and one line in `mammo_p
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -24,8 +25,31 @@ _RECOMPILE_LIMIT = 32
 
 
 @dataclass(frozen=True)
+class StageShape:
+    """What determines the cost of one stage of a backbone that merges patches between stages.
+
+    Attributes:
+        merged: patches that a token of the stage stands for.
+        width: D.
+        depth: number of blocks.
+        heads: attention heads of each block.
+        token_macs: as of `ModelShape`, the merging before the stage included.
+        pair_macs: as of `ModelShape`.
+    """
+
+    merged: int
+    width: int
+    depth: int
+    heads: int
+    token_macs: int
+    pair_macs: int
+
+
+@dataclass(frozen=True)
 class ModelShape:
     """What determines the cost of a backbone, for one channel; pooling and head are not counted.
+
+    Width, heads and multiply-accumulates are those of the first stage, where there are several.
 
     Attributes:
         name: timm's name of the model.
@@ -39,6 +63,8 @@ class ModelShape:
         pair_macs: the same for each pair of tokens, by attention: scores and weighted values.
         class_token_alone: whether the last block computes the class token only
             (`mammo_pd.backbones.last_block`).
+        window: side of the windows that attention stays within, in patches; 0 if it sees all.
+        stages: of a backbone that merges patches; empty where all blocks have the same tokens.
     """
 
     name: str
@@ -51,6 +77,8 @@ class ModelShape:
     token_macs: int
     pair_macs: int
     class_token_alone: bool
+    window: int = 0
+    stages: tuple[StageShape, ...] = ()
 
 
 class Backbone(nn.Module, ABC):
@@ -137,7 +165,6 @@ class Backbone(nn.Module, ABC):
     def shape(self) -> ModelShape:
         """What determines the cost of the model."""
         blocks = self.timm_model.blocks
-        matrices = [module for module in blocks.modules() if isinstance(module, nn.Linear)]
         attentions = [module for module in blocks.modules() if hasattr(module, "num_heads")]
         return ModelShape(
             name=str(self.timm_model.pretrained_cfg["architecture"]),
@@ -147,21 +174,27 @@ class Backbone(nn.Module, ABC):
             patch_size=self.patch_size,
             num_prefix=self.num_prefix,
             parameters=sum(weight.numel() for weight in blocks.parameters()),
-            token_macs=sum(matrix.weight.numel() for matrix in matrices),
+            token_macs=linear_weights(blocks),
             pair_macs=sum(map(_pair_macs, attentions)),
             class_token_alone=self.class_token_alone,
         )
 
+    @property
+    def window(self) -> int | None:
+        """The side of the windows of which the same rows and columns are kept; None for any K."""
+        return None
+
     def allowed_keep(self, keep_rate: float) -> int:
         """Return K for a keep rate.
-
-        Any K positions may be drawn. A family whose blocks need positions in groups (windows, say)
-        overrides this to return a multiple of the group, and is where the groups would be stated.
 
         Raises:
             ValueError: ``keep_rate`` is not in (0, 1].
         """
         return choose_num_keep(self.num_tokens, keep_rate, self.num_prefix)
+
+    def describe_keep(self, keep_rate: float) -> str | None:
+        """Say what is kept, where that is not the share of the patches that was asked for."""
+        return None
 
     @abstractmethod
     def embed(self, patches: Tensor, positions: Tensor) -> Tensor:
@@ -188,7 +221,8 @@ class Backbone(nn.Module, ABC):
                 with stochastic depth.
 
         Returns:
-            (B, T, D), or (B, 1, D) where `class_token_alone` is set.
+            (B, T, D), or (B, 1, D) where `class_token_alone` is set. A family that merges patches
+            returns fewer tokens, wider than those that it embeds.
         """
 
     def pool(self, tokens: Tensor) -> Tensor:
@@ -223,12 +257,8 @@ class Backbone(nn.Module, ABC):
 
         Compiling the whole model was no faster (docs/log.md), and takes its time again for each K.
         """
-        from torch._dynamo import config
-
-        config.recompile_limit = max(config.recompile_limit, _RECOMPILE_LIMIT)
         self._embed = torch.compile(self.embed)
-        for block in self.timm_model.blocks:
-            block.compile()
+        compile_each(self.timm_model.blocks)
 
     def _draw_paths(self, keys: Tensor | None) -> None:
         """Draw which residual branches each image skips in this step."""
@@ -241,6 +271,21 @@ class Backbone(nn.Module, ABC):
     def _prefix_tokens(self) -> list[nn.Parameter]:
         tokens = (getattr(self.timm_model, name, None) for name in self._prefix_names)
         return [token for token in tokens if token is not None]
+
+
+def compile_each(blocks: Iterable[nn.Module]) -> None:
+    """Compile blocks one by one."""
+    from torch._dynamo import config
+
+    config.recompile_limit = max(config.recompile_limit, _RECOMPILE_LIMIT)
+    for block in blocks:
+        block.compile()
+
+
+def linear_weights(module: nn.Module) -> int:
+    """How many weights the linear layers in a module have."""
+    matrices = (inner for inner in module.modules() if isinstance(inner, nn.Linear))
+    return sum(matrix.weight.numel() for matrix in matrices)
 
 
 def _pair_macs(attention: Any) -> int:

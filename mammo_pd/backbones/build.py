@@ -8,11 +8,13 @@ import timm
 import torch
 from timm.models import VisionTransformer
 from timm.models.eva import Eva
+from timm.models.swin_transformer import SwinTransformer
 from torch import nn
 
 from mammo_pd.backbones.base import Backbone
 from mammo_pd.backbones.eva import EvaBackbone
 from mammo_pd.backbones.on_meta import create_on_meta
+from mammo_pd.backbones.swin import SwinBackbone
 from mammo_pd.backbones.vit import VitBackbone
 from mammo_pd.backbones.weights.load import load_pretrained
 from mammo_pd.backbones.weights.normalization import normalization_named
@@ -22,6 +24,7 @@ from mammo_pd.errors import InputError
 FAMILIES: dict[type[nn.Module], type[Backbone]] = {
     VisionTransformer: VitBackbone,
     Eva: EvaBackbone,
+    SwinTransformer: SwinBackbone,
 }
 
 _PAIR_BIAS = (
@@ -91,7 +94,7 @@ def build_backbone(
         in_chans=1,
         num_classes=num_outputs,
         drop_path_rate=drop_path_rate,
-        **_options(global_pool),
+        **_options(name, global_pool),
     )
     backbone = FAMILIES[type(timm_model)](timm_model)
     if weights is not None:
@@ -125,7 +128,7 @@ def describe_backbone(name: str, *, global_pool: str | None = None) -> Backbone:
             "docs/models.md, such as vit_small_patch16_224."
         )
     try:
-        timm_model = create_on_meta(name, **_options(global_pool))
+        timm_model = create_on_meta(name, **_options(name, global_pool))
         with torch.device("meta"):
             return FAMILIES[type(timm_model)](timm_model)
     except AssertionError as error:
@@ -157,9 +160,11 @@ def reason_against(name: str) -> str | None:
     )
 
 
-def _options(global_pool: str | None) -> dict[str, Any]:
-    # A fixed size: the position embedding is resampled once, not at every step.
-    options: dict[str, Any] = {"dynamic_img_size": False}
+def _options(name: str, global_pool: str | None) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    if not timm.models.is_model_in_modules(name.partition(".")[0], ["swin_transformer"]):
+        # A fixed size: the position embedding is resampled once, not at every step.
+        options["dynamic_img_size"] = False
     if global_pool is not None:
         options["global_pool"] = global_pool
     return options
@@ -167,7 +172,8 @@ def _options(global_pool: str | None) -> dict[str, Any]:
 
 def _check_name(name: str) -> None:
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(["*vit*", "deit*", "eva*"]), n=4)
+        known = timm.list_models(["*vit*", "deit*", "eva*", "swin_*"])
+        near = difflib.get_close_matches(name, known, n=4)
         raise InputError(
             f"timm {timm.__version__} has no model {name!r}; "
             + (f"near it are {', '.join(near)}." if near else "try vit_small_patch16_224.")

@@ -33,7 +33,7 @@ def reason_against_embedding(model: Any) -> str | None:
         return "projects patches that overlap, so that kept patches depend on dropped ones"
     if projection.padding != (0, 0):
         return "pads the image before it projects patches, so that its grid is another"
-    if model.attn_pool is None and not model.global_pool:
+    if getattr(model, "attn_pool", None) is None and not model.global_pool:
         return "has no pooling, so that its head gives one output for each token"
     return None
 

@@ -25,10 +25,10 @@ class KeyedDropPath(nn.Module):
         self.scale = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Scale (B, T, D) by 0 or 1 / (1 - drop_prob) for each image; identity in evaluation."""
+        """Scale (B, ..., D) by 0 or 1 / (1 - drop_prob) for each image; identity in evaluation."""
         if not self.training or self.scale is None:
             return x
-        return x * self.scale.to(x.dtype)
+        return x * self.scale.to(x.dtype).view(-1, *(1,) * (x.ndim - 1))
 
 
 def replace_drop_paths(blocks: nn.Module) -> list[KeyedDropPath]:
@@ -59,4 +59,4 @@ def draw_paths(paths: list[KeyedDropPath], keep: Tensor, keys: Tensor) -> None:
     """
     scale = (uniform(keys, len(paths), _STREAM) < keep) / keep
     for number, path in enumerate(paths):
-        path.scale = scale[:, number, None, None]
+        path.scale = scale[:, number]

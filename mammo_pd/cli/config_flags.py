@@ -21,6 +21,7 @@ CONFIG_KEYS = {
     "--draw": "patch_dropout.draw",
     "--model": "model.name",
     "--weights": "model.weights",
+    "--target": "training.targets",
     "--epochs": "training.epochs",
     "--batch-size": "training.batch_size",
     "--lr": "training.lr",
@@ -55,6 +56,9 @@ class ConfigFlags:
         model: timm model name.
         weights: File of initial weights (timm, DINO, MAE, DeiT, CLIP); or with a network timm for
             its hub's, a timm name, or hf-hub:OWNER/NAME.
+        target: A column to learn instead of the label; several are learnt at once. COLUMN holds 0
+            and 1, COLUMN:4 four categories, COLUMN:1,2,0 these from the lowest; COLUMN@0.5 weighs
+            half. Repeatable.
         epochs: Passes over the training images.
         batch_size: Images per step over all devices; auto for as many as fit.
         lr: Peak learning rate.
@@ -71,6 +75,7 @@ class ConfigFlags:
         str | None, Parameter(metavar="NAME", show_default="vit_small_patch16_224")
     ] = None
     weights: Annotated[str | None, Parameter(metavar="FILE", show_default="random")] = None
+    target: Annotated[list[str] | None, Parameter(metavar="COLUMN", show_default="label")] = None
     epochs: Annotated[int | None, Parameter(metavar="N", show_default="30")] = None
     batch_size: Annotated[
         int | Literal["auto"] | None,
@@ -99,6 +104,8 @@ class ConfigFlags:
         from mammo_pd.config import Given, load_config, parse_assignments
 
         overrides = parse_assignments(self.assignments or [])
+        if self.target:
+            overrides.setdefault("training.objective", Given("findings", "--target"))
         given = {**self._flags(), **(further or {})}
         for flag, value in given.items():
             if value is not None:

@@ -165,7 +165,7 @@ def _report(
     told = told | {"provenance": provenance_of(every, checkpoint)}
     name, out = validation.path.name, validation.path / "report"
     targets = scored[seeds[0]][0].objective.target_columns
-    if len(targets) == 1:
+    if targets == ("label",):
         found = _report_on(name, scored, out, choices, told, None)
     else:
         found = {}

@@ -1,7 +1,7 @@
 """``mammo-pd evaluate``: runs, or anyone's predictions, to the ROC report."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from mammo_pd.cli.options import (
     tell_of_resamples,
 )
 from mammo_pd.errors import InputError
-from mammo_pd.terms import Split
+from mammo_pd.terms import Level, Split
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -136,13 +136,16 @@ def evaluate(
             _evaluate_on_others(chosen[0], scored[0], notes, checkpoint, out, choices, told)
             return
         targets = scored[0].objective.target_columns
-        if len(targets) > 1:
+        if targets != ("label",):
+            rows: list[dict[str, object]] = []
             for target in targets:
                 metrics = _report_on(scored, out / target, choices, told, target)
+                rows += of_target(target, metrics)
                 print(f"{target}\n{summary_table(metrics)}\n")
                 if len(chosen) == 1:
                     run = chosen[0]
                     keep_in_mlflow(run.path.parent, run.info.mlflow_run_id, out / target, out)
+            write_targets(rows, out)
             print(f"wrote {out}: a report in a folder of its own for each of {', '.join(targets)}")
             return
         metrics = _report_on(scored, out, choices, told)
@@ -390,21 +393,45 @@ def keep_in_mlflow(
             print(f"warning: {problem}")
 
 
+def of_target(target: str, metrics: "Mapping[str, Any]") -> list[dict[str, object]]:
+    """One row for each level of a target's metrics: units, positives and the AUC."""
+    wanted = ("n", "n_positive", "auc", "auc_ci_low", "auc_ci_high")
+    return [
+        {"target": target, "level": level.value, **{name: metrics[level][name] for name in wanted}}
+        for level in Level
+    ]
+
+
+def write_targets(rows: list[dict[str, object]], out: Path) -> None:
+    """Write the AUCs of all targets side by side: ``targets.csv``, beside their reports."""
+    import pandas as pd
+
+    from mammo_pd.files import atomic_write
+    from mammo_pd.table_file import write_csv
+
+    with atomic_write(out / "targets.csv") as beside:
+        write_csv(pd.DataFrame(rows), beside)
+
+
 def only_target(table: "pd.DataFrame", objective: "Objective", target: str) -> "pd.DataFrame":
     """Predictions of one of several targets, as a report takes them."""
     score = objective.score_columns[objective.target_columns.index(target)]
     # A label that is not this report's would not be told from it.
-    table = table.drop(columns=[name for name in ("label", "score") if name in table])
+    others = {"label", "score"} - {target, score}
+    table = table.drop(columns=[name for name in others if name in table])
     return table.rename(columns={target: "label", score: "score"})
 
 
-def _with_target(manifest: "pd.DataFrame", target: str | None) -> "pd.DataFrame":
-    """The manifest with one of several targets as the label."""
+def _with_target(
+    rows: "pd.DataFrame", objective: "Objective", target: str | None
+) -> "pd.DataFrame":
+    """Manifest rows with one of several targets as the label."""
     import pandas as pd
 
-    if target is None or target not in manifest:
-        return manifest
-    return manifest.assign(label=pd.to_numeric(manifest[target], errors="coerce"))
+    if target is None:
+        return rows
+    values = objective.targets(rows)[:, objective.target_columns.index(target)]
+    return rows.assign(label=pd.Series(values, index=rows.index, dtype="Float32"))
 
 
 def context_of(scored: "Sequence[Scored]", target: str | None = None) -> "ReportContext":
@@ -414,12 +441,13 @@ def context_of(scored: "Sequence[Scored]", target: str | None = None) -> "Report
         scored: the runs.
         target: that is reported on, where it is one of several.
     """
-    from mammo_pd.data.split_store import count_flow
+    from mammo_pd.data.split_store import count_flow, count_parts
     from mammo_pd.evaluation.characteristics import describe_parts
     from mammo_pd.report.content import ReportContext
 
     first = scored[0]
     split = first.cohort.split
+    manifest = _with_target(first.cohort.manifest, first.objective, target)
     if len(scored) > 1:
         part = "fold " + split.table["fold"].astype(str)
         tested = [f"fold {one.info.fold}" for one in scored]
@@ -449,10 +477,12 @@ def context_of(scored: "Sequence[Scored]", target: str | None = None) -> "Report
         split_hash=run.split_hash,
         split_part=folds or "test",
         store_fingerprint=run.store_fingerprint,
-        label_definition=first.cohort.label_definition if target is None else target,
+        label_definition=first.cohort.label_definition
+        if target in (None, "label")
+        else first.objective.define(target),
         exclusions=first.exclusions,
-        parts=first.parts,
-        flow=count_flow(_with_target(first.cohort.manifest, target), of_image),
+        parts=first.parts if target is None else count_parts(manifest, split),
+        flow=count_flow(manifest, of_image),
         tested=tested,
         characteristics=describe_parts(images, parts, names),
         phantom=first.phantom,

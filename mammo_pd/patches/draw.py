@@ -6,6 +6,8 @@ Source: Liu, Matsoukas, Strand, Azizpour, Smith, "PatchDropout: Economizing Visi
 Using Patch Dropout", WACV 2023, arXiv 2208.07220, section 3.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -95,6 +97,33 @@ def draw_dropped(keys: Tensor, kept: Tensor, tissue: Tensor, count: int) -> tupl
     rank = rank.scatter_add(1, kept, torch.full_like(kept, 1 << 55))
     drawn = _lowest(rank, count)
     return drawn, tissue.gather(1, drawn)
+
+
+def draw_windows(keys: Tensor, grid_size: tuple[int, int], window: int, num_keep: int) -> Tensor:
+    """Draw for each image n rows and n columns, and keep their crossings in every window.
+
+    Args:
+        keys: (B,) int64, from `image_key`.
+        grid_size: of patches, (rows, columns), multiples of the window's side.
+        window: side of the windows, in patches.
+        num_keep: K, n * n for each window.
+
+    Returns:
+        (B, K) int64 positions in [0, N), without repeats, ascending. Every set of n rows is equally
+        likely, and so is every set of n columns, independently.
+
+    Source: the paper's structured sampling for Swin, section 3.
+    """
+    rows, columns = grid_size
+    kept = math.isqrt(num_keep * window**2 // (rows * columns))
+    rank = hashed(keys, 2 * window, stream=6)
+
+    def along(length: int, rank: Tensor) -> Tensor:
+        first = torch.arange(0, length, window, device=keys.device)
+        return (first[None, :, None] + _lowest(rank, kept)[:, None]).flatten(1)
+
+    row, column = along(rows, rank[:, :window]), along(columns, rank[:, window:])
+    return (row[:, :, None] * columns + column[:, None]).flatten(1)
 
 
 def _lowest(rank: Tensor, count: int) -> Tensor:

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from mammo_pd.batch import ImageBatch
 from mammo_pd.config import AugmentSettings
+from mammo_pd.errors import InputError
 from mammo_pd.normalization import Normalization
 from mammo_pd.patches.affine import affine_of, compose, draw_augmentation, fit_to_image_size
-from mammo_pd.patches.draw import draw_grid, draw_tissue, draw_uniform
+from mammo_pd.patches.draw import draw_grid, draw_tissue, draw_uniform, draw_windows
 from mammo_pd.patches.intensity import change_intensity, intensity_of
 from mammo_pd.patches.sample import probe_tissue, sample_patches
 from mammo_pd.terms import Draw
@@ -43,6 +44,19 @@ class Kept(NamedTuple):
     keys: Tensor
 
 
+def check_draw(draw: Draw, window: int | None) -> None:
+    """Refuse a draw that does not keep the same rows and columns of every window.
+
+    Raises:
+        InputError: it does not, and the model needs it.
+    """
+    if window is not None and draw is not Draw.UNIFORM:
+        raise InputError(
+            f"--draw {draw} chooses patches one by one, and this model keeps the same rows and "
+            f"columns of every window of {window}x{window}; give --draw uniform."
+        )
+
+
 class PatchSampler:
     """Reads the model's input out of stored images.
 
@@ -55,6 +69,8 @@ class PatchSampler:
         normalization: of the result.
         draw: how the kept positions are drawn.
         augment: how far training images are moved and changed.
+        window: the backbone's: side of the windows of which the same rows and columns are kept;
+            None for any positions.
         compiled: whether pixels are read by compiled code. The draws never are: torch.compile
             computes 64-bit integers differently on the CPU (docs/log.md), and a draw has to be the
             same everywhere.
@@ -68,12 +84,15 @@ class PatchSampler:
         normalization: Normalization | None = None,
         draw: Draw = Draw.UNIFORM,
         augment: AugmentSettings | None = None,
+        window: int | None = None,
         compiled: bool = False,
     ) -> None:
+        check_draw(draw, window)
         self.img_size = img_size
         self.patch_size = patch_size
         self._normalization = normalization or Normalization()
         self._draw = draw
+        self._window = window
         self._augment = augment or AugmentSettings()
         self._place: Callable[..., tuple[Tensor, Tensor]] = self._affine_and_intensity
         self._probe: Callable[..., Tensor] = probe_tissue
@@ -119,6 +138,8 @@ class PatchSampler:
     def draw(self, images: ImageBatch, keys: Tensor, placement: Placement, num_keep: int) -> Tensor:
         """Draw the kept positions (B, K) int64; of pixels, only a tissue draw probes a few."""
         rows, columns = self.grid_size
+        if self._window is not None and num_keep < rows * columns:
+            return draw_windows(keys, self.grid_size, self._window, num_keep)
         if self._draw is Draw.TISSUE and num_keep < rows * columns:
             return draw_tissue(keys, self.tissue(images, placement), num_keep)
         if self._draw is Draw.GRID and num_keep < rows * columns:

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,7 @@ from mammo_pd.config import RunConfig, resolve_img_size
 from mammo_pd.data.store import open_store
 from mammo_pd.errors import InputError
 from mammo_pd.files import write_text
-from mammo_pd.keep_schedule import choose_num_keep, count_kept
-from mammo_pd.perf.cost import largest_fitting, shape_of
+from mammo_pd.perf.cost import keep_of, largest_fitting, shape_of, window_of
 from mammo_pd.perf.measure import Bench
 from mammo_pd.perf.plot import plot_rows
 from mammo_pd.perf.rows import BenchRow, as_markdown
@@ -117,16 +116,19 @@ def _list_cases(
         raise InputError(f"--batch-size {batch_size} is not 1 or above.")
     cases = []
     for name in models:
-        patch_size = shape_of(name).patch_size
+        shape = shape_of(name)
         for res in resolutions:
             if str(res) == "full":
                 raise InputError(
                     "--res full depends on a split; give bench its image size, such as 3328x2560."
                 )
-            img_size = resolve_img_size(res, patch_size, (0, 0))
+            window = window_of(shape, keep_rates)
+            img_size = resolve_img_size(res, shape.patch_size, (0, 0), window=window)
             for keep_rate in keep_rates:
                 try:
-                    count_kept(1, keep_rate)
+                    keep_of(shape, img_size, keep_rate)
+                except InputError:
+                    raise
                 except ValueError as error:
                     raise InputError(f"--keep: {error}.") from error
                 cases.append(_Case(name, img_size, keep_rate))
@@ -137,9 +139,8 @@ def _choose_batch(case: _Case, machine: Bench) -> int:
     """As many images as the cost model fits into about 20 GiB, or half of a smaller card."""
     if not machine.on_gpu:
         return 2
-    shape, (height, width) = shape_of(case.model), case.img_size
-    tokens = height * width // shape.patch_size**2
-    num_keep = choose_num_keep(tokens, case.keep_rate, shape.num_prefix)
+    shape = shape_of(case.model)
+    num_keep = keep_of(shape, case.img_size, case.keep_rate)
     total = torch.cuda.get_device_properties(machine.device).total_memory
     fits = largest_fitting(shape, case.img_size, num_keep, min(_MEMORY_FOR_BATCH, total / 2))
     # Powers of two make rows comparable.
@@ -168,7 +169,10 @@ def _measure(
             say(f"{case}: a batch of {batch_size} does not fit, left out")
             continue
         memory = "" if math.isnan(row.peak_gib) else f", {row.peak_gib:.1f} GiB"
-        say(f"{row.who}: {case}, batch {batch_size}: {row.images_per_second:.4g} images/s{memory}")
+        # timm has no patch dropout of some models, and is then measured on every patch.
+        measured = replace(case, keep_rate=row.keep_rate)
+        rate = f"{row.images_per_second:.4g} images/s"
+        say(f"{row.who}: {measured}, batch {batch_size}: {rate}{memory}")
         yield row
 
 

@@ -15,13 +15,14 @@ from mammo_pd.data.split_store import FRACTIONS
 from mammo_pd.data.store import choose_pyramid_level
 from mammo_pd.errors import InputError
 from mammo_pd.imaging.pyramid import fitted_size
-from mammo_pd.keep_schedule import choose_num_keep
 from mammo_pd.perf.calibration import Calibration, read_calibration, step_macs
 from mammo_pd.perf.cost import (
     estimate_seconds,
+    keep_of,
     largest_fitting,
     shape_of,
     training_bytes,
+    window_of,
 )
 
 _REFERENCE = "one NVIDIA H200, as measured on 2026-11-25"
@@ -113,7 +114,17 @@ def budget(
     calibration = read_calibration(bench) if bench is not None else None
     available = _memory_of(memory, calibration)
     choices = [
-        choose(shape, str(res), keep, available, hours, images, calibration)
+        # Of one image size for all keep rates, so that they compare.
+        choose(
+            shape,
+            str(res),
+            keep,
+            available,
+            hours,
+            images,
+            calibration,
+            window=window_of(shape, keep_rates),
+        )
         for shape in map(shape_of, models)
         for res in resolutions
         for keep in keep_rates
@@ -141,6 +152,13 @@ def budget(
         lines.append(
             "Some of these are far from anything the bench measured, and their speeds are "
             f"extrapolated; to measure them: mammo-pd bench --res {sizes} --model {names}\n"
+        )
+    unfitted = [shape.name for shape in map(shape_of, models) if shape.window]
+    if unfitted and calibration is None:
+        lines.append(
+            f"Memory and speed of {', '.join(unfitted)} are by figures that were fitted to plain "
+            "vision transformers, and may be far off; to measure them: mammo-pd bench --model "
+            f"{' '.join(unfitted)}\n"
         )
     if best is None:
         if any(choice.batch_size >= _FEWEST_IMAGES for choice in choices):
@@ -184,6 +202,8 @@ def choose(
     hours: float | None = None,
     images: int | None = None,
     calibration: Calibration | None = None,
+    *,
+    window: int | None = None,
 ) -> Choice:
     """The largest batch of one model at one resolution and keep rate, and its speed.
 
@@ -195,16 +215,18 @@ def choose(
         hours: available for training.
         images: to train on; the batch is no larger.
         calibration: of the GPU; None for an H200.
+        window: side of the windows, in patches, of which the image is to have a whole number.
 
     Raises:
         InputError: an invalid resolution or keep rate.
     """
     if res == "full":
         raise InputError("--res full depends on a split; give its image size, such as 3328x2560.")
-    img_size = resolve_img_size(res, shape.patch_size, (0, 0))
-    tokens = img_size[0] * img_size[1] // shape.patch_size**2
+    img_size = resolve_img_size(res, shape.patch_size, (0, 0), window=window)
     try:
-        num_keep = choose_num_keep(tokens, keep_rate, shape.num_prefix)
+        num_keep = keep_of(shape, img_size, keep_rate)
+    except InputError:
+        raise
     except ValueError as error:
         raise InputError(f"--keep: {error}.") from error
     # Memory of this GPU's steps over the estimate, which is of compiled bf16.

@@ -4,8 +4,11 @@ Shapes: N patches of the input, K of them kept, T = prefix tokens + K, D the wid
 the patch size. Image sizes are (height, width) in pixels.
 """
 
+from collections.abc import Iterable
+
 from mammo_pd.backbones.base import ModelShape
 from mammo_pd.backbones.build import describe_backbone
+from mammo_pd.keep_schedule import choose_num_keep, choose_rows_kept
 
 # Bytes per token and unit of width, of compiled blocks in bf16 autocast: what a block stores for
 # its backward pass, and its workspace. Fitted to our rows in
@@ -18,6 +21,8 @@ _STORED_CHECKPOINTING, _WORKSPACE_CHECKPOINTING = 4.0, 39.0
 # block's weights in bf16, the first gradients. At the end, when no activations are left: weights,
 # moments and gradients in float32.
 _PER_PARAMETER, _PER_PARAMETER_AT_END = 13.0, 16.0
+# Scores of attention within windows, after the softmax: in float32, and in bf16 for the product.
+_STORED_PER_SCORE = 6.0
 # Standardised patches in float32 and bf16; the uint16 pixels of this batch and the next.
 _PER_KEPT_PIXEL = 6.0
 _PER_IMAGE_PIXEL = 4.0
@@ -48,11 +53,17 @@ def forward_macs(shape: ModelShape, num_keep: int) -> tuple[int, int]:
         num_keep: K.
 
     Returns:
-        Those in weight matrices, and those in attention (quadratic in T).
+        Those in weight matrices, and those in attention (quadratic in T). Attention within windows
+        is counted as within full ones: at most 10 % too many of both together.
 
     Source: the same count gives PatchDropout's figures for ViT-B at 896x896 (450 G at keep 1, 80 G
     at .25, with three channels).
     """
+    if shape.stages:
+        stages = [(num_keep // stage.merged, stage) for stage in shape.stages]
+        products = sum(tokens * stage.token_macs for tokens, stage in stages)
+        attention = sum(tokens * shape.window**2 * stage.pair_macs for tokens, stage in stages)
+        return products + num_keep * shape.patch_size**2 * shape.width, attention
     tokens = num_keep + shape.num_prefix
     products, attention = tokens * shape.token_macs, tokens**2 * shape.pair_macs
     if shape.class_token_alone:
@@ -72,6 +83,33 @@ def token_outputs(shape: ModelShape, num_keep: int) -> int:
     # The other tokens of the last block are keys and values only.
     skipped = tokens - 1 if shape.class_token_alone else 0
     return shape.depth * tokens - skipped
+
+
+def activations(shape: ModelShape, num_keep: int) -> int:
+    """Token outputs per image times their width, summed over blocks."""
+    if shape.stages:
+        return sum(s.depth * s.width * (num_keep // s.merged) for s in shape.stages)
+    return token_outputs(shape, num_keep) * shape.width
+
+
+def keep_of(shape: ModelShape, img_size: tuple[int, int], keep_rate: float) -> int:
+    """Return K, the patches kept of an image, as training does.
+
+    Raises:
+        InputError: windows that keep a single patch.
+        ValueError: ``keep_rate`` is not in (0, 1].
+    """
+    tokens = img_size[0] * img_size[1] // shape.patch_size**2
+    if not shape.window:
+        return choose_num_keep(tokens, keep_rate, shape.num_prefix)
+    kept = choose_rows_kept(shape.window, keep_rate)
+    return tokens if kept == shape.window else tokens // shape.window**2 * kept**2
+
+
+def window_of(shape: ModelShape, keep_rates: Iterable[float]) -> int | None:
+    """The side of the windows of which an image needs a whole number; None for any number."""
+    drops = shape.window and min(keep_rates) < 1
+    return shape.window if drops else None
 
 
 def training_flops(shape: ModelShape, num_keep: int) -> int:
@@ -106,10 +144,13 @@ def training_bytes(
 
 
 def estimate_seconds(shape: ModelShape, num_keep: int) -> float:
-    """Seconds of a training step per image, on the reference GPU."""
+    """Seconds of a training step per image, on the reference GPU.
+
+    Nothing was fitted to models with windows, whose blocks move tokens into windows and back.
+    """
     products, attention = forward_macs(shape, num_keep)
-    activations = token_outputs(shape, num_keep) * shape.width
-    return _PER_PRODUCT * products + _PER_ATTENTION * attention + _PER_ACTIVATION * activations
+    outputs = activations(shape, num_keep)
+    return _PER_PRODUCT * products + _PER_ATTENTION * attention + _PER_ACTIVATION * outputs
 
 
 def largest_fitting(
@@ -128,7 +169,16 @@ def largest_fitting(
     return int(left / _per_image(shape, img_size, num_keep, checkpointing))
 
 
+def _scores(shape: ModelShape, img_size: tuple[int, int], num_keep: int) -> float:
+    """Attention scores of an image that timm's window attention stores, over all blocks."""
+    tokens = img_size[0] * img_size[1] / shape.patch_size**2
+    in_window = shape.window**2 * num_keep / tokens
+    return sum(s.depth * s.heads * in_window * num_keep / s.merged for s in shape.stages)
+
+
 def _parameters(shape: ModelShape, img_size: tuple[int, int]) -> float:
+    if shape.window:
+        return shape.parameters
     # The position embedding grows with the input.
     patches = img_size[0] * img_size[1] / shape.patch_size**2
     return shape.parameters + patches * shape.width
@@ -137,12 +187,14 @@ def _parameters(shape: ModelShape, img_size: tuple[int, int]) -> float:
 def _per_image(
     shape: ModelShape, img_size: tuple[int, int], num_keep: int, checkpointing: bool
 ) -> float:
-    tokens, outputs = num_keep + shape.num_prefix, token_outputs(shape, num_keep)
+    tokens = num_keep + shape.num_prefix
     stored, workspace = (
         (_STORED_CHECKPOINTING, _WORKSPACE_CHECKPOINTING)
         if checkpointing
         else (_STORED_PER_TOKEN, _WORKSPACE)
     )
-    activations = shape.width * (outputs * stored + tokens * workspace)
+    in_blocks = activations(shape, num_keep) * stored + shape.width * tokens * workspace
+    if not checkpointing:
+        in_blocks += _scores(shape, img_size, num_keep) * _STORED_PER_SCORE
     pixels = num_keep * shape.patch_size**2 * _PER_KEPT_PIXEL
-    return activations + pixels + img_size[0] * img_size[1] * _PER_IMAGE_PIXEL
+    return in_blocks + pixels + img_size[0] * img_size[1] * _PER_IMAGE_PIXEL

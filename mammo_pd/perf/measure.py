@@ -99,7 +99,13 @@ class Bench:
         )
         model = objective.build_model(backbone)
         num_keep = backbone.allowed_keep(keep_rate)
-        sampler = PatchSampler(img_size, backbone.patch_size, draw=draw, compiled=compiled)
+        sampler = PatchSampler(
+            img_size,
+            backbone.patch_size,
+            draw=draw,
+            window=backbone.window,
+            compiled=compiled,
+        )
         if compiled:
             compile_blocks(model)
         captured &= can_capture(self.fabric, compiled=compiled, checkpointing=checkpointing)
@@ -160,19 +166,20 @@ class Bench:
         *,
         compiled: bool = False,
     ) -> BenchRow:
-        """Measure timm's own step on images on the device, neither read nor augmented."""
+        """Measure timm's own step on images on the device, neither read nor augmented.
+
+        Of a model for which timm has no patch dropout it is that on every patch, whatever the rate.
+        """
         self._reset()
         torch.manual_seed(0)
-        patch_size = describe_backbone(name).patch_size
-        num_keep = count_kept(img_size[0] * img_size[1] // patch_size**2, keep_rate)
-        model = timm.create_model(
-            name,
-            img_size=img_size,
-            in_chans=1,
-            num_classes=1,
-            dynamic_img_size=False,
-            patch_drop_rate=1 - keep_rate,
-        )
+        described = describe_backbone(name)
+        options = {}
+        if described.window is None:
+            options = {"dynamic_img_size": False, "patch_drop_rate": 1 - keep_rate}
+        else:
+            keep_rate = 1.0
+        num_keep = count_kept(img_size[0] * img_size[1] // described.patch_size**2, keep_rate)
+        model = timm.create_model(name, img_size=img_size, in_chans=1, num_classes=1, **options)
         if compiled:
             model.compile()
         module, optimizer = self._set_up(model)

@@ -31,7 +31,7 @@ from mammo_pd.data.store import StorePaths, open_store
 from mammo_pd.errors import InputError
 from mammo_pd.keep_schedule import KeepSchedule
 from mammo_pd.orphans import signal_when_parent_dies
-from mammo_pd.patches.sampler import Kept, PatchSampler
+from mammo_pd.patches.sampler import Kept, PatchSampler, check_draw
 from mammo_pd.terms import Draw, Split
 from mammo_pd.training.batch_size import find_batch_size
 from mammo_pd.training.captured import CapturedWork
@@ -128,10 +128,7 @@ class RunSetup:
             objective.check(rows, f"the {part} part of the split {cohort.split.name}")
         if stopped is None:
             refuse_seen_test_women(config.model.weights, cohort, say)
-        patch_size = describe_backbone(
-            config.model.name, global_pool=config.model.global_pool
-        ).patch_size
-        img_size = resolve_img_size(config.data.res, patch_size, _largest_crop(parts))
+        img_size = _img_size(config, _largest_crop(parts))
         train_set, val_set = (
             MammogramDataset(paths, rows, img_size, targets)
             for rows, targets in (
@@ -175,6 +172,7 @@ class RunSetup:
             normalization=backbone.normalization,
             draw=Draw(config.patch_dropout.draw),
             augment=config.augment,
+            window=backbone.window,
             compiled=compiled,
         )
         setup = cls(
@@ -341,6 +339,10 @@ class RunSetup:
             f"{self.backbone.num_tokens} patches kept; {self._count_images()}; "
             f"{self.environment['device']}, {precision}"
         )
+        for rate in dict.fromkeys((self.schedule.first, self.schedule.last)):
+            line = self.backbone.describe_keep(rate)
+            if line is not None:
+                self.say(line)
         batch_size = self.config.training.known_batch_size
         if batch_size > len(self.train_set):
             self.say(
@@ -487,6 +489,17 @@ def labels_hash(cohort: Cohort, objective: Objective) -> str:
     """Of the targets that an objective reads in all parts of a split."""
     rows = pd.concat(usable_parts(cohort, objective).values())
     return hash_targets(rows["image_id"], objective.targets(rows))
+
+
+def _img_size(config: RunConfig, largest: tuple[int, int]) -> tuple[int, int]:
+    """The image size; a keep rate or a draw that the model does not allow is refused here."""
+    schedule = config.patch_dropout.schedule
+    described = describe_backbone(config.model.name, global_pool=config.model.global_pool)
+    check_draw(Draw(config.patch_dropout.draw), described.window)
+    for rate in (schedule.first, schedule.last):
+        described.allowed_keep(rate)
+    window = described.window if schedule.drops else None
+    return resolve_img_size(config.data.res, described.patch_size, largest, window=window)
 
 
 def _largest_crop(parts: Mapping[Split, pd.DataFrame]) -> tuple[int, int]:

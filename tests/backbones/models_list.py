@@ -22,6 +22,7 @@ _MODULES = (
     "beit",
     "vitamin",
     "naflexvit",
+    "swin_transformer",
     "wide_heads",
 )
 _HEAD = """# Models
@@ -34,8 +35,39 @@ that works gives, with every patch kept and no augmentation, what timm's own for
 names. Pretrained weights come under licences of their own, DINOv3's and Sapiens2's for instance:
 read them before use.
 
-Families outside this list (convolutional networks, Swin and other hierarchical transformers) are
-refused: a subset of patches needs a sequence of tokens from which some can be left out.
+Families outside this list (convolutional networks and hierarchical transformers other than Swin)
+are refused: a subset of patches needs a sequence of tokens from which some can be left out.
+
+## Swin
+
+Swin attends within windows of 7x7 patches, so patches cannot be dropped one by one. As in the
+paper, the same n rows and n columns are kept in every window (drawn anew for each image and epoch),
+timm's blocks run on the smaller grid that they form, with windows of n x n, and neither the pixels
+of dropped patches nor their embeddings are read or computed. `--keep` goes to the n whose share is
+nearest, which the run says:
+
+| n | 2 | 3 | 4 | 5 | 6 | 7 |
+|---|---|---|---|---|---|---|
+| patches kept | 8 % | 18 % | 33 % | 51 % | 73 % | all |
+
+- With `--keep` below 1, height and width are multiples of 28 pixels, a window (48 for the models
+  with windows of 12x12); with every patch kept, any multiple of the patch size.
+- The draws `tissue` and `grid` choose patches one by one and are refused.
+- Attention roll-out is not defined for windows: the report shows the images without it.
+
+The results of the code that was released with the paper will not come out again, for three reasons:
+
+- That code keeps `int(7 * keep)` rows: at keep .25 n is 1 and 2 % of the patches are left, at .5 it
+  is 3 and 18 %. Here the share is what `--keep` says, as nearly as windows allow, and n = 1 is
+  refused, since a window of one token has nothing to attend to.
+- It gathers biases and masks by indices repeated in another order than the windows come in, so that
+  with more than one image in a batch most windows take those of another image's rows and columns
+  (94 % of them at batch 16). Here each window takes its own image's.
+- It shifts windows by 3 tokens on the smaller grid too, which at n = 3 is a whole window and at
+  n = 1 three: the windows stay apart, and so nothing ever passes from one to the next before
+  patches are merged. Here the shift is 3n/7, rounded. The biases of a shifted window are those of
+  the places in which its rows and columns stand, on both sides of the edge that it spans; there
+  they are those of a window that is not shifted.
 """
 
 

@@ -12,6 +12,7 @@ from mammo_pd.keep_schedule import count_kept
 from mammo_pd.perf.cost import (
     estimate_seconds,
     forward_macs,
+    keep_of,
     largest_fitting,
     shape_of,
     training_bytes,
@@ -68,6 +69,23 @@ def test_macs_are_those_that_torch_counts(name: str, pool: str) -> None:
     # Three channels here, one there; and the head's row is not counted.
     embedding = 2 * num_keep * shape.patch_size**2 * shape.width
     assert counted == pytest.approx(sum(forward_macs(shape, num_keep)) + embedding, rel=1e-3)
+
+
+def test_macs_of_windows_are_within_a_tenth_of_those_that_torch_counts() -> None:
+    """Attention is counted as within full windows; with all patches it is exact."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    name = "swin_tiny_patch4_window7_224"
+    model, shape = describe_backbone(name), shape_of(name)
+    for keep_rate, most in ((1.0, 1.001), (0.25, 1.1)):
+        num_keep = keep_of(shape, (224, 224), keep_rate)
+        assert num_keep == model.allowed_keep(keep_rate)
+        with torch.device("meta"), FlopCounterMode(display=False) as counter:
+            model.eval()(torch.empty(1, num_keep, 48), torch.zeros(1, num_keep, dtype=torch.int64))
+        embedding = 2 * num_keep * shape.patch_size**2 * shape.width
+        counted = counter.get_total_flops() / 2 - embedding
+        assert 0.999 < sum(forward_macs(shape, num_keep)) / counted < most
+    assert model.allowed_keep(0.25) < model.allowed_keep(0.5) < model.allowed_keep(1.0)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

@@ -10,6 +10,8 @@ from small_runs import set_up, small
 from mammo_pd.perf import cpu_advice as module
 from mammo_pd.perf.cpu_advice import cpu_advice
 
+_MODEL = "vit_tiny_patch16_224"
+
 
 def test_measuring_leaves_the_run_as_it_is(phantom_store: Path) -> None:
     setup = set_up(phantom_store, small())
@@ -29,7 +31,8 @@ def test_time_follows_epochs_and_patches(
     monkeypatch.setattr(module, "_seconds_per_mac", lambda _: 1e-9)
 
     def seconds(**changes: object) -> float:
-        line = cpu_advice(set_up(phantom_store, small(training__validate_on="kept", **changes)))
+        config = small(model__name=_MODEL, training__validate_on="kept", **changes)
+        line = cpu_advice(set_up(phantom_store, config))
         found = re.search(r"epoch, (\d+) s for all", line or "")
         assert found is not None, line
         return float(found[1])
@@ -45,5 +48,5 @@ def test_long_training_is_told_of_a_short_one(
     phantom_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_seconds_per_mac", lambda _: 1e-6)
-    line = cpu_advice(set_up(phantom_store, small()))
+    line = cpu_advice(set_up(phantom_store, small(model__name=_MODEL)))
     assert line is not None and "--res 256 --epochs 2" in line

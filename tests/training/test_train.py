@@ -285,6 +285,67 @@ def test_dropped_patches_are_not_touched_in_training_and_none_in_evaluation(
     assert seen == {(True, 12), (False, 12), (False, 48)}
 
 
+SWIN = {"model__name": "swin_tiny_patch4_window7_224", "data__res": "56x56"}
+
+
+def test_a_swin_run_draws_the_same_rows_and_columns_of_every_window(phantom_store: Path) -> None:
+    setup = RunSetup.build(phantom_store, small(**SWIN), say=silent)
+    batch = setup.train_set.read([0, 1])
+    keys = torch.tensor([1, 2])
+    patches, positions = setup.sampler.for_training(batch, keys, setup.num_keep)
+    assert patches.shape == (2, 36, 16)
+    for row in positions:
+        assert len(set((row // 14 % 7).tolist())) == len(set((row % 7).tolist())) == 3
+    assert torch.isfinite(setup.model(patches, positions, keys)).all()
+
+
+@pytest.mark.slow
+def test_swin_reads_the_same_rows_and_columns_of_windows_and_evaluates_on_all(
+    phantom_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: set[tuple[bool, int]] = set()
+    forward = Backbone.forward
+
+    def watch(self: Backbone, patches: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+        seen.add((self.training, patches.shape[1]))
+        return forward(self, patches, *others)
+
+    monkeypatch.setattr(Backbone, "forward", watch)
+    said: list[str] = []
+    run = train(phantom_store, tmp_path, small(training__epochs=1, **SWIN), say=said.append)
+    assert run is not None
+    assert "keep 0.25: the same 3 of 7 rows and columns of every window, 18% of the patches" in said
+    assert scored_of(run.path).table["score"].between(0, 1).all()
+    assert seen == {(True, 36), (False, 36), (False, 196)}
+
+
+def test_what_windows_do_not_allow_is_refused_before_a_run_begins(
+    phantom_store: Path, tmp_path: Path
+) -> None:
+    for changes, message in (
+        ({"data__res": "64x56"}, "multiple of 28 pixels"),
+        ({"patch_dropout__draw": "grid"}, "--draw grid chooses"),
+        ({"patch_dropout__keep_rate": "0.5:0.01"}, "0.01 leaves one patch in each window"),
+    ):
+        with pytest.raises(InputError, match=message):
+            train(phantom_store, tmp_path, small(**{**SWIN, **changes}), say=silent)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_resumed_swin_equals_an_unbroken_one(
+    phantom_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small(training__epochs=3, model__drop_path_rate=0.2, **SWIN)
+    run = quiet(phantom_store, tmp_path / "whole", config)
+    with killed_at_step(9, monkeypatch):
+        quiet(phantom_store, tmp_path / "broken", config)
+    again = resumed(RunFolder.latest(tmp_path / "broken").path)
+    whole, after = (load_file(folder / "last.safetensors") for folder in (run, again))
+    assert whole.keys() == after.keys()
+    assert all(torch.equal(tensor, after[key]) for key, tensor in whole.items())
+
+
 def test_predictions_follow_the_contract(run: Path) -> None:
     scored = scored_of(run)
     table = pd.read_csv(scored.file)

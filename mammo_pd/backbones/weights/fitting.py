@@ -12,6 +12,7 @@ from mammo_pd.backbones.weights.source import SourceWeights
 PROJECTION = "patch_embed.proj.weight"
 BIAS = "patch_embed.proj.bias"
 POSITIONS = "pos_embed"
+RELATIVE_POSITIONS = "relative_position_bias_table"
 # Each family's names for the factors on a block's branches, and the layer that a branch ends in.
 LAYER_SCALE = {
     "ls1.gamma": "attn.proj",

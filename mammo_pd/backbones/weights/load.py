@@ -22,13 +22,14 @@ from mammo_pd.backbones.weights.parts import (
     fit_norm,
     fit_patch_embedding,
     fit_positions,
+    fit_relative_positions,
 )
 from mammo_pd.backbones.weights.report import WeightsReport
 from mammo_pd.backbones.weights.source import find_weights
 from mammo_pd.errors import InputError
 
 # What decides the function that a pretrained model computes of its patches.
-_ESSENTIAL = ("blocks.", "patch_embed.", "norm_pre.", "rope.", POSITIONS)
+_ESSENTIAL = ("blocks.", "layers.", "patch_embed.", "norm_pre.", "rope.", POSITIONS)
 _HEADS = ("head.", "head_dist.", "fc.")
 
 
@@ -38,7 +39,8 @@ def load_pretrained(
     """Load pretrained weights into a timm model of one input channel.
 
     Args:
-        model: timm's `VisionTransformer` or `Eva`, of the image size that it is to be used at.
+        model: timm's, of one of the families of `mammo_pd.backbones.build`, of the image size that
+            it is to be used at.
         name: timm's name of it.
         weights: see `mammo_pd.backbones.weights.source.find_weights`.
         normalization: that the weights expect: ``imagenet``, ``clip``, ``half`` (.5 and .5), or
@@ -63,6 +65,7 @@ def load_pretrained(
     fit_norm(fitting)
     fit_patch_embedding(fitting, expected)
     fit_positions(fitting, channels)
+    fit_relative_positions(fitting)
 
     # ---- what is left
     _drop_surplus(fitting)
@@ -88,7 +91,7 @@ def _expected_normalization(fitting: Fitting, channels: int, setting: str) -> Ch
     elif channels == 1:
         expected = ChannelNormalization((0.5,), (0.5,), "as earlier versions of mammo-pd had it")
     else:
-        head = fitting.state.get("head.weight")
+        head = fitting.state.get("head.weight", fitting.state.get("head.fc.weight"))
         has_scale = any(map(is_layer_scale, fitting.state))
         takes_scale = any(map(is_layer_scale, fitting.model.state_dict()))
         expected = guess_normalization(

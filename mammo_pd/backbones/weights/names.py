@@ -3,16 +3,20 @@
 import contextlib
 import io
 import re
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from timm.models import VisionTransformer
 from timm.models.eva import checkpoint_filter_fn as rename_eva
+from timm.models.swin_transformer import SwinTransformer
+from timm.models.swin_transformer import checkpoint_filter_fn as rename_swin
 from timm.models.vision_transformer import checkpoint_filter_fn as rename_vit
 from torch import Tensor, nn
 
 from mammo_pd.backbones.on_meta import create_on_meta
-from mammo_pd.backbones.weights.fitting import PROJECTION, Fitting
+from mammo_pd.backbones.weights.fitting import PROJECTION, RELATIVE_POSITIONS, Fitting
 from mammo_pd.backbones.weights.report import WeightsRow
 from mammo_pd.backbones.wide_heads import has_wide_heads
 from mammo_pd.errors import InputError
@@ -42,6 +46,9 @@ def give_timms_names(fitting: Fitting) -> None:
     Raises:
         InputError: biases would be lost.
     """
+    if isinstance(fitting.model, SwinTransformer):
+        _give_swins_names(fitting)
+        return
     is_vit = isinstance(fitting.model, VisionTransformer)
     state = fitting.state
     if is_vit and "register_tokens" in state:
@@ -66,6 +73,14 @@ def give_timms_names(fitting: Fitting) -> None:
             _refuse_lost_bias(fitting, key, tensor)
             fitting.note_dropped(key, _PRETRAINING)
     fitting.state = renamed if is_vit else dict(map(_scale_as_eva, renamed.items()))
+
+
+def _give_swins_names(fitting: Fitting) -> None:
+    """Timm's function would resample as well, which is for us to do and to say: keep it from it."""
+    held_back = {k: v for k, v in fitting.state.items() if k.endswith(RELATIVE_POSITIONS)}
+    others = {k: v for k, v in fitting.state.items() if k not in held_back}
+    # Tables of the image size (masks, indices of the biases) are left out by it.
+    fitting.state = {**rename_swin(others, fitting.model), **held_back}
 
 
 def _shaped_as(state: dict[str, Tensor], fitting: Fitting) -> Any:
@@ -105,6 +120,9 @@ def refuse_other_architecture(fitting: Fitting) -> None:
     Raises:
         InputError: the weights are of another architecture, which is named.
     """
+    if isinstance(fitting.model, SwinTransformer):
+        _refuse_other_swin(fitting)
+        return
     weight = fitting.state.get(PROJECTION)
     numbers = (re.match(r"blocks\.(\d+)\.", key) for key in fitting.state)
     depth = 1 + max((int(found[1]) for found in numbers if found), default=-1)
@@ -137,4 +155,31 @@ def _refuse_other_heads(fitting: Fitting) -> None:
             f"the weights {fitting.source.name} were trained with attention heads of width "
             f"{those}, and {fitting.name} has heads of {these}; give the --model that they were "
             "trained as, or leave --weights out."
+        )
+
+
+def _refuse_other_swin(fitting: Fitting) -> None:
+    """Compare the width and the stages' depths."""
+    weight = fitting.state.get(PROJECTION)
+    numbers = (re.match(r"layers\.(\d+)\.blocks\.(\d+)\.", key) for key in fitting.state)
+    depths = Counter(found[1] for found in {n[0]: n for n in numbers if n}.values())
+    if weight is None or not depths:
+        parts = sorted({key.split(".")[0] for key in fitting.state})
+        raise InputError(
+            f"the weights {fitting.source.name} are not those of a Swin transformer (their parts "
+            f"are {', '.join(parts[:6])}); give weights of {fitting.name}."
+        )
+
+    def in_words(width: int, depths: Iterable[int]) -> str:
+        return f"width {width}, depths {', '.join(map(str, depths))}"
+
+    found = in_words(weight.shape[0], (depths[stage] for stage in sorted(depths)))
+    model = fitting.model
+    wanted = in_words(model.embed_dim, (len(stage.blocks) for stage in model.layers))
+    fitting.looks_like = f"a Swin transformer, {found}"
+    if found != wanted:
+        raise InputError(
+            f"the weights {fitting.source.name} look like a Swin transformer of {found}; you asked "
+            f"for {fitting.name}: {wanted}; give a --model of the weights' width and depths "
+            "(docs/models.md), or other weights."
         )

@@ -7,7 +7,11 @@ import math
 from typing import Any
 
 import torch
-from timm.layers import resample_abs_pos_embed, resample_patch_embed
+from timm.layers import (
+    resample_abs_pos_embed,
+    resample_patch_embed,
+    resize_rel_pos_bias_table,
+)
 from torch import Tensor
 
 from mammo_pd.backbones.weights.fitting import (
@@ -15,6 +19,7 @@ from mammo_pd.backbones.weights.fitting import (
     LAYER_SCALE,
     POSITIONS,
     PROJECTION,
+    RELATIVE_POSITIONS,
     Fitting,
     is_layer_scale,
 )
@@ -96,9 +101,10 @@ def fit_positions(fitting: Fitting, channels: int) -> None:
         InputError: the grid that it was trained at cannot be told.
     """
     model = fitting.model
+    has_none = getattr(model, "pos_embed", None) is None
     # One of the two takes what the normalisation adds.
-    assert fitting.offset is None or model.pos_embed is not None, "timm has no such model"
-    if model.pos_embed is None or POSITIONS not in fitting.state:
+    assert fitting.offset is None or not has_none, "timm has no such model"
+    if has_none or POSITIONS not in fitting.state:
         return
     table = fitting.state[POSITIONS]
     prefix, grid = _prefix_and_grid(fitting, table.shape[1], channels)
@@ -126,6 +132,22 @@ def fit_positions(fitting: Fitting, channels: int) -> None:
     if details:
         outcome = "resampled" if grid != new_grid else "folded"
         fitting.note(POSITIONS, outcome, "; ".join(details))
+
+
+def fit_relative_positions(fitting: Fitting) -> None:
+    """Resample Swin's biases of relative positions to the model's windows, by timm's own function.
+
+    A window is smaller than it was where the whole grid of a stage is.
+    """
+    for key, table in fitting.state.items():
+        if not key.endswith(RELATIVE_POSITIONS) or key not in fitting.model.state_dict():
+            continue
+        attention = fitting.model.get_submodule(key.removesuffix(f".{RELATIVE_POSITIONS}"))
+        shape = attention.relative_position_bias_table.shape
+        if table.shape != shape and table.shape[1:] == shape[1:]:
+            size = attention.window_size
+            fitting.state[key] = resize_rel_pos_bias_table(table, size, shape)
+            fitting.note(key, "resampled", f"biases of windows to {_by(size)} patches")
 
 
 def _prefix_and_grid(fitting: Fitting, length: int, channels: int) -> tuple[int, tuple[int, int]]:

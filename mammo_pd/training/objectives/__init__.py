@@ -6,10 +6,12 @@ from mammo_pd.config import TrainingSettings
 from mammo_pd.errors import InputError
 from mammo_pd.training.objectives.base import Objective
 from mammo_pd.training.objectives.binary_label import BinaryLabel
+from mammo_pd.training.objectives.findings import Findings
 from mammo_pd.training.objectives.masked_autoencoder import MaskedAutoencoder
 
 OBJECTIVES: dict[str, Callable[[TrainingSettings], Objective]] = {
     "binary_label": BinaryLabel,
+    "findings": Findings,
     "masked_autoencoder": MaskedAutoencoder,
 }
 

@@ -112,6 +112,10 @@ class Objective(ABC):
         """Count the usable rows of one part for people, such as "640 (12 positive)"."""
         return str(len(rows))
 
+    def define(self, target: str) -> str:
+        """Say what counts as positive of one of ``target_columns``, for the report."""
+        return target
+
     # ---- how it begins
 
     def training_targets(self, rows: pd.DataFrame) -> npt.NDArray[np.float32]:

@@ -46,6 +46,11 @@ class BinaryLabel(Objective):
     score_columns = ("score",)
 
     def __init__(self, settings: TrainingSettings) -> None:
+        if settings.targets:
+            raise InputError(
+                "training.targets are for training.objective findings, and this run's is "
+                "binary_label; set it, or leave the targets away."
+            )
         self._settings = settings
         self.monitor = settings.monitor or "val_auc_image"
         of_levels = [f"val_{measure}_{level}" for measure in _MEASURES for level in Level]

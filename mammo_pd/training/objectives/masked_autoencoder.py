@@ -84,8 +84,14 @@ class MaskedAutoencoder(Objective):
         """The backbone with a decoder of pixels.
 
         Raises:
-            InputError: the backbone pools by attention, for which there is nothing to learn from.
+            InputError: the backbone pools by attention, for which there is nothing to learn from,
+                or merges its tokens.
         """
+        if backbone.window is not None:
+            raise InputError(
+                "pretraining predicts patches from tokens of their own, and this model merges them; "
+                "choose a ViT (docs/models.md)."
+            )
         if backbone.timm_model.attn_pool is not None:
             raise InputError(
                 "this model pools by attention, and pretraining pools nothing, so that the pooling "
