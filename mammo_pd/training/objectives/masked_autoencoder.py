@@ -89,8 +89,8 @@ class MaskedAutoencoder(Objective):
         """
         if backbone.window is not None:
             raise InputError(
-                "pretraining predicts patches from tokens of their own, and this model merges them; "
-                "choose a ViT (docs/models.md)."
+                "pretraining predicts patches from tokens of their own, and this model merges "
+                "them; choose a ViT (docs/models.md)."
             )
         if backbone.timm_model.attn_pool is not None:
             raise InputError(
