@@ -22,5 +22,6 @@ def test_demo_is_the_commands_themselves(
     assert [f"$ mammo-pd {' '.join(words)}" in printed for words in run] == [True] * 4
     given = [parse(words)[1].arguments for words in run]
     store, runs = tmp_path / "store", tmp_path / "runs"
-    assert given[0]["out"] == given[1]["store"] == given[2]["store"] == given[3]["store"] == store
+    assert given[0]["out"] == given[1]["store"] == given[2]["store"] == store
+    assert given[3]["store"] == (store,)
     assert given[2]["runs"] == given[3]["runs"] == runs
