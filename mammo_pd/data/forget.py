@@ -5,6 +5,7 @@ First `plan_forgetting` says what would go, so that a caller can tell which runs
 by which images are found, goes last.
 """
 
+import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,7 +137,14 @@ def forget(paths: StorePaths, record: Record, plan: ToForget) -> Forgotten:
 
     Returns:
         What became of the splits.
+
+    Raises:
+        OSError: something cannot be removed. What is left of the plan is done by another call.
     """
+    # Pixels that a killed run left half way, whose names do not tell whose they are. Only who holds
+    # the record writes there.
+    if paths.partial.is_dir():
+        shutil.rmtree(paths.partial)
     for image_id in sorted(plan.image_ids):
         remove_image(paths, image_id)
     shortened, removed = [], []

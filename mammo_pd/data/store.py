@@ -215,9 +215,16 @@ def take_in(paths: StorePaths, partial: Path, image_id: str) -> None:
 
 
 def remove_image(paths: StorePaths, image_id: str) -> None:
-    """Remove an image's pixels, and its thumbnail."""
+    """Remove an image's pixels, and its thumbnail.
+
+    Raises:
+        OSError: something of it cannot be removed.
+    """
     paths.image(image_id).unlink(missing_ok=True)
-    shutil.rmtree(paths.image_folder(image_id), ignore_errors=True)
+    folder = paths.image_folder(image_id)
+    if folder.is_dir():
+        # An error is raised: who asked for it must not be told that pixels are gone which stay.
+        shutil.rmtree(folder)
     paths.thumbnail(image_id).unlink(missing_ok=True)
 
 
