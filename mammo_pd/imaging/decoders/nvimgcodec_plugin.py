@@ -2,9 +2,9 @@
 
 For machines with an NVIDIA GPU and ``pip install mammo-pd[gpu]``. Only what is lossless by its
 transfer syntax and by its own wavelet goes to the GPU: of that every sound decoder gives the same
-values, so that a store does not depend on the machine that made it. Whatever it refuses, or has no memory for, the plugins
-behind it decode, file by file. Importing this module registers it and touches no GPU: each process
-that decodes makes a context of its own, with its first frame.
+values, so that a store does not depend on the machine that made it. Whatever it refuses, or has no
+memory for, the plugins behind it decode, file by file. Importing this module registers it and
+touches no GPU: each process that decodes makes a context of its own, with its first frame.
 
 Source: https://docs.nvidia.com/cuda/nvimagecodec/py_api.html
 """
