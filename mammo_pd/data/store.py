@@ -372,7 +372,9 @@ def _open_image(
 
 
 def _lost_level(paths: StorePaths, image_id: str, level: str, error: Exception) -> InputError:
+    # Of a file that is there preprocess looks at the size alone, unless it is told to read it.
+    verifying = "" if isinstance(error, FileNotFoundError) else " with --verify"
     return InputError(
         f"the level {level} of {paths.image(image_id)} cannot be read ({error}); run the same "
-        "mammo-pd preprocess again to mend it."
+        f"mammo-pd preprocess again{verifying} to mend it."
     )
