@@ -89,9 +89,11 @@ def test_a_woman_who_withdraws_leaves_nothing_and_moves_no_other(
     folder = paths.image_folder(min(plan.image_ids))
     folder.mkdir()
     (folder / "native.npy").touch()
-    # As a killed run leaves it: under a name that does not say whose pixels it holds.
+    # As a killed run leaves them, half way and before they were recorded.
     paths.partial.mkdir()
-    write_image_file(paths.partial / "0f3c.safetensors", {"native": np.ones((2, 2), np.uint16)})
+    for left in (paths.partial / "0f3c.safetensors", paths.image("0" * 20)):
+        left.parent.mkdir(exist_ok=True)
+        write_image_file(left, {"native": np.ones((2, 2), np.uint16)})
     assert len({split.hash for split, _ in plan.splits} & {b.hash for b in before.values()}) == 2
     done = forget(paths, record, plan)
     assert dict(done.shortened) == {"default": 2, "five": 2}
