@@ -116,6 +116,7 @@ def read_store_info(paths: StorePaths) -> dict[str, Any]:
         if not isinstance(info["settings"], dict) or not isinstance(info["fingerprint"], str):
             raise TypeError("settings or fingerprint are damaged")
         info.get("labels", {}).get("definition")
+        Compression(info.get("compression", Compression.NONE))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{paths.info} is damaged ({error!r}); restore it from a copy, or make the store again "
