@@ -129,8 +129,9 @@ def _print_plan(
         print(f"{run.path} was " + ", ".join(f"{what} on {n} of them" for n, what in parts if n))
     if used:
         print(
-            "these runs' weights, predictions, reports and MLflow records stay as they are: delete "
-            "what must go, and train anew (what stays is scored with evaluate --accept-other-split)"
+            "these runs' weights, predictions, reports, reconstructions.html and MLflow records "
+            "stay as they are: delete what must go, and train anew (what stays is scored with "
+            "evaluate --accept-other-split)"
         )
     else:
         print(f"no run in {runs} is known to have used them")

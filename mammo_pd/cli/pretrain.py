@@ -25,6 +25,8 @@ _DEFAULTS = {
     "training.warmup_epochs": 10.0,
     "model.drop_path_rate": 0.0,
 }
+# What a file of train's may say of labels, of which nothing is learnt here.
+_OF_LABELS = ("monitor", "positive_share", "balance_within")
 
 
 @Parameter(name="*")
@@ -106,9 +108,21 @@ def _training_from(run: "RunFolder", store: Path | None) -> str:
 
 
 def _config(settings: PretrainFlags, further: "dict[str, object]") -> "RunConfig":
-    """The run's configuration; a file may be one of train's."""
+    """The run's configuration; a file may be one of train's.
+
+    Raises:
+        InputError: a value is refused, or is given beside the file and says how labels are learnt.
+    """
+    given = {assignment.partition("=")[0].strip() for assignment in settings.assignments or ()}
+    for name in ("objective", *_OF_LABELS):
+        if f"training.{name}" in given:
+            raise InputError(
+                f"--set training.{name} has no effect on pretrain, which predicts dropped patches "
+                "and learns from no label; leave it away, or use mammo-pd train."
+            )
     config = settings.load(further, _DEFAULTS)
-    return config.replace(training=config.training.replace(objective=_OBJECTIVE))
+    without = dict.fromkeys(_OF_LABELS)
+    return config.replace(training=config.training.replace(objective=_OBJECTIVE, **without))
 
 
 def write_reconstructions(run: "RunFolder", store: Path | None) -> Path:

@@ -63,10 +63,16 @@ def train(
     if folder is None:
         return  # only the first of several processes reports
     from mammo_pd.tracking import page_of_runs
+    from mammo_pd.training.objectives import build_objective
+    from mammo_pd.training.runs import RunFolder
 
+    done = RunFolder.open(folder)
     print(f"\nwrote {folder}: best.safetensors, last.safetensors, history.csv, config.yaml")
     print(f"metrics: {page_of_runs(folder.parent)}")
-    print(f"next: mammo-pd evaluate {shlex.quote(str(folder))}")
+    if build_objective(done.config.training).is_pretext:
+        print(f"next: mammo-pd train --weights {shlex.quote(str(done.best))}")
+    else:
+        print(f"next: mammo-pd evaluate {shlex.quote(str(folder))}")
 
 
 def run_to_resume(

@@ -5,13 +5,15 @@ First `plan_forgetting` says what would go, so that a caller can tell which runs
 by which images are found, goes last.
 """
 
+import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from mammo_pd.data.manifest import drop_from_manifest
+from mammo_pd.data.image_file import SUFFIX
+from mammo_pd.data.manifest import drop_from_manifest, read_manifest
 from mammo_pd.data.manifest_row import manifest_row
 from mammo_pd.data.record import Record
 from mammo_pd.data.splits import (
@@ -136,7 +138,11 @@ def forget(paths: StorePaths, record: Record, plan: ToForget) -> Forgotten:
 
     Returns:
         What became of the splits.
+
+    Raises:
+        OSError: something cannot be removed. What is left of the plan is done by another call.
     """
+    _remove_unrecorded(paths, record)
     for image_id in sorted(plan.image_ids):
         remove_image(paths, image_id)
     shortened, removed = [], []
@@ -155,6 +161,23 @@ def forget(paths: StorePaths, record: Record, plan: ToForget) -> Forgotten:
     record.keep_out(plan.keep_out)
     record.commit()
     return Forgotten(tuple(shortened), tuple(removed))
+
+
+def _remove_unrecorded(paths: StorePaths, record: Record) -> None:
+    """Remove pixels that a killed run left, and of which nothing tells whose they are.
+
+    A later preprocess would make them anew of those who stay, but never again look at those of who
+    is kept out. Only who holds the record writes pixels.
+    """
+    if paths.partial.is_dir():
+        shutil.rmtree(paths.partial)
+    known = {image.image_id for image in record.rows()}
+    if paths.manifest.is_file():
+        # A record that was restored from an older copy knows fewer.
+        known |= set(read_manifest(paths.manifest, status=None)["image_id"])
+    for place in (paths.root / "pixels").glob("??/*"):
+        if (image_id := place.name.removesuffix(SUFFIX)) not in known:
+            remove_image(paths, image_id)
 
 
 def take_again(

@@ -130,7 +130,7 @@ def find_levels(handle: int) -> dict[str, LevelPlace]:
         for name, tensor in tensors.items():
             if not name.startswith(_PADDING):
                 places[name] = _place_of(tensor, sizes.get(name), status.st_mtime_ns)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError("its header is damaged") from error
     if max((place.start + place.size for place in places.values()), default=0) > status.st_size:
         raise ValueError("it is too short")
@@ -221,7 +221,9 @@ def _layout(levels: Mapping[str, _Stored]) -> tuple[bytes, list[int]]:
         starts.append(_PAGE + start)
         end = start + level.size
     header = json.dumps(tensors, separators=(",", ":")).encode().ljust(_PAGE - 8)
-    assert len(header) == _PAGE - 8, "five levels and their padding take a quarter of a page"
+    if len(header) != _PAGE - 8:
+        # Five levels and their padding take a quarter of a page; a made-up header can have more.
+        raise ValueError(f"{len(levels)} levels are too many for one page")
     return len(header).to_bytes(8, "little") + header, starts
 
 
@@ -233,6 +235,8 @@ def _place_of(tensor: Mapping[str, Any], size: str | None, written: int) -> Leve
     """Where a level lies by its entry of the header; ``size`` is the metadata's, if compressed."""
     start, end = tensor["data_offsets"]
     height, width = tensor["shape"] if size is None else map(int, size.split("x"))
+    if {type(number) for number in (start, end, height, width)} != {int}:
+        raise ValueError("no whole numbers")
     is_sound = 0 <= start < end and min(height, width) > 0 and height * width <= _MOST_PIXELS
     is_whole = size is not None or end - start == 2 * height * width
     if not (is_sound and is_whole) or tensor["dtype"] != ("U16" if size is None else "U8"):

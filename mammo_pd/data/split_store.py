@@ -77,6 +77,12 @@ def split_store(
             f"warning: {unknown.sum()} of {len(usable)} images have no patient ID, so each exam or "
             "image counts as a patient of its own; give patient_id in the label table."
         )
+    if usable["label"].isna().all():
+        say(
+            f"warning: no image has a label yet, so the split {name} cannot be balanced by label, "
+            "and may later leave a part without a positive one. If the store is to be labelled, do "
+            "that first: what is pretrained on one split must not be tested on another"
+        )
     shares = {"folds": folds, "val": val} if folds else {"fractions": list(fractions)}
     write_split(split, paths.splits, {"seed": seed, **shares})
     return split

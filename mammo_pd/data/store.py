@@ -116,6 +116,7 @@ def read_store_info(paths: StorePaths) -> dict[str, Any]:
         if not isinstance(info["settings"], dict) or not isinstance(info["fingerprint"], str):
             raise TypeError("settings or fingerprint are damaged")
         info.get("labels", {}).get("definition")
+        Compression(info.get("compression", Compression.NONE))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{paths.info} is damaged ({error!r}); restore it from a copy, or make the store again "
@@ -215,9 +216,16 @@ def take_in(paths: StorePaths, partial: Path, image_id: str) -> None:
 
 
 def remove_image(paths: StorePaths, image_id: str) -> None:
-    """Remove an image's pixels, and its thumbnail."""
+    """Remove an image's pixels, and its thumbnail.
+
+    Raises:
+        OSError: something of it cannot be removed.
+    """
     paths.image(image_id).unlink(missing_ok=True)
-    shutil.rmtree(paths.image_folder(image_id), ignore_errors=True)
+    folder = paths.image_folder(image_id)
+    if folder.is_dir():
+        # An error is raised: who asked for it must not be told that pixels are gone which stay.
+        shutil.rmtree(folder)
     paths.thumbnail(image_id).unlink(missing_ok=True)
 
 
@@ -365,7 +373,9 @@ def _open_image(
 
 
 def _lost_level(paths: StorePaths, image_id: str, level: str, error: Exception) -> InputError:
+    # Of a file that is there preprocess looks at the size alone, unless it is told to read it.
+    verifying = "" if isinstance(error, FileNotFoundError) else " with --verify"
     return InputError(
         f"the level {level} of {paths.image(image_id)} cannot be read ({error}); run the same "
-        "mammo-pd preprocess again to mend it."
+        f"mammo-pd preprocess again{verifying} to mend it."
     )

@@ -7,7 +7,7 @@ from mammo_pd.data.cohort import Cohort
 from mammo_pd.data.splits import patient_groups, read_split_and_past
 from mammo_pd.errors import InputError
 from mammo_pd.terms import Split
-from mammo_pd.training.model_card import CheckpointHeader, ModelCard
+from mammo_pd.training.model_card import CheckpointHeader
 
 
 def refuse_seen_test_women(weights: str | None, cohort: Cohort, say: Callable[[str], None]) -> None:
@@ -24,12 +24,22 @@ def refuse_seen_test_women(weights: str | None, cohort: Cohort, say: Callable[[s
     Raises:
         InputError: some women are in both.
     """
-    card = _card_of(weights)
+    if weights is None or not Path(weights).is_file():
+        return
+    name = Path(weights).name
+    try:
+        card = CheckpointHeader.read(Path(weights)).card
+    except InputError:
+        return  # not of ours
     if card is None:
+        say(
+            f"warning: the weights {name} are of a run of an earlier version, which does not say "
+            "what they learnt from: make sure that it was no woman of the test part of the split "
+            f"{cohort.split.name}"
+        )
         return
     if (card.split_hash, card.fold) == (cohort.split.hash, cohort.fold):
         return
-    name = Path(str(weights)).name
     fold = "" if card.fold is None else f", fold {card.fold}"
     try:
         split, hashes = read_split_and_past(cohort.paths.splits, card.split)
@@ -56,13 +66,3 @@ def refuse_seen_test_women(weights: str | None, cohort: Cohort, say: Callable[[s
             + (f", or train with --split {card.split}")
             + ("." if card.fold is None else f" --fold {card.fold}.")
         )
-
-
-def _card_of(weights: str | None) -> ModelCard | None:
-    """What a checkpoint of ours says of itself; None for anything else."""
-    if weights is None or not Path(weights).is_file():
-        return None
-    try:
-        return CheckpointHeader.read(Path(weights)).card
-    except InputError:
-        return None

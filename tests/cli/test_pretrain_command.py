@@ -33,12 +33,13 @@ def prepared(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
 
 
 def test_settings_are_pretrainings_own_unless_they_are_given(
-    prepared: list[RunConfig], tmp_path: Path
+    prepared: list[RunConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["pretrain"]) == 2
     file = tmp_path / "of train.yaml"
     file.write_text(
-        "training: {epochs: 7, objective: binary_label}\nmodel: {drop_path_rate: 0.3}\n"
+        "training: {epochs: 7, objective: binary_label, positive_share: 0.1, monitor: val_auroc,\n"
+        "  balance_within: machine_id}\nmodel: {drop_path_rate: 0.3}\n"
     )
     assert main(["pretrain", "--config", str(file), "--set", "training.warmup_epochs=1"]) == 2
     whole = tmp_path / "whole.yaml"
@@ -49,8 +50,16 @@ def test_settings_are_pretrainings_own_unless_they_are_given(
         for one in prepared
     ]
     assert found == [(200, 10.0, 0.0), (7, 1.0, 0.3), (9, 2.0, 0.1)]
-    assert {one.training.objective for one in prepared} == {"masked_autoencoder"}
+    trained = [one.training for one in prepared]
+    assert {one.objective for one in trained} == {"masked_autoencoder"}
     assert prepared[2].patch_dropout.keep_rate == 0.1
+    # Of labels nothing is left, and what is given by hand is not passed over in silence.
+    of_labels = {(one.positive_share, one.balance_within, one.monitor) for one in trained}
+    assert of_labels == {(None, None, None)}
+    for given in ("objective=binary_label", "positive_share=0.5", "monitor=val_auroc"):
+        assert main(["pretrain", "--set", f"training.{given}"]) == 2
+        assert f"training.{given.partition('=')[0]} has no effect" in capsys.readouterr().err
+    assert len(prepared) == 3
 
 
 def test_from_a_store_to_weights_and_a_page_to_look_at(
@@ -93,6 +102,11 @@ def test_from_a_store_to_weights_and_a_page_to_look_at(
     # A finished run that is gone on with stays as it is.
     assert main(["pretrain", "--resume", *runs]) == 0
     assert run.reconstructions.read_text() == page
+    capsys.readouterr()
+    assert main(["train", "--resume", *runs]) == 0
+    told = capsys.readouterr().out
+    assert f"next: mammo-pd train --weights {run.best}" in told
+    assert "mammo-pd evaluate" not in told
     settings = run.path / "config.yaml"
     settings.write_text(settings.read_text().replace("masked_autoencoder", "binary_label"))
     assert main(["pretrain", "--resume", *runs]) == 2

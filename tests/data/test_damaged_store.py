@@ -122,6 +122,7 @@ def test_store_killed_in_its_first_run_is_gone_on_with(tmp_path: Path) -> None:
     [
         *("", "{", '{"format": 1', '{"format": 1}', "[]", '{"format": 1, "settings": {}}'),
         '{"format": 1, "settings": {}, "fingerprint": "x", "labels": 3}',
+        '{"format": 2, "settings": {}, "fingerprint": "x", "compression": "zip"}',
     ],
 )
 def test_half_of_store_json_is_said_to_be_damaged(text: str, tmp_path: Path) -> None:

@@ -1,3 +1,5 @@
+import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,6 +89,11 @@ def test_a_woman_who_withdraws_leaves_nothing_and_moves_no_other(
     folder = paths.image_folder(min(plan.image_ids))
     folder.mkdir()
     (folder / "native.npy").touch()
+    # As a killed run leaves them, half way and before they were recorded.
+    paths.partial.mkdir()
+    for left in (paths.partial / "0f3c.safetensors", paths.image("0" * 20)):
+        left.parent.mkdir(exist_ok=True)
+        write_image_file(left, {"native": np.ones((2, 2), np.uint16)})
     assert len({split.hash for split, _ in plan.splits} & {b.hash for b in before.values()}) == 2
     done = forget(paths, record, plan)
     assert dict(done.shortened) == {"default": 2, "five": 2}
@@ -232,3 +239,25 @@ def test_what_is_not_there_is_refused_and_not_repeated(paths: StorePaths, record
         (paths.splits / "five.csv").write_text(text)
         with pytest.raises(InputError, match=rf"five\.csv .*{message}"):
             plan_forgetting(paths, record, patients=["W03"])
+
+
+def test_pixels_that_cannot_be_removed_are_not_said_to_be_gone(
+    paths: StorePaths, record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_forgetting(paths, record, patients=["W03"])
+    folder = paths.image_folder(min(plan.image_ids))
+    folder.mkdir()
+    (folder / "native.npy").touch()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOTEMPTY, "as on a network disk, while somebody reads a file in it")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "rmdir", refuse)
+        with pytest.raises(OSError, match="network"):
+            forget(paths, record, plan)
+    again = plan_forgetting(paths, record, patients=["W03"])
+    assert again.image_ids == plan.image_ids
+    forget(paths, record, again)
+    assert not folder.exists()
+    assert not plan.image_ids & ids_in_store(paths, record)[-1]

@@ -145,6 +145,7 @@ def test_every_byte_that_changes_is_damage(file: Path, levels: dict[str, np.ndar
         b"",
         b"[]",
         b"{",
+        b"[" * 4088,
         b"\xff",
         b'{"native": 3}',
         b'{"native": {}}',
@@ -161,6 +162,9 @@ def test_every_byte_that_changes_is_damage(file: Path, levels: dict[str, np.ndar
                 ("U16", [4, 2], [0, 15]),
                 ("U16", [-4, 2], [0, -16]),
                 ("U16", [4, 2], [-8, 8]),
+                ("U16", [4, 2], [0.0, 16.0]),
+                ("U16", [4.0, 2], [0, 16]),
+                ("U16", [True, 8], [0, 16]),
                 ("U16", [2**40, 2**20], [0, 2**61]),
             ]
         ),
@@ -174,3 +178,13 @@ def test_a_header_that_no_level_can_have_is_refused(file: Path, header: bytes) -
             find_levels(handle)
     finally:
         os.close(handle)
+
+
+def test_a_file_of_more_levels_than_a_page_names_is_damaged(file: Path) -> None:
+    ends = {
+        str(at): {"dtype": "U16", "shape": [1, 1], "data_offsets": [at, at + 2]} for at in range(50)
+    }
+    header = json.dumps(ends, separators=(",", ":")).encode()
+    file.write_bytes((4088).to_bytes(8, "little") + header.ljust(4088) + bytes(52))
+    assert len(header) < 4088
+    assert is_damaged(file, {})

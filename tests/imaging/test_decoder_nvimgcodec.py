@@ -56,6 +56,15 @@ def test_what_may_be_lossy_does_not(asked):
     assert not asked
 
 
+def test_what_is_lossy_whatever_its_syntax_says_does_not(asked):
+    pixels = half_disk()
+    dataset = make_dataset(pixels, uid.JPEG2000Lossless)
+    frame = imagecodecs.jpeg2k_encode(pixels, level=60, reversible=False, codecformat="j2k")
+    dataset.PixelData = encapsulate([frame])
+    assert decode(dataset).decoder == "imagecodecs"
+    assert not asked
+
+
 @pytest.mark.parametrize(
     "failure",
     [RuntimeError("out of memory"), MemoryError(), None],

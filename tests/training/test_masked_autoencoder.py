@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from small_runs import set_up, small
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -21,11 +21,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from mammo_pd.backbones.build import build_backbone
 from mammo_pd.batch import ImageBatch
 from mammo_pd.config import AugmentSettings, RunConfig, TrainingSettings
+from mammo_pd.data.cohort import Cohort
 from mammo_pd.data.split_store import split_store
 from mammo_pd.data.store import StorePaths
 from mammo_pd.errors import InputError
 from mammo_pd.patches.draw import draw_dropped, draw_uniform
 from mammo_pd.patches.sampler import Kept, PatchSampler
+from mammo_pd.training.earlier_weights import refuse_seen_test_women
 from mammo_pd.training.objectives.masked_autoencoder import MaskedAutoencoder
 from mammo_pd.training.objectives.pixel_decoder import PixelDecoder
 from mammo_pd.training.runs import RunFolder
@@ -275,6 +277,14 @@ def test_weights_that_have_seen_test_women_are_refused(
     said: list[str] = []
     RunSetup.build(paths.root, config, say=said.append)
     assert any("best.safetensors are of a run on the split default" in line for line in said)
+    # Nor can weights of a version that did not note it; others' weights are not asked.
+    for facts, expected in (({"facts": "{}"}, 2), (None, 1)):
+        save_file({"a": torch.zeros(1)}, tmp_path / "earlier.safetensors", facts)
+        told = said[:1]
+        cohort = Cohort.read(paths, "other")
+        refuse_seen_test_women(str(tmp_path / "earlier.safetensors"), cohort, told.append)
+        assert len(told) == expected
+        assert all("make sure" in line for line in told[1:])
     for file in (phantom_store / "splits").glob("default.*"):
         shutil.copy(file, paths.splits)
     with pytest.raises(InputError, match=r"learnt from \d of the \d women of the test part"):
@@ -298,7 +308,9 @@ def test_store_without_any_label_is_pretrained_on_and_not_trained_on(
     pq.write_table(table.set_column(place, table.schema.field(place), nothing), paths.manifest)
     with pytest.raises(InputError, match="only 0 patients are positive"):
         set_up(paths.root, CONFIG.replace(training=TrainingSettings()))
-    setup = set_up(paths.root, CONFIG)
+    said: list[str] = []
+    setup = RunSetup.build(paths.root, CONFIG, say=said.append)
+    assert any("no image has a label yet" in line for line in said)
     assert sum(map(len, setup.parts.values())) == len(table)
     groups = [set(rows["patient_id"]) for rows in setup.parts.values()]
     assert not set.intersection(*groups)

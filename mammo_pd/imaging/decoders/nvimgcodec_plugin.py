@@ -1,10 +1,10 @@
 """nvImageCodec as a pixel-decoder plugin of pydicom: lossless JPEG 2000 and HTJ2K on a GPU.
 
 For machines with an NVIDIA GPU and ``pip install mammo-pd[gpu]``. Only what is lossless by its
-transfer syntax goes to the GPU: of that every sound decoder gives the same values, so that a store
-does not depend on the machine that made it. Whatever it refuses, or has no memory for, the plugins
-behind it decode, file by file. Importing this module registers it and touches no GPU: each process
-that decodes makes a context of its own, with its first frame.
+transfer syntax and by its own wavelet goes to the GPU: of that every sound decoder gives the same
+values, so that a store does not depend on the machine that made it. Whatever it refuses, or has no
+memory for, the plugins behind it decode, file by file. Importing this module registers it and
+touches no GPU: each process that decodes makes a context of its own, with its first frame.
 
 Source: https://docs.nvidia.com/cuda/nvimagecodec/py_api.html
 """
@@ -21,6 +21,7 @@ import numpy as np
 from pydicom import uid
 from pydicom.pixels.decoders.base import DecodeRunner, get_decoder
 
+from mammo_pd.imaging.codestream import read_codestream_size
 from mammo_pd.imaging.decoders.imagecodecs_plugin import CONTRADICTION
 
 PLUGIN = "nvimgcodec"
@@ -42,6 +43,10 @@ def _decode_frame(src: bytes, runner: DecodeRunner) -> memoryview:
     if runner.samples_per_pixel != 1:
         # Any error makes pydicom ask the next plugin, which knows what the colours mean.
         raise ValueError(f"{runner.samples_per_pixel} samples per pixel, and grey has one")
+    declared = read_codestream_size(src)
+    if declared is None or declared.lossy is not False:
+        # Some files lie about it, and what is rounded differs between decoders.
+        raise ValueError("the codestream is lossy, whatever the transfer syntax says")
     frame = _on_gpu(src)
     if frame.shape != (runner.rows, runner.columns):
         raise ValueError(
