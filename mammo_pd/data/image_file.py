@@ -51,7 +51,7 @@ class LevelPlace(NamedTuple):
         start: offset in the file, in bytes.
         size: in the file, in bytes.
         compressed: whether the pixels are compressed there.
-        written: modification time of the file in ns, by which another one in its place is noticed.
+        version: of the file, from `version_of`, by which another one in its place is noticed.
     """
 
     height: int
@@ -59,7 +59,12 @@ class LevelPlace(NamedTuple):
     start: int
     size: int
     compressed: bool
-    written: int
+    version: tuple[int, int, int]
+
+
+def version_of(status: os.stat_result) -> tuple[int, int, int]:
+    """What tells a file from another in its place, also one written within the same tick."""
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def write_image_file(
@@ -129,7 +134,7 @@ def find_levels(handle: int) -> dict[str, LevelPlace]:
         sizes = tensors.pop(_METADATA, {})
         for name, tensor in tensors.items():
             if not name.startswith(_PADDING):
-                places[name] = _place_of(tensor, sizes.get(name), status.st_mtime_ns)
+                places[name] = _place_of(tensor, sizes.get(name), version_of(status))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError("its header is damaged") from error
     if max((place.start + place.size for place in places.values()), default=0) > status.st_size:
@@ -231,7 +236,9 @@ def _tensor(dtype: str, shape: list[int], start: int, size: int) -> dict[str, An
     return {"dtype": dtype, "shape": shape, "data_offsets": [start, start + size]}
 
 
-def _place_of(tensor: Mapping[str, Any], size: str | None, written: int) -> LevelPlace:
+def _place_of(
+    tensor: Mapping[str, Any], size: str | None, version: tuple[int, int, int]
+) -> LevelPlace:
     """Where a level lies by its entry of the header; ``size`` is the metadata's, if compressed."""
     start, end = tensor["data_offsets"]
     height, width = tensor["shape"] if size is None else map(int, size.split("x"))
@@ -241,7 +248,7 @@ def _place_of(tensor: Mapping[str, Any], size: str | None, written: int) -> Leve
     is_whole = size is not None or end - start == 2 * height * width
     if not (is_sound and is_whole) or tensor["dtype"] != ("U16" if size is None else "U8"):
         raise ValueError("no level")
-    return LevelPlace(height, width, _PAGE + start, end - start, size is not None, written)
+    return LevelPlace(height, width, _PAGE + start, end - start, size is not None, version)
 
 
 def _crc_of_shape(shape: tuple[int, ...]) -> int:

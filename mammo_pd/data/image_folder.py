@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mammo_pd.data.image_file import LevelPlace
+from mammo_pd.data.image_file import LevelPlace, version_of
 
 _CHUNK = 2**20
 
@@ -30,7 +30,7 @@ def find_level(handle: int) -> LevelPlace:
         if fortran_order or dtype != np.uint16 or len(shape) != 2:
             raise ValueError(f"{dtype} of shape {shape}")
         size = 2 * shape[0] * shape[1]
-        return LevelPlace(*shape, stream.tell(), size, False, os.fstat(handle).st_mtime_ns)
+        return LevelPlace(*shape, stream.tell(), size, False, version_of(os.fstat(handle)))
 
 
 def stored_bytes(folder: Path) -> int:

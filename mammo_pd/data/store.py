@@ -327,7 +327,7 @@ def read_pyramid_level_into(
     try:
         handle, find = _open_image(paths, image_id, level)
         try:
-            if os.fstat(handle).st_mtime_ns != place.written:
+            if image_file.version_of(os.fstat(handle)) != place.version:
                 # Further levels were added to the image meanwhile, and this one lies elsewhere.
                 before, place = place, find(handle)
                 if place[:2] != before[:2]:

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,10 @@ from mammo_pd.data.image_file import write_image_file
 from mammo_pd.data.store import (
     choose_pyramid_level,
     create_or_match,
+    find_pyramid_level,
     open_store,
     read_pyramid_level,
+    read_pyramid_level_into,
     take_in,
 )
 from mammo_pd.errors import InputError
@@ -67,3 +70,23 @@ def test_level_is_the_smallest_that_is_as_fine_as_the_canvas(
     size: tuple[int, int], img_size: tuple[int, int], level: str
 ) -> None:
     assert choose_pyramid_level(*size, img_size) == level
+
+
+def test_a_file_that_took_another_ones_place_within_a_tick_of_the_clock_is_noticed(
+    tmp_path: Path,
+) -> None:
+    paths = create_or_match(tmp_path / "store", {})
+    file = paths.image("ab12")
+    file.parent.mkdir(parents=True)
+    native = np.arange(6, dtype=np.uint16).reshape(2, 3)
+    write_image_file(file, {"native": native})
+    before = file.stat()
+    place = find_pyramid_level(paths, "ab12", "native")
+    # A level in front of it, so that it lies elsewhere.
+    beside = file.with_name("beside")
+    write_image_file(beside, {"4096": native + 9, "native": native})
+    os.utime(beside, ns=(before.st_atime_ns, before.st_mtime_ns))
+    beside.replace(file)
+    out = np.empty(6, np.int16)
+    read_pyramid_level_into(paths, "ab12", "native", place, out)
+    assert out.tolist() == native.ravel().tolist()

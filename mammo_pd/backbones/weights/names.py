@@ -151,10 +151,11 @@ def _refuse_other_heads(fitting: Fitting) -> None:
     trained = fitting.source.model or ""
     if has_wide_heads(trained) != has_wide_heads(fitting.name):
         those, these = ("128" if has_wide_heads(name) else "64" for name in (trained, fitting.name))
+        known = "were trained" if trained else "do not say otherwise, so they were trained"
         raise InputError(
-            f"the weights {fitting.source.name} were trained with attention heads of width "
-            f"{those}, and {fitting.name} has heads of {these}; give the --model that they were "
-            "trained as, or leave --weights out."
+            f"the weights {fitting.source.name} {known} with attention heads of width {those}, and "
+            f"{fitting.name} has heads of {these}; give the --model that they were trained as, or "
+            "leave --weights out."
         )
 
 
