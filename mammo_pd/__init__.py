@@ -1,3 +1,3 @@
 """mammo-pd: vision transformers on full-resolution mammograms, with PatchDropout."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
