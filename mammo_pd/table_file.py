@@ -62,7 +62,8 @@ def read_csv(path: Path, called: str = "the label table", *, whole: bool = False
         InputError: no such file, not CSV, rows longer than the header, or no rows.
     """
     if not path.is_file():
-        raise InputError(f"{called} {path} does not exist; give a CSV file with a header.")
+        problem = "is a folder" if path.is_dir() else "does not exist"
+        raise InputError(f"{called} {path} {problem}; give a CSV file with a header.")
     called = f"{called} {path}"
     encoding = _encoding(path, called)
     separator, to_skip = _separator(path, encoding)

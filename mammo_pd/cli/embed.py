@@ -98,6 +98,8 @@ def _encoder(
             return encoder_of_checkpoint(file)
         return encoder_of_run(find_run(runs, file), checkpoint)
     assert named is not None
+    if "/" in named and not Path(named).exists() and ":" not in named:
+        raise InputError(f"there is no run, checkpoint or weights file {named}.")
     if model is None and (named == "timm" or Path(named).is_file()):
         raise InputError(
             f"{named} does not say what model it is of; name it with --model, such as "

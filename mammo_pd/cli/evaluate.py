@@ -147,6 +147,7 @@ def evaluate(
                     keep_in_mlflow(run.path.parent, run.info.mlflow_run_id, out / target, out)
             write_targets(rows, out)
             print(f"wrote {out}: a report in a folder of its own for each of {', '.join(targets)}")
+            print(f"next: open {shlex.quote(str(out / targets[0] / 'index.html'))}")
             return
         metrics = _report_on(scored, out, choices, told)
         if len(chosen) == 1:

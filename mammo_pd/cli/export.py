@@ -1,6 +1,7 @@
 """``mammo-pd export``: a model for other tools to run."""
 
 import shlex
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -48,6 +49,8 @@ def export(
 
         write_bundle(checkpoint, bundle)
         print(f"wrote {bundle}: a MONAI bundle; research use only")
+        if find_spec("fire") is None:
+            print("python -m monai.bundle needs fire: pip install 'mammo-pd[bundle]'")
         print(
             f"next: cd {shlex.quote(str(bundle))} && python -m monai.bundle run --config_file "
             "configs/inference.json --dataset_dir DICOM_DIR"

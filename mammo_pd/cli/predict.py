@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 # The exit status where some images could not be read.
 PARTIAL = 3
+# Fewer hold a handful of cancers or none.
+_FEW = 300
 
 
 def predict(
@@ -134,9 +136,10 @@ def predict(
             f"none of the {len(found.images)} images in {folder} could be scored; "
             f"{out / target.not_scored.name} lists the reasons."
         )
-    print("when outcomes are known, add a column label (1 or 0) to predictions.csv")
-    table = shlex.quote(str(out / "predictions.csv"))
-    print(f"next: mammo-pd evaluate --predictions {table}")
+    if model.objective.target_columns == ("label",):
+        print("when outcomes are known, add a column label (1 or 0) to predictions.csv; then")
+        table = shlex.quote(str(out / "predictions.csv"))
+        print(f"next: mammo-pd evaluate --predictions {table}")
     return PARTIAL if predictions.failed or _closed(found) else None
 
 
@@ -163,6 +166,11 @@ def _introduce(model: "TrainedModel", code: str) -> None:
                 f"verdict on {target}: {points.rules[code]}, locked on {points.locked.images} "
                 f"{points.locked.part} images"
             )
+            if points.locked.images < _FEW:
+                print(
+                    f"warning: {points.locked.images} images are few to lock thresholds and "
+                    "calibration on: verdicts and recalibrated scores may be far off"
+                )
 
 
 def _write(

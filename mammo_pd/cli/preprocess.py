@@ -94,7 +94,8 @@ def preprocess(
             of both.
         verify: Read all pixels of the store; make anew what is damaged.
     """
-    from mammo_pd.data.kept_levels import parse_levels
+    from mammo_pd.data.kept_levels import parse_levels, usual_res
+    from mammo_pd.data.store import StorePaths
     from mammo_pd.imaging.settings import ImagingSettings
     from mammo_pd.ingest import preprocess as ingest
 
@@ -140,7 +141,7 @@ def preprocess(
         print(f"wrote {file}")
     if summary.labelled:
         store = unless_default("--store", out, default_store())
-        print(f"next: mammo-pd train{store} --res 1024 --keep 0.25")
+        print(f"next: mammo-pd train{store} --res {usual_res(StorePaths(out))} --keep 0.25")
     else:
         # Same settings: a store made with others would be refused.
         given = (
@@ -149,10 +150,8 @@ def preprocess(
             + unless_default("--voi", voi, VoiPolicy.AUTO)
             + ("" if bits_stored is None else f" --bits-stored {bits_stored}")
         )
-        print(
-            f"next: mammo-pd preprocess {shlex.quote(str(folder))}{given}{labels_of(public)}   "
-            "(no image has a label yet; nothing is decoded again)"
-        )
+        print("no image has a label yet; with a table of them nothing is decoded again")
+        print(f"next: mammo-pd preprocess {shlex.quote(str(folder))}{given}{labels_of(public)}")
 
 
 def _read_labels(

@@ -37,6 +37,7 @@ def split(
         val: With folds, the share of the patients outside the tested fold that validates.
         seed: Seed of the shuffle.
     """
+    from mammo_pd.data.kept_levels import usual_res
     from mammo_pd.data.manifest import read_manifest
     from mammo_pd.data.split_store import FRACTIONS, count_parts, split_store
     from mammo_pd.data.splits import VAL_SHARE
@@ -68,4 +69,5 @@ def split(
     print(f"\nwrote {paths.splits / (made.name + '.csv')} (hash {made.hash[:12]})")
     given = unless_default("--store", store, default_store())
     given += unless_default("--split", made.name, "default")
-    print(f"next: mammo-pd {'cv' if made.folds else 'train'}{given} --res 1024 --keep 0.25")
+    command = "cv" if made.folds else "train"
+    print(f"next: mammo-pd {command}{given} --res {usual_res(paths)} --keep 0.25")

@@ -147,7 +147,7 @@ def _inference(model: TrainedModel) -> dict[str, Any]:
 def _readme(model: TrainedModel) -> str:
     return f"""# {model.card.model}
 
-Research use only: not a medical device. Needs `pip install mammo-pd`. From this folder:
+Research use only: not a medical device. Needs `pip install 'mammo-pd[bundle]'`. From this folder:
 
 ```sh
 python -m monai.bundle run --config_file configs/inference.json --dataset_dir DICOM_DIR

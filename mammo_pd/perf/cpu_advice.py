@@ -23,9 +23,9 @@ def cpu_advice(setup: RunSetup) -> str | None:
         setup: of the run.
 
     Returns:
-        One line; None on a GPU.
+        One line; None on a GPU, and for models whose blocks are not all alike (Swin).
     """
-    if setup.device.type != "cpu":
+    if setup.device.type != "cpu" or setup.backbone.window is not None:
         return None
     config = setup.config
     shape = shape_of(config.model.name, config.model.global_pool)

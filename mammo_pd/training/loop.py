@@ -239,8 +239,10 @@ def _fit(
                 if shortage is not None:
                     setup.say(shortage)
                 clock = None  # once is enough
-            if epoch + 1 == math.ceil(training.epochs / 3):
-                _warn_if_nothing_is_learnt(setup, loss)
+            # Rates of the warm-up teach little, and of a run that is over there is no more to say.
+            due = max(math.ceil(training.epochs / 3), math.floor(training.warmup_epochs) + 1)
+            if epoch + 1 == due < training.epochs:
+                _warn_if_nothing_is_learnt(setup, loss, due)
             if fabric.is_global_zero:
                 with signals.saving():
                     if best_epoch(history, objective) == len(history):
@@ -332,14 +334,15 @@ def _lock_operating_points(
         put_operating_points(run.best, points)
 
 
-def _warn_if_nothing_is_learnt(setup: RunSetup, loss: float) -> None:
+def _warn_if_nothing_is_learnt(setup: RunSetup, loss: float, epochs: int) -> None:
     chance = setup.objective.chance_loss(setup.train_set.targets.numpy())
     if chance is not None and loss > _STANDSTILL * chance:
         setup.say(
-            f"warning: after a third of the run the training loss, {loss:.3f}, is still that of a "
-            f"constant score, {chance:.3f}: nothing has been learnt. Try --lr ten times lower or "
-            "higher, --weights of a pretrained model with training.layer_decay=0.75, weaker "
-            "augmentation, a higher --keep, or more --epochs; and look at the images and labels "
+            f"warning: after {epochs} epochs the training loss, {loss:.3f}, has hardly fallen "
+            f"below that of a constant score, {chance:.3f}, if at all: nothing has been learnt. "
+            "Try --lr ten times lower or higher, --weights of a pretrained model with "
+            "training.layer_decay=0.65, weaker augmentation, a higher --keep, or more --epochs; "
+            "and look at the images and labels "
             "(mammo-pd preprocess --contact-sheet)"
         )
 

@@ -50,3 +50,8 @@ def test_long_training_is_told_of_a_short_one(
     monkeypatch.setattr(module, "_seconds_per_mac", lambda _: 1e-6)
     line = cpu_advice(set_up(phantom_store, small(model__name=_MODEL)))
     assert line is not None and "--res 256 --epochs 2" in line
+
+
+def test_models_whose_blocks_differ_are_not_reckoned(phantom_store: Path) -> None:
+    swin = small(model__name="swin_tiny_patch4_window7_224", data__res="112x84")
+    assert cpu_advice(set_up(phantom_store, swin)) is None
