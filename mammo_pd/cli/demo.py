@@ -45,4 +45,4 @@ def demo(*, out: Annotated[Path, Parameter(metavar="DIR")] = Path("demo")) -> No
         print(f"\n$ mammo-pd {shlex.join(words)}")
         app(words)
     print("\nThese are phantoms: the results show that the tool runs, nothing about cancer.")
-    print("next: mammo-pd inspect DICOM_DIR   (mammograms of your own)")
+    print("next: mammo-pd inspect DICOM_DIR   # mammograms of your own")
