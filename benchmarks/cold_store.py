@@ -20,18 +20,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
+from whole_epoch import manifest_row
 
 from mammo_pd.config import load_config
 from mammo_pd.data.dataset import MammogramDataset
 from mammo_pd.data.image_file import write_image_file
 from mammo_pd.data.kept_levels import keep_levels
 from mammo_pd.data.labels import read_labels
-from mammo_pd.data.manifest import MANIFEST_SCHEMA, read_manifest, write_manifest
+from mammo_pd.data.manifest import read_manifest, write_manifest
 from mammo_pd.data.split_store import split_store
 from mammo_pd.data.store import (
     StorePaths,
@@ -105,22 +105,10 @@ def make_store(
 
     with ThreadPoolExecutor(_cores()) as pool:
         list(pool.map(write, range(count)))
-    rows: list[dict[str, Any]] = []
-    for number in range(count):
-        row: dict[str, Any] = dict.fromkeys(MANIFEST_SCHEMA.names)
-        shape = shapes[number % len(shapes)]
-        row |= {
-            "image_id": f"{number:020x}",
-            "patient_id": f"P{number}",
-            "exam_id": f"E{number}",
-            "status": "ok",
-            "laterality": "L",
-            "view": "CC",
-            "label": int(number % 3 == 0),
-            "crop_height": shape[0],
-            "crop_width": shape[1],
-        }
-        rows.append(row)
+    rows = [
+        manifest_row(number, f"{number:020x}", shapes[number % len(shapes)])
+        for number in range(count)
+    ]
     write_manifest(paths.manifest, rows, pa.schema([]))
     keep_levels(paths, tuple(sorted(set(levels))))
     split_store(paths, fractions=(0.9, 0.05, 0.05), say=_nothing)

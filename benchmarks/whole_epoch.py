@@ -40,6 +40,21 @@ SMALL = [("vit_tiny_patch16_224", (96, 64), 8, 60)]
 EPOCHS = 4
 
 
+def manifest_row(number: int, image_id: str, shape: tuple[int, int]) -> dict[str, Any]:
+    """The row of a woman's only image, every third of which is positive."""
+    return dict.fromkeys(MANIFEST_SCHEMA.names) | {
+        "image_id": image_id,
+        "patient_id": f"P{number}",
+        "exam_id": f"E{number}",
+        "status": "ok",
+        "laterality": "L",
+        "view": "CC",
+        "label": int(number % 3 == 0),
+        "crop_height": shape[0],
+        "crop_width": shape[1],
+    }
+
+
 def make_store(root: Path, img_size: tuple[int, int], count: int) -> StorePaths:
     """A store of noise: one image a patient, every third of them positive."""
     paths = create_or_match(root, {"noise": img_size})
@@ -51,19 +66,7 @@ def make_store(root: Path, img_size: tuple[int, int], count: int) -> StorePaths:
         if not place.exists():
             place.parent.mkdir(parents=True, exist_ok=True)
             os.link(paths.image(once[number % len(once)]), place)
-        row: dict[str, Any] = dict.fromkeys(MANIFEST_SCHEMA.names)
-        row |= {
-            "image_id": image_id,
-            "patient_id": f"P{number}",
-            "exam_id": f"E{number}",
-            "status": "ok",
-            "laterality": "L",
-            "view": "CC",
-            "label": int(number % 3 == 0),
-            "crop_height": img_size[0],
-            "crop_width": img_size[1],
-        }
-        rows.append(row)
+        rows.append(manifest_row(number, image_id, img_size))
     write_manifest(paths.manifest, rows, pa.schema([]))
     split_store(paths, fractions=(0.88, 0.088, 0.032), say=lambda _: None)
     return paths

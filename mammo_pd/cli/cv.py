@@ -15,6 +15,7 @@ from mammo_pd.cli.container import warn_unless_mounted
 from mammo_pd.cli.evaluate import context_of, only_target, provenance_of
 from mammo_pd.cli.options import (
     AggregationOption,
+    NamedStoreOption,
     ResamplesOption,
     default_runs,
     default_store,
@@ -32,9 +33,7 @@ if TYPE_CHECKING:
 
 def cv(
     *,
-    store: Annotated[
-        Path | None, Parameter(metavar="STORE", show_default="$MAMMO_PD_STORE, else store")
-    ] = None,
+    store: NamedStoreOption = None,
     settings: ConfigFlags = NONE_GIVEN,
     seeds: Annotated[str, Parameter(metavar="N")] = "1",
     out: Annotated[Path | None, Parameter(metavar="DIR", show_default="runs/cv-SPLIT")] = None,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from mammo_pd.cli.options import DEFAULT_RUNS, RunsOption, default_store, find_run
+from mammo_pd.cli.options import DEFAULT_RUNS, NamedStoreOption, RunsOption, default_store, find_run
 from mammo_pd.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,9 +19,7 @@ def embed(
     ] = None,
     /,
     *,
-    store: Annotated[
-        Path | None, Parameter(metavar="STORE", show_default="$MAMMO_PD_STORE, else store")
-    ] = None,
+    store: NamedStoreOption = None,
     out: Annotated[Path, Parameter(metavar="FILE")] = Path("features.parquet"),
     keep: Annotated[float, Parameter(metavar="RATE")] = 1.0,
     model: Annotated[str | None, Parameter(metavar="NAME", show_default=False)] = None,

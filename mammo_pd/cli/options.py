@@ -26,6 +26,13 @@ StoreOption = Annotated[
 RunsOption = Annotated[
     Path, Parameter(env_var="MAMMO_PD_RUNS", metavar="DIR", validator=_would_be_kept)
 ]
+# None for the default, so that what was named can be told from what was not.
+NamedStoreOption = Annotated[
+    Path | None, Parameter(metavar="STORE", show_default="$MAMMO_PD_STORE, else store")
+]
+SeedOption = Annotated[int | None, Parameter(metavar="N", show_default="0")]
+FoldOption = Annotated[int | None, Parameter(metavar="I")]
+ResumeOption = Annotated[list[Path] | None, Parameter(metavar="[RUN]", consume_multiple=(0, 1))]
 # Scripts give it; since intervals are in closed form it has no effect, and says so.
 ResamplesOption = Annotated[int | None, Parameter(metavar="N", show_default=False)]
 # The values of `mammo_pd.evaluation.levels.Aggregation`, whose module is too heavy for --help.

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from mammo_pd.cli.config_flags import ConfigFlags
-from mammo_pd.cli.options import DEFAULT_RUNS, RunsOption, default_store, unless_default
+from mammo_pd.cli.options import (
+    DEFAULT_RUNS,
+    FoldOption,
+    NamedStoreOption,
+    ResumeOption,
+    RunsOption,
+    SeedOption,
+    default_store,
+    unless_default,
+)
 from mammo_pd.cli.train import run_to_resume, train_or_resume
 from mammo_pd.errors import InputError
 
@@ -46,16 +55,12 @@ _NONE_GIVEN = PretrainFlags()
 
 def pretrain(
     *,
-    store: Annotated[
-        Path | None, Parameter(metavar="STORE", show_default="$MAMMO_PD_STORE, else store")
-    ] = None,
+    store: NamedStoreOption = None,
     runs: RunsOption = DEFAULT_RUNS,
     settings: PretrainFlags = _NONE_GIVEN,
-    seed: Annotated[int | None, Parameter(metavar="N", show_default="0")] = None,
-    fold: Annotated[int | None, Parameter(metavar="I")] = None,
-    resume: Annotated[
-        list[Path] | None, Parameter(metavar="[RUN]", consume_multiple=(0, 1))
-    ] = None,
+    seed: SeedOption = None,
+    fold: FoldOption = None,
+    resume: ResumeOption = None,
 ) -> None:
     """Pretrain on images without labels: a masked autoencoder predicts what was dropped.
 

@@ -2,14 +2,16 @@
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-from cyclopts import Parameter
+from typing import TYPE_CHECKING
 
 from mammo_pd.cli.config_flags import NONE_GIVEN, ConfigFlags
 from mammo_pd.cli.options import (
     DEFAULT_RUNS,
+    FoldOption,
+    NamedStoreOption,
+    ResumeOption,
     RunsOption,
+    SeedOption,
     default_runs,
     default_store,
     find_run,
@@ -27,16 +29,12 @@ if TYPE_CHECKING:
 
 def train(
     *,
-    store: Annotated[
-        Path | None, Parameter(metavar="STORE", show_default="$MAMMO_PD_STORE, else store")
-    ] = None,
+    store: NamedStoreOption = None,
     runs: RunsOption = DEFAULT_RUNS,
     settings: ConfigFlags = NONE_GIVEN,
-    seed: Annotated[int | None, Parameter(metavar="N", show_default="0")] = None,
-    fold: Annotated[int | None, Parameter(metavar="I")] = None,
-    resume: Annotated[
-        list[Path] | None, Parameter(metavar="[RUN]", consume_multiple=(0, 1))
-    ] = None,
+    seed: SeedOption = None,
+    fold: FoldOption = None,
+    resume: ResumeOption = None,
 ) -> None:
     """Train a vision transformer with PatchDropout.
 
