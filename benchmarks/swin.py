@@ -1,6 +1,6 @@
 """Measure Swin's training steps beside timm's own: what dropping rows and columns of windows saves.
 
-    python benchmarks/swin.py [benchmarks/results/swin_MACHINE_DATE.md]
+    python benchmarks/swin.py [benchmarks/results/swin_MACHINE_DATE.md] [--cases 0 1 2]
     python benchmarks/swin.py --small    # the same paths at a tiny size, on a CPU too
 
 timm has no patch dropout for Swin, so it is measured on every patch, eager and compiled. Random
@@ -10,6 +10,7 @@ same batch in all rows of a model but the last, in which the memory that was sav
 
 import argparse
 import os
+from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 
@@ -29,20 +30,15 @@ SMALL_CASES = (("swin_tiny_patch4_window7_224", (112, 84), 2, 4),)
 
 def measure(
     machine: Bench, name: str, img_size: tuple[int, int], batch_size: int, larger: int
-) -> list[BenchRow]:
-    """Every row of one model at one image size."""
+) -> Iterator[BenchRow]:
+    """Every row of one model at one image size, as it is measured."""
     compiled = machine.on_gpu
-    rows = [machine.timm(name, img_size, 1.0, batch_size)]
+    yield machine.timm(name, img_size, 1.0, batch_size)
     if compiled:
-        rows.append(machine.timm(name, img_size, 1.0, batch_size, compiled=True))
-    return [
-        *rows,
-        *(
-            machine.ours(name, img_size, keep_rate, batch_size, compiled=compiled)
-            for keep_rate in KEEP_RATES
-        ),
-        machine.ours(name, img_size, 0.25, larger, compiled=compiled),
-    ]
+        yield machine.timm(name, img_size, 1.0, batch_size, compiled=True)
+    for keep_rate in KEEP_RATES:
+        yield machine.ours(name, img_size, keep_rate, batch_size, compiled=compiled)
+    yield machine.ours(name, img_size, 0.25, larger, compiled=compiled)
 
 
 def ratios(rows: list[BenchRow]) -> str:
@@ -69,6 +65,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", nargs="?", type=Path)
+    parser.add_argument("--cases", type=int, nargs="+", default=list(range(len(CASES))))
     parser.add_argument("--small", action="store_true")
     options = parser.parse_args()
     with Bench(steps=2 if options.small else 20) as machine:
@@ -76,14 +73,19 @@ def main() -> None:
             f"# Swin's training steps, {date.today()}\n\n"
             f"{machine.describe_machine()['summary']} {len(os.sched_getaffinity(0))} cores.\n"
         )
-        for case in SMALL_CASES if options.small else CASES:
+        for case in SMALL_CASES if options.small else [CASES[number] for number in options.cases]:
             name, (height, width), *_ = case
-            rows = measure(machine, *case)
-            text += f"\n## {name}, {height}x{width}\n\n{ratios(rows)}\n\n{as_markdown(rows)}\n"
-            print(text, flush=True)
-            # Written after each model: one that does not fit loses none that was measured.
-            if options.out is not None:
-                options.out.write_text(text)
+            rows: list[BenchRow] = []
+            before, text = text, ""
+            for row in measure(machine, *case):
+                rows.append(row)
+                print(f"{row.who}, {row.num_keep} patches: {row.step_ms:.1f} ms", flush=True)
+                tables = f"{ratios(rows)}\n\n{as_markdown(rows)}"
+                text = f"{before}\n## {name}, {height}x{width}\n\n{tables}\n"
+                # Written after each row: one that does not fit loses none that was measured.
+                if options.out is not None:
+                    options.out.write_text(text)
+        print(text, flush=True)
 
 
 if __name__ == "__main__":
