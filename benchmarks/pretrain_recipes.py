@@ -33,9 +33,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from mammo_pd.data.image_file import write_image_file
 from mammo_pd.data.manifest import MANIFEST_SCHEMA, read_manifest
 from mammo_pd.data.splits import SplitTable, _hash, check_split, read_split, write_split
-from mammo_pd.data.store import StorePaths, open_store, read_pyramid_level, write_pyramid
+from mammo_pd.data.store import StorePaths, open_store, read_pyramid_level
 from mammo_pd.imaging.pyramid import area_average, build_pyramid, fitted_size
 
 _KEPT = ["image_id", "patient_id", "exam_id", "laterality", "label", "score", "split"]
@@ -99,12 +100,12 @@ def join(store: Path, packed: Path, out: Path, split: str) -> None:
     for image_id in labelled["image_id"]:
         place = joint.image(image_id)
         place.parent.mkdir(parents=True, exist_ok=True)
-        place.symlink_to(StorePaths(store).image(image_id).resolve())
+        place.symlink_to(StorePaths(store).image(image_id).resolve(strict=True))
     for image_id in others["image_id"]:
         grey = np.asarray(Image.open(io.BytesIO(held[f"{image_id}.png"])))
         place = joint.image(image_id)
         place.parent.mkdir(parents=True, exist_ok=True)
-        write_pyramid(place, build_pyramid(grey.astype(np.uint16) * 257))
+        write_image_file(place, build_pyramid(grey.astype(np.uint16) * 257))
     shutil.copy(store / "store.json", joint.info)
     table = read_split(store / "splits", split).table
     more = others[["image_id", "patient_id"]].assign(fold=int(table["fold"].max()) + 1, val_of="")

@@ -20,8 +20,9 @@ from mammo_pd.errors import InputError
 from mammo_pd.keep_schedule import choose_num_keep
 from mammo_pd.normalization import Normalization
 
-# Each of training and evaluation, batch of one or more, and a few K needs code of its own.
-_RECOMPILE_LIMIT = 32
+# Each of training and evaluation, batch of one or more, and a few K needs code of its own; of Swin,
+# whose sizes are compiled one by one, each stage, shift and size of a last batch does too.
+_RECOMPILE_LIMIT = 128
 
 
 @dataclass(frozen=True)
@@ -273,13 +274,18 @@ class Backbone(nn.Module, ABC):
         return [token for token in tokens if token is not None]
 
 
-def compile_each(blocks: Iterable[nn.Module]) -> None:
-    """Compile blocks one by one."""
+def compile_each(blocks: Iterable[nn.Module], *, dynamic: bool | None = None) -> None:
+    """Compile blocks one by one.
+
+    Args:
+        blocks: to be compiled in place.
+        dynamic: as of `torch.compile`: None gives code for any size once a second one is seen.
+    """
     from torch._dynamo import config
 
     config.recompile_limit = max(config.recompile_limit, _RECOMPILE_LIMIT)
     for block in blocks:
-        block.compile()
+        block.compile(dynamic=dynamic)
 
 
 def linear_weights(module: nn.Module) -> int:

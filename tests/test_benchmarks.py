@@ -1,0 +1,22 @@
+"""The scripts of benchmarks/: nothing but these tests runs them here."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.mark.parametrize("script", sorted(file.stem for file in BENCHMARKS.glob("*.py")))
+def test_every_script_finds_what_it_imports(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    before = set(sys.modules)
+    try:
+        assert importlib.import_module(script).__doc__
+    finally:
+        # Their names are common words.
+        for name in set(sys.modules) - before:
+            if "." not in name and (BENCHMARKS / f"{name}.py").is_file():
+                del sys.modules[name]
