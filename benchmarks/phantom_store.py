@@ -10,6 +10,7 @@ or none; `difficulty` divides it.
 
 import hashlib
 import os
+import shutil
 import time
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
@@ -175,7 +176,7 @@ def make_store(
     else:
         with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
             rows = list(pool.map(write, jobs, chunksize=4))
-    paths.partial.rmdir()
+    shutil.rmtree(paths.partial)
     parts = pd.DataFrame(
         {"image_id": row["image_id"], "patient_id": row["patient_id"], "split": str(part)}
         for row, (part, _, _) in zip(rows, jobs, strict=True)
