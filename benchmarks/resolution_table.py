@@ -194,8 +194,8 @@ def _head(cells: Sequence[Judged]) -> str:
     images = sorted({line["images"] for line in lines})
     return (
         f"{', '.join(said['model'])}, {'/'.join(said['epochs'])} epochs, "
-        f"{images[0]:,} to {images[-1]:,} images seen in a run; {', '.join(said['device'])}. Tested: "
-        f"{len(test):,} images of {test['patient_id'].nunique():,} women, "
+        f"{images[0]:,} to {images[-1]:,} images seen in a run; {', '.join(said['device'])}. "
+        f"Tested: {len(test):,} images of {test['patient_id'].nunique():,} women, "
         f"{int(test['label'].sum()):,} positive. AUCs are of each image's mean score over the "
         "seeds; intervals 95 %, by woman. GPU s: of training alone, for one seed (all folds)."
     )
@@ -235,19 +235,21 @@ def _with_interval(value: float | None, low: float | None, high: float | None) -
 def _differences(cells: Sequence[Judged], subsets: Sequence[Subset]) -> str:
     by_key = {(c.height, c.keep, c.draw): c for c in cells if not c.variant}
     heights = sorted({c.height for c in cells})
-    pairs: list[tuple[str, Any, Any]] = []
+    draws, pairs = ("uniform", "tissue"), []
     for height in heights:
-        for draw in ("uniform", "tissue"):
-            for keep in (0.5, 0.25, 0.1):
-                pairs.append(("fewer patches", (height, keep, draw), (height, 1.0, "uniform")))
+        whole = (height, 1.0, "uniform")
+        pairs += [
+            ("fewer patches", (height, keep, draw), whole)
+            for draw in draws
+            for keep in (0.5, 0.25, 0.1)
+        ]
     for height in heights:
         # A quarter of four times the patches: the same compute.
-        for draw in ("uniform", "tissue"):
-            pairs.append(
-                ("equal compute", (2 * height, 0.25, draw), (height, 1.0, "uniform")),
-            )
+        whole = (height, 1.0, "uniform")
+        pairs += [("equal compute", (2 * height, 0.25, draw), whole) for draw in draws]
     for height in heights:
         pairs.append(("resolution", (2 * height, 1.0, "uniform"), (height, 1.0, "uniform")))
+    for height in heights:
         pairs.append(("the draw", (height, 0.25, "tissue"), (height, 0.25, "uniform")))
     head = ["question", "first", "less second", *(s.title for s in subsets), "GPU s, times", "GiB"]
     rows = [head, ["---"] * len(head)]

@@ -95,10 +95,10 @@ class Cell:
 def read_plan(file: Path) -> tuple[list[Cell], dict[str, Any]]:
     """The cells of a plan in the order of their worth, and the plan itself.
 
-    The file: ``split``, ``folds`` (None or how many), ``images`` to train on and ``scored`` (for the
-    estimate alone), ``sizes`` (the input's HEIGHTxWIDTH by nominal height), ``set`` (settings by the
-    keys of the configuration), and ``cells``: ``height, keep``, and ``draw`` (uniform), ``seeds``
-    ([0]), ``variant`` and its ``set``.
+    The file: ``split``, ``folds`` (None or how many), ``images`` to train on and ``scored`` (for
+    the estimate alone), ``sizes`` (the input's HEIGHTxWIDTH by nominal height), ``set`` (settings
+    by the keys of the configuration), and ``cells``: ``height, keep``, and ``draw`` (uniform),
+    ``seeds`` ([0]), ``variant`` and its ``set``.
     """
     plan = json.loads(file.read_text())
     folds = [None] if plan.get("folds") is None else list(range(plan["folds"]))

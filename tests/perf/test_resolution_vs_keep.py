@@ -1,4 +1,4 @@
-"""The benchmark of the paper's claim: its plans, its tables from stored results, and a whole run."""
+"""The benchmark of the paper's claim: plans, tables from stored results, and a whole run."""
 
 import json
 from pathlib import Path
