@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -84,16 +85,21 @@ class Subset:
         title: for people.
         level: the units.
         kind: the positives of this lesion type against all negatives; None for all of them.
+        contrasts: lowest and highest of these positives; None for all of them.
     """
 
     title: str
     level: Level
     kind: str | None = None
+    contrasts: tuple[float, float] | None = None
 
     def units(self, table: pd.DataFrame) -> pd.DataFrame:
         """The rows that are judged."""
         if self.kind is not None:
             table = table[(table["label"] == 0) | (table["lesion_type"] == self.kind)]
+        if self.contrasts is not None:
+            within = table["lesion_contrast"].between(*self.contrasts)
+            table = table[(table["label"] == 0) | within]
         known = with_known_label(table.reset_index(drop=True), self.level)
         return aggregate(known, self.level, _MEAN)
 
@@ -177,6 +183,8 @@ def tell(out: list[Path], picture: Path | None) -> str:
     cells = read_results(out)
     subsets = _subsets(cells)
     texts = [_head(cells), _cells(cells, subsets), _differences(cells, subsets)]
+    if "lesion_contrast" in next(iter(cells[0].seeds.values())):
+        texts.append(_by_contrast(cells, subsets))
     front = [f"{c.height} keep {c.keep:g} {c.draw}" for c in pareto(cells, subsets[0])]
     texts.append("Pareto front, by GPU time: " + ", ".join(front) + ".")
     if picture is not None:
@@ -272,6 +280,24 @@ def _differences(cells: Sequence[Judged], subsets: Sequence[Subset]) -> str:
             ]
             row += [subset.difference(cell, base) for subset in subsets]
             rows.append([*row, f"{cell.gpu_seconds() / base.gpu_seconds():.2f}", ""])
+    return _markdown(rows)
+
+
+def _by_contrast(cells: Sequence[Judged], subsets: Sequence[Subset]) -> str:
+    """How many lesions a cell finds of those that stand out least, more, and most."""
+    table = next(iter(cells[0].seeds.values()))
+    parts = []
+    for subset in subsets:
+        if subset.kind is not None:
+            contrast = table.loc[table["lesion_type"] == subset.kind, "lesion_contrast"]
+            edges = contrast.quantile([0, 1 / 3, 2 / 3, 1]).tolist()
+            for low, high in pairwise(edges):
+                title = f"AUC {subset.title}, contrast {low:.2f} to {high:.2f}"
+                parts.append(Subset(title, subset.level, subset.kind, (low, high)))
+    rows = [["cell", *(part.title for part in parts)], ["---"] * (len(parts) + 1)]
+    for cell in cells:
+        name = f"{_say(cell.height, cell.keep, cell.draw)} {cell.variant}".strip()
+        rows.append([name, *(f"{cell.mean_auc(part):.3f}" for part in parts)])
     return _markdown(rows)
 
 

@@ -284,9 +284,13 @@ def train(
         left = end - time.monotonic()
         # Several processes share a GPU, each at its share of the speed.
         share = max(1.0, at_once / max(1, gpus))
-        # On a CPU nothing is reckoned: whatever is next is tried.
-        fits = (c for c in waiting if not gpus or share * reckon_seconds(c, given) < left)
-        cell = next(fits, None) if left > 0 else None
+
+        def fits(cell: Cell) -> bool:
+            # On a CPU nothing is reckoned, and of what was begun less is left than is reckoned.
+            begun = any((out / "runs" / str(cell)).glob("*.safetensors"))
+            return not gpus or begun or share * reckon_seconds(cell, given) < left
+
+        cell = next(filter(fits, waiting), None) if left > 0 else None
         queues[slot].put(cell)
         if cell is not None:
             waiting.remove(cell)

@@ -36,6 +36,7 @@ def write_results(
             "label": label,
             "split": "test",
             "lesion_type": kind,
+            "lesion_contrast": np.where(label, rng.uniform(0.1, 1, 2 * women), np.nan),
         }
     )
     tables = []
@@ -114,6 +115,7 @@ def test_the_table_prints_the_differences_that_the_claim_is_about(tmp_path: Path
         "1024 keep 0.25",
         "1024 keep 0.25 tissue",
     }
+    assert sum("AUC of mass, contrast" in row[0] or "contrast" in row[-1] for row in rows) == 1
     assert "failed" not in told
 
 
