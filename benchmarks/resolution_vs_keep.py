@@ -18,6 +18,7 @@ all of them. `table` prints everything from these two alone.
 
 On a machine with four GPUs (a store in memory waits for no disk; 6,200 images take 40 GB):
 
+    # The plans name dinov2_vits14.safetensors in the current folder; --weights FILE names another.
     # the pilot: other women than the grid's, who may be looked at
     python benchmarks/resolution_vs_keep.py make /dev/shm/pilot --processes 64 --seed 100 \
         --train-images 4000 --test-women 300
