@@ -8,7 +8,6 @@ rules and the decoders must read.
 from dataclasses import dataclass
 from enum import StrEnum
 
-import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
@@ -237,6 +236,9 @@ def add_pixel_data(ds: Dataset, pixels: NDArray[np.uint16], vendor: Vendor) -> N
         ds.PixelData = pixels.astype("<u2").tobytes()
         ds["PixelData"].VR = "OW"
         return
+    # Imported here: whoever draws phantoms without writing DICOM files needs no codec.
+    import imagecodecs
+
     if syntax == JPEGLosslessSV1:
         frame = imagecodecs.jpeg8_encode(
             pixels, lossless=True, predictor=1, bitspersample=vendor.bits_stored
