@@ -24,7 +24,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import torch
-from whole_epoch import manifest_row
 
 from mammo_pd.config import load_config
 from mammo_pd.data.dataset import MammogramDataset
@@ -42,6 +41,7 @@ from mammo_pd.data.store import (
 )
 from mammo_pd.ingest.preprocess import preprocess
 from mammo_pd.perf.measure import Bench
+from mammo_pd.perf.noise_images import only_image
 from mammo_pd.phantoms import PhantomSettings, write_phantoms
 from mammo_pd.training.loop import fit
 from mammo_pd.training.setup import RunSetup, make_loader
@@ -106,7 +106,7 @@ def make_store(
     with ThreadPoolExecutor(_cores()) as pool:
         list(pool.map(write, range(count)))
     rows = [
-        manifest_row(number, f"{number:020x}", shapes[number % len(shapes)])
+        only_image(number, f"{number:020x}", shapes[number % len(shapes)])
         for number in range(count)
     ]
     write_manifest(paths.manifest, rows, pa.schema([]))
