@@ -20,6 +20,7 @@ from lightning.fabric import Fabric
 from torch import nn
 
 from mammo_pd import __version__
+from mammo_pd.backbones.base import Backbone
 from mammo_pd.backbones.build import build_backbone, describe_backbone
 from mammo_pd.batch import ImageBatch
 from mammo_pd.config import RunConfig
@@ -90,11 +91,12 @@ class Bench:
         checkpointing: bool = False,
         end_to_end: bool = True,
         pretraining: bool = False,
+        change: Callable[[Backbone], object] = lambda _: None,
     ) -> BenchRow:
         """Measure our step: draw, sparse augmentation, embedding, blocks, backward, optimiser.
 
         With ``pretraining`` that of a masked autoencoder, which also reads and predicts some of the
-        dropped patches.
+        dropped patches. ``change`` is done to the backbone before it is compiled.
         """
         self._reset()
         torch.manual_seed(0)
@@ -102,6 +104,7 @@ class Bench:
         backbone = build_backbone(
             name, img_size, num_outputs=objective.num_outputs, checkpointing=checkpointing
         )
+        change(backbone)
         model = objective.build_model(backbone)
         num_keep = backbone.allowed_keep(keep_rate)
         sampler = PatchSampler(
