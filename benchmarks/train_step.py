@@ -1,6 +1,7 @@
 """Measure training steps on a GPU beside timm's: the numbers that the README quotes.
 
     python benchmarks/train_step.py [benchmarks/results/train_step_MACHINE_DATE.md]
+    python benchmarks/train_step.py --residual [OUT.md]    # with a residual stream in bf16 beside
     python benchmarks/train_step.py --small    # every path at a tiny size, on a CPU too
 
 Random pixels in the outline of a breast; bf16 autocast, fused AdamW, gradient clipping, one
@@ -9,16 +10,20 @@ channel. "end to end" reads those images from files in the page cache through th
 
 import argparse
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
+from mammo_pd.backbones.base import Backbone
+from mammo_pd.config import RunConfig
 from mammo_pd.perf.cost import shape_of, training_flops
 from mammo_pd.perf.measure import Bench
 from mammo_pd.perf.rows import OURS, TIMM, TIMM_WHOLE, BenchRow, as_markdown
 from mammo_pd.terms import Draw
 
 SMALL, BASE = "vit_small_patch16_224", "vit_base_patch16_224"
+WIDE = "vit_small_patch16_hd128_224"
 SQUARE, FULL = (1024, 1024), (3328, 2560)
 
 
@@ -50,6 +55,51 @@ def measure_small(machine: Bench) -> list[BenchRow]:
         machine.timm(name, img_size, 0.25, 4),
         *(machine.ours(name, img_size, 0.25, 4, draw=draw, compiled=compiled) for draw in Draw),
     ]
+
+
+def measure_residual(machine: Bench, *, small: bool) -> Iterator[BenchRow]:
+    """Steps with `device.residual` float32 and bfloat16, beside timm's."""
+    cases = [(SMALL, SQUARE, 128), (WIDE, SQUARE, 128), (SMALL, FULL, 8), (WIDE, FULL, 8)]
+    if small:
+        cases = [("vit_tiny_patch16_224", (96, 64), 4)]
+    name, img_size, batch_size = cases[0]
+    yield machine.timm(name, img_size, 0.25, batch_size)
+    for name, img_size, batch_size in cases:
+        options = {"compiled": machine.on_gpu, "end_to_end": False}
+        yield machine.ours(name, img_size, 0.25, batch_size, **options)
+        row = machine.ours(
+            name, img_size, 0.25, batch_size, change=Backbone.narrow_residual, **options
+        )
+        yield replace(row, who=f"{row.who}, bf16 residual")
+
+
+def main_residual(out: Path | None, *, small: bool) -> None:
+    """Measure, and write what is known after each row."""
+    # On a CPU a step is in float32 by default.
+    device = RunConfig().device.replace(precision="bf16-mixed")
+    with Bench(RunConfig().replace(device=device), steps=2 if small else 20) as machine:
+        head = [
+            f"# Training steps with a residual stream in bf16, {date.today()}",
+            "",
+            f"{machine.describe_machine()['summary']} {len(os.sched_getaffinity(0))} cores.",
+            "",
+        ]
+        rows: list[BenchRow] = []
+        for row in measure_residual(machine, small=small):
+            rows.append(row)
+            print(as_markdown(rows[-1:]).splitlines()[2], flush=True)
+            ours = [
+                f"| {row.model} {row.img_size[0]}x{row.img_size[1]}, {row.who} "
+                f"| {_rate(row, rows[0])} |"
+                for row in rows[1:]
+                if row.img_size == rows[0].img_size
+            ]
+            text = "\n".join(
+                [*head, as_markdown(rows), "", "| over timm's, eager | |", "|---|---|", *ours, ""]
+            )
+            if out is not None:
+                out.write_text(text)
+    print(text)
 
 
 def ratios(rows: list[BenchRow], machine: Bench) -> str:
@@ -128,7 +178,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", nargs="?", type=Path)
     parser.add_argument("--small", action="store_true")
+    parser.add_argument("--residual", action="store_true")
     options = parser.parse_args()
+    if options.residual:
+        main_residual(options.out, small=options.small)
+        return
     with Bench(steps=2 if options.small else 20) as machine:
         rows = measure_small(machine) if options.small else measure(machine)
         img_size = (96, 64) if options.small else SQUARE
