@@ -24,6 +24,7 @@ def bench(
         int | None, Parameter(metavar="N", show_default="about 20 GiB, at most 128; on a CPU 2")
     ] = None,
     pretrain: bool = False,
+    epochs: Annotated[bool | None, Parameter(show_default="on a GPU")] = None,
     store: Annotated[Path | None, Parameter(metavar="STORE", show_default="random pixels")] = None,
     out: Annotated[Path, Parameter(metavar="DIR")] = Path("bench"),
     mlflow: bool = False,
@@ -31,7 +32,9 @@ def bench(
 ) -> None:
     """Measure training steps on this machine, beside timm's patch_drop_rate.
 
-    Gives images/s, memory, the fraction of the matmul ceiling, and the time spent waiting for data.
+    Gives images/s, memory, the fraction of the matmul ceiling, the host's time, and the time spent
+    waiting for data, of a batch that fills the GPU and of a small one; and the images/s of whole
+    epochs.
 
     For example:
 
@@ -43,6 +46,7 @@ def bench(
         model: timm model names.
         batch_size: Images per step.
         pretrain: Measure steps of pretrain as well.
+        epochs: Measure whole epochs, with validation and checkpoints, on images of noise.
         store: Read the images of this store.
         out: Where to write the results.
         mlflow: Log to the MLflow database of --runs as well.
@@ -57,6 +61,7 @@ def bench(
         models=list(model),
         batch_size=batch_size,
         pretraining=pretrain,
+        epochs=epochs,
         store=store,
         runs=runs if mlflow else None,
     )
