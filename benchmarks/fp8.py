@@ -5,7 +5,7 @@
 
 A trial: nothing of it is in the package. torchao is needed. All linear layers of the blocks but the
 last, of which the class token alone is computed, take FP8 with dynamic scales: one for each tensor,
-or one for each row. Beside the speed stands how far a gradient is from that in float32. OUT is
+or one for each row. Beside the speed stands how far a gradient is from that in float64. OUT is
 written anew after each row.
 """
 
@@ -18,20 +18,17 @@ from datetime import date
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 from torchao.float8 import Float8LinearConfig, convert_to_float8_training
+from train_step import gradient
 
 from mammo_pd.backbones.base import Backbone
-from mammo_pd.backbones.build import build_backbone
 from mammo_pd.perf.measure import Bench
 from mammo_pd.perf.rows import BenchRow, as_markdown
 
 KEEP = 0.25
 BATCHES = {"vit_base_patch16_224": 64, "vit_large_patch16_224": 32}
 RECIPES = ("tensorwise", "rowwise")
-# Of the images whose gradient is compared.
-_IMAGES = 4
 
 
 def to_fp8(backbone: Backbone, recipe: str) -> None:
@@ -47,35 +44,9 @@ def to_fp8(backbone: Backbone, recipe: str) -> None:
     convert_to_float8_training(backbone.timm_model.blocks, module_filter_fn=is_meant, config=config)
 
 
-def gradient(
-    name: str,
-    img_size: tuple[int, int],
-    device: torch.device,
-    *,
-    mixed: bool,
-    change: Callable[[Backbone], object],
-) -> Tensor:
-    """The gradient of the weights of a model as it is initialised, on images of noise."""
-    torch.manual_seed(0)
-    backbone = build_backbone(name, img_size, num_outputs=1)
-    change(backbone)
-    backbone.to(device).train()
-    num_keep = backbone.allowed_keep(KEEP)
-    side = backbone.patch_size**2
-    patches = torch.randn(_IMAGES, num_keep, side).to(device)
-    order = torch.rand(_IMAGES, backbone.num_tokens).argsort(dim=1)
-    positions = order[:, :num_keep].to(device)
-    targets = torch.arange(_IMAGES, device=device)[:, None] % 2
-    with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
-        outputs = backbone(patches, positions)
-    F.binary_cross_entropy_with_logits(outputs.float(), targets.float()).backward()
-    learnt = [weight.grad for weight in backbone.parameters() if weight.grad is not None]
-    return torch.cat([grad.flatten().double() for grad in learnt])
-
-
 def errors(name: str, img_size: tuple[int, int], device: torch.device) -> list[str]:
-    """Lines of a table: how far gradients are from that in float32, relative to its norm."""
-    exact = gradient(name, img_size, device, mixed=False, change=lambda _: None)
+    """Lines of a table: how far gradients are from that in float64, relative to its norm."""
+    exact = gradient(name, img_size, device, exact=True)
     lines = []
     for what in ("bf16", *RECIPES):
 
@@ -83,7 +54,7 @@ def errors(name: str, img_size: tuple[int, int], device: torch.device) -> list[s
             if what != "bf16":
                 to_fp8(backbone, what)
 
-        found = gradient(name, img_size, device, mixed=True, change=change)
+        found = gradient(name, img_size, device, exact=False, change=change)
         apart = float((found - exact).norm() / exact.norm())
         label = what if what == "bf16" else f"FP8, {what}"
         lines.append(f"| {name} | {label} | {apart:.4f} |")
@@ -115,7 +86,7 @@ def main() -> None:
                     "",
                     as_markdown(rows),
                     "",
-                    "| model | products in | gradient's error relative to float32 |",
+                    "| model | products in | gradient's error relative to float64 |",
                     "|---|---|---|",
                     *apart,
                     "",

@@ -10,12 +10,17 @@ channel. "end to end" reads those images from files in the page cache through th
 
 import argparse
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
 from mammo_pd.backbones.base import Backbone
+from mammo_pd.backbones.build import build_backbone
 from mammo_pd.config import RunConfig
 from mammo_pd.perf.cost import shape_of, training_flops
 from mammo_pd.perf.measure import Bench
@@ -24,6 +29,8 @@ from mammo_pd.terms import Draw
 
 SMALL, BASE = "vit_small_patch16_224", "vit_base_patch16_224"
 WIDE = "vit_small_patch16_hd128_224"
+# Whose gradient is compared.
+_NOISE_IMAGES = 4
 SQUARE, FULL = (1024, 1024), (3328, 2560)
 
 
@@ -73,6 +80,53 @@ def measure_residual(machine: Bench, *, small: bool) -> Iterator[BenchRow]:
         yield replace(row, who=f"{row.who}, bf16 residual")
 
 
+def gradient(
+    name: str,
+    img_size: tuple[int, int],
+    device: torch.device,
+    *,
+    exact: bool,
+    change: Callable[[Backbone], object] = lambda _: None,
+) -> Tensor:
+    """The gradient of a model as it is initialised, on images of noise: in float64, or bf16-mixed.
+
+    Returns:
+        Of all weights, end to end, in float64.
+    """
+    torch.manual_seed(0)
+    backbone = build_backbone(name, img_size, num_outputs=1)
+    change(backbone)
+    dtype = torch.float64 if exact else torch.float32
+    backbone.to(device, dtype).train()
+    num_keep = backbone.allowed_keep(0.25)
+    patches = torch.randn(_NOISE_IMAGES, num_keep, backbone.patch_size**2).to(device, dtype)
+    order = torch.rand(_NOISE_IMAGES, backbone.num_tokens).argsort(dim=1)
+    targets = torch.arange(_NOISE_IMAGES, device=device)[:, None] % 2
+    with torch.autocast(device.type, torch.bfloat16, enabled=not exact):
+        outputs = backbone(patches, order[:, :num_keep].to(device))
+    outputs = outputs.to(dtype if exact else torch.float32)
+    F.binary_cross_entropy_with_logits(outputs, targets.to(outputs.dtype)).backward()
+    learnt = [weight.grad for weight in backbone.parameters() if weight.grad is not None]
+    return torch.cat([grad.flatten().double() for grad in learnt])
+
+
+def gradient_errors(device: torch.device, *, small: bool) -> list[str]:
+    """Lines of a table: how far gradients are from that in float64, relative to its norm."""
+    cases = [("vit_tiny_patch16_224", (512, 384)), (SMALL, (512, 384))]
+    cases += [("vit_small_patch14_dinov2", (518, 392)), (SMALL, SQUARE)]
+    lines = ["| gradient's error, relative to float64 | float32 stream | bf16 |", "|---|---|---|"]
+    for name, img_size in [("vit_tiny_patch16_224", (96, 64))] if small else cases:
+        exact = gradient(name, img_size, device, exact=True)
+        wide, narrow = (
+            float((gradient(name, img_size, device, exact=False, change=change) - exact).norm())
+            for change in (lambda _: None, Backbone.narrow_residual)
+        )
+        norm = float(exact.norm())
+        size = f"{img_size[0]}x{img_size[1]}"
+        lines.append(f"| {name} {size} | {wide / norm:.4f} | {narrow / norm:.4f} |")
+    return lines
+
+
 def main_residual(out: Path | None, *, small: bool) -> None:
     """Measure, and write what is known after each row."""
     # On a CPU a step is in float32 by default.
@@ -84,6 +138,8 @@ def main_residual(out: Path | None, *, small: bool) -> None:
             f"{machine.describe_machine()['summary']} {len(os.sched_getaffinity(0))} cores.",
             "",
         ]
+        errors = gradient_errors(machine.device, small=small)
+        print("\n".join(errors), flush=True)
         rows: list[BenchRow] = []
         for row in measure_residual(machine, small=small):
             rows.append(row)
@@ -94,9 +150,8 @@ def main_residual(out: Path | None, *, small: bool) -> None:
                 for row in rows[1:]
                 if row.img_size == rows[0].img_size
             ]
-            text = "\n".join(
-                [*head, as_markdown(rows), "", "| over timm's, eager | |", "|---|---|", *ours, ""]
-            )
+            lines = [*head, as_markdown(rows), "", "| over timm's, eager | |", "|---|---|", *ours]
+            text = "\n".join([*lines, "", *errors, ""])
             if out is not None:
                 out.write_text(text)
     print(text)
