@@ -10,12 +10,13 @@ drop each file's pages (posix_fadvise, no root), and by asking it for some pages
 for a disk (RWF_NOWAIT) the script sees whether it did. "Alone" is the loader with nothing computed,
 "bare" the median step on one batch that lies on the device. Training is `mammo-pd train`'s loop:
 its first epoch, cold, compiles and counts for nothing; before the second the pages are dropped once
-more; the third finds what the second read.
+more; the third finds what the second read. What is known is written to RESULTS.md at once.
 """
 
 import argparse
 import os
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
@@ -24,7 +25,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import torch
-from whole_epoch import manifest_row
 
 from mammo_pd.config import load_config
 from mammo_pd.data.dataset import MammogramDataset
@@ -42,14 +42,36 @@ from mammo_pd.data.store import (
 )
 from mammo_pd.ingest.preprocess import preprocess
 from mammo_pd.perf.measure import Bench
+from mammo_pd.perf.noise_images import only_image
 from mammo_pd.phantoms import PhantomSettings, write_phantoms
-from mammo_pd.training.loop import fit
+from mammo_pd.training.loop import fit_untracked
 from mammo_pd.training.setup import RunSetup, make_loader
 from mammo_pd.training.train import start_run
 
 _EPOCHS = 3
 # Pages that are asked for, evenly spread over the files.
 _PROBES = 500
+
+
+class Page:
+    """Lines that are printed and written as they come, so that a call cut off leaves what it had.
+
+    Args:
+        out: file; None to print alone.
+    """
+
+    def __init__(self, out: Path | None) -> None:
+        self._out = out
+        self._lines: list[str] = []
+        self._started = time.monotonic()
+
+    def add(self, *lines: str) -> None:
+        """Add lines at the end; the seconds since the start are printed with each."""
+        for line in lines:
+            print(f"[{time.monotonic() - self._started:4.0f} s] {line}", flush=True)
+        self._lines += lines
+        if self._out is not None:
+            self._out.write_text("\n".join([*self._lines, ""]))
 
 
 @dataclass(frozen=True)
@@ -106,7 +128,7 @@ def make_store(
     with ThreadPoolExecutor(_cores()) as pool:
         list(pool.map(write, range(count)))
     rows = [
-        manifest_row(number, f"{number:020x}", shapes[number % len(shapes)])
+        only_image(number, f"{number:020x}", shapes[number % len(shapes)])
         for number in range(count)
     ]
     write_manifest(paths.manifest, rows, pa.schema([]))
@@ -164,8 +186,8 @@ def loader_alone(
     return Rate(read.images / read.seconds, read.bytes / read.seconds)
 
 
-def measure(given: argparse.Namespace, folder: Path) -> list[str]:
-    """The lines of the report."""
+def measure(given: argparse.Namespace, folder: Path, page: Page) -> None:
+    """Add the lines of the report to the page, each as soon as it is known."""
     once = originals(given.store, folder, given.scale)
     img_size = given.res
     paths = make_store(
@@ -173,31 +195,31 @@ def measure(given: argparse.Namespace, folder: Path) -> list[str]:
     )
     files = list((paths.root / "pixels").glob("??/*"))
     size = sum(file.stat().st_size for file in files)
-    lines = [
+    page.add(
         f"{len(files)} images, {size / 1e9:.1f} GB, {img_size[0]}x{img_size[1]}, {given.model}, "
-        f"keep .25, batch {given.batch}{', compressed with lz4' if given.compressed else ''}.",
-        "",
-    ]
-    lines += [drop_from_cache(paths), ""]
-    print("\n".join(lines), flush=True)
+        f"keep .25, batch {given.batch}{', compressed with lz4' if given.compressed else ''}."
+    )
+    page.add("", drop_from_cache(paths), "")
     if given.loader_alone:
-        return [*lines, *_loader_table(paths, img_size, given.batch)]
+        page.add(*_loader_table(paths, img_size, given.batch))
+        return
     with Bench(store=paths.root, steps=given.steps) as machine:
-        lines = [machine.describe_machine()["summary"] + f" {_cores()} cores.", "", *lines]
+        page.add(machine.describe_machine()["summary"] + f" {_cores()} cores.", "")
         device, on_gpu = machine.device, machine.on_gpu
-        alone = {"cold": loader_alone(paths, img_size, given.batch, device)}
-        alone["warm"] = loader_alone(paths, img_size, given.batch, device)
-        print(alone, flush=True)
+        page.add("| page cache | loader alone, images/s | MB/s |", "|---|---|---|")
+        alone = {}
+        for state in ("cold", "warm"):
+            rate = alone[state] = loader_alone(paths, img_size, given.batch, device)
+            page.add(f"| {state} | {rate.images:.4g} | {rate.bytes / 1e6:.0f} |")
         bare = machine.ours(
             given.model, img_size, 0.25, given.batch, compiled=on_gpu, end_to_end=False
         ).images_per_second
-    said: list[str] = []
+        page.add("", f"Bare step: {bare:.4g} images/s. What train said:", "")
 
     def say(line: str) -> None:
-        print(line, flush=True)
-        said.append(line)
+        page.add(f"    {line}")
         if line.startswith(f"epoch 1/{_EPOCHS} "):
-            drop_from_cache(paths)
+            page.add(f"    {drop_from_cache(paths)}")
 
     config = load_config(
         None,
@@ -211,23 +233,21 @@ def measure(given: argparse.Namespace, folder: Path) -> list[str]:
     )
     setup = RunSetup.build(paths.root, config, say=say)
     drop_from_cache(paths)
-    history = fit(setup, start_run(folder / "runs", setup))
-    lines += [
+    history = fit_untracked(setup, start_run(folder / "runs", setup))
+    page.add(
+        "",
         "| page cache | loader alone, images/s | MB/s | bare step, images/s | MB/s for it "
         "| training, images/s | over the bare step | waiting |",
         "|---|---|---|---|---|---|---|---|",
-    ]
+    )
     for state, epoch in (("cold", history[1]), ("warm", history[2])):
         rate = epoch["train_images_per_second"]
         image_bytes = alone[state].bytes / alone[state].images
-        lines.append(
+        page.add(
             f"| {state} | {alone[state].images:.4g} | {alone[state].bytes / 1e6:.0f} | {bare:.4g} "
             f"| {bare * image_bytes / 1e6:.0f} | {rate:.4g} | {rate / bare:.3f} "
             f"| {epoch['train_wait_share']:.1%} |"
         )
-    waits = [line for line in said if line.startswith("waited ")]
-    lines += ["", "What train said of the first epoch: " + (waits[0] if waits else "nothing.")]
-    return lines
 
 
 def _loader_table(paths: StorePaths, img_size: tuple[int, int], batch_size: int) -> list[str]:
@@ -270,12 +290,10 @@ def main() -> None:
     if given.small:
         given.gb, given.res, given.model, given.batch = 0.01, (256, 208), "vit_tiny_patch16_224", 8
         given.steps, given.scale = 2, 0.16
+    page = Page(given.out)
+    page.add(f"# A cold store, {date.today()}", "")
     with tempfile.TemporaryDirectory(dir=given.folder) as scratch:
-        lines = measure(given, Path(scratch))
-    text = "\n".join([f"# A cold store, {date.today()}", "", *lines, ""])
-    print(text)
-    if given.out is not None:
-        given.out.write_text(text)
+        measure(given, Path(scratch), page)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
 """Measure steps of small batches on a GPU: as one CUDA graph, kernel by kernel, and by timm.
 
-    python benchmarks/small_steps.py [benchmarks/results/small_steps_MACHINE_DATE.md]
+    python benchmarks/small_steps.py [OUT.md] [--parts equality speed]
+    python benchmarks/small_steps.py --small    # the same path, tiny; on a CPU nothing is captured
 
 First it is shown that captured steps learn what others do: losses and weights of the same 40 steps
 on ragged images, with a learning rate that changes, stochastic depth and gradients in two parts.
+OUT is written anew after each row.
 """
 
-import sys
-from collections.abc import Iterator
+import argparse
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
@@ -20,7 +22,7 @@ from mammo_pd.batch import ImageBatch
 from mammo_pd.config import RunConfig
 from mammo_pd.patches.sampler import PatchSampler
 from mammo_pd.perf.measure import Bench
-from mammo_pd.perf.rows import as_markdown
+from mammo_pd.perf.rows import BenchRow, as_markdown
 from mammo_pd.terms import Draw
 from mammo_pd.training.captured import CapturedWork
 from mammo_pd.training.devices import make_fabric
@@ -30,6 +32,7 @@ from mammo_pd.training.step import TrainingStep
 
 SMALL, WIDE = "vit_small_patch16_224", "vit_small_patch16_hd128_224"
 LOW, SQUARE, FULL = (512, 384), (1024, 1024), (3328, 2560)
+TINY = "vit_tiny_patch16_224"
 STEPS = 40
 # Of each kind of run, since what atomic sums change differs from one to the next.
 REPEATS = 2
@@ -47,7 +50,13 @@ def deterministic(*, wanted: bool) -> Iterator[None]:
 
 
 def learn(
-    *, captured: bool, compiled: bool, precision: str = "bf16-mixed", draw: Draw = Draw.TISSUE
+    *,
+    captured: bool,
+    compiled: bool,
+    precision: str = "bf16-mixed",
+    draw: Draw = Draw.TISSUE,
+    name: str = SMALL,
+    steps: int = STEPS,
 ) -> tuple[list[float], torch.Tensor]:
     """Losses and final weights of some steps on drawn images."""
     torch.compiler.reset()
@@ -55,7 +64,7 @@ def learn(
     fabric = make_fabric(
         RunConfig().replace(device=RunConfig().device.replace(precision=precision))
     )
-    model = build_backbone(SMALL, (256, 192), num_outputs=1, drop_path_rate=0.2)
+    model = build_backbone(name, (256, 192), num_outputs=1, drop_path_rate=0.2)
     sampler = PatchSampler((256, 192), 16, draw=draw, compiled=compiled)
     groups = parameter_groups(model, model.timm_model, weight_decay=0.05, layer_decay=0.75)
     if compiled:
@@ -71,11 +80,13 @@ def learn(
         sampler,
         build_objective(RunConfig().training),
         clip_norm=1.0,
-        captured=CapturedWork(fabric.device, 280 * 200, print) if captured else None,
+        captured=CapturedWork(fabric.device, 280 * 200, print)
+        if captured and torch.cuda.is_available()
+        else None,
     )
     rng = np.random.default_rng(1)
     losses = []
-    for number in range(STEPS):
+    for number in range(steps):
         shapes = rng.integers((200, 100), (280, 200), (16, 2))
         images = [rng.integers(0, 65536, shape).astype(np.uint16) for shape in shapes]
         for image in images:
@@ -89,23 +100,25 @@ def learn(
     return losses, torch.cat([weight.detach().flatten().float() for weight in model.parameters()])
 
 
-def equality() -> str:
-    """Print how far captured steps are from others."""
-    lines = [
+def equality(add: Callable[[str], object], *, small: bool) -> None:
+    """Tell, line by line, how far captured steps are from others."""
+    add(
         f"| largest differences of {REPEATS} runs from steps launched kernel by kernel "
-        "| loss of 10 steps | loss of 40 | weights after 40 |",
-        "|---|---|---|---|",
-    ]
-    for name, compiled, precision, in_order in (
+        "| loss of 10 steps | loss of 40 | weights after 40 |"
+    )
+    add("|---|---|---|---|")
+    kinds = [
         ("compiled, bf16", True, "bf16-mixed", False),
         ("compiled, bf16, deterministic kernels", True, "bf16-mixed", True),
         ("compiled, float32", True, "32-true", False),
         ("eager, float32", False, "32-true", False),
         ("eager, float64", False, "64-true", False),
-    ):
+    ]
+    options = {"name": TINY, "steps": 3} if small else {}
+    for name, compiled, precision, in_order in kinds[3:] if small else kinds:
         with deterministic(wanted=in_order):
             runs = [
-                learn(captured=captured, compiled=compiled, precision=precision)
+                learn(captured=captured, compiled=compiled, precision=precision, **options)
                 for captured in (False, *[True] * REPEATS, *[False] * REPEATS)
             ]
         for what, others in (
@@ -114,8 +127,7 @@ def equality() -> str:
         ):
             apart = [_apart(runs[0], other) for other in others]
             figures = " | ".join(f"{max(values):.1e}" for values in zip(*apart, strict=True))
-            lines.append(f"| {what} | {figures} |")
-    return "\n".join(lines)
+            add(f"| {what} | {figures} |")
 
 
 def _apart(
@@ -125,39 +137,65 @@ def _apart(
     return max(losses[:10]), max(losses), float((one[1] - other[1]).abs().max())
 
 
-def main(out: str | None = None) -> None:
+def cases(machine: Bench, *, small: bool) -> list[Callable[[], BenchRow]]:
+    """The rows, each to be measured in its turn."""
+    if small:
+        return [
+            lambda: machine.timm(TINY, (96, 64), 1.0, 4),
+            lambda: machine.ours(TINY, (96, 64), 0.25, 4, captured=False, compiled=False),
+            lambda: machine.ours(TINY, (96, 64), 0.25, 4, compiled=machine.on_gpu),
+        ]
+    return [
+        lambda: machine.timm(SMALL, LOW, 1.0, 64),
+        lambda: machine.timm(SMALL, LOW, 0.25, 64),
+        lambda: machine.timm(SMALL, LOW, 0.25, 64, compiled=True),
+        lambda: machine.ours(SMALL, LOW, 1.0, 64, captured=False),
+        lambda: machine.ours(SMALL, LOW, 0.25, 64, captured=False),
+        lambda: machine.ours(SMALL, LOW, 1.0, 64),
+        lambda: machine.ours(SMALL, LOW, 0.25, 64),
+        lambda: machine.ours(SMALL, LOW, 0.25, 64, draw=Draw.TISSUE),
+        lambda: machine.ours(SMALL, LOW, 0.25, 256),
+        lambda: machine.ours(SMALL, SQUARE, 0.25, 16),
+        lambda: machine.ours(SMALL, SQUARE, 0.25, 128),
+        lambda: machine.timm(SMALL, SQUARE, 0.25, 128),
+        lambda: machine.ours(SMALL, FULL, 0.25, 8),
+        lambda: machine.ours(WIDE, SQUARE, 0.25, 128),
+        lambda: machine.ours(WIDE, FULL, 0.25, 8),
+    ]
+
+
+def main() -> None:
     """Measure and print."""
-    equal = equality()
-    print(equal, flush=True)
-    with Bench(steps=20) as machine:
-        rows = []
-        for case in (
-            lambda: machine.timm(SMALL, LOW, 1.0, 64),
-            lambda: machine.timm(SMALL, LOW, 0.25, 64),
-            lambda: machine.timm(SMALL, LOW, 0.25, 64, compiled=True),
-            lambda: machine.ours(SMALL, LOW, 1.0, 64, captured=False),
-            lambda: machine.ours(SMALL, LOW, 0.25, 64, captured=False),
-            lambda: machine.ours(SMALL, LOW, 1.0, 64),
-            lambda: machine.ours(SMALL, LOW, 0.25, 64),
-            lambda: machine.ours(SMALL, LOW, 0.25, 64, draw=Draw.TISSUE),
-            lambda: machine.ours(SMALL, LOW, 0.25, 256),
-            lambda: machine.ours(SMALL, SQUARE, 0.25, 16),
-            lambda: machine.ours(SMALL, SQUARE, 0.25, 128),
-            lambda: machine.timm(SMALL, SQUARE, 0.25, 128),
-            lambda: machine.ours(SMALL, FULL, 0.25, 8),
-            lambda: machine.ours(WIDE, SQUARE, 0.25, 128),
-            lambda: machine.ours(WIDE, FULL, 0.25, 8),
-        ):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", nargs="?", type=Path)
+    parser.add_argument("--small", action="store_true")
+    parser.add_argument("--parts", nargs="+", choices=("equality", "speed"))
+    options = parser.parse_args()
+    parts = options.parts or ("equality", "speed")
+    equal: list[str] = []
+    rows: list[BenchRow] = []
+    with Bench(steps=2 if options.small else 20) as machine:
+        head = [f"# Steps of small batches, {date.today()}", machine.describe_machine()["summary"]]
+
+        def page() -> str:
+            return "\n\n".join([*head, "\n".join(equal), as_markdown(rows)]) + "\n"
+
+        def write(line: str) -> None:
+            print(line, flush=True)
+            if options.out is not None:
+                options.out.write_text(page())
+
+        def add(line: str) -> None:
+            equal.append(line)
+            write(line)
+
+        if "equality" in parts:
+            equality(add, small=options.small)
+        for case in cases(machine, small=options.small) if "speed" in parts else ():
             rows.append(case())
-            print(as_markdown(rows[-1:]).splitlines()[2], flush=True)
-        summary = machine.describe_machine()["summary"]
-    text = "\n\n".join(
-        [f"# Steps of small batches, {date.today()}", summary, equal, as_markdown(rows)]
-    )
-    if out is not None:
-        Path(out).write_text(text + "\n")
-    print(text)
+            write(as_markdown(rows[-1:]).splitlines()[2])
+    print(page())
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

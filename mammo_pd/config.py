@@ -263,6 +263,10 @@ class DeviceSettings(_Settings):
     """Lightning Fabric's precision, such as bf16-mixed or 32-true; auto takes bf16 where the
     device has it."""
 
+    residual: Literal["float32", "bfloat16"] = "float32"
+    """Type in which blocks hand on their tokens in training at bf16-mixed: bfloat16 is faster and
+    takes less memory, at about twice the rounding error of the gradient (docs/speed.md)."""
+
     compile: bool | None = None
     """Compile the blocks; null to do so on a GPU where a C compiler is found."""
 

@@ -253,13 +253,31 @@ class Backbone(nn.Module, ABC):
         """
         return self.head(self.pool(self.encode(patches, positions, keys)))
 
+    def narrow_residual(self) -> None:
+        """Let blocks take and hand on their tokens in bfloat16, for training in mixed precision.
+
+        Under autocast only the products are in bfloat16; the sum of all blocks' outputs, the
+        residual stream, is in float32 by default, twice the memory to read and write. Within a
+        block the sums are as wide as their terms. To be called before `compile_blocks`.
+        """
+        self._embed = self._embed_narrow
+        for block in self._each_block():
+            # A hook, since it is compiled with the block, and changes neither class nor weights.
+            block.register_forward_hook(_hand_on_narrow)
+
+    def _embed_narrow(self, patches: Tensor, positions: Tensor) -> Tensor:
+        return self.embed(patches, positions).bfloat16()
+
+    def _each_block(self) -> Iterable[nn.Module]:
+        return self.timm_model.blocks  # type: ignore[no-any-return]
+
     def compile_blocks(self) -> None:
         """Compile the embedding and the blocks; blocks that are built alike share their code.
 
         Compiling the whole model was no faster (docs/log.md), and takes its time again for each K.
         """
-        self._embed = torch.compile(self.embed)
-        compile_each(self.timm_model.blocks)
+        self._embed = torch.compile(self._embed)
+        compile_each(self._each_block())
 
     def _draw_paths(self, keys: Tensor | None) -> None:
         """Draw which residual branches each image skips in this step."""
@@ -299,6 +317,10 @@ def _pair_macs(attention: Any) -> int:
     # Differential attention has two sets of scores, each of which weighs values of twice the width.
     differential = hasattr(attention, "lambda_q1")
     return 6 * width if differential else 2 * width
+
+
+def _hand_on_narrow(_module: nn.Module, _given: object, tokens: Tensor) -> Tensor:
+    return tokens.bfloat16()
 
 
 def _make_contiguous(gradient: Tensor) -> Tensor:

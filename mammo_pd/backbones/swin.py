@@ -73,7 +73,7 @@ class SwinBackbone(Backbone):
 
     def __init__(self, timm_model: SwinTransformer) -> None:
         super().__init__(timm_model)
-        for block in self._blocks():
+        for block in self._each_block():
             # The attention keeps its weights and their names.
             block.attn.__class__ = _KeptWindowAttention
         self._masks: dict[tuple[object, ...], Tensor] = {}
@@ -219,11 +219,11 @@ class SwinBackbone(Backbone):
         Each size by itself: the stages share the blocks' code, and code for any size of them all
         took 90 s a block to compile on an H200.
         """
-        self._embed = torch.compile(self.embed)
+        self._embed = torch.compile(self._embed)
         merging = [stage.downsample for stage in self.timm_model.layers]
-        compile_each([*merging, *self._blocks()], dynamic=False)
+        compile_each([*merging, *self._each_block()], dynamic=False)
 
-    def _blocks(self) -> Iterator[SwinTransformerBlock]:
+    def _each_block(self) -> Iterator[SwinTransformerBlock]:
         return (block for stage in self.timm_model.layers for block in stage.blocks)
 
     def _kept_of(self, num_keep: int) -> tuple[int, tuple[int, int]]:

@@ -24,6 +24,7 @@ def bench(
         int | None, Parameter(metavar="N", show_default="about 20 GiB, at most 128; on a CPU 2")
     ] = None,
     pretrain: bool = False,
+    epochs: Annotated[bool | None, Parameter(negative="--no-epochs")] = None,
     store: Annotated[Path | None, Parameter(metavar="STORE", show_default="random pixels")] = None,
     out: Annotated[Path, Parameter(metavar="DIR")] = Path("bench"),
     mlflow: bool = False,
@@ -31,11 +32,11 @@ def bench(
 ) -> None:
     """Measure training steps on this machine, beside timm's patch_drop_rate.
 
-    Gives images/s, memory, the fraction of the matmul ceiling, and the time spent waiting for data.
+    Gives images/s, memory, host time and waiting: of steps at a full and a small batch, of epochs.
 
     For example:
 
-        mammo-pd bench --res 512 1024 full --keep 0.25 1 --store store
+        mammo-pd bench --res 512 1024 3328x2560 --keep 0.25 1 --store store
 
     Args:
         res: Input sizes, as of train.
@@ -43,6 +44,8 @@ def bench(
         model: timm model names.
         batch_size: Images per step.
         pretrain: Measure steps of pretrain as well.
+        epochs: Measure whole epochs, with validation and checkpoints, on images of noise; by
+            default on a GPU.
         store: Read the images of this store.
         out: Where to write the results.
         mlflow: Log to the MLflow database of --runs as well.
@@ -57,6 +60,7 @@ def bench(
         models=list(model),
         batch_size=batch_size,
         pretraining=pretrain,
+        epochs=epochs,
         store=store,
         runs=runs if mlflow else None,
     )

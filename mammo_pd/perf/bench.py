@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,45 @@ from mammo_pd.errors import InputError
 from mammo_pd.files import write_text
 from mammo_pd.perf.cost import keep_of, largest_fitting, shape_of, window_of
 from mammo_pd.perf.measure import Bench
+from mammo_pd.perf.noise_images import FRACTIONS
 from mammo_pd.perf.plot import plot_rows
-from mammo_pd.perf.rows import BenchRow, as_markdown
+from mammo_pd.perf.rows import (
+    OURS,
+    PRETRAINING,
+    BenchRow,
+    EpochRow,
+    as_markdown,
+    epochs_as_markdown,
+)
 from mammo_pd.tracking import MlflowRun
+from mammo_pd.training.batch_size import DoesNotFitError
 from mammo_pd.training.devices import should_compile
 
 # The same batch size for all, within what a common card holds.
 _MEMORY_FOR_BATCH = 20 * 2**30
 _LARGEST_BATCH = 128
+# What each of eight GPUs sees of the largest.
+_SMALL_BATCH = 16
+# An epoch to be measured trains for about so long, in so many steps at least, on so many images at
+# most.
+_EPOCH_SECONDS = 5.0
+_FEWEST_STEPS = 20
+_MOST_IMAGES = 20_000
+
+
+@dataclass
+class _Results:
+    """What was measured so far.
+
+    Attributes:
+        rows: steps of a batch that fills the GPU, ours beside timm's.
+        small: the same with a small batch.
+        epochs: whole epochs of ours.
+    """
+
+    rows: list[BenchRow] = field(default_factory=list)
+    small: list[BenchRow] = field(default_factory=list)
+    epochs: list[EpochRow] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -53,6 +84,7 @@ def bench(
     models: Sequence[str],
     batch_size: int | None = None,
     pretraining: bool = False,
+    epochs: bool | None = None,
     store: Path | None = None,
     runs: Path | None = None,
     config: RunConfig | None = None,
@@ -66,8 +98,10 @@ def bench(
         resolutions: as of ``--res``, except ``full``.
         keep_rates: in (0, 1].
         models: timm's names.
-        batch_size: images per step; None for as many as about 20 GiB hold, at most 128.
+        batch_size: images per step; None for as many as about 20 GiB hold, at most 128, and at the
+            smallest size of each model for 16 as well.
         pretraining: measure a step of a masked autoencoder as well, where patches are dropped.
+        epochs: measure whole epochs of training on noise as well; None to do so on a GPU.
         store: whose images the loader reads; None for noise.
         runs: folder of the MLflow database to log to; None for no logging.
         config: device and precision.
@@ -84,17 +118,32 @@ def bench(
     if store is not None:
         open_store(store)
     compiled = should_compile(config or RunConfig(), say)
-    rows: list[BenchRow] = []
+    results = _Results()
     with Bench(config, store=store) as machine:
         description = machine.describe_machine()
         say(description["summary"])
+
+        def keep(row: BenchRow | EpochRow, rows: list[Any]) -> None:
+            rows.append(row)
+            # Written after each row: a bench that is stopped keeps what it has measured.
+            _write(results, description, out)
+
         for number, case in enumerate(cases, 1):
             size = batch_size or _choose_batch(case, machine)
             say(f"{number} of {len(cases)}: {case}, batch {size}")
             for row in _measure(machine, case, size, compiled, pretraining, say):
-                rows.append(row)
-                # Written after each row: a bench that is stopped keeps what it has measured.
-                _write(rows, description, out)
+                keep(row, results.rows)
+                wanted = machine.on_gpu if epochs is None else epochs
+                if wanted and row.who.startswith(OURS) and not row.who.startswith(PRETRAINING):
+                    try:
+                        keep(_measure_epoch(machine, row, compiled, say), results.epochs)
+                    except DoesNotFitError:
+                        say(f"{case}: whole epochs of this batch do not fit, left out")
+            smallest = min(other.img_size for other in cases if other.model == case.model)
+            if batch_size is None and size > _SMALL_BATCH and case.img_size == smallest:
+                for row in _measure(machine, case, _SMALL_BATCH, compiled, False, say):
+                    keep(row, results.small)
+    rows = results.rows
     if not rows:
         raise InputError(
             "nothing fits in this device's memory; give a smaller --res, --keep or --batch-size."
@@ -176,14 +225,42 @@ def _measure(
         yield row
 
 
-def _write(rows: Sequence[BenchRow], description: dict[str, Any], out: Path) -> None:
-    table = as_markdown(rows)
-    text = f"# Training steps, {date.today()}\n\n{description['summary']}\n\n{table}\n"
-    write_text(out / "bench.md", text)
-    # pandas writes NaN as null, which json does not.
-    records = json.loads(pd.DataFrame([asdict(row) for row in rows]).to_json(orient="records"))
-    record = {**description, "rows": records}
+def _measure_epoch(
+    machine: Bench, row: BenchRow, compiled: bool, say: Callable[[str], None]
+) -> EpochRow:
+    """Of about `_EPOCH_SECONDS`, in whole batches."""
+    steps = max(_FEWEST_STEPS, round(_EPOCH_SECONDS * 1000 / row.step_ms))
+    trained = min(_MOST_IMAGES, steps * row.batch_size)
+    epoch = machine.whole_epoch(row, math.ceil(trained / FRACTIONS[0]), compiled=compiled)
+    share = epoch.epoch_images_per_second / row.images_per_second
+    say(
+        f"whole epoch, {epoch.train_images} images and {epoch.val_images} to validate on: "
+        f"{epoch.epoch_images_per_second:.4g} images/s, {share:.3f} of the bare step"
+    )
+    return epoch
+
+
+def _write(results: _Results, description: dict[str, Any], out: Path) -> None:
+    parts = [f"# Training steps, {date.today()}", description["summary"], as_markdown(results.rows)]
+    if results.small:
+        parts += ["## Small batches", as_markdown(results.small)]
+    if results.epochs:
+        parts += ["## Whole epochs", epochs_as_markdown(results.epochs)]
+    write_text(out / "bench.md", "\n\n".join(parts) + "\n")
+    record = {
+        **description,
+        "rows": _records(results.rows),
+        "small_batches": _records(results.small),
+        "epochs": _records(results.epochs),
+    }
     write_text(out / "bench.json", json.dumps(record, indent=1) + "\n")
+
+
+def _records(rows: Sequence[BenchRow | EpochRow]) -> list[dict[str, Any]]:
+    # pandas writes NaN as null, which json does not.
+    table = pd.DataFrame([asdict(row) for row in rows])
+    records: list[dict[str, Any]] = json.loads(table.to_json(orient="records"))
+    return records
 
 
 def _log(

@@ -7,6 +7,7 @@ import gc
 import math
 import platform
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -19,6 +20,7 @@ from lightning.fabric import Fabric
 from torch import nn
 
 from mammo_pd import __version__
+from mammo_pd.backbones.base import Backbone
 from mammo_pd.backbones.build import build_backbone, describe_backbone
 from mammo_pd.batch import ImageBatch
 from mammo_pd.config import RunConfig
@@ -29,20 +31,24 @@ from mammo_pd.errors import InputError
 from mammo_pd.keep_schedule import count_kept
 from mammo_pd.patches.sampler import PatchSampler
 from mammo_pd.perf.cost import shape_of, training_flops
-from mammo_pd.perf.noise_images import write_noise_images
-from mammo_pd.perf.rows import OURS, PRETRAINING, TIMM, TIMM_WHOLE, BenchRow
+from mammo_pd.perf.noise_images import write_noise_images, write_noise_store
+from mammo_pd.perf.rows import OURS, PRETRAINING, TIMM, TIMM_WHOLE, BenchRow, EpochRow
 from mammo_pd.perf.timer import Timer
-from mammo_pd.terms import Draw
+from mammo_pd.terms import Draw, Split
 from mammo_pd.training.captured import CapturedWork
 from mammo_pd.training.devices import compile_blocks, make_fabric
+from mammo_pd.training.loop import fit_untracked
 from mammo_pd.training.objectives import Objective, build_objective
 from mammo_pd.training.objectives.masked_autoencoder import Autoencoder, count_predicted
 from mammo_pd.training.optimizer import make_optimizer
-from mammo_pd.training.setup import make_loader
+from mammo_pd.training.setup import RunSetup, make_loader
 from mammo_pd.training.step import TrainingStep, can_capture, can_fuse, image_keys, update
+from mammo_pd.training.train import start_run
 
 # Images that the share of tissue is averaged over.
 _TISSUE_SAMPLE = 128
+# The first compiles, the second still warms up; the third counts.
+_EPOCHS = 3
 
 
 class Bench:
@@ -85,11 +91,12 @@ class Bench:
         checkpointing: bool = False,
         end_to_end: bool = True,
         pretraining: bool = False,
+        change: Callable[[Backbone], object] = lambda _: None,
     ) -> BenchRow:
         """Measure our step: draw, sparse augmentation, embedding, blocks, backward, optimiser.
 
         With ``pretraining`` that of a masked autoencoder, which also reads and predicts some of the
-        dropped patches.
+        dropped patches. ``change`` is done to the backbone before it is compiled.
         """
         self._reset()
         torch.manual_seed(0)
@@ -97,6 +104,7 @@ class Bench:
         backbone = build_backbone(
             name, img_size, num_outputs=objective.num_outputs, checkpointing=checkpointing
         )
+        change(backbone)
         model = objective.build_model(backbone)
         num_keep = backbone.allowed_keep(keep_rate)
         sampler = PatchSampler(
@@ -155,6 +163,51 @@ class Bench:
             sampling_share=sampling / seconds,
             end_to_end_share=seconds / with_loader,
             wait_share=waited / with_loader,
+        )
+
+    def whole_epoch(
+        self,
+        bare: BenchRow,
+        images: int,
+        *,
+        compiled: bool = True,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> EpochRow:
+        """Measure an epoch of `mammo-pd train` on a store of noise, MLflow apart.
+
+        Args:
+            bare: the step that it is compared with, from `ours`; its model, image size, keep rate
+                and batch size are what is trained.
+            images: of the store, at least 20; .88 of them are trained on and .088 validate.
+            compiled: as of ``bare``.
+            say: takes what training says.
+        """
+        self._reset()
+        config = self._config
+        config = config.replace(
+            data=config.data.replace(res=f"{bare.img_size[0]}x{bare.img_size[1]}"),
+            patch_dropout=config.patch_dropout.replace(keep_rate=bare.keep_rate),
+            model=config.model.replace(name=bare.model, drop_path_rate=0.0),
+            training=config.training.replace(batch_size=bare.batch_size, epochs=_EPOCHS),
+            device=config.device.replace(compile=compiled),
+        )
+        with tempfile.TemporaryDirectory(dir=self._folder.name) as folder:
+            paths = write_noise_store(Path(folder) / "store", bare.img_size, images)
+            setup = RunSetup.build(paths.root, config, say=say)
+            history = fit_untracked(setup, start_run(Path(folder) / "runs", setup))
+        last = history[-1]
+        return EpochRow(
+            model=bare.model,
+            img_size=bare.img_size,
+            keep_rate=bare.keep_rate,
+            batch_size=bare.batch_size,
+            train_images=len(setup.parts[Split.TRAIN]),
+            val_images=len(setup.parts[Split.VAL]),
+            bare_images_per_second=bare.images_per_second,
+            train_images_per_second=last["train_images_per_second"],
+            epoch_images_per_second=last["epoch_images_per_second"],
+            epoch_seconds=last["epoch_seconds"],
+            wait_share=last["train_wait_share"],
         )
 
     def timm(

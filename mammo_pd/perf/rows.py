@@ -53,6 +53,38 @@ class BenchRow:
     wait_share: float = math.nan
 
 
+@dataclass(frozen=True)
+class EpochRow:
+    """One measurement of whole epochs of training: the last of several.
+
+    Attributes:
+        model: timm's name.
+        img_size: of the input.
+        keep_rate: fraction of the patches to keep, in training and in validation.
+        batch_size: images per step.
+        train_images: that an epoch trains on.
+        val_images: that it validates on.
+        bare_images_per_second: of the median step on one batch that lies on the device.
+        train_images_per_second: of all steps of the epoch, with the loader.
+        epoch_images_per_second: training images over the time from the end of the epoch before:
+            with validation, and with the checkpoints of that epoch.
+        epoch_seconds: that time.
+        wait_share: fraction of the time of the steps spent waiting for data.
+    """
+
+    model: str
+    img_size: tuple[int, int]
+    keep_rate: float
+    batch_size: int
+    train_images: int
+    val_images: int
+    bare_images_per_second: float
+    train_images_per_second: float
+    epoch_images_per_second: float
+    epoch_seconds: float
+    wait_share: float
+
+
 _LEGEND = (
     "Host: milliseconds to launch a step on an idle device. x: images/s relative to timm with "
     "every patch. Of ceiling: FLOP/s of the model on kept patches as a fraction of the measured "
@@ -98,6 +130,42 @@ def as_markdown(rows: Sequence[BenchRow]) -> str:
         )
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", _LEGEND])
+
+
+_EPOCH_LEGEND = (
+    "Bare: the median step on one batch that lies on the device. Training: all steps of the last "
+    "of three epochs, with the loader. Epoch: the same images over the whole time of that epoch, "
+    "with validation at the same keep rate and the checkpoints of the epoch before. Waiting: "
+    "fraction of the time of the steps spent waiting for data. Images of noise, from files in the "
+    "page cache."
+)
+
+
+def epochs_as_markdown(rows: Sequence[EpochRow]) -> str:
+    """Format rows of whole epochs as a table, with a legend of its columns."""
+    lines = [
+        "| model | image size | keep | batch | images, train + val | bare images/s | training "
+        "images/s | epoch images/s | training over bare | epoch over bare | epoch, s | waiting |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        bare = row.bare_images_per_second
+        cells = (
+            row.model,
+            f"{row.img_size[0]}x{row.img_size[1]}",
+            f"{row.keep_rate:.3g}",
+            str(row.batch_size),
+            f"{row.train_images} + {row.val_images}",
+            f"{bare:.4g}",
+            f"{row.train_images_per_second:.4g}",
+            f"{row.epoch_images_per_second:.4g}",
+            f"{row.train_images_per_second / bare:.3f}",
+            f"{row.epoch_images_per_second / bare:.3f}",
+            f"{row.epoch_seconds:.2f}",
+            f"{row.wait_share:.1%}",
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", _EPOCH_LEGEND])
 
 
 def _cell(value: float, form: str) -> str:

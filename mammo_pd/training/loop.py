@@ -117,6 +117,15 @@ def fit(setup: RunSetup, run: RunFolder) -> list[dict[str, float]]:
             raise
 
 
+def fit_untracked(setup: RunSetup, run: RunFolder) -> list[dict[str, float]]:
+    """The epochs of `fit` alone: no MLflow is told, nothing said, the best not scored once more.
+
+    For measuring them; arguments, metrics and errors are those of `fit`.
+    """
+    with StopSignals() as signals:
+        return _fit(setup, run, NoTracking(), signals)
+
+
 def _fit_tracked(setup: RunSetup, run: RunFolder, signals: StopSignals) -> list[dict[str, float]]:
     with locked(run.lock), Journal(run, setup.say) as tracker:
         _describe(setup, tracker)

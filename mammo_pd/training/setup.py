@@ -146,6 +146,7 @@ class RunSetup:
         if not fabric.is_global_zero:
             say = _say_nothing
         compiled = should_compile(config, say)
+        _refuse_narrow_residual(config, fabric)
 
         # ---- model
         backbone = build_backbone(
@@ -165,6 +166,8 @@ class RunSetup:
             weights_report = report.as_dict() if report is not None else None
             for line in report.lines() if report is not None else ():
                 say(line)
+        if config.device.residual == "bfloat16":
+            backbone.narrow_residual()
         objective.prepare(backbone, train_set.targets.numpy())
         sampler = PatchSampler(
             img_size,
@@ -465,6 +468,15 @@ def _refuse_keeping_all(config: RunConfig) -> None:
             f"--keep {config.patch_dropout.keep_rate} keeps every patch in some steps, and "
             f"{config.training.objective} learns to predict dropped ones; give a rate below 1, "
             "such as --keep 0.25."
+        )
+
+
+def _refuse_narrow_residual(config: RunConfig, fabric: Fabric) -> None:
+    precision = fabric.strategy.precision.precision
+    if config.device.residual == "bfloat16" and precision != "bf16-mixed":
+        raise InputError(
+            f"device.residual bfloat16 is for training at bf16-mixed, and the precision is "
+            f"{precision} here; give --set device.precision=bf16-mixed, or leave it away."
         )
 
 

@@ -199,6 +199,8 @@ EVERYTHING = {
     "training__frozen_epochs": 2,
     "training__layer_decay": 0.7,
     "training__label_smoothing": 0.1,
+    "device__precision": "bf16-mixed",
+    "device__residual": "bfloat16",
 }
 
 
@@ -420,6 +422,7 @@ def refusals() -> list[tuple[str, dict[str, object], str]]:
         ("fold of no folds", {"data__fold": 1}, "has no folds"),
         ("image size", {"data__res": 100}, "the nearest are 96 and 112"),
         ("model", {"model__name": "resnet18"}, "is a ResNet"),
+        ("residual", {"device__residual": "bfloat16"}, "32-true here; give --set device.precision"),
         ("no GPU", {"device__accelerator": "cuda"}, "Lightning Fabric cannot use"),
     ]
 
