@@ -15,6 +15,10 @@ def test_every_script_finds_what_it_imports(script: str, monkeypatch: pytest.Mon
     before = set(sys.modules)
     try:
         assert importlib.import_module(script).__doc__
+    except ModuleNotFoundError as error:
+        if error.name != "torchao":
+            raise
+        pytest.skip("torchao is not installed: benchmarks/fp8.py is the only one to need it")
     finally:
         # Their names are common words.
         for name in set(sys.modules) - before:

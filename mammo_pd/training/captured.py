@@ -8,7 +8,7 @@ Source: https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -21,7 +21,8 @@ from mammo_pd.training.devices import memory_of
 
 Work = Callable[[ImageBatch, Tensor], Tensor]
 
-# The first calls compile the code, and make the optimiser's state.
+# The first calls compile the code, and make the optimiser's state; the last of them, with the sizes
+# of what is captured: code that is compiled anew while it is captured breaks the capture.
 _WARM_UP_CALLS = 3
 # Each holds descriptions of its kernels. A keep rate drawn anew for each step needs too many.
 _MOST_GRAPHS = 8
@@ -62,6 +63,7 @@ class CapturedWork:
         self._most_pixels = most_pixels
         self._say = say
         self._calls: dict[object, int] = {}
+        self._memory: dict[object, _Memory] = {}
         self._graphs: dict[object, _Graph] = {}
         self._pool = torch.cuda.graph_pool_handle()
         self._gave_up = False
@@ -83,20 +85,27 @@ class CapturedWork:
         graph = self._graphs.get(shape)
         if graph is None:
             calls = self._calls[shape] = self._calls.get(shape, 0) + 1
-            if calls <= _WARM_UP_CALLS or self._gave_up or not self._has_room():
+            if calls < _WARM_UP_CALLS or self._gave_up or not self._has_room():
                 return work(batch, keys)
             try:
-                graph = self._graphs[shape] = _Graph.capture(
-                    work, batch, keys, len(batch) * self._most_pixels, self._pool
-                )
+                memory = self._memory.get(shape)
+                if memory is None:
+                    most_pixels = len(batch) * self._most_pixels
+                    memory = self._memory[shape] = _Memory.like(batch, keys, most_pixels)
+                    if memory.holds(batch):
+                        memory.copy(batch, keys)
+                        return work(memory.batch, memory.keys)
+                    return work(batch, keys)
+                graph = self._graphs[shape] = _Graph.capture(work, memory, self._pool)
             # Of what memory there is as well: the steps before have shown that one by one they fit.
             except RuntimeError as error:
                 self._gave_up = True
+                self._memory.clear()
                 torch.cuda.empty_cache()
                 reason = str(error).splitlines()[0][:200]
                 self._say(f"warning: steps are not captured as CUDA graphs, and slower: {reason}")
                 return work(batch, keys)
-        if len(batch.pixels) > len(graph.batch.pixels):
+        if not graph.memory.holds(batch):
             return work(batch, keys)
         return graph.replay(batch, keys)
 
@@ -111,43 +120,52 @@ class CapturedWork:
 
 
 @dataclass(frozen=True)
-class _Graph:
-    """One captured piece of work, and the memory that it reads and writes."""
+class _Memory:
+    """Where captured work reads its batch."""
 
-    graph: torch.cuda.CUDAGraph
     batch: ImageBatch
     keys: Tensor
-    result: Tensor
 
     @classmethod
-    def capture(
-        cls,
-        work: Work,
-        batch: ImageBatch,
-        keys: Tensor,
-        most_pixels: int,
-        pool: Any,
-    ) -> "_Graph":
-        """Record the work without doing it."""
-        pixels = torch.zeros(most_pixels, dtype=batch.pixels.dtype, device=batch.pixels.device)
+    def like(cls, batch: ImageBatch, keys: Tensor, most_pixels: int) -> "_Memory":
+        """Memory for batches of as many images, with so many pixels at most."""
         own = replace(
             batch,
-            pixels=pixels,
+            pixels=torch.zeros(most_pixels, dtype=batch.pixels.dtype, device=batch.pixels.device),
             # Of no value here: what would read them must not take this batch's for another's.
             rows=torch.empty(len(batch), dtype=torch.int64, device="meta"),
             **{name: getattr(batch, name).clone() for name in _NUMBERS},
         )
-        own_keys = keys.clone()
-        graph, result = _record(work, own, own_keys, pool)
-        return cls(graph, own, own_keys, result)
+        return cls(own, keys.clone())
 
-    def replay(self, batch: ImageBatch, keys: Tensor) -> Tensor:
-        """Do the work on another batch of the same number of images."""
+    def holds(self, batch: ImageBatch) -> bool:
+        return len(batch.pixels) <= len(self.batch.pixels)
+
+    def copy(self, batch: ImageBatch, keys: Tensor) -> None:
         self.batch.pixels[: len(batch.pixels)].copy_(batch.pixels)
         torch._foreach_copy_(
             [*(getattr(self.batch, name) for name in _NUMBERS), self.keys],
             [*(getattr(batch, name) for name in _NUMBERS), keys],
         )
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """One captured piece of work, and the memory that it reads and writes."""
+
+    graph: torch.cuda.CUDAGraph
+    memory: _Memory
+    result: Tensor
+
+    @classmethod
+    def capture(cls, work: Work, memory: _Memory, pool: Any) -> "_Graph":
+        """Record the work without doing it."""
+        graph, result = _record(work, memory.batch, memory.keys, pool)
+        return cls(graph, memory, result)
+
+    def replay(self, batch: ImageBatch, keys: Tensor) -> Tensor:
+        """Do the work on another batch of the same number of images."""
+        self.memory.copy(batch, keys)
         self.graph.replay()
         # The next replay writes to the same place.
         return self.result.clone()
@@ -157,11 +175,36 @@ def _record(
     work: Work, batch: ImageBatch, keys: Tensor, pool: Any
 ) -> tuple[torch.cuda.CUDAGraph, Tensor]:
     graph = torch.cuda.CUDAGraph()
-    # Other threads, which read ahead into pinned memory, may go on meanwhile.
-    stream = _capture_stream(keys.device)
-    with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
-        result = work(batch, keys)
+    device = keys.device
+    before = torch.cuda.current_stream(device)
+    try:
+        with _capturing(graph, device, pool):
+            result = work(batch, keys)
+    except RuntimeError:
+        torch.cuda.set_stream(before)
+        _end_failed_capture(device, pool)
+        raise
     return graph, result
+
+
+def _capturing(graph: torch.cuda.CUDAGraph, device: torch.device, pool: Any) -> Any:
+    # Other threads, which read ahead into pinned memory, may go on meanwhile.
+    stream = _capture_stream(device)
+    return torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local")
+
+
+def _end_failed_capture(device: torch.device, pool: Any) -> None:
+    """Undo what torch undoes only after a capture that succeeds.
+
+    Otherwise nothing that is cached would be freed in this process any more, and the next random
+    number on the device be refused.
+    """
+    for end in (torch._C._cuda_endAllocateToPool, torch._C._cuda_releasePool):
+        # Some versions have done so.
+        with suppress(RuntimeError):
+            end(torch.cuda.current_device() if device.index is None else device.index, pool)
+    with _capturing(torch.cuda.CUDAGraph(), device, torch.cuda.graph_pool_handle()):
+        torch.zeros((), device=device)
 
 
 _NUMBERS = ("offsets", "heights", "widths", "targets")

@@ -104,6 +104,54 @@ def test_what_does_not_fit_runs_as_it_did(said: list[str], monkeypatch: pytest.M
         assert not work._graphs
 
 
+def test_work_has_seen_the_sizes_of_what_is_captured_before(said: list[str]) -> None:
+    sizes = []
+
+    def work(batch: ImageBatch, keys: torch.Tensor) -> torch.Tensor:
+        sizes.append((len(batch.pixels), batch.rows.device))
+        return sums(batch, keys)
+
+    captured_work = CapturedWork(CPU, 25, said.append)
+    for batch, keys in batches(4):
+        captured_work.run("sums", work, batch, keys)
+    # The last warm-up call, the capture, and the replay, which does it again here.
+    assert sizes[2] == sizes[3] == sizes[4] == (75, torch.device("meta"))
+    assert {size for size, _ in sizes[:2]} == {len(batch.pixels) for batch, _ in batches(2)}
+
+
+@pytest.mark.gpu
+def test_a_capture_that_fails_leaves_the_device_as_it_was() -> None:
+    device = torch.device("cuda", 0)
+    said: list[str] = []
+
+    def adds(batch: ImageBatch, keys: torch.Tensor) -> torch.Tensor:
+        return batch.heights * batch.widths + keys
+
+    def waits(batch: ImageBatch, keys: torch.Tensor) -> torch.Tensor:
+        large = torch.rand(1 << 26, device=device)
+        return adds(batch, keys) + round(0 * float(large[0]))
+
+    def run(work: Any) -> CapturedWork:
+        captured_work = CapturedWork(device, 25, said.append)
+        for batch, keys in batches(6):
+            found = captured_work.run("work", work, batch.to(device), keys.to(device))
+            assert torch.equal(found.cpu(), adds(batch, keys))
+        return captured_work
+
+    assert run(adds)._graphs
+    torch.cuda.empty_cache()
+    before = torch.cuda.current_stream(), torch.cuda.memory_reserved()
+    assert not run(waits)._graphs
+    assert len(said) == 1
+    # Refused where the generator still takes itself to be captured.
+    assert torch.rand(4, device=device).sum() > 0
+    torch.cuda.empty_cache()
+    assert torch.cuda.current_stream() == before[0]
+    assert torch.cuda.memory_reserved() < before[1] + (1 << 27)
+    assert run(adds)._graphs
+    assert len(said) == 1
+
+
 def test_what_cannot_be_captured_is_said_once(
     said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
