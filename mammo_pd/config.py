@@ -169,6 +169,11 @@ class TrainingSettings(_Settings):
     """What is learnt: binary_label is cancer or not, from the label column; findings are the
     columns that targets names; masked_autoencoder is to predict dropped patches, without labels."""
 
+    fusion: Literal["breast", "exam"] | None = None
+    """Images that are judged together, by a small transformer over their class tokens, so that each
+    has the score of its breast: those of a breast, or of an exam, whose other breast is then looked
+    at too. null for each image by itself."""
+
     epochs: Annotated[int, Field(ge=1)] = 30
     """Passes over the training images."""
 

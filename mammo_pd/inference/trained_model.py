@@ -20,7 +20,7 @@ from mammo_pd.imaging.settings import ALGORITHM_VERSION, ImagingSettings
 from mammo_pd.inference.explain import attention_heat, draw_pictures
 from mammo_pd.inference.score import IMAGES_AT_ONCE
 from mammo_pd.patches.sampler import PatchSampler
-from mammo_pd.terms import PYRAMID_LONG_SIDES, Frames, VoiPolicy
+from mammo_pd.terms import PYRAMID_LONG_SIDES, Frames, Level, VoiPolicy
 from mammo_pd.training.checkpoint import load_either, weights_digest
 from mammo_pd.training.devices import make_fabric
 from mammo_pd.training.model_card import CheckpointHeader, ModelCard
@@ -78,6 +78,12 @@ class TrainedModel:
             raise InputError(
                 f"{checkpoint} was trained for {card.objective}, which judges nothing; it is the "
                 f"start of another run: mammo-pd train --weights {checkpoint}"
+            )
+        if objective.judged is not Level.IMAGE:
+            raise InputError(
+                f"{checkpoint} judges all images of one {objective.judged} together "
+                "(training.fusion), and here they are scored one by one; score those of a store: "
+                "mammo-pd evaluate RUN"
             )
         backbone = build_backbone(
             card.model,

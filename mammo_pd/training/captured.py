@@ -135,7 +135,7 @@ class _Graph:
             pixels=pixels,
             # Of no value here: what would read them must not take this batch's for another's.
             rows=torch.empty(len(batch), dtype=torch.int64, device="meta"),
-            **{name: getattr(batch, name).clone() for name in _NUMBERS},
+            **{name: getattr(batch, name).clone() for name in batch.numbers},
         )
         own_keys = keys.clone()
         graph, result = _record(work, own, own_keys, pool)
@@ -145,8 +145,8 @@ class _Graph:
         """Do the work on another batch of the same number of images."""
         self.batch.pixels[: len(batch.pixels)].copy_(batch.pixels)
         torch._foreach_copy_(
-            [*(getattr(self.batch, name) for name in _NUMBERS), self.keys],
-            [*(getattr(batch, name) for name in _NUMBERS), keys],
+            [*(getattr(self.batch, name) for name in batch.numbers), self.keys],
+            [*(getattr(batch, name) for name in batch.numbers), keys],
         )
         self.graph.replay()
         # The next replay writes to the same place.
@@ -162,6 +162,3 @@ def _record(
     with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
         result = work(batch, keys)
     return graph, result
-
-
-_NUMBERS = ("offsets", "heights", "widths", "targets")
