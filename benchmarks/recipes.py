@@ -7,7 +7,7 @@ RECIPES.json: {"NAME": {"set": {"training.lr": 1e-4, ...}, "seeds": [0]}, ...}. 
 scored is what `mammo-pd cv` trains and scores; it is not used here because a machine that is lent
 by the minute is filled best by runs of different recipes side by side. Each process takes the next
 run; with several GPUs, the processes are dealt out to them. MLflow need not be installed. Typed
-again, `train` goes on with the runs that OUT lacks. Where a store has no exams, each patient is one.
+again, `train` goes on with the runs that OUT lacks.
 """
 
 import argparse

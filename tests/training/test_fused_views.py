@@ -1,5 +1,6 @@
 """Views that are judged together: what a score may depend on, and what it may not."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,16 @@ from torch import Tensor
 
 from mammo_pd.backbones.build import build_backbone
 from mammo_pd.batch import ImageBatch
+from mammo_pd.cli.app import main
 from mammo_pd.config import TrainingSettings
+from mammo_pd.data.record import Record
+from mammo_pd.data.store import StorePaths
 from mammo_pd.errors import InputError
+from mammo_pd.inference.mlflow_model import ScoringModel
 from mammo_pd.inference.predict import predict
+from mammo_pd.inference.trained_model import TrainedModel
+from mammo_pd.inference.whole_image import WholeImageModel
+from mammo_pd.ingest import new_images
 from mammo_pd.patches.sampler import PatchSampler
 from mammo_pd.training.loop import fit
 from mammo_pd.training.objectives import build_objective
@@ -331,3 +339,56 @@ def test_scores_of_a_run_are_of_breasts(run: RunFolder, phantom_store: Path) -> 
     rows = table[table["split"] == "val"].reset_index(drop=True)
     again = build_objective(run.config.training).metrics(rows, rows[["score"]].to_numpy())
     assert again["val_loss"] == pytest.approx(metrics["val_loss"], rel=1e-5)
+
+
+def test_predict_gives_the_scores_of_evaluate_whichever_view_comes_last(
+    run: RunFolder,
+    phantoms: Path,
+    phantom_store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Images are read one by one, and scored once all are there; also after a stop."""
+    monkeypatch.setattr(
+        new_images, "run_in_processes", lambda jobs, work, _: ((job, work(job)) for job in jobs)
+    )
+    expected = predict(run, say=lambda _: None).table.set_index("image_id")
+    with Record(StorePaths(phantom_store)) as record:
+        files = [image.source.path for image in record.rows() if image.image_id in expected.index]
+    folder, out = tmp_path / "dicom", tmp_path / "out"
+
+    def put(view: str) -> None:
+        for path in files:
+            if view in path.name:
+                copy = folder / path.relative_to(phantoms)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, copy)
+
+    words = ["predict", str(run.path), str(folder), "--out", str(out)]
+    words += ["--key", str(phantom_store / "private" / "key")]
+    put("CC")
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainedModel, "fuse", interrupted)
+        assert main(words) == 130
+    waiting = pd.read_csv(out / "not_scored.csv")
+    assert set(waiting["reason"]) == {"not_finished"}
+    assert main(words) == 0
+    half = pd.read_csv(out / "predictions.csv", index_col="image_id")
+    assert len(half) == len(waiting) == len(files) / 2
+    put("MLO")
+    assert main(words) == 0
+    found = pd.read_csv(out / "predictions.csv", index_col="image_id")
+    assert len(found) == len(files)
+    np.testing.assert_allclose(found["score"], expected["score"][found.index], atol=1e-6)
+    assert ((half["score"] - found["score"][half.index]).abs() > 1e-6).all()
+
+
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_tools_that_take_images_one_by_one_refuse(run: RunFolder) -> None:
+    with pytest.raises(InputError, match="judges all images of one exam together"):
+        WholeImageModel.of(TrainedModel.load(run.best))
+    with pytest.raises(InputError, match="MLflow gives images one by one"):
+        ScoringModel(run.best)

@@ -56,8 +56,11 @@ class FusedModel(nn.Module):
         Returns:
             (B, T) float32, the same in all images of a breast.
         """
-        pooled = self.backbone.pool(self.backbone.encode(patches, positions, keys))
-        return self.fuse(pooled, views)
+        return self.fuse(self.encode(patches, positions, keys), views)
+
+    def encode(self, patches: Tensor, positions: Tensor, keys: Tensor | None = None) -> Tensor:
+        """Compute each image's pooled token (B, D), which depends on no other image."""
+        return self.backbone.pool(self.backbone.encode(patches, positions, keys))
 
     def fuse(self, pooled: Tensor, views: Tensor) -> Tensor:
         """From pooled tokens (B, D) to each image's output (B, T)."""
