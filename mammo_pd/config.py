@@ -169,11 +169,6 @@ class TrainingSettings(_Settings):
     """What is learnt: binary_label is cancer or not, from the label column; findings are the
     columns that targets names; masked_autoencoder is to predict dropped patches, without labels."""
 
-    fusion: Literal["breast", "exam"] | None = None
-    """Images that are judged together, by a small transformer over their class tokens, so that each
-    has the score of its breast: those of a breast, or of an exam, whose other breast is then looked
-    at too. null for each image by itself."""
-
     epochs: Annotated[int, Field(ge=1)] = 30
     """Passes over the training images."""
 
@@ -210,6 +205,11 @@ class TrainingSettings(_Settings):
     """Columns that findings learns: of 0 and 1 (cancer), of categories (density:4), or of listed
     ones from the lowest (birads:1,2,0); with a weight (density:4@0.5). An empty cell counts for
     nothing. null for other objectives."""
+
+    fusion: Literal["breast", "exam"] | None = None
+    """Images that are judged together, by a small transformer over their class tokens, so that each
+    has the score of its breast: those of a breast, or of an exam, whose other breast is then looked
+    at too. null for each image by itself."""
 
     target_column: str | None = None
     """Column of the label table with targets in [0, 1] to train on; null for the label. Validation
