@@ -1,6 +1,9 @@
 """Views that are judged together: what a score may depend on, and what it may not."""
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from torch import Tensor
 from mammo_pd.backbones.build import build_backbone
 from mammo_pd.batch import ImageBatch
 from mammo_pd.cli.app import main
-from mammo_pd.config import TrainingSettings
+from mammo_pd.config import TrainingSettings, dump_config
 from mammo_pd.data.record import Record
 from mammo_pd.data.store import StorePaths
 from mammo_pd.errors import InputError
@@ -392,3 +395,35 @@ def test_tools_that_take_images_one_by_one_refuse(run: RunFolder) -> None:
         WholeImageModel.of(TrainedModel.load(run.best))
     with pytest.raises(InputError, match="MLflow gives images one by one"):
         ScoringModel(run.best)
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(phantom_store: Path, tmp_path: Path) -> None:
+    """Of each batch of five breasts one process takes three, and the other two."""
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        dump_config(
+            small(
+                training__fusion="breast",
+                training__batch_size=10,
+                device__precision="32-true",
+                device__compile=False,
+            )
+        )
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())}
+    found = []
+    for devices in ("1", "2"):
+        words = ["train", "--store", phantom_store, "--runs", tmp_path / devices]
+        words += ["--config", config, "--devices", devices]
+        command = [sys.executable, "-m", "mammo_pd", *map(str, words)]
+        subprocess.run(command, check=True, env=environment, timeout=300, capture_output=True)
+        found.append(RunFolder.latest(tmp_path / devices))
+    assert [run.info.environment["devices"] for run in found] == [1, 2]
+    columns = ["train_loss", "val_loss", "val_auc_breast"]
+    one, two = (pd.read_csv(run.history)[columns] for run in found)
+    pd.testing.assert_frame_equal(two, one, rtol=1e-4)
+    one, two = (load_file(run.last) for run in found)
+    for name, tensor in one.items():
+        if name.startswith("model."):
+            torch.testing.assert_close(two[name], tensor, atol=2e-4, rtol=1e-3)
