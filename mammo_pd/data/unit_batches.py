@@ -16,8 +16,8 @@ class UnitBatches:
     """The batches of one epoch for one process, as `EpochBatches`, but of whole units.
 
     A global batch holds as many images as were asked for, or a few less where no unit fits into
-    what is left; so most have one shape. Each has as many units as fit, in the order drawn, except
-    that one too large for what is left goes into the next. The number of batches is that of
+    what is left; so nearly all have one shape, for which code is compiled and captured. Units come
+    in the order drawn, except where another one fills a batch up. The number of batches is that of
     the complete ones of one draw; should an epoch's draw fill fewer, a further draw goes on.
 
     Args:
@@ -128,8 +128,19 @@ class UnitBatches:
                     room -= self._sizes[unit]
                 else:
                     passed.append(unit)
+            if room:
+                self._swap_to_fill(taken, passed, room)
             waiting = [*passed, *held]
             yield taken
+
+    def _swap_to_fill(self, taken: list[int], passed: list[int], room: int) -> None:
+        """Take a waiting unit in place of one that has just so many images less, if there is one."""
+        places = {self._sizes[unit]: place for place, unit in enumerate(taken)}
+        for number, unit in enumerate(passed):
+            place = places.get(self._sizes[unit] - room)
+            if place is not None:
+                taken[place], passed[number] = unit, taken[place]
+                return
 
 
 def members_of(units: npt.NDArray[np.int64]) -> list[list[int]]:
