@@ -134,7 +134,7 @@ class UnitBatches:
             yield taken
 
     def _swap_to_fill(self, taken: list[int], passed: list[int], room: int) -> None:
-        """Take a waiting unit in place of one that has just so many images less, if there is one."""
+        """Take a waiting unit in place of one of just so many images less, if there is one."""
         places = {self._sizes[unit]: place for place, unit in enumerate(taken)}
         for number, unit in enumerate(passed):
             place = places.get(self._sizes[unit] - room)
