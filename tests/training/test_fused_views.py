@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from small_runs import set_up, small
 from torch import Tensor
+from torch.nn import functional as F
 
 from mammo_pd.backbones.build import build_backbone
 from mammo_pd.batch import ImageBatch
@@ -147,6 +148,26 @@ def test_left_and_right_are_alike(pooled: Tensor) -> None:
     mirrored = EXAMS.clone()
     mirrored[:5, 1] = 1 - mirrored[:5, 1]
     close(model.fuse(pooled, mirrored), model.fuse(pooled, EXAMS))
+
+
+def test_the_other_breast_is_learnt_from() -> None:
+    """Which of two breasts has more of something: by itself each is told with .75 at best."""
+    model = model_of("exam", taught=False)
+    generator = torch.Generator().manual_seed(0)
+    unit = torch.arange(32).repeat_interleave(2)
+    views = torch.stack([unit, torch.arange(2).repeat(32), torch.zeros_like(unit)], dim=1)
+    around = [weight for name, weight in model.named_parameters() if "blocks" in name]
+    optimizer = torch.optim.AdamW([*around, *model.backbone.timm_model.head.parameters()], lr=3e-3)
+    right = []
+    for _ in range(110):
+        pooled = torch.randn(32, 2, 64, generator=generator)
+        more = (pooled[:, :, 0] > pooled[:, [1, 0], 0]).float().flatten()
+        logits = model.fuse(pooled.flatten(0, 1), views)[:, 0]
+        optimizer.zero_grad()
+        F.binary_cross_entropy_with_logits(logits, more).backward()
+        optimizer.step()
+        right.append(((logits > 0) == (more > 0.5)).float().mean())
+    assert torch.stack(right[-20:]).mean() > 0.85
 
 
 # ---- rows
