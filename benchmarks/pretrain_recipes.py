@@ -31,6 +31,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from gpus import see_only
 from PIL import Image
 
 from mammo_pd.data.image_file import write_image_file
@@ -177,7 +178,7 @@ def _work(
 ) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     if gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
+        see_only(gpu)
     line: dict[str, Any] = {"name": job.name, "fold": job.fold, "seed": job.seed}
     try:
         line |= _run(job, store, out, split)

@@ -6,7 +6,8 @@
 RECIPES.json: {"NAME": {"set": {"training.lr": 1e-4, ...}, "seeds": [0]}, ...}. What is trained and
 scored is what `mammo-pd cv` trains and scores; it is not used here because a machine that is lent
 by the minute is filled best by runs of different recipes side by side. Each process takes the next
-run; with several GPUs, the processes are dealt out to them. MLflow need not be installed.
+run; with several GPUs, the processes are dealt out to them. MLflow need not be installed. Typed
+again, `train` goes on with the runs that OUT lacks.
 """
 
 import argparse
@@ -20,20 +21,21 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from gpus import see_only
 
 from mammo_pd.evaluation.compare import compare, on_the_same_images
 from mammo_pd.evaluation.cross_validation import average_seeds, seed_aucs
 from mammo_pd.evaluation.levels import Aggregation
 from mammo_pd.evaluation.predictions import check_predictions
 
-_LEVELS = ("image", "breast")
+_LEVELS = ("image", "breast", "patient")
 _KEPT = ["image_id", "patient_id", "exam_id", "laterality", "label", "score", "split"]
 
 
 def _work(gpu: int | None, runs: Any, results: Any, store: Path, out: Path, split: str) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     if gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
+        see_only(gpu)
     import torch
 
     from mammo_pd.config import load_config
@@ -80,12 +82,13 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("spawn")
     runs, results = context.Queue(), context.Queue()
-    count = 0
+    count, done = 0, _done(out)
     for name, recipe in json.loads(recipes.read_text()).items():
         for seed in recipe.get("seeds", [0]):
             for fold in range(5):
-                runs.put((name, recipe["set"], fold, seed))
-                count += 1
+                if (name, fold, seed) not in done:
+                    runs.put((name, recipe["set"], fold, seed))
+                    count += 1
     pool = [
         context.Process(
             target=_work,
@@ -114,6 +117,13 @@ def train(
         process.kill()
 
 
+def _done(out: Path) -> set[tuple[str, int, int]]:
+    """Runs whose results are there: recipe, fold and seed."""
+    file = out / "results.jsonl"
+    lines = map(json.loads, file.read_text().splitlines()) if file.is_file() else ()
+    return {(line["name"], line["fold"], line["seed"]) for line in lines if "best" in line}
+
+
 def _table(folders: list[Path], against: str | None) -> str:
     """Markdown: one line per recipe whose five folds are there."""
     texts = [text for folder in folders for text in (folder / "results.jsonl").open()]
@@ -131,8 +141,9 @@ def _table(folders: list[Path], against: str | None) -> str:
         for name, seeds in scores.items()
     }
     pooled = {name: seeds for name, seeds in pooled.items() if seeds}
-    head = ["recipe", "seeds", "AUC per image", "AUC per breast", "one seed alone, per image"]
-    head += [f"less {against}, per image", "per breast"] if against else []
+    head = ["recipe", "seeds", *(f"AUC per {level}" for level in _LEVELS)]
+    head.append("one seed alone, per image")
+    head += [f"less {against}, per {level}" for level in _LEVELS] if against else []
     head += ["validation", "training loss", "GPU s a run", "GiB"]
     rows = [head, ["---"] * len(head)]
     for name, seeds in pooled.items():

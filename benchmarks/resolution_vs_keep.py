@@ -48,6 +48,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from gpus import see_only
 
 # Of a cell that was told to stop: to write its checkpoint.
 _GRACE = 40
@@ -165,7 +166,7 @@ def _work(gpu: int | None, jobs: Any, answers: Any, slot: int, store: Path, out:
     """Train and score one cell after another, until there is none or one has failed."""
     os.environ["OMP_NUM_THREADS"] = "1"
     if gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
+        see_only(gpu)
     import torch
 
     while True:

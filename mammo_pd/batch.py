@@ -21,6 +21,10 @@ class ImageBatch:
         widths: (B,) int64, pixels.
         targets: (B, T) float32, what the objective learns; NaN where it is missing.
         rows: (B,) int64, of the images in the data set; always on the CPU.
+        views: (B, 3) int64 where images are judged together: the unit that each is of, numbered
+            within the batch; its breast, within the unit; and its kind of view, as the objective
+            numbers them. None where each is judged by itself.
+        units: how many images each unit has, in order; None as above.
     """
 
     pixels: Tensor
@@ -29,6 +33,8 @@ class ImageBatch:
     widths: Tensor
     targets: Tensor
     rows: Tensor
+    views: Tensor | None = None
+    units: tuple[int, ...] | None = None
 
     @classmethod
     def from_images(cls, images: Sequence[npt.NDArray[np.uint16]]) -> "ImageBatch":
@@ -51,12 +57,37 @@ class ImageBatch:
         """Copy to a device, without waiting; what is there already stays."""
         on_device = {
             name: getattr(self, name).to(device, non_blocking=True)
-            for name in ("pixels", "offsets", "heights", "widths", "targets")
+            for name in ("pixels", *self.numbers)
         }
         return replace(self, **on_device)
 
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """Names of the tensors on the device that hold a few numbers of each image."""
+        names = ("offsets", "heights", "widths", "targets")
+        return names if self.views is None else (*names, "views")
+
+    def edges(self, parts: int) -> tuple[int, ...]:
+        """Where to cut the batch into parts of nearly equal size: from 0 to B, no unit torn.
+
+        Of units there may be fewer parts.
+        """
+        wanted = [len(self) * number // parts for number in range(parts + 1)]
+        if self.units is None:
+            return tuple(wanted)
+        starts = np.cumsum((0, *self.units))
+        nearest = [int(starts[np.abs(starts - edge).argmin()]) for edge in wanted]
+        return tuple(dict.fromkeys(nearest))
+
     def slice(self, start: int, end: int) -> "ImageBatch":
-        """Images ``start`` to ``end``; the pixels are shared, not copied."""
+        """Images ``start`` to ``end``, which tear no unit; the pixels are shared, not copied."""
+        views = units = None
+        if self.views is not None and self.units is not None:
+            views = self.views[start:end]
+            starts = np.cumsum((0, *self.units[:-1]))
+            units = tuple(
+                size for first, size in zip(starts, self.units, strict=True) if start <= first < end
+            )
         return ImageBatch(
             self.pixels,
             self.offsets[start:end],
@@ -64,4 +95,6 @@ class ImageBatch:
             self.widths[start:end],
             self.targets[start:end],
             self.rows[start:end],
+            views,
+            units,
         )

@@ -206,6 +206,11 @@ class TrainingSettings(_Settings):
     ones from the lowest (birads:1,2,0); with a weight (density:4@0.5). An empty cell counts for
     nothing. null for other objectives."""
 
+    fusion: Literal["breast", "exam"] | None = None
+    """Images that are judged together, by a small transformer over their class tokens, so that each
+    has the score of its breast: those of a breast, or of an exam, whose other breast is then looked
+    at too. null for each image by itself."""
+
     target_column: str | None = None
     """Column of the label table with targets in [0, 1] to train on; null for the label. Validation
     and test are judged by the label."""

@@ -30,6 +30,8 @@ class MammogramDataset:
         rows: manifest rows with ``image_id``, ``crop_height`` and ``crop_width``.
         img_size: (height, width) in pixels that the model sees.
         targets: (rows, T) float32, NaN where one is missing; None where there are no labels.
+        views: (rows, 3) int64 where images are judged together: the unit of each, numbered from 0,
+            its breast within the unit and its kind of view; None where each is judged by itself.
 
     Raises:
         InputError: the store does not keep a level that this input size needs.
@@ -41,8 +43,10 @@ class MammogramDataset:
         rows: pd.DataFrame,
         img_size: tuple[int, int],
         targets: npt.NDArray[np.float32] | None = None,
+        views: npt.NDArray[np.int64] | None = None,
     ) -> None:
         self._paths = paths
+        self.views = views
         self.image_ids: list[str] = rows["image_id"].tolist()
         if targets is None:
             targets = np.full((len(rows), 1), np.nan, np.float32)
@@ -123,6 +127,7 @@ class MammogramDataset:
 
         # Exhausted, so that an error in a thread is raised here.
         list(each(fill, lanes))
+        views, units = self._views_of(rows)
         return ImageBatch(
             pixels=pixels,
             offsets=torch.from_numpy(offsets[:-1]),
@@ -130,7 +135,35 @@ class MammogramDataset:
             widths=torch.tensor([place.width for place in places]),
             targets=self.targets[list(rows)],
             rows=torch.tensor(list(rows)),
+            views=views,
+            units=units,
         )
+
+    @property
+    def judged_targets(self) -> Tensor:
+        """Targets (n, T) of what is judged: of each breast once where views are fused."""
+        if self.views is None:
+            return self.targets
+        _, first = np.unique(self.views[:, :2], axis=0, return_index=True)
+        return self.targets[np.sort(first)]
+
+    def _views_of(self, rows: Sequence[int]) -> tuple[Tensor | None, tuple[int, ...] | None]:
+        """Of a batch, as `ImageBatch` has it. A unit that comes twice is two."""
+        if self.views is None:
+            return None, None
+        views = self.views[list(rows)]
+        number, before = -1, None
+        own: set[int] = set()
+        sizes: list[int] = []
+        for place, (row, unit) in enumerate(zip(rows, views[:, 0].tolist(), strict=True)):
+            if unit != before or row in own:
+                number, before = number + 1, unit
+                own = set()
+                sizes.append(0)
+            own.add(row)
+            sizes[-1] += 1
+            views[place, 0] = number
+        return torch.from_numpy(views), tuple(sizes)
 
     def _place(self, row: int) -> LevelPlace:
         known = self._places[row]
@@ -187,6 +220,10 @@ class EpochBatches:
 
     def __iter__(self) -> Iterator[list[int]]:
         yield from itertools.islice(self._shares(self._order()), self.first, None)
+
+    def sizes(self) -> list[int]:
+        """Images of each step, over all processes."""
+        return [self._batch_size] * len(self)
 
     def turns(self) -> list[list[int]]:
         """Of each image of each batch, how often it has come in the epoch before."""

@@ -133,18 +133,21 @@ class BatchLoader:
         assert self._stream is not None
         numbers = torch.stack([batch.offsets, batch.heights, batch.widths]).pin_memory()
         targets = batch.targets.pin_memory()
+        views = None if batch.views is None else batch.views.pin_memory()
         with torch.cuda.stream(self._stream):
             moved = [
                 tensor.to(self._device, non_blocking=True)
-                for tensor in (batch.pixels, numbers, targets)
+                for tensor in (batch.pixels, numbers, targets, views)
+                if tensor is not None
             ]
             slot.copied = self._stream.record_event()
         current = torch.cuda.current_stream(self._device)
         current.wait_event(slot.copied)
         for tensor in moved:
             tensor.record_stream(current)
-        pixels, (offsets, heights, widths), targets = moved
-        return ImageBatch(pixels, offsets, heights, widths, targets, batch.rows)
+        pixels, (offsets, heights, widths), targets, *of_units = moved
+        views = of_units[0] if of_units else None
+        return ImageBatch(pixels, offsets, heights, widths, targets, batch.rows, views, batch.units)
 
 
 @dataclass

@@ -13,6 +13,7 @@ from mammo_pd.config import RunConfig
 from mammo_pd.errors import InputError
 from mammo_pd.inference.score import IMAGES_AT_ONCE
 from mammo_pd.patches.sampler import PatchSampler
+from mammo_pd.terms import Level
 from mammo_pd.training.checkpoint import load_weights
 from mammo_pd.training.model_card import CheckpointHeader
 from mammo_pd.training.objectives import build_objective
@@ -38,6 +39,12 @@ class ScoringModel:
             )
         config = RunConfig.model_validate(card.config)
         self._objective = build_objective(config.training)
+        if self._objective.judged is not Level.IMAGE:
+            raise InputError(
+                f"{checkpoint} judges all images of one {self._objective.judged} together "
+                "(training.fusion), and MLflow gives images one by one; score them by mammo-pd "
+                "predict."
+            )
         backbone = build_backbone(
             card.model,
             card.img_size,

@@ -12,6 +12,7 @@ private/                  owner only: the record, its key, and crosswalk.csv, by
                           is found in the archive; and dicom/, results for a PACS, if asked for
 """
 
+import base64
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from mammo_pd import __version__
@@ -41,6 +43,12 @@ from mammo_pd.training.model_card import kinds_of
 _IDENTITY = ("image_id", "patient_id", "exam_id", "laterality", "view")
 _TOLD = ("manufacturer", "model", "age", "presentation_intent", "implant", "breast_verdict")
 _NOT_SCORED = ("image_id", "patient_id", "exam_id", "status", "reason", "detail")
+# In the record, of an image that is judged beside others: its pooled token.
+_TOKEN = "token"
+_WAITING = {
+    "reason": "not_finished",
+    "detail": "it is scored once all images have been read: run the command again",
+}
 # Files that give no image are committed at the latest after so many.
 _FILES_AT_ONCE = 64
 _KINDS = {
@@ -163,20 +171,50 @@ def score_new_images(
     try:
         for images in _in_batches(files):
             if images:
-                scores = model.score([image.pixels for image in images])
-                for image, of_image in zip(images, scores.tolist(), strict=True):
+                found = _judge(model, [image.pixels for image in images])
+                for image, of_image in zip(images, found, strict=True):
                     if saliency:
                         _draw(model, image, out)
-                    names = model.objective.score_columns
-                    given = dict(zip(names, of_image, strict=True))
-                    record.add_columns(image.image_id, {"scores": given})
+                    record.add_columns(image.image_id, of_image)
             record.commit()
             count += len(images)
+        if model.objective.judged is not Level.IMAGE:
+            _fuse(model, record)
     except BaseException:
         # A file counts as done with its scores alone.
         record.discard()
         raise
     return count
+
+
+def _judge(
+    model: TrainedModel, images: list[npt.NDArray[np.uint16]]
+) -> Iterator[dict[str, dict[str, float] | str]]:
+    """What is recorded of each image: its scores, or what `_fuse` makes them of."""
+    if model.objective.judged is not Level.IMAGE:
+        for token in model.encode(images):
+            yield {_TOKEN: base64.b64encode(token.tobytes()).decode("ascii")}
+        return
+    for scores in model.score(images).tolist():
+        yield {"scores": dict(zip(model.objective.score_columns, scores, strict=True))}
+
+
+def _fuse(model: TrainedModel, record: Record) -> None:
+    """Score all images that are there, each beside the others of its unit.
+
+    An earlier run may have scored some without those that have come since.
+    """
+    rows = [manifest_row(image, record.hasher) for image in record.rows()]
+    rows = [row for row in rows if _TOKEN in row]
+    if not rows:
+        return
+    tokens = [np.frombuffer(base64.b64decode(row[_TOKEN]), np.float32) for row in rows]
+    table = pd.DataFrame([{name: row.get(name) for name in _IDENTITY} for row in rows])
+    scores = model.fuse(np.stack(tokens), table)
+    for row, of_image in zip(rows, scores.tolist(), strict=True):
+        given = dict(zip(model.objective.score_columns, of_image, strict=True))
+        record.add_columns(row["image_id"], {"scores": given})
+    record.commit()
 
 
 def _in_batches(files: Iterable[list[NewImage]]) -> Iterator[list[NewImage]]:
@@ -225,7 +263,10 @@ class Predictions:
         for image in record.rows():
             row = manifest_row(image, record.hasher)
             if "scores" not in row:
-                not_scored.append({name: row.get(name) for name in _NOT_SCORED})
+                told = {name: row.get(name) for name in _NOT_SCORED}
+                if _TOKEN in row:
+                    told |= _WAITING
+                not_scored.append(told)
                 continue
             unnamed += "machine" not in kinds_of(row)
             found = _unseen_kinds(row, model.card.trained_on)

@@ -152,7 +152,9 @@ def score_images(
                 run.info.img_size, backbone.patch_size, normalization=run.info.normalization
             ),
             objective,
-            MammogramDataset(cohort.paths, images, run.info.img_size),
+            MammogramDataset(
+                cohort.paths, images, run.info.img_size, views=objective.views(images)
+            ),
             workers=config.data.workers,
         )
         table = _as_predictions(images, scores, objective, run.config)

@@ -7,6 +7,7 @@ from torch import nn
 from tqdm import tqdm
 
 from mammo_pd.data.dataset import MammogramDataset
+from mammo_pd.data.unit_batches import batches_of_units
 from mammo_pd.patches.sampler import PatchSampler
 from mammo_pd.training.objectives import Objective
 from mammo_pd.training.scoring import score_batches
@@ -41,8 +42,10 @@ def score_dataset(
     """
     module = fabric.setup_module(model)
     module.eval()
-    starts = range(0, len(dataset), images_at_once)
-    batches = [list(range(s, min(s + images_at_once, len(dataset)))) for s in starts]
+    # Where images are judged together, units are not torn.
+    alone = np.arange(len(dataset))
+    units = alone if dataset.views is None else dataset.views[:, 0]
+    batches = batches_of_units(units, images_at_once)
     loader = make_loader(dataset, batches, workers, fabric.device)
     shown = tqdm(loader, total=len(batches), desc="score", unit="batch", leave=False, disable=None)
     scores = np.empty((len(dataset), len(objective.score_columns)))

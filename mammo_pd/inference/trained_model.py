@@ -1,11 +1,14 @@
 """A model out of a checkpoint's file alone: pixels go in, scores and heat come out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
+import torch
 from lightning.fabric import Fabric
 from torch import nn
 
@@ -13,6 +16,7 @@ from mammo_pd.backbones.base import Backbone
 from mammo_pd.backbones.build import build_backbone
 from mammo_pd.batch import ImageBatch
 from mammo_pd.config import RunConfig
+from mammo_pd.data.unit_batches import batches_of_units
 from mammo_pd.errors import InputError
 from mammo_pd.evaluation.operating_points import OperatingPoints
 from mammo_pd.imaging.pyramid import area_average, fitted_size
@@ -20,7 +24,7 @@ from mammo_pd.imaging.settings import ALGORITHM_VERSION, ImagingSettings
 from mammo_pd.inference.explain import attention_heat, draw_pictures
 from mammo_pd.inference.score import IMAGES_AT_ONCE
 from mammo_pd.patches.sampler import PatchSampler
-from mammo_pd.terms import PYRAMID_LONG_SIDES, Frames, VoiPolicy
+from mammo_pd.terms import PYRAMID_LONG_SIDES, Frames, Level, VoiPolicy
 from mammo_pd.training.checkpoint import load_either, weights_digest
 from mammo_pd.training.devices import make_fabric
 from mammo_pd.training.model_card import CheckpointHeader, ModelCard
@@ -28,6 +32,8 @@ from mammo_pd.training.objectives import Objective, build_objective
 from mammo_pd.training.scoring import score_batches
 
 _PICTURE_LONG_SIDE = 1024
+# Their attention takes the square of it.
+_FUSED_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,9 @@ class TrainedModel:
         fabric = make_fabric(config.replace(device=device))
         module = fabric.setup_module(model)
         module.eval()
+        if objective.judged is not Level.IMAGE:
+            for name in ("encode", "fuse"):
+                module.mark_forward_method(name)
         return cls(
             card=card,
             epoch=header.epochs,
@@ -150,14 +159,50 @@ class TrainedModel:
         Returns:
             (images, T) float64 in [0, 1].
         """
-        starts = range(0, len(images), IMAGES_AT_ONCE)
-        batches = (
-            ImageBatch.from_images(images[start : start + IMAGES_AT_ONCE]) for start in starts
-        )
         found = score_batches(
-            self._module, self.sampler, self.objective, batches, self.fabric.device
+            self._module, self.sampler, self.objective, _batches(images), self.fabric.device
         )
         return np.concatenate([scores.double().cpu().numpy() for _, scores in found])
+
+    @torch.no_grad()
+    def encode(self, images: Sequence[npt.NDArray[np.uint16]]) -> npt.NDArray[np.float32]:
+        """What `fuse` needs of images that are judged together: of each by itself, on all patches.
+
+        Args:
+            images: (h, w) each, at the pyramid level that the model reads.
+
+        Returns:
+            (images, D) float32.
+        """
+        module: Any = self._module
+        found = [
+            module.encode(*self.sampler.for_evaluation(batch.to(self.fabric.device)))
+            for batch in _batches(images)
+        ]
+        return np.concatenate([tokens.float().cpu().numpy() for tokens in found])
+
+    @torch.no_grad()
+    def fuse(self, tokens: npt.NDArray[np.float32], rows: pd.DataFrame) -> npt.NDArray[np.float64]:
+        """Score images that are judged together.
+
+        Args:
+            tokens: (images, D) of `encode`.
+            rows: their rows of a manifest.
+
+        Returns:
+            (images, T) float64 in [0, 1], of each image its breast's.
+        """
+        views = self.objective.views(rows)
+        assert views is not None, "of images that are judged by themselves there is nothing to fuse"
+        module: Any = self._module
+        scores = np.empty((len(rows), len(self.objective.score_columns)))
+        for chosen in batches_of_units(views[:, 0], _FUSED_AT_ONCE):
+            own = (
+                torch.from_numpy(part[chosen]).to(self.fabric.device) for part in (tokens, views)
+            )
+            outputs = module.fuse(*own).double()
+            scores[chosen] = self.objective.scores(outputs).cpu().numpy()
+        return scores
 
     def draw_saliency(self, pixels: npt.NDArray[np.uint16], *, mirror: bool) -> bytes:
         """Draw attention roll-out over an image.
@@ -173,3 +218,8 @@ class TrainedModel:
         size = shape if max(shape) <= _PICTURE_LONG_SIDE else fitted_size(shape, _PICTURE_LONG_SIDE)
         heat = attention_heat(self.backbone, self.sampler, ImageBatch.from_images([pixels]), size)
         return draw_pictures(area_average(pixels, size), heat, None, mirror=mirror)[1]
+
+
+def _batches(images: Sequence[npt.NDArray[np.uint16]]) -> Iterator[ImageBatch]:
+    for start in range(0, len(images), IMAGES_AT_ONCE):
+        yield ImageBatch.from_images(images[start : start + IMAGES_AT_ONCE])

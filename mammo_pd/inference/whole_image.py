@@ -14,6 +14,7 @@ from mammo_pd.errors import InputError
 from mammo_pd.inference.trained_model import TrainedModel
 from mammo_pd.normalization import Normalization
 from mammo_pd.patches.affine import fit_to_image_size
+from mammo_pd.terms import Level
 from mammo_pd.training.objectives import Objective
 
 
@@ -52,6 +53,12 @@ class WholeImageModel(nn.Module):
             InputError: its objective reads images in a way of its own.
         """
         objective = model.objective
+        if objective.judged is not Level.IMAGE:
+            raise InputError(
+                f"the model judges all images of one {objective.judged} together "
+                "(training.fusion), and other tools give it one by one; score them by mammo-pd "
+                "predict."
+            )
         if type(objective).evaluation_inputs is not Objective.evaluation_inputs:
             raise InputError(
                 f"the objective {model.card.objective} reads images in a way of its own, which "

@@ -134,7 +134,7 @@ class _Memory:
             pixels=torch.zeros(most_pixels, dtype=batch.pixels.dtype, device=batch.pixels.device),
             # Of no value here: what would read them must not take this batch's for another's.
             rows=torch.empty(len(batch), dtype=torch.int64, device="meta"),
-            **{name: getattr(batch, name).clone() for name in _NUMBERS},
+            **{name: getattr(batch, name).clone() for name in batch.numbers},
         )
         return cls(own, keys.clone())
 
@@ -144,8 +144,8 @@ class _Memory:
     def copy(self, batch: ImageBatch, keys: Tensor) -> None:
         self.batch.pixels[: len(batch.pixels)].copy_(batch.pixels)
         torch._foreach_copy_(
-            [*(getattr(self.batch, name) for name in _NUMBERS), self.keys],
-            [*(getattr(batch, name) for name in _NUMBERS), keys],
+            [*(getattr(self.batch, name) for name in batch.numbers), self.keys],
+            [*(getattr(batch, name) for name in batch.numbers), keys],
         )
 
 
@@ -205,6 +205,3 @@ def _end_failed_capture(device: torch.device, pool: Any) -> None:
             end(torch.cuda.current_device() if device.index is None else device.index, pool)
     with _capturing(torch.cuda.CUDAGraph(), device, torch.cuda.graph_pool_handle()):
         torch.zeros((), device=device)
-
-
-_NUMBERS = ("offsets", "heights", "widths", "targets")

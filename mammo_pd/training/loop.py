@@ -28,7 +28,7 @@ from mammo_pd.locks import locked
 from mammo_pd.patches.sampler import Kept
 from mammo_pd.stopping import StopSignals
 from mammo_pd.table_file import csv_text
-from mammo_pd.terms import Split
+from mammo_pd.terms import Level, Split
 from mammo_pd.tracking import NoTracking, TrackedDataset, Tracker
 from mammo_pd.training.averaging import WeightAverage
 from mammo_pd.training.batch_size import DoesNotFitError
@@ -140,7 +140,9 @@ def _fit_tracked(setup: RunSetup, run: RunFolder, signals: StopSignals) -> list[
         table = csv_text(pd.DataFrame(history))
         write_text(run.history, table)
         tracker.keep("history.csv", table)
-        if setup.objective.score_columns and not setup.objective.is_pretext:
+        # MLflow's form of a model scores image by image.
+        scores_images = setup.objective.score_columns and setup.objective.judged is Level.IMAGE
+        if scores_images and not setup.objective.is_pretext:
             tracker.keep_model(setup.objective.score_columns)
     tracker.run.update(finished=timestamp(), validation=of_best)
     setup.say(_best_line(best_epoch(history, setup.objective), of_best, setup.objective))
@@ -371,7 +373,7 @@ def _train_epoch(
     training, world = setup.config.training, setup.fabric.world_size
     batches = setup.train_batches()
     batches.epoch = epoch
-    steps, turns = len(batches), batches.turns()
+    steps, turns, sizes = len(batches), batches.turns(), batches.sizes()
     warmup = round(training.warmup_epochs * steps)
     images = before.images
     started = time.perf_counter() - before.seconds
@@ -423,10 +425,11 @@ def _train_epoch(
                 setup.train_set, batch.rows, training.seed, epoch, setup.device, turns[number]
             )
             num_keep, parts = setup.keep_at(epoch, number)
+            weight = len(batch) * world / sizes[number]
             with clock.timing() if clock is not None else nullcontext():
-                loss = step(batch, keys, num_keep, parts)
+                loss = step(batch, keys, num_keep, parts, weight)
             average.update(done)
-            images += len(batch) * world
+            images += sizes[number]
             losses.add(loss, number, rate)
             bar.update()
             saver.after_step(number + 1, progress)

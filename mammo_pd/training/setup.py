@@ -28,6 +28,7 @@ from mammo_pd.data.dataset import EpochBatches, MammogramDataset
 from mammo_pd.data.loader import BatchLoader
 from mammo_pd.data.split_store import split_store
 from mammo_pd.data.store import StorePaths, open_store
+from mammo_pd.data.unit_batches import UnitBatches, batches_of_units, members_of
 from mammo_pd.errors import InputError
 from mammo_pd.keep_schedule import KeepSchedule
 from mammo_pd.orphans import signal_when_parent_dies
@@ -130,7 +131,7 @@ class RunSetup:
             refuse_seen_test_women(config.model.weights, cohort, say)
         img_size = _img_size(config, _largest_crop(parts))
         train_set, val_set = (
-            MammogramDataset(paths, rows, img_size, targets)
+            MammogramDataset(paths, rows, img_size, targets, objective.views(rows))
             for rows, targets in (
                 (parts[Split.TRAIN], objective.training_targets(parts[Split.TRAIN])),
                 (parts[Split.VAL], objective.targets(parts[Split.VAL])),
@@ -168,7 +169,7 @@ class RunSetup:
                 say(line)
         if config.device.residual == "bfloat16":
             backbone.narrow_residual()
-        objective.prepare(backbone, train_set.targets.numpy())
+        objective.prepare(backbone, train_set.judged_targets.numpy())
         sampler = PatchSampler(
             img_size,
             backbone.patch_size,
@@ -198,6 +199,7 @@ class RunSetup:
         if config.training.batch_size == "auto":
             setup = setup._with_batch_size(find_batch_size(setup))
             say(f"batch size {setup.config.training.batch_size}: the largest that fits")
+        setup.train_batches()  # refuses a batch that no unit fits into
         if compiled:
             compile_blocks(setup.model)
         return setup
@@ -235,17 +237,19 @@ class RunSetup:
         steps = self.config.training.grad_accum_steps
         return steps * math.ceil(rate / self.schedule.base)
 
-    def train_batches(self) -> EpochBatches:
+    def train_batches(self) -> EpochBatches | UnitBatches:
         """Which images each training step of this process takes; its ``epoch`` is to be set."""
         training, fabric = self.config.training, self.fabric
-        return EpochBatches(
-            len(self.train_set),
-            training.known_batch_size,
-            seed=training.seed,
-            rank=fabric.global_rank,
-            world_size=fabric.world_size,
-            draw=self.draw.draw if self.draw else None,
-        )
+        settings: dict[str, Any] = {
+            "seed": training.seed,
+            "rank": fabric.global_rank,
+            "world_size": fabric.world_size,
+            "draw": self.draw.draw if self.draw else None,
+        }
+        size, views = training.known_batch_size, self.train_set.views
+        if views is not None:
+            return UnitBatches(views[:, 0], size, **settings)
+        return EpochBatches(len(self.train_set), size, **settings)
 
     def is_frozen(self, epoch: int) -> bool:
         """Whether the head alone learns in an epoch, from 0."""
@@ -283,6 +287,13 @@ class RunSetup:
         training, fabric = self.config.training, self.fabric
         at_once = training.known_batch_size / fabric.world_size / training.grad_accum_steps
         size = max(1, int(at_once * (self.schedule.base if on_all else 1)))
+        if self.val_set.views is not None:
+            return batches_of_units(
+                self.val_set.views[:, 0],
+                size,
+                rank=fabric.global_rank,
+                world_size=fabric.world_size,
+            )
         mine = range(fabric.global_rank, len(self.val_set), fabric.world_size)
         return [list(mine[start : start + size]) for start in range(0, len(mine), size)]
 
@@ -361,9 +372,12 @@ class RunSetup:
         if self.draw is not None and not self.draw.drawn.all():
             never = int((~self.draw.drawn).sum())
             self.say(
-                f"warning: {never} of {len(self.train_set)} training images are never drawn: where "
-                f"{self.config.training.balance_within} is theirs, only one class is found"
+                f"warning: {never} of {len(self.draw.drawn)} training {self.objective.judged}s are "
+                f"never drawn: where {self.config.training.balance_within} is theirs, only one "
+                "class is found"
             )
+        for line in self.objective.warnings(self.parts[Split.TRAIN]):
+            self.say(f"warning: {line}")
         if self.fabric.is_global_zero and self.config.patch_dropout.draw == Draw.TISSUE:
             share = self._tissue_share()
             kept_patches = self.num_keep / self.backbone.num_tokens
@@ -450,6 +464,11 @@ def _balanced_draw(
         # An unknown value is a group of its own.
         groups = pd.factorize(rows[column].astype("string").fillna(""))[0].astype(np.int64)
     positive = objective.positive(train_set.targets.numpy())
+    if train_set.views is not None:
+        members = members_of(train_set.views[:, 0])
+        positive = np.array([positive[rows].any() for rows in members])
+        if groups is not None:
+            groups = np.array([groups[rows[0]] for rows in members])
     draw = BalancedDraw(positive, training.positive_share, groups)
     if not draw.drawn.any():
         within = f" within any {column}" if column else ""

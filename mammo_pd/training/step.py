@@ -42,7 +42,14 @@ class TrainingStep:
     clip_norm: float = 0.0
     captured: CapturedWork | None = None
 
-    def __call__(self, batch: ImageBatch, keys: Tensor, num_keep: int, parts: int = 1) -> Tensor:
+    def __call__(
+        self,
+        batch: ImageBatch,
+        keys: Tensor,
+        num_keep: int,
+        parts: int = 1,
+        weight: float = 1.0,
+    ) -> Tensor:
         """Train on this process's share of a batch.
 
         Args:
@@ -51,29 +58,41 @@ class TrainingStep:
             num_keep: K.
             parts: forward and backward passes that the batch is cut into, of nearly equal size;
                 patches are drawn and read only when their part is due.
+            weight: of this process's images beside the others': 1 where each has as many. All
+                processes' weights add up to their number.
 
         Returns:
-            () the mean loss over this process's share, on the device.
+            () the mean loss over this process's share times the weight, on the device.
         """
         batch = batch.to(self.fabric.device)
-        parts = min(parts, len(batch))
+        edges = batch.edges(min(parts, len(batch)))
         if self.captured is None:
-            return self._learn(batch, keys, num_keep, parts)
-        name = ("step", num_keep, parts)
+            return self._learn(batch, keys, num_keep, edges, weight)
+        # With the edges: where units are not to be torn, they are not the same in each batch.
+        name = ("step", num_keep, edges)
         if self.fabric.world_size == 1:
-            learn = partial(self._learn, num_keep=num_keep, parts=parts)
+            learn = partial(self._learn, num_keep=num_keep, edges=edges)
             return self.captured.run(name, learn, batch, keys)
-        gradients = partial(self._gradients, num_keep=num_keep, parts=parts)
+        gradients = partial(self._gradients, num_keep=num_keep, edges=edges)
         found = self.captured.run(name, gradients, batch, keys)
-        return self._learn_together(found)
+        return self._learn_together(found * weight)
 
-    def _learn(self, batch: ImageBatch, keys: Tensor, num_keep: int, parts: int) -> Tensor:
+    def _learn(
+        self,
+        batch: ImageBatch,
+        keys: Tensor,
+        num_keep: int,
+        edges: Sequence[int],
+        weight: float = 1.0,
+    ) -> Tensor:
         self._drop_gradients()
-        loss = self._backward(batch, keys, num_keep, parts)
+        loss = self._backward(batch, keys, num_keep, edges, weight)
         self._update()
         return loss
 
-    def _gradients(self, batch: ImageBatch, keys: Tensor, num_keep: int, parts: int) -> Tensor:
+    def _gradients(
+        self, batch: ImageBatch, keys: Tensor, num_keep: int, edges: Sequence[int]
+    ) -> Tensor:
         """This process's loss and gradients, end to end, for one exchange with the others'.
 
         DDP exchanges gradients while more are computed, which no graph that is replayed can hold
@@ -81,7 +100,7 @@ class TrainingStep:
         """
         self._drop_gradients()
         with self.fabric.no_backward_sync(self.model):
-            loss = self._backward(batch, keys, num_keep, parts)
+            loss = self._backward(batch, keys, num_keep, edges)
         gradients = [weight.grad.flatten() for weight in self._learning if weight.grad is not None]
         self._drop_gradients()
         return torch.cat([loss.view(1), *gradients])
@@ -105,14 +124,20 @@ class TrainingStep:
     def _learning(self) -> list[nn.Parameter]:
         return [weight for weight in self.model.parameters() if weight.requires_grad]
 
-    def _backward(self, batch: ImageBatch, keys: Tensor, num_keep: int, parts: int) -> Tensor:
-        edges = [len(batch) * number // parts for number in range(parts + 1)]
+    def _backward(
+        self,
+        batch: ImageBatch,
+        keys: Tensor,
+        num_keep: int,
+        edges: Sequence[int],
+        weight: float = 1.0,
+    ) -> Tensor:
         losses = []
         for start, end in pairwise(edges):
             # Gradients are exchanged once a step, with the last part.
             with self.fabric.no_backward_sync(self.model, enabled=end < len(batch)):
                 loss = self._loss(batch.slice(start, end), keys[start:end], num_keep)
-                loss = loss * ((end - start) / len(batch))
+                loss = loss * (weight * (end - start) / len(batch))
                 self.fabric.backward(loss)
             losses.append(loss.detach())
         return torch.stack(losses).sum()

@@ -1,6 +1,7 @@
 """Captured steps learn what others do; their bookkeeping is tried without a GPU."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -51,12 +52,18 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return []
 
 
-def batches(count: int = 8, size: int = 3) -> Iterator[tuple[ImageBatch, torch.Tensor]]:
+def batches(
+    count: int = 8, size: int = 3, *, fused: bool = False
+) -> Iterator[tuple[ImageBatch, torch.Tensor]]:
     rng = np.random.default_rng(0)
     for number in range(count):
         shapes = rng.integers(2, 6, (size, 2))
         images = [rng.integers(0, 9, shape).astype(np.uint16) for shape in shapes]
-        yield ImageBatch.from_images(images), torch.arange(size) + 10 * number
+        batch = ImageBatch.from_images(images)
+        if fused:
+            views = torch.from_numpy(rng.integers(0, 3, (size, 3)))
+            batch = replace(batch, views=views, units=(1,) * size)
+        yield batch, torch.arange(size) + 10 * number
 
 
 def sums(batch: ImageBatch, keys: torch.Tensor) -> torch.Tensor:
@@ -66,12 +73,14 @@ def sums(batch: ImageBatch, keys: torch.Tensor) -> torch.Tensor:
         batch.pixels[start:end].sum() + height
         for start, end, height in zip(batch.offsets, ends, batch.heights, strict=True)
     ]
-    return torch.stack(total) + keys
+    of_views = 0 if batch.views is None else batch.views @ torch.tensor([1, 10, 100])
+    return torch.stack(total) + keys + of_views
 
 
-def test_results_are_those_of_each_batch_and_stay_so(said: list[str]) -> None:
+@pytest.mark.parametrize("fused", [False, True])
+def test_results_are_those_of_each_batch_and_stay_so(said: list[str], fused: bool) -> None:
     work = CapturedWork(CPU, 25, said.append)
-    found = [(work.run("sums", sums, *given), sums(*given)) for given in batches()]
+    found = [(work.run("sums", sums, *given), sums(*given)) for given in batches(fused=fused)]
     assert len(work._graphs) == 1
     for result, expected in found:
         assert torch.equal(result, expected)
@@ -218,7 +227,8 @@ def learn(
     torch.manual_seed(0)
     given = RunConfig()
     fabric = make_fabric(given.replace(device=given.device.replace(precision=precision)))
-    objective = build_objective(given.training.replace(objective=learnt))
+    changes = {"fusion" if learnt == "exam" else "objective": learnt}
+    objective = build_objective(given.training.replace(**changes))
     backbone = build_backbone(
         "vit_tiny_patch16_224",
         IMG_SIZE,
@@ -251,7 +261,12 @@ def learn(
         images = [rng.integers(0, 65536, shape).astype(np.uint16) for shape in shapes]
         for image in images:
             image[:, image.shape[1] // 2 :] = 0
-        batch = ImageBatch.from_images(images).to(fabric.device)
+        batch = ImageBatch.from_images(images)
+        if learnt == "exam":
+            # Other views in each batch, of units that are cut in the same places.
+            views = np.stack([np.arange(16) // 4, *rng.integers(0, 2, (2, 16))], axis=1)
+            batch = replace(batch, views=torch.from_numpy(views), units=(4,) * 4)
+        batch = batch.to(fabric.device)
         batch.targets[:] = torch.from_numpy(rng.integers(0, 2, (16, 1))).float().to(fabric.device)
         keys = torch.arange(16, device=fabric.device) + 1000 * number
         set_learning_rate(optimizer, 1e-5 * (1 + number % 7))
@@ -265,7 +280,7 @@ def learn(
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("learnt", ["binary_label", "masked_autoencoder"])
+@pytest.mark.parametrize("learnt", ["binary_label", "masked_autoencoder", "exam"])
 @pytest.mark.parametrize("draw", list(Draw))
 def test_captured_steps_equal_others(draw: Draw, learnt: str) -> None:
     for compiled, precision, tolerance, narrow in (

@@ -7,6 +7,7 @@ from mammo_pd.errors import InputError
 from mammo_pd.training.objectives.base import Objective
 from mammo_pd.training.objectives.binary_label import BinaryLabel
 from mammo_pd.training.objectives.findings import Findings
+from mammo_pd.training.objectives.fused_views import FusedViews
 from mammo_pd.training.objectives.masked_autoencoder import MaskedAutoencoder
 
 OBJECTIVES: dict[str, Callable[[TrainingSettings], Objective]] = {
@@ -28,7 +29,8 @@ def build_objective(settings: TrainingSettings) -> Objective:
             f"training.objective {settings.objective!r} does not exist; choose one of "
             f"{', '.join(OBJECTIVES)}."
         )
-    return build(settings)
+    objective = build(settings)
+    return objective if settings.fusion is None else FusedViews(objective, settings)
 
 
 __all__ = ["Objective", "build_objective"]

@@ -18,6 +18,7 @@ from mammo_pd.backbones.base import Backbone
 from mammo_pd.batch import ImageBatch
 from mammo_pd.errors import InputError
 from mammo_pd.patches.sampler import Kept, PatchSampler
+from mammo_pd.terms import Level
 
 
 class Objective(ABC):
@@ -37,6 +38,8 @@ class Objective(ABC):
             scores are to be kept that nothing is reported on).
         monitor: which of `metrics` chooses the best epoch; larger is better, unless its name ends
             with "loss".
+        judged: level of what is judged and drawn: an image by itself, or all images of a breast or
+            an exam together (`views`). A score is an image's or, by fusion, its breast's.
         is_pretext: whether what is learnt is to predict dropped patches. Validation then always
             keeps as many patches as training does, whatever ``training.validate_on`` says, and the
             scores are of no use to others.
@@ -46,6 +49,7 @@ class Objective(ABC):
     target_columns: tuple[str, ...]
     score_columns: tuple[str, ...]
     monitor: str
+    judged: Level = Level.IMAGE
     is_pretext: bool = False
 
     # ---- what every objective says
@@ -108,6 +112,20 @@ class Objective(ABC):
                 "(mammo-pd preprocess --labels), or make another split: mammo-pd split --name NEW"
             )
 
+    def views(self, rows: pd.DataFrame) -> npt.NDArray[np.int64] | None:
+        """Say which images are judged together: by default none, each is judged by itself.
+
+        Returns:
+            (rows, 3) int64: the unit that each image is of, numbered from 0; its breast, within the
+            unit; and its kind of view. A batch then holds whole units, and has these
+            (`mammo_pd.batch.ImageBatch.views`). None for images that are judged by themselves.
+        """
+        return None
+
+    def warnings(self, rows: pd.DataFrame) -> list[str]:
+        """What the user may not expect of the training rows, a sentence each."""
+        return []
+
     def count(self, rows: pd.DataFrame) -> str:
         """Count the usable rows of one part for people, such as "640 (12 positive)"."""
         return str(len(rows))
@@ -132,7 +150,7 @@ class Objective(ABC):
 
         Args:
             backbone: with its initial weights, which a checkpoint may replace later.
-            targets: (images, T) float32 of `training_targets`.
+            targets: (images, T) float32 of `training_targets`; (breasts, T) where views are fused.
         """
 
     def chance_loss(self, targets: npt.NDArray[np.float32]) -> float | None:
