@@ -15,7 +15,7 @@ import pandas as pd
 import pydicom
 import pytest
 from monai.bundle import run as run_bundle
-from monai.bundle import verify_net_in_out
+from monai.bundle import verify_metadata, verify_net_in_out
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from small_runs import set_up, small
@@ -37,6 +37,13 @@ from mammo_pd.training.model_card import CheckpointHeader
 from mammo_pd.training.train import start_run
 
 HAS_HIGHDICOM = find_spec("highdicom") is not None
+# What MONAI's monai/bundle/meta_schema.json asks of every bundle, and of each input and output.
+REQUIRED_TENSOR = ("type", "format", "num_channels", "spatial_shape", "dtype", "value_range")
+REQUIRED_METADATA = (
+    *("schema", "version", "monai_version", "pytorch_version", "numpy_version"),
+    *("required_packages_version", "task", "description", "authors", "copyright"),
+    "network_data_format",
+)
 BROKEN = {
     "text.dcm": "not_an_image",
     "copy.dcm": "duplicate_image",
@@ -213,12 +220,18 @@ def test_dicom_results_are_of_their_study_and_hold_the_scores(
                 assert "Error" not in judged.stderr
 
 
+@pytest.fixture(scope="module")
+def bundle(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bundle") / "b"
+    assert main(["export", str(trained.checkpoint), "--bundle", str(folder)]) == 0
+    return folder
+
+
 def test_bundle_run_by_monai_gives_the_scores_of_predict(
-    trained: Trained, predicted: Path, tmp_path: Path
+    trained: Trained, predicted: Path, bundle: Path, tmp_path: Path
 ) -> None:
-    assert main(["export", str(trained.checkpoint), "--bundle", str(tmp_path / "b")]) == 0
-    configs = tmp_path / "b" / "configs"
-    given = {"config_file": str(configs / "inference.json"), "bundle_root": str(tmp_path / "b")}
+    configs = bundle / "configs"
+    given = {"config_file": str(configs / "inference.json"), "bundle_root": str(bundle)}
     meta = str(configs / "metadata.json")
     verify_net_in_out("network", meta_file=meta, device="cpu", **given)
     woman = next(trained.folder.glob("PHANTOM*"))
@@ -235,6 +248,46 @@ def test_bundle_run_by_monai_gives_the_scores_of_predict(
     assert len(found) == 4
     for file, score in found.items():
         assert score == pytest.approx(scored[crosswalk[str(woman / file)]], abs=1e-5)
+
+
+def test_metadata_has_what_monai_asks_of_it(bundle: Path, tmp_path: Path) -> None:
+    """By MONAI's own check, of a schema that lies here: its own is downloaded."""
+    tensors = {"patternProperties": {"^.+$": {"required": [*REQUIRED_TENSOR]}}}
+    schema = {
+        "required": [*REQUIRED_METADATA],
+        "properties": {
+            "network_data_format": {"properties": {"inputs": tensors, "outputs": tensors}},
+            **{f"{name}_packages_version": {"type": "object"} for name in ("required", "optional")},
+        },
+    }
+    meta, place = bundle / "configs" / "metadata.json", tmp_path / "schema.json"
+    place.write_text(json.dumps(schema))
+    verify_metadata(meta_file=str(meta), filepath=str(place))
+    told = json.loads(meta.read_text())
+    del told["network_data_format"]["outputs"]["pred"]["dtype"]
+    (broken := tmp_path / "metadata.json").write_text(json.dumps(told))
+    with pytest.raises(ValueError, match="'dtype' is a required property"):
+        verify_metadata(meta_file=str(broken), filepath=str(place))
+
+
+def test_bundle_fine_tunes_by_monai(
+    bundle: Path, phantom_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From its own weights, with the settings that it was trained with but for those given."""
+    given = {"config_file": str(bundle / "configs" / "train.json"), "bundle_root": str(bundle)}
+    given |= {"store": str(phantom_store), "runs": str(tmp_path / "runs"), "lr": 1e-4}
+    with pytest.raises(SystemExit, match="--settings#training#epochs is 0; it must be at least 1"):
+        run_bundle(**given, epochs=0)
+    run_bundle(**given, epochs=1, **{"settings#device#accelerator": "cpu"})
+    (folder,) = (tmp_path / "runs").glob("*/best.safetensors")
+    card = CheckpointHeader.read(folder).card
+    before = CheckpointHeader.read(bundle / "models" / "model.safetensors").card
+    assert card is not None and before is not None
+    assert card.weights is not None and card.weights["source"] == "model.safetensors"
+    assert card.config["training"] == {**before.config["training"], "lr": 1e-4}
+    assert card.config["patch_dropout"] == before.config["patch_dropout"]
+    assert card.img_size == before.img_size
+    assert "next: mammo-pd evaluate" in capsys.readouterr().out
 
 
 def test_interrupted_run_leaves_whole_tables_and_goes_on(
