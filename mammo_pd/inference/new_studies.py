@@ -28,6 +28,7 @@ from mammo_pd.data.new_image import NewImage
 from mammo_pd.data.record import Record
 from mammo_pd.data.store import StorePaths
 from mammo_pd.errors import InputError
+from mammo_pd.evaluation.levels import STANDARD_VIEWS
 from mammo_pd.evaluation.operating_points import OperatingPoints
 from mammo_pd.files import atomic_write, write_text
 from mammo_pd.imaging.settings import ALGORITHM_VERSION
@@ -39,7 +40,10 @@ from mammo_pd.terms import Level, Status
 from mammo_pd.training.model_card import kinds_of
 
 _IDENTITY = ("image_id", "patient_id", "exam_id", "laterality", "view")
-_TOLD = ("manufacturer", "model", "age", "presentation_intent", "implant", "breast_verdict")
+_TOLD = (
+    *("manufacturer", "model", "age", "presentation_intent", "implant"),
+    *("breast_verdict", "side_verdict"),
+)
 _NOT_SCORED = ("image_id", "patient_id", "exam_id", "status", "reason", "detail")
 # Files that give no image are committed at the latest after so many.
 _FILES_AT_ONCE = 64
@@ -204,7 +208,7 @@ class Predictions:
     Attributes:
         images: one row per scored image.
         not_scored: one row per image without a score.
-        warnings: of kinds of images that the model was not trained on.
+        warnings: of kinds of images that the model was not trained on, and of doubtful ones.
     """
 
     images: pd.DataFrame
@@ -241,10 +245,14 @@ class Predictions:
             )
         columns = [*_IDENTITY, *model.objective.score_columns, "unseen", *_TOLD]
         images = pd.DataFrame(scored, columns=columns)
+        without = pd.DataFrame(not_scored, columns=list(_NOT_SCORED))
+        found_warnings = _warnings(model, unseen, unnamed, len(scored))
+        if (line := _doubts(images, without)) is not None:
+            found_warnings.append(line)
         return cls(
             images.astype(dict.fromkeys(model.objective.score_columns, np.float64)),
-            pd.DataFrame(not_scored, columns=list(_NOT_SCORED)),
-            _warnings(model, unseen, unnamed, len(scored)),
+            without,
+            found_warnings,
         )
 
 
@@ -282,6 +290,33 @@ def _warnings(
                 "there (column unseen)"
             )
     return found
+
+
+def _doubts(images: pd.DataFrame, not_scored: pd.DataFrame) -> str | None:
+    """What to look at before scores are believed, in one line; None where there is nothing."""
+    found = []
+    for column, what in (
+        ("breast_verdict", "may hold more or less than a breast"),
+        ("side_verdict", "show the breast on another side than they name"),
+    ):
+        doubtful = images.loc[images[column].notna() & (images[column] != "ok"), column]
+        if len(doubtful):
+            told = ", ".join(f"{name}: {count}" for name, count in doubtful.value_counts().items())
+            found.append(f"{len(doubtful)} of {len(images)} images {what} ({column}: {told})")
+    # Of a breast whose images do not all say their view nothing is known to be missing.
+    sides = images[images["laterality"].notna()]
+    views = [
+        set(of)
+        for _, of in sides.groupby(["patient_id", "exam_id", "laterality"], dropna=False)["view"]
+        if of.notna().all()
+    ]
+    if incomplete := sum(not {*STANDARD_VIEWS} <= of for of in views):
+        found.append(f"{incomplete} of {len(views)} breasts were scored without both CC and MLO")
+    exams = set(images["exam_id"].dropna())
+    unread = not_scored.loc[not_scored["status"] == Status.FAILED, "exam_id"]
+    if partial := len(exams & set(unread.dropna())):
+        found.append(f"of {partial} of {len(exams)} exams an image could not be read")
+    return f"look at these before their scores: {'; '.join(found)}" if found else None
 
 
 def judged_tables(

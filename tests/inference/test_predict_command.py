@@ -319,6 +319,41 @@ def test_interrupted_run_leaves_whole_tables_and_goes_on(
         pd.testing.assert_frame_equal(after, pd.read_csv(predicted / f"{name}.csv"))
 
 
+def test_doubtful_images_breasts_and_exams_are_counted_in_one_line(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An image without air, one that names the other side, and a file that is cut off."""
+    (folder := tmp_path / "new").mkdir()
+    woman = next(trained.folder.glob("PHANTOM*"))
+    for view in ("R_CC", "R_MLO", "L_CC", "L_MLO"):
+        (file,) = woman.rglob(f"{view}.dcm")
+        image = pydicom.dcmread(file)
+        if image.file_meta.TransferSyntaxUID.is_compressed:
+            image.decompress(generate_instance_uid=False)
+        if view == "L_CC":
+            image.ImageLaterality = image.Laterality = "R"
+            del image.PatientOrientation
+        if view == "L_MLO":
+            image.PixelData = image.PixelData[:-100]
+        if view == "R_MLO":
+            noise = np.random.default_rng(0).integers(0, 9, image.pixel_array.shape)
+            image.PixelData = (noise + image.pixel_array.max() // 2).astype("<u2").tobytes()
+        image.save_as(folder / f"{view}.dcm")
+    words = ["predict", str(trained.checkpoint), str(folder), "--out", str(tmp_path / "o")]
+    assert main(words) == 3
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "look at these" in line]
+    images = pd.read_csv(tmp_path / "o" / "predictions.csv")
+    for column in ("breast_verdict", "side_verdict"):
+        verdicts = images[column][images[column].notna() & (images[column] != "ok")]
+        assert len(verdicts) == 1
+        assert "1 of 3 images" in line and f"({column}: {verdicts.item()}: 1)" in line
+    assert "of 1 of 1 exams an image could not be read" in line
+    assert (
+        line.removeprefix("warning: ")
+        in json.loads((tmp_path / "o" / "predictions.json").read_text())["warnings"]
+    )
+
+
 def test_tables_follow_the_folder(trained: Trained, tmp_path: Path) -> None:
     """A file that has left the folder leaves the tables, and its copy is taken instead."""
     folder, out = tmp_path / "new", tmp_path / "out"
@@ -363,8 +398,9 @@ def test_what_the_model_does_not_know_is_warned_of(
     assert "1 of 1 images are of machines that the model was not trained on" in printed
     assert "by version 1 of the preprocessing" in printed
     assert pd.read_csv(tmp_path / "other" / "predictions.csv")["unseen"].tolist() == ["machine"]
-    [warning] = [line for line in predict("same").splitlines() if "warning" in line]
-    assert "images are few to lock thresholds" in warning
+    few, doubts = [line for line in predict("same").splitlines() if "warning" in line]
+    assert "images are few to lock thresholds" in few
+    assert "1 of 1 breasts were scored without both CC and MLO" in doubts
     del header["operating_points"], card["trained_on"]
     printed = predict("old")
     assert "the checkpoint holds no thresholds" in printed
