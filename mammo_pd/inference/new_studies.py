@@ -45,6 +45,7 @@ _TOLD = (
     *("breast_verdict", "side_verdict"),
 )
 _NOT_SCORED = ("image_id", "patient_id", "exam_id", "status", "reason", "detail")
+_JUDGED = ("score", "recalibrated", "threshold", "flagged")
 # Files that give no image are committed at the latest after so many.
 _FILES_AT_ONCE = 64
 _KINDS = {
@@ -330,7 +331,6 @@ def judged_tables(
         code: of the operating point.
     """
     objective = model.objective
-    several = len(objective.target_columns) > 1
     tables = {}
     for level in Level:
         table: pd.DataFrame | None = None
@@ -339,11 +339,7 @@ def judged_tables(
             rows = images[list(_IDENTITY)].assign(score=images[column])
             points = model.operating_points.get(target, OperatingPoints.none())
             units = points.judge(rows, level, code)
-            suffix = f"_{target}" if several else ""
-            values = {
-                "score": column,
-                **{name: name + suffix for name in ("recalibrated", "threshold", "flagged")},
-            }
+            values = {name: column_of(column, name) for name in _JUDGED}
             if table is None:
                 table = units.drop(columns=list(values))
             for name, called in values.items():
@@ -355,6 +351,16 @@ def judged_tables(
             table = table.drop(columns="n_images").merge(further, on="image_id")
         tables[level] = table
     return tables
+
+
+def column_of(score_column: str, name: str) -> str:
+    """The column of a verdict on the target of a score: ``cancer_flagged`` beside ``cancer_score``.
+
+    Args:
+        score_column: ``score``, or with the target in front of it.
+        name: ``score``, ``recalibrated``, ``threshold`` or ``flagged``.
+    """
+    return score_column.removesuffix("score") + name
 
 
 def write_tables(
@@ -415,7 +421,7 @@ def write_tables(
 
 def flagged_counts(table: pd.DataFrame) -> dict[str, int]:
     """How many units of a table are flagged, by the column that says so; none without verdicts."""
-    columns = [str(name) for name in table if str(name).startswith("flagged")]
+    columns = [str(name) for name in table if str(name).endswith("flagged")]
     return {name: int(table[name].sum()) for name in columns if table[name].notna().any()}
 
 

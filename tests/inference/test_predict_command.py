@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from mammo_pd.data.record import Record
 from mammo_pd.data.store import StorePaths
 from mammo_pd.evaluation.levels import Aggregation, aggregate
 from mammo_pd.evaluation.predictions import check_predictions
+from mammo_pd.inference.new_studies import judged_tables
 from mammo_pd.inference.predict import Scored
 from mammo_pd.inference.predict import predict as score_run
 from mammo_pd.inference.trained_model import TrainedModel
@@ -34,6 +36,7 @@ from mammo_pd.terms import Level, Split
 from mammo_pd.training.checkpoint import weights_digest
 from mammo_pd.training.loop import fit
 from mammo_pd.training.model_card import CheckpointHeader
+from mammo_pd.training.objectives import build_objective
 from mammo_pd.training.train import start_run
 
 HAS_HIGHDICOM = find_spec("highdicom") is not None
@@ -376,6 +379,19 @@ def test_doubtful_images_breasts_and_exams_are_counted_in_one_line(
         line.removeprefix("warning: ")
         in json.loads((tmp_path / "o" / "predictions.json").read_text())["warnings"]
     )
+
+
+def test_verdicts_on_several_targets_have_the_names_of_their_scores() -> None:
+    settings = small(training__objective="findings", training__targets=("label", "mass")).training
+    model: Any = SimpleNamespace(objective=build_objective(settings), operating_points={})
+    row = {"image_id": "i", "patient_id": "p", "exam_id": "e", "laterality": "L", "view": "CC"}
+    images = pd.DataFrame([{**row, "score": 0.2, "mass_score": 0.9, "unseen": None}])
+    tables = judged_tables(images, model, "youden")
+    names = ("score", "recalibrated", "threshold", "flagged")
+    verdicts = [*names, *(f"mass_{name}" for name in names)]
+    assert [*tables[Level.IMAGE].columns] == [*row, *verdicts, "unseen"]
+    assert [*tables[Level.PATIENT].columns] == ["patient_id", "n_images", *verdicts]
+    assert tables[Level.EXAM]["mass_score"].tolist() == [0.9]
 
 
 def test_tables_follow_the_folder(trained: Trained, tmp_path: Path) -> None:
