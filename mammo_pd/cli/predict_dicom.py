@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from mammo_pd.data.record import ImageOrigin, Record
-from mammo_pd.inference.new_studies import PredictionFolder
+from mammo_pd.inference.new_studies import PredictionFolder, column_of
 from mammo_pd.inference.trained_model import TrainedModel
 from mammo_pd.report.dicom_results import (
     ScoredExam,
@@ -101,12 +101,11 @@ def _verdicts(
     row: "Mapping[Hashable, Any]", model: TrainedModel, level: Level, code: str
 ) -> list[Verdict]:
     objective = model.objective
-    suffixes = len(objective.target_columns) > 1
     found = []
     for name, column in zip(objective.target_columns, objective.score_columns, strict=False):
-        suffix = f"_{name}" if suffixes else ""
         points = model.operating_points.get(name)
-        flagged, recalibrated = row[f"flagged{suffix}"], row[f"recalibrated{suffix}"]
+        flagged = row[column_of(column, "flagged")]
+        recalibrated = row[column_of(column, "recalibrated")]
         found.append(
             Verdict(
                 name,

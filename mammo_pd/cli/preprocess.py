@@ -128,6 +128,11 @@ def preprocess(
         prefer=prefer,
     )
     _print_summary(summary, out, has_table=table is not None)
+    if prefer is not None and summary.views_of_both == 0:
+        print(
+            f"--prefer {prefer} leaves nothing out: no view of the store has both an ffdm and a "
+            "synthetic image"
+        )
     if summary.details and crosswalk is None:
         print("to see which files these are, run the same command with --crosswalk FILE")
     if not summary.ok:

@@ -3,11 +3,13 @@
 DIR/
 configs/metadata.json     what MONAI asks of a bundle: versions, task, shapes of input and output
 configs/inference.json    DICOM_DIR to scores, by our dictionary transforms and MONAI's own classes
+configs/train.json        a store to a run that starts from these weights, by our own training
 models/model.safetensors  the checkpoint
 docs/README.md            how it is run, and that it is for research only
 """
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,12 +21,14 @@ import torch
 from torch import Tensor, nn
 
 from mammo_pd import __version__
+from mammo_pd.config import DeviceSettings, Given, RunConfig, StudySettings, load_config
 from mammo_pd.errors import ImageError, InputError
 from mammo_pd.files import atomic_write, write_text
 from mammo_pd.inference.trained_model import TrainedModel
 from mammo_pd.inference.whole_image import WholeImageModel
 from mammo_pd.table_file import write_rows
 from mammo_pd.terms import Frames
+from mammo_pd.training.train import train
 
 _SCHEMA = (
     "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/"
@@ -50,7 +54,12 @@ def write_bundle(checkpoint: Path, folder: Path) -> None:
         raise InputError(
             "the model was trained on each frame of a file as an image, which a bundle cannot give."
         )
-    for name, content in (("metadata", _metadata(model)), ("inference", _inference(model))):
+    configs = {
+        "metadata": _metadata(model),
+        "inference": _inference(model),
+        "train": _train(model),
+    }
+    for name, content in configs.items():
         write_text(folder / "configs" / f"{name}.json", json.dumps(content, indent=2) + "\n")
     write_text(folder / "docs" / "README.md", _readme(model))
     (folder / "models").mkdir()
@@ -144,6 +153,30 @@ def _inference(model: TrainedModel) -> dict[str, Any]:
     }
 
 
+def _train(model: TrainedModel) -> dict[str, Any]:
+    """The run's own settings, but for what its data and its machine were."""
+    config = RunConfig.model_validate(model.card.config)
+    data = config.data.replace(
+        split="default", fold=None, res="x".join(map(str, model.card.img_size)), workers=None
+    )
+    changed = config.replace(data=data, device=DeviceSettings(), study=StudySettings())
+    settings = changed.model_dump(mode="json")
+    often = ("epochs", "batch_size", "lr", "seed")
+    told = {name: settings["training"][name] for name in often}
+    settings["training"] |= {name: f"@{name}" for name in often}
+    settings["model"]["weights"] = "@checkpoint"
+    return {
+        "imports": ["$import mammo_pd.inference.bundle", "$import mammo_pd"],
+        "bundle_root": ".",
+        "store": "/workspace/store",
+        "runs": "$@bundle_root + '/runs'",
+        "checkpoint": "$@bundle_root + '/models/model.safetensors'",
+        **told,
+        "settings": settings,
+        "run": ["$mammo_pd.inference.bundle.fine_tune(@store, @runs, @settings)"],
+    }
+
+
 def _readme(model: TrainedModel) -> str:
     return f"""# {model.card.model}
 
@@ -156,7 +189,40 @@ python -m monai.bundle run --config_file configs/inference.json --dataset_dir DI
 writes eval/scores.csv: each file's path and its scores. `mammo-pd predict models/model.safetensors
 DICOM_DIR` gives the same scores, also of breasts, exams and patients, with verdicts, and leaves out
 images that come twice.
+
+```sh
+python -m monai.bundle run --config_file configs/train.json --store STORE
+```
+
+fine-tunes the model, with a new head, on a store that `mammo-pd preprocess` made, and writes a run
+to runs/, which `mammo-pd evaluate` and `predict` take. The settings are those that the model was
+trained with; change them by name: `--epochs 10 --lr 1e-4 --settings#patch_dropout#keep_rate 0.5`.
 """
+
+
+def fine_tune(store: str, runs: str, settings: Mapping[str, Mapping[str, Any]]) -> None:
+    """Train on a store, from the bundle's weights: what ``configs/train.json`` runs.
+
+    Args:
+        store: made by preprocess.
+        runs: the folder that takes the run.
+        settings: every section of a `RunConfig`, as the configuration has them.
+
+    Raises:
+        SystemExit: something given cannot be used; MONAI would print three stack traces for it.
+    """
+    overrides = {
+        f"{section}.{name}": Given(value, f"--settings#{section}#{name}")
+        for section, of_section in settings.items()
+        for name, value in of_section.items()
+    }
+    try:
+        run = train(Path(store), Path(runs), load_config(overrides=overrides))
+    except InputError as error:
+        raise SystemExit(f"mammo-pd: error: {error}") from error
+    if run is not None:
+        print(f"\nwrote {run.path}: best.safetensors, last.safetensors, history.csv, config.yaml")
+        print(f"next: mammo-pd evaluate {shlex.quote(str(run.path))}")
 
 
 def write_scores(

@@ -40,6 +40,7 @@ from mammo_pd.training.checkpoint import load_weights
 from mammo_pd.training.devices import make_fabric
 from mammo_pd.training.model_card import CheckpointHeader
 from mammo_pd.training.objectives import build_objective
+from mammo_pd.training.objectives.findings import Target
 from mammo_pd.training.runs import RunFolder
 from mammo_pd.training.setup import make_loader
 
@@ -59,6 +60,7 @@ class Encoder:
         name: timm's name of the model.
         weights: what they are, without a path.
         draw: how kept positions are drawn.
+        targets: columns of the manifest that it has learnt.
     """
 
     backbone: Backbone
@@ -66,6 +68,7 @@ class Encoder:
     name: str
     weights: str
     draw: Draw = Draw.UNIFORM
+    targets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,12 @@ def encoder_of_run(run: RunFolder, checkpoint: str = "best") -> Encoder:
     backbone.normalization = run.info.normalization
     weights = f"run {run.info.run_id}, epoch {epoch}"
     return Encoder(
-        backbone, run.info.img_size, run.config.model.name, weights, run.config.patch_dropout.draw
+        backbone,
+        run.info.img_size,
+        run.config.model.name,
+        weights,
+        run.config.patch_dropout.draw,
+        _columns_learnt(run.config),
     )
 
 
@@ -133,7 +141,19 @@ def encoder_of_checkpoint(file: Path) -> Encoder:
     load_weights(file, objective.build_model(backbone), backbone.timm_model)
     backbone.normalization = card.normalization
     weights = f"{file.name}, epoch {header.epochs}"
-    return Encoder(backbone, card.img_size, card.model, weights, config.patch_dropout.draw)
+    return Encoder(
+        backbone,
+        card.img_size,
+        card.model,
+        weights,
+        config.patch_dropout.draw,
+        _columns_learnt(config),
+    )
+
+
+def _columns_learnt(config: RunConfig) -> tuple[str, ...]:
+    """Columns of a manifest that a run of several targets learns: density of ``density:4@0.5``."""
+    return tuple(Target.parse(given).column for given in config.training.targets or ())
 
 
 def encoder_of_weights(weights: str, model: str, res: str, store: Path) -> Encoder:
@@ -170,16 +190,19 @@ def embed(
         encoder: whose features.
         store: of images.
         out: the Parquet file. Columns: image_id, patient_id, exam_id, laterality, view and label of
-            the manifest, ``class_token`` (where the model has one) and ``patch_mean``, lists of D
-            float32.
+            the manifest, what else of it the encoder has learnt and the store has, ``class_token``
+            (where the model has one) and ``patch_mean``, lists of D float32.
         keep_rate: share of the patches that is read, drawn for each image by its image_id alone; 1
             reads all.
         batch_size: images at once.
         say: takes one line for people.
 
     Raises:
-        InputError: no usable image, or the store does not keep a level that the size needs.
+        InputError: no usable image, the store does not keep a level that the size needs, or the
+            file cannot be written there.
     """
+    if out.is_dir():
+        raise InputError(f"--out {out} is a folder; name the file to write.")
     paths = open_store(store)
     rows = read_manifest(paths.manifest)
     if rows.empty:
@@ -188,6 +211,8 @@ def embed(
     num_keep = backbone.num_tokens if keep_rate == 1 else backbone.allowed_keep(keep_rate)
     has_class_token = getattr(backbone.timm_model, "cls_token", None) is not None
     dataset = MammogramDataset(paths, rows, encoder.img_size)
+    learnt = [name for name in encoder.targets if name in rows and name not in _COLUMNS]
+    columns = [*_COLUMNS, *learnt]
     made_of = {
         "weights": _digest_of(backbone.timm_model),
         "images": hashlib.sha256("\n".join(rows["image_id"]).encode()).hexdigest(),
@@ -195,10 +220,17 @@ def embed(
         "img_size": list(encoder.img_size),
         "num_keep": num_keep,
         "draw": str(encoder.draw),
+        "columns": columns,
     }
     parts = out.with_name(f".{out.name}.parts")
     starts = range(0, len(rows), _PART)
-    done = _parts_of_before(parts, made_of)
+    try:
+        done = _parts_of_before(parts, made_of)
+    except OSError as error:
+        raise InputError(
+            f"--out {out} cannot be written ({error.strerror}); check that its folder exists and "
+            "that you have permission."
+        ) from error
     todo = [start for start in starts if start not in done]
     resumed = len(rows) - sum(min(_PART, len(rows) - start) for start in todo)
     if resumed:
@@ -227,7 +259,7 @@ def embed(
                 kept = None if num_keep == backbone.num_tokens else keys[batch.rows]
                 features.append(_features(module, sampler, batch, num_keep, kept, fabric.device))
                 bar.update(len(batch))
-            table = _table(rows.iloc[chosen.start : chosen.stop], np.concatenate(features))
+            table = _table(rows[columns].iloc[chosen.start : chosen.stop], np.concatenate(features))
             with atomic_write(parts / f"{start:09d}.parquet") as beside:
                 pq.write_table(table, beside)
     _join([parts / f"{start:09d}.parquet" for start in starts], out, encoder, num_keep, backbone)
@@ -278,7 +310,7 @@ def _features(
 
 def _table(rows: pd.DataFrame, features: npt.NDArray[np.float32]) -> pa.Table:
     """The rows with their features, (rows, 1 or 2, D)."""
-    table = pa.Table.from_pandas(rows[list(_COLUMNS)], preserve_index=False)
+    table = pa.Table.from_pandas(rows, preserve_index=False)
     names = ("class_token", "patch_mean")[-features.shape[1] :]
     for column, name in enumerate(names):
         flat = pa.array(np.ascontiguousarray(features[:, column]).reshape(-1))

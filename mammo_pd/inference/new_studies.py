@@ -30,6 +30,7 @@ from mammo_pd.data.new_image import NewImage
 from mammo_pd.data.record import Record
 from mammo_pd.data.store import StorePaths
 from mammo_pd.errors import InputError
+from mammo_pd.evaluation.levels import STANDARD_VIEWS
 from mammo_pd.evaluation.operating_points import OperatingPoints
 from mammo_pd.files import atomic_write, write_text
 from mammo_pd.imaging.settings import ALGORITHM_VERSION
@@ -41,7 +42,10 @@ from mammo_pd.terms import Level, Status
 from mammo_pd.training.model_card import kinds_of
 
 _IDENTITY = ("image_id", "patient_id", "exam_id", "laterality", "view")
-_TOLD = ("manufacturer", "model", "age", "presentation_intent", "implant", "breast_verdict")
+_TOLD = (
+    *("manufacturer", "model", "age", "presentation_intent", "implant"),
+    *("breast_verdict", "side_verdict"),
+)
 _NOT_SCORED = ("image_id", "patient_id", "exam_id", "status", "reason", "detail")
 # In the record, of an image that is judged beside others: its pooled token.
 _TOKEN = "token"
@@ -49,6 +53,7 @@ _WAITING = {
     "reason": "not_finished",
     "detail": "it is scored once all images have been read: run the command again",
 }
+_JUDGED = ("score", "recalibrated", "threshold", "flagged")
 # Files that give no image are committed at the latest after so many.
 _FILES_AT_ONCE = 64
 _KINDS = {
@@ -242,7 +247,7 @@ class Predictions:
     Attributes:
         images: one row per scored image.
         not_scored: one row per image without a score.
-        warnings: of kinds of images that the model was not trained on.
+        warnings: of kinds of images that the model was not trained on, and of doubtful ones.
     """
 
     images: pd.DataFrame
@@ -282,10 +287,14 @@ class Predictions:
             )
         columns = [*_IDENTITY, *model.objective.score_columns, "unseen", *_TOLD]
         images = pd.DataFrame(scored, columns=columns)
+        without = pd.DataFrame(not_scored, columns=list(_NOT_SCORED))
+        found_warnings = _warnings(model, unseen, unnamed, len(scored))
+        if (line := _doubts(images, without)) is not None:
+            found_warnings.append(line)
         return cls(
             images.astype(dict.fromkeys(model.objective.score_columns, np.float64)),
-            pd.DataFrame(not_scored, columns=list(_NOT_SCORED)),
-            _warnings(model, unseen, unnamed, len(scored)),
+            without,
+            found_warnings,
         )
 
 
@@ -325,6 +334,33 @@ def _warnings(
     return found
 
 
+def _doubts(images: pd.DataFrame, not_scored: pd.DataFrame) -> str | None:
+    """What to look at before scores are believed, in one line; None where there is nothing."""
+    found = []
+    for column, what in (
+        ("breast_verdict", "may hold more or less than a breast"),
+        ("side_verdict", "show the breast on another side than they name"),
+    ):
+        doubtful = images.loc[images[column].notna() & (images[column] != "ok"), column]
+        if len(doubtful):
+            told = ", ".join(f"{name}: {count}" for name, count in doubtful.value_counts().items())
+            found.append(f"{len(doubtful)} of {len(images)} images {what} ({column}: {told})")
+    # Of a breast whose images do not all say their view nothing is known to be missing.
+    sides = images[images["laterality"].notna()]
+    views = [
+        set(of)
+        for _, of in sides.groupby(["patient_id", "exam_id", "laterality"], dropna=False)["view"]
+        if of.notna().all()
+    ]
+    if incomplete := sum(not {*STANDARD_VIEWS} <= of for of in views):
+        found.append(f"{incomplete} of {len(views)} breasts were scored without both CC and MLO")
+    exams = set(images["exam_id"].dropna())
+    unread = not_scored.loc[not_scored["status"] == Status.FAILED, "exam_id"]
+    if partial := len(exams & set(unread.dropna())):
+        found.append(f"of {partial} of {len(exams)} exams an image could not be read")
+    return f"look at these before their scores: {'; '.join(found)}" if found else None
+
+
 def judged_tables(
     images: pd.DataFrame, model: TrainedModel, code: str
 ) -> dict[Level, pd.DataFrame]:
@@ -336,7 +372,6 @@ def judged_tables(
         code: of the operating point.
     """
     objective = model.objective
-    several = len(objective.target_columns) > 1
     tables = {}
     for level in Level:
         table: pd.DataFrame | None = None
@@ -345,11 +380,7 @@ def judged_tables(
             rows = images[list(_IDENTITY)].assign(score=images[column])
             points = model.operating_points.get(target, OperatingPoints.none())
             units = points.judge(rows, level, code)
-            suffix = f"_{target}" if several else ""
-            values = {
-                "score": column,
-                **{name: name + suffix for name in ("recalibrated", "threshold", "flagged")},
-            }
+            values = {name: column_of(column, name) for name in _JUDGED}
             if table is None:
                 table = units.drop(columns=list(values))
             for name, called in values.items():
@@ -361,6 +392,16 @@ def judged_tables(
             table = table.drop(columns="n_images").merge(further, on="image_id")
         tables[level] = table
     return tables
+
+
+def column_of(score_column: str, name: str) -> str:
+    """The column of a verdict on the target of a score: ``cancer_flagged`` beside ``cancer_score``.
+
+    Args:
+        score_column: ``score``, or with the target in front of it.
+        name: ``score``, ``recalibrated``, ``threshold`` or ``flagged``.
+    """
+    return score_column.removesuffix("score") + name
 
 
 def write_tables(
@@ -421,7 +462,7 @@ def write_tables(
 
 def flagged_counts(table: pd.DataFrame) -> dict[str, int]:
     """How many units of a table are flagged, by the column that says so; none without verdicts."""
-    columns = [str(name) for name in table if str(name).startswith("flagged")]
+    columns = [str(name) for name in table if str(name).endswith("flagged")]
     return {name: int(table[name].sum()) for name in columns if table[name].notna().any()}
 
 

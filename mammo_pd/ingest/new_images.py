@@ -6,7 +6,7 @@ owner-only record, by which a run that was stopped continues.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mammo_pd.cores import available_cores
@@ -14,6 +14,8 @@ from mammo_pd.data.new_image import NewImage
 from mammo_pd.data.record import ImageOrigin, Record, RecordedImage
 from mammo_pd.data.store import choose_pyramid_level
 from mammo_pd.errors import ImageError, InputError
+from mammo_pd.imaging.dicom_file import read_header
+from mammo_pd.imaging.header import read_identifiers, reading_quietly
 from mammo_pd.imaging.raster import RASTER_SUFFIXES
 from mammo_pd.imaging.settings import ImagingSettings
 from mammo_pd.ingest.content import pixel_digest
@@ -72,7 +74,22 @@ def read_file(job: ReadJob) -> list[Outcome]:
                 for frame, image in process_each_frame(job.source, transforms)
             ]
     except ImageError as error:
-        return [failed(error)]
+        return [replace(failed(error), identifiers=_find_exam(job))]
+
+
+def _find_exam(job: ReadJob) -> dict[str, str]:
+    """Patient and study of a file without pixels: its exam is scored without it, and is to say so.
+
+    Not the image's own UID, by which it is named: a good file may have that, too.
+    """
+    if job.source.suffix.lower() in RASTER_SUFFIXES:
+        return {}
+    try:
+        with time_limit(time_limit_of(job.version[0])), reading_quietly():
+            found = read_identifiers(read_header(job.source).dataset)
+    except ImageError:
+        return {}
+    return {name: found[name] for name in ("patient_id", "study_instance_uid") if name in found}
 
 
 def _as_outcome(job: ReadJob, image: ProcessedImage, frame: int | None = None) -> Outcome:

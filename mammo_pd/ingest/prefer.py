@@ -28,12 +28,14 @@ class LeftOut:
     Attributes:
         details: for each image_id that is left out, the sentence for the manifest.
         only_label: of these, those that have a label which the image taken instead lacks.
+        both: views that have images of both kinds; None where both are taken.
         repeated: views of which several images of the wanted kind stay.
         unknown: images of which it is not known how they were made.
     """
 
     details: Mapping[str, str]
     only_label: int = 0
+    both: int | None = None
     repeated: int = 0
     unknown: int = 0
 
@@ -63,16 +65,17 @@ def leave_out(record: Record, prefer: Prefer) -> LeftOut:
                 key = *map(str, names), row.get("view_modifiers") or ""
                 views[key].append((kind, image.image_id, row["label"] is not None))
     details: dict[str, str] = {}
-    only_label = repeated = 0
+    only_label = both = repeated = 0
     detail = f"the view also has an image of the kind that --prefer {prefer} takes"
     for images in views.values():
         taken = [labelled for kind, _, labelled in images if kind == prefer]
         others = [entry for entry in images if entry[0] == _OTHER_KIND[prefer]]
         repeated += len(taken or others) > 1
         if taken and others:
+            both += 1
             details |= {image_id: detail for _, image_id, _ in others}
             only_label += 0 if any(taken) else sum(labelled for _, _, labelled in others)
-    return LeftOut(details, only_label, repeated, unknown)
+    return LeftOut(details, only_label, both, repeated, unknown)
 
 
 def _usable(record: Record) -> Iterator[RecordedImage]:

@@ -133,6 +133,8 @@ class PreprocessSummary:
         gone: images of the whole store whose file is no longer where it was read.
         only_label: images of the whole store that ``prefer`` leaves out and that have a label which
             the image taken instead lacks.
+        views_of_both: views of the whole store that have images of both kinds; None where
+            ``prefer`` takes both.
         repeated_views: views of the whole store of which ``prefer`` leaves several images.
         unknown_kind: images of the whole store whose file is needed to tell how they were made, and
             cannot be read.
@@ -169,6 +171,7 @@ class PreprocessSummary:
     lacking: int
     gone: int
     only_label: int
+    views_of_both: int | None
     repeated_views: int
     unknown_kind: int
     details: dict[str, str]
@@ -692,6 +695,7 @@ def _finish(
         lacking=counts["lacking"],
         gone=counts["gone"],
         only_label=left_out.only_label,
+        views_of_both=left_out.both,
         repeated_views=left_out.repeated,
         unknown_kind=left_out.unknown,
         details=details,

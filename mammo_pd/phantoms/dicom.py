@@ -59,7 +59,6 @@ def dicom_dataset(settings: PhantomSettings, phantom: Phantom) -> Dataset:
     ds.Modality = "MG"
     ds.PresentationIntentType = "FOR PRESENTATION"
     ds.SeriesNumber = 1 + 2 * list(Laterality).index(phantom.laterality) + VIEWS.index(phantom.view)
-    ds.Laterality = phantom.laterality
     ds.Manufacturer = vendor.name
     ds.ManufacturerModelName = "Phantom"
 
@@ -106,6 +105,9 @@ def dicom_dataset(settings: PhantomSettings, phantom: Phantom) -> Dataset:
     ds.RescaleType = "US"
     add_voi(ds, vendor)
 
+    if "ImageLaterality" in vendor.omitted:
+        # Only where the image does not say it itself (PS3.3 C.7.3.1).
+        ds.Laterality = phantom.laterality
     # As real archives do, some vendors leave out what a reader would like to rely on.
     for keyword in vendor.omitted:
         delattr(ds, keyword)

@@ -405,7 +405,7 @@ def _write_capture(
     from highdicom.sc import SCImage
 
     assert image.saliency is not None
-    pixels = _draw_capture(image)
+    pixels = _draw_capture(image, model)
     content = (str(header.SOPInstanceUID), image.frame, [*map(_values, image.verdicts)])
     kind = f"SC {image.laterality}" if image.laterality in _SIDES else "SC"
     common = _common(header, model, kind, content)
@@ -448,13 +448,19 @@ def _write_capture(
     return path
 
 
-def _draw_capture(image: ScoredImage) -> np.ndarray:
+def _draw_capture(image: ScoredImage, model: ScoringModel) -> np.ndarray:
     """(h, w, 3) uint8: the saliency, under a strip that says what it is and covers no breast."""
     assert image.saliency is not None
     with Image.open(image.saliency) as opened:
         picture = opened.convert("RGB")
-    lines = [RESEARCH_ONLY, "Where the model looked, not what spoke for or against"]
-    lines += [f"{one.target}: score {one.score:.3f}" + _said(one) for one in image.verdicts]
+    lines = [
+        RESEARCH_ONLY,
+        # No marker of the side need have been in the crop.
+        f"{image.laterality or 'side not known'} {image.view or 'view not known'}",
+        "Orange: where the model looked, which is no finding",
+        *(f"Score of {one.target}: {one.score:.3f}{_said(one)}" for one in image.verdicts),
+        f"mammo-pd {__version__}, {model.name}",
+    ]
     font = ImageFont.load_default(size=max(12, picture.height // 50))
     strip = ImageDraw.Draw(picture)
     boxes = [strip.textbbox((0, 0), line, font=font) for line in lines]
@@ -471,7 +477,8 @@ def _draw_capture(image: ScoredImage) -> np.ndarray:
 def _said(verdict: Verdict) -> str:
     if verdict.flagged is None:
         return ""
-    return ", at or above the threshold" if verdict.flagged else ", below the threshold"
+    side = "at or above" if verdict.flagged else "below"
+    return f", {side} the threshold of {verdict.threshold:.3f}"
 
 
 def _save(instance: Dataset, path: Path) -> None:

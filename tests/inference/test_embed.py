@@ -1,6 +1,7 @@
 """Features are timm's own, whatever is left out or interrupted on the way."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -89,8 +90,29 @@ def test_command_gives_timms_features(
     assert [file.name for file in tmp_path.iterdir()] == ["features.parquet"]
 
 
+@pytest.mark.parametrize("named", ["FOLDER", "UNDER A FILE"])
+def test_a_place_that_cannot_be_written_is_named_before_the_work(
+    named: str,
+    weights: Path,
+    phantom_store: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "folder.parquet").mkdir()
+    (tmp_path / "file").write_text("")
+    place = {"FOLDER": tmp_path / "folder.parquet"}.get(named, tmp_path / "file" / "f.parquet")
+    words = ["embed", str(weights), "--model", NAME, "--res", "96x64"]
+    assert main([*words, "--store", str(phantom_store), "--out", str(place)]) == 2
+    said = capsys.readouterr()
+    assert f"--out {place}" in said.err
+    assert ".parts" not in said.err
+    assert {file.name for file in tmp_path.iterdir()} == {"folder.parquet", "file"}
+
+
 def test_run_and_its_file_alone_give_the_same(phantom_store: Path, tmp_path: Path) -> None:
-    setup = set_up(phantom_store, small(data__res="96x64", patch_dropout__draw="tissue"))
+    """With the columns that a run of several targets has learnt."""
+    learnt = {"training__objective": "findings", "training__targets": ("label",)}
+    setup = set_up(phantom_store, small(data__res="96x64", patch_dropout__draw="tissue", **learnt))
     run = start_run(tmp_path / "runs", setup)
     weights_of(setup.model, setup.backbone.timm_model, {"epoch": 1}, ModelCard.of(setup)).write(
         run.best
@@ -104,7 +126,10 @@ def test_run_and_its_file_alone_give_the_same(phantom_store: Path, tmp_path: Pat
         assert main([*words, "--keep", "0.5"]) == 0
     pd.testing.assert_frame_equal(*map(pd.read_parquet, files))
     model = setup.backbone.timm_model
-    embed(encoder_of_run(run), phantom_store, files[0], say=lambda _: None)
+    assert encoder_of_run(run).targets == ("label",)
+    encoder = replace(encoder_of_run(run), targets=("label", "density", "elsewhere"))
+    embed(encoder, phantom_store, files[0], say=lambda _: None)
+    assert [*pd.read_parquet(files[0]).columns[5:8]] == ["label", "density", "class_token"]
     torch.testing.assert_close(
         torch.from_numpy(stacked(files[0], "class_token")),
         timms(model, phantom_store)[:, 0],

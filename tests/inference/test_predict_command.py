@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import pandas as pd
 import pydicom
 import pytest
 from monai.bundle import run as run_bundle
-from monai.bundle import verify_net_in_out
+from monai.bundle import verify_metadata, verify_net_in_out
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from small_runs import set_up, small
@@ -26,6 +27,7 @@ from mammo_pd.data.record import Record
 from mammo_pd.data.store import StorePaths
 from mammo_pd.evaluation.levels import Aggregation, aggregate
 from mammo_pd.evaluation.predictions import check_predictions
+from mammo_pd.inference.new_studies import judged_tables
 from mammo_pd.inference.predict import Scored
 from mammo_pd.inference.predict import predict as score_run
 from mammo_pd.inference.trained_model import TrainedModel
@@ -34,9 +36,17 @@ from mammo_pd.terms import Level, Split
 from mammo_pd.training.checkpoint import weights_digest
 from mammo_pd.training.loop import fit
 from mammo_pd.training.model_card import CheckpointHeader
+from mammo_pd.training.objectives import build_objective
 from mammo_pd.training.train import start_run
 
 HAS_HIGHDICOM = find_spec("highdicom") is not None
+# What MONAI's monai/bundle/meta_schema.json asks of every bundle, and of each input and output.
+REQUIRED_TENSOR = ("type", "format", "num_channels", "spatial_shape", "dtype", "value_range")
+REQUIRED_METADATA = (
+    *("schema", "version", "monai_version", "pytorch_version", "numpy_version"),
+    *("required_packages_version", "task", "description", "authors", "copyright"),
+    "network_data_format",
+)
 BROKEN = {
     "text.dcm": "not_an_image",
     "copy.dcm": "duplicate_image",
@@ -171,7 +181,7 @@ def test_files_that_are_no_good_are_listed_and_private_is_private(
 def test_dicom_results_are_of_their_study_and_hold_the_scores(
     trained: Trained, predicted: Path
 ) -> None:
-    """Opened again by pydicom, highdicom and, where it is installed, judged by dciodvfy."""
+    """Opened again by pydicom and highdicom."""
     from highdicom.sr import srread
 
     exams = pd.read_csv(predicted / "predictions_exam.csv").set_index("exam_id")
@@ -207,18 +217,48 @@ def test_dicom_results_are_of_their_study_and_hold_the_scores(
             said = [one.value.value for one in found[name].get_qualitative_evaluations()]
             assert said == ["research", "flagged" if row["flagged"] else "not_flagged"]
         assert {*values} >= {"label, breast L", "label, breast R"}
-        if shutil.which("dciodvfy") and folder == folders[0]:
-            for file in opened:
-                judged = subprocess.run(["dciodvfy", file], capture_output=True, text=True)
-                assert "Error" not in judged.stderr
+
+
+@pytest.mark.skipif(not HAS_HIGHDICOM, reason="highdicom is not installed (mammo-pd[dicom])")
+@pytest.mark.skipif(
+    shutil.which("dciodvfy") is None, reason="dciodvfy is not installed (Debian: dicom3tools)"
+)
+def test_dciodvfy_finds_no_error_in_dicom_results(predicted: Path) -> None:
+    folder = min((predicted / "private" / "dicom").iterdir())
+    kinds = set()
+    for file in folder.glob("*.dcm"):
+        judged = subprocess.run(["dciodvfy", file], capture_output=True, text=True).stderr
+        assert "Error" not in judged
+        kinds.add(judged.split(maxsplit=1)[0])
+    assert kinds == {"ComprehensiveSR", "SCImage"}
+
+
+@pytest.mark.skipif(not HAS_HIGHDICOM, reason="highdicom is not installed (mammo-pd[dicom])")
+@pytest.mark.skipif(
+    shutil.which("dsrdump") is None, reason="dsrdump is not installed (Debian: dcmtk)"
+)
+def test_dcmtk_reads_the_report(predicted: Path) -> None:
+    """Another toolkit than the one that wrote it."""
+    folder = min((predicted / "private" / "dicom").iterdir())
+    (report,) = [f for f in folder.glob("*.dcm") if pydicom.dcmread(f).Modality == "SR"]
+    told = subprocess.run(["dsrdump", "+Pl", report], capture_output=True, text=True, check=True)
+    score = pd.read_csv(predicted / "predictions_exam.csv").set_index("exam_id")["score"]
+    assert f'"Score of the model, 0 to 1")="{score[folder.name]:.10g}' in told.stdout
+    assert not told.stderr
+
+
+@pytest.fixture(scope="module")
+def bundle(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bundle") / "b"
+    assert main(["export", str(trained.checkpoint), "--bundle", str(folder)]) == 0
+    return folder
 
 
 def test_bundle_run_by_monai_gives_the_scores_of_predict(
-    trained: Trained, predicted: Path, tmp_path: Path
+    trained: Trained, predicted: Path, bundle: Path, tmp_path: Path
 ) -> None:
-    assert main(["export", str(trained.checkpoint), "--bundle", str(tmp_path / "b")]) == 0
-    configs = tmp_path / "b" / "configs"
-    given = {"config_file": str(configs / "inference.json"), "bundle_root": str(tmp_path / "b")}
+    configs = bundle / "configs"
+    given = {"config_file": str(configs / "inference.json"), "bundle_root": str(bundle)}
     meta = str(configs / "metadata.json")
     verify_net_in_out("network", meta_file=meta, device="cpu", **given)
     woman = next(trained.folder.glob("PHANTOM*"))
@@ -235,6 +275,46 @@ def test_bundle_run_by_monai_gives_the_scores_of_predict(
     assert len(found) == 4
     for file, score in found.items():
         assert score == pytest.approx(scored[crosswalk[str(woman / file)]], abs=1e-5)
+
+
+def test_metadata_has_what_monai_asks_of_it(bundle: Path, tmp_path: Path) -> None:
+    """By MONAI's own check, of a schema that lies here: its own is downloaded."""
+    tensors = {"patternProperties": {"^.+$": {"required": [*REQUIRED_TENSOR]}}}
+    schema = {
+        "required": [*REQUIRED_METADATA],
+        "properties": {
+            "network_data_format": {"properties": {"inputs": tensors, "outputs": tensors}},
+            **{f"{name}_packages_version": {"type": "object"} for name in ("required", "optional")},
+        },
+    }
+    meta, place = bundle / "configs" / "metadata.json", tmp_path / "schema.json"
+    place.write_text(json.dumps(schema))
+    verify_metadata(meta_file=str(meta), filepath=str(place))
+    told = json.loads(meta.read_text())
+    del told["network_data_format"]["outputs"]["pred"]["dtype"]
+    (broken := tmp_path / "metadata.json").write_text(json.dumps(told))
+    with pytest.raises(ValueError, match="'dtype' is a required property"):
+        verify_metadata(meta_file=str(broken), filepath=str(place))
+
+
+def test_bundle_fine_tunes_by_monai(
+    bundle: Path, phantom_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From its own weights, with the settings that it was trained with but for those given."""
+    given = {"config_file": str(bundle / "configs" / "train.json"), "bundle_root": str(bundle)}
+    given |= {"store": str(phantom_store), "runs": str(tmp_path / "runs"), "lr": 1e-4}
+    with pytest.raises(SystemExit, match="--settings#training#epochs is 0; it must be at least 1"):
+        run_bundle(**given, epochs=0)
+    run_bundle(**given, epochs=1, **{"settings#device#accelerator": "cpu"})
+    (folder,) = (tmp_path / "runs").glob("*/best.safetensors")
+    card = CheckpointHeader.read(folder).card
+    before = CheckpointHeader.read(bundle / "models" / "model.safetensors").card
+    assert card is not None and before is not None
+    assert card.weights is not None and card.weights["source"] == "model.safetensors"
+    assert card.config["training"] == {**before.config["training"], "lr": 1e-4}
+    assert card.config["patch_dropout"] == before.config["patch_dropout"]
+    assert card.img_size == before.img_size
+    assert "next: mammo-pd evaluate" in capsys.readouterr().out
 
 
 def test_interrupted_run_leaves_whole_tables_and_goes_on(
@@ -264,6 +344,54 @@ def test_interrupted_run_leaves_whole_tables_and_goes_on(
     for name in ("predictions", "predictions_breast", "predictions_patient", "not_scored"):
         after = pd.read_csv(tmp_path / "o" / f"{name}.csv")
         pd.testing.assert_frame_equal(after, pd.read_csv(predicted / f"{name}.csv"))
+
+
+def test_doubtful_images_breasts_and_exams_are_counted_in_one_line(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An image without air, one that names the other side, and a file that is cut off."""
+    (folder := tmp_path / "new").mkdir()
+    woman = next(trained.folder.glob("PHANTOM*"))
+    for view in ("R_CC", "R_MLO", "L_CC", "L_MLO"):
+        (file,) = woman.rglob(f"{view}.dcm")
+        image = pydicom.dcmread(file)
+        if image.file_meta.TransferSyntaxUID.is_compressed:
+            image.decompress(generate_instance_uid=False)
+        if view == "L_CC":
+            image.ImageLaterality = "R"
+            del image.PatientOrientation
+        if view == "L_MLO":
+            image.PixelData = image.PixelData[:-100]
+        if view == "R_MLO":
+            noise = np.random.default_rng(0).integers(0, 9, image.pixel_array.shape)
+            image.PixelData = (noise + image.pixel_array.max() // 2).astype("<u2").tobytes()
+        image.save_as(folder / f"{view}.dcm")
+    words = ["predict", str(trained.checkpoint), str(folder), "--out", str(tmp_path / "o")]
+    assert main(words) == 3
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "look at these" in line]
+    images = pd.read_csv(tmp_path / "o" / "predictions.csv")
+    for column in ("breast_verdict", "side_verdict"):
+        verdicts = images[column][images[column].notna() & (images[column] != "ok")]
+        assert len(verdicts) == 1
+        assert "1 of 3 images" in line and f"({column}: {verdicts.item()}: 1)" in line
+    assert "of 1 of 1 exams an image could not be read" in line
+    assert (
+        line.removeprefix("warning: ")
+        in json.loads((tmp_path / "o" / "predictions.json").read_text())["warnings"]
+    )
+
+
+def test_verdicts_on_several_targets_have_the_names_of_their_scores() -> None:
+    settings = small(training__objective="findings", training__targets=("label", "mass")).training
+    model: Any = SimpleNamespace(objective=build_objective(settings), operating_points={})
+    row = {"image_id": "i", "patient_id": "p", "exam_id": "e", "laterality": "L", "view": "CC"}
+    images = pd.DataFrame([{**row, "score": 0.2, "mass_score": 0.9, "unseen": None}])
+    tables = judged_tables(images, model, "youden")
+    names = ("score", "recalibrated", "threshold", "flagged")
+    verdicts = [*names, *(f"mass_{name}" for name in names)]
+    assert [*tables[Level.IMAGE].columns] == [*row, *verdicts, "unseen"]
+    assert [*tables[Level.PATIENT].columns] == ["patient_id", "n_images", *verdicts]
+    assert tables[Level.EXAM]["mass_score"].tolist() == [0.9]
 
 
 def test_tables_follow_the_folder(trained: Trained, tmp_path: Path) -> None:
@@ -310,8 +438,9 @@ def test_what_the_model_does_not_know_is_warned_of(
     assert "1 of 1 images are of machines that the model was not trained on" in printed
     assert "by version 1 of the preprocessing" in printed
     assert pd.read_csv(tmp_path / "other" / "predictions.csv")["unseen"].tolist() == ["machine"]
-    [warning] = [line for line in predict("same").splitlines() if "warning" in line]
-    assert "images are few to lock thresholds" in warning
+    few, doubts = [line for line in predict("same").splitlines() if "warning" in line]
+    assert "images are few to lock thresholds" in few
+    assert "1 of 1 breasts were scored without both CC and MLO" in doubts
     del header["operating_points"], card["trained_on"]
     printed = predict("old")
     assert "the checkpoint holds no thresholds" in printed

@@ -99,6 +99,7 @@ def test_what_is_one_view_and_what_is_not(tmp_path: Path) -> None:
     assert sorted(taken(out).values()) == [False] + [True] * 7
     assert (summary.ok, summary.by_status["excluded", "not_preferred"]) == (7, 1)
     assert summary.repeated_views == 1
+    assert summary.views_of_both == 1
     run(folder, out, Prefer.SYNTHETIC)
     assert kinds(out).to_dict() == {"synthetic": 5}
 

@@ -33,7 +33,8 @@ class TestLabels:
             ds = pydicom.dcmread(archive.parent / row.path, stop_before_pixels=True)
             assert row.sop_instance_uid == ds.SOPInstanceUID
             assert (row.patient_id, row.exam_id) == (ds.PatientID, ds.StudyInstanceUID)
-            assert (row.laterality, row.vendor) == (ds.Laterality, ds.Manufacturer)
+            side = ds.get("ImageLaterality") or ds.Laterality
+            assert (row.laterality, row.vendor) == (side, ds.Manufacturer)
         assert table["sop_instance_uid"].is_unique
         assert (table.groupby("patient_id")["exam_id"].nunique() == 1).all()
         assert (table.groupby("vendor").size() == 4).all()

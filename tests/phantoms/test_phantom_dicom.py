@@ -1,3 +1,6 @@
+import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +60,9 @@ class TestFiles:
         assert (ds.Rows, ds.Columns) == phantom.pixels.shape
         assert ds.HighBit == ds.BitsStored - 1 == vendor.bits_stored - 1
         assert phantom.pixels.max() <= vendor.maximum
-        assert ds.Laterality == "R"
+        # Series Laterality only where the image does not say it (PS3.3 C.7.3.1).
+        sides = [ds.get("ImageLaterality"), ds.get("Laterality")]
+        assert sides == ([None, "R"] if "ImageLaterality" in vendor.omitted else ["R", None])
         assert ds.PatientOrientation == ["A" if vendor.mirrored else "P", "FL"]
         told = [ds.get("ViewPosition"), [i.CodeMeaning for i in ds.get("ViewCodeSequence", [])]]
         assert "MLO" in told or ["medio-lateral oblique"] in told
@@ -66,6 +71,21 @@ class TestFiles:
         assert ds.Rows * ds.ImagerPixelSpacing[0] == pytest.approx(
             vendor.rows * vendor.imager_pixel_spacing, rel=0.01
         )
+
+    @pytest.mark.skipif(
+        shutil.which("dciodvfy") is None, reason="dciodvfy is not installed (Debian: dicom3tools)"
+    )
+    @vendors
+    def test_dciodvfy_misses_nothing_but_what_a_vendor_leaves_out(
+        self, vendor: Vendor, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "image.dcm"
+        dicom_dataset(SMALL, phantom_of(vendor)).save_as(path, enforce_file_format=True)
+        judged = subprocess.run(["dciodvfy", path], capture_output=True, text=True).stderr
+        errors = [line for line in judged.splitlines() if line.startswith("Error")]
+        left_out = {*vendor.omitted, *["VOILUTSequence", "WindowCenter"] * (vendor.voi is Voi.NONE)}
+        assert judged.startswith("MammographyImageForPresentation")
+        assert {re.findall("Element=<(.+?)>", line)[0] for line in errors} <= left_out
 
     def test_vendors_cover_what_the_grey_scale_rules_must_read(self) -> None:
         assert {vendor.photometric_interpretation for vendor in VENDORS} == {
