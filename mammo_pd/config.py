@@ -21,7 +21,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from mammo_pd.errors import InputError
+from mammo_pd.errors import InputError, cause_of
 from mammo_pd.keep_schedule import KeepSchedule
 from mammo_pd.terms import Draw
 
@@ -461,9 +461,7 @@ def _read_yaml(file: Path) -> Any:
     try:
         return yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        # PyYAML's messages span lines; an error is one.
-        cause = " ".join(str(error).split())
-        raise InputError(f"the configuration {file} cannot be read: {cause}") from error
+        raise InputError(f"the configuration {file} cannot be read: {cause_of(error)}") from error
 
 
 def _rename_old_keys(values: dict[Any, Any]) -> None:

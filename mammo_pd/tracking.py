@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 from urllib.parse import quote
 
-from mammo_pd.errors import InputError
+from mammo_pd.errors import InputError, cause_of
 
 EXPERIMENT = "mammo-pd"
 _DATABASE = "mlflow.db"
@@ -341,8 +341,7 @@ def keep_page(runs: Path, mlflow_run_id: str, page: Path) -> str | None:
 def reason_of(error: Exception) -> str:
     """What failed in MLflow, in a line: of its database the database's own words."""
     found = re.search(r"\(sqlite3\.\w+\) (.+)", str(error))
-    lines = str(error).splitlines() or [type(error).__name__]
-    return (found[1] if found else lines[0])[:200]
+    return found[1][:200] if found else cause_of(error)
 
 
 def patience_with_server() -> float:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from mammo_pd.cli.early_checks import check_keep_rates, check_resolutions, check_store
 from mammo_pd.cli.options import (
     DEFAULT_RUNS,
     KeepRatesOption,
@@ -35,7 +36,7 @@ def bench(
 
     For example:
 
-        mammo-pd bench --res 512 1024 full --keep 0.25 1 --store store
+        mammo-pd bench --res 512 1024 3328x2560 --keep 0.25 1 --store store
 
     Args:
         res: Input sizes, as of train.
@@ -48,6 +49,10 @@ def bench(
         mlflow: Log to the MLflow database of --runs as well.
         runs: The folder of runs.
     """
+    check_resolutions(res)
+    check_keep_rates(keep)
+    if store is not None:
+        check_store(store)
     from mammo_pd.perf import bench as perf
 
     table = perf.bench(

@@ -5,7 +5,10 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from mammo_pd.cli.early_checks import check_keep_rates, check_resolutions
 from mammo_pd.cli.options import KeepRatesOption, ModelsOption, ResolutionsOption
+from mammo_pd.errors import InputError
+from mammo_pd.perf.memory_size import parse_memory
 
 
 def budget(
@@ -36,6 +39,12 @@ def budget(
         keep: Fractions of the patches kept, each constant.
         model: timm model names.
     """
+    check_resolutions(res)
+    check_keep_rates(keep)
+    if memory is not None:
+        parse_memory(memory)
+    if bench is not None and not bench.is_file():
+        raise InputError(f"there is no bench at {bench}; make one with: mammo-pd bench")
     from mammo_pd.perf import budget as perf
 
     text, best = perf.budget(

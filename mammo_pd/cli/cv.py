@@ -12,6 +12,7 @@ from cyclopts import Parameter
 
 from mammo_pd.cli.config_flags import NONE_GIVEN, ConfigFlags
 from mammo_pd.cli.container import warn_unless_mounted
+from mammo_pd.cli.early_checks import check_folds
 from mammo_pd.cli.evaluate import context_of, only_target, provenance_of
 from mammo_pd.cli.options import (
     AggregationOption,
@@ -66,11 +67,7 @@ def cv(
         prevalence: Reweight to this fraction of positive exams; the other levels follow.
         prevalence_level: The level that --prevalence is a fraction of.
     """
-    from mammo_pd.locks import locked
     from mammo_pd.report.evaluate import check_choices
-    from mammo_pd.tracking import MlflowRun, page_of_runs
-    from mammo_pd.training.cross_validation import CrossValidation, parse_seeds
-    from mammo_pd.training.train_folds import train_folds
 
     choices: dict[str, Any] = {
         "aggregation": aggregation,
@@ -94,6 +91,12 @@ def cv(
             "leave --parallel out."
         )
     wanted = parse_seeds(seeds, config.training.seed)
+    check_folds(store or default_store(), config)
+    from mammo_pd.locks import locked
+    from mammo_pd.tracking import MlflowRun, page_of_runs
+    from mammo_pd.training.cross_validation import CrossValidation
+    from mammo_pd.training.train_folds import train_folds
+
     path = out or default_runs() / f"cv-{config.data.split}"
     warn_unless_mounted(path)
     validation = CrossValidation.prepare(path, store or default_store(), config)
@@ -114,6 +117,24 @@ def cv(
     _keep_report(validation)
     print(f"metrics: {page_of_runs(path.parent)}")
     print(f"next: open {shlex.quote(str(path / 'report' / 'index.html'))}")
+
+
+def parse_seeds(text: str, first: int) -> list[int]:
+    """Read ``3`` as that many seeds from ``first`` on, and ``0,5,7`` as those.
+
+    Raises:
+        InputError: neither, or a seed given twice.
+    """
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() for word in words) or words == ["0"]:
+        raise InputError(
+            f"--seeds {text} is not understood; give how many, such as 3, or which, such as 0,1,2."
+        )
+    numbers = [int(word) for word in words]
+    seeds = list(range(first, first + numbers[0])) if len(numbers) == 1 else numbers
+    if len(set(seeds)) < len(seeds):
+        raise InputError(f"--seeds {text} names a seed twice; give each once.")
+    return seeds
 
 
 def _keep_report(validation: "CrossValidation") -> None:

@@ -32,6 +32,10 @@ def doctor(
         folder: A folder of images, whose store the disk must have room for.
         json: Print the findings as JSON, for other programs to read.
     """
+    if folder is not None and not folder.is_dir():
+        raise InputError(
+            f"{folder} is not a folder; give one that holds mammograms, or leave it out."
+        )
     from mammo_pd.doctor.finding import State, run_check
 
     findings: list[Finding] = []

@@ -6,6 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from mammo_pd.cli.early_checks import (
+    check_keep_rates,
+    check_resolutions,
+    check_store,
+    check_weights_file,
+)
 from mammo_pd.cli.options import DEFAULT_RUNS, NamedStoreOption, RunsOption, default_store, find_run
 from mammo_pd.errors import InputError
 
@@ -49,15 +55,18 @@ def embed(
         batch_size: Images at once.
         runs: The folder of runs.
     """
-    from mammo_pd.inference.embed import embed as write_features
-
-    if not 0 < keep <= 1:
-        raise InputError(f"--keep {keep:g} is not above 0 and at most 1.")
+    check_keep_rates([keep])
     if batch_size < 1:
         raise InputError(f"--batch-size {batch_size} is not 1 or above.")
     if out.suffix.lower() != ".parquet":
         raise InputError(f"--out {out} does not end in .parquet, which is what is written.")
+    if res is not None:
+        check_resolutions([res])
     images = store or default_store()
+    check_store(images)
+    _refuse_missing(run_or_weights, runs)
+    from mammo_pd.inference.embed import embed as write_features
+
     encoder = _encoder(run_or_weights, images, model, res, checkpoint, runs)
     done = write_features(encoder, images, out, keep_rate=keep, batch_size=batch_size)
     columns = "class_token and patch_mean" if done.has_class_token else "patch_mean"
@@ -67,6 +76,16 @@ def embed(
     )
     code = f"import pandas; print(pandas.read_parquet({str(out)!r}))"
     print(f"next: python -c {shlex.quote(code)}")
+
+
+def _refuse_missing(named: str | None, runs: Path) -> None:
+    """Refuse a run or a file that is not there, before torch is imported."""
+    if named is None or Path(named).is_dir() or (runs / named).is_dir():
+        find_run(runs, None if named is None else Path(named))
+    elif not Path(named).exists() and "/" in named and ":" not in named:
+        raise InputError(f"there is no run, checkpoint or weights file {named}.")
+    else:
+        check_weights_file(named)
 
 
 def _encoder(
@@ -96,8 +115,6 @@ def _encoder(
             return encoder_of_checkpoint(file)
         return encoder_of_run(find_run(runs, file), checkpoint)
     assert named is not None
-    if "/" in named and not Path(named).exists() and ":" not in named:
-        raise InputError(f"there is no run, checkpoint or weights file {named}.")
     if model is None and (named == "timm" or Path(named).is_file()):
         raise InputError(
             f"{named} does not say what model it is of; name it with --model, such as "

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from mammo_pd.cli.early_checks import check_store
 from mammo_pd.cli.options import (
     DEFAULT_RUNS,
     AggregationOption,
@@ -82,6 +83,18 @@ def evaluate(
     """
     from mammo_pd.cli.provenance import provenance
     from mammo_pd.config import load_config
+
+    # What can be refused without torch and scikit-learn is, before they are imported.
+    tell_of_resamples(resamples)
+    study = None if config is None else load_config(config).study.model_dump()
+    chosen = []
+    if predictions:
+        if run_folders:
+            raise InputError("give runs or --predictions, not both.")
+    else:
+        chosen = [find_run(runs, folder) for folder in run_folders or (None,)]
+        for named in store:
+            check_store(named)
     from mammo_pd.evaluation.thresholds import Reader
     from mammo_pd.report.content import ReportContext
     from mammo_pd.report.evaluate import check_choices, evaluate_file, summary_table
@@ -95,11 +108,7 @@ def evaluate(
     }
     # Before hours of scoring.
     check_choices(**choices)
-    tell_of_resamples(resamples)
-    study = None if config is None else load_config(config).study.model_dump()
     if predictions:
-        if run_folders:
-            raise InputError("give runs or --predictions, not both.")
         inputs = {file.name: file for file in predictions if file.is_file()}
         context = ReportContext(study=study or {}, provenance=provenance(inputs))
         out = out or predictions[0].with_name(predictions[0].stem + "-report")
@@ -116,7 +125,6 @@ def evaluate(
             return
         metrics = evaluate_file(predictions[0], out, context=context, **choices)
     else:
-        chosen = [find_run(runs, folder) for folder in run_folders or (None,)]
         for run in chosen:
             _refuse_unreported(run)
         own, others = _tell_apart(chosen, store, accept_other_split)

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from mammo_pd.cli.options import DEFAULT_RUNS, RunsOption, find_checkpoint
+from mammo_pd.cli.options import (
+    DEFAULT_RUNS,
+    OperatingPointOption,
+    RunsOption,
+    find_checkpoint,
+)
 from mammo_pd.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,7 +38,7 @@ def predict(
     /,
     *,
     out: Annotated[Path, Parameter(metavar="DIR")] = Path("predictions"),
-    operating_point: Annotated[str, Parameter(metavar="NAME")] = "specificity_90",
+    operating_point: OperatingPointOption = "specificity_90",
     saliency: bool = False,
     dicom: bool = False,
     key: Annotated[Path | None, Parameter(metavar="FILE", show_default="a new key")] = None,
@@ -54,8 +59,7 @@ def predict(
         run: A run, whose best epoch is taken, or a checkpoint's file.
         folder: Folder of DICOM files.
         out: Where to write the tables; DIR/private holds what identifies a woman.
-        operating_point: The locked threshold of the verdict: youden, cost, specificity_80, _90 or
-            _95, sensitivity_80, _90 or _95.
+        operating_point: The locked threshold that gives the verdict.
         saliency: Draw where the model looked, a PNG for each image.
         dicom: Write results for a PACS to DIR/private/dicom: a structured report of each exam, and
             with --saliency a secondary capture of each image. Needs mammo-pd[dicom].
@@ -63,6 +67,16 @@ def predict(
         workers: Number of processes that read files.
         runs: The folder of runs.
     """
+    from mammo_pd.ingest.walk import find_images
+
+    # What takes no model is refused before torch is imported.
+    if key is not None and not key.is_file():
+        raise InputError(f"the key {key} does not exist; name a store's private/key.")
+    if workers is not None and workers < 1:
+        raise InputError(f"--workers {workers} is not 1 or above.")
+    checkpoint = find_checkpoint(runs, run)
+    folder = folder.resolve()
+    found = find_images(folder)
     from mammo_pd.data.record import Record
     from mammo_pd.inference.explain import refuse_unexplained
     from mammo_pd.inference.new_studies import (
@@ -73,19 +87,12 @@ def predict(
     )
     from mammo_pd.inference.trained_model import TrainedModel
     from mammo_pd.ingest.new_images import read_new_images
-    from mammo_pd.ingest.walk import find_images
 
-    if key is not None and not key.is_file():
-        raise InputError(f"the key {key} does not exist; name a store's private/key.")
-    if workers is not None and workers < 1:
-        raise InputError(f"--workers {workers} is not 1 or above.")
     if dicom:
         from mammo_pd.report.dicom_results import require_highdicom
 
         require_highdicom()
-    folder = folder.resolve()
-    found = find_images(folder)
-    model = TrainedModel.load(find_checkpoint(runs, run))
+    model = TrainedModel.load(checkpoint)
     refuse_unknown_point(model.operating_points, operating_point)
     if saliency:
         refuse_unexplained(model.backbone)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mammo_pd.errors import InputError
+from mammo_pd.errors import InputError, cause_of
 from mammo_pd.files import atomic_write, write_text
 from mammo_pd.table_file import write_csv
 from mammo_pd.terms import Split, Status
@@ -242,6 +242,22 @@ def read_split(folder: Path, name: str) -> SplitTable:
     return split
 
 
+def read_folds(folder: Path, name: str) -> SplitTable:
+    """Read a split that must have folds.
+
+    Raises:
+        InputError: as `read_split`, or it has none.
+    """
+    if name in list_splits(folder):
+        split = read_split(folder, name)
+        if split.folds is not None:
+            return split
+    raise InputError(
+        f"there is no split {name!r} with folds in {folder}; name one with --split, or make one "
+        "with: mammo-pd split --folds 5 --name five"
+    )
+
+
 def read_split_and_past(folder: Path, name: str) -> tuple[SplitTable, frozenset[str]]:
     """Read a split, and the hashes that it has had: removing images gives it another.
 
@@ -300,7 +316,8 @@ def _read(folder: Path, name: str) -> tuple[SplitTable, dict[str, Any]]:
             raise TypeError("its hash is no text")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"the split {path} cannot be read ({error}); make a new one: mammo-pd split --name NEW"
+            f"the split {path} cannot be read ({cause_of(error)}); make a new one: mammo-pd split "
+            "--name NEW"
         ) from error
     missing = {"image_id", "patient_id"} - set(table.columns)
     if missing or not {"split", "fold"} & set(table.columns):

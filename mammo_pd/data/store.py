@@ -31,7 +31,7 @@ import numpy.typing as npt
 
 from mammo_pd.data import image_file, image_folder
 from mammo_pd.data.image_file import LevelPlace
-from mammo_pd.errors import InputError
+from mammo_pd.errors import InputError, cause_of
 from mammo_pd.files import sync_folder, write_text
 from mammo_pd.terms import PYRAMID_LONG_SIDES, Compression
 
@@ -119,7 +119,8 @@ def read_store_info(paths: StorePaths) -> dict[str, Any]:
         Compression(info.get("compression", Compression.NONE))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"{paths.info} is damaged ({error!r}); restore it from a copy, or make the store again "
+            f"{paths.info} is damaged ({cause_of(error)}); restore it from a copy, or make the "
+            "store again "
             f"with another --out and --key {paths.private / 'key'}, by which every image gets its "
             "name again."
         ) from error
@@ -376,6 +377,7 @@ def _lost_level(paths: StorePaths, image_id: str, level: str, error: Exception) 
     # Of a file that is there preprocess looks at the size alone, unless it is told to read it.
     verifying = "" if isinstance(error, FileNotFoundError) else " with --verify"
     return InputError(
-        f"the level {level} of {paths.image(image_id)} cannot be read ({error}); run the same "
+        f"the level {level} of {paths.image(image_id)} cannot be read ({cause_of(error)}); run "
+        "the same "
         f"mammo-pd preprocess again{verifying} to mend it."
     )

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from mammo_pd.cores import available_cores
 from mammo_pd.doctor.finding import Finding, fails, ok, warning
+from mammo_pd.errors import cause_of
 
 _LEAST_PYTHON = (3, 11)
 # NCCL maps some tens of MB for each pair of GPUs; Docker gives 64 MiB for all.
@@ -75,7 +76,7 @@ def check_torch() -> Iterator[Finding]:
     except (ImportError, RuntimeError, AttributeError, OSError) as error:
         yield fails(
             "torch and torchvision",
-            f"torch {torch.__version__}: torchvision does not fit it ({str(error)[:120]})",
+            f"torch {torch.__version__}: torchvision does not fit it ({cause_of(error)})",
             "install both from one index: pip install --force-reinstall torch torchvision",
         )
         return

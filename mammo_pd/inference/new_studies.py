@@ -27,7 +27,7 @@ from mammo_pd.data.manifest_row import manifest_row
 from mammo_pd.data.new_image import NewImage
 from mammo_pd.data.record import Record
 from mammo_pd.data.store import StorePaths
-from mammo_pd.errors import InputError
+from mammo_pd.errors import InputError, cause_of
 from mammo_pd.evaluation.operating_points import OperatingPoints
 from mammo_pd.files import atomic_write, write_text
 from mammo_pd.imaging.settings import ALGORITHM_VERSION
@@ -108,7 +108,7 @@ class PredictionFolder:
                 before = json.loads(self.about.read_text(encoding="utf-8"))["made_by"]
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise InputError(
-                    f"{self.about} is damaged ({error!r}); name another --out."
+                    f"{self.about} is damaged ({cause_of(error)}); name another --out."
                 ) from error
             if before != made_by:
                 raise InputError(

@@ -12,7 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import forkserver, resource_tracker
 from typing import TypeVar
 
-from mammo_pd.errors import InputError
+from mammo_pd.errors import InputError, cause_of
 from mammo_pd.orphans import end_with_parent
 
 J = TypeVar("J")
@@ -82,7 +82,8 @@ def run_on_cluster(
         client = Client(scheduler, timeout="10s")
     except (OSError, ValueError) as error:
         raise InputError(
-            f"no Dask scheduler answers at {scheduler} ({error}); start one with: dask scheduler"
+            f"no Dask scheduler answers at {scheduler} ({cause_of(error)}); start one with: dask "
+            "scheduler"
         ) from error
     with client:
         ahead = max(1, sum(client.nthreads().values())) * _JOBS_PER_WORKER

@@ -122,10 +122,10 @@ def test_module_is_the_command_and_gives_its_status(tmp_path: Path) -> None:
         (["evaluate", "--predictions", "none.csv"], "none.csv"),
         (["evaluate", "run", "--predictions", "none.csv"], "not both"),
         (["predict", "run"], r"DICOM_DIR requires an argument"),
-        (["predict", "none.safetensors", "nowhere"], "nowhere is not a folder"),
+        (["predict", "none.safetensors", "nowhere"], "there is no checkpoint at none.safe"),
         (["export", "none.safetensors"], "--onnx FILE, --bundle DIR"),
         (["compare", "one"], "two or more"),
-        (["compare", "one.csv", "two.csv"], "one.csv has no predictions yet"),
+        (["compare", "one.csv", "two.csv"], "no run or file of predictions one.csv"),
     ],
 )
 def test_bad_input_is_one_sentence_and_a_status(
