@@ -24,6 +24,7 @@ from pydantic_core import ErrorDetails
 from mammo_pd.errors import InputError, cause_of
 from mammo_pd.keep_schedule import KeepSchedule
 from mammo_pd.terms import Draw
+from mammo_pd.wording import counted
 
 IMG_ASPECT = 0.8
 # Pixels on a side: three times what a mammogram has. More is a slip of the keyboard.
@@ -297,9 +298,9 @@ class RunConfig(_Settings):
         if full and full >= self.training.epochs:
             raise _FieldError(
                 ("patch_dropout", "keep_rate"),
-                f"{self.patch_dropout.keep_rate} keeps every patch in the last {full} epochs, but "
-                f"the run has only {self.training.epochs}; train longer, or lower the number after "
-                "the +",
+                f"{self.patch_dropout.keep_rate} keeps every patch in the last "
+                f"{counted(full, 'epoch')}, but the run has only {self.training.epochs}; train "
+                "longer, or lower the number after the +",
             )
         return self
 

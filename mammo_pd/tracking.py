@@ -21,6 +21,7 @@ from typing import Any, Protocol, Self
 from urllib.parse import quote
 
 from mammo_pd.errors import InputError, cause_of
+from mammo_pd.wording import counted
 
 EXPERIMENT = "mammo-pd"
 _DATABASE = "mlflow.db"
@@ -269,7 +270,7 @@ def try_store(runs: Path) -> str:
     if uri != _local_uri(runs) or (runs / _DATABASE).is_file():
         count = len(MlflowClient(uri).search_experiments(max_results=100))
         where = "the server" if uri != _local_uri(runs) else str(runs / _DATABASE)
-        return f"{where} answers, with {count} experiments"
+        return f"{where} answers, with {counted(count, 'experiment')}"
     with tempfile.TemporaryDirectory() as folder:
         client = MlflowClient(_sqlite_uri(Path(folder) / _DATABASE))
         run_id = client.create_run(client.create_experiment(EXPERIMENT)).info.run_id

@@ -7,6 +7,7 @@ from cyclopts import Parameter
 
 from mammo_pd.cli.options import default_runs, default_store
 from mammo_pd.errors import InputError
+from mammo_pd.wording import counted
 
 if TYPE_CHECKING:
     from mammo_pd.doctor.finding import Check, Finding
@@ -20,7 +21,7 @@ def doctor(
 ) -> None:
     """Look whether this machine can do the work, and say what mends what it cannot.
 
-    Python, torch, driver and card, compiler, a decoder for each transfer syntax,
+    Python, packages and extras, torch, driver and card, compiler, transfer syntaxes,
     disks and permissions, MLflow. Exit status 2 if anything fails.
 
     For example:
@@ -48,11 +49,13 @@ def doctor(
     if json:
         _print_json(findings)
     if failing:
-        raise InputError(f"{failing} of {len(findings)} checks fail; their remedies are above.")
+        raise InputError(
+            f"{failing} of {counted(len(findings), 'check')} failed; what to do about it is above."
+        )
     if not json:
         warnings = sum(finding.state == State.WARNING for finding in findings)
         told = f", {warnings} of them with a warning" if warnings else ""
-        print(f"\nall {len(findings)} checks pass{told}")
+        print(f"\n{counted(len(findings), 'check')} passed{told}")
         import shlex
 
         given = "DICOM_DIR" if folder is None else shlex.quote(str(folder))
@@ -72,6 +75,7 @@ def _checks(folder: Path | None) -> list[tuple[str, "Check"]]:
     checks: list[tuple[str, Check]] = [
         ("Python", machine.check_python),
         ("packages", machine.check_packages),
+        ("extras", machine.check_extras),
         ("torch and torchvision", machine.check_torch),
         ("GPU", machine.check_gpu),
         ("compiler", machine.check_compiler),

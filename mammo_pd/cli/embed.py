@@ -14,6 +14,7 @@ from mammo_pd.cli.early_checks import (
 )
 from mammo_pd.cli.options import DEFAULT_RUNS, NamedStoreOption, RunsOption, default_store, find_run
 from mammo_pd.errors import InputError
+from mammo_pd.wording import counted
 
 if TYPE_CHECKING:
     from mammo_pd.inference.embed import Encoder
@@ -71,8 +72,8 @@ def embed(
     done = write_features(encoder, images, out, keep_rate=keep, batch_size=batch_size)
     columns = "class_token and patch_mean" if done.has_class_token else "patch_mean"
     print(
-        f"\nwrote {out}: {columns} of {done.images} images, {done.width} numbers each, from "
-        f"{done.num_keep} of {done.num_tokens} patches"
+        f"\nwrote {out}: {columns} of {counted(done.images, 'image')}, {done.width} numbers each, "
+        f"from {done.num_keep} of {done.num_tokens} patches"
     )
     code = f"import pandas; print(pandas.read_parquet({str(out)!r}))"
     print(f"next: python -c {shlex.quote(code)}")

@@ -20,6 +20,7 @@ from mammo_pd.cli.options import (
 )
 from mammo_pd.errors import InputError
 from mammo_pd.terms import Level, Split
+from mammo_pd.wording import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -115,7 +116,7 @@ def evaluate(
         if len(predictions) > 1:
             from mammo_pd.report.external import evaluate_sets, sets_table
 
-            title = f"External validation on {len(predictions) - 1} sets"
+            title = f"External validation on {counted(len(predictions) - 1, 'set')}"
             found = evaluate_sets(
                 predictions, out, context=replace(context, title=title), **choices
             )

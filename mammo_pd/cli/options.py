@@ -24,6 +24,10 @@ def _would_be_kept(_: object, folder: Path) -> None:
 StoreOption = Annotated[
     Path, Parameter(env_var="MAMMO_PD_STORE", metavar="STORE", validator=_would_be_kept)
 ]
+# Of commands that are about a store; elsewhere it goes by --store alone, and so here, too.
+StoreArgument = Annotated[
+    Path, Parameter(name="--store", env_var="MAMMO_PD_STORE", metavar="STORE")
+]
 RunsOption = Annotated[
     Path, Parameter(env_var="MAMMO_PD_RUNS", metavar="DIR", validator=_would_be_kept)
 ]

@@ -14,6 +14,7 @@ from mammo_pd.cli.options import (
     find_checkpoint,
 )
 from mammo_pd.errors import InputError
+from mammo_pd.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -127,20 +128,21 @@ def predict(
     if count:
         device = model.fabric.device.type
         print(
-            f"{count} images in {seconds:.1f} s: {count / seconds:.3g} images/s, scored on {device}"
+            f"{counted(count, 'image')} in {seconds:.1f} s: {count / seconds:.3g} images/s, "
+            f"scored on {device}"
         )
     print(f"wrote {out}: predictions.csv (images), predictions_breast.csv, _exam, _patient")
     print(f"{out / 'private' / target.crosswalk.name} names the file and study of each image_id")
     if dicom:
-        print(f"{instances} DICOM instances for a PACS are in {out / 'private' / 'dicom'}")
+        print(f"{counted(instances, 'DICOM instance')} for a PACS in {out / 'private' / 'dicom'}")
     if without:
         print(
-            f"warning: of {without} exams no DICOM result could be made, since their files lack "
+            f"warning: no DICOM result could be made of {counted(without, 'exam')}: the files lack "
             "the UIDs of study or image, or cannot be read any more"
         )
     if not len(predictions.images):
         raise InputError(
-            f"none of the {len(found.images)} images in {folder} could be scored; "
+            f"none of {counted(len(found.images), 'image')} in {folder} could be scored; "
             f"{out / target.not_scored.name} lists the reasons."
         )
     if model.objective.target_columns == ("label",):
@@ -171,12 +173,13 @@ def _introduce(model: "TrainedModel", code: str) -> None:
         else:
             print(
                 f"verdict on {target}: {points.rules[code]}, locked on {points.locked.images} "
-                f"{points.locked.part} images"
+                f"{points.locked.part} {'image' if points.locked.images == 1 else 'images'}"
             )
             if points.locked.images < _FEW:
                 print(
-                    f"warning: {points.locked.images} images are few to lock thresholds and "
-                    "calibration on: verdicts and recalibrated scores may be far off"
+                    f"warning: {counted(points.locked.images, 'image is', 'images are')} too few "
+                    "to lock thresholds and calibration on reliably: verdicts and recalibrated "
+                    "scores may be far off"
                 )
 
 
@@ -220,13 +223,16 @@ def _print_summary(
         verdicts = [
             f"{count} {name.replace('_', ' ')}" for name, count in flagged_counts(table).items()
         ]
-        print(f"{len(table):>8}  {level} scores" + (f", {', '.join(verdicts)}" * bool(verdicts)))
+        print(
+            f"{len(table):>8}  {level} {'score' if len(table) == 1 else 'scores'}"
+            + (f", {', '.join(verdicts)}" * bool(verdicts))
+        )
     for reason, count in predictions.not_scored["reason"].value_counts().items():
         print(f"{count:>8}  not scored  {reason}")
     if _closed(found):
         print(
-            f"warning: {_closed(found)} files or folders cannot be opened, and the images among "
-            "them are missing; make them readable and run again"
+            f"warning: {counted(_closed(found), 'file or folder', 'files or folders')} cannot be "
+            "opened, and images may be missing; make them readable and run again"
         )
     for warning in predictions.warnings:
         print(f"warning: {warning}")

@@ -10,6 +10,7 @@ from mammo_pd.cli.options import DEFAULT_STORE, StoreOption, default_store, unle
 from mammo_pd.cli.public_set import in_words, labels_of, look_like
 from mammo_pd.errors import InputError
 from mammo_pd.terms import Compression, Frames, Prefer, VoiPolicy
+from mammo_pd.wording import counted
 
 if TYPE_CHECKING:
     from mammo_pd.data.labels import LabelTable
@@ -132,11 +133,11 @@ def preprocess(
         print("to see which files these are, run the same command with --crosswalk FILE")
     if not summary.ok:
         raise InputError(
-            f"none of the {summary.found} images in {folder} can be used; the reasons are listed "
-            f"above and in {out / 'manifest.parquet'}."
+            f"none of {counted(summary.found, 'image')} in {folder} can be used; the reasons are "
+            f"listed above and in {out / 'manifest.parquet'}."
             + ("" if public is None else f" Try it with{labels_of(public)}.")
         )
-    print(f"\nwrote {out / 'manifest.parquet'} and the pixels of {summary.ok} images")
+    print(f"\nwrote {out / 'manifest.parquet'} and the pixels of {counted(summary.ok, 'image')}")
     for file in (*summary.contact_sheets, *([crosswalk] if crosswalk else [])):
         print(f"wrote {file}")
     if summary.labelled:
@@ -186,8 +187,9 @@ def _read_labels(
     table = read_labels(labels, label_column=label_column, positive=positive or (), carry=names)
     if table.left_out:
         print(
-            f"columns of {labels} that stay out of the store, since they may identify a woman: "
-            f"{column_names(table.left_out)} (--carry takes those that you need)"
+            f"columns of {labels} left out of the store: {column_names(table.left_out)}. They are "
+            "not among those known to describe images, findings or machines, and an unknown one "
+            "may identify a woman; take what you need with --carry A,B"
         )
     return table
 
@@ -204,76 +206,97 @@ def _print_summary(summary: "PreprocessSummary", out: Path, *, has_table: bool) 
         print("passed over: " + "; ".join(f"{count} {reason}" for reason, count in counts))
     if summary.repeated_folders:
         print(
-            f"{summary.repeated_folders} linked folders were read once only, or lead back to "
-            "where they lie"
+            f"{counted(summary.repeated_folders, 'link')} not followed: to folders that were read "
+            "already, or back to where the link lies"
         )
     if summary.labelled or has_table:
         print(
-            f"{summary.labelled} of {summary.ok} usable images have a label; {summary.positive} "
-            "of them are positive"
+            f"{summary.labelled} of "
+            f"{counted(summary.ok, 'usable image has', 'usable images have')} a label; "
+            f"{counted(summary.positive, 'of them is', 'of them are')} positive"
         )
     if summary.label_changes:
         print(
-            f"--replace-labels: {summary.label_changes.removed} images lost their label, "
-            f"{summary.label_changes.turned} changed it"
+            "--replace-labels: "
+            + counted(
+                summary.label_changes.removed, "image lost its label", "images lost their label"
+            )
+            + f", {summary.label_changes.turned} changed it"
         )
     if summary.unmatched_labels:
         print(
-            f"warning: {summary.unmatched_labels} rows of the label table match no image; if that "
-            "is more than you expect, compare its paths or identifiers with the folder"
+            f"warning: {counted(summary.unmatched_labels, 'row matches', 'rows match')} no image; "
+            "if that is more than you expect, compare its paths or identifiers with the folder"
         )
     if PassedOver.UNREADABLE in summary.passed_over:
         print(
-            f"warning: {summary.passed_over[PassedOver.UNREADABLE]} files cannot be opened, and if "
-            "they are images they are missing; make them readable and run again"
+            f"warning: {counted(summary.passed_over[PassedOver.UNREADABLE], 'file')} cannot be "
+            "opened, and images may be missing; make them readable and run again"
         )
     if summary.closed_folders:
         print(
-            f"warning: {summary.closed_folders} folders could not be listed and their images are "
-            "missing; make them readable and run again"
+            f"warning: {counted(summary.closed_folders, 'folder')} could not be listed, and images "
+            "may be missing; make them readable and run again"
         )
     if summary.damaged:
         print(
-            f"warning: {summary.damaged} images are damaged and come from other folders; run the "
-            "same command with each folder that this store was made from"
+            "warning: "
+            + counted(
+                summary.damaged,
+                "image is damaged and comes from another folder",
+                "images are damaged and come from other folders",
+            )
+            + "; run the same command with each folder that this store was made from"
         )
     if summary.lacking:
         print(
-            f"warning: {summary.lacking} images lack a level that no other gives, and come from "
-            "other folders; run the same command with each folder that this store was made from"
+            "warning: "
+            + counted(
+                summary.lacking,
+                "image lacks a level that no other gives, and comes from another folder",
+                "images lack a level that no other gives, and come from other folders",
+            )
+            + "; run the same command with each folder that this store was made from"
         )
     if summary.gone:
         store = "" if out == default_store() else f" {shlex.quote(str(out))}"
         print(
-            f"warning: {summary.gone} images of the store come from files that are no longer where "
-            "they were read (deleted, moved, or on a disk that is not mounted); to take out what "
+            "warning: "
+            + counted(
+                summary.gone,
+                "image of the store has lost the file that it came from",
+                "images of the store have lost the files that they came from",
+            )
+            + " (deleted, moved, or on a disk that is not mounted); to take out what "
             f"was deleted: mammo-pd forget{store} --missing"
         )
     if summary.contradicted:
         print(
-            f"warning: {summary.contradicted} images were left out as duplicates of one that the "
-            "label table labels otherwise, and its label was taken; find out which is true"
+            f"warning: {counted(summary.contradicted, 'image was', 'images were')} left out as a "
+            "duplicate of one that the label table labels otherwise, and that one's label was "
+            "taken; find out which is true"
         )
     if summary.only_label:
         print(
-            f"warning: {summary.only_label} images that --prefer leaves out have a label, and the "
-            "images taken of the same views have none; label those in the table"
+            f"warning: --prefer leaves out {counted(summary.only_label, 'image')} with a label, "
+            "whose view's other image has none; label that one in the table"
         )
     if summary.unknown_kind:
         print(
-            f"warning: {summary.unknown_kind} images are taken whatever their kind: their files "
-            "cannot be read, and only they tell how they were made"
+            "warning: "
+            + counted(summary.unknown_kind, "image is", "images are")
+            + " taken whatever the kind: no file is there to tell how it was made"
         )
     if summary.repeated_views:
         print(
-            f"{summary.repeated_views} views have several images of the kind that --prefer takes "
-            "(repeated exposures, parts of a breast, FOR PROCESSING beside FOR PRESENTATION); all "
-            "of these stay"
+            f"{counted(summary.repeated_views, 'view has', 'views have')} several images of the "
+            "kind that --prefer takes (repeated exposures, parts of a breast, FOR PROCESSING "
+            "beside FOR PRESENTATION); all of these stay"
         )
     if summary.disagreeing:
         print(
-            f"warning: the label table and DICOM disagree on the side of {summary.disagreeing} "
-            "images; the table's was taken"
+            "warning: the label table and DICOM disagree on the side of "
+            f"{counted(summary.disagreeing, 'image')}; the table's was taken"
         )
     for count, what in (
         (
@@ -301,7 +324,10 @@ def _print_summary(summary: "PreprocessSummary", out: Path, *, has_table: bool) 
         ),
     ):
         if count:
-            print(f"warning: in {count} of {summary.ok} usable images {what}; see the manifest")
+            print(
+                f"warning: in {count} of {counted(summary.ok, 'usable image')} {what}; see the "
+                "manifest"
+            )
     if len(summary.raster_depths) > 1:
         shares = ", ".join(f"{n} of {depth}" for depth, n in sorted(summary.raster_depths.items()))
         print(
@@ -310,9 +336,9 @@ def _print_summary(summary: "PreprocessSummary", out: Path, *, has_table: bool) 
         )
     if summary.shallow:
         print(
-            f"warning: {sum(summary.shallow.values())} images of 16 bits reach no further than "
-            f"{max(summary.shallow)} bits and come out dark; if that is the depth of the data set, "
-            f"make the store anew with --bits-stored {max(summary.shallow)}"
+            f"warning: {counted(sum(summary.shallow.values()), 'image')} of 16 bits with values up "
+            f"to {max(summary.shallow)} bits only, which come out dark; if that is the depth of "
+            f"the data set, make the store anew with --bits-stored {max(summary.shallow)}"
         )
     # One image is all that there may be of a woman, but not of every one of several.
     if summary.ok == summary.patients > _FEW_IMAGES or summary.ids_with_view > summary.ok // 2:

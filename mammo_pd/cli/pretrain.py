@@ -20,6 +20,7 @@ from mammo_pd.cli.options import (
 )
 from mammo_pd.cli.train import run_to_resume, train_or_resume
 from mammo_pd.errors import InputError
+from mammo_pd.wording import counted
 
 if TYPE_CHECKING:
     from mammo_pd.config import RunConfig
@@ -158,7 +159,7 @@ def write_reconstructions(run: "RunFolder", store: Path | None) -> Path:
         run_id=run.info.run_id,
         model=run.info.model,
         made_with=f"{run.info.num_keep} of {run.info.num_tokens} patches kept, "
-        f"{run.config.patch_dropout.draw} draw, {run.config.training.epochs} epochs",
+        f"{run.config.patch_dropout.draw} draw, {counted(run.config.training.epochs, 'epoch')}",
         phantom=bool(manifest["phantom"].fillna(False).any()),
     )
     page = run.reconstructions

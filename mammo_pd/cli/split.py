@@ -1,17 +1,15 @@
 """``mammo-pd split``: the patients of a store to train, val and test, or to folds."""
 
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from mammo_pd.cli.options import DEFAULT_STORE, default_store, unless_default
+from mammo_pd.cli.options import DEFAULT_STORE, StoreArgument, default_store, unless_default
 from mammo_pd.errors import InputError
 
 
 def split(
-    store: Annotated[Path, Parameter(name="STORE", env_var="MAMMO_PD_STORE")] = DEFAULT_STORE,
-    /,
+    store: StoreArgument = DEFAULT_STORE,
     *,
     name: Annotated[str, Parameter(metavar="NAME")] = "default",
     fractions: Annotated[

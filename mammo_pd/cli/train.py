@@ -20,6 +20,7 @@ from mammo_pd.cli.options import (
     unless_default,
 )
 from mammo_pd.errors import InputError
+from mammo_pd.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -156,9 +157,8 @@ def _leave_finished(run: "RunFolder") -> Path | None:
     if os.environ.get("RANK", "0") != "0":
         return None  # one of torchrun's further processes
     print(
-        f"the run {run.info.run_id} is finished ({run.config.training.epochs} of "
-        f"{run.config.training.epochs} epochs): nothing is left to train; for more epochs, train "
-        "anew with --epochs"
+        f"the run {run.info.run_id} is finished ({counted(run.config.training.epochs, 'epoch')}): "
+        "nothing is left to train; for more epochs, train anew with --epochs"
     )
     from mammo_pd.cli.sync import pass_on_to_mlflow
 

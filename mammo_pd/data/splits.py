@@ -22,6 +22,7 @@ from mammo_pd.errors import InputError, cause_of
 from mammo_pd.files import atomic_write, write_text
 from mammo_pd.table_file import write_csv
 from mammo_pd.terms import Split, Status
+from mammo_pd.wording import counted
 
 # Two images that share a value in any of these columns belong to one patient.
 _LINKS = ("patient_id", "exam_id", "pixel_hash")
@@ -187,16 +188,16 @@ def check_split(split: SplitTable, manifest: pd.DataFrame) -> None:
     joined = usable.assign(group=groups).merge(sides, on="image_id")
     if len(joined) < len(split.table):
         raise InputError(
-            f"the split {split.name} names {len(split.table) - len(joined)} images that the store "
-            "does not have as usable; it belongs to another state of the store. Make a new one: "
-            "mammo-pd split --name NEW"
+            f"the split {split.name} names {counted(len(split.table) - len(joined), 'image')} that "
+            "the store does not have as usable; it belongs to another state of the store. Make a "
+            "new one: mammo-pd split --name NEW"
         )
     leaks = int((joined.groupby("group")["side"].nunique() > 1).sum())
     if leaks:
         raise InputError(
-            f"the split {split.name} has {leaks} patients on more than one side (by patient, exam "
-            "or identical pixels), so its figures would be too good; make a new one with: "
-            "mammo-pd split --name NEW"
+            f"the split {split.name} has {counted(leaks, 'patient')} on more than one side (by "
+            "patient, exam or identical pixels), so its figures would be too good; make a new one "
+            "with: mammo-pd split --name NEW"
         )
 
 
@@ -384,17 +385,17 @@ def _refuse_too_few(patients: pd.DataFrame, folds: int | None, *, may_lack_label
     if may_lack_labels and not {"0", "1"} & set(counts.index):
         if len(patients) < least:
             raise InputError(
-                f"there are only {len(patients)} patients, and it takes {least} for one in train, "
-                f"val and test {parts}; add patients."
+                f"the store has {counted(len(patients), 'patient')}, and it takes {least} for one "
+                f"in train, val and test {parts}; add patients."
             )
         return
     for label, word in (("1", "positive"), ("0", "negative")):
         found = int(counts.get(label, 0))
         if found < least:
             raise InputError(
-                f"only {found} patients are {word}, and it takes {least} for one in train, val and "
-                f"test {parts}; check the label table and its label column (--labels, "
-                "--label-column, --positive), or add patients."
+                f"only {counted(found, 'patient is', 'patients are')} {word}, and it takes {least} "
+                f"for one in train, val and test {parts}; check the label table and its label "
+                "column (--labels, --label-column, --positive), or add patients."
             )
 
 

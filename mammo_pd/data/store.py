@@ -120,9 +120,8 @@ def read_store_info(paths: StorePaths) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{paths.info} is damaged ({cause_of(error)}); restore it from a copy, or make the "
-            "store again "
-            f"with another --out and --key {paths.private / 'key'}, by which every image gets its "
-            "name again."
+            f"store again with another --out and --key {paths.private / 'key'}, by which every "
+            "image gets its name again."
         ) from error
     if found not in _READ_FORMATS:
         raise InputError(
@@ -311,7 +310,13 @@ def find_pyramid_level(paths: StorePaths, image_id: str, level: str) -> LevelPla
 
 
 def read_pyramid_level_into(
-    paths: StorePaths, image_id: str, level: str, place: LevelPlace, out: npt.NDArray[np.int16]
+    paths: StorePaths,
+    image_id: str,
+    level: str,
+    place: LevelPlace,
+    out: npt.NDArray[np.int16],
+    *,
+    check: bool = False,
 ) -> None:
     """Copy the pixels of one level from the file, or the page cache, into allocated memory.
 
@@ -321,6 +326,7 @@ def read_pyramid_level_into(
         level: name of the level.
         place: of the level, from `find_pyramid_level`.
         out: (height * width,) int16, contiguous; receives the bytes of the uint16 pixels.
+        check: whether to compare them with the checksum that the file holds; 2 ms for 8 MiB.
 
     Raises:
         InputError: it is missing or damaged, or has another size by now.
@@ -333,7 +339,10 @@ def read_pyramid_level_into(
                 before, place = place, find(handle)
                 if place[:2] != before[:2]:
                     raise ValueError("it was made anew, with another size, while it was in use")
-            image_file.read_level_into(handle, place, out.data.cast("B"))
+            pixels = out.data.cast("B")
+            image_file.read_level_into(handle, place, pixels)
+            if check and not image_file.has_checksum(pixels, place):
+                raise ValueError("its pixels have been damaged since they were written")
         finally:
             os.close(handle)
     except (OSError, ValueError) as error:
@@ -377,7 +386,6 @@ def _lost_level(paths: StorePaths, image_id: str, level: str, error: Exception) 
     # Of a file that is there preprocess looks at the size alone, unless it is told to read it.
     verifying = "" if isinstance(error, FileNotFoundError) else " with --verify"
     return InputError(
-        f"the level {level} of {paths.image(image_id)} cannot be read ({cause_of(error)}); run "
-        "the same "
-        f"mammo-pd preprocess again{verifying} to mend it."
+        f"the level {level} of {paths.image(image_id)} cannot be read ({cause_of(error)}); run the "
+        f"same mammo-pd preprocess again{verifying} to mend it."
     )

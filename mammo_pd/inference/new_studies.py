@@ -37,6 +37,7 @@ from mammo_pd.machines import OTHER
 from mammo_pd.table_file import write_csv
 from mammo_pd.terms import Level, Status
 from mammo_pd.training.model_card import kinds_of
+from mammo_pd.wording import counted
 
 _IDENTITY = ("image_id", "patient_id", "exam_id", "laterality", "view")
 _TOLD = ("manufacturer", "model", "age", "presentation_intent", "implant", "breast_verdict")
@@ -272,14 +273,16 @@ def _warnings(
             "it), so machines that it has never seen cannot be told"
         )
     if unnamed:
-        found.append(f"{unnamed} of {images} images do not say which machine took them")
+        found.append(
+            f"which machine took them is not told in {unnamed} of {counted(images, 'image')}"
+        )
     for kind, counts in unseen.items():
         if counts:
             told = ", ".join(f"{value}: {count}" for value, count in counts.most_common())
             found.append(
-                f"{counts.total()} of {images} images are of {_KINDS[kind]} that the model was not "
-                f"trained on, or that cannot be told ({told}); nothing is known of its scores "
-                "there (column unseen)"
+                f"{counts.total()} of {counted(images, 'image')} came from {_KINDS[kind]} that the "
+                f"model was not trained on, or that cannot be told ({told}); nothing is known of "
+                "its scores there (column unseen)"
             )
     return found
 

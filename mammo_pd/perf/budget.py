@@ -24,6 +24,7 @@ from mammo_pd.perf.cost import (
     window_of,
 )
 from mammo_pd.perf.memory_size import parse_memory
+from mammo_pd.wording import counted
 
 _REFERENCE = "one NVIDIA H200, as measured on 2026-11-25"
 # The rest is for the CUDA context and for fragmentation.
@@ -132,7 +133,7 @@ def budget(
     lines = [
         f"{available / 1e9:.0f} GB of memory, {_USABLE:.0%} of it usable; speed from "
         + (
-            f"{calibration.rows} rows of {bench}, {calibration.device}."
+            f"{counted(calibration.rows, 'row')} of {bench}, {calibration.device}."
             if calibration is not None
             else f"{_REFERENCE}; for yours, run mammo-pd bench and give its file with --bench."
         ),

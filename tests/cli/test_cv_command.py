@@ -369,7 +369,7 @@ def test_mistake_that_all_runs_share_ends_with_the_first(store: Path, tmp_path: 
     done = by_process(typed(store, tmp_path / "cv", *weights))
     error = done.stderr
     assert done.returncode == 2
-    assert "2 of 2 runs are not trained; fold0-seed0 failed: the weights file" in error
+    assert "2 of 2 runs not trained; fold0-seed0 failed: the weights file" in error
     assert error.count("\n") == 1
     assert not (tmp_path / "cv" / "fold1-seed0.log").exists()
 

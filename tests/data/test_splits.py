@@ -265,7 +265,7 @@ def test_woman_who_validates_in_half_is_a_leak() -> None:
     table = split.table.copy()
     validates = table.index[table["val_of"] != ""][0]
     table.loc[validates, "val_of"] = ""
-    with pytest.raises(InputError, match="1 patients on more than one side"):
+    with pytest.raises(InputError, match="1 patient on more than one side"):
         check_split(SplitTable("half", table, split.hash), frame)
 
 

@@ -307,11 +307,11 @@ def test_what_the_model_does_not_know_is_warned_of(
     machines = {**card["trained_on"], "machine": {"Hologic Selenia Dimensions": 9}}
     older = {**card["preprocessing"], "algorithm": 1}
     printed = predict("other", trained_on=machines, preprocessing=older)
-    assert "1 of 1 images are of machines that the model was not trained on" in printed
+    assert "1 of 1 image came from machines that the model was not trained on" in printed
     assert "by version 1 of the preprocessing" in printed
     assert pd.read_csv(tmp_path / "other" / "predictions.csv")["unseen"].tolist() == ["machine"]
     [warning] = [line for line in predict("same").splitlines() if "warning" in line]
-    assert "images are few to lock thresholds" in warning
+    assert "images are too few to lock thresholds" in warning
     del header["operating_points"], card["trained_on"]
     printed = predict("old")
     assert "the checkpoint holds no thresholds" in printed

@@ -25,6 +25,7 @@ from torch import Tensor
 from mammo_pd.backbones.weights.named import HUB, HUB_PREFIXES, no_such_weights
 from mammo_pd.backbones.weights.normalization import ChannelNormalization, normalization_of
 from mammo_pd.errors import InputError, cause_of
+from mammo_pd.wording import counted
 
 # Where a checkpoint of ours says in its header what it is.
 CARD_KEY = "model_card"
@@ -251,9 +252,9 @@ def _refuse_not_finite(name: str, tensors: Mapping[str, Tensor]) -> None:
     broken = [key for key, value in tensors.items() if not bool(torch.isfinite(value).all())]
     if broken:
         raise InputError(
-            f"the weights {name} hold values that are not finite, in {len(broken)} tensors "
-            f"({', '.join(broken[:3])}); the file is damaged or its training diverged, so give "
-            "another."
+            f"the weights {name} hold values that are not finite, in "
+            f"{counted(len(broken), 'tensor')} ({', '.join(broken[:3])}); the file is damaged or "
+            "its training diverged, so give another."
         )
 
 
