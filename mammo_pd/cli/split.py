@@ -56,6 +56,8 @@ def split(
         folds=folds,
         val=VAL_SHARE if val is None else val,
         seed=seed,
+        # To be pretrained or embedded; that nothing is labelled is warned of.
+        may_lack_labels=True,
     )
     counts = count_parts(read_manifest(paths.manifest, status=None), made)
     print("part    patients   images  positive  unlabelled")
@@ -67,5 +69,9 @@ def split(
     print(f"\nwrote {paths.splits / (made.name + '.csv')} (hash {made.hash[:12]})")
     given = unless_default("--store", store, default_store())
     given += unless_default("--split", made.name, "default")
-    command = "cv" if made.folds else "train"
+    if all(row["unlabelled"] == row["images"] for row in counts):
+        command = "pretrain"  # which, with folds, takes one of them at a time
+        given += " --fold 0" if made.folds else ""
+    else:
+        command = "cv" if made.folds else "train"
     print(f"next: mammo-pd {command}{given} --res {usual_res(paths)} --keep 0.25")

@@ -74,6 +74,7 @@ from mammo_pd.ingest.verify import find_damaged
 from mammo_pd.ingest.walk import FoundFiles, PassedOver, find_images
 from mammo_pd.ingest.workers import run_in_processes, run_on_cluster
 from mammo_pd.machines import machine_column
+from mammo_pd.main_guard import refuse_unguarded_script
 from mammo_pd.table_file import write_rows
 from mammo_pd.terms import PYRAMID_LONG_SIDES, Compression, Prefer, Reason, Status
 from mammo_pd.wording import counted
@@ -244,10 +245,12 @@ def preprocess(
 
     Raises:
         InputError: no images, a store with other settings, a full disk, an ambiguous label table or
-            one that would lose labels, no worker.
+            one that would lose labels, no worker, a script that asks from its top level.
     """
     if workers is not None and workers < 1:
         raise InputError(f"--workers {workers} is not 1 or above.")
+    if scheduler is None:
+        refuse_unguarded_script()  # before anything is written
     settings = settings or ImagingSettings()
     folder = folder.resolve()
     found = find_images(folder)

@@ -13,6 +13,7 @@ from multiprocessing import forkserver, resource_tracker
 from typing import TypeVar
 
 from mammo_pd.errors import InputError, cause_of
+from mammo_pd.main_guard import refuse_unguarded_script
 from mammo_pd.orphans import end_with_parent
 
 J = TypeVar("J")
@@ -36,8 +37,10 @@ def run_in_processes(
         Each job and its result; None if its worker died.
 
     Raises:
+        InputError: a script asks for it from its top level.
         Exception: whatever ``work`` raises.
     """
+    refuse_unguarded_script()
     ahead = workers * _JOBS_PER_WORKER
     done = 0
     while done < len(jobs):

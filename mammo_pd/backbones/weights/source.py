@@ -24,6 +24,7 @@ from torch import Tensor
 
 from mammo_pd.backbones.weights.named import HUB, HUB_PREFIXES, no_such_weights
 from mammo_pd.backbones.weights.normalization import ChannelNormalization, normalization_of
+from mammo_pd.backbones.wide_heads import has_wide_heads
 from mammo_pd.errors import InputError, cause_of
 from mammo_pd.wording import counted
 
@@ -103,6 +104,12 @@ def find_weights(weights: str, model_name: str) -> SourceWeights:
     if file.is_file():
         return _read_npz(file, model_name) if file.suffix == ".npz" else _read_file(file)
     name = model_name if weights == HUB else weights
+    if has_wide_heads(name):
+        raise InputError(
+            f"nobody has published weights of {name}, which is mammo-pd's own; leave --weights "
+            "out, make weights with mammo-pd pretrain, or take "
+            f"--model {name.replace('_hd128_', '_')} --weights timm."
+        )
     if name.startswith(HUB_PREFIXES) or (file.name == weights and timm.is_model(name)):
         return _fetch(name)
     raise no_such_weights(weights)
