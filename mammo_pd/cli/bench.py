@@ -22,7 +22,8 @@ def bench(
     keep: KeepRatesOption = (0.25, 1.0),
     model: ModelsOption = ("vit_small_patch16_224",),
     batch_size: Annotated[
-        int | None, Parameter(metavar="N", show_default="about 20 GiB, at most 128; on a CPU 2")
+        int | None,
+        Parameter(metavar="N", show_default="fills 20 GiB, at most 128; 2 on a CPU"),
     ] = None,
     pretrain: bool = False,
     store: Annotated[Path | None, Parameter(metavar="STORE", show_default="random pixels")] = None,
@@ -32,7 +33,8 @@ def bench(
 ) -> None:
     """Measure training steps on this machine, beside timm's patch_drop_rate.
 
-    Gives images/s, memory, the fraction of the matmul ceiling, and the time spent waiting for data.
+    Gives images/s, memory, the fraction of the matmul ceiling, and the time spent
+    waiting for data.
 
     For example:
 

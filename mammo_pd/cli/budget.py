@@ -24,16 +24,16 @@ def budget(
     keep: KeepRatesOption = (0.1, 0.25, 0.5, 1.0),
     model: ModelsOption = ("vit_small_patch16_224", "vit_base_patch16_224"),
 ) -> None:
-    """Estimate which resolution, model, keep rate and batch size fit a GPU, and how long they take.
+    """Estimate which resolution, model and keep rate a GPU can train, and how fast.
 
     For example:
 
         mammo-pd budget --memory 24GB --hours 12 --images 100000
 
     Args:
-        memory: GPU memory, such as 24GB.
-        hours: Time available for training.
-        images: Number of training images.
+        memory: GPU memory, such as 24GB or 22GiB.
+        hours: Hours available for training; goes with --images.
+        images: Number of training images; goes with --hours.
         bench: bench.json of this GPU, for its measured speed.
         res: Input sizes, as of train.
         keep: Fractions of the patches kept, each constant.

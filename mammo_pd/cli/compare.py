@@ -42,7 +42,7 @@ def compare(
         intersect: Where the images differ, compare on those that all have.
         aggregation: How image scores become those of a breast, exam or patient.
         resamples: Without effect; accepted so that older scripts run.
-        margin: Say of each pair whether one model's AUC is not worse by this much or more.
+        margin: Say of each pair whether one model's AUC is at most this much lower, such as 0.02.
         runs: The folder of runs.
     """
     if len(models) < 2:
@@ -72,7 +72,12 @@ def compare(
     )
     print(difference_table(metrics))
     print(f"\nwrote {out}: index.html, metrics.json")
-    print(f"next: open {shlex.quote(str(out / 'index.html'))}")
+    print(f"look at: {shlex.quote(str(out / 'index.html'))}")
+    first = shlex.quote(str(files[0].parent if models[0] != files[0] else files[0]))
+    if models[0] == files[0]:
+        print(f"next: mammo-pd evaluate --predictions {first}")
+    else:
+        print(f"next: mammo-pd predict {first} DICOM_DIR")
 
 
 def _predictions_of(model: Path, runs: Path) -> Path:

@@ -21,6 +21,7 @@ from mammo_pd.cli.options import (
     default_runs,
     default_store,
     tell_of_resamples,
+    unless_default,
 )
 from mammo_pd.errors import InputError
 
@@ -47,12 +48,12 @@ def cv(
 ) -> None:
     """Cross-validate: train and score all folds of a split, and write one report.
 
-    Killed and typed again, it skips the runs that are finished and goes on with the others.
+    Run it again after a stop: finished runs are kept, the others go on.
 
     For example:
 
         mammo-pd cv --split five --res 1024 --keep 0.25
-        mammo-pd cv --split five --config configs/res1024_keep25.yaml --seeds 3 --parallel 2
+        mammo-pd cv --split five --seeds 3 --parallel 2
 
     Args:
         store: The store that preprocess made.
@@ -61,10 +62,10 @@ def cv(
             image's mean score over them.
         out: Folder of the cross-validation.
         parallel: Runs at the same time on the same device.
-        checkpoint: Weights of the best validation AUC, or the last ones.
+        checkpoint: Weights of the run's best epoch, or of its last one.
         aggregation: How image scores become those of a breast, exam or patient.
         resamples: Without effect; accepted so that older scripts run.
-        prevalence: Reweight to this fraction of positive exams; the other levels follow.
+        prevalence: Reweight to this fraction (0 to 1) of positive exams; the other levels follow.
         prevalence_level: The level that --prevalence is a fraction of.
     """
     from mammo_pd.report.evaluate import check_choices
@@ -116,7 +117,13 @@ def cv(
         tracker.log(_report(validation, wanted, checkpoint, choices, told), step=0)
     _keep_report(validation)
     print(f"metrics: {page_of_runs(path.parent)}")
-    print(f"next: open {shlex.quote(str(path / 'report' / 'index.html'))}")
+    print(f"look at: {shlex.quote(str(path / 'report' / 'index.html'))}")
+    store_given = unless_default("--store", Path(validation.info.store), default_store().resolve())
+    # One model for use, with the same settings.
+    print(
+        f"next: mammo-pd train --config {shlex.quote(str(path / 'config.yaml'))} --split default"
+        + store_given
+    )
 
 
 def parse_seeds(text: str, first: int) -> list[int]:

@@ -19,10 +19,10 @@ def doctor(
     *,
     json: bool = False,
 ) -> None:
-    """Look whether this machine can do the work, and say what mends what it cannot.
+    """Check whether this machine can do the work, and say how to mend what fails.
 
-    Python, packages and extras, torch, driver and card, compiler, transfer syntaxes,
-    disks and permissions, MLflow. Exit status 2 if anything fails.
+    Python, packages and extras, torch, driver and card, compiler, a decoder for
+    each transfer syntax, disks and permissions, MLflow. Exit status 2 if any fails.
 
     For example:
 

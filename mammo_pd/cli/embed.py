@@ -35,9 +35,10 @@ def embed(
     batch_size: Annotated[int, Parameter(metavar="N")] = 8,
     runs: RunsOption = DEFAULT_RUNS,
 ) -> None:
-    """Write features of each image of a store to a Parquet file: class token, mean of patch tokens.
+    """Write features of each image of a store to a Parquet file.
 
-    They are those of timm's forward_features, on all patches unless --keep says less.
+    The class token and the mean of the patch tokens, as timm's forward_features
+    gives them, of all patches unless --keep says less.
 
     For example:
 
@@ -47,13 +48,13 @@ def embed(
     Args:
         run_or_weights: A run, its best.safetensors, or weights as of train: a file, timm or a timm
             name.
-        store: The store of images.
+        store: The store that preprocess made.
         out: The Parquet file to write.
         keep: Fraction of the patches that is read, drawn for each image by its image_id.
         model: timm name of the model that WEIGHTS are of; of a run its own.
         res: Input size for WEIGHTS, as of train; of a run its own.
-        checkpoint: Which one of a run.
-        batch_size: Images at once.
+        checkpoint: Weights of the run's best epoch, or of its last one.
+        batch_size: Images per step.
         runs: The folder of runs.
     """
     check_keep_rates([keep])

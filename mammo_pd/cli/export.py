@@ -21,8 +21,8 @@ def export(
 ) -> None:
     """Write a model for other tools: as ONNX, or as a MONAI bundle.
 
-    Its input is an image as a store has it, at any size; its output are the scores
-    of predict, on all patches.
+    Its input is an image as a store has it, at any size; its output, the scores
+    that predict gives, on all patches.
 
     For example:
 
@@ -44,6 +44,9 @@ def export(
 
         export_onnx(TrainedModel.load(checkpoint), onnx)
         print(f"wrote {onnx}: {onnx.stat().st_size / 2**20:.0f} MiB; research use only")
+        code = f"import onnxruntime as o; print(o.InferenceSession({str(onnx)!r}).get_inputs()[0])"
+        if bundle is None:
+            print(f"next: python -c {shlex.quote(code)}")
     if bundle is not None:
         from mammo_pd.inference.bundle import write_bundle
 

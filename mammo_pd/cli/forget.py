@@ -37,10 +37,10 @@ def forget(
     dry_run: bool = False,
     runs: RunsOption = DEFAULT_RUNS,
 ) -> None:
-    """Take images out of a store for good, and say which runs were trained on them.
+    """Remove images from a store for good, and name the runs that used them.
 
-    Pixels, rows and places in splits are removed; the files that they came from
-    stay, and preprocess passes over those of who was named.
+    Pixels, manifest rows and places in splits are removed. The source files stay,
+    and preprocess passes over those of the patients and images that were named.
 
     For example:
 
@@ -48,13 +48,13 @@ def forget(
         mammo-pd forget --missing --dry-run
 
     Args:
-        store: The store to take them out of.
+        store: The store to remove them from.
         patient: All images of these patients: their original identifiers, or the manifest's
             patient_id.
         image: These images, by the manifest's image_id.
-        missing: All images whose files were deleted.
-        whole_folders: With --missing, also where nothing is left of a folder.
-        take_again: Let the next preprocess take in again who was forgotten.
+        missing: All images whose source files were deleted.
+        whole_folders: With --missing, also where nothing is left of a source folder.
+        take_again: Let the next preprocess take in these patients or images again.
         dry_run: Only say what would be removed.
         runs: The folder of runs.
     """

@@ -30,10 +30,11 @@ def inspect(
     html: Annotated[Path | None, Parameter(metavar="FILE")] = None,
     workers: Annotated[int | None, Parameter(metavar="N", show_default="one per core")] = None,
 ) -> None:
-    """Tell what a folder of mammograms holds, before hours are spent on it.
+    """Show what a folder of mammograms holds, before hours are spent on it.
 
     Reads headers alone: machines, transfer syntaxes, views, exams, copies, and what
-    preprocess would leave out. Then some files are processed, to tell time and size.
+    preprocess would leave out. Then some files are processed, to estimate what it
+    would take.
 
     For example:
 
@@ -43,7 +44,7 @@ def inspect(
     Args:
         folder: Folder of DICOM files.
         csv: Write the tables to a CSV file.
-        html: Write them as a page.
+        html: Write the tables as a web page.
         workers: Number of processes.
     """
     from mammo_pd.cores import available_cores

@@ -48,8 +48,8 @@ def predict(
 ) -> int | None:
     """Score new studies, without labels, from DICOM files to tables.
 
-    A checkpoint's file alone is enough. Run it again to go on after a stop, or with new files.
-    The exit status is 3 where some of the images could not be read.
+    A checkpoint's file alone is enough. Run it again to go on after a stop, or with
+    new files. The exit status is 3 where some of the images could not be read.
 
     For example:
 
@@ -65,7 +65,7 @@ def predict(
         dicom: Write results for a PACS to DIR/private/dicom: a structured report of each exam, and
             with --saliency a secondary capture of each image. Needs mammo-pd[dicom].
         key: private/key of a store, to give images the same names as there.
-        workers: Number of processes that read files.
+        workers: Number of processes.
         runs: The folder of runs.
     """
     from mammo_pd.ingest.walk import find_images
@@ -149,6 +149,9 @@ def predict(
         print("when outcomes are known, add a column label (1 or 0) to predictions.csv; then")
         table = shlex.quote(str(out / "predictions.csv"))
         print(f"next: mammo-pd evaluate --predictions {table}")
+    else:
+        # What evaluate needs of several targets is in a store.
+        print(f"next: mammo-pd show {shlex.quote(str(checkpoint))}")
     return PARTIAL if predictions.failed or _closed(found) else None
 
 

@@ -57,7 +57,7 @@ def preprocess(
 ) -> None:
     """Convert a folder of mammograms to a store of tensors.
 
-    Run it again to add images or change labels: finished images are not decoded twice.
+    Run it again to add images or change labels: no image is decoded twice.
 
     For example:
 
@@ -76,20 +76,21 @@ def preprocess(
         positive: Values that count as positive; all others are negative.
         carry: Further columns of TABLE for the manifest, such as hormone,ward. Those that are not
             known to describe images, findings or machines are left out: they may identify a woman.
-        replace_labels: Let TABLE take away labels that images have, or turn them round.
-        voi: Grey scale: VOI LUT, else window, else full range (auto); or insist on one of them.
+        replace_labels: Allow TABLE to remove or reverse labels that images already have.
+        voi: Grey scale: VOI LUT, else window, else the full stored range (auto); or only a LUT
+            (lut), only a window (window), always the full range (raw).
         frames: What to take of multi-frame files (tomosynthesis): nothing, the middle frame, the
             maximum intensity projection (mip), or each frame as an image.
-        bits_stored: Bit depth of 16-bit PNG, PGM and TIFF files, such as 12; all 16 otherwise.
+        bits_stored: Bits in use of 16-bit PNG, PGM and TIFF files, from 8 to 16.
         workers: Number of processes.
         scheduler: Use the workers of this Dask scheduler, such as tcp://host:8786.
-        contact_sheet: Draw every crop, for you to look at.
-        crosswalk: Write image_id, path and original identifiers in the clear.
+        contact_sheet: Draw every crop to this file, for you to look at.
+        crosswalk: Write image_id, path and original identifiers to this file, in the clear.
         key: private/key of another store, to give images the same names as there.
         levels: Pyramid levels to keep, of native,4096,2048,1024,512, beside those that the store
             keeps already; 1024 is enough for --res 1024.
         compression: How pixels are written from now on; lz4 loses nothing, takes about two thirds
-            of the disk, and is undone faster than disks read.
+            of the disk, and is decompressed faster than disks read.
         prefer: Of a view that has an exposure and an image computed from tomosynthesis, take the
             one (ffdm) or the other (synthetic). The store remembers the choice and keeps the pixels
             of both.

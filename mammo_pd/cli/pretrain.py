@@ -46,9 +46,11 @@ class PretrainFlags(ConfigFlags):
 
     Attributes:
         epochs: Passes over the training images.
+        target: Not for pretrain, which learns from no label.
     """
 
     epochs: Annotated[int | None, Parameter(metavar="N", show_default="200")] = None
+    target: Annotated[list[str] | None, Parameter(show=False)] = None
 
 
 _NONE_GIVEN = PretrainFlags()
@@ -63,10 +65,11 @@ def pretrain(
     fold: FoldOption = None,
     resume: ResumeOption = None,
 ) -> None:
-    """Pretrain on images without labels: a masked autoencoder predicts what was dropped.
+    """Pretrain on images without labels, as a masked autoencoder.
 
-    It learns from the training part of the split, labelled or not, and never from a test woman.
-    Its best.safetensors are weights for train, on the same split and fold.
+    It predicts dropped patches of the training part of the split, labelled or not,
+    and never sees a woman of the test part. Its best.safetensors holds weights for
+    train, on the same split and fold.
 
     For example:
 
@@ -119,6 +122,11 @@ def _config(settings: PretrainFlags, further: "dict[str, object]") -> "RunConfig
     Raises:
         InputError: a value is refused, or is given beside the file and says how labels are learnt.
     """
+    if settings.target:
+        raise InputError(
+            "--target has no effect on pretrain, which predicts dropped patches and learns from no "
+            "label; leave it out, or use mammo-pd train."
+        )
     given = {assignment.partition("=")[0].strip() for assignment in settings.assignments or ()}
     for name in ("objective", *_OF_LABELS):
         if f"training.{name}" in given:

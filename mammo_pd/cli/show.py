@@ -30,7 +30,7 @@ def show(
 
     Args:
         run: A run, or a checkpoint's file.
-        checkpoint: Which one of a run.
+        checkpoint: Weights of the run's best epoch, or of its last one.
         runs: The folder of runs.
         json: Print it as JSON, for other programs to read.
     """

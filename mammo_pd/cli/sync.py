@@ -19,7 +19,7 @@ def sync(
     *,
     runs: RunsOption = DEFAULT_RUNS,
 ) -> None:
-    """Tell MLflow what it has missed of a run: after it was away, or from offline to a server.
+    """Send MLflow what it has missed of a run, as after an outage or offline training.
 
     For example:
 

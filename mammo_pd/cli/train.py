@@ -20,7 +20,6 @@ from mammo_pd.cli.options import (
     unless_default,
 )
 from mammo_pd.errors import InputError
-from mammo_pd.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,13 +40,13 @@ def train(
 ) -> None:
     """Train a vision transformer with PatchDropout.
 
-    Settings come from their defaults, then --config, then --set, then the other flags.
+    Later settings win: defaults, --config, --set, then the other options.
 
     For example:
 
         mammo-pd train --res 1024 --keep 0.25
         mammo-pd train --res full --keep 0.5:0.25+2 --batch-size auto --devices 2
-        mammo-pd train --config configs/res1024_keep25.yaml --set training.weight_decay=0.1
+        mammo-pd train --config configs/res1024_keep25.yaml --epochs 50
         mammo-pd train --resume
 
     Args:
@@ -157,8 +156,8 @@ def _leave_finished(run: "RunFolder") -> Path | None:
     if os.environ.get("RANK", "0") != "0":
         return None  # one of torchrun's further processes
     print(
-        f"the run {run.info.run_id} is finished ({counted(run.config.training.epochs, 'epoch')}): "
-        "nothing is left to train; for more epochs, train anew with --epochs"
+        f"the run {run.info.run_id} is finished: nothing is left to train (for more epochs, train "
+        "anew with --epochs)"
     )
     from mammo_pd.cli.sync import pass_on_to_mlflow
 

@@ -38,6 +38,8 @@ def test_help_imports_nothing_heavy(words: list[str]) -> None:
 def test_every_command_names_the_next(command: str) -> None:
     source = Path(importlib.import_module(f"mammo_pd.cli.{command}").__file__ or "").read_text()
     assert "next: " in source
+    # Which is no command.
+    assert "next: open" not in source
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -49,11 +51,16 @@ def test_help_explains_every_option_within_80_columns(
     printed = capsys.readouterr().out
     assert max(map(len, printed.splitlines())) <= 80
     assert printed.isascii()  # neither boxes nor colours, which garble logs
+    # Lines of the docstring as they are: a command that wraps cannot be copied.
+    assert not re.findall(r" $", printed, re.MULTILINE)
+    assert "[default: ()]" not in printed and "None" not in printed
     function = getattr(importlib.import_module(f"mammo_pd.cli.{command}"), command)
     parameters = inspect.signature(function).parameters
     names = {name for name, one in parameters.items() if one.kind is one.KEYWORD_ONLY}
     if "settings" in names:
         names |= {field.name for field in fields(ConfigFlags)}
+    if command == "pretrain":
+        names -= {"target"}  # which learns from no label
     for name in names - {"settings", "assignments"}:
         assert re.search(rf"^  --{name.replace('_', '-')}\b", printed, re.MULTILINE), name
     for line in re.findall(r"^  --?\w.*\n?.*", printed, re.MULTILINE):
