@@ -6,7 +6,12 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from mammo_pd.cli.early_checks import check_keep_rates, check_resolutions, check_store
+from mammo_pd.cli.early_checks import (
+    check_keep_rates,
+    check_output_folder,
+    check_resolutions,
+    check_store,
+)
 from mammo_pd.cli.options import (
     DEFAULT_RUNS,
     KeepRatesOption,
@@ -51,6 +56,7 @@ def bench(
         mlflow: Log to the MLflow database of --runs as well.
         runs: The folder of runs.
     """
+    check_output_folder("--out", out)
     check_resolutions(res)
     check_keep_rates(keep)
     if store is not None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from mammo_pd.cli.early_checks import check_output_folder
 from mammo_pd.cli.options import (
     DEFAULT_RUNS,
     AggregationOption,
@@ -47,6 +48,7 @@ def compare(
     """
     if len(models) < 2:
         raise InputError("name two or more runs, or files of predictions, to compare.")
+    check_output_folder("--out", out)
     tell_of_resamples(resamples)
     files = [_predictions_of(model, runs) for model in models]
     from mammo_pd.evaluation.predictions import read_predictions

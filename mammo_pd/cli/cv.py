@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from mammo_pd.cli.config_flags import NONE_GIVEN, ConfigFlags
 from mammo_pd.cli.container import warn_unless_mounted
-from mammo_pd.cli.early_checks import check_folds
+from mammo_pd.cli.early_checks import check_folds, check_output_folder
 from mammo_pd.cli.evaluate import context_of, only_target, provenance_of
 from mammo_pd.cli.options import (
     AggregationOption,
@@ -92,13 +92,14 @@ def cv(
             "leave --parallel out."
         )
     wanted = parse_seeds(seeds, config.training.seed)
+    path = out or default_runs() / f"cv-{config.data.split}"
+    check_output_folder("--out", path)
     check_folds(store or default_store(), config)
     from mammo_pd.locks import locked
     from mammo_pd.tracking import MlflowRun, page_of_runs
     from mammo_pd.training.cross_validation import CrossValidation
     from mammo_pd.training.train_folds import train_folds
 
-    path = out or default_runs() / f"cv-{config.data.split}"
     warn_unless_mounted(path)
     validation = CrossValidation.prepare(path, store or default_store(), config)
     with (

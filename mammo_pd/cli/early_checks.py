@@ -94,3 +94,29 @@ def check_weights_file(weights: str | None) -> None:
 
     if weights is not None:
         refuse_missing_file(weights)
+
+
+def check_output_folder(option: str, folder: Path | None) -> None:
+    """Check that a folder is there or can be made.
+
+    Raises:
+        InputError: a file is in its place, or on the way to it.
+    """
+    for place in () if folder is None else (folder, *folder.absolute().parents):
+        if place.exists():
+            if not place.is_dir():
+                raise InputError(f"{option} {folder}: {place} is a file; name a folder.")
+            return
+
+
+def check_output_file(option: str, file: Path | None) -> None:
+    """Check that a file is not asked for where a folder is.
+
+    Raises:
+        InputError: it is a folder, or a file is on the way to it.
+    """
+    if file is None:
+        return
+    if file.is_dir():
+        raise InputError(f"{option} {file} is a folder; name a file.")
+    check_output_folder(option, file.absolute().parent)

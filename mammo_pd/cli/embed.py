@@ -8,6 +8,7 @@ from cyclopts import Parameter
 
 from mammo_pd.cli.early_checks import (
     check_keep_rates,
+    check_output_file,
     check_resolutions,
     check_store,
     check_weights_file,
@@ -57,6 +58,7 @@ def embed(
         batch_size: Images per step.
         runs: The folder of runs.
     """
+    check_output_file("--out", out)
     check_keep_rates([keep])
     if batch_size < 1:
         raise InputError(f"--batch-size {batch_size} is not 1 or above.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from mammo_pd.cli.early_checks import check_store
+from mammo_pd.cli.early_checks import check_output_folder, check_store
 from mammo_pd.cli.options import (
     DEFAULT_RUNS,
     AggregationOption,
@@ -86,6 +86,7 @@ def evaluate(
     from mammo_pd.config import load_config
 
     # What can be refused without torch and scikit-learn is, before they are imported.
+    check_output_folder("--out", out)
     tell_of_resamples(resamples)
     study = None if config is None else load_config(config).study.model_dump()
     chosen = []

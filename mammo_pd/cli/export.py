@@ -7,6 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from mammo_pd.cli.early_checks import check_output_file, check_output_folder
 from mammo_pd.cli.options import DEFAULT_RUNS, RunsOption, find_checkpoint
 from mammo_pd.errors import InputError
 
@@ -37,6 +38,8 @@ def export(
     """
     if onnx is None and bundle is None:
         raise InputError("say what to write: --onnx FILE, --bundle DIR, or both.")
+    check_output_file("--onnx", onnx)
+    check_output_folder("--bundle", bundle)
     checkpoint = find_checkpoint(runs, run)
     if onnx is not None:
         from mammo_pd.inference.onnx_export import export_onnx

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from mammo_pd.cli.early_checks import check_output_file
 from mammo_pd.errors import InputError
 from mammo_pd.wording import counted
 
@@ -47,6 +48,8 @@ def inspect(
         html: Write the tables as a web page.
         workers: Number of processes.
     """
+    check_output_file("--csv", csv)
+    check_output_file("--html", html)
     from mammo_pd.cores import available_cores
     from mammo_pd.files import write_text
     from mammo_pd.ingest.estimate import estimate

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from mammo_pd.cli.early_checks import check_output_folder
 from mammo_pd.cli.options import (
     DEFAULT_RUNS,
     OperatingPointOption,
@@ -75,6 +76,11 @@ def predict(
         raise InputError(f"the key {key} does not exist; name a store's private/key.")
     if workers is not None and workers < 1:
         raise InputError(f"--workers {workers} is not 1 or above.")
+    check_output_folder("--out", out)
+    if dicom:
+        from mammo_pd.report.dicom_results import require_highdicom
+
+        require_highdicom()
     checkpoint = find_checkpoint(runs, run)
     folder = folder.resolve()
     found = find_images(folder)
@@ -89,10 +95,6 @@ def predict(
     from mammo_pd.inference.trained_model import TrainedModel
     from mammo_pd.ingest.new_images import read_new_images
 
-    if dicom:
-        from mammo_pd.report.dicom_results import require_highdicom
-
-        require_highdicom()
     model = TrainedModel.load(checkpoint)
     refuse_unknown_point(model.operating_points, operating_point)
     if saliency:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from mammo_pd.cli.early_checks import check_output_file
 from mammo_pd.cli.options import DEFAULT_STORE, StoreOption, default_store, unless_default
 from mammo_pd.cli.public_set import in_words, labels_of, look_like
 from mammo_pd.errors import InputError
@@ -96,6 +97,8 @@ def preprocess(
             of both.
         verify: Read all pixels of the store; make anew what is damaged.
     """
+    check_output_file("--contact-sheet", contact_sheet)
+    check_output_file("--crosswalk", crosswalk)
     from mammo_pd.data.kept_levels import parse_levels, usual_res
     from mammo_pd.data.store import StorePaths
     from mammo_pd.imaging.settings import ImagingSettings

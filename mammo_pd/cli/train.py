@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mammo_pd.cli.config_flags import NONE_GIVEN, ConfigFlags
-from mammo_pd.cli.early_checks import check_training
+from mammo_pd.cli.early_checks import check_output_folder, check_training
 from mammo_pd.cli.options import (
     DEFAULT_RUNS,
     FoldOption,
@@ -135,6 +135,7 @@ def train_or_resume(
     if stopped is not None and stopped.info.finished is not None:
         return _leave_finished(stopped)
     place = store or (default_store() if stopped is None else Path(stopped.info.store))
+    check_output_folder("--runs", runs)
     check_training(place, config if stopped is None else stopped.config, stopped)
     from mammo_pd.training.setup import RunSetup
     from mammo_pd.training.train import reopen_run, start_run

@@ -56,6 +56,20 @@ REFUSED = [
     (["inspect", "NOWHERE"], "is not a folder"),
     (["preprocess", "NOWHERE"], "is not a folder"),
     (["preprocess", ".", "--workers", "0"], "--workers 0"),
+    # A file where a folder is to be made, and the other way round.
+    (["demo", "--out", "FILE"], "--out FILE: FILE is a file"),
+    (["demo", "--out", "FILE/demo"], "FILE is a file; name a folder"),
+    (["train", "--runs", "FILE", "--store", "STORE"], "--runs FILE: FILE is a file"),
+    (["cv", "--out", "FILE"], "--out FILE: FILE is a file"),
+    (["evaluate", "--out", "FILE"], "--out FILE: FILE is a file"),
+    (["predict", "x", ".", "--out", "FILE"], "--out FILE: FILE is a file"),
+    (["compare", "x", "y", "--out", "FILE"], "--out FILE: FILE is a file"),
+    (["bench", "--out", "FILE"], "--out FILE: FILE is a file"),
+    (["export", "x", "--bundle", "FILE"], "--bundle FILE: FILE is a file"),
+    (["export", "x", "--onnx", "STORE"], "--onnx STORE is a folder"),
+    (["inspect", ".", "--csv", "STORE"], "--csv STORE is a folder"),
+    (["preprocess", ".", "--contact-sheet", "STORE"], "--contact-sheet STORE is a folder"),
+    (["preprocess", ".", "--out", "FILE"], "FILE exists and is not a mammo-pd store"),
 ]
 
 _PROGRAM = """
@@ -73,6 +87,7 @@ for words in %r:
 
 
 def test_refused_before_anything_heavy_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "FILE").touch()
     (tmp_path / "STORE" / "splits").mkdir(parents=True)
     (tmp_path / "STORE" / "store.json").write_text(
         '{"format": 2, "settings": {}, "fingerprint": "f"}'
