@@ -106,9 +106,8 @@ def forget(
         forgotten = forget_images(paths, record, plan)
     print(
         f"\nremoved {counted(len(plan.image_ids), 'image')}, with manifest rows, from {paths.root}"
+        + (", and what a stopped preprocess had left unrecorded" if plan.unrecorded else "")
     )
-    if plan.unrecorded:
-        print("removed what a stopped preprocess had left unrecorded; run it again for the others")
     for name, count in forgotten.shortened:
         print(
             f"removed {counted(count, 'row')} of the split {name}; its other images stay where "
@@ -120,6 +119,8 @@ def forget(
     if forgotten.removed:
         place = "" if store == default_store() else f" {shlex.quote(str(store))}"
         print(f"next: mammo-pd split{place} --name NEW")
+    elif plan.unrecorded:
+        print(f"next: mammo-pd preprocess DICOM_DIR{_unless_default('--out', store)}")
     else:
         print(f"next: mammo-pd train{given}")
 
