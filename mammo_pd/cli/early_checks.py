@@ -43,7 +43,10 @@ def check_folds(store: Path, config: "RunConfig") -> None:
     """
     from mammo_pd.data.splits import read_folds
 
-    read_folds(check_store(store).splits, config.data.split)
+    paths = check_store(store)
+    if config.training.objective != "masked_autoencoder":
+        # Which no split could be cross-validated by; that is told later.
+        read_folds(paths.splits, config.data.split)
     check_resolutions([str(config.data.res)])
     check_weights_file(config.model.weights)
 

@@ -84,19 +84,6 @@ def evaluate(
     """
     from mammo_pd.cli.provenance import provenance
     from mammo_pd.config import load_config
-
-    # What can be refused without torch and scikit-learn is, before they are imported.
-    check_output_folder("--out", out)
-    tell_of_resamples(resamples)
-    study = None if config is None else load_config(config).study.model_dump()
-    chosen = []
-    if predictions:
-        if run_folders:
-            raise InputError("give runs or --predictions, not both.")
-    else:
-        chosen = [find_run(runs, folder) for folder in run_folders or (None,)]
-        for named in store:
-            check_store(named)
     from mammo_pd.evaluation.thresholds import Reader
     from mammo_pd.report.content import ReportContext
     from mammo_pd.report.evaluate import check_choices, evaluate_file, summary_table
@@ -110,6 +97,18 @@ def evaluate(
     }
     # Before hours of scoring.
     check_choices(**choices)
+    # What can be refused without torch is, before it is imported.
+    check_output_folder("--out", out)
+    tell_of_resamples(resamples)
+    study = None if config is None else load_config(config).study.model_dump()
+    chosen = []
+    if predictions:
+        if run_folders:
+            raise InputError("give runs or --predictions, not both.")
+    else:
+        chosen = [find_run(runs, folder) for folder in run_folders or (None,)]
+        for named in store:
+            check_store(named)
     if predictions:
         inputs = {file.name: file for file in predictions if file.is_file()}
         context = ReportContext(study=study or {}, provenance=provenance(inputs))
