@@ -69,7 +69,6 @@ REFUSED = [
     (["export", "x", "--onnx", "STORE"], "--onnx STORE is a folder"),
     (["inspect", ".", "--csv", "STORE"], "--csv STORE is a folder"),
     (["preprocess", ".", "--contact-sheet", "STORE"], "--contact-sheet STORE is a folder"),
-    (["preprocess", ".", "--out", "FILE"], "FILE exists and is not a mammo-pd store"),
 ]
 
 _PROGRAM = """
