@@ -346,7 +346,7 @@ def test_evaluate_locks_by_its_choices_and_leaves_the_weights(
     ("words", "message"),
     [
         (["FILE", "FOLDER", "--out", "TAKEN"], "exists and holds no predictions"),
-        (["FILE", "FOLDER", "--operating-point", "best"], "Choose from: .youden"),
+        (["FILE", "FOLDER", "--operating-point", "best"], "Invalid value"),
         (["FILE", "TAKEN"], "holds no images"),
         (["none.safetensors", "FOLDER"], "there is no checkpoint at none.safetensors"),
         (["FILE", "FOLDER", "--workers", "0"], "--workers 0"),
