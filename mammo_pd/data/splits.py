@@ -152,7 +152,7 @@ def make_split(
             "give for instance --fractions 0.7 0.1 0.2"
         )
     if folds is not None and folds < 2:
-        raise InputError(f"{folds} folds are too few to train on some and test on another; give 2.")
+        raise InputError(f"--folds {folds}: it takes 2, to train on one and test on the other.")
     if not 0 < val < 1:
         raise InputError(
             f"a validation share of {val:g} is not between 0 and 1; give for instance --val 0.1"

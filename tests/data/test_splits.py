@@ -239,7 +239,7 @@ def test_share_that_is_none_is_refused() -> None:
     for val in (0, 1, -0.1, 1.5):
         with pytest.raises(InputError, match=r"validation share of .* --val 0\.1"):
             make_split(manifest_of(40), folds=5, val=val)
-    with pytest.raises(InputError, match="1 folds are too few"):
+    with pytest.raises(InputError, match="--folds 1: it takes 2"):
         make_split(manifest_of(40), folds=1)
 
 
