@@ -10,6 +10,6 @@ def counted(count: int, one: str, many: str | None = None) -> str:
         many: what stands after any other number; by default ``one`` and an s.
 
     Returns:
-        Such as ``1 image`` or ``2,000 images``; ``0 images`` for none.
+        Such as ``1 image`` or ``2 images``; ``0 images`` for none.
     """
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
+    return f"{count} {one if count == 1 else many or one + 's'}"
