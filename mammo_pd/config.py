@@ -21,9 +21,10 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from mammo_pd.errors import InputError
+from mammo_pd.errors import InputError, cause_of
 from mammo_pd.keep_schedule import KeepSchedule
 from mammo_pd.terms import Draw
+from mammo_pd.wording import counted
 
 IMG_ASPECT = 0.8
 # Pixels on a side: three times what a mammogram has. More is a slip of the keyboard.
@@ -306,9 +307,9 @@ class RunConfig(_Settings):
         if full and full >= self.training.epochs:
             raise _FieldError(
                 ("patch_dropout", "keep_rate"),
-                f"{self.patch_dropout.keep_rate} keeps every patch in the last {full} epochs, but "
-                f"the run has only {self.training.epochs}; train longer, or lower the number after "
-                "the +",
+                f"{self.patch_dropout.keep_rate} keeps every patch in the last "
+                f"{counted(full, 'epoch')}, but the run has only {self.training.epochs}; train "
+                "longer, or lower the number after the +",
             )
         return self
 
@@ -470,9 +471,7 @@ def _read_yaml(file: Path) -> Any:
     try:
         return yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        # PyYAML's messages span lines; an error is one.
-        cause = " ".join(str(error).split())
-        raise InputError(f"the configuration {file} cannot be read: {cause}") from error
+        raise InputError(f"the configuration {file} cannot be read: {cause_of(error)}") from error
 
 
 def _rename_old_keys(values: dict[Any, Any]) -> None:

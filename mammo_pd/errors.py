@@ -11,6 +11,29 @@ class InputError(ValueError):
     """
 
 
+# Longer ones are cut: they go into a sentence.
+_LONGEST_CAUSE = 200
+
+
+def cause_of(error: BaseException) -> str:
+    """Why something failed, to be put into a sentence: one line, without ``[Errno 2]`` and paths.
+
+    Args:
+        error: as it was raised by Python or a library.
+
+    Returns:
+        The operating system's words, or the error's own first sentence.
+    """
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror[:1].lower() + error.strerror[1:]
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not text in UTF-8"
+    if isinstance(error, KeyError):
+        return f"it has no {error}"
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text.split(". ")[0].rstrip(".")[:_LONGEST_CAUSE]
+
+
 class ImageError(ValueError):
     """One image cannot be used; the run goes on without it.
 

@@ -16,6 +16,7 @@ from typing import TextIO
 import pandas as pd
 
 from mammo_pd.errors import InputError
+from mammo_pd.wording import counted
 
 _SEPARATORS = (",", ";", "\t", "|")
 _SEPARATOR_NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
@@ -294,7 +295,7 @@ def _other_length(
         else "a separator within a cell must stand in quotes"
     )
     return InputError(
-        f"{called}: {where} has {found} cells and the header {expected} (separated "
+        f"{called}: {where} has {counted(found, 'cell')} and the header {expected} (separated "
         f"by {_SEPARATOR_NAMES.get(separator, repr(separator))}); {cause}. Correct it, or save the "
         "table with semicolons."
     )

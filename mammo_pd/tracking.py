@@ -20,7 +20,8 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 from urllib.parse import quote
 
-from mammo_pd.errors import InputError
+from mammo_pd.errors import InputError, cause_of
+from mammo_pd.wording import counted
 
 EXPERIMENT = "mammo-pd"
 _DATABASE = "mlflow.db"
@@ -269,7 +270,7 @@ def try_store(runs: Path) -> str:
     if uri != _local_uri(runs) or (runs / _DATABASE).is_file():
         count = len(MlflowClient(uri).search_experiments(max_results=100))
         where = "the server" if uri != _local_uri(runs) else str(runs / _DATABASE)
-        return f"{where} answers, with {count} experiments"
+        return f"{where} answers, with {counted(count, 'experiment')}"
     with tempfile.TemporaryDirectory() as folder:
         client = MlflowClient(_sqlite_uri(Path(folder) / _DATABASE))
         run_id = client.create_run(client.create_experiment(EXPERIMENT)).info.run_id
@@ -341,8 +342,7 @@ def keep_page(runs: Path, mlflow_run_id: str, page: Path) -> str | None:
 def reason_of(error: Exception) -> str:
     """What failed in MLflow, in a line: of its database the database's own words."""
     found = re.search(r"\(sqlite3\.\w+\) (.+)", str(error))
-    lines = str(error).splitlines() or [type(error).__name__]
-    return (found[1] if found else lines[0])[:200]
+    return found[1][:200] if found else cause_of(error)
 
 
 def patience_with_server() -> float:

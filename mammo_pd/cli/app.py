@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
+from cyclopts import App, CycloptsError, Parameter, UnknownOptionError, UnusedCliTokensError
 
 from mammo_pd import __version__
 from mammo_pd.cli.help_page import HelpPage
@@ -170,6 +170,8 @@ def explain(error: Exception, images: Sequence[Path] = ()) -> str | None:
     if isinstance(error, UnusedCliTokensError):
         command = " ".join(["mammo-pd", *(error.command_chain or ())])
         return f"unexpected {' '.join(error.unused_tokens or ())}; see {command} --help."
+    if isinstance(error, UnknownOptionError):
+        return text + _where_else(error)
     if isinstance(error, CycloptsError):
         return text
     if _is_disk_full(error):
@@ -205,6 +207,21 @@ def explain(error: Exception, images: Sequence[Path] = ()) -> str | None:
             "and that you have permission."
         )
     return None
+
+
+def _where_else(error: UnknownOptionError) -> str:
+    """Which other commands have an option that this one does not know; empty if none does."""
+    option = error.token.keyword if error.token else None
+    others = [
+        command
+        for command in COMMANDS
+        if option
+        in {name for one in app[command].assemble_argument_collection() for name in one.names}
+    ]
+    if not others:
+        return ""
+    named = ", ".join(f"mammo-pd {command}" for command in others)
+    return f" {option} is an option of {named}."
 
 
 def _is_disk_full(error: Exception) -> bool:

@@ -6,6 +6,12 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from mammo_pd.cli.early_checks import (
+    check_keep_rates,
+    check_output_folder,
+    check_resolutions,
+    check_store,
+)
 from mammo_pd.cli.options import (
     DEFAULT_RUNS,
     KeepRatesOption,
@@ -21,7 +27,8 @@ def bench(
     keep: KeepRatesOption = (0.25, 1.0),
     model: ModelsOption = ("vit_small_patch16_224",),
     batch_size: Annotated[
-        int | None, Parameter(metavar="N", show_default="about 20 GiB, at most 128; on a CPU 2")
+        int | None,
+        Parameter(metavar="N", show_default="fills 20 GiB, at most 128; 2 on a CPU"),
     ] = None,
     pretrain: bool = False,
     epochs: Annotated[bool | None, Parameter(negative="--no-epochs")] = None,
@@ -51,6 +58,11 @@ def bench(
         mlflow: Log to the MLflow database of --runs as well.
         runs: The folder of runs.
     """
+    check_output_folder("--out", out)
+    check_resolutions(res)
+    check_keep_rates(keep)
+    if store is not None:
+        check_store(store)
     from mammo_pd.perf import bench as perf
 
     table = perf.bench(

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from mammo_pd.cli.options import AggregationOption, ResamplesOption, tell_of_resamples
+from mammo_pd.cli.early_checks import check_output_folder
+from mammo_pd.cli.options import (
+    DEFAULT_RUNS,
+    AggregationOption,
+    ResamplesOption,
+    RunsOption,
+    tell_of_resamples,
+)
 from mammo_pd.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,6 +28,7 @@ def compare(
     aggregation: AggregationOption = "mean",
     resamples: ResamplesOption = None,
     margin: Annotated[float | None, Parameter(metavar="M")] = None,
+    runs: RunsOption = DEFAULT_RUNS,
 ) -> None:
     """Compare models on the same images: paired differences of the AUC.
 
@@ -35,22 +43,20 @@ def compare(
         intersect: Where the images differ, compare on those that all have.
         aggregation: How image scores become those of a breast, exam or patient.
         resamples: Without effect; accepted so that older scripts run.
-        margin: Say of each pair whether one model's AUC is not worse by this much or more.
+        margin: Say of each pair whether one model's AUC is at most this much lower, such as 0.02.
+        runs: The folder of runs.
     """
+    if len(models) < 2:
+        raise InputError("name two or more runs, or files of predictions, to compare.")
+    check_output_folder("--out", out)
+    tell_of_resamples(resamples)
+    files = [_predictions_of(model, runs) for model in models]
     from mammo_pd.evaluation.predictions import read_predictions
     from mammo_pd.report.content import ReportContext
     from mammo_pd.report.evaluate import compare_predictions, difference_table
 
-    if len(models) < 2:
-        raise InputError("name two or more runs, or files of predictions, to compare.")
-    tell_of_resamples(resamples)
     tables: dict[str, pd.DataFrame] = {}
-    for model in models:
-        file = model / "predictions.csv" if model.is_dir() else model
-        if not file.is_file():
-            raise InputError(
-                f"{model} has no predictions yet; make them with: mammo-pd evaluate {model}"
-            )
+    for model, file in zip(models, files, strict=True):
         name = model.name if model.is_dir() else model.stem
         # Two models of one name are told apart by their folders' names, or by their order: the
         # paths of this machine stay on it.
@@ -68,4 +74,23 @@ def compare(
     )
     print(difference_table(metrics))
     print(f"\nwrote {out}: index.html, metrics.json")
-    print(f"next: open {shlex.quote(str(out / 'index.html'))}")
+    print(f"look at: {shlex.quote(str(out / 'index.html'))}")
+    first = shlex.quote(str(files[0].parent if models[0] != files[0] else files[0]))
+    if models[0] == files[0]:
+        print(f"next: mammo-pd evaluate --predictions {first}")
+    else:
+        print(f"next: mammo-pd predict {first} DICOM_DIR")
+
+
+def _predictions_of(model: Path, runs: Path) -> Path:
+    """The file of a run's predictions, or the one that was named."""
+    if not model.exists():
+        if not (runs / model).is_dir():
+            raise InputError(f"there is no run or file of predictions {model}.")
+        model = runs / model
+    file = model / "predictions.csv" if model.is_dir() else model
+    if not file.is_file():
+        raise InputError(
+            f"{model} has no predictions yet; make them with: mammo-pd evaluate {model}"
+        )
+    return file

@@ -12,6 +12,7 @@ from cyclopts import Parameter
 
 from mammo_pd.cli.config_flags import NONE_GIVEN, ConfigFlags
 from mammo_pd.cli.container import warn_unless_mounted
+from mammo_pd.cli.early_checks import check_folds, check_output_folder
 from mammo_pd.cli.evaluate import context_of, only_target, provenance_of
 from mammo_pd.cli.options import (
     AggregationOption,
@@ -20,6 +21,7 @@ from mammo_pd.cli.options import (
     default_runs,
     default_store,
     tell_of_resamples,
+    unless_default,
 )
 from mammo_pd.errors import InputError
 
@@ -46,12 +48,12 @@ def cv(
 ) -> None:
     """Cross-validate: train and score all folds of a split, and write one report.
 
-    Killed and typed again, it skips the runs that are finished and goes on with the others.
+    Run it again after a stop: finished runs are kept, the others go on.
 
     For example:
 
         mammo-pd cv --split five --res 1024 --keep 0.25
-        mammo-pd cv --split five --config configs/res1024_keep25.yaml --seeds 3 --parallel 2
+        mammo-pd cv --split five --seeds 3 --parallel 2
 
     Args:
         store: The store that preprocess made.
@@ -60,17 +62,13 @@ def cv(
             image's mean score over them.
         out: Folder of the cross-validation.
         parallel: Runs at the same time on the same device.
-        checkpoint: Weights of the best validation AUC, or the last ones.
+        checkpoint: Weights of the run's best epoch, or of its last one.
         aggregation: How image scores become those of a breast, exam or patient.
         resamples: Without effect; accepted so that older scripts run.
-        prevalence: Reweight to this fraction of positive exams; the other levels follow.
+        prevalence: Reweight to this fraction (0 to 1) of positive exams; the other levels follow.
         prevalence_level: The level that --prevalence is a fraction of.
     """
-    from mammo_pd.locks import locked
     from mammo_pd.report.evaluate import check_choices
-    from mammo_pd.tracking import MlflowRun, page_of_runs
-    from mammo_pd.training.cross_validation import CrossValidation, parse_seeds
-    from mammo_pd.training.train_folds import train_folds
 
     choices: dict[str, Any] = {
         "aggregation": aggregation,
@@ -95,6 +93,13 @@ def cv(
         )
     wanted = parse_seeds(seeds, config.training.seed)
     path = out or default_runs() / f"cv-{config.data.split}"
+    check_output_folder("--out", path)
+    check_folds(store or default_store(), config)
+    from mammo_pd.locks import locked
+    from mammo_pd.tracking import MlflowRun, page_of_runs
+    from mammo_pd.training.cross_validation import CrossValidation
+    from mammo_pd.training.train_folds import train_folds
+
     warn_unless_mounted(path)
     validation = CrossValidation.prepare(path, store or default_store(), config)
     with (
@@ -113,7 +118,31 @@ def cv(
         tracker.log(_report(validation, wanted, checkpoint, choices, told), step=0)
     _keep_report(validation)
     print(f"metrics: {page_of_runs(path.parent)}")
-    print(f"next: open {shlex.quote(str(path / 'report' / 'index.html'))}")
+    print(f"look at: {shlex.quote(str(path / 'report' / 'index.html'))}")
+    store_given = unless_default("--store", Path(validation.info.store), default_store().resolve())
+    # One model for use, with the same settings.
+    print(
+        f"next: mammo-pd train --config {shlex.quote(str(path / 'config.yaml'))} --split default"
+        + store_given
+    )
+
+
+def parse_seeds(text: str, first: int) -> list[int]:
+    """Read ``3`` as that many seeds from ``first`` on, and ``0,5,7`` as those.
+
+    Raises:
+        InputError: neither, or a seed given twice.
+    """
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() for word in words) or words == ["0"]:
+        raise InputError(
+            f"--seeds {text} is not understood; give how many, such as 3, or which, such as 0,1,2."
+        )
+    numbers = [int(word) for word in words]
+    seeds = list(range(first, first + numbers[0])) if len(numbers) == 1 else numbers
+    if len(set(seeds)) < len(seeds):
+        raise InputError(f"--seeds {text} names a seed twice; give each once.")
+    return seeds
 
 
 def _keep_report(validation: "CrossValidation") -> None:

@@ -6,6 +6,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from mammo_pd.cli.early_checks import check_output_folder
+
 # What a tiny model learns within minutes on two cores.
 _PATIENTS = 120
 _SCALE = 0.3
@@ -21,6 +23,7 @@ def demo(*, out: Annotated[Path, Parameter(metavar="DIR")] = Path("demo")) -> No
     Args:
         out: Where to write everything.
     """
+    check_output_folder("--out", out)
     from mammo_pd.cli.app import app
     from mammo_pd.cores import available_cores
     from mammo_pd.files import write_text

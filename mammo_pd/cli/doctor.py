@@ -7,6 +7,7 @@ from cyclopts import Parameter
 
 from mammo_pd.cli.options import default_runs, default_store
 from mammo_pd.errors import InputError
+from mammo_pd.wording import counted
 
 if TYPE_CHECKING:
     from mammo_pd.doctor.finding import Check, Finding
@@ -18,10 +19,10 @@ def doctor(
     *,
     json: bool = False,
 ) -> None:
-    """Look whether this machine can do the work, and say what mends what it cannot.
+    """Check whether this machine can do the work, and say how to mend what fails.
 
-    Python, torch, driver and card, compiler, a decoder for each transfer syntax,
-    disks and permissions, MLflow. Exit status 2 if anything fails.
+    Python, packages and extras, torch, driver and card, compiler, a decoder for
+    each transfer syntax, disks and permissions, MLflow. Exit status 2 if any fails.
 
     For example:
 
@@ -32,6 +33,10 @@ def doctor(
         folder: A folder of images, whose store the disk must have room for.
         json: Print the findings as JSON, for other programs to read.
     """
+    if folder is not None and not folder.is_dir():
+        raise InputError(
+            f"{folder} is not a folder; give one that holds mammograms, or leave it out."
+        )
     from mammo_pd.doctor.finding import State, run_check
 
     findings: list[Finding] = []
@@ -44,11 +49,13 @@ def doctor(
     if json:
         _print_json(findings)
     if failing:
-        raise InputError(f"{failing} of {len(findings)} checks fail; their remedies are above.")
+        raise InputError(
+            f"{failing} of {counted(len(findings), 'check')} failed; what to do about it is above."
+        )
     if not json:
         warnings = sum(finding.state == State.WARNING for finding in findings)
         told = f", {warnings} of them with a warning" if warnings else ""
-        print(f"\nall {len(findings)} checks pass{told}")
+        print(f"\n{counted(len(findings), 'check')} passed{told}")
         import shlex
 
         given = "DICOM_DIR" if folder is None else shlex.quote(str(folder))
@@ -68,6 +75,7 @@ def _checks(folder: Path | None) -> list[tuple[str, "Check"]]:
     checks: list[tuple[str, Check]] = [
         ("Python", machine.check_python),
         ("packages", machine.check_packages),
+        ("extras", machine.check_extras),
         ("torch and torchvision", machine.check_torch),
         ("GPU", machine.check_gpu),
         ("compiler", machine.check_compiler),

@@ -6,8 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from mammo_pd.cli.early_checks import (
+    check_keep_rates,
+    check_output_file,
+    check_resolutions,
+    check_store,
+    check_weights_file,
+)
 from mammo_pd.cli.options import DEFAULT_RUNS, NamedStoreOption, RunsOption, default_store, find_run
 from mammo_pd.errors import InputError
+from mammo_pd.wording import counted
 
 if TYPE_CHECKING:
     from mammo_pd.inference.embed import Encoder
@@ -28,9 +36,10 @@ def embed(
     batch_size: Annotated[int, Parameter(metavar="N")] = 8,
     runs: RunsOption = DEFAULT_RUNS,
 ) -> None:
-    """Write features of each image of a store to a Parquet file: class token, mean of patch tokens.
+    """Write features of each image of a store to a Parquet file.
 
-    They are those of timm's forward_features, on all patches unless --keep says less.
+    The class token and the mean of the patch tokens, as timm's forward_features
+    gives them, of all patches unless --keep says less.
 
     For example:
 
@@ -40,33 +49,47 @@ def embed(
     Args:
         run_or_weights: A run, its best.safetensors, or weights as of train: a file, timm or a timm
             name.
-        store: The store of images.
+        store: The store that preprocess made.
         out: The Parquet file to write.
         keep: Fraction of the patches that is read, drawn for each image by its image_id.
         model: timm name of the model that WEIGHTS are of; of a run its own.
         res: Input size for WEIGHTS, as of train; of a run its own.
-        checkpoint: Which one of a run.
-        batch_size: Images at once.
+        checkpoint: Weights of the run's best epoch, or of its last one.
+        batch_size: Images per step.
         runs: The folder of runs.
     """
-    from mammo_pd.inference.embed import embed as write_features
-
-    if not 0 < keep <= 1:
-        raise InputError(f"--keep {keep:g} is not above 0 and at most 1.")
+    check_output_file("--out", out)
+    check_keep_rates([keep])
     if batch_size < 1:
         raise InputError(f"--batch-size {batch_size} is not 1 or above.")
     if out.suffix.lower() != ".parquet":
         raise InputError(f"--out {out} does not end in .parquet, which is what is written.")
+    if res is not None:
+        check_resolutions([res])
     images = store or default_store()
+    check_store(images)
+    _refuse_missing(run_or_weights, runs)
+    from mammo_pd.inference.embed import embed as write_features
+
     encoder = _encoder(run_or_weights, images, model, res, checkpoint, runs)
     done = write_features(encoder, images, out, keep_rate=keep, batch_size=batch_size)
     columns = "class_token and patch_mean" if done.has_class_token else "patch_mean"
     print(
-        f"\nwrote {out}: {columns} of {done.images} images, {done.width} numbers each, from "
-        f"{done.num_keep} of {done.num_tokens} patches"
+        f"\nwrote {out}: {columns} of {counted(done.images, 'image')}, {done.width} numbers each, "
+        f"from {done.num_keep} of {done.num_tokens} patches"
     )
     code = f"import pandas; print(pandas.read_parquet({str(out)!r}))"
     print(f"next: python -c {shlex.quote(code)}")
+
+
+def _refuse_missing(named: str | None, runs: Path) -> None:
+    """Refuse a run or a file that is not there, before torch is imported."""
+    if named is None or Path(named).is_dir() or (runs / named).is_dir():
+        find_run(runs, None if named is None else Path(named))
+    elif not Path(named).exists() and "/" in named and ":" not in named:
+        raise InputError(f"there is no run, checkpoint or weights file {named}.")
+    else:
+        check_weights_file(named)
 
 
 def _encoder(
@@ -96,8 +119,6 @@ def _encoder(
             return encoder_of_checkpoint(file)
         return encoder_of_run(find_run(runs, file), checkpoint)
     assert named is not None
-    if "/" in named and not Path(named).exists() and ":" not in named:
-        raise InputError(f"there is no run, checkpoint or weights file {named}.")
     if model is None and (named == "timm" or Path(named).is_file()):
         raise InputError(
             f"{named} does not say what model it is of; name it with --model, such as "

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from mammo_pd.cli.early_checks import check_output_folder, check_store
 from mammo_pd.cli.options import (
     DEFAULT_RUNS,
     AggregationOption,
@@ -19,6 +20,7 @@ from mammo_pd.cli.options import (
 )
 from mammo_pd.errors import InputError
 from mammo_pd.terms import Level, Split
+from mammo_pd.wording import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +38,7 @@ def evaluate(
     ] = (),
     runs: RunsOption = DEFAULT_RUNS,
     predictions: Annotated[
-        tuple[Path, ...], Parameter(consume_multiple=True, metavar="CSV...")
+        tuple[Path, ...], Parameter(consume_multiple=True, metavar="CSV...", show_default=False)
     ] = (),
     out: Annotated[Path | None, Parameter(metavar="DIR", show_default="RUN/report")] = None,
     checkpoint: Literal["best", "last"] = "best",
@@ -56,10 +58,10 @@ def evaluate(
     For example:
 
         mammo-pd evaluate
-        mammo-pd evaluate runs/FOLD0 runs/FOLD1 runs/FOLD2 --checkpoint last --out report
-        mammo-pd evaluate runs/RUN --store other_archive/store --store third/store
+        mammo-pd evaluate runs/FOLD0 runs/FOLD1 runs/FOLD2 --out report
+        mammo-pd evaluate runs/RUN --store other_archive/store
         mammo-pd evaluate --predictions anyones_predictions.csv --out report
-        mammo-pd evaluate --predictions internal.csv external1.csv external2.csv --out report
+        mammo-pd evaluate --predictions internal.csv external.csv --out report
 
     Args:
         run_folders: A run, or the runs of all folds; by default the latest run.
@@ -70,10 +72,10 @@ def evaluate(
             laterality, view, label, score. Of several the first is the development set: thresholds
             and calibration are decided on it and locked before the others are read.
         out: Where to write the report.
-        checkpoint: Weights of the best validation AUC, or the last ones.
+        checkpoint: Weights of the run's best epoch, or of its last one.
         aggregation: How image scores become those of a breast, exam or patient.
         resamples: Without effect; accepted so that older scripts run.
-        prevalence: Reweight to this fraction of positive exams; the other levels follow.
+        prevalence: Reweight to this fraction (0 to 1) of positive exams; the other levels follow.
         prevalence_level: The level that --prevalence is a fraction of.
         miss_cost: False alarms that one miss is worth, for the cost-based threshold.
         reader: The radiologists' operating point, to compare with at exam level.
@@ -95,28 +97,36 @@ def evaluate(
     }
     # Before hours of scoring.
     check_choices(**choices)
+    # What can be refused without torch is, before it is imported.
+    check_output_folder("--out", out)
     tell_of_resamples(resamples)
     study = None if config is None else load_config(config).study.model_dump()
+    chosen = []
     if predictions:
         if run_folders:
             raise InputError("give runs or --predictions, not both.")
+    else:
+        chosen = [find_run(runs, folder) for folder in run_folders or (None,)]
+        for named in store:
+            check_store(named)
+    if predictions:
         inputs = {file.name: file for file in predictions if file.is_file()}
         context = ReportContext(study=study or {}, provenance=provenance(inputs))
         out = out or predictions[0].with_name(predictions[0].stem + "-report")
         if len(predictions) > 1:
             from mammo_pd.report.external import evaluate_sets, sets_table
 
-            title = f"External validation on {len(predictions) - 1} sets"
+            title = f"External validation on {counted(len(predictions) - 1, 'set')}"
             found = evaluate_sets(
                 predictions, out, context=replace(context, title=title), **choices
             )
             print(sets_table(found))
             print(f"\nwrote {out}: index.html, metrics.json, and a report of each set")
-            print(f"next: open {shlex.quote(str(out / 'index.html'))}")
+            print(f"look at: {shlex.quote(str(out / 'index.html'))}")
+            print(f"next: {_comparing(predictions[1])}")
             return
         metrics = evaluate_file(predictions[0], out, context=context, **choices)
     else:
-        chosen = [find_run(runs, folder) for folder in run_folders or (None,)]
         for run in chosen:
             _refuse_unreported(run)
         own, others = _tell_apart(chosen, store, accept_other_split)
@@ -147,7 +157,8 @@ def evaluate(
                     keep_in_mlflow(run.path.parent, run.info.mlflow_run_id, out / target, out)
             write_targets(rows, out)
             print(f"wrote {out}: a report in a folder of its own for each of {', '.join(targets)}")
-            print(f"next: open {shlex.quote(str(out / targets[0] / 'index.html'))}")
+            print(f"look at: {shlex.quote(str(out / targets[0] / 'index.html'))}")
+            print(f"next: {_predicting(chosen[0])}")
             return
         metrics = _report_on(scored, out, choices, told)
         if len(chosen) == 1:
@@ -155,7 +166,18 @@ def evaluate(
             keep_in_mlflow(run.path.parent, run.info.mlflow_run_id, out, out)
     print(summary_table(metrics))
     print(f"\nwrote {out}: index.html, metrics.json, predictions, ROC and PR curves")
-    print(f"next: open {shlex.quote(str(out / 'index.html'))}")
+    print(f"look at: {shlex.quote(str(out / 'index.html'))}")
+    print(f"next: {_predicting(chosen[0]) if chosen else _comparing(predictions[0])}")
+
+
+def _predicting(run: "RunFolder") -> str:
+    """The command that applies a run that was evaluated."""
+    return f"mammo-pd predict {shlex.quote(str(run.path))} DICOM_DIR"
+
+
+def _comparing(predictions: Path) -> str:
+    """The command that compares a table of predictions with another model's."""
+    return f"mammo-pd compare {shlex.quote(str(predictions))} OTHER_MODEL.csv"
 
 
 def _report_folder(folders: list[Path], *, external: bool) -> Path:
@@ -285,7 +307,8 @@ def _evaluate_on_others(
             run.path.parent, run.info.mlflow_run_id, place, out, folder="external-report"
         )
     print(f"\nwrote {out}: index.html, metrics.json, and a report of each set")
-    print(f"next: open {shlex.quote(str(place / 'index.html'))}")
+    print(f"look at: {shlex.quote(str(place / 'index.html'))}")
+    print(f"next: {_predicting(run)}")
 
 
 def _counted(stores: int) -> str:

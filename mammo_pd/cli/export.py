@@ -7,6 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from mammo_pd.cli.early_checks import check_output_file, check_output_folder
 from mammo_pd.cli.options import DEFAULT_RUNS, RunsOption, find_checkpoint
 from mammo_pd.errors import InputError
 
@@ -21,8 +22,8 @@ def export(
 ) -> None:
     """Write a model for other tools: as ONNX, or as a MONAI bundle.
 
-    Its input is an image as a store has it, at any size; its output are the scores
-    of predict, on all patches.
+    Its input is an image as a store has it, at any size; its output, the scores
+    that predict gives, on all patches.
 
     For example:
 
@@ -37,6 +38,8 @@ def export(
     """
     if onnx is None and bundle is None:
         raise InputError("say what to write: --onnx FILE, --bundle DIR, or both.")
+    check_output_file("--onnx", onnx)
+    check_output_folder("--bundle", bundle)
     checkpoint = find_checkpoint(runs, run)
     if onnx is not None:
         from mammo_pd.inference.onnx_export import export_onnx
@@ -44,6 +47,9 @@ def export(
 
         export_onnx(TrainedModel.load(checkpoint), onnx)
         print(f"wrote {onnx}: {onnx.stat().st_size / 2**20:.0f} MiB; research use only")
+        code = f"import onnxruntime as o; print(o.InferenceSession({str(onnx)!r}).get_inputs()[0])"
+        if bundle is None:
+            print(f"next: python -c {shlex.quote(code)}")
     if bundle is not None:
         from mammo_pd.inference.bundle import write_bundle
 

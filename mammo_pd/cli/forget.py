@@ -10,10 +10,12 @@ from mammo_pd.cli.options import (
     DEFAULT_RUNS,
     DEFAULT_STORE,
     RunsOption,
+    StoreArgument,
     default_store,
     unless_default,
 )
 from mammo_pd.errors import InputError
+from mammo_pd.wording import counted
 
 if TYPE_CHECKING:
     from mammo_pd.data.forget import ToForget
@@ -21,8 +23,7 @@ if TYPE_CHECKING:
 
 
 def forget(
-    store: Annotated[Path, Parameter(name="STORE", env_var="MAMMO_PD_STORE")] = DEFAULT_STORE,
-    /,
+    store: StoreArgument = DEFAULT_STORE,
     *,
     patient: Annotated[
         list[str] | None, Parameter(consume_multiple=1, metavar="ID...", show_default=False)
@@ -36,10 +37,10 @@ def forget(
     dry_run: bool = False,
     runs: RunsOption = DEFAULT_RUNS,
 ) -> None:
-    """Take images out of a store for good, and say which runs were trained on them.
+    """Remove images from a store for good, and name the runs that used them.
 
-    Pixels, rows and places in splits are removed; the files that they came from
-    stay, and preprocess passes over those of who was named.
+    Pixels, manifest rows and places in splits are removed. The source files stay,
+    and preprocess passes over those of the patients and images that were named.
 
     For example:
 
@@ -47,13 +48,13 @@ def forget(
         mammo-pd forget --missing --dry-run
 
     Args:
-        store: The store to take them out of.
+        store: The store to remove them from.
         patient: All images of these patients: their original identifiers, or the manifest's
             patient_id.
         image: These images, by the manifest's image_id.
-        missing: All images whose files were deleted.
-        whole_folders: With --missing, also where nothing is left of a folder.
-        take_again: Let the next preprocess take in again who was forgotten.
+        missing: All images whose source files were deleted.
+        whole_folders: With --missing, also where nothing is left of a source folder.
+        take_again: Let the next preprocess take in these patients or images again.
         dry_run: Only say what would be removed.
         runs: The folder of runs.
     """
@@ -90,7 +91,7 @@ def forget(
             missing=missing,
             whole_folders=whole_folders,
         )
-        if not plan.image_ids:
+        if not plan.image_ids and not plan.unrecorded:
             print("no file of the store is missing; nothing was removed")
             print(f"next: mammo-pd train{_unless_default('--store', store)}")
             return
@@ -103,15 +104,23 @@ def forget(
             print("next: the same command without --dry-run, which removes it")
             return
         forgotten = forget_images(paths, record, plan)
-    print(f"\nremoved {len(plan.image_ids)} images and their rows from {paths.root}")
+    print(
+        f"\nremoved {counted(len(plan.image_ids), 'image')}, with manifest rows, from {paths.root}"
+        + (", and what a stopped preprocess had left unrecorded" if plan.unrecorded else "")
+    )
     for name, count in forgotten.shortened:
-        print(f"removed {count} rows of the split {name}; its other images stay where they were")
+        print(
+            f"removed {counted(count, 'row')} of the split {name}; its other images stay where "
+            "they were"
+        )
     for name in forgotten.removed:
         print(f"removed the split {name}, of which a part would have been empty")
     given = _unless_default("--store", store)
     if forgotten.removed:
         place = "" if store == default_store() else f" {shlex.quote(str(store))}"
         print(f"next: mammo-pd split{place} --name NEW")
+    elif plan.unrecorded:
+        print(f"next: mammo-pd preprocess DICOM_DIR{_unless_default('--out', store)}")
     else:
         print(f"next: mammo-pd train{given}")
 
@@ -123,7 +132,7 @@ def _unless_default(flag: str, store: Path) -> str:
 def _print_plan(
     plan: "ToForget", used: list["RunOnImages"], unknown: list[Path], runs: Path
 ) -> None:
-    print(f"{len(plan.image_ids)} images of {plan.patients} patients")
+    print(f"{counted(len(plan.image_ids), 'image')} of {counted(plan.patients, 'patient')}")
     for run in used:
         parts = ((run.train, "trained"), (run.val, "validated"), (run.test, "tested"))
         print(f"{run.path} was " + ", ".join(f"{what} on {n} of them" for n, what in parts if n))
@@ -135,23 +144,33 @@ def _print_plan(
         )
     else:
         print(f"no run in {runs} is known to have used them")
+    if plan.unrecorded:
+        print(
+            f"{counted(plan.unrecorded, 'image')} left unrecorded by a stopped preprocess: nothing "
+            "tells of whom, so all of these go, and the next preprocess makes those of others anew"
+        )
+    if plan.not_found:
+        print(
+            f"warning: no recorded image of {counted(plan.not_found, 'patient')} given with "
+            "--patient; preprocess will take in none of theirs (if it was misspelt: --take-again)"
+        )
     if unknown:
         print(
-            f"warning: {len(unknown)} runs in {runs} cannot be read, or were made with a split "
-            f"that the store no longer has, so they may have used them, such as {unknown[0]}"
+            f"warning: {counted(len(unknown), 'run')} in {runs} cannot be read, or used a split "
+            f"that the store no longer has, and may have used the images, such as {unknown[0]}"
         )
     if plan.files_left:
         print(
-            f"{plan.files_left} of their files are still there and yours to delete; a later "
-            "preprocess passes them over (forgotten)"
+            counted(plan.files_left, "source file is", "source files are")
+            + " still there and yours to delete; a later preprocess passes over what was forgotten"
         )
     if plan.to_read_again:
         print(
-            f"{len(plan.to_read_again)} copies were left out as duplicates of images whose files "
-            "are gone; the next preprocess takes them in"
+            f"{counted(len(plan.to_read_again), 'copy was', 'copies were')} left out as duplicates "
+            "of images whose files are gone; the next preprocess takes them in"
         )
     if plan.relatives:
         print(
-            f"warning: {len(plan.relatives)} other patients share an exam or an image with them "
-            f"and may be the same women: --patient {' '.join(plan.relatives)}"
+            f"warning: {counted(len(plan.relatives), 'other patient ID')} with an exam or an "
+            f"image in common, perhaps of the same woman: --patient {' '.join(plan.relatives)}"
         )

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from mammo_pd.cli.early_checks import check_output_file
 from mammo_pd.errors import InputError
+from mammo_pd.wording import counted
 
 if TYPE_CHECKING:
     from mammo_pd.ingest.estimate import Estimate
@@ -29,10 +31,11 @@ def inspect(
     html: Annotated[Path | None, Parameter(metavar="FILE")] = None,
     workers: Annotated[int | None, Parameter(metavar="N", show_default="one per core")] = None,
 ) -> None:
-    """Tell what a folder of mammograms holds, before hours are spent on it.
+    """Show what a folder of mammograms holds, before hours are spent on it.
 
     Reads headers alone: machines, transfer syntaxes, views, exams, copies, and what
-    preprocess would leave out. Then some files are processed, to tell time and size.
+    preprocess would leave out. Then some files are processed, to estimate what it
+    would take.
 
     For example:
 
@@ -42,9 +45,11 @@ def inspect(
     Args:
         folder: Folder of DICOM files.
         csv: Write the tables to a CSV file.
-        html: Write them as a page.
+        html: Write the tables as a web page.
         workers: Number of processes.
     """
+    check_output_file("--csv", csv)
+    check_output_file("--html", html)
     from mammo_pd.cores import available_cores
     from mammo_pd.files import write_text
     from mammo_pd.ingest.estimate import estimate
@@ -99,7 +104,8 @@ def _files(found: "Survey") -> "CountTable":
     if found.closed_folders:
         rows.append(("folders that could not be listed", found.closed_folders))
     note = (
-        f"{found.files:,} headers read in {found.seconds:.1f} s by {_processes(found.workers)}"
+        f"{found.files:,} {'header' if found.files == 1 else 'headers'} read in "
+        f"{found.seconds:.1f} s by {_processes(found.workers)}"
         # The first files of a process take as long as hundreds of others.
         + (f": {found.files / found.seconds:,.0f} files/s." if found.files > _FEW else ".")
     )
@@ -267,9 +273,9 @@ def _estimate(expected: "Estimate | None", start_seconds: float) -> "CountTable"
         title,
         ("what", "about"),
         rows,
-        f"Measured just now: {expected.timed} of the {expected.of_files:,} usable files were read, "
-        "decoded, cropped and written as preprocess does it, and that was scaled by pixels. Not in "
-        "it: a slower disk or network that files must come from.",
+        f"Measured just now: {expected.timed} of {counted(expected.of_files, 'usable file')} were "
+        "read, decoded, cropped and written as preprocess does it, and that was scaled by pixels. "
+        "Not in it: a slower disk or network that files must come from.",
     )
 
 
@@ -325,7 +331,11 @@ def _page(found: "Survey", expected: "Estimate | None", tables: list["CountTable
     left_out = sum(count for count, _ in found.excluded.values())
     tiles = [
         ("files", f"{found.files:,}", f"{found.usable:,} usable, {left_out:,} left out"),
-        ("patients", f"{found.patients:,}", f"{found.exams:,} exams"),
+        (
+            "patients",
+            f"{found.patients:,}",
+            f"{found.exams:,} {'exam' if found.exams == 1 else 'exams'}",
+        ),
         ("complete exams", f"{found.complete_exams:,}", "with all four standard views"),
     ]
     if expected is not None:
@@ -350,7 +360,7 @@ def _next(folder: Path, found: "Survey") -> str:
 
 
 def _processes(count: int) -> str:
-    return "1 process" if count == 1 else f"{count} processes"
+    return counted(count, "process", "processes")
 
 
 def _duration(seconds: float) -> str:

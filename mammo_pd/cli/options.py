@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from mammo_pd.cli.container import warn_unless_mounted
+from mammo_pd.errors import InputError
 
 if TYPE_CHECKING:
     from mammo_pd.training.runs import RunFolder
@@ -23,6 +24,10 @@ def _would_be_kept(_: object, folder: Path) -> None:
 StoreOption = Annotated[
     Path, Parameter(env_var="MAMMO_PD_STORE", metavar="STORE", validator=_would_be_kept)
 ]
+# Of commands that are about a store; elsewhere it goes by --store alone, and so here, too.
+StoreArgument = Annotated[
+    Path, Parameter(name="--store", env_var="MAMMO_PD_STORE", metavar="STORE")
+]
 RunsOption = Annotated[
     Path, Parameter(env_var="MAMMO_PD_RUNS", metavar="DIR", validator=_would_be_kept)
 ]
@@ -37,6 +42,17 @@ ResumeOption = Annotated[list[Path] | None, Parameter(metavar="[RUN]", consume_m
 ResamplesOption = Annotated[int | None, Parameter(metavar="N", show_default=False)]
 # The values of `mammo_pd.evaluation.levels.Aggregation`, whose module is too heavy for --help.
 AggregationOption = Literal["mean", "max", "noisy_or"]
+# The codes of `mammo_pd.evaluation.thresholds.choose_thresholds`, for the same reason.
+OperatingPointOption = Literal[
+    "youden",
+    "cost",
+    "specificity_80",
+    "specificity_90",
+    "specificity_95",
+    "sensitivity_80",
+    "sensitivity_90",
+    "sensitivity_95",
+]
 
 ResolutionsOption = Annotated[
     tuple[str, ...], Parameter(consume_multiple=1, metavar="RES...", show_default=" ".join)
@@ -88,9 +104,12 @@ def find_checkpoint(runs: Path, named: Path) -> Path:
     Raises:
         InputError: there is no such run.
     """
-    if named.is_file() or named.suffix == ".safetensors":
+    if named.is_file():
         return named
-    return find_run(runs, named).best
+    best = named if named.suffix == ".safetensors" else find_run(runs, named).best
+    if not best.is_file():
+        raise InputError(f"there is no checkpoint at {best}; name a run that has one.")
+    return best
 
 
 def tell_of_resamples(resamples: int | None) -> None:

@@ -7,8 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from mammo_pd.cli.options import DEFAULT_RUNS, RunsOption, find_checkpoint
+from mammo_pd.cli.early_checks import check_output_folder
+from mammo_pd.cli.options import (
+    DEFAULT_RUNS,
+    OperatingPointOption,
+    RunsOption,
+    find_checkpoint,
+)
 from mammo_pd.errors import InputError
+from mammo_pd.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,7 +40,7 @@ def predict(
     /,
     *,
     out: Annotated[Path, Parameter(metavar="DIR")] = Path("predictions"),
-    operating_point: Annotated[str, Parameter(metavar="NAME")] = "specificity_90",
+    operating_point: OperatingPointOption = "specificity_90",
     saliency: bool = False,
     dicom: bool = False,
     key: Annotated[Path | None, Parameter(metavar="FILE", show_default="a new key")] = None,
@@ -42,8 +49,8 @@ def predict(
 ) -> int | None:
     """Score new studies, without labels, from DICOM files to tables.
 
-    A checkpoint's file alone is enough. Run it again to go on after a stop, or with new files.
-    The exit status is 3 where some of the images could not be read.
+    A checkpoint's file alone is enough. Run it again to go on after a stop, or with
+    new files. The exit status is 3 where some of the images could not be read.
 
     For example:
 
@@ -54,15 +61,29 @@ def predict(
         run: A run, whose best epoch is taken, or a checkpoint's file.
         folder: Folder of DICOM files.
         out: Where to write the tables; DIR/private holds what identifies a woman.
-        operating_point: The locked threshold of the verdict: youden, cost, specificity_80, _90 or
-            _95, sensitivity_80, _90 or _95.
+        operating_point: The locked threshold that gives the verdict.
         saliency: Draw where the model looked, a PNG for each image.
         dicom: Write results for a PACS to DIR/private/dicom: a structured report of each exam, and
             with --saliency a secondary capture of each image. Needs mammo-pd[dicom].
         key: private/key of a store, to give images the same names as there.
-        workers: Number of processes that read files.
+        workers: Number of processes.
         runs: The folder of runs.
     """
+    from mammo_pd.ingest.walk import find_images
+
+    # What takes no model is refused before torch is imported.
+    if key is not None and not key.is_file():
+        raise InputError(f"the key {key} does not exist; name a store's private/key.")
+    if workers is not None and workers < 1:
+        raise InputError(f"--workers {workers} is not 1 or above.")
+    check_output_folder("--out", out)
+    if dicom:
+        from mammo_pd.report.dicom_results import require_highdicom
+
+        require_highdicom()
+    checkpoint = find_checkpoint(runs, run)
+    folder = folder.resolve()
+    found = find_images(folder)
     from mammo_pd.data.record import Record
     from mammo_pd.inference.explain import refuse_unexplained
     from mammo_pd.inference.new_studies import (
@@ -73,19 +94,8 @@ def predict(
     )
     from mammo_pd.inference.trained_model import TrainedModel
     from mammo_pd.ingest.new_images import read_new_images
-    from mammo_pd.ingest.walk import find_images
 
-    if key is not None and not key.is_file():
-        raise InputError(f"the key {key} does not exist; name a store's private/key.")
-    if workers is not None and workers < 1:
-        raise InputError(f"--workers {workers} is not 1 or above.")
-    if dicom:
-        from mammo_pd.report.dicom_results import require_highdicom
-
-        require_highdicom()
-    folder = folder.resolve()
-    found = find_images(folder)
-    model = TrainedModel.load(find_checkpoint(runs, run))
+    model = TrainedModel.load(checkpoint)
     refuse_unknown_point(model.operating_points, operating_point)
     if saliency:
         refuse_unexplained(model.backbone)
@@ -120,26 +130,30 @@ def predict(
     if count:
         device = model.fabric.device.type
         print(
-            f"{count} images in {seconds:.1f} s: {count / seconds:.3g} images/s, scored on {device}"
+            f"{counted(count, 'image')} in {seconds:.1f} s: {count / seconds:.3g} images/s, "
+            f"scored on {device}"
         )
     print(f"wrote {out}: predictions.csv (images), predictions_breast.csv, _exam, _patient")
     print(f"{out / 'private' / target.crosswalk.name} names the file and study of each image_id")
     if dicom:
-        print(f"{instances} DICOM instances for a PACS are in {out / 'private' / 'dicom'}")
+        print(f"{counted(instances, 'DICOM instance')} for a PACS in {out / 'private' / 'dicom'}")
     if without:
         print(
-            f"warning: of {without} exams no DICOM result could be made, since their files lack "
+            f"warning: no DICOM result could be made of {counted(without, 'exam')}: the files lack "
             "the UIDs of study or image, or cannot be read any more"
         )
     if not len(predictions.images):
         raise InputError(
-            f"none of the {len(found.images)} images in {folder} could be scored; "
+            f"none of {counted(len(found.images), 'image')} in {folder} could be scored; "
             f"{out / target.not_scored.name} lists the reasons."
         )
     if model.objective.target_columns == ("label",):
         print("when outcomes are known, add a column label (1 or 0) to predictions.csv; then")
         table = shlex.quote(str(out / "predictions.csv"))
         print(f"next: mammo-pd evaluate --predictions {table}")
+    else:
+        # What evaluate needs of several targets is in a store.
+        print(f"next: mammo-pd show {shlex.quote(str(checkpoint))}")
     return PARTIAL if predictions.failed or _closed(found) else None
 
 
@@ -164,12 +178,13 @@ def _introduce(model: "TrainedModel", code: str) -> None:
         else:
             print(
                 f"verdict on {target}: {points.rules[code]}, locked on {points.locked.images} "
-                f"{points.locked.part} images"
+                f"{points.locked.part} {'image' if points.locked.images == 1 else 'images'}"
             )
             if points.locked.images < _FEW:
                 print(
-                    f"warning: {points.locked.images} images are few to lock thresholds and "
-                    "calibration on: verdicts and recalibrated scores may be far off"
+                    f"warning: {counted(points.locked.images, 'image is', 'images are')} too few "
+                    "to lock thresholds and calibration on reliably: verdicts and recalibrated "
+                    "scores may be far off"
                 )
 
 
@@ -213,13 +228,16 @@ def _print_summary(
         verdicts = [
             f"{count} {name.replace('_', ' ')}" for name, count in flagged_counts(table).items()
         ]
-        print(f"{len(table):>8}  {level} scores" + (f", {', '.join(verdicts)}" * bool(verdicts)))
+        print(
+            f"{len(table):>8}  {level} {'score' if len(table) == 1 else 'scores'}"
+            + (f", {', '.join(verdicts)}" * bool(verdicts))
+        )
     for reason, count in predictions.not_scored["reason"].value_counts().items():
         print(f"{count:>8}  not scored  {reason}")
     if _closed(found):
         print(
-            f"warning: {_closed(found)} files or folders cannot be opened, and the images among "
-            "them are missing; make them readable and run again"
+            f"warning: {counted(_closed(found), 'file or folder', 'files or folders')} cannot be "
+            "opened, and images may be missing; make them readable and run again"
         )
     for warning in predictions.warnings:
         print(f"warning: {warning}")

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from mammo_pd.cli.early_checks import check_output_file
 from mammo_pd.cli.options import DEFAULT_STORE, StoreOption, default_store, unless_default
 from mammo_pd.cli.public_set import in_words, labels_of, look_like
 from mammo_pd.errors import InputError
 from mammo_pd.terms import Compression, Frames, Prefer, VoiPolicy
+from mammo_pd.wording import counted
 
 if TYPE_CHECKING:
     from mammo_pd.data.labels import LabelTable
@@ -56,7 +58,7 @@ def preprocess(
 ) -> None:
     """Convert a folder of mammograms to a store of tensors.
 
-    Run it again to add images or change labels: finished images are not decoded twice.
+    Run it again to add images or change labels: no image is decoded twice.
 
     For example:
 
@@ -75,25 +77,28 @@ def preprocess(
         positive: Values that count as positive; all others are negative.
         carry: Further columns of TABLE for the manifest, such as hormone,ward. Those that are not
             known to describe images, findings or machines are left out: they may identify a woman.
-        replace_labels: Let TABLE take away labels that images have, or turn them round.
-        voi: Grey scale: VOI LUT, else window, else full range (auto); or insist on one of them.
+        replace_labels: Allow TABLE to remove or reverse labels that images already have.
+        voi: Grey scale: VOI LUT, else window, else the full stored range (auto); or only a LUT
+            (lut), only a window (window), always the full range (raw).
         frames: What to take of multi-frame files (tomosynthesis): nothing, the middle frame, the
             maximum intensity projection (mip), or each frame as an image.
-        bits_stored: Bit depth of 16-bit PNG, PGM and TIFF files, such as 12; all 16 otherwise.
+        bits_stored: Bits in use of 16-bit PNG, PGM and TIFF files, from 8 to 16.
         workers: Number of processes.
         scheduler: Use the workers of this Dask scheduler, such as tcp://host:8786.
-        contact_sheet: Draw every crop, for you to look at.
-        crosswalk: Write image_id, path and original identifiers in the clear.
+        contact_sheet: Draw every crop to this file, for you to look at.
+        crosswalk: Write image_id, path and original identifiers to this file, in the clear.
         key: private/key of another store, to give images the same names as there.
         levels: Pyramid levels to keep, of native,4096,2048,1024,512, beside those that the store
             keeps already; 1024 is enough for --res 1024.
         compression: How pixels are written from now on; lz4 loses nothing, takes about two thirds
-            of the disk, and is undone faster than disks read.
+            of the disk, and is decompressed faster than disks read.
         prefer: Of a view that has an exposure and an image computed from tomosynthesis, take the
             one (ffdm) or the other (synthetic). The store remembers the choice and keeps the pixels
             of both.
         verify: Read all pixels of the store; make anew what is damaged.
     """
+    check_output_file("--contact-sheet", contact_sheet)
+    check_output_file("--crosswalk", crosswalk)
     from mammo_pd.data.kept_levels import parse_levels, usual_res
     from mammo_pd.data.store import StorePaths
     from mammo_pd.imaging.settings import ImagingSettings
@@ -137,11 +142,11 @@ def preprocess(
         print("to see which files these are, run the same command with --crosswalk FILE")
     if not summary.ok:
         raise InputError(
-            f"none of the {summary.found} images in {folder} can be used; the reasons are listed "
-            f"above and in {out / 'manifest.parquet'}."
+            f"none of {counted(summary.found, 'image')} in {folder} can be used; the reasons are "
+            f"listed above and in {out / 'manifest.parquet'}."
             + ("" if public is None else f" Try it with{labels_of(public)}.")
         )
-    print(f"\nwrote {out / 'manifest.parquet'} and the pixels of {summary.ok} images")
+    print(f"\nwrote {out / 'manifest.parquet'} and the pixels of {counted(summary.ok, 'image')}")
     for file in (*summary.contact_sheets, *([crosswalk] if crosswalk else [])):
         print(f"wrote {file}")
     if summary.labelled:
@@ -191,8 +196,9 @@ def _read_labels(
     table = read_labels(labels, label_column=label_column, positive=positive or (), carry=names)
     if table.left_out:
         print(
-            f"columns of {labels} that stay out of the store, since they may identify a woman: "
-            f"{column_names(table.left_out)} (--carry takes those that you need)"
+            f"columns of {labels} left out of the store: {column_names(table.left_out)}. They are "
+            "not among those known to describe images, findings or machines, and an unknown one "
+            "may identify a woman; take what you need with --carry A,B"
         )
     return table
 
@@ -209,76 +215,97 @@ def _print_summary(summary: "PreprocessSummary", out: Path, *, has_table: bool) 
         print("passed over: " + "; ".join(f"{count} {reason}" for reason, count in counts))
     if summary.repeated_folders:
         print(
-            f"{summary.repeated_folders} linked folders were read once only, or lead back to "
-            "where they lie"
+            f"{counted(summary.repeated_folders, 'link')} not followed: to folders that were read "
+            "already, or back to where the link lies"
         )
     if summary.labelled or has_table:
         print(
-            f"{summary.labelled} of {summary.ok} usable images have a label; {summary.positive} "
-            "of them are positive"
+            f"{summary.labelled} of "
+            f"{counted(summary.ok, 'usable image has', 'usable images have')} a label; "
+            f"{counted(summary.positive, 'of them is', 'of them are')} positive"
         )
     if summary.label_changes:
         print(
-            f"--replace-labels: {summary.label_changes.removed} images lost their label, "
-            f"{summary.label_changes.turned} changed it"
+            "--replace-labels: "
+            + counted(
+                summary.label_changes.removed, "image lost its label", "images lost their label"
+            )
+            + f", {summary.label_changes.turned} changed it"
         )
     if summary.unmatched_labels:
         print(
-            f"warning: {summary.unmatched_labels} rows of the label table match no image; if that "
-            "is more than you expect, compare its paths or identifiers with the folder"
+            f"warning: {counted(summary.unmatched_labels, 'row matches', 'rows match')} no image; "
+            "if that is more than you expect, compare its paths or identifiers with the folder"
         )
     if PassedOver.UNREADABLE in summary.passed_over:
         print(
-            f"warning: {summary.passed_over[PassedOver.UNREADABLE]} files cannot be opened, and if "
-            "they are images they are missing; make them readable and run again"
+            f"warning: {counted(summary.passed_over[PassedOver.UNREADABLE], 'file')} cannot be "
+            "opened, and images may be missing; make them readable and run again"
         )
     if summary.closed_folders:
         print(
-            f"warning: {summary.closed_folders} folders could not be listed and their images are "
-            "missing; make them readable and run again"
+            f"warning: {counted(summary.closed_folders, 'folder')} could not be listed, and images "
+            "may be missing; make them readable and run again"
         )
     if summary.damaged:
         print(
-            f"warning: {summary.damaged} images are damaged and come from other folders; run the "
-            "same command with each folder that this store was made from"
+            "warning: "
+            + counted(
+                summary.damaged,
+                "image is damaged and comes from another folder",
+                "images are damaged and come from other folders",
+            )
+            + "; run the same command with each folder that this store was made from"
         )
     if summary.lacking:
         print(
-            f"warning: {summary.lacking} images lack a level that no other gives, and come from "
-            "other folders; run the same command with each folder that this store was made from"
+            "warning: "
+            + counted(
+                summary.lacking,
+                "image lacks a level that no other gives, and comes from another folder",
+                "images lack a level that no other gives, and come from other folders",
+            )
+            + "; run the same command with each folder that this store was made from"
         )
     if summary.gone:
         store = "" if out == default_store() else f" {shlex.quote(str(out))}"
         print(
-            f"warning: {summary.gone} images of the store come from files that are no longer where "
-            "they were read (deleted, moved, or on a disk that is not mounted); to take out what "
+            "warning: "
+            + counted(
+                summary.gone,
+                "image of the store has lost the file that it came from",
+                "images of the store have lost the files that they came from",
+            )
+            + " (deleted, moved, or on a disk that is not mounted); to take out what "
             f"was deleted: mammo-pd forget{store} --missing"
         )
     if summary.contradicted:
         print(
-            f"warning: {summary.contradicted} images were left out as duplicates of one that the "
-            "label table labels otherwise, and its label was taken; find out which is true"
+            f"warning: {counted(summary.contradicted, 'image was', 'images were')} left out as a "
+            "duplicate of one that the label table labels otherwise, and that one's label was "
+            "taken; find out which is true"
         )
     if summary.only_label:
         print(
-            f"warning: {summary.only_label} images that --prefer leaves out have a label, and the "
-            "images taken of the same views have none; label those in the table"
+            f"warning: --prefer leaves out {counted(summary.only_label, 'image')} with a label, "
+            "whose view's other image has none; label that one in the table"
         )
     if summary.unknown_kind:
         print(
-            f"warning: {summary.unknown_kind} images are taken whatever their kind: their files "
-            "cannot be read, and only they tell how they were made"
+            "warning: "
+            + counted(summary.unknown_kind, "image is", "images are")
+            + " taken whatever the kind: no file is there to tell how it was made"
         )
     if summary.repeated_views:
         print(
-            f"{summary.repeated_views} views have several images of the kind that --prefer takes "
-            "(repeated exposures, parts of a breast, FOR PROCESSING beside FOR PRESENTATION); all "
-            "of these stay"
+            f"{counted(summary.repeated_views, 'view has', 'views have')} several images of the "
+            "kind that --prefer takes (repeated exposures, parts of a breast, FOR PROCESSING "
+            "beside FOR PRESENTATION); all of these stay"
         )
     if summary.disagreeing:
         print(
-            f"warning: the label table and DICOM disagree on the side of {summary.disagreeing} "
-            "images; the table's was taken"
+            "warning: the label table and DICOM disagree on the side of "
+            f"{counted(summary.disagreeing, 'image')}; the table's was taken"
         )
     for count, what in (
         (
@@ -306,7 +333,10 @@ def _print_summary(summary: "PreprocessSummary", out: Path, *, has_table: bool) 
         ),
     ):
         if count:
-            print(f"warning: in {count} of {summary.ok} usable images {what}; see the manifest")
+            print(
+                f"warning: in {count} of {counted(summary.ok, 'usable image')} {what}; see the "
+                "manifest"
+            )
     if len(summary.raster_depths) > 1:
         shares = ", ".join(f"{n} of {depth}" for depth, n in sorted(summary.raster_depths.items()))
         print(
@@ -315,9 +345,9 @@ def _print_summary(summary: "PreprocessSummary", out: Path, *, has_table: bool) 
         )
     if summary.shallow:
         print(
-            f"warning: {sum(summary.shallow.values())} images of 16 bits reach no further than "
-            f"{max(summary.shallow)} bits and come out dark; if that is the depth of the data set, "
-            f"make the store anew with --bits-stored {max(summary.shallow)}"
+            f"warning: {counted(sum(summary.shallow.values()), 'image')} of 16 bits with values up "
+            f"to {max(summary.shallow)} bits only, which come out dark; if that is the depth of "
+            f"the data set, make the store anew with --bits-stored {max(summary.shallow)}"
         )
     # One image is all that there may be of a woman, but not of every one of several.
     if summary.ok == summary.patients > _FEW_IMAGES or summary.ids_with_view > summary.ok // 2:

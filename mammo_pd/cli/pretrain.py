@@ -20,6 +20,7 @@ from mammo_pd.cli.options import (
 )
 from mammo_pd.cli.train import run_to_resume, train_or_resume
 from mammo_pd.errors import InputError
+from mammo_pd.wording import counted
 
 if TYPE_CHECKING:
     from mammo_pd.config import RunConfig
@@ -45,9 +46,11 @@ class PretrainFlags(ConfigFlags):
 
     Attributes:
         epochs: Passes over the training images.
+        target: Not for pretrain, which learns from no label.
     """
 
     epochs: Annotated[int | None, Parameter(metavar="N", show_default="200")] = None
+    target: Annotated[list[str] | None, Parameter(show=False)] = None
 
 
 _NONE_GIVEN = PretrainFlags()
@@ -62,10 +65,11 @@ def pretrain(
     fold: FoldOption = None,
     resume: ResumeOption = None,
 ) -> None:
-    """Pretrain on images without labels: a masked autoencoder predicts what was dropped.
+    """Pretrain on images without labels, as a masked autoencoder.
 
-    It learns from the training part of the split, labelled or not, and never from a test woman.
-    Its best.safetensors are weights for train, on the same split and fold.
+    It predicts dropped patches of the training part of the split, labelled or not,
+    and never sees a woman of the test part. Its best.safetensors holds weights for
+    train, on the same split and fold.
 
     For example:
 
@@ -118,6 +122,11 @@ def _config(settings: PretrainFlags, further: "dict[str, object]") -> "RunConfig
     Raises:
         InputError: a value is refused, or is given beside the file and says how labels are learnt.
     """
+    if settings.target:
+        raise InputError(
+            "--target has no effect on pretrain, which predicts dropped patches and learns from no "
+            "label; leave it out, or use mammo-pd train."
+        )
     given = {assignment.partition("=")[0].strip() for assignment in settings.assignments or ()}
     for name in ("objective", *_OF_LABELS):
         if f"training.{name}" in given:
@@ -158,7 +167,7 @@ def write_reconstructions(run: "RunFolder", store: Path | None) -> Path:
         run_id=run.info.run_id,
         model=run.info.model,
         made_with=f"{run.info.num_keep} of {run.info.num_tokens} patches kept, "
-        f"{run.config.patch_dropout.draw} draw, {run.config.training.epochs} epochs",
+        f"{run.config.patch_dropout.draw} draw, {counted(run.config.training.epochs, 'epoch')}",
         phantom=bool(manifest["phantom"].fillna(False).any()),
     )
     page = run.reconstructions

@@ -4,6 +4,8 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mammo_pd.wording import counted
+
 if TYPE_CHECKING:
     from mammo_pd.data.sources.recognise import Recognised
 
@@ -31,8 +33,8 @@ def in_words(recognised: "Recognised") -> str:
         else f"its own table ({SOURCES[recognised.source].table}) is not beside them"
     )
     return (
-        f"{recognised.named} of {recognised.of} files are named as those of {title} are, and "
-        f"{table}: --source {recognised.source}"
+        f"{recognised.named} of {counted(recognised.of, 'file')} have names like those of {title}, "
+        f"and {table}: --source {recognised.source}"
     )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from mammo_pd.cli.options import DEFAULT_RUNS, RunsOption, find_run
+from mammo_pd.errors import InputError
 
 if TYPE_CHECKING:
     from mammo_pd.training.model_card import CheckpointHeader
@@ -29,18 +30,20 @@ def show(
 
     Args:
         run: A run, or a checkpoint's file.
-        checkpoint: Which one of a run.
+        checkpoint: Weights of the run's best epoch, or of its last one.
         runs: The folder of runs.
         json: Print it as JSON, for other programs to read.
     """
-    from mammo_pd.training.model_card import CheckpointHeader
-
     if run is not None and (run.is_file() or run.suffix == ".safetensors"):
         path, then = run, f"embed {shlex.quote(str(run))} --store STORE"
     else:
         folder = find_run(runs, run)
         path = folder.best if checkpoint == "best" else folder.last
         then = f"evaluate {shlex.quote(str(folder.path))}"
+    if not path.is_file():
+        raise InputError(f"there is no checkpoint at {path}; name a run that has one.")
+    from mammo_pd.training.model_card import CheckpointHeader
+
     header = CheckpointHeader.read(path)
     if json:
         print(_as_json(header))

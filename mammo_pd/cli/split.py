@@ -1,17 +1,15 @@
 """``mammo-pd split``: the patients of a store to train, val and test, or to folds."""
 
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from mammo_pd.cli.options import DEFAULT_STORE, default_store, unless_default
+from mammo_pd.cli.options import DEFAULT_STORE, StoreArgument, default_store, unless_default
 from mammo_pd.errors import InputError
 
 
 def split(
-    store: Annotated[Path, Parameter(name="STORE", env_var="MAMMO_PD_STORE")] = DEFAULT_STORE,
-    /,
+    store: StoreArgument = DEFAULT_STORE,
     *,
     name: Annotated[str, Parameter(metavar="NAME")] = "default",
     fractions: Annotated[
@@ -58,6 +56,8 @@ def split(
         folds=folds,
         val=VAL_SHARE if val is None else val,
         seed=seed,
+        # To be pretrained or embedded; that nothing is labelled is warned of.
+        may_lack_labels=True,
     )
     counts = count_parts(read_manifest(paths.manifest, status=None), made)
     print("part    patients   images  positive  unlabelled")
@@ -69,5 +69,9 @@ def split(
     print(f"\nwrote {paths.splits / (made.name + '.csv')} (hash {made.hash[:12]})")
     given = unless_default("--store", store, default_store())
     given += unless_default("--split", made.name, "default")
-    command = "cv" if made.folds else "train"
+    if all(row["unlabelled"] == row["images"] for row in counts):
+        command = "pretrain"  # which, with folds, takes one of them at a time
+        given += " --fold 0" if made.folds else ""
+    else:
+        command = "cv" if made.folds else "train"
     print(f"next: mammo-pd {command}{given} --res {usual_res(paths)} --keep 0.25")

@@ -2,12 +2,15 @@
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from mammo_pd.cli.options import DEFAULT_RUNS, RunsOption, find_run
 from mammo_pd.errors import InputError
+
+if TYPE_CHECKING:
+    from mammo_pd.training.runs import RunFolder
 
 
 def sync(
@@ -16,7 +19,7 @@ def sync(
     *,
     runs: RunsOption = DEFAULT_RUNS,
 ) -> None:
-    """Tell MLflow what it has missed of a run: after it was away, or from offline to a server.
+    """Send MLflow what it has missed of a run, as after an outage or offline training.
 
     For example:
 
@@ -27,19 +30,24 @@ def sync(
         run: The run; by default the latest.
         runs: The folder of runs.
     """
+    found = find_run(runs, run)
+    problem = pass_on_to_mlflow(found)
+    if problem is not None:
+        raise InputError(
+            f"MLflow cannot be reached ({problem}); start the server, or unset MLFLOW_TRACKING_URI "
+            "for the database in the folder of runs."
+        )
+    print(f"MLflow has everything of the run {found.info.run_id}")
+    print(f"next: mammo-pd evaluate {shlex.quote(str(found.path))}")
+
+
+def pass_on_to_mlflow(run: "RunFolder") -> str | None:
+    """Pass on to MLflow what it has missed of a run; why that could not be done, or None."""
     from mammo_pd.locks import locked
     from mammo_pd.training.journal import Journal
 
-    found = find_run(runs, run)
     said: list[str] = []
-    with locked(found.lock):
-        journal = Journal(found, said.append)
-        synced = journal.sync()
-    if not synced:
-        reason = said[0].partition("(")[2].rpartition(");")[0] if said else "its answer was lost"
-        raise InputError(
-            f"MLflow cannot be reached ({reason}); start the server, or unset MLFLOW_TRACKING_URI "
-            "for the database in the folder of runs."
-        )
-    print(f"MLflow has all {journal.count} messages of the run {found.info.run_id}")
-    print(f"next: mammo-pd evaluate {shlex.quote(str(found.path))}")
+    with locked(run.lock):
+        if Journal(run, said.append).sync():
+            return None
+    return said[0].partition("(")[2].rpartition(");")[0] if said else "its answer was lost"

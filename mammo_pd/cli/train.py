@@ -1,10 +1,12 @@
 """``mammo-pd train``: a store to a run folder."""
 
+import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mammo_pd.cli.config_flags import NONE_GIVEN, ConfigFlags
+from mammo_pd.cli.early_checks import check_output_folder, check_training
 from mammo_pd.cli.options import (
     DEFAULT_RUNS,
     FoldOption,
@@ -38,13 +40,13 @@ def train(
 ) -> None:
     """Train a vision transformer with PatchDropout.
 
-    Settings come from their defaults, then --config, then --set, then the other flags.
+    Later settings win: defaults, --config, --set, then the other options.
 
     For example:
 
         mammo-pd train --res 1024 --keep 0.25
         mammo-pd train --res full --keep 0.5:0.25+2 --batch-size auto --devices 2
-        mammo-pd train --config configs/res1024_keep25.yaml --set training.weight_decay=0.1
+        mammo-pd train --config configs/res1024_keep25.yaml --epochs 50
         mammo-pd train --resume
 
     Args:
@@ -65,7 +67,8 @@ def train(
     from mammo_pd.training.runs import RunFolder
 
     done = RunFolder.open(folder)
-    print(f"\nwrote {folder}: best.safetensors, last.safetensors, history.csv, config.yaml")
+    if run is None or run.info.finished is None:
+        print(f"\nwrote {folder}: best.safetensors, last.safetensors, history.csv, config.yaml")
     print(f"metrics: {page_of_runs(folder.parent)}")
     if build_objective(done.config.training).is_pretext:
         print(f"next: mammo-pd train --weights {shlex.quote(str(done.best))}")
@@ -129,19 +132,39 @@ def train_or_resume(
         InputError: something given cannot be used.
         KeyboardInterrupt: after Ctrl-C or SIGTERM; its text is the command to type again.
     """
+    if stopped is not None and stopped.info.finished is not None:
+        return _leave_finished(stopped)
+    place = store or (default_store() if stopped is None else Path(stopped.info.store))
+    check_output_folder("--runs", runs)
+    check_training(place, config if stopped is None else stopped.config, stopped)
     from mammo_pd.training.setup import RunSetup
     from mammo_pd.training.train import reopen_run, start_run
 
     def prepare() -> "tuple[RunSetup, RunFolder]":
         if stopped is not None:
             return reopen_run(stopped.path, store=store)
-        setup = RunSetup.build(store or default_store(), config)
+        setup = RunSetup.build(place, config)
         return setup, start_run(runs, setup)
 
     try:
         return fit_with_advice(prepare)
     except KeyboardInterrupt as interrupt:
         raise type(interrupt)(_resuming(command, runs, resume)) from None
+
+
+def _leave_finished(run: "RunFolder") -> Path | None:
+    """Say that a run needs no more training; MLflow gets what it has missed of it."""
+    if os.environ.get("RANK", "0") != "0":
+        return None  # one of torchrun's further processes
+    print(
+        f"the run {run.info.run_id} is finished: nothing is left to train (for more epochs, train "
+        "anew with --epochs)"
+    )
+    from mammo_pd.cli.sync import pass_on_to_mlflow
+
+    if (problem := pass_on_to_mlflow(run)) is not None:
+        print(f"warning: MLflow cannot be reached ({problem}); later: mammo-pd sync")
+    return run.path
 
 
 def fit_with_advice(prepare: "Callable[[], tuple[RunSetup, RunFolder]]") -> Path | None:

@@ -67,6 +67,8 @@ class MammogramDataset:
         """Of any one image, at the level that is read; a little more, by rounding."""
         # Once they were looked up.
         self._places: list[LevelPlace | None] = [None] * len(self.image_ids)
+        # What was read once and had its checksum is not checked in each epoch again.
+        self._checked = np.zeros(len(self.image_ids), bool)
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -97,7 +99,8 @@ class MammogramDataset:
             tasks: that the executor is given.
 
         Raises:
-            InputError: a level is missing or damaged.
+            InputError: a level is missing or damaged; at its first reading also one whose pixels
+                no longer have their checksum.
         """
         # Not a task for each file: each is handed out under the interpreter's lock, which the
         # training step wants meanwhile.
@@ -122,8 +125,14 @@ class MammogramDataset:
                 row, place = rows[turn], places[turn]
                 out = flat[offsets[turn] : offsets[turn + 1]]
                 read_pyramid_level_into(
-                    self._paths, self.image_ids[row], self._levels[row], place, out
+                    self._paths,
+                    self.image_ids[row],
+                    self._levels[row],
+                    place,
+                    out,
+                    check=not self._checked[row],
                 )
+                self._checked[row] = True
 
         # Exhausted, so that an error in a thread is raised here.
         list(each(fill, lanes))

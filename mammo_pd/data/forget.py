@@ -5,6 +5,7 @@ First `plan_forgetting` says what would go, so that a caller can tell which runs
 by which images are found, goes last.
 """
 
+import re
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,21 @@ from mammo_pd.data.store import StorePaths, remove_image
 from mammo_pd.errors import InputError
 from mammo_pd.files import is_gone
 from mammo_pd.terms import Reason
+from mammo_pd.wording import counted
+
+# As `mammo_pd.data.record.Hasher` writes it.
+_HASH = re.compile("[0-9a-f]{20}")
+# What decides which images go.
+_COLUMNS = (
+    "image_id",
+    "path",
+    "patient_id",
+    "tag_patient",
+    "exam_id",
+    "pixel_hash",
+    "uid",
+    "is_duplicate",
+)
 
 
 @dataclass(frozen=True)
@@ -42,6 +58,10 @@ class ToForget:
         to_read_again: images that were left out as duplicates of one whose file is gone: their
             rows go, so that the next preprocess takes them in.
         splits: those of the store, with all hashes that each has had.
+        unrecorded: how many images lie in the store that a stopped preprocess had placed and not
+            yet recorded: nothing tells whose they are, so all of them go.
+        not_found: how many of the patients who were named have no recorded image, where there are
+            such unrecorded ones.
         keep_out: names that no later preprocess takes in, each with the patient that it goes with:
             of who was named, not of files that are missing, which may come back.
     """
@@ -52,6 +72,8 @@ class ToForget:
     relatives: tuple[str, ...]
     to_read_again: frozenset[str]
     splits: tuple[tuple[SplitTable, frozenset[str]], ...]
+    unrecorded: int
+    not_found: int
     keep_out: Mapping[str, str | None]
 
 
@@ -93,15 +115,18 @@ def plan_forgetting(
         InputError: a patient or an image that the store does not hold, a folder of which nothing is
             left, or a split that was edited.
     """
-    rows = _read_rows(record)
-    of_patients, patient_ids = _of_patients(rows, patients, record)
-    of_images = _of_images(rows, images)
+    rows, unrecorded = _read_rows(record), _unrecorded(paths, record)
+    left_over = len(unrecorded) + len(_half_written(paths))
+    if rows.empty and not left_over:
+        raise InputError("the store holds no image, so there is nothing to forget.")
+    of_patients, patient_ids, not_found = _of_patients(rows, patients, record, bool(left_over))
+    of_images = _of_images(rows, [given for given in images if given not in unrecorded])
     to_read_again: set[str] = set()
     # Copies go with the image that they repeat.
     chosen = of_patients | of_images | _duplicates_of(rows, of_patients | of_images)
     theirs = rows[rows["image_id"].isin(of_patients - of_images)]
     keep_out = {
-        **dict.fromkeys([*chosen, *patient_ids]),
+        **dict.fromkeys([*chosen, *patient_ids, *not_found, *(unrecorded & set(images))]),
         **dict(zip(theirs["image_id"], theirs["patient_id"], strict=True)),
     }
     if missing:
@@ -124,6 +149,8 @@ def plan_forgetting(
         tuple(relatives),
         frozenset(to_read_again),
         tuple(read_split_and_past(paths.splits, name) for name in list_splits(paths.splits)),
+        left_over,
+        len(not_found),
         keep_out,
     )
 
@@ -171,13 +198,23 @@ def _remove_unrecorded(paths: StorePaths, record: Record) -> None:
     """
     if paths.partial.is_dir():
         shutil.rmtree(paths.partial)
+    for image_id in _unrecorded(paths, record):
+        remove_image(paths, image_id)
+
+
+def _unrecorded(paths: StorePaths, record: Record) -> set[str]:
+    """The images that lie in the store and that neither record nor manifest knows."""
     known = {image.image_id for image in record.rows()}
     if paths.manifest.is_file():
         # A record that was restored from an older copy knows fewer.
         known |= set(read_manifest(paths.manifest, status=None)["image_id"])
-    for place in (paths.root / "pixels").glob("??/*"):
-        if (image_id := place.name.removesuffix(SUFFIX)) not in known:
-            remove_image(paths, image_id)
+    placed = (paths.root / "pixels").glob("??/*")
+    return {place.name.removesuffix(SUFFIX) for place in placed} - known
+
+
+def _half_written(paths: StorePaths) -> list[Path]:
+    """What workers were writing when they were killed."""
+    return list(paths.partial.rglob("*")) if paths.partial.is_dir() else []
 
 
 def take_again(
@@ -228,39 +265,48 @@ def _read_rows(record: Record) -> pd.DataFrame:
                 "is_duplicate": row.get("reason") == Reason.DUPLICATE,
             }
         )
-    if not rows:
-        raise InputError("the store holds no image, so there is nothing to forget.")
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=_COLUMNS)
 
 
 def _of_patients(
-    rows: pd.DataFrame, patients: Sequence[str], record: Record
-) -> tuple[set[str], set[str]]:
-    """The images of the patients, and the patients' IDs as hashes."""
+    rows: pd.DataFrame, patients: Sequence[str], record: Record, has_unrecorded: bool
+) -> tuple[set[str], set[str], set[str]]:
+    """The images of the patients, the patients' IDs as hashes, and those of who has no image.
+
+    Where some images are of nobody knows whom, one without a recorded image is no error.
+    """
     chosen: set[str] = set()
     patient_ids: set[str] = set()
+    not_found: set[str] = set()
     for number, given in enumerate(patients, start=1):
-        names = {given.strip(), record.hasher.hash("patient", given.strip())}
+        hashed = record.hasher.hash("patient", given.strip())
+        names = {given.strip(), hashed}
         column = "patient_id"
         if not rows[column].isin(names).any():
             # The label table names her otherwise than her files do.
             column = "tag_patient"
         found = rows[rows[column].isin(names)]
+        if found.empty and has_unrecorded:
+            # As a hash alone, since it may identify her; unless it was one already.
+            is_hash = _HASH.fullmatch(given.strip()) is not None
+            not_found.add(given.strip() if is_hash else hashed)
+            continue
         if found.empty:
             # Not what was given: it may identify her, and what is printed ends up in logs.
+            which = "the patient" if len(patients) == 1 else f"patient number {number} of those"
             cause = (
                 "she was forgotten before"
                 if any(record.is_kept_out(name) for name in names)
-                else "give her identifier as the label table or the files spell it, or the "
+                else "write her identifier as the label table or the files spell it, or give the "
                 "manifest's patient_id"
             )
             raise InputError(
-                f"the store has no image of patient number {number} of --patient: {cause}. "
-                "Nothing was removed."
+                f"the store has no image of {which} given with --patient (not repeated here, since "
+                f"it may identify her): {cause}. Nothing was removed."
             )
         chosen |= set(found["image_id"])
         patient_ids |= {*found[column], *found["patient_id"]}
-    return chosen, patient_ids
+    return chosen, patient_ids, not_found
 
 
 def _of_images(rows: pd.DataFrame, images: Sequence[str]) -> set[str]:
@@ -291,8 +337,8 @@ def _refuse_unmounted(rows: pd.DataFrame, folders: Sequence[Path]) -> None:
         inside = rows[[path.is_relative_to(folder) for path in rows["path"]]]
         if len(inside) and inside["gone"].all():
             raise InputError(
-                f"none of the {len(inside)} images that were read from {folder} has its file any "
-                "more; is its disk mounted? If the folder was moved, run mammo-pd preprocess on "
+                f"no file is left of the {counted(len(inside), 'image')} that came from {folder}; "
+                "is its disk mounted? If the folder was moved, run mammo-pd preprocess on "
                 "its new place, which recognises the images; if it was deleted for good, add "
                 "--whole-folders. Nothing was removed."
             )

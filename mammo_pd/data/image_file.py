@@ -9,7 +9,9 @@ page is a tensor as well, named ``padding.LEVEL``. Any reader of safetensors rea
 instance ``safetensors.safe_open(FILE, "numpy").get_slice("1024")[200:300]``.
 
 A compressed level is a tensor of bytes, its strips of 64 rows behind one another (`strips`), and
-the header's ``__metadata__`` has its ``HEIGHTxWIDTH``.
+the header's ``__metadata__`` has its ``HEIGHTxWIDTH``. Beside that it has the checksum of each
+level's pixels, ``crc32.LEVEL``, by which what has been damaged on the disk is told when it is read;
+files of earlier versions have none.
 
 The library itself neither aligns tensors to pages nor keeps their order, so the header is written
 here. The file follows from the levels to the byte: it is the same whether a level was made with the
@@ -36,6 +38,7 @@ SUFFIX = ".safetensors"
 _PAGE = 4096
 _PADDING = "padding."
 _METADATA = "__metadata__"
+_CHECKSUM = "crc32."
 # As many as imaging decodes: a damaged header must not ask for more memory than there is.
 _MOST_PIXELS = 2**27
 # Bytes of a level read at once to sum them up.
@@ -52,6 +55,7 @@ class LevelPlace(NamedTuple):
         size: in the file, in bytes.
         compressed: whether the pixels are compressed there.
         version: of the file, from `version_of`, by which another one in its place is noticed.
+        checksum: of its pixels, as `level_checksum` gives it; None where the file does not say.
     """
 
     height: int
@@ -60,6 +64,7 @@ class LevelPlace(NamedTuple):
     size: int
     compressed: bool
     version: tuple[int, int, int]
+    checksum: int | None = None
 
 
 def version_of(status: os.stat_result) -> tuple[int, int, int]:
@@ -89,10 +94,15 @@ def write_image_file(
         else np.ascontiguousarray(pixels, "<u2").data
         for name, pixels in levels.items()
     }
+    checksums = {name: level_checksum(pixels) for name, pixels in levels.items()}
     header, starts = _layout(
         {
             name: _Stored(
-                pixels.shape[0], pixels.shape[1], memoryview(stored[name]).nbytes, compressed
+                pixels.shape[0],
+                pixels.shape[1],
+                memoryview(stored[name]).nbytes,
+                compressed,
+                checksums[name],
             )
             for name, pixels in levels.items()
         }
@@ -104,12 +114,24 @@ def write_image_file(
             stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())
-    return {name: level_checksum(pixels) for name, pixels in levels.items()}
+    return checksums
 
 
 def level_checksum(pixels: npt.NDArray[np.uint16]) -> int:
     """The CRC-32 of the file that ``numpy.save`` makes of a level: of its pixels and its shape."""
     return zlib.crc32(np.ascontiguousarray(pixels, "<u2").data, _crc_of_shape(pixels.shape))
+
+
+def has_checksum(pixels: memoryview, place: LevelPlace) -> bool:
+    """Whether a level that was read is what was written; True where the file does not say.
+
+    Args:
+        pixels: the bytes of its (height, width) uint16 pixels.
+        place: where it was read from.
+    """
+    if place.checksum is None:
+        return True
+    return zlib.crc32(pixels, _crc_of_shape((place.height, place.width))) == place.checksum
 
 
 def find_levels(handle: int) -> dict[str, LevelPlace]:
@@ -131,10 +153,16 @@ def find_levels(handle: int) -> dict[str, LevelPlace]:
         if int.from_bytes(page[:8], "little") != _PAGE - 8:
             raise ValueError("another length")
         tensors = json.loads(page[8:])
-        sizes = tensors.pop(_METADATA, {})
+        told = tensors.pop(_METADATA, {})
         for name, tensor in tensors.items():
             if not name.startswith(_PADDING):
-                places[name] = _place_of(tensor, sizes.get(name), version_of(status))
+                checksum = told.get(_CHECKSUM + name)
+                places[name] = _place_of(
+                    tensor,
+                    told.get(name),
+                    version_of(status),
+                    None if checksum is None else int(checksum),
+                )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError("its header is damaged") from error
     if max((place.start + place.size for place in places.values()), default=0) > status.st_size:
@@ -180,7 +208,9 @@ def is_damaged(file: Path, checksums: Mapping[str, int]) -> bool:
             places = find_levels(stream.fileno())
             header, starts = _layout(
                 {
-                    name: _Stored(place.height, place.width, place.size, place.compressed)
+                    name: _Stored(
+                        place.height, place.width, place.size, place.compressed, place.checksum
+                    )
                     for name, place in places.items()
                 }
             )
@@ -190,7 +220,7 @@ def is_damaged(file: Path, checksums: Mapping[str, int]) -> bool:
                 if any(stream.read(start - stream.tell())):
                     return True
                 found = _checksum_of_next(stream, place)
-                if found != checksums.get(name, found):
+                if found != checksums.get(name, found) or place.checksum not in (None, found):
                     return True
             return bool(stream.read(1))
     except (OSError, ValueError):  # OSError: a bad sector, too
@@ -204,14 +234,20 @@ class _Stored(NamedTuple):
     width: int
     size: int
     compressed: bool
+    checksum: int | None
 
 
 def _layout(levels: Mapping[str, _Stored]) -> tuple[bytes, list[int]]:
     """The first page of a file, and where each of its levels begins."""
     tensors: dict[str, Any] = {}
     sizes = {name: f"{one.height}x{one.width}" for name, one in levels.items() if one.compressed}
-    if sizes:
-        tensors[_METADATA] = sizes
+    checksums = {
+        _CHECKSUM + name: str(one.checksum)
+        for name, one in levels.items()
+        if one.checksum is not None
+    }
+    if sizes or checksums:
+        tensors[_METADATA] = sizes | checksums
     starts = []
     end, before = 0, ""
     for name, level in levels.items():
@@ -237,7 +273,10 @@ def _tensor(dtype: str, shape: list[int], start: int, size: int) -> dict[str, An
 
 
 def _place_of(
-    tensor: Mapping[str, Any], size: str | None, version: tuple[int, int, int]
+    tensor: Mapping[str, Any],
+    size: str | None,
+    version: tuple[int, int, int],
+    checksum: int | None,
 ) -> LevelPlace:
     """Where a level lies by its entry of the header; ``size`` is the metadata's, if compressed."""
     start, end = tensor["data_offsets"]
@@ -248,7 +287,9 @@ def _place_of(
     is_whole = size is not None or end - start == 2 * height * width
     if not (is_sound and is_whole) or tensor["dtype"] != ("U16" if size is None else "U8"):
         raise ValueError("no level")
-    return LevelPlace(height, width, _PAGE + start, end - start, size is not None, version)
+    return LevelPlace(
+        height, width, _PAGE + start, end - start, size is not None, version, checksum
+    )
 
 
 def _crc_of_shape(shape: tuple[int, ...]) -> int:

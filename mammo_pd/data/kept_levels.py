@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from mammo_pd.data.store import StorePaths, read_store_info, write_store_info
 from mammo_pd.errors import InputError
 from mammo_pd.terms import PYRAMID_LONG_SIDES
+from mammo_pd.wording import counted
 
 NATIVE = "native"
 ALL_LEVELS = (NATIVE, *map(str, PYRAMID_LONG_SIDES))
@@ -94,9 +95,9 @@ def refuse_missing_levels(
     if missing:
         to_add = ",".join(level for level in ALL_LEVELS if level in missing)
         raise InputError(
-            f"{purpose} needs the level {to_add} of {count} images, and the store {paths.root} "
-            f"keeps {', '.join(kept)} only; add it with: mammo-pd preprocess DICOM_DIR --out "
-            f"{shlex.quote(str(paths.root))} --levels {to_add}"
+            f"{purpose} needs the level {to_add} of {counted(count, 'image')}, and the store "
+            f"{paths.root} keeps {', '.join(kept)} only; add it with: mammo-pd preprocess "
+            f"DICOM_DIR --out {shlex.quote(str(paths.root))} --levels {to_add}"
         )
 
 

@@ -18,6 +18,7 @@ from mammo_pd.data.manifest import MANIFEST_SCHEMA
 from mammo_pd.errors import InputError
 from mammo_pd.machines import machine_column
 from mammo_pd.table_file import column_names, plain_name, read_csv, with_known_names
+from mammo_pd.wording import counted
 
 _PATH_COLUMNS = ("path", "file", "filename", "image_path")
 _KEYS = (*_PATH_COLUMNS, "sop_instance_uid", "image_id")
@@ -327,7 +328,7 @@ def _categories(values: pd.Series) -> str:
     """The different values of a column, for an error; only their number where they may be names."""
     kinds = sorted(set(values) - {""})
     if len(kinds) > _MOST_CATEGORIES or max(map(len, kinds), default=0) > _LONGEST_CATEGORY:
-        return f"{len(kinds)} different values"
+        return f"{counted(len(kinds), 'different value')}"
     return ", ".join(kinds)
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mammo_pd.errors import InputError
+from mammo_pd.errors import InputError, cause_of
 from mammo_pd.files import atomic_write
 from mammo_pd.machines import is_machine_name, machine_name
 from mammo_pd.terms import Status
@@ -129,7 +129,7 @@ def read_manifest(path: Path, *, status: Status | None = Status.OK) -> pd.DataFr
         )
     except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
         raise InputError(
-            f"{path} is not a manifest ({str(error).splitlines()[0]}); "
+            f"{path} is not a manifest ({cause_of(error)}); "
             "make it again with: mammo-pd preprocess DICOM_DIR"
         ) from error
     table = _with_current_names(table)

@@ -13,6 +13,7 @@ import pandas as pd
 from mammo_pd.data.kept_levels import kept_levels, levels_of
 from mammo_pd.data.store import StorePaths, read_pyramid_level
 from mammo_pd.errors import InputError
+from mammo_pd.wording import counted
 
 # Copies of one picture have these in common, whatever they are named.
 _SHAPE = ["crop_height", "crop_width", "breast_area_fraction"]
@@ -35,7 +36,7 @@ class Overlap:
 
     def sentence(self) -> str:
         """What was compared, and what could not be."""
-        pixels = "no image has" if not self.images else f"{self.images} images have"
+        pixels = counted(self.images, "image has", "images have") if self.images else "no image has"
         compared = (
             f"Compared with every image of the development store, those trained on too: {pixels} "
             "the pixels of one of them"

@@ -17,6 +17,7 @@ from mammo_pd.data.splits import (
 from mammo_pd.data.store import StorePaths
 from mammo_pd.errors import InputError
 from mammo_pd.terms import Status
+from mammo_pd.wording import counted
 
 FRACTIONS = (0.7, 0.1, 0.2)
 
@@ -74,8 +75,9 @@ def split_store(
     unknown = usable["patient_id_source"].isin(["exam", "image"])
     if unknown.any():
         say(
-            f"warning: {unknown.sum()} of {len(usable)} images have no patient ID, so each exam or "
-            "image counts as a patient of its own; give patient_id in the label table."
+            f"warning: of {counted(len(usable), 'image')} {unknown.sum()} lack a patient ID, so "
+            "each exam or image counts as a patient of its own; give patient_id in the label "
+            "table."
         )
     if usable["label"].isna().all():
         say(

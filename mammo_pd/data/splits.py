@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mammo_pd.errors import InputError
+from mammo_pd.errors import InputError, cause_of
 from mammo_pd.files import atomic_write, write_text
 from mammo_pd.table_file import write_csv
 from mammo_pd.terms import Split, Status
+from mammo_pd.wording import counted
 
 # Two images that share a value in any of these columns belong to one patient.
 _LINKS = ("patient_id", "exam_id", "pixel_hash")
@@ -151,7 +152,7 @@ def make_split(
             "give for instance --fractions 0.7 0.1 0.2"
         )
     if folds is not None and folds < 2:
-        raise InputError(f"{folds} folds are too few to train on some and test on another; give 2.")
+        raise InputError(f"--folds {folds}: it takes 2, to train on one and test on the other.")
     if not 0 < val < 1:
         raise InputError(
             f"a validation share of {val:g} is not between 0 and 1; give for instance --val 0.1"
@@ -187,16 +188,16 @@ def check_split(split: SplitTable, manifest: pd.DataFrame) -> None:
     joined = usable.assign(group=groups).merge(sides, on="image_id")
     if len(joined) < len(split.table):
         raise InputError(
-            f"the split {split.name} names {len(split.table) - len(joined)} images that the store "
-            "does not have as usable; it belongs to another state of the store. Make a new one: "
-            "mammo-pd split --name NEW"
+            f"the split {split.name} names {counted(len(split.table) - len(joined), 'image')} that "
+            "the store does not have as usable; it belongs to another state of the store. Make a "
+            "new one: mammo-pd split --name NEW"
         )
     leaks = int((joined.groupby("group")["side"].nunique() > 1).sum())
     if leaks:
         raise InputError(
-            f"the split {split.name} has {leaks} patients on more than one side (by patient, exam "
-            "or identical pixels), so its figures would be too good; make a new one with: "
-            "mammo-pd split --name NEW"
+            f"the split {split.name} has {counted(leaks, 'patient')} on more than one side (by "
+            "patient, exam or identical pixels), so its figures would be too good; make a new one "
+            "with: mammo-pd split --name NEW"
         )
 
 
@@ -240,6 +241,22 @@ def read_split(folder: Path, name: str) -> SplitTable:
     if split.hash != made_with["hash"]:
         raise _edited(folder, split, made_with)
     return split
+
+
+def read_folds(folder: Path, name: str) -> SplitTable:
+    """Read a split that must have folds.
+
+    Raises:
+        InputError: as `read_split`, or it has none.
+    """
+    if name in list_splits(folder):
+        split = read_split(folder, name)
+        if split.folds is not None:
+            return split
+    raise InputError(
+        f"there is no split {name!r} with folds in {folder}; name one with --split, or make one "
+        "with: mammo-pd split --folds 5 --name five"
+    )
 
 
 def read_split_and_past(folder: Path, name: str) -> tuple[SplitTable, frozenset[str]]:
@@ -300,7 +317,8 @@ def _read(folder: Path, name: str) -> tuple[SplitTable, dict[str, Any]]:
             raise TypeError("its hash is no text")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"the split {path} cannot be read ({error}); make a new one: mammo-pd split --name NEW"
+            f"the split {path} cannot be read ({cause_of(error)}); make a new one: mammo-pd split "
+            "--name NEW"
         ) from error
     missing = {"image_id", "patient_id"} - set(table.columns)
     if missing or not {"split", "fold"} & set(table.columns):
@@ -367,17 +385,17 @@ def _refuse_too_few(patients: pd.DataFrame, folds: int | None, *, may_lack_label
     if may_lack_labels and not {"0", "1"} & set(counts.index):
         if len(patients) < least:
             raise InputError(
-                f"there are only {len(patients)} patients, and it takes {least} for one in train, "
-                f"val and test {parts}; add patients."
+                f"the store has {counted(len(patients), 'patient')}, and it takes {least} for one "
+                f"in train, val and test {parts}; add patients."
             )
         return
     for label, word in (("1", "positive"), ("0", "negative")):
         found = int(counts.get(label, 0))
         if found < least:
             raise InputError(
-                f"only {found} patients are {word}, and it takes {least} for one in train, val and "
-                f"test {parts}; check the label table and its label column (--labels, "
-                "--label-column, --positive), or add patients."
+                f"only {counted(found, 'patient is', 'patients are')} {word}, and it takes {least} "
+                f"for one in train, val and test {parts}; check the label table and its label "
+                "column (--labels, --label-column, --positive), or add patients."
             )
 
 

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
+from mammo_pd.errors import cause_of
+
 
 class State(StrEnum):
     """How it is with one thing."""
@@ -56,7 +58,7 @@ def run_check(name: str, check: Check) -> list[Finding]:
         return [
             fails(
                 name,
-                f"the check itself failed ({type(error).__name__}: {error})",
+                f"the check itself failed ({type(error).__name__}: {cause_of(error)})",
                 "reinstall mammo-pd and its dependencies; if it stays, report it.",
             )
         ]

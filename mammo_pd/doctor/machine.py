@@ -12,9 +12,15 @@ from collections.abc import Iterator
 from importlib import metadata
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mammo_pd.cores import available_cores
 from mammo_pd.doctor.finding import Finding, fails, ok, warning
+from mammo_pd.errors import cause_of
+from mammo_pd.wording import counted
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 _LEAST_PYTHON = (3, 11)
 # NCCL maps some tens of MB for each pair of GPUs; Docker gives 64 MiB for all.
@@ -24,6 +30,16 @@ _LEAST_SHARED_MEMORY = 2**23
 _OPEN_FILES = 512
 # A worker of preprocess with a full-resolution image, and what is left for all else.
 _MEMORY_OF_A_WORKER = 1.5e9
+_ABSENT = "absent"
+# What each optional part is for; dev is for those who change mammo-pd.
+EXTRAS = {
+    "cluster": "preprocess on a Dask cluster (--scheduler)",
+    "gpu": "lossless JPEG 2000 decoded on an NVIDIA GPU (preprocess, inspect, predict)",
+    "dicom": "results for a PACS (predict --dicom)",
+    "onnx": "models for onnxruntime (export --onnx)",
+    "bundle": "running what export --bundle writes with python -m monai.bundle",
+    "docs": "building the documentation (make docs)",
+}
 
 
 def check_python() -> Iterator[Finding]:
@@ -37,30 +53,59 @@ def check_python() -> Iterator[Finding]:
 
 def check_packages() -> Iterator[Finding]:
     """Whether every dependency is installed in a version that mammo-pd takes."""
-    from packaging.requirements import Requirement
-
     try:
-        required = metadata.requires("mammo-pd") or []
+        base = _requirements("")
     except metadata.PackageNotFoundError:
         yield fails("packages", "mammo-pd itself is not installed", "pip install mammo-pd")
         return
-    wanted = [Requirement(text) for text in required]
-    base = [one for one in wanted if one.marker is None or one.marker.evaluate({"extra": ""})]
-    wrong = []
-    for requirement in base:
-        try:
-            version = metadata.version(requirement.name)
-        except metadata.PackageNotFoundError:
-            wrong.append((requirement, "absent"))
-            continue
-        if not requirement.specifier.contains(version, prereleases=True):
-            wrong.append((requirement, version))
+    wrong = _unmet(base)
     if wrong:
         found = ", ".join(f"{one.name} {version} ({one.specifier})" for one, version in wrong)
         names = " ".join(f"'{one.name}{one.specifier}'" for one, _ in wrong)
         yield fails("packages", found, f"pip install {names}")
     else:
         yield ok("packages", f"all {len(base)} are there in versions that fit")
+
+
+def check_extras() -> Iterator[Finding]:
+    """Which optional parts are installed, and what they are for; none of them has to be."""
+    base = {str(requirement) for requirement in _requirements("")}
+    for extra, purpose in EXTRAS.items():
+        own = [one for one in _requirements(extra) if str(one) not in base]
+        wrong = _unmet(own)
+        name, install = f"extra {extra}", f"pip install 'mammo-pd[{extra}]'"
+        if not own:
+            cause = "mammo-pd was installed before it had this one"
+            yield warning(name, f"not known, for {purpose}: {cause}", install)
+        elif not wrong:
+            yield ok(name, f"installed: {purpose}")
+        elif all(version == _ABSENT for _, version in wrong):
+            yield ok(name, f"not installed; for {purpose}: {install}")
+        else:
+            found = ", ".join(f"{one.name} {version} ({one.specifier})" for one, version in wrong)
+            yield warning(name, f"incomplete or too old, for {purpose}: {found}", install)
+
+
+def _requirements(extra: str) -> "list[Requirement]":
+    """What mammo-pd requires with one of its extras; without any for an empty name."""
+    from packaging.requirements import Requirement
+
+    wanted = [Requirement(text) for text in metadata.requires("mammo-pd") or []]
+    return [one for one in wanted if one.marker is None or one.marker.evaluate({"extra": extra})]
+
+
+def _unmet(requirements: "list[Requirement]") -> "list[tuple[Requirement, str]]":
+    """Those that are not installed, or in a version that is not taken, with what is there."""
+    unmet = []
+    for requirement in requirements:
+        try:
+            version = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            unmet.append((requirement, _ABSENT))
+            continue
+        if not requirement.specifier.contains(version, prereleases=True):
+            unmet.append((requirement, version))
+    return unmet
 
 
 def check_torch() -> Iterator[Finding]:
@@ -75,7 +120,7 @@ def check_torch() -> Iterator[Finding]:
     except (ImportError, RuntimeError, AttributeError, OSError) as error:
         yield fails(
             "torch and torchvision",
-            f"torch {torch.__version__}: torchvision does not fit it ({str(error)[:120]})",
+            f"torch {torch.__version__}: torchvision does not fit it ({cause_of(error)})",
             "install both from one index: pip install --force-reinstall torch torchvision",
         )
         return
@@ -201,7 +246,8 @@ def check_memory() -> Iterator[Finding]:
     import psutil  # type: ignore[import-untyped]
 
     cores, memory = available_cores(), psutil.virtual_memory()
-    found = f"{cores} cores, {memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB free"
+    available, total = memory.available / 1e9, memory.total / 1e9
+    found = f"{counted(cores, 'core')}, {available:.1f} of {total:.1f} GB free"
     if memory.available < cores * _MEMORY_OF_A_WORKER:
         fitting = max(1, int(memory.available / _MEMORY_OF_A_WORKER))
         yield warning(

@@ -14,6 +14,7 @@ from pathlib import Path
 from mammo_pd.data.store import StorePaths
 from mammo_pd.doctor.finding import Finding, fails, ok, warning
 from mammo_pd.errors import ImageError, InputError
+from mammo_pd.wording import counted
 
 # Room for checkpoints, reports and MLflow's database of some runs.
 _LEAST_FREE = 5e9
@@ -59,7 +60,7 @@ def _check_place(name: str, folder: Path) -> Finding:
     if status.f_files and status.f_favail < _LEAST_INODES:
         return warning(
             name,
-            f"room for {status.f_favail} more files",
+            f"room for {counted(status.f_favail, 'more file')}",
             "delete small files: an image takes one for each level of its pyramid.",
         )
     return ok(name, f"can be written, {free / 1e9:.0f} GB free")
@@ -87,7 +88,7 @@ def check_private(store: Path) -> Iterator[Finding]:
     elif unreadable:
         yield warning(
             name,
-            f"{len(unreadable)} files in it cannot be read and written by you",
+            f"{counted(len(unreadable), 'file')} in it cannot be read and written by you",
             "train goes without them; preprocess is for the store's owner.",
         )
     else:
@@ -139,7 +140,7 @@ def check_room(folder: Path, store: Path) -> Iterator[Finding]:
         disk = disk.parent
     free = shutil.disk_usage(disk).free
     found = (
-        f"{len(images)} images, about {space.likely / 1e9:.1f} GB and at most "
+        f"{counted(len(images), 'image')}, about {space.likely / 1e9:.1f} GB and at most "
         f"{space.most / 1e9:.1f} GB of store; {free / 1e9:.1f} GB free"
     )
     remedy = f"free some, name another --out than {store}, or keep fewer levels (--levels 1024)."

@@ -43,6 +43,7 @@ from mammo_pd.training.objectives import build_objective
 from mammo_pd.training.objectives.findings import Target
 from mammo_pd.training.runs import RunFolder
 from mammo_pd.training.setup import make_loader
+from mammo_pd.wording import counted
 
 # Images of a part; a kill loses at most so many.
 _PART = 256
@@ -234,7 +235,7 @@ def embed(
     todo = [start for start in starts if start not in done]
     resumed = len(rows) - sum(min(_PART, len(rows) - start) for start in todo)
     if resumed:
-        say(f"{resumed} of {len(rows)} images were done before")
+        say(f"{resumed} of {counted(len(rows), 'image')} were done before")
 
     # One device is enough, and it need not be of the kind that trained.
     fabric = make_fabric(RunConfig())

@@ -19,6 +19,7 @@ from mammo_pd.inference.predict import Scored, score_images
 from mammo_pd.terms import Split, Status
 from mammo_pd.training.objectives import build_objective
 from mammo_pd.training.runs import RunFolder
+from mammo_pd.wording import counted
 
 # Settings that decide which files and frames are taken, or how deep the files are, and may differ
 # as the archives do. The others give one file other pixels.
@@ -165,8 +166,8 @@ def predict_store(
     # The fold that the run was tested on is none of this store's.
     scored = replace(scored, table=scored.table.drop(columns="fold", errors="ignore"))
     say(
-        f"scored all {len(scored.table)} usable images of {store} with the weights of epoch "
-        f"{scored.epoch}: {file}"
+        f"scored {counted(len(scored.table), 'usable image', 'usable images')} of {store} with the "
+        f"weights of epoch {scored.epoch}: {file}"
     )
     return scored
 

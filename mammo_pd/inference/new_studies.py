@@ -29,7 +29,7 @@ from mammo_pd.data.manifest_row import manifest_row
 from mammo_pd.data.new_image import NewImage
 from mammo_pd.data.record import Record
 from mammo_pd.data.store import StorePaths
-from mammo_pd.errors import InputError
+from mammo_pd.errors import InputError, cause_of
 from mammo_pd.evaluation.levels import STANDARD_VIEWS
 from mammo_pd.evaluation.operating_points import OperatingPoints
 from mammo_pd.files import atomic_write, write_text
@@ -40,6 +40,7 @@ from mammo_pd.machines import OTHER
 from mammo_pd.table_file import write_csv
 from mammo_pd.terms import Level, Status
 from mammo_pd.training.model_card import kinds_of
+from mammo_pd.wording import counted
 
 _IDENTITY = ("image_id", "patient_id", "exam_id", "laterality", "view")
 _TOLD = (
@@ -121,7 +122,7 @@ class PredictionFolder:
                 before = json.loads(self.about.read_text(encoding="utf-8"))["made_by"]
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise InputError(
-                    f"{self.about} is damaged ({error!r}); name another --out."
+                    f"{self.about} is damaged ({cause_of(error)}); name another --out."
                 ) from error
             if before != made_by:
                 raise InputError(
@@ -322,14 +323,16 @@ def _warnings(
             "it), so machines that it has never seen cannot be told"
         )
     if unnamed:
-        found.append(f"{unnamed} of {images} images do not say which machine took them")
+        found.append(
+            f"which machine took them is not told in {unnamed} of {counted(images, 'image')}"
+        )
     for kind, counts in unseen.items():
         if counts:
             told = ", ".join(f"{value}: {count}" for value, count in counts.most_common())
             found.append(
-                f"{counts.total()} of {images} images are of {_KINDS[kind]} that the model was not "
-                f"trained on, or that cannot be told ({told}); nothing is known of its scores "
-                "there (column unseen)"
+                f"{counts.total()} of {counted(images, 'image')} came from {_KINDS[kind]} that the "
+                f"model was not trained on, or that cannot be told ({told}); nothing is known of "
+                "its scores there (column unseen)"
             )
     return found
 
@@ -338,13 +341,15 @@ def _doubts(images: pd.DataFrame, not_scored: pd.DataFrame) -> str | None:
     """What to look at before scores are believed, in one line; None where there is nothing."""
     found = []
     for column, what in (
-        ("breast_verdict", "may hold more or less than a breast"),
-        ("side_verdict", "show the breast on another side than they name"),
+        ("breast_verdict", "with more or less than a breast, perhaps"),
+        ("side_verdict", "with the breast on another side than named"),
     ):
         doubtful = images.loc[images[column].notna() & (images[column] != "ok"), column]
         if len(doubtful):
             told = ", ".join(f"{name}: {count}" for name, count in doubtful.value_counts().items())
-            found.append(f"{len(doubtful)} of {len(images)} images {what} ({column}: {told})")
+            found.append(
+                f"{len(doubtful)} of {counted(len(images), 'image')} {what} ({column}: {told})"
+            )
     # Of a breast whose images do not all say their view nothing is known to be missing.
     sides = images[images["laterality"].notna()]
     views = [
@@ -353,11 +358,15 @@ def _doubts(images: pd.DataFrame, not_scored: pd.DataFrame) -> str | None:
         if of.notna().all()
     ]
     if incomplete := sum(not {*STANDARD_VIEWS} <= of for of in views):
-        found.append(f"{incomplete} of {len(views)} breasts were scored without both CC and MLO")
+        found.append(
+            f"{incomplete} of {counted(len(views), 'breast')} scored without both CC and MLO"
+        )
     exams = set(images["exam_id"].dropna())
     unread = not_scored.loc[not_scored["status"] == Status.FAILED, "exam_id"]
     if partial := len(exams & set(unread.dropna())):
-        found.append(f"of {partial} of {len(exams)} exams an image could not be read")
+        found.append(
+            f"{partial} of {counted(len(exams), 'exam')} with an image that could not be read"
+        )
     return f"look at these before their scores: {'; '.join(found)}" if found else None
 
 

@@ -30,6 +30,7 @@ from mammo_pd.training.devices import make_fabric
 from mammo_pd.training.objectives import Objective, build_objective
 from mammo_pd.training.runs import RunFolder, RunInfo
 from mammo_pd.training.setup import labels_hash
+from mammo_pd.wording import counted
 
 # What a report can stratify by; the manifest's other columns are of no use to it.
 _STRATA = ("manufacturer", "model", "age", "presentation_intent", "implant")
@@ -162,9 +163,9 @@ def score_images(
         tested = int((table["split"] == Split.TEST).sum())
         if say is not None:
             say(
-                f"scored {tested} test images, which the report is of, and {len(table) - tested} "
-                f"of validation, on all {backbone.num_tokens} patches with the weights of epoch "
-                f"{epoch}"
+                f"scored {counted(tested, 'test image')}, which the report is of, and "
+                f"{len(table) - tested} of validation, on all {backbone.num_tokens} patches with "
+                f"the weights of epoch {epoch}"
             )
     return Scored(
         file=file,

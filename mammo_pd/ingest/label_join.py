@@ -8,6 +8,7 @@ from mammo_pd.data.labels import LabelTable
 from mammo_pd.data.record import Record, RecordedImage
 from mammo_pd.errors import InputError
 from mammo_pd.terms import Reason, Status
+from mammo_pd.wording import counted
 
 # The label of a duplicate is with the image that it repeats; of who was forgotten none is kept.
 _WITHOUT_LABEL = (Reason.DUPLICATE, Reason.FORGOTTEN)
@@ -151,7 +152,7 @@ def _compare(labels: LabelTable, found: dict[Path, int | None], record: Record) 
 def _refuse(labels: LabelTable, changes: LabelChanges) -> None:
     if changes:
         raise InputError(
-            f"of the {changes.labelled} images that have a label, {labels.source} takes it from "
+            f"of {counted(changes.labelled, 'image')} with a label, {labels.source} takes it from "
             f"{changes.removed} and turns it round for {changes.turned}; no label was changed. "
             "Give one table that holds every label (and the --label-column, --positive or "
             "--definition of before), or --replace-labels if that is what you want."

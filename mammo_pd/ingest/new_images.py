@@ -36,6 +36,7 @@ from mammo_pd.ingest.time_limit import time_limit
 from mammo_pd.ingest.walk import FoundFiles
 from mammo_pd.ingest.workers import run_in_processes
 from mammo_pd.terms import Frames, Reason, Status
+from mammo_pd.wording import counted
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,10 @@ def read_new_images(
         else:
             jobs.append(job)
     done = len(found.images) - len(jobs)
-    say(f"{len(found.images)} images in {folder}" + (f", {done} of them done before" * (done > 0)))
+    say(
+        f"{counted(len(found.images), 'image')} in {folder}"
+        + (f", {done} of them done before" * (done > 0))
+    )
     results = run_in_processes(
         jobs, read_file, max(1, min(workers or available_cores(), len(jobs)))
     )

@@ -74,8 +74,10 @@ from mammo_pd.ingest.verify import find_damaged
 from mammo_pd.ingest.walk import FoundFiles, PassedOver, find_images
 from mammo_pd.ingest.workers import run_in_processes, run_on_cluster
 from mammo_pd.machines import machine_column
+from mammo_pd.main_guard import refuse_unguarded_script
 from mammo_pd.table_file import write_rows
 from mammo_pd.terms import PYRAMID_LONG_SIDES, Compression, Prefer, Reason, Status
+from mammo_pd.wording import counted
 
 J = TypeVar("J")
 R = TypeVar("R")
@@ -246,10 +248,12 @@ def preprocess(
 
     Raises:
         InputError: no images, a store with other settings, a full disk, an ambiguous label table or
-            one that would lose labels, no worker.
+            one that would lose labels, no worker, a script that asks from its top level.
     """
     if workers is not None and workers < 1:
         raise InputError(f"--workers {workers} is not 1 or above.")
+    if scheduler is None:
+        refuse_unguarded_script()  # before anything is written
     settings = settings or ImagingSettings()
     folder = folder.resolve()
     found = find_images(folder)
@@ -260,14 +264,25 @@ def preprocess(
         moved = recognise_moved(found.images, record)
         record.commit()
         if moved:
-            say(f"{moved} files have moved since they were read, and are not decoded again")
+            say(
+                counted(
+                    moved,
+                    "file has moved since it was read, and is",
+                    "files have moved since they were read, and are",
+                )
+                + " not decoded again"
+            )
         if labels is not None and not replace_labels:
             refuse_losing_labels(labels, folder, record)
         # What a killed run left half written.
         shutil.rmtree(paths.partial, ignore_errors=True)
         damaged = find_damaged(paths, record) if verify else frozenset()
         if verify:
-            say(f"--verify: {len(damaged)} images of the store have damaged or lost levels")
+            say(
+                "--verify: "
+                + counted(len(damaged), "image of the store has", "images of the store have")
+                + " damaged or lost levels"
+            )
         kept = _levels_to_keep(paths, record, levels, say)
         compression = _compression_to_keep(paths, record, compression, say)
         do = partial(_do, workers=workers, scheduler=scheduler, record=record, say=say)
@@ -285,7 +300,8 @@ def preprocess(
         )
         jobs, unnamed_rasters = _plan(found, target, labels, settings, contact_sheet is not None)
         pending = len(jobs) + len(unnamed_rasters)
-        say(_opening_line(found, folder, pending))
+        redrawn = 0 if contact_sheet is None else _count_lacking_thumbnail(jobs, target)
+        say(_opening_line(found, folder, pending, redrawn))
         if jobs:
             sources = [job.source for job in jobs]
             say(tell_space(paths, expected_space(sources, settings.frames, kept, compression)))
@@ -347,11 +363,25 @@ def _plan(
     return jobs, unnamed_rasters
 
 
-def _opening_line(found: FoundFiles, folder: Path, pending: int) -> str:
+def _count_lacking_thumbnail(jobs: list[Job], target: _Target) -> int:
+    """How many files are done, and are read again for their picture on a contact sheet alone."""
+    return sum(not _is_pending(replace(job, thumbnail=False), target) for job in jobs)
+
+
+def _opening_line(found: FoundFiles, folder: Path, pending: int, redrawn: int) -> str:
     count = len(found.images)
+    if redrawn:
+        new = pending - redrawn
+        return (
+            f"{counted(count, 'image')} in {folder}, {count - new} of them done before; "
+            f"{redrawn} of these read again for the contact sheet" + _others(found)
+        )
     done = f", {count - pending} of them done before" if pending < count else ""
-    other = f"; {found.other} other files passed over" if found.other else ""
-    return f"{count} images in {folder}{done}{other}"
+    return f"{counted(count, 'image')} in {folder}{done}{_others(found)}"
+
+
+def _others(found: FoundFiles) -> str:
+    return f"; {counted(found.other, 'other file')} passed over" if found.other else ""
 
 
 def _do(
@@ -432,7 +462,14 @@ def _add_levels(
     jobs, to_decode = plan_levels(paths, record, kept, damaged, compression)
     if not jobs:
         return to_decode
-    say(f"{len(jobs)} images get further levels out of larger ones, and are not decoded again")
+    say(
+        counted(
+            len(jobs),
+            "image gets further levels out of larger ones, and is",
+            "images get further levels out of larger ones, and are",
+        )
+        + " not decoded again"
+    )
     size = sum(job.size for job in jobs)
     say(tell_space(paths, Space(size, size)))
     # From now on the images need not have the same levels, and the next run is to know which.

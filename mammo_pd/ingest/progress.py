@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 from tqdm import tqdm
 
+from mammo_pd.wording import counted
+
 # Seconds from one line to the next.
 _EVERY = 60
 
@@ -46,8 +48,8 @@ class Progress:
             rate = self._done / (now - self._started)
             left = _in_words((self._total - self._done) / rate)
             self._say(
-                f"{self._name}: {self._done} of {self._total} images, {rate:.3g} images/s, "
-                f"{left} left"
+                f"{self._name}: {self._done} of {counted(self._total, 'image')}, {rate:.3g} "
+                f"images/s, {left} left"
             )
 
 

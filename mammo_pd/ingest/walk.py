@@ -11,6 +11,7 @@ from pathlib import Path
 from mammo_pd.errors import InputError
 from mammo_pd.files import each_file
 from mammo_pd.imaging.raster import RASTER_SUFFIXES
+from mammo_pd.wording import counted
 
 DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
 # Archives keep these beside images; they begin as DICOM files do and hold none.
@@ -75,9 +76,9 @@ def find_images(folder: Path) -> FoundFiles:
         reasons = ", ".join(f"{count} {reason}" for reason, count in passed_over.most_common())
         raise InputError(
             f"{folder} holds no images (DICOM by suffix or first bytes, PNG, PGM, TIFF, JPEG) "
-            f"among {passed_over.total()} files"
+            f"among {counted(passed_over.total(), 'file')}"
             + (f" ({reasons})" if reasons else "")
-            + (f", and {len(closed)} folders in it cannot be listed" if closed else "")
+            + (f", and {counted(len(closed), 'folder')} in it cannot be listed" if closed else "")
             + "; give the folder that holds the mammograms."
         )
     return FoundFiles(images, dict(passed_over), len(closed), len(repeated))

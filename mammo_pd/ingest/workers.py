@@ -12,7 +12,8 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import forkserver, resource_tracker
 from typing import TypeVar
 
-from mammo_pd.errors import InputError
+from mammo_pd.errors import InputError, cause_of
+from mammo_pd.main_guard import refuse_unguarded_script
 from mammo_pd.orphans import end_with_parent
 
 J = TypeVar("J")
@@ -36,8 +37,10 @@ def run_in_processes(
         Each job and its result; None if its worker died.
 
     Raises:
+        InputError: a script asks for it from its top level.
         Exception: whatever ``work`` raises.
     """
+    refuse_unguarded_script()
     ahead = workers * _JOBS_PER_WORKER
     done = 0
     while done < len(jobs):
@@ -82,7 +85,8 @@ def run_on_cluster(
         client = Client(scheduler, timeout="10s")
     except (OSError, ValueError) as error:
         raise InputError(
-            f"no Dask scheduler answers at {scheduler} ({error}); start one with: dask scheduler"
+            f"no Dask scheduler answers at {scheduler} ({cause_of(error)}); start one with: dask "
+            "scheduler"
         ) from error
     with client:
         ahead = max(1, sum(client.nthreads().values())) * _JOBS_PER_WORKER

@@ -234,7 +234,7 @@ def _measure_epoch(
     epoch = machine.whole_epoch(row, math.ceil(trained / FRACTIONS[0]), compiled=compiled)
     share = epoch.epoch_images_per_second / row.images_per_second
     say(
-        f"whole epoch, {epoch.train_images} images and {epoch.val_images} to validate on: "
+        f"whole epoch, training on {epoch.train_images}, validating on {epoch.val_images}: "
         f"{epoch.epoch_images_per_second:.4g} images/s, {share:.3f} of the bare step"
     )
     return epoch

@@ -4,7 +4,6 @@ Image sizes are (height, width) in pixels.
 """
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,8 @@ from mammo_pd.perf.cost import (
     training_bytes,
     window_of,
 )
+from mammo_pd.perf.memory_size import parse_memory
+from mammo_pd.wording import counted
 
 _REFERENCE = "one NVIDIA H200, as measured on 2026-11-25"
 # The rest is for the CUDA context and for fragmentation.
@@ -37,7 +38,6 @@ _VALIDATION_SHARE = FRACTIONS[1] / FRACTIONS[0]
 # A usual crop in pixels: the 9 of benchmarks/results/store_compression_2cpu_2026-11-26.md are .36
 # to .65 as wide as high, .46 in the mean.
 _USUAL_CROP = (3328, 1536)
-_UNITS = {"": 1e9, "GB": 1e9, "G": 1e9, "GIB": 2.0**30, "MB": 1e6, "MIB": 2.0**20}
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def budget(
     lines = [
         f"{available / 1e9:.0f} GB of memory, {_USABLE:.0%} of it usable; speed from "
         + (
-            f"{calibration.rows} rows of {bench}, {calibration.device}."
+            f"{counted(calibration.rows, 'row')} of {bench}, {calibration.device}."
             if calibration is not None
             else f"{_REFERENCE}; for yours, run mammo-pd bench and give its file with --bench."
         ),
@@ -253,15 +253,7 @@ def choose(
 
 def _memory_of(text: str | None, calibration: Calibration | None) -> float:
     if text is not None:
-        match = re.fullmatch(r"([0-9.]+)\s*([A-Za-z]*)", text.strip())
-        unit = _UNITS.get(match[2].upper()) if match else None
-        try:
-            size = float(match[1]) * unit if match and unit else 0.0
-        except ValueError:
-            size = 0.0
-        if not size > 0:
-            raise InputError(f"--memory {text} is not understood; give a size such as 24GB.")
-        return size
+        return parse_memory(text)
     if calibration is not None and calibration.memory:
         return float(calibration.memory)
     import torch

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mammo_pd.backbones.base import ModelShape
-from mammo_pd.errors import InputError
+from mammo_pd.errors import InputError, cause_of
 from mammo_pd.perf.cost import estimate_seconds, forward_macs, shape_of, training_bytes
 from mammo_pd.perf.rows import OURS
 
@@ -80,6 +80,6 @@ def read_calibration(file: Path) -> Calibration:
         )
     except (OSError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
         raise InputError(
-            f"{file} is not a file that mammo-pd bench wrote ({type(error).__name__}: {error}); "
+            f"{file} is not a file that mammo-pd bench wrote ({cause_of(error)}); "
             "make one with: mammo-pd bench"
         ) from error

@@ -44,6 +44,7 @@ from mammo_pd.training.optimizer import make_optimizer
 from mammo_pd.training.setup import RunSetup, make_loader
 from mammo_pd.training.step import TrainingStep, can_capture, can_fuse, image_keys, update
 from mammo_pd.training.train import start_run
+from mammo_pd.wording import counted
 
 # Images that the share of tissue is averaged over.
 _TISSUE_SAMPLE = 128
@@ -278,7 +279,10 @@ class Bench:
             properties = torch.cuda.get_device_properties(self.device)
             device, memory = properties.name, properties.total_memory
         else:
-            device, memory = f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)", 0
+            device, memory = (
+                f"CPU ({platform.machine()}, {counted(torch.get_num_threads(), 'thread')})",
+                0,
+            )
         precision = self.fabric.strategy.precision.precision
         cool = f" ({self.burst / 1e12:.3g} before throttling)" if self.on_gpu else ""
         summary = (

@@ -14,6 +14,7 @@ from mammo_pd.perf.cost import largest_fitting, shape_of, training_bytes
 from mammo_pd.training.batch_size import DoesNotFitError
 from mammo_pd.training.devices import memory_of
 from mammo_pd.training.setup import RunSetup
+from mammo_pd.wording import counted
 
 # Of the estimate over the device's memory: beyond the error of the estimate.
 _WARN_ABOVE = 1.2
@@ -120,10 +121,11 @@ def suggest_batch(setup: RunSetup, memory: int | None = None) -> str:
         )
     fits, given = min([base, *last]), setup.config.training.batch_size
     if isinstance(given, int) and fits < given:
-        return f"By the estimate {fits} images fit: try --batch-size {fits} first."
+        found = counted(fits, "image fits", "images fit")
+        return f"By the estimate {found}: try --batch-size {fits} first."
     return (
-        f"By the estimate {fits} images should fit: another process may be using the memory, or "
-        "this model needs more than estimated."
+        f"By the estimate {counted(fits, 'image')} should fit: another process may be using the "
+        "memory, or this model needs more than estimated."
     )
 
 

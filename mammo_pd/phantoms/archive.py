@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from mammo_pd.files import atomic_write
+from mammo_pd.main_guard import refuse_unguarded_script
 from mammo_pd.phantoms.dicom import dicom_dataset
 from mammo_pd.phantoms.phantom import make_phantom
 from mammo_pd.phantoms.settings import VIEWS, PhantomSettings
@@ -40,6 +41,7 @@ def write_phantoms(folder: Path, settings: PhantomSettings, processes: int) -> P
     if processes == 1:
         written = [write(patient) for patient in patients]
     else:
+        refuse_unguarded_script()
         with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
             written = list(pool.map(write, patients))
     table = pd.DataFrame([row for rows in written for row in rows])

@@ -51,6 +51,7 @@ from mammo_pd.report.folder import write_comparison, write_report
 from mammo_pd.report.notes import data_notes, margin_verdicts, remarks_with_levels
 from mammo_pd.report.numbers import between, fixed, significance, with_interval
 from mammo_pd.terms import Level, Split
+from mammo_pd.wording import counted
 
 # Exams listed of each kind of error: as many as a reader will look at.
 WORST = 8
@@ -441,8 +442,9 @@ def select_rows(
     both = set(chosen_on["patient_id"]) & set(evaluated["patient_id"])
     if both:
         raise InputError(
-            f"{len(both):,} patients are both evaluated and used to choose thresholds, which makes "
-            "the results optimistic: split by patient, with all images of a patient on one side."
+            f"{counted(len(both), 'patient is', 'patients are')} both evaluated and used to choose "
+            "thresholds, which makes the results optimistic: split by patient, with all images of "
+            "a patient on one side."
         )
     return _by_image(evaluated), _by_image(chosen_on), training_rows
 

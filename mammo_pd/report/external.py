@@ -33,6 +33,7 @@ from mammo_pd.report.evaluate import (
 from mammo_pd.report.folder import replacement, write_external
 from mammo_pd.report.numbers import with_interval
 from mammo_pd.terms import Level, Split
+from mammo_pd.wording import counted
 
 _MOST_OF_A_NAME = 40
 
@@ -199,8 +200,8 @@ def sets_table(metrics: Mapping[str, Any]) -> str:
             )
     locked = metrics["locked"]
     lines.append(
-        f"note: thresholds and calibration were decided on {locked['images']:,} images of the "
-        f"first set and locked before the others were read (SHA-256 {locked['digest'][:12]}…)"
+        f"note: thresholds and calibration were decided on {counted(locked['images'], 'image')} of "
+        f"the first set and locked before the others were read (SHA-256 {locked['digest'][:12]}…)"
     )
     lines += [
         f"note: {name}: {note}"

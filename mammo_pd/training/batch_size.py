@@ -11,6 +11,7 @@ import torch
 from mammo_pd.errors import InputError
 from mammo_pd.training.devices import compile_blocks, memory_of
 from mammo_pd.training.step import TrainingStep, can_fuse, image_keys
+from mammo_pd.wording import counted
 
 if TYPE_CHECKING:
     from mammo_pd.training.setup import RunSetup
@@ -36,9 +37,9 @@ class DoesNotFitError(InputError):
             name = torch.cuda.get_device_name(setup.device)
             memory = f" of {memory_of(setup.device) / 2**30:.0f} GiB ({name})"
         super().__init__(
-            f"a batch of {training.batch_size} images of {height}x{width} with {setup.num_keep} "
-            f"patches kept does not fit in the memory{memory}; give a smaller --batch-size (or "
-            "auto, to measure the largest), compute it in parts (--set "
+            f"a batch of {counted(training.known_batch_size, 'image')} of {height}x{width} with "
+            f"{setup.num_keep} patches kept does not fit in the memory{memory}; give a smaller "
+            "--batch-size (or auto, to measure the largest), compute it in parts (--set "
             "training.grad_accum_steps=4), lower --keep or --res, choose a smaller --model, or "
             "recompute activations (--set model.checkpointing=true)."
         )
@@ -64,8 +65,8 @@ def find_batch_size(setup: "RunSetup") -> int:
     if most < share:
         raise InputError(
             f"--batch-size auto has to share each batch between {share} devices and parts, and "
-            f"there are only {most} training images; use fewer devices or a smaller "
-            "training.grad_accum_steps."
+            f"there is no more than {counted(most, 'training image')}; use fewer devices or a "
+            "smaller training.grad_accum_steps."
         )
     # Every rank must come to the same batch, so the smallest memory counts where GPUs differ.
     memories = setup.fabric.all_gather(torch.tensor(memory_of(device), device=device))

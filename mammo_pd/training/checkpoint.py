@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mammo_pd.backbones.weights.source import CARD_KEY
-from mammo_pd.errors import InputError
+from mammo_pd.errors import InputError, cause_of
 from mammo_pd.evaluation.operating_points import OperatingPoints
 from mammo_pd.files import atomic_write
 from mammo_pd.training.averaging import WeightAverage
@@ -257,7 +257,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
     except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
         raise InputError(
-            f"{path} is not a checkpoint of mammo-pd ({error}); name a run that has one."
+            f"{path} is not a checkpoint of mammo-pd ({cause_of(error)}); name a run that has one."
         ) from error
 
 

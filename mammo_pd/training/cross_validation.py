@@ -16,9 +16,9 @@ from typing import Any
 
 from mammo_pd.config import RunConfig, dump_config, load_config
 from mammo_pd.data.cohort import Cohort
-from mammo_pd.data.splits import list_splits
+from mammo_pd.data.splits import read_folds
 from mammo_pd.data.store import open_store
-from mammo_pd.errors import InputError
+from mammo_pd.errors import InputError, cause_of
 from mammo_pd.files import write_text
 from mammo_pd.training.model_card import without_paths
 from mammo_pd.training.objectives import build_objective
@@ -103,7 +103,8 @@ class CrossValidation:
             info = CrossValidationInfo(**json.loads(file.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
             raise InputError(
-                f"{path} is not a cross-validation ({file.name} cannot be read: {error}); name a "
+                f"{path} is not a cross-validation ({file.name} cannot be read: "
+                f"{cause_of(error)}); name a "
                 "folder that mammo-pd cv made."
             ) from error
         return cls(path, info, load_config(path / "config.yaml"))
@@ -190,24 +191,6 @@ class CrossValidation:
         return setup, run
 
 
-def parse_seeds(text: str, first: int) -> list[int]:
-    """Read ``3`` as that many seeds from ``first`` on, and ``0,5,7`` as those.
-
-    Raises:
-        InputError: neither, or a seed given twice.
-    """
-    words = [word.strip() for word in text.split(",")]
-    if not all(word.isdecimal() for word in words) or words == ["0"]:
-        raise InputError(
-            f"--seeds {text} is not understood; give how many, such as 3, or which, such as 0,1,2."
-        )
-    numbers = [int(word) for word in words]
-    seeds = list(range(first, first + numbers[0])) if len(numbers) == 1 else numbers
-    if len(set(seeds)) < len(seeds):
-        raise InputError(f"--seeds {text} names a seed twice; give each once.")
-    return seeds
-
-
 def _describe(store: Path, config: RunConfig) -> CrossValidationInfo:
     """Check all folds, and say what they rest on."""
     paths, name = open_store(store), config.data.split
@@ -217,13 +200,8 @@ def _describe(store: Path, config: RunConfig) -> CrossValidationInfo:
             f"{config.training.objective} has no scores to cross-validate; make each fold's "
             "weights with: mammo-pd pretrain --fold I"
         )
-    cohort = Cohort.read(paths, name) if name in list_splits(paths.splits) else None
-    folds = None if cohort is None else cohort.split.folds
-    if cohort is None or folds is None:
-        raise InputError(
-            f"there is no split {name!r} with folds in {paths.splits}; name one with --split, or "
-            "make one with: mammo-pd split --folds 5 --name five"
-        )
+    folds = read_folds(paths.splits, name).folds or 0
+    cohort = Cohort.read(paths, name)
     for fold in range(folds):
         cohort = replace(cohort, fold=fold)
         for part, rows in usable_parts(cohort, objective).items():

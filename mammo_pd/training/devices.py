@@ -13,6 +13,7 @@ from torch import nn
 
 from mammo_pd.config import RunConfig
 from mammo_pd.errors import InputError
+from mammo_pd.wording import counted
 
 
 def count_devices(config: RunConfig) -> tuple[int, int]:
@@ -26,8 +27,8 @@ def count_devices(config: RunConfig) -> tuple[int, int]:
     local, world = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
     if config.device.devices not in (1, local):
         raise InputError(
-            f"--devices {config.device.devices} contradicts torchrun, which started {local} "
-            "processes on this machine; leave --devices away."
+            f"--devices {config.device.devices} contradicts torchrun, which started "
+            f"{counted(local, 'process', 'processes')} on this machine; leave --devices away."
         )
     return local, world // local
 

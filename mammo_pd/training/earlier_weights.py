@@ -3,11 +3,18 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
+
 from mammo_pd.data.cohort import Cohort
+from mammo_pd.data.manifest import read_manifest
+from mammo_pd.data.overlap import find_overlap
 from mammo_pd.data.splits import patient_groups, read_split_and_past
+from mammo_pd.data.store import StorePaths
 from mammo_pd.errors import InputError
 from mammo_pd.terms import Split
-from mammo_pd.training.model_card import CheckpointHeader
+from mammo_pd.training.model_card import CheckpointHeader, ModelCard
+from mammo_pd.training.runs import RunFolder
+from mammo_pd.wording import counted
 
 
 def refuse_seen_test_women(weights: str | None, cohort: Cohort, say: Callable[[str], None]) -> None:
@@ -46,10 +53,15 @@ def refuse_seen_test_women(weights: str | None, cohort: Cohort, say: Callable[[s
     except InputError:
         hashes = frozenset()
     if card.split_hash not in hashes:
+        other = _store_of(Path(weights), card)
+        if other is not None:
+            _compare(name, *other, cohort, say)
+            return
         say(
             f"warning: the weights {name} are of a run on the split {card.split}{fold}, which this "
-            "store does not have: make sure that none of its women is in the test part of the "
-            f"split {cohort.split.name}"
+            "store does not have, and the store that they were made on is not to be found: make "
+            "sure that none of its women is in the test part of the split "
+            f"{cohort.split.name}"
         )
         return
     learnt = split.table["image_id"][split.parts(card.fold) != Split.TEST]
@@ -66,3 +78,44 @@ def refuse_seen_test_women(weights: str | None, cohort: Cohort, say: Callable[[s
             + (f", or train with --split {card.split}")
             + ("." if card.fold is None else f" --fold {card.fold}.")
         )
+
+
+def _store_of(weights: Path, card: ModelCard) -> tuple[StorePaths, pd.DataFrame] | None:
+    """The store that weights were made on, and the rows that they learnt from, where it still is.
+
+    Only the run folder beside the file says where that was: a checkpoint itself tells no paths.
+    """
+    try:
+        paths = StorePaths(Path(RunFolder.open(weights.parent).info.store))
+        split, hashes = read_split_and_past(paths.splits, card.split)
+        manifest = read_manifest(paths.manifest)
+    except InputError:
+        return None
+    if card.split_hash not in hashes:
+        return None
+    learnt = split.table["image_id"][split.parts(card.fold) != Split.TEST]
+    return paths, manifest[manifest["image_id"].isin(learnt)]
+
+
+def _compare(
+    name: str, paths: StorePaths, learnt: pd.DataFrame, cohort: Cohort, say: Callable[[str], None]
+) -> None:
+    """Refuse women, or pictures, that the weights of another store's run have seen."""
+    tested = cohort.part(Split.TEST)
+    overlap = find_overlap(paths, learnt, cohort.paths, tested)
+    if overlap.patients or overlap.images:
+        raise InputError(
+            f"the weights {name} are of a run on another store, {paths.root}, that learnt from "
+            f"{counted(overlap.patients, 'woman', 'women')} of the test part here (by patient ID) "
+            f"and from {counted(overlap.images, 'image')} of it (by pixels), so figures on them "
+            "would be too good; make weights on this store and the split "
+            f"{cohort.split.name}, or take them out of the test part."
+        )
+    if overlap.one_key:
+        return
+    say(
+        f"warning: the weights {name} are of a run on another store, {paths.root}: none of its "
+        "images has the pixels of one of the test part here, but the patient IDs of two stores "
+        "without a common key cannot be compared: make sure that none of its women is in the test "
+        f"part of the split {cohort.split.name}"
+    )

@@ -59,6 +59,7 @@ from mammo_pd.training.runs import RunFolder, timestamp
 from mammo_pd.training.scoring import score_batches
 from mammo_pd.training.setup import RunSetup
 from mammo_pd.training.step import TrainingStep, can_fuse, image_keys
+from mammo_pd.wording import counted
 
 # A training loss above this share of a constant score's is no progress.
 _STANDSTILL = 0.98
@@ -179,7 +180,7 @@ def _fit(
         # Checkpoints of earlier versions lack the scale of the loss in fp16.
         if state.get("precision"):
             fabric.strategy.precision.load_state_dict(state["precision"])
-        within = f" and {progress.steps} steps" if progress.steps else ""
+        within = f" and {counted(progress.steps, 'step')}" if progress.steps else ""
         setup.say(f"going on after epoch {len(history)} of {training.epochs}{within}")
 
     def contents(progress: EpochProgress | None = None) -> Contents:
@@ -353,8 +354,7 @@ def _warn_if_nothing_is_learnt(setup: RunSetup, loss: float, epochs: int) -> Non
             f"below that of a constant score, {chance:.3f}, if at all: nothing has been learnt. "
             "Try --lr ten times lower or higher, --weights of a pretrained model with "
             "training.layer_decay=0.65, weaker augmentation, a higher --keep, or more --epochs; "
-            "and look at the images and labels "
-            "(mammo-pd preprocess --contact-sheet)"
+            "and look at the images and labels (mammo-pd preprocess --contact-sheet)"
         )
 
 

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from mammo_pd.backbones.weights.source import CARD_KEY
 from mammo_pd.config import RunConfig
-from mammo_pd.errors import InputError
+from mammo_pd.errors import InputError, cause_of
 from mammo_pd.evaluation.operating_points import OperatingPoints
 from mammo_pd.machines import machine_key
 from mammo_pd.normalization import Normalization
@@ -156,7 +156,8 @@ class CheckpointHeader:
             return cls(card, history[-1] if history else {}, points)
         except (SafetensorError, KeyError, ValueError, TypeError, AttributeError, OSError) as error:
             raise InputError(
-                f"{path} is not a checkpoint of mammo-pd, or is damaged ({error!r}); name a run, "
+                f"{path} is not a checkpoint of mammo-pd, or is damaged ({cause_of(error)}); name "
+                "a run, "
                 "or its best.safetensors or last.safetensors."
             ) from error
 

@@ -23,7 +23,7 @@ from typing import Any
 
 from mammo_pd.config import RunConfig, dump_config, load_config
 from mammo_pd.data.cohort import Cohort
-from mammo_pd.errors import InputError
+from mammo_pd.errors import InputError, cause_of
 from mammo_pd.files import write_text
 from mammo_pd.normalization import Normalization
 
@@ -106,6 +106,11 @@ class RunFolder:
             InputError: not a run folder, or one whose files are damaged.
         """
         file = path / "run.json"
+        if not file.exists():
+            cause = "it holds no run.json" if path.is_dir() else "there is no such folder"
+            raise InputError(
+                f"{path} is not a run: {cause}; name a folder that mammo-pd train made."
+            )
         try:
             given: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
             known = {one.name for one in fields(RunInfo)}
@@ -117,7 +122,8 @@ class RunFolder:
                 info = replace(info, normalization=Normalization(**info.normalization))
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise InputError(
-                f"{path} is not a run ({file.name} cannot be read: {error}); name a folder that "
+                f"{path} is not a run ({file.name} cannot be read: {cause_of(error)}); name a "
+                "folder that "
                 "mammo-pd train made."
             ) from error
         return cls(path, info, load_config(path / "config.yaml"))

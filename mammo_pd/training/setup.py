@@ -46,6 +46,7 @@ from mammo_pd.training.earlier_weights import refuse_seen_test_women
 from mammo_pd.training.objectives import Objective, build_objective
 from mammo_pd.training.runs import RunFolder, RunInfo, timestamp
 from mammo_pd.training.step import can_capture, image_keys
+from mammo_pd.wording import counted
 
 _MAX_THREADS = 8
 # Images from which the share of tissue in the input is estimated.
@@ -360,21 +361,23 @@ class RunSetup:
         batch_size = self.config.training.known_batch_size
         if batch_size > len(self.train_set):
             self.say(
-                f"warning: a batch of {batch_size} is larger than the {len(self.train_set)} "
-                "training images: an epoch is one step"
+                f"warning: a batch of {batch_size} is larger than the "
+                f"{counted(len(self.train_set), 'training image')}: an epoch is one step"
             )
         if self.cohort.unassigned:
             self.say(
-                f"warning: {self.cohort.unassigned} usable images are in no part of the split "
-                f"{self.cohort.split.name} (they came after it was made); to use them: mammo-pd "
-                "split --name NEW"
+                "warning: "
+                + counted(self.cohort.unassigned, "usable image is", "usable images are")
+                + f" in no part of the split {self.cohort.split.name} (added after it was made); "
+                "to use all of them: mammo-pd split --name NEW"
             )
         if self.draw is not None and not self.draw.drawn.all():
             never = int((~self.draw.drawn).sum())
             self.say(
-                f"warning: {never} of {len(self.draw.drawn)} training {self.objective.judged}s are "
-                f"never drawn: where {self.config.training.balance_within} is theirs, only one "
-                "class is found"
+                f"warning: {never} of "
+                f"{counted(len(self.draw.drawn), f'training {self.objective.judged}')} never "
+                f"drawn: where {self.config.training.balance_within} is theirs, only one class is "
+                "found"
             )
         for line in self.objective.warnings(self.parts[Split.TRAIN]):
             self.say(f"warning: {line}")

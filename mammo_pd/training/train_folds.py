@@ -12,6 +12,7 @@ from mammo_pd.tracking import TRACKING_VARIABLE, tracking_uri
 from mammo_pd.training.cross_validation import CrossValidation
 from mammo_pd.training.model_card import CheckpointHeader
 from mammo_pd.training.run_processes import RunProcess, last_line, run_processes
+from mammo_pd.wording import counted
 
 
 def train_folds(
@@ -44,7 +45,7 @@ def train_folds(
     }
     finished = [name for name, run in of.items() if validation.is_finished(*run)]
     if finished:
-        say(f"{len(finished)} of {len(of)} runs are finished already")
+        say(f"finished before: {len(finished)} of {counted(len(of), 'run')}")
     waiting = [
         RunProcess(name, command(*run), validation.log_path(*run))
         for name, run in of.items()
@@ -56,7 +57,7 @@ def train_folds(
     bar = tqdm(
         total=len(of) * epochs,
         initial=sum(done.values()),
-        desc=f"{len(finished)} of {len(of)} runs",
+        desc=f"{len(finished)} of {counted(len(of), 'run')}",
         unit="epoch",
         leave=False,
         # None shows it on a terminal only.
@@ -79,7 +80,7 @@ def train_folds(
         # Early stopping ends a run before its last epoch.
         done[run.name] = epochs
         finished.append(run.name)
-        bar.set_description(f"{len(finished)} of {len(of)} runs")
+        bar.set_description(f"{len(finished)} of {counted(len(of), 'run')}")
         say(f"{run.name} is trained")
         return True
 
@@ -93,8 +94,8 @@ def train_folds(
         )
     if failures:
         raise InputError(
-            f"{len(of) - len(finished)} of {len(of)} runs are not trained; {failures[0]}; the same "
-            "command goes on once that is mended."
+            f"{len(of) - len(finished)} of {counted(len(of), 'run')} not trained; {failures[0]}; "
+            "the same command goes on once that is mended."
         )
 
 

@@ -180,7 +180,7 @@ def with_odd_positions(state: dict[str, Tensor]) -> None:
 BROKEN = {
     "a block is missing": (without_a_block, r"they have no blocks\.5\."),
     "no patch embedding": (without_patches, "no vision transformer"),
-    "NaN": (with_nan, r"not finite, in 1 tensors \(blocks\.3\.mlp\.fc1\.weight\)"),
+    "NaN": (with_nan, r"not finite, in 1 tensor \(blocks\.3\.mlp\.fc1\.weight\)"),
     "two channels": (with_two_channels, "take 2 channels"),
     "hidden width": (with_other_hidden_width, "700x192 there and 768x192"),
     "norms of queries": (with_norms_of_queries, "q_norm"),

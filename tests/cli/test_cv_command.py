@@ -365,11 +365,12 @@ def test_processes_are_started_as_their_parent_was(monkeypatch: pytest.MonkeyPat
 @pytest.mark.slow
 def test_mistake_that_all_runs_share_ends_with_the_first(store: Path, tmp_path: Path) -> None:
     """What the run's process says is read from its log."""
+    (tmp_path / "none.safetensors").write_bytes(b"no weights")
     weights = ["--weights", str(tmp_path / "none.safetensors")]
     done = by_process(typed(store, tmp_path / "cv", *weights))
     error = done.stderr
     assert done.returncode == 2
-    assert "2 of 2 runs are not trained; fold0-seed0 failed: the weights file" in error
+    assert "2 of 2 runs not trained; fold0-seed0 failed: the weights file" in error
     assert error.count("\n") == 1
     assert not (tmp_path / "cv" / "fold1-seed0.log").exists()
 
@@ -382,6 +383,7 @@ def test_run_that_fails_later_does_not_keep_the_others(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(train_folds, "epochs_done", lambda *_: 1)
+    (tmp_path / "none.safetensors").write_bytes(b"no weights")
     weights = ["--weights", str(tmp_path / "none.safetensors")]
     assert main(typed(store, tmp_path / "cv", *weights)) == 2
     assert in_process == ["fold0-seed0", "fold1-seed0"]

@@ -65,7 +65,7 @@ def test_a_woman_is_forgotten_and_the_runs_that_saw_her_are_named(
         assert len(read_manifest(paths.manifest)) == 48 - 4 * number
         assert main(words) == 0
         printed = capsys.readouterr().out
-        assert "4 images of 1 patients" in printed
+        assert "4 images of 1 patient" in printed
         hers = manifest.loc[manifest["patient_id"] == hashed[woman], "image_id"]
         for run, parts, table in [
             ("one", split.parts(), split.table),
@@ -74,9 +74,9 @@ def test_a_woman_is_forgotten_and_the_runs_that_saw_her_are_named(
             part = parts[table["image_id"].isin(hers)].unique().item()
             word = {"train": "trained", "val": "validated", "test": "tested"}[part]
             assert f"{runs / run} was {word} on 4 of them\n" in printed
-        assert f"1 runs in {runs} cannot be read, or were made with a split" in printed
+        assert f"1 run in {runs} cannot be read, or used a split" in printed
         assert "elsewhere" not in printed
-        assert "4 of their files are still there" in printed
+        assert "4 source files are still there" in printed
         assert woman not in printed
     left = read_manifest(paths.manifest, status=None)
     assert not set(left["patient_id"]) & set(hashed.values())
@@ -95,7 +95,7 @@ def test_nothing_missing_is_no_error(store: Path, capsys: pytest.CaptureFixture[
     ("words", "message"),
     [
         ([], "say what to forget: --patient ID, --image IMAGE_ID or --missing"),
-        (["--patient", "SECRET"], "no image of patient number 1 of --patient"),
+        (["--patient", "SECRET"], "no image of the patient given with --patient"),
         (["--image", "x", "y"], "the store has no image 'x'"),
         (["--image", "x", "--whole-folders"], "--whole-folders goes with --missing"),
         (["--missing", "--take-again"], "--take-again goes with --patient and --image alone"),

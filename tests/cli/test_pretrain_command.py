@@ -29,6 +29,7 @@ def prepared(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
         raise InputError("prepared")
 
     monkeypatch.setattr(RunSetup, "build", note)
+    monkeypatch.setattr("mammo_pd.cli.train.check_training", lambda *_: None)
     return configs
 
 

@@ -28,7 +28,7 @@ def test_report_on_a_table_is_written_beside_it(
     choices = ["--aggregation", "noisy_or", "--reader", "0.8", "0.9"]
     words = ["evaluate", "--predictions", str(file), "--config", str(stated), *choices]
     assert main(words) == 0
-    assert next_command(capsys) == f"open {tmp_path / 'theirs-report' / 'index.html'}"
+    assert next_command(capsys) == f"mammo-pd compare {file} OTHER_MODEL.csv"
     metrics = json.loads((tmp_path / "theirs-report" / "metrics.json").read_text())
     assert metrics["context"]["study"] == {
         "intended_use": "Reads second.",
@@ -81,4 +81,4 @@ def test_models_of_one_name_are_told_apart(
     page = (out / "index.html").read_text()
     assert "predictions and two/predictions" in page
     assert str(tmp_path) not in page
-    assert next_command(capsys) == f"open {out / 'index.html'}"
+    assert next_command(capsys) == f"mammo-pd evaluate --predictions {files[0]}"

@@ -32,6 +32,7 @@ def prepared(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         raise NotTrainedError("prepared")
 
     monkeypatch.setattr(RunSetup, "build", note)
+    monkeypatch.setattr("mammo_pd.cli.train.check_training", lambda *_: None)
     return calls
 
 
@@ -138,6 +139,34 @@ def test_resume_takes_the_latest_run_or_the_one_named(
     assert prepared[-1]["store"] == Path("moved")
 
 
+@pytest.mark.parametrize("problem", [None, "the server is away"])
+def test_finished_run_that_is_resumed_is_only_told_to_mlflow(
+    problem: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = make_run(tmp_path / "runs" / "one").update(finished=timestamp())
+    before = {file: file.read_bytes() for file in run.path.iterdir()}
+    synced = []
+
+    def pass_on(one: RunFolder) -> str | None:
+        synced.append(one.path.name)
+        return problem
+
+    monkeypatch.setattr("mammo_pd.cli.sync.pass_on_to_mlflow", pass_on)
+    assert main(["train", "--resume"]) == 0
+    first, *_, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("the run one is finished: nothing is left to train")
+    assert last == "next: mammo-pd evaluate runs/one"
+    assert synced == ["one"]
+    assert {file: file.read_bytes() for file in run.path.iterdir()} == before
+    assert main(["train", "--resume"]) == 0
+    warned = "warning: MLflow cannot be reached (the server is away)" in capsys.readouterr().out
+    assert warned == (problem is not None)
+
+
 @pytest.mark.parametrize(
     ("words", "command"),
     [
@@ -159,6 +188,7 @@ def test_interrupted_training_says_how_to_go_on(
     monkeypatch.chdir(tmp_path)
     make_run(tmp_path / "runs" / "ONE")
     monkeypatch.setattr(RunSetup, "build", interrupted)
+    monkeypatch.setattr("mammo_pd.cli.train.check_training", lambda *_: None)
     assert main(["train", *words]) == 130
     assert f", and {command} continues from there" in capsys.readouterr().err
 

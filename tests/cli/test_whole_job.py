@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -24,7 +25,9 @@ def test_whole_job_by_the_three_commands(
     command = next_command(capsys)
     assert command.startswith("mammo-pd evaluate runs/")
     assert main(command.split()[1:]) == 0
-    report = next_command(capsys).removeprefix("open ")
+    printed = capsys.readouterr().out.splitlines()
+    assert re.fullmatch("next: mammo-pd predict runs/[^ ]+ DICOM_DIR", printed[-1])
+    report = printed[-2].removeprefix("look at: ")
     assert Path(report).is_file()
     page = Path(report).read_text()
     assert "phantom" in page.lower()

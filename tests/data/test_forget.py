@@ -139,7 +139,7 @@ def test_who_was_named_is_kept_out_and_what_was_missing_is_not(
     assert all(map(record.is_kept_out, [image_id, hers]))
     assert not record.is_kept_out(record.hasher.hash("image", str(missing)))
     assert not record.is_kept_out(record.hasher.hash("patient", "W05"))
-    with pytest.raises(InputError, match="patient number 1 of --patient: she was forgotten before"):
+    with pytest.raises(InputError, match=r"given with --patient .*: she was forgotten before"):
         plan_forgetting(paths, record, patients=["W03"])
     take_again(paths, record, patients=["W03"], images=[image_id])
     assert not record.keeps_anyone_out
@@ -166,7 +166,9 @@ def test_a_disk_that_is_not_mounted_is_not_taken_for_deleted_files(
     record.put_folder(tmp_path / "disk")
     record_image(paths, record, tmp_path / "disk" / "x.dcm", "X", {})
     (tmp_path / "disk" / "x.dcm").unlink()
-    with pytest.raises(InputError, match=r"none of the 1 images .*disk .*is its disk mounted\?"):
+    with pytest.raises(
+        InputError, match=r"no file is left of the 1 image .*disk; is its disk mounted\?"
+    ):
         plan_forgetting(paths, record, missing=True)
     plan = plan_forgetting(paths, record, missing=True, whole_folders=True)
     assert len(plan.image_ids) == 1
@@ -226,7 +228,7 @@ def test_killed_and_typed_again_it_completes(
 
 
 def test_what_is_not_there_is_refused_and_not_repeated(paths: StorePaths, record: Record) -> None:
-    with pytest.raises(InputError, match="no image of patient number 2 of --patient") as refused:
+    with pytest.raises(InputError, match="no image of patient number 2 of those given") as refused:
         plan_forgetting(paths, record, patients=["W03", "SECRET"])
     assert "SECRET" not in str(refused.value)
     with pytest.raises(InputError, match="no image 'x'; give the manifest's image_id"):
@@ -239,6 +241,46 @@ def test_what_is_not_there_is_refused_and_not_repeated(paths: StorePaths, record
         (paths.splits / "five.csv").write_text(text)
         with pytest.raises(InputError, match=rf"five\.csv .*{message}"):
             plan_forgetting(paths, record, patients=["W03"])
+
+
+@pytest.mark.parametrize("recorded", [0, 3, WOMEN], ids=["nothing", "others", "all but hers"])
+def test_pixels_that_a_killed_preprocess_left_unrecorded_go_with_her(
+    recorded: int, tmp_path: Path
+) -> None:
+    """Placed in the store, but not in the record yet: nothing tells whose they are."""
+    paths = create_or_match(tmp_path / "store", {})
+    with Record(paths) as record:
+        for woman in range(recorded):
+            record_image(paths, record, tmp_path / f"{woman}.dcm", f"W{woman:02}", {})
+        kept = {image.image_id for image in record.rows()}
+        hers = record.hasher.hash("patient", "W99")
+        for place in (paths.image("abc"), paths.thumbnail("abc"), paths.partial / "abd.part"):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(b"pixels of hers")
+        plan = plan_forgetting(paths, record, patients=["W99"])
+        assert (plan.image_ids, plan.not_found, plan.unrecorded) == (frozenset(), 1, 2)
+        forget(paths, record, plan)
+        assert record.is_kept_out(hers) and not record.is_kept_out("W99")
+        left = {file.stem for file in paths.root.rglob("*") if b"hers" in _content(file)}
+        assert not left
+        assert {file.stem for file in paths.root.rglob("*.safetensors")} == kept
+        # Now that nothing is unrecorded, a name that is not there is an error again.
+        message = "forgotten before" if recorded else "holds no image"
+        with pytest.raises(InputError, match=message):
+            plan_forgetting(paths, record, patients=["W99"])
+
+
+def _content(file: Path) -> bytes:
+    return file.read_bytes() if file.is_file() else b""
+
+
+def test_an_unrecorded_image_is_forgotten_by_its_name(paths: StorePaths, record: Record) -> None:
+    place = paths.image("abc")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_bytes(b"pixels")
+    forget(paths, record, plan_forgetting(paths, record, images=["abc"]))
+    assert not place.exists() and record.is_kept_out("abc")
+    assert {len(holds) for holds in ids_in_store(paths, record)} == {2 * WOMEN}
 
 
 def test_pixels_that_cannot_be_removed_are_not_said_to_be_gone(

@@ -68,7 +68,7 @@ def test_the_command_that_is_named_adds_what_is_missing(
     except InputError as error:
         assert wanted[0][0] not in levels_of(max(size), ("1024",))
         told = str(error)
-        assert f"of 1 images, and the store {paths.root} keeps 1024 only" in told
+        assert f"of 1 image, and the store {paths.root} keeps 1024 only" in told
         added = parse_levels(told.split("--levels ")[1])
         assert f"--out '{paths.root}'" in told
         keep_levels(paths, (*added, "1024"))

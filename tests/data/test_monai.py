@@ -146,7 +146,7 @@ def test_leak_is_refused(store: Path, tmp_path: Path) -> None:
     for part in ("train", "test"):
         table.loc[table.index[side == part][0], "exam_id"] = "shared"
     table.to_parquet(leaky / "manifest.parquet")
-    with pytest.raises(InputError, match="1 patients on more than one side"):
+    with pytest.raises(InputError, match="1 patient on more than one side"):
         MammogramStoreDataset(leaky)
 
 

@@ -80,7 +80,7 @@ def test_what_cannot_be_joined_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has a Patient ID"):
         read_source("cmmd", table(tmp_path, "D1-0001,R,44,2,mass,Benign,\n"), images)
     twice = "D1-0001,R,44,2,mass,Benign,\nD1-0001,r,44,2,mass,Malignant,\n"
-    with pytest.raises(InputError, match="1 rows repeat a woman and side, the first is row 3"):
+    with pytest.raises(InputError, match="1 row repeats a woman and side, the first is row 3"):
         read_source("cmmd", table(tmp_path, twice), images)
     with pytest.raises(InputError, match="row 2: the classification is neither"):
         read_source("cmmd", table(tmp_path, "D1-0001,R,44,2,mass,Normal,\n"), images)

@@ -239,7 +239,7 @@ def test_share_that_is_none_is_refused() -> None:
     for val in (0, 1, -0.1, 1.5):
         with pytest.raises(InputError, match=r"validation share of .* --val 0\.1"):
             make_split(manifest_of(40), folds=5, val=val)
-    with pytest.raises(InputError, match="1 folds are too few"):
+    with pytest.raises(InputError, match="--folds 1: it takes 2"):
         make_split(manifest_of(40), folds=1)
 
 
@@ -265,7 +265,7 @@ def test_woman_who_validates_in_half_is_a_leak() -> None:
     table = split.table.copy()
     validates = table.index[table["val_of"] != ""][0]
     table.loc[validates, "val_of"] = ""
-    with pytest.raises(InputError, match="1 patients on more than one side"):
+    with pytest.raises(InputError, match="1 patient on more than one side"):
         check_split(SplitTable("half", table, split.hash), frame)
 
 

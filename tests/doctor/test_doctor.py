@@ -4,8 +4,10 @@ import base64
 import errno
 import fcntl
 import json
+import tomllib
 from collections import namedtuple
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,8 @@ from mammo_pd.doctor.finding import Finding, State, run_check
 from mammo_pd.imaging.decode import LOSSY_SYNTAXES
 from mammo_pd.imaging.decoders import imagecodecs_plugin
 from mammo_pd.terms import Reason
+
+ROOT = Path(__file__).parents[2]
 
 
 def states(findings: Iterator[Finding]) -> set[State]:
@@ -201,4 +205,32 @@ def test_command_prints_json_and_its_status_tells(
     assert json.loads(printed.out) == [
         {"name": "Python", "state": "fails", "detail": "3.11", "remedy": ""}
     ]
-    assert "1 of 1 checks fail" in printed.err
+    assert "1 of 1 check failed" in printed.err
+
+
+def test_every_extra_is_told_with_what_it_is_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    assert set(machine.EXTRAS) == set(extras) - {"dev"}
+    required = [f'{one}; extra == "{name}"' for name in extras for one in extras[name]]
+    required += project["dependencies"]
+    monkeypatch.setattr(machine.metadata, "requires", lambda _: required)
+    version = metadata.version
+
+    def here(name: str) -> str:
+        if name == "distributed":
+            return "2000.1"
+        if name.startswith(("nvidia", "onnx")):
+            raise metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(machine.metadata, "version", here)
+    found = {finding.name: finding for finding in machine.check_extras()}
+    assert list(found) == [f"extra {extra}" for extra in machine.EXTRAS]
+    assert "pip install 'mammo-pd[gpu]'" in found["extra gpu"].detail
+    assert found["extra gpu"].state == found["extra onnx"].state == State.OK
+    assert found["extra cluster"].state == State.WARNING
+    assert "distributed 2000.1" in found["extra cluster"].detail
+    # An editable installation that is older than an extra.
+    monkeypatch.setattr(machine.metadata, "requires", lambda _: project["dependencies"])
+    assert states(machine.check_extras()) == {State.WARNING}

@@ -374,7 +374,7 @@ def test_doubtful_images_breasts_and_exams_are_counted_in_one_line(
         verdicts = images[column][images[column].notna() & (images[column] != "ok")]
         assert len(verdicts) == 1
         assert "1 of 3 images" in line and f"({column}: {verdicts.item()}: 1)" in line
-    assert "of 1 of 1 exams an image could not be read" in line
+    assert "1 of 1 exam with an image that could not be read" in line
     assert (
         line.removeprefix("warning: ")
         in json.loads((tmp_path / "o" / "predictions.json").read_text())["warnings"]
@@ -435,12 +435,12 @@ def test_what_the_model_does_not_know_is_warned_of(
     machines = {**card["trained_on"], "machine": {"Hologic Selenia Dimensions": 9}}
     older = {**card["preprocessing"], "algorithm": 1}
     printed = predict("other", trained_on=machines, preprocessing=older)
-    assert "1 of 1 images are of machines that the model was not trained on" in printed
+    assert "1 of 1 image came from machines that the model was not trained on" in printed
     assert "by version 1 of the preprocessing" in printed
     assert pd.read_csv(tmp_path / "other" / "predictions.csv")["unseen"].tolist() == ["machine"]
     few, doubts = [line for line in predict("same").splitlines() if "warning" in line]
-    assert "images are few to lock thresholds" in few
-    assert "1 of 1 breasts were scored without both CC and MLO" in doubts
+    assert "images are too few to lock thresholds" in few
+    assert "1 of 1 breast scored without both CC and MLO" in doubts
     del header["operating_points"], card["trained_on"]
     printed = predict("old")
     assert "the checkpoint holds no thresholds" in printed
@@ -475,7 +475,7 @@ def test_evaluate_locks_by_its_choices_and_leaves_the_weights(
     ("words", "message"),
     [
         (["FILE", "FOLDER", "--out", "TAKEN"], "exists and holds no predictions"),
-        (["FILE", "FOLDER", "--operating-point", "best"], "--operating-point best is not locked"),
+        (["FILE", "FOLDER", "--operating-point", "best"], "Invalid value"),
         (["FILE", "TAKEN"], "holds no images"),
         (["none.safetensors", "FOLDER"], "there is no checkpoint at none.safetensors"),
         (["FILE", "FOLDER", "--workers", "0"], "--workers 0"),

@@ -226,7 +226,7 @@ def test_a_compressed_store_reads_the_same_and_stays_compressed(
     content[-1] ^= 1
     damaged.write_bytes(content)
     said = made(folder, out, verify=True)
-    assert "--verify: 1 images of the store have damaged or lost levels" in said
+    assert "--verify: 1 image of the store has damaged or lost levels" in said
     assert pixels(out) == pixels(other)
     said = made(folder, out, compression=Compression.NONE)
     assert any("those that are in the store stay as they are" in line for line in said)

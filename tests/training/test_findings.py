@@ -90,7 +90,7 @@ def test_what_is_no_target_is_refused(text: str) -> None:
 def test_values_that_are_no_category_are_named() -> None:
     for text, message in (
         ("density", r"values of 3 images are not 0 and 1 \(such as A, C, D\)"),
-        ("density:3", r"values of 1 images are not the categories 1, 2, 3 \(such as D\)"),
+        ("density:3", r"values of 1 image are not the categories 1, 2, 3 \(such as D\)"),
         ("height", "no such column; give the label table that has it"),
     ):
         with pytest.raises(InputError, match=message):

@@ -22,6 +22,7 @@ from mammo_pd.backbones.build import build_backbone
 from mammo_pd.batch import ImageBatch
 from mammo_pd.config import AugmentSettings, RunConfig, TrainingSettings
 from mammo_pd.data.cohort import Cohort
+from mammo_pd.data.overlap import Overlap
 from mammo_pd.data.split_store import split_store
 from mammo_pd.data.store import StorePaths
 from mammo_pd.errors import InputError
@@ -262,7 +263,7 @@ def another_store(store: Path, folder: Path) -> StorePaths:
 
 
 def test_weights_that_have_seen_test_women_are_refused(
-    run: Path, phantom_store: Path, tmp_path: Path
+    run: Path, phantom_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = another_store(phantom_store, tmp_path / "store")
     # With so many to be tested, some are among those that the default split trains on.
@@ -273,10 +274,27 @@ def test_weights_that_have_seen_test_women_are_refused(
         data__split="other",
         model__weights=str(run / "best.safetensors"),
     )
-    # A store without the split that the weights were made on cannot tell.
+    # Where the store does not have the split that they were made on, the run's own store tells.
+    with pytest.raises(InputError, match=r"run on another store, .* learnt from \d wom.n of the"):
+        set_up(paths.root, config)
+    # Weights that were taken out of their run cannot be asked.
+    alone = tmp_path / "alone.safetensors"
+    shutil.copy(run / "best.safetensors", alone)
     said: list[str] = []
-    RunSetup.build(paths.root, config, say=said.append)
-    assert any("best.safetensors are of a run on the split default" in line for line in said)
+    elsewhere = config.replace(model=config.model.replace(weights=str(alone)))
+    RunSetup.build(paths.root, elsewhere, say=said.append)
+    assert any("alone.safetensors are of a run on the split default" in line for line in said)
+    assert any("is not to be found: make sure" in line for line in said)
+    for one_key, warnings in ((True, 0), (False, 1), (None, 1)):
+        overlap = Overlap(0, 0, one_key)
+        monkeypatch.setattr(
+            "mammo_pd.training.earlier_weights.find_overlap", lambda *_, found=overlap: found
+        )
+        told: list[str] = []
+        cohort = Cohort.read(paths, "other")
+        refuse_seen_test_women(str(run / "best.safetensors"), cohort, told.append)
+        assert len(told) == warnings
+    monkeypatch.undo()
     # Nor can weights of a version that did not note it; others' weights are not asked.
     for facts, expected in (({"facts": "{}"}, 2), (None, 1)):
         save_file({"a": torch.zeros(1)}, tmp_path / "earlier.safetensors", facts)

@@ -22,13 +22,14 @@ from safetensors import SafetensorError, safe_open
 from timm.models import load_state_dict
 from torch import Tensor
 
+from mammo_pd.backbones.weights.named import HUB, HUB_PREFIXES, no_such_weights
 from mammo_pd.backbones.weights.normalization import ChannelNormalization, normalization_of
-from mammo_pd.errors import InputError
+from mammo_pd.backbones.wide_heads import has_wide_heads
+from mammo_pd.errors import InputError, cause_of
+from mammo_pd.wording import counted
 
-HUB = "timm"
 # Where a checkpoint of ours says in its header what it is.
 CARD_KEY = "model_card"
-_HUB_PREFIXES = ("hf-hub:", "hf_hub:")
 # Around a state dict, by those who train; where two stand side by side, the first is evaluated.
 _WRAPPERS = (
     "state_dict_ema",
@@ -103,13 +104,15 @@ def find_weights(weights: str, model_name: str) -> SourceWeights:
     if file.is_file():
         return _read_npz(file, model_name) if file.suffix == ".npz" else _read_file(file)
     name = model_name if weights == HUB else weights
-    if name.startswith(_HUB_PREFIXES) or (file.name == weights and timm.is_model(name)):
+    if has_wide_heads(name):
+        raise InputError(
+            f"nobody has published weights of {name}, which is mammo-pd's own; leave --weights "
+            "out, make weights with mammo-pd pretrain, or take "
+            f"--model {name.replace('_hd128_', '_')} --weights timm."
+        )
+    if name.startswith(HUB_PREFIXES) or (file.name == weights and timm.is_model(name)):
         return _fetch(name)
-    problem = "is a folder" if file.is_dir() else "does not exist"
-    raise InputError(
-        f"the weights file {weights} {problem}; give a local file (.safetensors, .pth, .npz), or "
-        "where there is a network 'timm', a timm name or hf-hub:OWNER/NAME."
-    )
+    raise no_such_weights(weights)
 
 
 def _read_file(file: Path) -> SourceWeights:
@@ -127,12 +130,12 @@ def _read_file(file: Path) -> SourceWeights:
     except SafetensorError as error:
         raise InputError(
             f"the weights file {file} is cut short, damaged or no safetensors file at all "
-            f"({_first_sentence(error)}); copy it again."
+            f"({cause_of(error)}); copy it again."
         ) from error
     except _UNREADABLE as error:
         raise InputError(
             f"the weights file {file} cannot be read as safetensors or as a PyTorch state dict "
-            f"without running code ({_first_sentence(error)}); save the model's state_dict() "
+            f"without running code ({cause_of(error)}); save the model's state_dict() "
             "alone, best as safetensors."
         ) from error
     return _unwrap(file.name, content, metadata)
@@ -157,7 +160,7 @@ def _read_npz(file: Path, model_name: str) -> SourceWeights:
     except (StopIteration, IndexError, BadZipFile, *_UNREADABLE) as error:
         raise InputError(
             f"the weights file {file} is not a vision transformer's checkpoint as Google writes "
-            f"them ({_first_sentence(error)}); give another, or safetensors."
+            f"them ({cause_of(error)}); give another, or safetensors."
         ) from error
     if found != wanted:
         raise InputError(
@@ -173,7 +176,7 @@ def _fetch(name: str) -> SourceWeights:
         model = timm.create_model(name, pretrained=True)
     except (EntryNotFoundError, *_UNREADABLE) as error:
         raise InputError(
-            f"the weights {name!r} cannot be fetched ({_first_sentence(error)}); where there is no "
+            f"the weights {name!r} cannot be fetched ({cause_of(error)}); where there is no "
             "network, download them elsewhere and give the file: --weights FILE."
         ) from error
     source = _unwrap(name, model.state_dict(), {})
@@ -256,9 +259,9 @@ def _refuse_not_finite(name: str, tensors: Mapping[str, Tensor]) -> None:
     broken = [key for key, value in tensors.items() if not bool(torch.isfinite(value).all())]
     if broken:
         raise InputError(
-            f"the weights {name} hold values that are not finite, in {len(broken)} tensors "
-            f"({', '.join(broken[:3])}); the file is damaged or its training diverged, so give "
-            "another."
+            f"the weights {name} hold values that are not finite, in "
+            f"{counted(len(broken), 'tensor')} ({', '.join(broken[:3])}); the file is damaged or "
+            "its training diverged, so give another."
         )
 
 
@@ -274,8 +277,3 @@ def _own_facts(
         return None, None
     normalization = ChannelNormalization((mean,), (std,), "as the run was trained with it")
     return (int(rows), int(columns)), normalization
-
-
-def _first_sentence(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text.split(". ")[0].rstrip(".")[:200]

@@ -25,6 +25,7 @@ from mammo_pd.data.sources.images import image_files
 from mammo_pd.data.sources.source import Source
 from mammo_pd.data.sources.tables import choose, read_table
 from mammo_pd.errors import InputError
+from mammo_pd.wording import counted
 
 _TABLE = "CMMD_clinicaldata_revision (xlsx, or saved as CSV)"
 _COLUMNS = ("ID1", "LeftRight", "Age", "abnormality", "classification")
@@ -60,8 +61,8 @@ def read(table: Path, definition: str) -> pd.DataFrame:
     repeated = rows[rows.duplicated(_BREAST)]
     if not repeated.empty:
         raise InputError(
-            f"{table}: {len(repeated)} rows repeat a woman and side, the first is row "
-            f"{repeated.index[0] + 2}; keep one row for each breast."
+            f"{table}: {counted(len(repeated), 'row repeats', 'rows repeat')} a woman and side, "
+            f"the first is row {repeated.index[0] + 2}; keep one row for each breast."
         )
     return rows
 

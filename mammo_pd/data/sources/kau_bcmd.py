@@ -21,6 +21,7 @@ import pandas as pd
 from mammo_pd.data.sources.source import Source
 from mammo_pd.data.sources.tables import read_table
 from mammo_pd.errors import InputError
+from mammo_pd.wording import counted
 
 _TABLE = "the sheet correctSheet of KAU-BCMD's correctSheetlast.xlsx (or saved as CSV)"
 _DENSITY_PERCENT = "Percentage of\n grandular tissue(density)"
@@ -67,7 +68,7 @@ def read(table: Path, definition: str) -> pd.DataFrame:
     nameless = int((frame["woman"] == "").sum())
     if nameless:
         raise InputError(
-            f"{table} has {nameless} images whose woman neither their name (such as "
+            f"{table} has {counted(nameless, 'image')} whose woman neither their name (such as "
             "2018_BC005421_CC_R) nor PatientID tells, so hers could not be kept together; fill in "
             "PatientID."
         )

@@ -28,7 +28,7 @@ from typing import Any
 import pandas as pd
 
 from mammo_pd.data.sources.source import Source
-from mammo_pd.errors import InputError
+from mammo_pd.errors import InputError, cause_of
 
 _TABLE = "OPTIMAM's folder data, with a folder such as optm1 for each woman"
 _CLIENT = re.compile(r"(optm|demd)\d+")
@@ -151,7 +151,8 @@ def _read_json(client: Path, kind: str) -> dict[str, Any]:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise InputError(
-                f"{path} cannot be read as JSON ({error}); fetch it again, or take that folder out."
+                f"{path} cannot be read as JSON ({cause_of(error)}); fetch it again, or take that "
+                "folder out."
             ) from error
         return content if isinstance(content, dict) else {}
     return {}

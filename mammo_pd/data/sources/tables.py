@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from mammo_pd.errors import InputError
+from mammo_pd.errors import InputError, cause_of
 from mammo_pd.table_file import column_names, read_csv, with_known_names
 
 
@@ -104,7 +104,9 @@ def _read_excel(path: Path, sheet: str | None = None, **options: Any) -> pd.Data
             "sheet as CSV and give that, or: pip install openpyxl"
         ) from error
     except Exception as error:  # a damaged archive can raise almost anything
-        raise InputError(f"{path} is no Excel sheet ({error}); save it as CSV.") from error
+        raise InputError(
+            f"{path} is no Excel sheet ({cause_of(error)}); save it as CSV."
+        ) from error
     if "header" not in options:
         frame.columns = frame.columns.str.strip()
     stripped: pd.DataFrame = frame.fillna("").apply(lambda column: column.str.strip())

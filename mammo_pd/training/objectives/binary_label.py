@@ -23,6 +23,7 @@ from mammo_pd.evaluation.levels import Aggregation, aggregate
 from mammo_pd.evaluation.roc import auc
 from mammo_pd.terms import Level
 from mammo_pd.training.objectives.base import Objective
+from mammo_pd.wording import counted
 
 _MEASURES = {"auc": auc, "average_precision": average_precision_score}
 _Targets = TypeVar("_Targets", Tensor, float)
@@ -84,8 +85,9 @@ class BinaryLabel(Objective):
         wrong = (rows[column].notna() & np.isnan(values)) | (values < 0) | (values > 1)
         if wrong.any():
             raise InputError(
-                f"training.target_column {column!r} has {int(wrong.sum())} values outside [0, 1] "
-                f"(such as {rows[column][wrong].iloc[0]!r}); targets are probabilities."
+                f"training.target_column {column!r} has {counted(int(wrong.sum()), 'value')} "
+                f"outside [0, 1] (such as {rows[column][wrong].iloc[0]!r}); targets are "
+                "probabilities."
             )
         return values[:, None]
 

@@ -31,6 +31,7 @@ from mammo_pd.evaluation.levels import Aggregation, aggregate
 from mammo_pd.evaluation.roc import auc
 from mammo_pd.terms import Level
 from mammo_pd.training.objectives.base import Objective
+from mammo_pd.wording import counted
 
 _FORMS = (
     "write a column of 0 and 1 (cancer), one of so many categories 1, 2, ... or A, B, ... "
@@ -123,9 +124,9 @@ class Target:
             some = ", ".join(sorted(text[other].unique())[:3])
             kind = f"the categories {', '.join(self.categories)}" if self.categories else "0 and 1"
             raise InputError(
-                f"--target {self.column}: values of {int(other.sum())} images are not {kind} "
-                f"(such as {some}); {_FORMS}. A value that is to count as unknown has to be empty "
-                "in the label table."
+                f"--target {self.column}: values of {counted(int(other.sum()), 'image')} are not "
+                f"{kind} (such as {some}); {_FORMS}. A value that is to count as unknown has to be "
+                "empty in the label table."
             )
         return found
 
@@ -186,8 +187,8 @@ class Findings(Objective):
             values = target.read(rows)
             if not any(_has_both(column) for column in values.T):
                 raise InputError(
-                    f"{where} has no two different values of {target.column} "
-                    f"(known of {int((~np.isnan(values[:, 0])).sum())} images), so neither "
+                    f"{where} has no two different values of {target.column} (known of "
+                    f"{counted(int((~np.isnan(values[:, 0])).sum()), 'image')}), so neither "
                     "training nor an AUC is possible; check the label table (mammo-pd preprocess "
                     "--labels), or make another split: mammo-pd split --name NEW"
                 )

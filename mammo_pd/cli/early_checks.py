@@ -1,0 +1,125 @@
+"""What can be refused before torch, MONAI or MLflow is imported, which takes seconds."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mammo_pd.errors import InputError
+
+if TYPE_CHECKING:
+    from mammo_pd.config import RunConfig
+    from mammo_pd.data.store import StorePaths
+    from mammo_pd.training.runs import RunFolder
+
+
+def check_training(store: Path, config: "RunConfig", stopped: "RunFolder | None" = None) -> None:
+    """Check what a run is to be trained on, as far as it takes no model and no manifest.
+
+    Args:
+        store: that was named, or is taken by default.
+        config: of the run.
+        stopped: the run to continue; None for a new one.
+
+    Raises:
+        InputError: no store, split, fold or file of weights as named, or an impossible image size.
+    """
+    from mammo_pd.data.splits import list_splits, read_split
+
+    split = config.data.split
+    paths = check_store(store)
+    # Of a store without any, training makes the default split.
+    if split != "default" or split in list_splits(paths.splits):
+        read_split(paths.splits, split).parts(config.data.fold)
+    check_resolutions([str(config.data.res)])
+    if stopped is None or not stopped.has_checkpoint:
+        check_weights_file(config.model.weights)
+
+
+def check_folds(store: Path, config: "RunConfig") -> None:
+    """Check the store and the split of a cross-validation.
+
+    Raises:
+        InputError: there is no such store, or no split of that name with folds.
+    """
+    from mammo_pd.data.splits import read_folds
+
+    paths = check_store(store)
+    if config.training.objective != "masked_autoencoder":
+        # Which no split could be cross-validated by; that is told later.
+        read_folds(paths.splits, config.data.split)
+    check_resolutions([str(config.data.res)])
+    check_weights_file(config.model.weights)
+
+
+def check_store(store: Path) -> "StorePaths":
+    """Check that there is a store.
+
+    Raises:
+        InputError: there is none, or what it says of itself is damaged or of another version.
+    """
+    from mammo_pd.data.store import open_store, read_store_info
+
+    paths = open_store(store)
+    read_store_info(paths)
+    return paths
+
+
+def check_resolutions(resolutions: Iterable[str]) -> None:
+    """Check that sizes are written as ``--res`` takes them, whatever patches the model has.
+
+    Raises:
+        InputError: one of them is not.
+    """
+    from mammo_pd.config import resolve_img_size
+
+    for res in resolutions:
+        resolve_img_size(res, 1, (1, 1))
+
+
+def check_keep_rates(rates: Iterable[float]) -> None:
+    """Check constant keep rates.
+
+    Raises:
+        InputError: one of them is not in (0, 1].
+    """
+    for rate in rates:
+        if not 0 < rate <= 1:
+            raise InputError(f"--keep {rate:g} is not above 0 and at most 1.")
+
+
+def check_weights_file(weights: str | None) -> None:
+    """Check that a file of weights is there, where no more than a file can be meant.
+
+    Raises:
+        InputError: it is not.
+    """
+    from mammo_pd.backbones.weights.named import refuse_missing_file
+
+    if weights is not None:
+        refuse_missing_file(weights)
+
+
+def check_output_folder(option: str, folder: Path | None) -> None:
+    """Check that a folder is there or can be made.
+
+    Raises:
+        InputError: a file is in its place, or on the way to it.
+    """
+    for place in () if folder is None else (folder, *folder.absolute().parents):
+        if place.exists():
+            if not place.is_dir():
+                raise InputError(f"{option} {folder}: {place} is a file; name a folder.")
+            return
+
+
+def check_output_file(option: str, file: Path | None) -> None:
+    """Check that a file is not asked for where a folder is.
+
+    Raises:
+        InputError: it is a folder, or a file is on the way to it.
+    """
+    if file is None:
+        return
+    if file.is_dir():
+        raise InputError(f"{option} {file} is a folder; name a file.")
+    check_output_folder(option, file.absolute().parent)

@@ -1,0 +1,15 @@
+"""Counts in messages: one image, two images."""
+
+
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """A count and what is counted, in the singular or the plural.
+
+    Args:
+        count: how many.
+        one: what stands after 1; with a verb, if the verb has to agree.
+        many: what stands after any other number; by default ``one`` and an s.
+
+    Returns:
+        Such as ``1 image`` or ``2 images``; ``0 images`` for none.
+    """
+    return f"{count} {one if count == 1 else many or one + 's'}"

@@ -1,0 +1,46 @@
+"""``mammo-pd split`` by hand, also of a store that nothing labels."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mammo_pd.cli.app import main
+from mammo_pd.data.splits import read_split
+
+
+@pytest.fixture
+def unlabelled(phantom_store: Path, tmp_path: Path) -> Path:
+    store = tmp_path / "store"
+    store.mkdir()
+    shutil.copy(phantom_store / "store.json", store)
+    table = pq.read_table(phantom_store / "manifest.parquet")
+    at = table.schema.get_field_index("label")
+    empty = pa.nulls(len(table), table.schema.field(at).type)
+    pq.write_table(table.set_column(at, table.schema.field(at), empty), store / "manifest.parquet")
+    return store
+
+
+@pytest.mark.parametrize("given", ["positional", "option"])
+def test_a_store_without_labels_is_split_for_pretraining(
+    given: str, unlabelled: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = [str(unlabelled)] if given == "positional" else ["--store", str(unlabelled)]
+    for words, command, parts in (
+        (["--name", "three"], "pretrain", {"train", "val", "test"}),
+        (["--name", "folds", "--folds", "3"], "pretrain", None),
+    ):
+        assert main(["split", *named, *words]) == 0
+        printed = capsys.readouterr().out
+        assert "warning: no image has a label yet" in printed
+        *_, last = printed.splitlines()
+        assert last.startswith(f"next: mammo-pd {command} --store {unlabelled} --split {words[1]} ")
+        assert ("--fold 0" in last) == (parts is None)
+        split = read_split(unlabelled / "splits", words[1])
+        assert split.folds == 3 if parts is None else set(split.table["split"]) == parts
+        # By patient as ever: each woman is on one side.
+        side = "fold" if parts is None else "split"
+        assert np.all(split.table.groupby("patient_id")[side].nunique() == 1)

@@ -1,0 +1,98 @@
+"""One image, two images: no message counts one thing in the plural."""
+
+import ast
+import re
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import mammo_pd
+from mammo_pd.wording import counted
+
+# What messages count; a rate (images/s) is none of it.
+_COUNTED = {
+    "images",
+    "files",
+    "folders",
+    "patients",
+    "runs",
+    "rows",
+    "exams",
+    "epochs",
+    "seeds",
+    "checks",
+    "copies",
+    "views",
+    "levels",
+    "processes",
+    "scores",
+    "cells",
+    "links",
+    "steps",
+    "values",
+    "tensors",
+    "channels",
+    "threads",
+    "cores",
+    "sets",
+    "stores",
+}
+# What is never 1 there, or no count of them.
+_SEVERAL = frozenset(
+    {
+        ("load.py", "channels"),
+        ("parts.py", "length"),
+        ("cv.py", "len(scored)"),
+        ("cv.py", "len(seeds)"),
+        ("cv.py", "parallel"),
+        ("evaluate.py", "stores"),
+        ("image_file.py", "len(levels)"),
+        ("labels.py", "len(repeated)"),
+        ("predictions.py", "count"),
+        ("label_join.py", "most"),
+        ("loop.py", "epochs"),
+        ("swin.py", "self.window"),
+        ("parts.py", "weight.shape[1]"),
+        ("preprocess.py", "summary.patients"),
+        ("measures.py", "len(score)"),
+        ("uncertainty.py", "units.patients"),
+        ("unit_batches.py", "max(self._sizes)"),
+        ("uncertainty.py", "self._negatives.patients"),
+        ("imagecodecs_plugin.py", "frame.dtype"),
+        ("nvimgcodec_plugin.py", "frame.dtype"),
+        ("raster.py", "pixels.dtype"),
+        ("render.py", "images"),
+        ("setup.py", "schedule.full_epochs"),
+    }
+)
+
+
+def test_counted() -> None:
+    assert [counted(count, "image") for count in (0, 1, 2)] == ["0 images", "1 image", "2 images"]
+    assert [counted(count, "copy was", "copies were") for count in (1, 3)] == [
+        "1 copy was",
+        "3 copies were",
+    ]
+
+
+def test_what_is_counted_agrees_with_its_number() -> None:
+    """Of every message: a number that may be 1 goes through `counted`."""
+    files = sorted(Path(mammo_pd.__file__).parent.rglob("*.py"))
+    found = {(file.name, value): text for file in files for value, text in _plurals(file)}
+    assert len(files) > 200 and found.keys() >= _SEVERAL
+    assert not {key: text for key, text in found.items() if key not in _SEVERAL}
+
+
+def _plurals(file: Path) -> Iterator[tuple[str, str]]:
+    """Each number in a message, as it is written, before a plural of something that is counted."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        parts = node.values if isinstance(node, ast.JoinedStr) else []
+        for value, text in pairwise(parts):
+            if not (isinstance(value, ast.FormattedValue) and isinstance(text, ast.Constant)):
+                continue
+            words = re.match(
+                r" (?:(?:of|more|other|usable|different) )*([a-z]+)(?!/)\b", text.value
+            )
+            name = ast.unparse(value.value)
+            if words and words[1] in _COUNTED and not name.isupper():
+                yield name, text.value
