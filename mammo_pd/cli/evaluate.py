@@ -81,7 +81,6 @@ def evaluate(
         accept_other_split: Use the current split and labels, though the run was trained on others.
     """
     from mammo_pd.cli.provenance import provenance
-    from mammo_pd.config import load_config
     from mammo_pd.evaluation.thresholds import Reader
     from mammo_pd.report.content import ReportContext
     from mammo_pd.report.evaluate import check_choices, evaluate_file, summary_table
@@ -96,7 +95,12 @@ def evaluate(
     # Before hours of scoring.
     check_choices(**choices)
     tell_of_resamples(resamples)
-    study = None if config is None else load_config(config).study.model_dump()
+    study = None
+    if config is not None:
+        # Only then: it loads Pydantic, and a table of predictions needs no configuration.
+        from mammo_pd.config import load_config
+
+        study = load_config(config).study.model_dump()
     if predictions:
         if run_folders:
             raise InputError("give runs or --predictions, not both.")

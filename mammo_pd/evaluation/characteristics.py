@@ -23,6 +23,8 @@ _CHARACTERISTICS = {
     "site_id": Level.EXAM,
     "view": Level.IMAGE,
 }
+# What tells the units of these levels apart.
+_KEYS = ["patient_id", "exam_id"]
 
 
 def describe_parts(images: pd.DataFrame, part: "pd.Series[str]", parts: Sequence[str]) -> list[Row]:
@@ -45,8 +47,9 @@ def describe_parts(images: pd.DataFrame, part: "pd.Series[str]", parts: Sequence
         if name not in table.columns:
             continue
         # Units within a part: an exam whose images lie in two parts counts in both.
+        needed = table[[*_KEYS, name]]
         values = {
-            one: values_of_units(table[part == one].reset_index(drop=True), name, level)
+            one: values_of_units(needed[part == one].reset_index(drop=True), name, level)
             for one in parts
         }
         every = np.concatenate(list(values.values()))
