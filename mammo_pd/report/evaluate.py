@@ -167,7 +167,7 @@ def evaluate_predictions(
         level: aggregate(with_known_label(evaluated, level), level, aggregated_by)
         for level in Level
     }
-    _return_freed_text()
+    _return_freed_memory()
     intended: dict[Level, float] = {}
     if prevalence is not None:
         intended = prevalence_by_level(units, prevalence, Level(prevalence_level))
@@ -254,13 +254,15 @@ def evaluate_predictions(
         errors=errors,
         thumbnails={} if thumbnail is None else _thumbnails(errors, thumbnail),
     )
-    _return_freed_text()
+    _return_freed_memory()
     return write_report(report, out)
 
 
-def _return_freed_text() -> None:
-    """Give back what columns of text took that are gone; Arrow keeps it for later ones."""
-    pa.default_memory_pool().release_unused()
+def _return_freed_memory() -> None:
+    """Give the system back what columns took that are gone; allocators keep it for later ones."""
+    # The first holds text, the second is the C library's, which also serves NumPy.
+    for pool in (pa.default_memory_pool(), pa.system_memory_pool()):
+        pool.release_unused()
 
 
 def compare_predictions(
