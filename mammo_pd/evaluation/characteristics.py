@@ -9,18 +9,14 @@ from mammo_pd.evaluation.measures import Row
 from mammo_pd.evaluation.strata import NOT_KNOWN, in_order, values_of_units
 from mammo_pd.terms import Level
 
+# Columns that name where an image comes from.
+MACHINES = ("manufacturer", "model", "vendor", "scanner", "machine_id", "site", "site_id")
 # A view is of an image; all else is the same throughout an exam.
 _CHARACTERISTICS = {
     "age": Level.EXAM,
     "density": Level.EXAM,
     "tissue": Level.EXAM,
-    "manufacturer": Level.EXAM,
-    "model": Level.EXAM,
-    "vendor": Level.EXAM,
-    "scanner": Level.EXAM,
-    "machine_id": Level.EXAM,
-    "site": Level.EXAM,
-    "site_id": Level.EXAM,
+    **dict.fromkeys(MACHINES, Level.EXAM),
     "view": Level.IMAGE,
 }
 # What tells the units of these levels apart.
