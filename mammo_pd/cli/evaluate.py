@@ -190,7 +190,9 @@ def _tell_apart(
     if others and len(runs) > 1:
         raise InputError(
             f"{others[0]} is another store than these runs were trained on, and one model is "
-            f"tested on it; give one run (was: {len(runs)})."
+            f"tested on it; give one run (was: {len(runs)}). Each fold's run can be "
+            "tested so by itself; the folds together are a further model, whose thresholds no "
+            "fold has chosen."
         )
     return own, others
 
@@ -220,6 +222,7 @@ def _evaluate_on_others(
     from mammo_pd.report.content import ReportContext
     from mammo_pd.report.external import (
         GivenSet,
+        NothingToLockOnError,
         SetSource,
         evaluate_sources,
         names_of,
@@ -265,6 +268,9 @@ def _evaluate_on_others(
         )
 
     targets = own.objective.target_columns
+    rows: list[dict[str, object]] = []
+    missing: dict[str, NothingToLockOnError] = {}
+    written = out
     for target in targets if len(targets) > 1 else (None,):
         place = out if target is None else out / target
         sources = [SetSource(names[0], names[0], partial(given, own, target))]
@@ -281,15 +287,35 @@ def _evaluate_on_others(
             phantom=own.phantom,
             **told,
         )
-        found = evaluate_sources(sources, place, context=context, **choices)
+        try:
+            found: dict[str, Any] = evaluate_sources(sources, place, context=context, **choices)
+        except NothingToLockOnError as error:
+            # Of several targets the others have their reports all the same.
+            if target is None:
+                raise
+            print(f"{target}\nnote: no report, {error}\n")
+            missing[target] = error
+            continue
+        written = place
         if target is not None:
             print(target)
+            for name, metrics in found["sets"].items():
+                rows += [{"set": name, **row} for row in of_target(target, metrics)]
         print(sets_table(found))
         keep_in_mlflow(
             run.path.parent, run.info.mlflow_run_id, place, out, folder="external-report"
         )
-    print(f"\nwrote {out}: index.html, metrics.json, and a report of each set")
-    print(f"next: open {shlex.quote(str(place / 'index.html'))}")
+        if target is not None:
+            print()
+    if not rows and missing:
+        raise next(iter(missing.values()))
+    if rows:
+        write_targets(rows, out)
+        reported = ", ".join(one for one in targets if one not in missing)
+        print(f"wrote {out}: a report in a folder of its own for each of {reported}")
+    else:
+        print(f"\nwrote {out}: index.html, metrics.json, and a report of each set")
+    print(f"next: open {shlex.quote(str(written / 'index.html'))}")
 
 
 def _counted(stores: int) -> str:
@@ -469,6 +495,12 @@ def context_of(scored: "Sequence[Scored]", target: str | None = None) -> "Report
         f"Trained on {run.num_keep} of {run.num_tokens} patches of each image "
         "(PatchDropout); scored here on all of them.",
         f"Weights of epoch {', '.join(map(str, epochs))}.",
+    ]
+    notes += [
+        f"The run {one.info.run_id} was not trained to its end; these are the weights of epoch "
+        f"{one.epoch}."
+        for one in scored
+        if one.info.finished is None
     ]
     if (corrected := first.objective.prior_note()) is not None:
         notes.append(corrected)

@@ -93,6 +93,19 @@ def test_without_validation_rows_all_of_the_first_decides_and_is_no_test(files, 
 
 
 @pytest.mark.usefixtures("blank_figures")
+def test_women_are_counted_at_one_prevalence_or_the_page_says_at_which(files, tmp_path):
+    metrics = evaluate_sets(files[:2], tmp_path / "out", prevalence=0.006, **HOW)
+    page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert "of 6 positives in 1,000 that was given" in page
+    for one in metrics["sets"].values():
+        (row,) = (r for r in one["programme"]["per_thousand"] if r["code"] == "specificity_90")
+        assert row["found"] + row["missed"] == pytest.approx(6.0)
+    evaluate_sets(files[:2], tmp_path / "out", **HOW)
+    page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert "columns cannot be compared" in page
+
+
+@pytest.mark.usefixtures("blank_figures")
 def test_women_who_are_in_both_are_told_of(files, tmp_path):
     pd.read_csv(files[0]).drop(columns="split").to_csv(files[1], index=False)
     metrics = evaluate_sets(files[:2], tmp_path / "out", **HOW)
