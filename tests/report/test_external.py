@@ -15,6 +15,7 @@ from mammo_pd.report.content import ReportContext
 from mammo_pd.report.evaluate import evaluate_file
 from mammo_pd.report.external import evaluate_sets, sets_table
 from mammo_pd.report.folder import metrics_of
+from mammo_pd.report.render import _breakable
 from mammo_pd.terms import Level
 
 CONTEXT = ReportContext(title="Sets <of> women", created="2026-01-01T00:00:00+00:00")
@@ -65,6 +66,9 @@ def test_a_column_for_each_set(files, tmp_path):
     assert metrics["locked"]["digest"] in text
     assert "&lt;b&gt;" in text
     assert "<b>." not in text
+    # A long name may break where its words end, and shows as it is.
+    assert "a_<wbr>long" in str(_breakable("a_long"))
+    assert str(_breakable("<b>_c")) == "&lt;b&gt;_<wbr>c"
     table = pd.read_csv(out / "sets.csv")
     assert len(table) == 12
     assert len(pd.read_csv(out / "operating_points.csv")) == 3 * 4 * 8

@@ -30,7 +30,7 @@ def report(tmp_path_factory):
     table["split"] = ["val"] * 160 + ["test"] * 320
     table["fold"] = table.index // 4 % 3
     context = ReportContext(
-        title="Cancer <on> phantoms & films",
+        title="Cancer <on> phantoms & films: site_of_a_name_that_no_phone_can_hold_in_one_line",
         phantom=True,
         exclusions={"no_breast_found": 3},
         parts=[{"part": "train", "patients": 300, "images": 1200}],
