@@ -1,5 +1,6 @@
 """Where ``mammo-pd`` starts: a Ctrl-C while it is still being imported is no traceback."""
 
+import os
 import sys
 
 from mammo_pd.stopping import end_at_once, pass_over_save_requests
@@ -8,6 +9,9 @@ from mammo_pd.stopping import end_at_once, pass_over_save_requests
 def main() -> int:
     """Run the command line; see `mammo_pd.cli.app.main`."""
     pass_over_save_requests()
+    # Arrow's own allocator keeps what columns of text took; the C library's gives it back. Read
+    # once, when pandas is imported.
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     try:
         from mammo_pd.cli import app
     except KeyboardInterrupt:

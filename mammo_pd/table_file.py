@@ -9,7 +9,7 @@ import codecs
 import csv
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TextIO
 
@@ -43,7 +43,7 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _IS_VALUE = re.compile(
     r"^[+-]?[\d.,:/-]+$|[/\\]|\.(?:dcm|dicom|png|pgm|tiff?|jpe?g)$", re.IGNORECASE
 )
-_ROWS_AT_ONCE = 20_000
+_ROWS_AT_ONCE = 5_000
 _WRONG_FIELDS = re.compile(r"Expected (\d+) fields in line (\d+), saw (\d+)")
 
 
@@ -91,7 +91,7 @@ def read_csv(path: Path, called: str = "the label table", *, whole: bool = False
         _refuse_short_rows(path, called, encoding, separator, to_skip)
     frame.columns = frame.columns.str.strip()
     # A short row lacks its last cells, even where empty cells are text.
-    stripped: pd.DataFrame = frame.fillna("").apply(lambda column: column.str.strip())
+    stripped = frame.fillna("").apply(unless_equal, args=(lambda cells: cells.str.strip(),))
     # A separator at the end of the header makes a column of nothing, which pandas names.
     nothing = [
         name
@@ -190,9 +190,22 @@ def _harmless(frame: pd.DataFrame) -> pd.DataFrame:
 
 def with_formulas(frame: pd.DataFrame) -> pd.DataFrame:
     """Cells of text as they were before ``write_csv``."""
-    cells: pd.DataFrame = frame.apply(lambda column: column.str.replace(_GUARDED, "", regex=True))
+    cells = frame.apply(
+        unless_equal, args=(lambda column: column.str.replace(_GUARDED, "", regex=True),)
+    )
     cells.columns = frame.columns.str.replace(_GUARDED, "", regex=True)
     return cells
+
+
+def unless_equal(
+    column: "pd.Series[str]", change: "Callable[[pd.Series[str]], pd.Series[str]]"
+) -> "pd.Series[str]":
+    """A column changed, or the column itself where that alters nothing.
+
+    The text of a large table is then in memory once and not after each step.
+    """
+    changed = change(column)
+    return column if changed.equals(column) else changed
 
 
 def column_names(columns: Iterable[str]) -> str:

@@ -83,7 +83,6 @@ def evaluate(
         accept_other_split: Use the current split and labels, though the run was trained on others.
     """
     from mammo_pd.cli.provenance import provenance
-    from mammo_pd.config import load_config
     from mammo_pd.evaluation.thresholds import Reader
     from mammo_pd.report.content import ReportContext
     from mammo_pd.report.evaluate import check_choices, evaluate_file, summary_table
@@ -100,7 +99,12 @@ def evaluate(
     # What can be refused without torch is, before it is imported.
     check_output_folder("--out", out)
     tell_of_resamples(resamples)
-    study = None if config is None else load_config(config).study.model_dump()
+    study = None
+    if config is not None:
+        # Only then: it loads Pydantic, and a table of predictions needs no configuration.
+        from mammo_pd.config import load_config
+
+        study = load_config(config).study.model_dump()
     chosen = []
     if predictions:
         if run_folders:
@@ -208,7 +212,9 @@ def _tell_apart(
     if others and len(runs) > 1:
         raise InputError(
             f"{others[0]} is another store than these runs were trained on, and one model is "
-            f"tested on it; give one run (was: {len(runs)})."
+            f"tested on it; give one run (was: {len(runs)}). Each fold's run can be "
+            "tested so by itself; the folds together are a further model, whose thresholds no "
+            "fold has chosen."
         )
     return own, others
 
@@ -238,6 +244,7 @@ def _evaluate_on_others(
     from mammo_pd.report.content import ReportContext
     from mammo_pd.report.external import (
         GivenSet,
+        NothingToLockOnError,
         SetSource,
         evaluate_sources,
         names_of,
@@ -283,6 +290,9 @@ def _evaluate_on_others(
         )
 
     targets = own.objective.target_columns
+    rows: list[dict[str, object]] = []
+    missing: dict[str, NothingToLockOnError] = {}
+    written = out
     for target in targets if len(targets) > 1 else (None,):
         place = out if target is None else out / target
         sources = [SetSource(names[0], names[0], partial(given, own, target))]
@@ -299,15 +309,35 @@ def _evaluate_on_others(
             phantom=own.phantom,
             **told,
         )
-        found = evaluate_sources(sources, place, context=context, **choices)
+        try:
+            found: dict[str, Any] = evaluate_sources(sources, place, context=context, **choices)
+        except NothingToLockOnError as error:
+            # Of several targets the others have their reports all the same.
+            if target is None:
+                raise
+            print(f"{target}\nnote: no report, {error}\n")
+            missing[target] = error
+            continue
+        written = place
         if target is not None:
             print(target)
+            for name, metrics in found["sets"].items():
+                rows += [{"set": name, **row} for row in of_target(target, metrics)]
         print(sets_table(found))
         keep_in_mlflow(
             run.path.parent, run.info.mlflow_run_id, place, out, folder="external-report"
         )
-    print(f"\nwrote {out}: index.html, metrics.json, and a report of each set")
-    print(f"look at: {shlex.quote(str(place / 'index.html'))}")
+        if target is not None:
+            print()
+    if not rows and missing:
+        raise next(iter(missing.values()))
+    if rows:
+        write_targets(rows, out)
+        reported = ", ".join(one for one in targets if one not in missing)
+        print(f"wrote {out}: a report in a folder of its own for each of {reported}")
+    else:
+        print(f"\nwrote {out}: index.html, metrics.json, and a report of each set")
+    print(f"look at: {shlex.quote(str(written / 'index.html'))}")
     print(f"next: {_predicting(run)}")
 
 
@@ -488,6 +518,12 @@ def context_of(scored: "Sequence[Scored]", target: str | None = None) -> "Report
         f"Trained on {run.num_keep} of {run.num_tokens} patches of each image "
         "(PatchDropout); scored here on all of them.",
         f"Weights of epoch {', '.join(map(str, epochs))}.",
+    ]
+    notes += [
+        f"The run {one.info.run_id} was not trained to its end; these are the weights of epoch "
+        f"{one.epoch}."
+        for one in scored
+        if one.info.finished is None
     ]
     if (corrected := first.objective.prior_note()) is not None:
         notes.append(corrected)

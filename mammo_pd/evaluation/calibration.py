@@ -6,6 +6,7 @@ scikit-learn has neither an offset nor cluster-robust standard errors for the lo
 ``calibration_curve`` returns no counts, which the intervals of its bins need.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,7 @@ _NEARLY_EQUAL = 1e-3
 _FOR_FOUR_KNOTS = 50
 _GRID_POINTS = 61
 _CONVERGED = 1e-10
+_ROWS_AT_ONCE = 2**15
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,9 @@ class SmoothCalibration:
     remark: str | None = None
 
 
-def smooth_calibration(label: ArrayLike, score: ArrayLike, patient: ArrayLike) -> SmoothCalibration:
+def smooth_calibration(
+    label: ArrayLike, score: ArrayLike, patient: ArrayLike, line: CalibrationLine | None = None
+) -> SmoothCalibration:
     """Logistic regression of the label on a restricted cubic spline of the logit of the score.
 
     The knots are quantiles of the scores: three, or four with 50 units of each class. Where scores
@@ -141,6 +145,7 @@ def smooth_calibration(label: ArrayLike, score: ArrayLike, patient: ArrayLike) -
         label: (n,) 0 or 1.
         score: (n,) in [0, 1], clipped to [1e-7, 1 - 1e-7].
         patient: (n,) int, from 0; the clusters of the sandwich estimator.
+        line: what ``calibration_line`` returns of them, if it is at hand.
 
     Source: Austin and Steyerberg 2014; the spline is Harrell's.
     """
@@ -155,7 +160,7 @@ def smooth_calibration(label: ArrayLike, score: ArrayLike, patient: ArrayLike) -
 
     if labels.min() == labels.max():
         return without("No smooth calibration curve: there is one class only.")
-    line = calibration_line(labels, clipped, patients)
+    line = calibration_line(labels, clipped, patients) if line is None else line
     if line.slope is None or line.remark is not None:
         why = (line.remark or "").replace("No calibration slope", "No smooth calibration curve")
         return without(why if line.slope is None else "No smooth calibration curve: " + why)
@@ -218,19 +223,22 @@ def _fit(
     By Newton's method; None where it does not converge.
     """
     beta = np.zeros(columns.shape[1])
-    likelihood = _likelihood(label, offset)
+    likelihood = _likelihood(columns, label, offset, beta)
     for _ in range(_STEPS):
-        linear = columns @ beta + offset
-        probability = expit(linear)
-        information = columns.T @ (columns * (probability * (1.0 - probability))[:, None])
-        score = columns * (label - probability)[:, None]
+        information = np.zeros((len(beta), len(beta)))
+        total = np.zeros(len(beta))
+        for rows in _blocks(len(label)):
+            score, weight = _score_and_weight(columns[rows], label[rows], offset[rows], beta)
+            information += columns[rows].T @ (columns[rows] * weight[:, None])
+            total += score.sum(axis=0)
         try:
-            step = np.linalg.solve(information, score.sum(axis=0))
+            step = np.linalg.solve(information, total)
         except np.linalg.LinAlgError:
             return None
+        start = beta
         # Newton overshoots where scores are extreme: halve the step until the likelihood rises.
         for _ in range(_STEPS):
-            moved = _likelihood(label, columns @ (beta + step) + offset)
+            moved = _likelihood(columns, label, offset, beta + step)
             if moved >= likelihood or not np.any(np.abs(step) > _CONVERGED):
                 break
             step = step / 2.0
@@ -238,15 +246,37 @@ def _fit(
         if np.all(np.abs(step) < _CONVERGED):
             # Sandwich estimator: units of one patient are correlated, so scores are summed by
             # patient before they are squared.
-            by_patient = np.stack(
-                [np.bincount(patient, weights=score[:, j]) for j in range(score.shape[1])]
-            )
+            by_patient = np.zeros((len(beta), int(patient.max()) + 1))
+            for rows in _blocks(len(label)):
+                score, _ = _score_and_weight(columns[rows], label[rows], offset[rows], start)
+                for j in range(len(beta)):
+                    of_rows = np.bincount(patient[rows], weights=score[:, j])
+                    by_patient[j, : len(of_rows)] += of_rows
             return beta, np.linalg.inv(information) @ by_patient
     return None
 
 
-def _likelihood(label: Floats, linear: Floats) -> float:
-    return total_of_products(label, linear) - float(np.logaddexp(0.0, linear).sum())
+def _blocks(n: int) -> Iterator[slice]:
+    """Some rows at a time: the products of all would be the largest arrays of a report."""
+    for start in range(0, n, _ROWS_AT_ONCE):
+        yield slice(start, min(start + _ROWS_AT_ONCE, n))
+
+
+def _score_and_weight(
+    columns: Floats, label: Floats, offset: Floats, beta: Floats
+) -> tuple[Floats, Floats]:
+    """(n, k) gradient of each unit's log likelihood, and (n,) its weight in the information."""
+    probability = expit(columns @ beta + offset)
+    return columns * (label - probability)[:, None], probability * (1.0 - probability)
+
+
+def _likelihood(columns: Floats, label: Floats, offset: Floats, beta: Floats) -> float:
+    """Logarithm of the likelihood."""
+    total = 0.0
+    for rows in _blocks(len(label)):
+        linear = columns[rows] @ beta + offset[rows]
+        total += total_of_products(label[rows], linear) - float(np.logaddexp(0.0, linear).sum())
+    return total
 
 
 @dataclass(frozen=True)

@@ -9,20 +9,18 @@ from mammo_pd.evaluation.measures import Row
 from mammo_pd.evaluation.strata import NOT_KNOWN, in_order, values_of_units
 from mammo_pd.terms import Level
 
+# Columns that name where an image comes from.
+MACHINES = ("manufacturer", "model", "vendor", "scanner", "machine_id", "site", "site_id")
 # A view is of an image; all else is the same throughout an exam.
 _CHARACTERISTICS = {
     "age": Level.EXAM,
     "density": Level.EXAM,
     "tissue": Level.EXAM,
-    "manufacturer": Level.EXAM,
-    "model": Level.EXAM,
-    "vendor": Level.EXAM,
-    "scanner": Level.EXAM,
-    "machine_id": Level.EXAM,
-    "site": Level.EXAM,
-    "site_id": Level.EXAM,
+    **dict.fromkeys(MACHINES, Level.EXAM),
     "view": Level.IMAGE,
 }
+# What tells the units of these levels apart.
+_KEYS = ["patient_id", "exam_id"]
 
 
 def describe_parts(images: pd.DataFrame, part: "pd.Series[str]", parts: Sequence[str]) -> list[Row]:
@@ -45,8 +43,9 @@ def describe_parts(images: pd.DataFrame, part: "pd.Series[str]", parts: Sequence
         if name not in table.columns:
             continue
         # Units within a part: an exam whose images lie in two parts counts in both.
+        needed = table[[*_KEYS, name]]
         values = {
-            one: values_of_units(table[part == one].reset_index(drop=True), name, level)
+            one: values_of_units(needed[part == one].reset_index(drop=True), name, level)
             for one in parts
         }
         every = np.concatenate(list(values.values()))

@@ -40,8 +40,10 @@ def units_of(predictions: pd.DataFrame, level: Level) -> np.ndarray:
         keys.append(predictions["exam_id"].fillna(""))
     if level is Level.BREAST:
         side = predictions["laterality"]
-        # A breast that is not known cannot be shared: two such images may show opposite sides.
-        keys.append(side.where(side.notna(), "image " + predictions["image_id"]))
+        if side.isna().any():
+            # A breast that is not known cannot be shared: two such images may show opposite sides.
+            side = side.where(side.notna(), "image " + predictions["image_id"])
+        keys.append(side)
     return np.asarray(predictions.groupby(keys, sort=True).ngroup(), dtype=np.int64)
 
 
@@ -64,7 +66,8 @@ def with_known_label(predictions: pd.DataFrame, level: Level) -> pd.DataFrame:
     known = by_unit.transform("max").eq(1.0) | by_unit.transform("count").eq(
         by_unit.transform("size")
     )
-    return predictions[known].reset_index(drop=True)
+    # Where all are known, the columns are shared and not copied.
+    return (predictions if known.all() else predictions[known]).reset_index(drop=True)
 
 
 def aggregate(
@@ -130,7 +133,10 @@ def _score_units(
     counts = np.diff(starts, append=len(order))
     score = score[order]
 
-    units = predictions[identity].iloc[order[starts]].reset_index(drop=True)
+    units = predictions[identity]
+    if level is not Level.IMAGE:  # whose columns are shared and not copied: their order is the same
+        units = units.iloc[order[starts]]
+    units = units.reset_index(drop=True)
     units["score"] = _aggregate_scores(score, starts, counts, aggregation)
     units["n_images"] = counts
     return units, order, starts
@@ -163,8 +169,10 @@ def without_rounding_error(values: np.ndarray) -> np.ndarray:
     Returns:
         (n,) float64, rounded to 14 significant digits.
     """
-    # Through text, because no factor of ten below 1 is exact in binary.
-    return np.array([float(f"{value:.{_DIGITS}g}") for value in values.tolist()])
+    # Through text, because no factor of ten below 1 is exact in binary; from an iterator, because a
+    # list of Python's numbers is four times as large as the array.
+    rounded = (float(f"{value:.{_DIGITS}g}") for value in values)
+    return np.fromiter(rounded, dtype=np.float64, count=len(values))
 
 
 def count_units(predictions: pd.DataFrame) -> dict[str, int]:

@@ -21,6 +21,7 @@ from sklearn.metrics import (
 )
 
 from mammo_pd.evaluation.calibration import (
+    CalibrationLine,
     SmoothCalibration,
     calibration_line,
     reliability_bins,
@@ -377,8 +378,9 @@ def assess(
     fit = independent and min(_patients_of_each_class(units)) >= _FOR_DELONG
     metrics |= _delong(label, score, values["auc"], fit=fit)
     metrics["brier_of_prevalence"] = float(label.mean() * (1.0 - label.mean()))
-    smooth = smooth_calibration(label, score, patient)
-    metrics |= _calibration(label, score, patient, smooth, remarks)
+    line = calibration_line(label, score, patient)
+    smooth = smooth_calibration(label, score, patient, line)
+    metrics |= _calibration(score, line, smooth, remarks)
     if len(ranking.thresholds) == 1:
         remarks.append(
             "All scores are equal: the AUC is 0.5 by definition and has no interval, and the model "
@@ -440,13 +442,8 @@ def _delong(label: Floats, score: Floats, auc: float, *, fit: bool) -> Row:
 
 
 def _calibration(
-    label: Floats,
-    score: Floats,
-    patient: NDArray[np.intp],
-    smooth: SmoothCalibration,
-    remarks: list[str],
+    score: Floats, line: CalibrationLine, smooth: SmoothCalibration, remarks: list[str]
 ) -> Row:
-    line = calibration_line(label, score, patient)
     if line.remark is not None:
         # What leaves no slope leaves no curve either.
         remarks.append(

@@ -12,7 +12,7 @@ import pandas as pd
 
 from mammo_pd.errors import InputError
 from mammo_pd.evaluation.strata import KNOWN_COLUMNS
-from mammo_pd.table_file import read_csv, with_formulas, with_known_names
+from mammo_pd.table_file import read_csv, unless_equal, with_formulas, with_known_names
 from mammo_pd.terms import Laterality
 
 REQUIRED = ("image_id", "patient_id", "label", "score")
@@ -108,7 +108,7 @@ def check_predictions(table: pd.DataFrame, *, source: str = "the predictions") -
             f"{source} has the same image_id more than once ({_rows(twice)} repeating an earlier "
             "one), which would count images twice: keep one row per image."
         )
-    checked["view"] = checked["view"].str.upper()
+    checked["view"] = unless_equal(checked["view"], lambda views: views.str.upper())
     checked.insert(3, "laterality", _laterality(_text(table, "laterality"), source))
     checked["label"] = _labels(table["label"], source)
     checked["score"] = _scores(table["score"], source)
@@ -130,13 +130,14 @@ def _text(table: pd.DataFrame, name: str) -> pd.Series:
         return pd.Series([None] * len(table), dtype="str")
     column = table[name].reset_index(drop=True)
     known = column.notna()
-    text = column.astype("str").str.strip()
+    text = unless_equal(column.astype("str"), lambda cells: cells.str.strip())
     # "NA" is a legitimate identifier; only an empty one is missing.
-    return text.where(known & (text != ""), None)
+    there = known & (text != "")
+    return text if there.all() else text.where(there, None)
 
 
 def _laterality(text: pd.Series, source: str) -> pd.Series:
-    upper = text.str.upper()
+    upper = unless_equal(text, lambda sides: sides.str.upper())
     unknown = (text.notna() & ~upper.isin(list(_LATERALITY))).to_numpy()
     if unknown.any():
         given = text[unknown].iloc[0]
@@ -144,7 +145,7 @@ def _laterality(text: pd.Series, source: str) -> pd.Series:
             f"{source} has {_rows(unknown)} whose laterality is neither L nor R (such as "
             f"{given!r}): write L or R, or leave it empty where unknown."
         )
-    return upper.map(_LATERALITY).astype("str")
+    return unless_equal(upper, lambda sides: sides.map(_LATERALITY).astype("str"))
 
 
 def _numbers(column: pd.Series) -> tuple[np.ndarray, np.ndarray]:

@@ -186,7 +186,13 @@ def _auc_if_enough(units: pd.DataFrame) -> Row:
 
 def _values(predictions: pd.DataFrame, column: str) -> np.ndarray:
     """The column as text; empty where it is unknown."""
-    given = predictions[column]
+    # Each value that occurs is read once: a column of many rows has few.
+    code, kinds = pd.factorize(predictions[column], use_na_sentinel=False)
+    named: np.ndarray = _as_text(pd.Series(kinds), column)[code]
+    return named
+
+
+def _as_text(given: pd.Series, column: str) -> np.ndarray:
     text = given.astype("str").str.strip()
     text = text.where(given.notna() & ~text.isin(["nan", "None", "<NA>"]), "")
     if column in _BANDS:

@@ -7,6 +7,7 @@ from math import inf
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 
 from mammo_pd.errors import InputError
 from mammo_pd.evaluation.characteristics import describe_parts
@@ -143,7 +144,9 @@ def evaluate_predictions(
         miss_cost=miss_cost,
         reader=reader,
     )
-    table = check_predictions(predictions)
+    # In the order that the rows are evaluated in, so that they are in memory once.
+    table = _by_image(check_predictions(predictions))
+    del predictions
     evaluated, chosen_on, training_rows = select_rows(
         table,
         None if validation is None else check_predictions(validation, source="the validation rows"),
@@ -165,6 +168,7 @@ def evaluate_predictions(
         level: aggregate(with_known_label(evaluated, level), level, aggregated_by)
         for level in Level
     }
+    _return_freed_memory()
     intended: dict[Level, float] = {}
     if prevalence is not None:
         intended = prevalence_by_level(units, prevalence, Level(prevalence_level))
@@ -251,7 +255,15 @@ def evaluate_predictions(
         errors=errors,
         thumbnails={} if thumbnail is None else _thumbnails(errors, thumbnail),
     )
+    _return_freed_memory()
     return write_report(report, out)
+
+
+def _return_freed_memory() -> None:
+    """Give the system back what columns took that are gone; allocators keep it for later ones."""
+    # The first holds text, the second is the C library's, which also serves NumPy.
+    for pool in (pa.default_memory_pool(), pa.system_memory_pool()):
+        pool.release_unused()
 
 
 def compare_predictions(
@@ -433,7 +445,8 @@ def select_rows(
                 "All rows are training images, on which any model looks good: supply predictions "
                 "for val or test."
             )
-        evaluated = table[test] if test.any() else table[val]
+        chosen = test if test.any() else val
+        evaluated = table if chosen.all() else table[chosen]
         # Without test rows the val rows are evaluated, and cannot serve to choose thresholds too.
         chosen_on = table[val] if test.any() else chosen_on
         training_rows = int((split == Split.TRAIN).sum())
@@ -454,6 +467,8 @@ def _part(split: object) -> str:
 
 
 def _by_image(rows: pd.DataFrame) -> pd.DataFrame:
+    if rows["image_id"].is_monotonic_increasing:
+        return rows.reset_index(drop=True)
     return rows.sort_values("image_id", ignore_index=True)
 
 
@@ -490,13 +505,16 @@ def _with_participants(
 ) -> ReportContext:
     """The flow and the characteristics of the rows given, where nobody told more of them."""
     whole = table
-    if not chosen_on["image_id"].isin(table["image_id"]).all():
+    if len(chosen_on) and not chosen_on["image_id"].isin(table["image_id"]).all():
         whole = pd.concat([table, chosen_on]).drop_duplicates("image_id", ignore_index=True)
-    judged = whole["image_id"].isin(evaluated["image_id"])
     tested = Split.VAL if context.split_part == Split.VAL else Split.TEST
-    part = pd.Series(Split.TRAIN.value, index=whole.index, dtype=object)
-    part[whole["image_id"].isin(chosen_on["image_id"])] = Split.VAL.value
-    part[judged] = tested.value
+    # Looking up hundreds of thousands of names takes memory, so only where rows differ.
+    if len(evaluated) == len(whole):
+        part = pd.Series(tested.value, index=whole.index, dtype=object)
+    else:
+        part = pd.Series(Split.TRAIN.value, index=whole.index, dtype=object)
+        part[whole["image_id"].isin(chosen_on["image_id"])] = Split.VAL.value
+        part[whole["image_id"].isin(evaluated["image_id"])] = tested.value
     names = [name.value for name in Split if (part == name.value).any()]
     if not context.flow:
         exam = pd.Series(units_of(whole, Level.EXAM))

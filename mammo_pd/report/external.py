@@ -38,6 +38,10 @@ from mammo_pd.wording import counted
 _MOST_OF_A_NAME = 40
 
 
+class NothingToLockOnError(InputError):
+    """The development set has labels of one class only where thresholds are to be decided."""
+
+
 @dataclass(frozen=True)
 class GivenSet:
     """One set, once it is read.
@@ -134,7 +138,8 @@ def evaluate_sources(
         The content of ``metrics.json``: ``sets`` with the metrics of each by name, and ``locked``.
 
     Raises:
-        InputError: a table fails a check, or the first one has too few labels to lock anything on.
+        InputError: a table fails a check.
+        NothingToLockOnError: the first one has labels of one class only.
     """
     how: dict[str, Any] = {
         "aggregation": aggregation,
@@ -228,7 +233,7 @@ def _lock(
         rows, part=part, aggregation=aggregation, miss_cost=how["miss_cost"], prevalence=intended
     )
     if not all(locked.thresholds.values()):
-        raise InputError(
+        raise NothingToLockOnError(
             f"the set {name} has labels of one class only where thresholds are to be decided "
             f"({'rows with split = val' if part == Split.VAL else 'all rows'}): name the "
             "development set first, with both classes."

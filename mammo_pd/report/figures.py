@@ -192,12 +192,14 @@ def _finish(drawing: "Drawing", name: str, alt: str) -> Figure:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     svg, png = io.StringIO(), io.BytesIO()
+    # A canvas from the start: without one, each measurement of a text makes a bitmap of its own.
+    canvas = FigureCanvasAgg(drawing)
     # Lay out once: savefig would repeat the constrained layout for each format.
     drawing.draw_without_rendering()
     drawing.set_layout_engine("none")
     panels = _panels_of(drawing)
+    canvas.print_png(png, metadata={"Software": "mammo-pd"})
     FigureCanvasSVG(drawing).print_svg(svg, metadata={"Date": None, "Creator": "mammo-pd"})
-    FigureCanvasAgg(drawing).print_png(png, metadata={"Software": "mammo-pd"})
     return Figure(name, svg.getvalue(), png.getvalue(), alt, panels)
 
 

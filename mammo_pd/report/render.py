@@ -4,13 +4,14 @@ The templates hold the layout and the prose. The page fetches nothing. It is com
 one script, which adds sorting, a threshold that moves, and a table of contents that follows.
 """
 
+import re
 from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from mammo_pd.evaluation.cutoffs import FIXED_RULE
 from mammo_pd.evaluation.levels import Aggregation
@@ -172,6 +173,7 @@ def external_page(external: ExternalValidation, figures: Sequence[Figure]) -> st
     """
     sections = {
         "sets": "Result",
+        "screening": "Screening",
         "thresholds": "Thresholds",
         "calibration": "Calibration",
         "curves": "Curves",
@@ -182,6 +184,7 @@ def external_page(external: ExternalValidation, figures: Sequence[Figure]) -> st
         sections,
         external.context,
         external=external,
+        prevalence=external.sets[0].metrics["computation"]["prevalences"].get(HEADLINE.value),
         headline=HEADLINE,
         levels=list(headline_first(dict.fromkeys(Level))),
         metric_names=_METRIC_NAMES,
@@ -343,6 +346,11 @@ def _svg(figure: Figure) -> Markup:
     return Markup(figure.inline())
 
 
+def _breakable(name: object) -> Markup:
+    """A name that a narrow column may break where its words end."""
+    return Markup(re.sub(r"(?<=[_/.-])(?=\w)", "<wbr>", str(escape(name))))
+
+
 def _png_uri(png: bytes) -> str:
     return f"data:image/png;base64,{b64encode(png).decode('ascii')}"
 
@@ -357,6 +365,7 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "between": between,
+        "breakable": _breakable,
         "fixed": fixed,
         "interval": with_interval,
         "plain": plain,

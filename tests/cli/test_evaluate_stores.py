@@ -105,6 +105,42 @@ def test_a_store_without_a_split_is_tested_whole(
             assert one[level] == other[level]
 
 
+def test_a_target_that_cannot_be_locked_leaves_the_others_their_reports(
+    phantom_store: Path,
+    elsewhere: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    vendors = ",".join(f"Phantom vendor {letter}" for letter in "ABCDEF")
+    config = small(
+        training__epochs=1,
+        training__objective="findings",
+        training__targets=(f"vendor:{vendors}", "label"),
+    )
+    trained = train(phantom_store, tmp_path / "runs", config, say=lambda _: None)
+    assert trained is not None
+    decide, asked = report.lock, []
+
+    def no_threshold_but_for_the_last(rows: pd.DataFrame, **how: object) -> object:
+        asked.append(rows)
+        return decide(rows.assign(label=0.0) if len(asked) < 6 else rows, **how)
+
+    monkeypatch.setattr(report, "lock", no_threshold_but_for_the_last)
+    out = tmp_path / "report"
+    words = ["evaluate", str(trained.path), "--store", str(elsewhere), "--out", str(out)]
+    assert main(words) == 0
+    assert [path.name for path in out.iterdir() if path.is_dir()] == ["label"]
+    table = pd.read_csv(out / "targets.csv")
+    assert table.groupby("set")["target"].unique().map(list).to_dict() == {
+        "store": ["label"],
+        "other": ["label"],
+    }
+    printed = capsys.readouterr().out
+    assert printed.count("note: no report, the set store has labels of one class only") == 5
+    assert f"look at: {out / 'label' / 'index.html'}" in printed
+
+
 def test_what_is_in_both_stores_is_told_of(
     run: Path, phantoms: Path, elsewhere: Path, phantom_store: Path, tmp_path: Path
 ) -> None:

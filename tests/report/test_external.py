@@ -15,6 +15,7 @@ from mammo_pd.report.content import ReportContext
 from mammo_pd.report.evaluate import evaluate_file
 from mammo_pd.report.external import evaluate_sets, sets_table
 from mammo_pd.report.folder import metrics_of
+from mammo_pd.report.render import _breakable
 from mammo_pd.terms import Level
 
 CONTEXT = ReportContext(title="Sets <of> women", created="2026-01-01T00:00:00+00:00")
@@ -65,6 +66,9 @@ def test_a_column_for_each_set(files, tmp_path):
     assert metrics["locked"]["digest"] in text
     assert "&lt;b&gt;" in text
     assert "<b>." not in text
+    # A long name may break where its words end, and shows as it is.
+    assert "a_<wbr>long" in str(_breakable("a_long"))
+    assert str(_breakable("<b>_c")) == "&lt;b&gt;_<wbr>c"
     table = pd.read_csv(out / "sets.csv")
     assert len(table) == 12
     assert len(pd.read_csv(out / "operating_points.csv")) == 3 * 4 * 8
@@ -90,6 +94,19 @@ def test_without_validation_rows_all_of_the_first_decides_and_is_no_test(files, 
     assert metrics["sets"]["a"]["exam"]["operating_points"] == []
     assert metrics["recalibrated"]["a"] == {}
     assert "its own column is no test of them" in (tmp_path / "out" / "index.html").read_text()
+
+
+@pytest.mark.usefixtures("blank_figures")
+def test_women_are_counted_at_one_prevalence_or_the_page_says_at_which(files, tmp_path):
+    metrics = evaluate_sets(files[:2], tmp_path / "out", prevalence=0.006, **HOW)
+    page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert "of 6 positives in 1,000 that was given" in page
+    for one in metrics["sets"].values():
+        (row,) = (r for r in one["programme"]["per_thousand"] if r["code"] == "specificity_90")
+        assert row["found"] + row["missed"] == pytest.approx(6.0)
+    evaluate_sets(files[:2], tmp_path / "out", **HOW)
+    page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert "columns cannot be compared" in page
 
 
 @pytest.mark.usefixtures("blank_figures")

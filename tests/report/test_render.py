@@ -16,6 +16,7 @@ import mammo_pd
 from mammo_pd.evaluation.thresholds import Reader
 from mammo_pd.report.content import ReportContext
 from mammo_pd.report.evaluate import compare_predictions, evaluate_predictions
+from mammo_pd.report.guidelines import CLAIM, STARD_AI, TRIPOD_AI
 
 # Text that would be an element of its own, were it not escaped.
 HOSTILE = "<x-evil a=\"'>&$x_{$"
@@ -29,7 +30,7 @@ def report(tmp_path_factory):
     table["split"] = ["val"] * 160 + ["test"] * 320
     table["fold"] = table.index // 4 % 3
     context = ReportContext(
-        title="Cancer <on> phantoms & films",
+        title="Cancer <on> phantoms & films: site_of_a_name_that_no_phone_can_hold_in_one_line",
         phantom=True,
         exclusions={"no_breast_found": 3},
         parts=[{"part": "train", "patients": 300, "images": 1200}],
@@ -82,7 +83,7 @@ class Balanced(HTMLParser):
         self.tags.add(tag)
         self.ids += [value for name, value in attrs if name == "id"]
         self.links += [value for name, value in attrs if (tag, name) == ("a", "href")]
-        if tag not in {"meta", "link", "br", "img", "input"}:
+        if tag not in {"meta", "link", "br", "img", "input", "wbr"}:
             self.opened.append(tag)
 
     def handle_data(self, data):
@@ -102,6 +103,16 @@ def parsed(page):
     return parser
 
 
+def test_the_guidelines_have_their_published_numbers_of_items():
+    # As the publications count them: 44; 27 in 52 rows; 40 in 48 rows.
+    for guideline, items, rows in ((CLAIM, 44, 44), (TRIPOD_AI, 27, 52), (STARD_AI, 40, 48)):
+        numbers = [number for number, _, _ in guideline.items]
+        assert len(numbers) == len(set(numbers)) == rows
+        whole = [int(number.rstrip("abcdefg")) for number in numbers]
+        assert whole == sorted(whole)
+        assert set(whole) == set(range(1, items + 1))
+
+
 def test_the_markup_is_whole_and_every_section_can_be_reached(report):
     page = parsed(report / "index.html")
     assert page.opened == []
@@ -109,6 +120,8 @@ def test_the_markup_is_whole_and_every_section_can_be_reached(report):
     sections = re.findall(r'<section id="([^"]+)"', (report / "index.html").read_text())
     assert page.links[: len(sections) + 1] == [f"#{key}" for key in (sections[0], *sections)]
     assert {link.removeprefix("#") for link in page.links} == set(sections)
+    # A publication is named and not linked: the page leads nowhere but to itself.
+    assert all(f"doi:{guideline.doi}" in page.text for guideline in (CLAIM, TRIPOD_AI, STARD_AI))
     assert len(sections) > 5
     # A panel is a window on its figure's drawing.
     assert set(page.shown) <= {f"#{name}" for name in page.ids}
