@@ -116,6 +116,9 @@ class PredictionFolder:
                     "name another --out."
                 )
             return
+        # Of a command that was killed as it wrote its first file.
+        for leftover in self.root.glob(f".{self.about.name}.*"):
+            leftover.unlink()
         if self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
             raise InputError(
                 f"{self.root} exists and holds no predictions; name a new or empty folder with "

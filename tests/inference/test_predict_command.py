@@ -26,6 +26,7 @@ from mammo_pd.data.record import Record
 from mammo_pd.data.store import StorePaths
 from mammo_pd.evaluation.levels import Aggregation, aggregate
 from mammo_pd.evaluation.predictions import check_predictions
+from mammo_pd.inference.new_studies import PredictionFolder
 from mammo_pd.inference.predict import Scored
 from mammo_pd.inference.predict import predict as score_run
 from mammo_pd.inference.trained_model import TrainedModel
@@ -235,6 +236,47 @@ def test_bundle_run_by_monai_gives_the_scores_of_predict(
     assert len(found) == 4
     for file, score in found.items():
         assert score == pytest.approx(scored[crosswalk[str(woman / file)]], abs=1e-5)
+
+
+@pytest.mark.parametrize("moment", ["copyfile", "rename", "rmdir"])
+def test_bundle_is_whole_or_none_and_a_killed_one_is_made_by_the_same_command(
+    moment: str,
+    trained: Trained,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["export", str(trained.checkpoint), "--bundle", str(tmp_path / "b")]
+    calls = []
+    where: Any = shutil if moment == "copyfile" else Path
+    before = getattr(where, moment)
+
+    def killed(*given: Any, **named: Any) -> Any:
+        calls.append(given)
+        if len(calls) == (2 if moment == "rename" else 1):
+            raise KeyboardInterrupt
+        return before(*given, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(where, moment, killed)
+        assert main(words) == 130
+    assert "the same command begins anew" in capsys.readouterr().err
+    assert (tmp_path / "b" / "configs").exists() == (moment == "rmdir")
+    assert main(words) == 0
+    assert sorted(path.name for path in (tmp_path / "b").iterdir()) == ["configs", "docs", "models"]
+    copy = tmp_path / "b" / "models" / "model.safetensors"
+    assert copy.read_bytes() == trained.checkpoint.read_bytes()
+    # A whole one is not replaced.
+    assert main(words) == 2
+
+
+def test_folder_of_a_run_that_was_killed_before_its_first_file_is_taken(
+    trained: Trained, tmp_path: Path
+) -> None:
+    out = PredictionFolder(tmp_path)
+    (tmp_path / ".predictions.json.x7y_z.json").write_text("{")
+    out.claim(TrainedModel.load(trained.checkpoint))
+    assert [path.name for path in tmp_path.iterdir()] == ["predictions.json"]
 
 
 def test_interrupted_run_leaves_whole_tables_and_goes_on(
