@@ -5,6 +5,7 @@ import sqlite3
 import tempfile
 from contextlib import closing
 from importlib.util import find_spec
+from multiprocessing.util import get_temp_dir
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,8 @@ def test_whole_job_tells_nothing_that_was_planted(
     table = write_archive(dicom, planted)
     work.mkdir()
     (work / "tmp").mkdir()
+    # This process's for good, and no part of the job.
+    get_temp_dir()
     monkeypatch.setattr(tempfile, "tempdir", str(work / "tmp"))
     monkeypatch.setenv("TMPDIR", str(work / "tmp"))
     monkeypatch.chdir(work)
