@@ -34,6 +34,11 @@ def sync(
     said: list[str] = []
     with locked(found.lock):
         journal = Journal(found, said.append)
+        if journal.count == 0:
+            raise InputError(
+                f"the run {found.info.run_id} has kept nothing to tell MLflow: {found.journal} is "
+                "missing or empty; restore it from a copy."
+            )
         synced = journal.sync()
     if not synced:
         reason = said[0].partition("(")[2].rpartition(");")[0] if said else "its answer was lost"

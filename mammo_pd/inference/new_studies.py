@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 
 from mammo_pd import __version__
+from mammo_pd.data.lost_record import has_record, record_file
 from mammo_pd.data.manifest_row import manifest_row
 from mammo_pd.data.new_image import NewImage
 from mammo_pd.data.record import Record
@@ -94,7 +95,8 @@ class PredictionFolder:
         """Make the folder, or go on with one of the same model.
 
         Raises:
-            InputError: it holds something else, or what another model or version made.
+            InputError: it holds something else, what another model or version made, or has lost its
+                record.
         """
         made_by = {
             "weights": model.digest,
@@ -114,6 +116,12 @@ class PredictionFolder:
                 raise InputError(
                     f"{self.root} holds predictions of another model, or of other preprocessing; "
                     "name another --out."
+                )
+            if self.table(Level.IMAGE).is_file() and not has_record(self.paths):
+                raise InputError(
+                    f"{self.root} holds predictions without their record, "
+                    f"{record_file(self.paths)}, so they would all be made anew and named "
+                    "otherwise; put that back from a copy, or name another --out."
                 )
             return
         # Of a command that was killed as it wrote its first file.

@@ -270,6 +270,24 @@ def test_bundle_is_whole_or_none_and_a_killed_one_is_made_by_the_same_command(
     assert main(words) == 2
 
 
+@pytest.mark.parametrize("lost", ["private", "private/images.sqlite"])
+def test_predictions_without_their_record_are_not_made_anew(
+    lost: str,
+    trained: Trained,
+    predicted: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "handed on"
+    shutil.copytree(predicted, out, ignore=shutil.ignore_patterns(Path(lost).name))
+    before = (out / "predictions.csv").read_bytes()
+    words = ["predict", str(trained.checkpoint), str(trained.folder), "--out", str(out)]
+    assert main(words) == 2
+    assert "holds predictions without their record" in capsys.readouterr().err
+    assert (out / "predictions.csv").read_bytes() == before
+    assert (out / "private").exists() == (lost != "private")
+
+
 def test_folder_of_a_run_that_was_killed_before_its_first_file_is_taken(
     trained: Trained, tmp_path: Path
 ) -> None:
