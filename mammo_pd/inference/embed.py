@@ -4,6 +4,7 @@ The class token and the mean of the patch tokens, of what timm's ``forward_featu
 is done is kept beside the file until all is, so a run that was killed goes on.
 """
 
+import glob
 import hashlib
 import json
 import shutil
@@ -31,7 +32,7 @@ from mammo_pd.data.dataset import MammogramDataset
 from mammo_pd.data.manifest import read_manifest
 from mammo_pd.data.store import open_store, read_store_info
 from mammo_pd.errors import InputError
-from mammo_pd.files import atomic_write, write_text
+from mammo_pd.files import atomic_write, remove_leftovers, write_text
 from mammo_pd.inference.predict import load_model
 from mammo_pd.inference.score import IMAGES_AT_ONCE
 from mammo_pd.keyed_random import image_key
@@ -256,6 +257,7 @@ def _alone_at(out: Path) -> Iterator[None]:
     out.parent.mkdir(parents=True, exist_ok=True)
     lock = out.with_name(f".{out.name}.lock")
     with locked(lock):
+        remove_leftovers(out.parent, glob.escape(out.name))
         yield
         lock.unlink()
 

@@ -30,7 +30,7 @@ from mammo_pd.data.record import Record
 from mammo_pd.data.store import StorePaths
 from mammo_pd.errors import InputError
 from mammo_pd.evaluation.operating_points import OperatingPoints
-from mammo_pd.files import atomic_write, write_text
+from mammo_pd.files import atomic_write, remove_leftovers, write_text
 from mammo_pd.imaging.settings import ALGORITHM_VERSION
 from mammo_pd.inference.score import IMAGES_AT_ONCE
 from mammo_pd.inference.trained_model import TrainedModel
@@ -124,16 +124,27 @@ class PredictionFolder:
                     "otherwise; put that back from a copy, or name another --out."
                 )
             return
-        # Of a command that was killed as it wrote its first file.
-        for leftover in self.root.glob(f".{self.about.name}.*"):
-            leftover.unlink()
-        if self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
+        # But for what a command left that was killed as it wrote its first file.
+        first = f".{self.about.name}."
+        if self.root.exists() and not (
+            self.root.is_dir() and all(file.name.startswith(first) for file in self.root.iterdir())
+        ):
             raise InputError(
                 f"{self.root} exists and holds no predictions; name a new or empty folder with "
                 "--out."
             )
         self.root.mkdir(parents=True, exist_ok=True)
         write_text(self.about, json.dumps({"made_by": made_by}, indent=2) + "\n")
+
+    def remove_leftovers(self) -> None:
+        """Remove what a killed command was writing; the record must be open, which is a lock."""
+        tables = (self.about, self.not_scored, *(self.table(level) for level in Level))
+        remove_leftovers(self.root, *(file.name for file in tables))
+        remove_leftovers(self.paths.private, self.crosswalk.name)
+        pictures = self.saliency("*")
+        remove_leftovers(pictures.parent, pictures.name)
+        for exam in self.dicom.glob("*"):
+            remove_leftovers(exam, "*.dcm")
 
 
 def claim_folder(record: Record, folder: Path) -> None:

@@ -292,9 +292,16 @@ def test_folder_of_a_run_that_was_killed_before_its_first_file_is_taken(
     trained: Trained, tmp_path: Path
 ) -> None:
     out = PredictionFolder(tmp_path)
-    (tmp_path / ".predictions.json.x7y_z.json").write_text("{")
+    (tmp_path / ".predictions.json.x7y_zabc.json").write_text("{")
     out.claim(TrainedModel.load(trained.checkpoint))
-    assert [path.name for path in tmp_path.iterdir()] == ["predictions.json"]
+    pictures = out.saliency("x").parent
+    pictures.mkdir()
+    for leftover in (".predictions_exam.csv.a1b2c3d4.csv", "saliency/.x.png.a1b2c3_4.png"):
+        (tmp_path / leftover).touch()
+    (pictures / "x.png").touch()
+    out.remove_leftovers()
+    left = [path.name for path in tmp_path.rglob("*") if path.is_file()]
+    assert sorted(left) == ["predictions.json", "x.png"]
 
 
 def test_interrupted_run_leaves_whole_tables_and_goes_on(
