@@ -148,6 +148,9 @@ def test_search_finds_what_is_packed(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(mark.upper())
     (tmp_path / "a.txt").write_bytes(mark.encode("utf-16"))
     (tmp_path / mark).mkdir()
+    date = {"a date": "18330919"}
+    assert held(b"0.3218330919", date) == held(b"0.18330919", date) == []
+    assert held(b"on 18330919", date) == held(b"18330919120000.000", date) == ["a date"]
     marks = {"anywhere": mark}
     names = ("a.csv", "a.parquet", "a.png", "a.safetensors", "a.sqlite", "a.txt")
     assert found_in(tmp_path, marks) == [
