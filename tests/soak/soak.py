@@ -47,8 +47,18 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 _SECONDS_TO_END = 30.0
 _TIMEOUT = 600.0
 _MARK = "MAMMO_PD_SOAK"
-# Measured times, and names that a run draws by lot.
-_TIMES = ("seconds", "per_second", "memory", "wait_share", "_share", "created", "run_id", "sha256")
+# Measured times, and names that a run draws by lot and that are in the hash of its checkpoint.
+_TIMES = (
+    "seconds",
+    "per_second",
+    "memory",
+    "wait_share",
+    "_share",
+    "created",
+    "run_id",
+    "sha256",
+    "SHA-256",
+)
 _SETTINGS = {
     "data": {"res": "64x48", "workers": 1},
     "model": {"name": "vit_tiny_patch16_224", "drop_path_rate": 0.1},
