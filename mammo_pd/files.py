@@ -33,6 +33,18 @@ def atomic_write(path: Path, *, mode: int = 0o666) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
+def remove_leftovers(folder: Path, *names: str) -> None:
+    """Remove what killed writers left in a folder, which `atomic_write` would have renamed.
+
+    Args:
+        folder: of the files.
+        names: of files that no other process writes now, or patterns of them.
+    """
+    for name in names:
+        for beside in folder.glob(f".{name}.????????{Path(name).suffix}"):
+            beside.unlink(missing_ok=True)
+
+
 def sync_folder(folder: Path) -> None:
     """Make names that were put into a folder survive a power cut."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

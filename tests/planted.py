@@ -231,8 +231,14 @@ def held(content: bytes, marks: dict[str, str]) -> list[str]:
     return [
         place
         for place, mark in marks.items()
-        if mark.lower().encode() in lowered or mark.lower().encode("utf-16-le") in lowered
+        if (_holds_date if mark.isdigit() else bytes.__contains__)(lowered, mark.lower().encode())
+        or mark.lower().encode("utf-16-le") in lowered
     ]
+
+
+def _holds_date(content: bytes, mark: bytes) -> bool:
+    # Among the digits of thousands of scores and features any eight of them come up by chance.
+    return mark in content and re.search(rb"(?<![\d.])" + mark, content) is not None
 
 
 def contents(file: Path) -> Iterator[bytes]:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from mammo_pd.files import atomic_write, each_file, write_text
+from mammo_pd.files import atomic_write, each_file, remove_leftovers, write_text
 
 
 def test_failed_write_leaves_the_old_file_and_nothing_beside(tmp_path: Path) -> None:
@@ -14,6 +14,20 @@ def test_failed_write_leaves_the_old_file_and_nothing_beside(tmp_path: Path) -> 
         raise RuntimeError("killed")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    names = ("a.txt", "b.txt", "a", "a.txt.gz")
+    # As killed: the blocks are left only after the test.
+    writers = [atomic_write(tmp_path / name) for name in names]
+    left = [writer.__enter__() for writer in writers]
+    (tmp_path / ".a.txt.notes").touch()
+    write_text(tmp_path / "a.txt", "")
+    before = {*tmp_path.iterdir()}
+    remove_leftovers(tmp_path, "a.txt", "a")
+    assert before - {*tmp_path.iterdir()} == {left[0], left[2]}
+    remove_leftovers(tmp_path, "*.txt")
+    assert before - {*tmp_path.iterdir()} == {*left[:3]}
 
 
 def test_written_file_has_ordinary_rights(tmp_path: Path) -> None:

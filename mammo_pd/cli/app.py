@@ -41,6 +41,8 @@ COMMANDS = (
     "doctor",
     "demo",
 )
+# Those of minutes at most, which keep nothing to go on from.
+_BEGIN_ANEW = ("inspect", "export", "compare", "show", "budget", "doctor")
 
 app = App(
     name="mammo-pd",
@@ -130,13 +132,15 @@ def _main(arguments: Sequence[str] | None) -> int:
             keep_threads_within_quota()
         status = app(words)
     except KeyboardInterrupt as interrupt:
-        # `train` names its own command, which needs --resume.
-        again = str(interrupt) or "the same command"
         terminated = isinstance(interrupt, TerminatedError)
+        if words[0] in _BEGIN_ANEW:
+            kept = "nothing is half written, and the same command begins anew."
+        else:
+            # `train` names its own command, which needs --resume.
+            again = str(interrupt) or "the same command"
+            kept = f"finished work is kept, and {again} continues from there."
         print(
-            f"\nmammo-pd: {'terminated' if terminated else 'interrupted'}; finished work is kept, "
-            f"and {again} continues from there.",
-            file=sys.stderr,
+            f"\nmammo-pd: {'terminated' if terminated else 'interrupted'}; {kept}", file=sys.stderr
         )
         return 143 if terminated else 130
     except BrokenPipeError:
@@ -200,7 +204,8 @@ def explain(error: Exception, images: Sequence[Path] = ()) -> str | None:
         name = error.filename
         file = Path(os.fsdecode(name)).absolute()
         for folder in images:
-            if file.is_relative_to(folder.absolute()):
+            # Commands follow links to the folder before they read it.
+            if any(map(file.is_relative_to, (folder.absolute(), folder.resolve()))):
                 name = f"a file or folder in {folder}"
         return (
             f"{name} cannot be read or written ({error.strerror}); check that it exists "

@@ -39,7 +39,8 @@ def bench(
 ) -> None:
     """Measure training steps on this machine, beside timm's patch_drop_rate.
 
-    Gives images/s, memory, host time and waiting: of steps at a full and a small batch, of epochs.
+    Gives images/s, memory, host time and waiting, of steps at a full and at a
+    small batch and of whole epochs.
 
     For example:
 

@@ -104,6 +104,7 @@ def predict(
     _introduce(model, operating_point)
     with Record(target.paths, None if key is None else key.read_bytes()) as record:
         claim_folder(record, folder)
+        target.remove_leftovers()
         files = read_new_images(
             found,
             folder,

@@ -18,7 +18,7 @@ from mammo_pd.cli.options import (
     default_store,
     unless_default,
 )
-from mammo_pd.cli.train import run_to_resume, train_or_resume
+from mammo_pd.cli.train import resuming, run_to_resume, train_or_resume
 from mammo_pd.errors import InputError
 from mammo_pd.wording import counted
 
@@ -96,7 +96,10 @@ def pretrain(
     from mammo_pd.training.runs import RunFolder
 
     run = RunFolder.open(folder)
-    page = write_reconstructions(run, store)
+    try:
+        page = write_reconstructions(run, store)
+    except KeyboardInterrupt as interrupt:
+        raise type(interrupt)(resuming("pretrain", runs, [folder])) from None
     print(f"\nwrote {folder}: best.safetensors, last.safetensors, history.csv, config.yaml")
     print(f"look at: {shlex.quote(str(page))}")
     print(f"metrics: {page_of_runs(folder.parent)}")

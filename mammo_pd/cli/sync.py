@@ -48,6 +48,12 @@ def pass_on_to_mlflow(run: "RunFolder") -> str | None:
 
     said: list[str] = []
     with locked(run.lock):
-        if Journal(run, said.append).sync():
+        journal = Journal(run, said.append)
+        if journal.count == 0:
+            raise InputError(
+                f"the run {run.info.run_id} has kept nothing to tell MLflow: {run.journal} is "
+                "missing or empty; restore it from a copy."
+            )
+        if journal.sync():
             return None
     return said[0].partition("(")[2].rpartition(");")[0] if said else "its answer was lost"

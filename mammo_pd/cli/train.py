@@ -100,12 +100,13 @@ def run_to_resume(
     if settings.any_given or any(value is not None for value in others):
         raise InputError(
             "--resume continues with the run's own configuration; drop the other settings "
-            f"({_resuming(command, runs, None)}), or train anew without --resume."
+            f"({resuming(command, runs, None)}), or train anew without --resume."
         )
     return find_run(runs, resume[0] if resume else None)
 
 
-def _resuming(command: str, runs: Path, resume: list[Path] | None) -> str:
+def resuming(command: str, runs: Path, resume: list[Path] | None) -> str:
+    """The command that goes on with a run."""
     named = f" {shlex.quote(str(resume[0]))}" if resume else ""
     return f"mammo-pd {command}{unless_default('--runs', runs, default_runs())} --resume{named}"
 
@@ -130,7 +131,8 @@ def train_or_resume(
 
     Raises:
         InputError: something given cannot be used.
-        KeyboardInterrupt: after Ctrl-C or SIGTERM; its text is the command to type again.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM; its text is the command to type again, if that
+            is not the same.
     """
     if stopped is not None and stopped.info.finished is not None:
         return _leave_finished(stopped)
@@ -140,16 +142,24 @@ def train_or_resume(
     from mammo_pd.training.setup import RunSetup
     from mammo_pd.training.train import reopen_run, start_run
 
+    begun = stopped is not None
+
     def prepare() -> "tuple[RunSetup, RunFolder]":
+        nonlocal begun
         if stopped is not None:
             return reopen_run(stopped.path, store=store)
         setup = RunSetup.build(place, config)
-        return setup, start_run(runs, setup)
+        run = start_run(runs, setup)
+        begun = True
+        return setup, run
 
     try:
         return fit_with_advice(prepare)
     except KeyboardInterrupt as interrupt:
-        raise type(interrupt)(_resuming(command, runs, resume)) from None
+        # Without a run of its own, --resume would go on with an earlier one.
+        if not begun:
+            raise
+        raise type(interrupt)(resuming(command, runs, resume)) from None
 
 
 def _leave_finished(run: "RunFolder") -> Path | None:

@@ -23,16 +23,15 @@ def refuse_lost_record(paths: StorePaths) -> None:
         InputError: one of them is not.
     """
     key, record = paths.private / "key", record_file(paths)
-    # SQLite takes what is shorter than its header for a new database.
-    has_record = record.is_file() and record.stat().st_size >= _SQLITE_HEADER_BYTES
-    if not has_record and not _names_images(paths.manifest):
+    is_there = has_record(paths)
+    if not is_there and not _names_images(paths.manifest):
         return
-    if not has_record and not key.is_file():
+    if not is_there and not key.is_file():
         raise InputError(
             f"the store {paths.root} was handed on without its folder private, so it can be "
             "trained on and scored, but not changed; put that folder back, or name another --out."
         )
-    if not has_record:
+    if not is_there:
         raise InputError(
             f"{record} is missing or cut short, and the store has images; {remedy(paths)}"
         )
@@ -46,6 +45,13 @@ def refuse_lost_record(paths: StorePaths) -> None:
 def damaged_record(paths: StorePaths, error: Exception) -> InputError:
     """The error that a record's file is damaged."""
     return InputError(f"{record_file(paths)} is damaged ({error}); {remedy(paths)}")
+
+
+def has_record(paths: StorePaths) -> bool:
+    """Whether there is a record; it may still be damaged."""
+    record = record_file(paths)
+    # SQLite takes what is shorter than its header for a new database.
+    return record.is_file() and record.stat().st_size >= _SQLITE_HEADER_BYTES
 
 
 def record_file(paths: StorePaths) -> Path:

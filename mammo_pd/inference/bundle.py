@@ -34,6 +34,9 @@ _SCHEMA = (
     "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/"
     "meta_schema_20240725.json"
 )
+# The configuration last: without it, there is no bundle.
+_PARTS = ("models", "docs", "configs")
+_UNFINISHED = ".unfinished"
 
 
 def write_bundle(checkpoint: Path, folder: Path) -> None:
@@ -41,12 +44,14 @@ def write_bundle(checkpoint: Path, folder: Path) -> None:
 
     Args:
         checkpoint: a run's best.safetensors.
-        folder: new or empty.
+        folder: new or empty, or one that a killed command has left unfinished.
 
     Raises:
         InputError: the folder holds something, or the model cannot be run by other tools.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    # Within it, since it may be a mount, which no other folder can be renamed to.
+    new = folder / _UNFINISHED
+    if folder.exists() and not new.is_dir() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} exists and holds files; name a new or empty folder.")
     model = TrainedModel.load(checkpoint)
     WholeImageModel.of(model)
@@ -54,17 +59,24 @@ def write_bundle(checkpoint: Path, folder: Path) -> None:
         raise InputError(
             "the model was trained on each frame of a file as an image, which a bundle cannot give."
         )
+    # It is there for as long as the bundle is not, so that a killed command can be told.
+    new.mkdir(parents=True, exist_ok=True)
+    for name in _PARTS:
+        for leftover in (folder / name, new / name):
+            shutil.rmtree(leftover, ignore_errors=True)
+        (new / name).mkdir()
+    shutil.copyfile(checkpoint, new / "models" / "model.safetensors")
+    (new / "docs" / "README.md").write_text(_readme(model), encoding="utf-8")
     configs = {
         "metadata": _metadata(model),
         "inference": _inference(model),
         "train": _train(model),
     }
     for name, content in configs.items():
-        write_text(folder / "configs" / f"{name}.json", json.dumps(content, indent=2) + "\n")
-    write_text(folder / "docs" / "README.md", _readme(model))
-    (folder / "models").mkdir()
-    with atomic_write(folder / "models" / "model.safetensors") as beside:
-        shutil.copyfile(checkpoint, beside)
+        write_text(new / "configs" / f"{name}.json", json.dumps(content, indent=2) + "\n")
+    for name in _PARTS:
+        (new / name).rename(folder / name)
+    new.rmdir()
 
 
 def _metadata(model: TrainedModel) -> dict[str, Any]:

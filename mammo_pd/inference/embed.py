@@ -4,10 +4,12 @@ The class token and the mean of the patch tokens, of what timm's ``forward_featu
 is done is kept beside the file until all is, so a run that was killed goes on.
 """
 
+import glob
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,10 +32,11 @@ from mammo_pd.data.dataset import MammogramDataset
 from mammo_pd.data.manifest import read_manifest
 from mammo_pd.data.store import open_store, read_store_info
 from mammo_pd.errors import InputError
-from mammo_pd.files import atomic_write, write_text
+from mammo_pd.files import atomic_write, remove_leftovers, write_text
 from mammo_pd.inference.predict import load_model
 from mammo_pd.inference.score import IMAGES_AT_ONCE
 from mammo_pd.keyed_random import image_key
+from mammo_pd.locks import locked
 from mammo_pd.patches.sampler import Kept, PatchSampler
 from mammo_pd.terms import Draw
 from mammo_pd.training.checkpoint import load_weights
@@ -199,8 +202,8 @@ def embed(
         say: takes one line for people.
 
     Raises:
-        InputError: no usable image, the store does not keep a level that the size needs, or the
-            file cannot be written there.
+        InputError: no usable image, the store does not keep a level that the size needs, the file
+            cannot be written there, or another process writes it.
     """
     if out.is_dir():
         raise InputError(f"--out {out} is a folder; name the file to write.")
@@ -223,20 +226,6 @@ def embed(
         "draw": str(encoder.draw),
         "columns": columns,
     }
-    parts = out.with_name(f".{out.name}.parts")
-    starts = range(0, len(rows), _PART)
-    try:
-        done = _parts_of_before(parts, made_of)
-    except OSError as error:
-        raise InputError(
-            f"--out {out} cannot be written ({error.strerror}); check that its folder exists and "
-            "that you have permission."
-        ) from error
-    todo = [start for start in starts if start not in done]
-    resumed = len(rows) - sum(min(_PART, len(rows) - start) for start in todo)
-    if resumed:
-        say(f"{resumed} of {counted(len(rows), 'image')} were done before")
-
     # One device is enough, and it need not be of the kind that trained.
     fabric = make_fabric(RunConfig())
     module = fabric.setup_module(_Features(backbone, has_class_token))
@@ -248,23 +237,37 @@ def embed(
         draw=encoder.draw,
     )
     keys = torch.tensor([image_key(0, 0, image_id) for image_id in dataset.image_ids])
-    with tqdm(total=len(rows), initial=resumed, desc="embed", unit="image", disable=None) as bar:
-        for start in todo:
-            chosen = range(start, min(start + _PART, len(rows)))
-            batches = [
-                list(chosen[first : first + batch_size])
-                for first in range(0, len(chosen), batch_size)
-            ]
-            features = []
-            for batch in make_loader(dataset, batches, None, fabric.device):
-                kept = None if num_keep == backbone.num_tokens else keys[batch.rows]
-                features.append(_features(module, sampler, batch, num_keep, kept, fabric.device))
-                bar.update(len(batch))
-            table = _table(rows[columns].iloc[chosen.start : chosen.stop], np.concatenate(features))
-            with atomic_write(parts / f"{start:09d}.parquet") as beside:
-                pq.write_table(table, beside)
-    _join([parts / f"{start:09d}.parquet" for start in starts], out, encoder, num_keep, backbone)
-    shutil.rmtree(parts)
+
+    def features_of(chosen: range) -> npt.NDArray[np.float32]:
+        batches = [
+            list(chosen[first : first + batch_size]) for first in range(0, len(chosen), batch_size)
+        ]
+        found = []
+        for batch in make_loader(dataset, batches, None, fabric.device):
+            kept = None if num_keep == backbone.num_tokens else keys[batch.rows]
+            found.append(_features(module, sampler, batch, num_keep, kept, fabric.device))
+            bar.update(len(batch))
+        return np.concatenate(found)
+
+    parts = out.with_name(f".{out.name}.parts")
+    starts = range(0, len(rows), _PART)
+    files = [parts / f"{start:09d}.parquet" for start in starts]
+    with _alone_at(out):
+        done = _parts_of_before(parts, made_of)
+        todo = [start for start in starts if start not in done]
+        resumed = len(rows) - sum(min(_PART, len(rows) - start) for start in todo)
+        if resumed:
+            say(f"{resumed} of {counted(len(rows), 'image')} were done before")
+        with tqdm(
+            total=len(rows), initial=resumed, desc="embed", unit="image", disable=None
+        ) as bar:
+            for start in todo:
+                chosen = range(start, min(start + _PART, len(rows)))
+                table = _table(rows[columns].iloc[chosen.start : chosen.stop], features_of(chosen))
+                with atomic_write(parts / f"{start:09d}.parquet") as beside:
+                    pq.write_table(table, beside)
+        _join(files, out, encoder, num_keep, backbone)
+        shutil.rmtree(parts)
     return Embedded(
         images=len(rows),
         width=backbone.embed_dim,
@@ -273,6 +276,23 @@ def embed(
         num_tokens=backbone.num_tokens,
         resumed=resumed,
     )
+
+
+@contextmanager
+def _alone_at(out: Path) -> Iterator[None]:
+    lock = out.with_name(f".{out.name}.lock")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        lock.touch()
+    except OSError as error:
+        raise InputError(
+            f"--out {out} cannot be written ({error.strerror}); check that its folder exists and "
+            "that you have permission."
+        ) from error
+    with locked(lock):
+        remove_leftovers(out.parent, glob.escape(out.name))
+        yield
+        lock.unlink()
 
 
 class _Features(nn.Module):

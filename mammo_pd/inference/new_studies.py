@@ -25,6 +25,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from mammo_pd import __version__
+from mammo_pd.data.lost_record import has_record, record_file
 from mammo_pd.data.manifest_row import manifest_row
 from mammo_pd.data.new_image import NewImage
 from mammo_pd.data.record import Record
@@ -32,7 +33,7 @@ from mammo_pd.data.store import StorePaths
 from mammo_pd.errors import InputError, cause_of
 from mammo_pd.evaluation.levels import STANDARD_VIEWS
 from mammo_pd.evaluation.operating_points import OperatingPoints
-from mammo_pd.files import atomic_write, write_text
+from mammo_pd.files import atomic_write, remove_leftovers, write_text
 from mammo_pd.imaging.settings import ALGORITHM_VERSION
 from mammo_pd.inference.score import IMAGES_AT_ONCE
 from mammo_pd.inference.trained_model import TrainedModel
@@ -108,7 +109,8 @@ class PredictionFolder:
         """Make the folder, or go on with one of the same model.
 
         Raises:
-            InputError: it holds something else, or what another model or version made.
+            InputError: it holds something else, what another model or version made, or has lost its
+                record.
         """
         made_by = {
             "weights": model.digest,
@@ -129,14 +131,34 @@ class PredictionFolder:
                     f"{self.root} holds predictions of another model, or of other preprocessing; "
                     "name another --out."
                 )
+            if self.table(Level.IMAGE).is_file() and not has_record(self.paths):
+                raise InputError(
+                    f"{self.root} holds predictions without their record, "
+                    f"{record_file(self.paths)}, so they would all be made anew and named "
+                    "otherwise; put that back from a copy, or name another --out."
+                )
             return
-        if self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
+        # But for what a command left that was killed as it wrote its first file.
+        first = f".{self.about.name}."
+        if self.root.exists() and not (
+            self.root.is_dir() and all(file.name.startswith(first) for file in self.root.iterdir())
+        ):
             raise InputError(
                 f"{self.root} exists and holds no predictions; name a new or empty folder with "
                 "--out."
             )
         self.root.mkdir(parents=True, exist_ok=True)
         write_text(self.about, json.dumps({"made_by": made_by}, indent=2) + "\n")
+
+    def remove_leftovers(self) -> None:
+        """Remove what a killed command was writing; the record must be open, which is a lock."""
+        tables = (self.about, self.not_scored, *(self.table(level) for level in Level))
+        remove_leftovers(self.root, *(file.name for file in tables))
+        remove_leftovers(self.paths.private, self.crosswalk.name)
+        pictures = self.saliency("*")
+        remove_leftovers(pictures.parent, pictures.name)
+        for exam in self.dicom.glob("*"):
+            remove_leftovers(exam, "*.dcm")
 
 
 def claim_folder(record: Record, folder: Path) -> None:

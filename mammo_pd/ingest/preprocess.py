@@ -38,7 +38,7 @@ from mammo_pd.data.store import (
     write_store_info,
 )
 from mammo_pd.errors import ImageError, InputError
-from mammo_pd.files import atomic_write, is_gone
+from mammo_pd.files import atomic_write, is_gone, remove_leftovers
 from mammo_pd.imaging.box import Box
 from mammo_pd.imaging.raster import RASTER_SUFFIXES
 from mammo_pd.imaging.settings import ALGORITHM_VERSION, ImagingSettings
@@ -276,6 +276,7 @@ def preprocess(
             refuse_losing_labels(labels, folder, record)
         # What a killed run left half written.
         shutil.rmtree(paths.partial, ignore_errors=True)
+        remove_leftovers(paths.root, paths.manifest.name, paths.info.name)
         damaged = find_damaged(paths, record) if verify else frozenset()
         if verify:
             say(

@@ -208,4 +208,10 @@ def _read_lines(file: Path) -> list[dict[str, Any]]:
     whole = text[: text.rfind("\n") + 1]
     if whole != text:
         write_text(file, whole)
-    return [json.loads(line) for line in whole.splitlines()]
+    try:
+        return [json.loads(line) for line in whole.splitlines()]
+    except ValueError as error:
+        raise InputError(
+            f"{file} is damaged ({error}); restore it from a copy, or delete it: MLflow is told "
+            "what comes later alone then."
+        ) from error

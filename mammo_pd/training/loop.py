@@ -129,6 +129,7 @@ def fit_untracked(setup: RunSetup, run: RunFolder) -> list[dict[str, float]]:
 
 def _fit_tracked(setup: RunSetup, run: RunFolder, signals: StopSignals) -> list[dict[str, float]]:
     with locked(run.lock), Journal(run, setup.say) as tracker:
+        run.remove_leftovers()
         _describe(setup, tracker)
         with tracker.watching_the_machine():
             history = _fit(setup, run, tracker, signals)

@@ -24,7 +24,7 @@ from typing import Any
 from mammo_pd.config import RunConfig, dump_config, load_config
 from mammo_pd.data.cohort import Cohort
 from mammo_pd.errors import InputError, cause_of
-from mammo_pd.files import write_text
+from mammo_pd.files import remove_leftovers, write_text
 from mammo_pd.normalization import Normalization
 
 # Keys of run.json that earlier versions wrote under another name.
@@ -228,6 +228,14 @@ class RunFolder:
         self.journal_state.unlink(missing_ok=True)
         self.lock.unlink(missing_ok=True)
         self.path.rmdir()
+
+    def remove_leftovers(self) -> None:
+        """Remove what a killed training was writing; checkpoints are gigabytes."""
+        written = (self.best, self.last, self.midway, self.history, self.journal_state)
+        remove_leftovers(self.path, *(file.name for file in written))
+        # safetensors has a temporary file of its own.
+        for beside in self.path.glob(".tmp??????"):
+            beside.unlink(missing_ok=True)
 
     def refuse_resuming_on(self, cohort: Cohort, labels_hash: str) -> None:
         """Check that a run goes on with what it was started on.

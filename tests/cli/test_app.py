@@ -201,14 +201,19 @@ def test_file_among_the_images_is_not_named(
 ) -> None:
     """It may be called by a woman's name."""
 
-    def refuse(*_: object, **__: object) -> None:
-        raise PermissionError(13, "Permission denied", str(tmp_path / "Doe^Jane" / "1.dcm"))
+    def refuse(folder: Path, *_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", str(folder.resolve() / "Doe^Jane" / "1.dcm"))
 
     monkeypatch.setattr("mammo_pd.ingest.preprocess.preprocess", refuse)
-    assert main(["preprocess", str(tmp_path), "--out", str(tmp_path / "store")]) == 2
-    error = capsys.readouterr().err
-    assert f"a file or folder in {tmp_path} cannot be read" in error
-    assert "Jane" not in error
+    monkeypatch.setattr("mammo_pd.ingest.survey.survey", refuse)
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path)
+    for folder in (tmp_path, link):
+        for words in (["preprocess"], ["inspect"]):
+            assert main([*words, str(folder)]) == 2
+            error = capsys.readouterr().err
+            assert f"a file or folder in {folder} cannot be read" in error
+            assert "Jane" not in error
 
 
 def test_mismatched_torchvision_says_the_remedy(

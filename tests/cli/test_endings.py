@@ -129,6 +129,41 @@ def test_terminated_command_says_so(
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize(
+    ("words", "under_way", "goes_on"),
+    [
+        (["inspect", "."], "ingest.survey.find_images", False),
+        (["predict", "model.safetensors", "."], "ingest.walk.find_images", True),
+        (["export", "model.safetensors", "--bundle", "b"], "inference.bundle.write_bundle", False),
+        (["embed", "model.safetensors", "--store", "STORE"], "cli.embed._encoder", True),
+        (["pretrain", "--store", "STORE"], "training.setup.RunSetup.build", True),
+        (["sync"], "cli.sync.find_run", True),
+        (["doctor"], "doctor.finding.run_check", False),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_every_command_says_whether_it_goes_on(
+    words: list[str],
+    under_way: str,
+    goes_on: bool,
+    number: int,
+    phantom_store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "model.safetensors").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(f"mammo_pd.{under_way}", lambda *_, **__: os.kill(os.getpid(), number))
+    given = [str(phantom_store) if word == "STORE" else word for word in words]
+    assert main(given) == 128 + number
+    said = capsys.readouterr().err
+    assert ("terminated; " if number == signal.SIGTERM else "interrupted; ") in said
+    assert f"the same command {'continues from there' if goes_on else 'begins anew'}." in said
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["model.safetensors"]
+
+
 @pytest.mark.parametrize(("status", "cleared_up"), [(130, False), (143, False), (0, True)])
 def test_a_command_that_a_signal_ended_does_not_clear_up_what_the_system_does(
     status: int, cleared_up: bool

@@ -64,11 +64,28 @@ def test_settings_are_pretrainings_own_unless_they_are_given(
 
 
 def test_from_a_store_to_weights_and_a_page_to_look_at(
-    phantom_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    phantom_store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     runs = ["--runs", str(tmp_path)]
-    assert main(["pretrain", "--store", str(phantom_store), *runs, *SETTINGS, *ON_CPU]) == 0
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        # All is trained, and nothing is trained again for the page.
+        patch.setattr("mammo_pd.inference.reconstruct.reconstruct", interrupted)
+        words = ["pretrain", "--store", str(phantom_store), *runs, *SETTINGS, *ON_CPU]
+        assert main(words) == 130
     run = RunFolder.latest(tmp_path)
+    resume = ["pretrain", *runs, "--resume", str(run.path)]
+    assert f"mammo-pd {' '.join(resume)} continues from there" in capsys.readouterr().err
+    weights = run.best.read_bytes()
+    assert not run.reconstructions.exists()
+    assert main(resume) == 0
+    assert run.best.read_bytes() == weights
     told = capsys.readouterr().out
     assert f"mammo-pd train --weights {run.best} --model test_vit --res 96x64" in told
     page = run.reconstructions.read_text()

@@ -186,11 +186,18 @@ def test_interrupted_training_says_how_to_go_on(
         raise KeyboardInterrupt
 
     monkeypatch.chdir(tmp_path)
-    make_run(tmp_path / "runs" / "ONE")
-    monkeypatch.setattr(RunSetup, "build", interrupted)
+    run = make_run(tmp_path / "runs" / "ONE")
     monkeypatch.setattr("mammo_pd.cli.train.check_training", lambda *_: None)
+    monkeypatch.setattr(RunSetup, "build", lambda *_: None)
+    monkeypatch.setattr("mammo_pd.training.train.start_run", lambda *_: run)
+    monkeypatch.setattr("mammo_pd.training.train.reopen_run", lambda *_, **__: (None, run))
+    monkeypatch.setattr("mammo_pd.perf.memory_advice.memory_warning", interrupted)
     assert main(["train", *words]) == 130
     assert f", and {command} continues from there" in capsys.readouterr().err
+    # Before there is a run of its own, --resume would go on with another.
+    monkeypatch.setattr(RunSetup, "build", interrupted)
+    assert main(["train"]) == 130
+    assert ", and the same command continues from there" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,10 @@ from mammo_pd.batch import ImageBatch
 from mammo_pd.cli.app import main
 from mammo_pd.data.manifest import read_manifest
 from mammo_pd.data.store import choose_pyramid_level, open_store, read_pyramid_level
+from mammo_pd.errors import InputError
 from mammo_pd.inference import embed as module
 from mammo_pd.inference.embed import Encoder, embed, encoder_of_run
+from mammo_pd.locks import lock
 from mammo_pd.patches.sampler import PatchSampler
 from mammo_pd.training.checkpoint import weights_of
 from mammo_pd.training.model_card import ModelCard
@@ -193,6 +195,15 @@ def test_killed_run_goes_on_and_another_starts_anew(
     assert embed(encoder(), phantom_store, tmp_path / "x.parquet", say=lambda _: None).resumed == 0
     assert embed(encoder(), phantom_store, out, say=lambda _: None).resumed == 20 < images
     pd.testing.assert_frame_equal(pd.read_parquet(out), pd.read_parquet(whole))
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        *("out.parquet", "whole.parquet", "x.parquet")
+    ]
+    with (
+        (tmp_path / ".out.parquet.lock").open("ab") as held,
+        pytest.raises(InputError, match="another process"),
+    ):
+        lock(held, "")
+        embed(encoder(), phantom_store, out, say=lambda _: None)
     with monkeypatch.context() as patch:
         calls.clear()
         patch.setattr(module, "_table", killed)

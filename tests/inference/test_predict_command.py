@@ -27,7 +27,7 @@ from mammo_pd.data.record import Record
 from mammo_pd.data.store import StorePaths
 from mammo_pd.evaluation.levels import Aggregation, aggregate
 from mammo_pd.evaluation.predictions import check_predictions
-from mammo_pd.inference.new_studies import judged_tables
+from mammo_pd.inference.new_studies import PredictionFolder, judged_tables
 from mammo_pd.inference.predict import Scored
 from mammo_pd.inference.predict import predict as score_run
 from mammo_pd.inference.trained_model import TrainedModel
@@ -315,6 +315,72 @@ def test_bundle_fine_tunes_by_monai(
     assert card.config["patch_dropout"] == before.config["patch_dropout"]
     assert card.img_size == before.img_size
     assert "next: mammo-pd evaluate" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("moment", ["copyfile", "rename", "rmdir"])
+def test_bundle_is_whole_or_none_and_a_killed_one_is_made_by_the_same_command(
+    moment: str,
+    trained: Trained,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["export", str(trained.checkpoint), "--bundle", str(tmp_path / "b")]
+    calls = []
+    where: Any = shutil if moment == "copyfile" else Path
+    before = getattr(where, moment)
+
+    def killed(*given: Any, **named: Any) -> Any:
+        calls.append(given)
+        if len(calls) == (2 if moment == "rename" else 1):
+            raise KeyboardInterrupt
+        return before(*given, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(where, moment, killed)
+        assert main(words) == 130
+    assert "the same command begins anew" in capsys.readouterr().err
+    assert (tmp_path / "b" / "configs").exists() == (moment == "rmdir")
+    assert main(words) == 0
+    assert sorted(path.name for path in (tmp_path / "b").iterdir()) == ["configs", "docs", "models"]
+    copy = tmp_path / "b" / "models" / "model.safetensors"
+    assert copy.read_bytes() == trained.checkpoint.read_bytes()
+    # A whole one is not replaced.
+    assert main(words) == 2
+
+
+@pytest.mark.parametrize("lost", ["private", "private/images.sqlite"])
+def test_predictions_without_their_record_are_not_made_anew(
+    lost: str,
+    trained: Trained,
+    predicted: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "handed on"
+    shutil.copytree(predicted, out, ignore=shutil.ignore_patterns(Path(lost).name))
+    before = (out / "predictions.csv").read_bytes()
+    words = ["predict", str(trained.checkpoint), str(trained.folder), "--out", str(out)]
+    assert main(words) == 2
+    assert "holds predictions without their record" in capsys.readouterr().err
+    assert (out / "predictions.csv").read_bytes() == before
+    assert (out / "private").exists() == (lost != "private")
+
+
+def test_folder_of_a_run_that_was_killed_before_its_first_file_is_taken(
+    trained: Trained, tmp_path: Path
+) -> None:
+    out = PredictionFolder(tmp_path)
+    (tmp_path / ".predictions.json.x7y_zabc.json").write_text("{")
+    out.claim(TrainedModel.load(trained.checkpoint))
+    pictures = out.saliency("x").parent
+    pictures.mkdir()
+    for leftover in (".predictions_exam.csv.a1b2c3d4.csv", "saliency/.x.png.a1b2c3_4.png"):
+        (tmp_path / leftover).touch()
+    (pictures / "x.png").touch()
+    out.remove_leftovers()
+    left = [path.name for path in tmp_path.rglob("*") if path.is_file()]
+    assert sorted(left) == ["predictions.json", "x.png"]
 
 
 def test_interrupted_run_leaves_whole_tables_and_goes_on(

@@ -28,6 +28,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import date
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,18 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 _SECONDS_TO_END = 30.0
 _TIMEOUT = 600.0
 _MARK = "MAMMO_PD_SOAK"
-# Measured times, and names that a run draws by lot.
-_TIMES = ("seconds", "per_second", "memory", "wait_share", "_share", "created", "run_id", "sha256")
+# Measured times, and names that a run draws by lot and that are in the hash of its checkpoint.
+_TIMES = (
+    "seconds",
+    "per_second",
+    "memory",
+    "wait_share",
+    "_share",
+    "created",
+    "run_id",
+    "sha256",
+    "SHA-256",
+)
 _SETTINGS = {
     "data": {"res": "64x48", "workers": 1},
     "model": {"name": "vit_tiny_patch16_224", "drop_path_rate": 0.1},
@@ -60,6 +71,8 @@ _SETTINGS = {
     },
     "device": {"accelerator": "cpu"},
 }
+# So that the features of the 96 images are several parts.
+_EMBEDDED_AT_ONCE = 20
 
 
 @dataclass
@@ -138,12 +151,20 @@ def import_what_commands_import() -> None:
 
     import mammo_pd.cli.app
     import mammo_pd.cli.cv
+    import mammo_pd.inference.bundle
+    import mammo_pd.inference.embed
     import mammo_pd.inference.explain
+    import mammo_pd.inference.new_studies
     import mammo_pd.inference.predict
+    import mammo_pd.inference.reconstruct
     import mammo_pd.perf.memory_advice
     import mammo_pd.report.cross_validation
     import mammo_pd.report.evaluate
-    import mammo_pd.training.train  # noqa: F401
+    import mammo_pd.training.train
+
+    mammo_pd.inference.embed._PART = _EMBEDDED_AT_ONCE
+    if find_spec("highdicom") is not None:
+        import mammo_pd.cli.predict_dicom
 
 
 class Program:
@@ -276,6 +297,16 @@ class Soak:
                 Stage("train", self._with_store, self._train, self._train_again, runs_content),
                 Stage("evaluate", self._with_run, self._evaluate, self._evaluate, report_content),
                 Stage("cv", self._with_store, self._cv, self._cv, cv_content),
+                Stage(
+                    "pretrain",
+                    self._with_store,
+                    self._pretrain,
+                    self._pretrain_again,
+                    pretraining_content,
+                ),
+                Stage("predict", self._with_run, self._predict, self._predict, predictions_content),
+                Stage("embed", self._with_run, self._embed, self._embed, features_content),
+                Stage("export", self._with_run, self._export, self._export, bundle_content),
             )
             if stage.name in self.names or not self.names
         }
@@ -363,22 +394,53 @@ class Soak:
         given = ("--split", "two", "--config", self.work / "config.yaml", "--resamples", 200)
         return ("cv", *given, "--epochs", 1, "--out", "runs/cv")
 
+    def _pretrain(self, folder: Path) -> tuple[object, ...]:
+        return ("pretrain", "--config", self.work / "config.yaml")
+
+    def _pretrain_again(self, folder: Path) -> tuple[object, ...]:
+        begun = any(folder.glob("runs/*/run.json"))
+        return ("pretrain", "--resume") if begun else self._pretrain(folder)
+
+    def _predict(self, folder: Path) -> tuple[object, ...]:
+        words = ("predict", "runs/run", self.work / "dicom", "--key", self.work / "key")
+        dicom = ("--dicom",) if find_spec("highdicom") is not None else ()
+        return (*words, "--workers", 2, "--saliency", *dicom)
+
+    def _embed(self, folder: Path) -> tuple[object, ...]:
+        return ("embed", "runs/run", "--keep", 0.5)
+
+    def _export(self, folder: Path) -> tuple[object, ...]:
+        return ("export", "runs/run", "--bundle", "bundle")
+
 
 # ---- what a stage made, without times and without names drawn by lot
 
 
 def store_content(folder: Path) -> dict[str, Any]:
     """Every file of a store by its bytes, and the rows of its record."""
-    store = folder / "store"
-    kept = {
-        str(file.relative_to(store)): file.read_bytes()
-        for file in sorted(store.rglob("*"))
-        if file.is_file() and file.name not in ("images.sqlite", "lock")
+    return with_record(folder / "store")
+
+
+def with_record(place: Path) -> dict[str, Any]:
+    """What lies in a folder with a record of images, but for instances made for a PACS."""
+    kept: dict[str, Any] = {
+        name: content
+        for name, content in files_of(place).items()
+        if Path(name).name not in ("images.sqlite", "lock") and not name.endswith(".dcm")
     }
-    with closing(sqlite3.connect(store / "private" / "images.sqlite")) as database:
+    with closing(sqlite3.connect(place / "private" / "images.sqlite")) as database:
         for table in ("images", "folders", "forgotten"):
             kept[table] = sorted(map(repr, database.execute(f"SELECT * FROM {table}")))
     return kept
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder by its name."""
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
 
 
 def runs_content(folder: Path) -> dict[str, Any]:
@@ -451,6 +513,35 @@ def cv_content(folder: Path) -> dict[str, Any]:
         kept[name] = run_content(file.parent)
         kept[name]["predictions"] = (file.parent / "predictions.csv").read_bytes()
     return kept
+
+
+def pretraining_content(folder: Path) -> dict[str, Any]:
+    """The run of a pretraining, and its page of reconstructions but for the run's name."""
+    kept = runs_content(folder)
+    pages = sorted(folder.glob("runs/*/reconstructions.html"))
+    kept["pages"] = [page.read_text().replace(page.parent.name, "RUN") for page in pages]
+    return kept
+
+
+def predictions_content(folder: Path) -> dict[str, Any]:
+    """Tables, pictures and record; of what a PACS takes the UIDs, which follow from the content."""
+    out = folder / "predictions"
+    instances = sorted(str(file.relative_to(out)) for file in out.rglob("*.dcm"))
+    return with_record(out) | {"instances": instances}
+
+
+def features_content(folder: Path) -> dict[str, Any]:
+    """The features, and that nothing is left beside them."""
+    return {
+        "features": (folder / "features.parquet").read_bytes(),
+        "files": sorted(file.name for file in folder.iterdir()),
+    }
+
+
+def bundle_content(folder: Path) -> dict[str, Any]:
+    """The bundle, and that nothing is left beside it."""
+    names = sorted(file.name for file in folder.iterdir())
+    return {"bundle": files_of(folder / "bundle"), "files": names}
 
 
 def without_times(value: Any) -> Any:
@@ -719,7 +810,9 @@ def plan(soak: Soak, rounds: int, may_mount: bool) -> list[tuple[str, str, Calla
         long.append(("train", "two first trainings", partial(two_first_trainings, soak)))
         long.append(("train", "MLflow's server", partial(server_dies, soak)))
     if may_mount:
-        for name in soak.stages.keys() - {"cv"}:
+        for name in ("preprocess", "levels", "train", "evaluate"):
+            if name not in soak.stages:
+                continue
             long += [(name, "disk full", partial(disk_full, soak, name))]
     # What takes minutes comes last of a round, and where time is short in every fourth only.
     return [

@@ -28,5 +28,5 @@ def test_every_stage_that_is_killed_and_started_again_ends_as_if_it_had_not_been
     assert done.returncode == 0
     lines = (tmp_path / "work" / "trials.jsonl").read_text().splitlines()
     trials = [json.loads(line) for line in lines]
-    assert len(trials) == 18 * ROUNDS
+    assert len(trials) == 30 * ROUNDS
     assert [trial for trial in trials if trial["problems"]] == []

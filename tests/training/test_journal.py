@@ -105,13 +105,20 @@ def test_deleted_record_is_made_anew(phantom_store: Path, tmp_path: Path) -> Non
     assert history_of(local(moved), again) == before
 
 
-def test_half_a_line_of_a_killed_run_is_forgotten(phantom_store: Path, tmp_path: Path) -> None:
+def test_half_a_line_of_a_killed_run_is_forgotten(
+    phantom_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = trained(phantom_store, tmp_path, [])
     with run.journal.open("a") as file:
         file.write('{"message": "log", "metr')
     assert main(["sync", str(run.path)]) == 0
     for line in run.journal.read_text().splitlines():
         json.loads(line)
+    # What is lost is no "all 0 messages".
+    for damage, said in (('{"mess\n', "is damaged"), ("", "is missing or empty")):
+        run.journal.write_text(damage)
+        assert main(["sync", str(run.path)]) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_journal_has_neither_paths_nor_patients(phantom_store: Path, tmp_path: Path) -> None:

@@ -168,10 +168,15 @@ def test_saved_within_an_epoch_that_goes_on_and_killed_later(
     at_step(acts)
     with pytest.raises(KilledError):
         trained(phantom_store, tmp_path, minutes)
+    broken = RunFolder.latest(tmp_path)
+    leftovers = (".last.safetensors.a1b2c3d4.safetensors", ".tmpA1b2C3")
+    for name in leftovers:
+        (broken.path / name).touch()
     said: list[str] = []
-    again = resumed(RunFolder.latest(tmp_path), said.append)
+    again = resumed(broken, said.append)
     assert f"going on after epoch 0 of 2 and {steps} steps" in said
     assert_equal(whole, again)
+    assert not {*leftovers} & {file.name for file in again.path.iterdir()}
 
 
 @pytest.mark.slow
