@@ -1,7 +1,7 @@
 """Train many recipes over all folds, some at a time, and tabulate what each gives out of fold.
 
     python benchmarks/recipes.py train STORE RECIPES.json OUT [--at-once 14] [--minutes 8]
-    python benchmarks/recipes.py table OUT [OUT ...] [--against NAME]
+    python benchmarks/recipes.py table OUT [OUT ...] [--against NAME] [--folds 5]
 
 RECIPES.json: {"NAME": {"set": {"training.lr": 1e-4, ...}, "seeds": [0]}, ...}. What is trained and
 scored is what `mammo-pd cv` trains and scores; it is not used here because a machine that is lent
@@ -124,10 +124,10 @@ def _done(out: Path) -> set[tuple[str, int, int]]:
     return {(line["name"], line["fold"], line["seed"]) for line in lines if "best" in line}
 
 
-def _table(folders: list[Path], against: str | None) -> str:
-    """Markdown: one line per recipe whose five folds are there."""
+def _table(folders: list[Path], against: str | None, folds: int) -> str:
+    """Markdown: one line per recipe of which so many folds, the first ones, are there."""
     texts = [text for folder in folders for text in (folder / "results.jsonl").open()]
-    lines = [line for line in map(json.loads, texts) if "best" in line]
+    lines = [line for line in map(json.loads, texts) if "best" in line and line["fold"] < folds]
     scores: dict[str, dict[int, list[pd.DataFrame]]] = {}
     for line in lines:
         file = f"{line['name']}.{line['fold']}.{line['seed']}.csv"
@@ -137,7 +137,9 @@ def _table(folders: list[Path], against: str | None) -> str:
         tested = check_predictions(judged.reset_index(drop=True))
         scores.setdefault(line["name"], {}).setdefault(line["seed"], []).append(tested)
     pooled = {
-        name: {seed: pd.concat(t, ignore_index=True) for seed, t in seeds.items() if len(t) == 5}
+        name: {
+            seed: pd.concat(t, ignore_index=True) for seed, t in seeds.items() if len(t) == folds
+        }
         for name, seeds in scores.items()
     }
     pooled = {name: seeds for name, seeds in pooled.items() if seeds}
@@ -206,11 +208,12 @@ def main() -> None:
     of_table = commands.add_parser("table")
     of_table.add_argument("out", type=Path, nargs="+")
     of_table.add_argument("--against")
+    of_table.add_argument("--folds", type=int, default=5)
     given = vars(parser.parse_args())
     if given.pop("command") == "train":
         train(**given)
     else:
-        print(_table(given["out"], given["against"]))
+        print(_table(given["out"], given["against"], given["folds"]))
 
 
 if __name__ == "__main__":

@@ -182,7 +182,9 @@ def tell(out: list[Path], picture: Path | None) -> str:
     """Markdown: every cell, then the differences that the claim is about; and draw the picture."""
     cells = read_results(out)
     subsets = _subsets(cells)
-    texts = [_head(cells), _cells(cells, subsets), _differences(cells, subsets)]
+    texts = [_head(cells), _cells(cells, subsets)]
+    if differences := _differences(cells, subsets):
+        texts.append(differences)
     if "lesion_contrast" in next(iter(cells[0].seeds.values())):
         texts.append(_by_contrast(cells, subsets))
     front = [f"{c.height} keep {c.keep:g} {c.draw}" for c in pareto(cells, subsets[0])]
@@ -200,9 +202,10 @@ def _head(cells: Sequence[Judged]) -> str:
         key: sorted({str(line[key]) for line in lines}) for key in ("model", "epochs", "device")
     }
     images = sorted({line["images"] for line in lines})
+    seen = " or ".join(f"{count:,}" for count in images)
     return (
-        f"{', '.join(said['model'])}, {'/'.join(said['epochs'])} epochs, "
-        f"{images[0]:,} to {images[-1]:,} images seen in a run; {', '.join(said['device'])}. "
+        f"{', '.join(said['model'])}, {' or '.join(said['epochs'])} epochs, "
+        f"{seen} images seen in a run; {', '.join(said['device'])}. "
         f"Tested: {len(test):,} images of {test['patient_id'].nunique():,} women, "
         f"{int(test['label'].sum()):,} positive. AUCs are of each image's mean score over the "
         "seeds; intervals 95 %, by woman. GPU s: of training alone, for one seed (all folds)."
@@ -280,7 +283,7 @@ def _differences(cells: Sequence[Judged], subsets: Sequence[Subset]) -> str:
             ]
             row += [subset.difference(cell, base) for subset in subsets]
             rows.append([*row, f"{cell.gpu_seconds() / base.gpu_seconds():.2f}", ""])
-    return _markdown(rows)
+    return _markdown(rows) if len(rows) > 2 else ""
 
 
 def _by_contrast(cells: Sequence[Judged], subsets: Sequence[Subset]) -> str:

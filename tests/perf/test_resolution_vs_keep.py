@@ -119,6 +119,13 @@ def test_the_table_prints_the_differences_that_the_claim_is_about(tmp_path: Path
     assert "failed" not in told
 
 
+def test_what_is_kept_is_printed_again() -> None:
+    from resolution_table import tell
+
+    kept = BENCHMARKS / "results" / "resolution_vs_keep_h200_2026-11-26"
+    assert tell([kept / "pilot_difficulty_1"], None) in (kept / "README.md").read_text()
+
+
 def test_results_of_two_calls_are_read_together_and_the_later_one_of_a_cell_counts(
     tmp_path: Path,
 ) -> None:
