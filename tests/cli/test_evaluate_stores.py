@@ -105,6 +105,7 @@ def test_a_store_without_a_split_is_tested_whole(
             assert one[level] == other[level]
 
 
+@pytest.mark.slow
 def test_a_target_that_cannot_be_locked_leaves_the_others_their_reports(
     phantom_store: Path,
     elsewhere: Path,

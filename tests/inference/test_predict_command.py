@@ -297,6 +297,7 @@ def test_metadata_has_what_monai_asks_of_it(bundle: Path, tmp_path: Path) -> Non
         verify_metadata(meta_file=str(broken), filepath=str(place))
 
 
+@pytest.mark.slow
 def test_bundle_fine_tunes_by_monai(
     bundle: Path, phantom_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
