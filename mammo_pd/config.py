@@ -446,6 +446,8 @@ def resolve_img_size(
     height = int(size[1])
     nearest = max(1, round(height * IMG_ASPECT / unit)) * unit
     width = nearest if size[2] is None else int(size[2])
+    if min(height, width) < 1:
+        raise InputError(f"--res {res}: there is no image of 0 pixels; give for instance 1024.")
     if max(height, width) > _MAX_SIDE:
         raise InputError(
             f"--res {res}: {max(height, width)} pixels are more than any mammogram has; give at "

@@ -26,6 +26,8 @@ def refuse_unguarded_script() -> None:
         frame = frame.f_back
     if file is None or frame is None:
         return  # a console, a notebook, or another thread than the main one
+    if Path(frame.f_code.co_filename).absolute() != Path(file).absolute():
+        return  # a profiler or a tracer runs the script, and is what the processes import
     try:
         source = Path(file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):

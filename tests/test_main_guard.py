@@ -31,6 +31,23 @@ def test_whoever_runs_the_tests_is_no_unguarded_script() -> None:
     refuse_unguarded_script()
 
 
+@pytest.mark.parametrize("tool", ["cProfile", "trace"])
+def test_guarded_script_may_be_run_by_a_tool(
+    tool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which stands in for the script as what processes import, and has other lines."""
+    script, runner = tmp_path / "job.py", tmp_path / f"{tool}.py"
+    script.write_text(
+        "from mammo_pd.main_guard import refuse_unguarded_script\n"
+        f"{GUARD}    refuse_unguarded_script()\n    done = True\n"
+    )
+    runner.write_text("import sys\n" * 9)
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(runner))
+    names = {"__name__": "__main__"}
+    exec(compile(script.read_text(), str(script), "exec"), names)
+    assert names["done"]
+
+
 def test_script_without_a_guard_is_told_once_and_nothing_is_written(tmp_path: Path) -> None:
     script = tmp_path / "job.py"
     script.write_text(

@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import mammo_pd
+from mammo_pd.report.notes import _NOTES
 from mammo_pd.wording import counted
 
 # What messages count; a rate (images/s) is none of it.
@@ -81,6 +82,11 @@ def test_what_is_counted_agrees_with_its_number() -> None:
     found = {(file.name, value): text for file in files for value, text in _plurals(file)}
     assert len(files) > 200 and found.keys() >= _SEVERAL
     assert not {key: text for key, text in found.items() if key not in _SEVERAL}
+
+
+def test_notes_of_a_report_read_alike_for_one_and_many() -> None:
+    for note in _NOTES.values():
+        assert not re.search(r"\{\w+\} [a-z]", note.replace("{count} of {exams}", "{count}"))
 
 
 def _plurals(file: Path) -> Iterator[tuple[str, str]]:

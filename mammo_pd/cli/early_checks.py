@@ -105,11 +105,8 @@ def check_output_folder(option: str, folder: Path | None) -> None:
     Raises:
         InputError: a file is in its place, or on the way to it.
     """
-    for place in () if folder is None else (folder, *folder.absolute().parents):
-        if place.exists():
-            if not place.is_dir():
-                raise InputError(f"{option} {folder}: {place} is a file; name a folder.")
-            return
+    if folder is not None:
+        _refuse_file_among(option, folder, (folder, *folder.absolute().parents))
 
 
 def check_output_file(option: str, file: Path | None) -> None:
@@ -122,4 +119,11 @@ def check_output_file(option: str, file: Path | None) -> None:
         return
     if file.is_dir():
         raise InputError(f"{option} {file} is a folder; name a file.")
-    check_output_folder(option, file.absolute().parent)
+    _refuse_file_among(option, file, file.absolute().parents)
+
+
+def _refuse_file_among(option: str, given: Path, places: Iterable[Path]) -> None:
+    """Refuse what would lie in a file: the innermost of the places that exists must be a folder."""
+    innermost = next((place for place in places if place.exists()), None)
+    if innermost is not None and not innermost.is_dir():
+        raise InputError(f"{option} {given}: {innermost} is a file; name a folder.")

@@ -135,7 +135,7 @@ def _config(settings: PretrainFlags, further: "dict[str, object]") -> "RunConfig
         if f"training.{name}" in given:
             raise InputError(
                 f"--set training.{name} has no effect on pretrain, which predicts dropped patches "
-                "and learns from no label; leave it away, or use mammo-pd train."
+                "and learns from no label; leave it out, or use mammo-pd train."
             )
     config = settings.load(further, _DEFAULTS)
     without = dict.fromkeys(_OF_LABELS)

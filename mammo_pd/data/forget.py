@@ -9,6 +9,7 @@ import re
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import pandas as pd
@@ -126,7 +127,7 @@ def plan_forgetting(
     chosen = of_patients | of_images | _duplicates_of(rows, of_patients | of_images)
     theirs = rows[rows["image_id"].isin(of_patients - of_images)]
     keep_out = {
-        **dict.fromkeys([*chosen, *patient_ids, *not_found, *(unrecorded & set(images))]),
+        **dict.fromkeys([*chosen, *patient_ids, *chain(*not_found), *(unrecorded & set(images))]),
         **dict(zip(theirs["image_id"], theirs["patient_id"], strict=True)),
     }
     if missing:
@@ -270,15 +271,15 @@ def _read_rows(record: Record) -> pd.DataFrame:
 
 def _of_patients(
     rows: pd.DataFrame, patients: Sequence[str], record: Record, has_unrecorded: bool
-) -> tuple[set[str], set[str], set[str]]:
-    """The images of the patients, the patients' IDs as hashes, and those of who has no image.
+) -> tuple[set[str], set[str], list[set[str]]]:
+    """The images of the patients, the patients' IDs as hashes, and the names of who has no image.
 
     Where some images are of nobody knows whom, one without a recorded image is no error.
     """
     chosen: set[str] = set()
     patient_ids: set[str] = set()
-    not_found: set[str] = set()
-    for number, given in enumerate(patients, start=1):
+    not_found: list[set[str]] = []
+    for number, given in enumerate(dict.fromkeys(patients), start=1):
         hashed = record.hasher.hash("patient", given.strip())
         names = {given.strip(), hashed}
         column = "patient_id"
@@ -287,9 +288,9 @@ def _of_patients(
             column = "tag_patient"
         found = rows[rows[column].isin(names)]
         if found.empty and has_unrecorded:
-            # As a hash alone, since it may identify her; unless it was one already.
-            is_hash = _HASH.fullmatch(given.strip()) is not None
-            not_found.add(given.strip() if is_hash else hashed)
+            # As a hash alone, since it may identify her. What looks like one may be the manifest's
+            # patient_id, or an identifier that another system has made: both are kept out.
+            not_found.append(names if _HASH.fullmatch(given.strip()) else {hashed})
             continue
         if found.empty:
             # Not what was given: it may identify her, and what is printed ends up in logs.

@@ -232,16 +232,20 @@ def _fuse(model: TrainedModel, record: Record) -> None:
 
     An earlier run may have scored some without those that have come since.
     """
-    rows = [manifest_row(image, record.hasher) for image in record.rows()]
-    rows = [row for row in rows if _TOKEN in row]
+    rows, tokens = [], []
+    for image in record.rows():
+        row = manifest_row(image, record.hasher)
+        if _TOKEN in row:
+            # Without their text, of which there is as much again.
+            tokens.append(np.frombuffer(base64.b64decode(row[_TOKEN]), np.float32))
+            rows.append([row.get(name) for name in _IDENTITY])
     if not rows:
         return
-    tokens = [np.frombuffer(base64.b64decode(row[_TOKEN]), np.float32) for row in rows]
-    table = pd.DataFrame([{name: row.get(name) for name in _IDENTITY} for row in rows])
+    table = pd.DataFrame(rows, columns=_IDENTITY)
     scores = model.fuse(np.stack(tokens), table)
-    for row, of_image in zip(rows, scores.tolist(), strict=True):
+    for image_id, of_image in zip(table["image_id"], scores.tolist(), strict=True):
         given = dict(zip(model.objective.score_columns, of_image, strict=True))
-        record.add_columns(row["image_id"], {"scores": given})
+        record.add_columns(image_id, {"scores": given})
     record.commit()
 
 

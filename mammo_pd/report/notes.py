@@ -28,24 +28,25 @@ def words_of(label_definition: str | None) -> Words:
     return Words("positive", "positives", "negative", "are positive", "negatives recalled")
 
 
+# The number stands after what is counted, so that one and many read alike.
 _UNKNOWN = (
-    "Without a known label: {count} {units}, because an image lacks one and none is positive; they "
-    "are neither positive nor negative, and are excluded at their level."
+    " without a known label, because an image lacks one and none is positive: {count}; neither "
+    "positive nor negative, and so excluded at that level."
 )
 _NOTES = {
-    "incomplete_exams": "{count} of {exams} exams lack one of the four standard images (L-CC, "
-    "L-MLO, R-CC, R-MLO), or their views are unknown; they are included.",
-    "images_without_laterality": "{count} images have no laterality; at breast level each is a "
+    "incomplete_exams": "Exams that lack one of the four standard images (L-CC, L-MLO, R-CC, "
+    "R-MLO), or whose views are unknown: {count} of {exams}; included.",
+    "images_without_laterality": "Images without laterality: {count}; at breast level each is a "
     "unit of its own.",
-    "images_without_exam_id": "{count} images have no exam ID; those of one patient are taken as "
-    "one exam.",
-    "images_without_label": "{count} images have no label; at image level they are excluded.",
-    "breasts_of_unknown_label": _UNKNOWN.replace("{units}", "breasts"),
-    "exams_of_unknown_label": _UNKNOWN.replace("{units}", "exams"),
-    "patients_of_unknown_label": _UNKNOWN.replace("{units}", "patients"),
-    "contradictory_breasts": "With images labelled 1 and images labelled 0: {count} breasts; they "
-    "count as positive. If a label is of the breast, one of the two is wrong.",
-    "training_images_left_out": "{count} training images were supplied and are excluded from all "
+    "images_without_exam_id": "Images without an exam ID: {count}; those of one patient are taken "
+    "as one exam.",
+    "images_without_label": "Images without a label: {count}; excluded at image level.",
+    "breasts_of_unknown_label": "Breasts" + _UNKNOWN,
+    "exams_of_unknown_label": "Exams" + _UNKNOWN,
+    "patients_of_unknown_label": "Patients" + _UNKNOWN,
+    "contradictory_breasts": "Breasts with images labelled 1 and images labelled 0: {count}; "
+    "counted as positive. If a label is of the breast, one of the two is wrong.",
+    "training_images_left_out": "Training images that were supplied: {count}; excluded from all "
     "results.",
 }
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mammo_pd.batch import ImageBatch
+from mammo_pd.errors import cause_of
 from mammo_pd.training.devices import memory_of
 
 Work = Callable[[ImageBatch, Tensor], Tensor]
@@ -63,6 +64,7 @@ class CapturedWork:
         self._most_pixels = most_pixels
         self._say = say
         self._calls: dict[object, int] = {}
+        # Of what is captured next; a graph holds its own.
         self._memory: dict[object, _Memory] = {}
         self._graphs: dict[object, _Graph] = {}
         self._pool = torch.cuda.graph_pool_handle()
@@ -85,10 +87,12 @@ class CapturedWork:
         graph = self._graphs.get(shape)
         if graph is None:
             calls = self._calls[shape] = self._calls.get(shape, 0) + 1
-            if calls < _WARM_UP_CALLS or self._gave_up or not self._has_room():
+            if calls < _WARM_UP_CALLS or self._gave_up:
+                return work(batch, keys)
+            memory = self._memory.pop(shape, None)
+            if not self._has_room():
                 return work(batch, keys)
             try:
-                memory = self._memory.get(shape)
                 if memory is None:
                     most_pixels = len(batch) * self._most_pixels
                     memory = self._memory[shape] = _Memory.like(batch, keys, most_pixels)
@@ -99,19 +103,26 @@ class CapturedWork:
                 graph = self._graphs[shape] = _Graph.capture(work, memory, self._pool)
             # Of what memory there is as well: the steps before have shown that one by one they fit.
             except RuntimeError as error:
-                self._gave_up = True
-                self._memory.clear()
-                torch.cuda.empty_cache()
-                reason = str(error).splitlines()[0][:200]
-                self._say(f"warning: steps are not captured as CUDA graphs, and slower: {reason}")
+                reason = cause_of(error)
+            if graph is None:
+                # Not before: the error's traceback held what the failed work had allocated.
+                memory = None
+                self._give_up(reason)
                 return work(batch, keys)
         if not graph.memory.holds(batch):
             return work(batch, keys)
         return graph.replay(batch, keys)
 
+    def _give_up(self, reason: str) -> None:
+        self._gave_up = True
+        self._memory.clear()
+        torch.cuda.empty_cache()
+        self._say(f"warning: steps are not captured as CUDA graphs, and slower: {reason}")
+
     def _has_room(self) -> bool:
         peak = torch.cuda.max_memory_allocated(self._device)
-        if len(self._graphs) >= _MOST_GRAPHS or peak > _LARGEST_SHARE * memory_of(self._device):
+        graphs = len(self._graphs) + len(self._memory)
+        if graphs >= _MOST_GRAPHS or peak > _LARGEST_SHARE * memory_of(self._device):
             return False
         # Others may compute on the same GPU.
         free, _ = torch.cuda.mem_get_info(self._device)
@@ -199,9 +210,11 @@ def _end_failed_capture(device: torch.device, pool: Any) -> None:
     Otherwise nothing that is cached would be freed in this process any more, and the next random
     number on the device be refused.
     """
-    for end in (torch._C._cuda_endAllocateToPool, torch._C._cuda_releasePool):
-        # Some versions have done so.
-        with suppress(RuntimeError):
-            end(torch.cuda.current_device() if device.index is None else device.index, pool)
+    index = torch.cuda.current_device() if device.index is None else device.index
+    # RuntimeError: the capture itself ended properly, and its graph lets go of the pool. To do so a
+    # second time would free what other graphs of the pool use. AttributeError: a torch without.
+    with suppress(RuntimeError, AttributeError):
+        torch._C._cuda_endAllocateToPool(index, pool)
+        torch._C._cuda_releasePool(index, pool)
     with _capturing(torch.cuda.CUDAGraph(), device, torch.cuda.graph_pool_handle()):
         torch.zeros((), device=device)

@@ -104,8 +104,7 @@ class CrossValidation:
         except (OSError, ValueError, TypeError) as error:
             raise InputError(
                 f"{path} is not a cross-validation ({file.name} cannot be read: "
-                f"{cause_of(error)}); name a "
-                "folder that mammo-pd cv made."
+                f"{cause_of(error)}); name a folder that mammo-pd cv made."
             ) from error
         return cls(path, info, load_config(path / "config.yaml"))
 

@@ -28,7 +28,7 @@ def count_devices(config: RunConfig) -> tuple[int, int]:
     if config.device.devices not in (1, local):
         raise InputError(
             f"--devices {config.device.devices} contradicts torchrun, which started "
-            f"{counted(local, 'process', 'processes')} on this machine; leave --devices away."
+            f"{counted(local, 'process', 'processes')} on this machine; leave --devices out."
         )
     return local, world // local
 

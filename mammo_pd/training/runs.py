@@ -123,8 +123,7 @@ class RunFolder:
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise InputError(
                 f"{path} is not a run ({file.name} cannot be read: {cause_of(error)}); name a "
-                "folder that "
-                "mammo-pd train made."
+                "folder that mammo-pd train made."
             ) from error
         return cls(path, info, load_config(path / "config.yaml"))
 

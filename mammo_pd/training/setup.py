@@ -477,7 +477,7 @@ def _balanced_draw(
         within = f" within any {column}" if column else ""
         raise InputError(
             f"training.positive_share {training.positive_share:g} needs positive and negative "
-            f"training images{within}, and there is one class only; leave it away."
+            f"training images{within}, and there is one class only; leave it out."
         )
     return draw
 
@@ -498,7 +498,7 @@ def _refuse_narrow_residual(config: RunConfig, fabric: Fabric) -> None:
     if config.device.residual == "bfloat16" and precision != "bf16-mixed":
         raise InputError(
             f"device.residual bfloat16 is for training at bf16-mixed, and the precision is "
-            f"{precision} here; give --set device.precision=bf16-mixed, or leave it away."
+            f"{precision} here; give --set device.precision=bf16-mixed, or leave it out."
         )
 
 

@@ -20,6 +20,7 @@ REFUSED = [
     (["train", "--store", "STORE", "--split", "parts", "--fold", "1"], "has no folds"),
     (["train", "--store", "STORE", "--weights", "none.safetensors"], "does not exist"),
     (["train", "--store", "STORE", "--res", "12y"], "--res 12y is not understood"),
+    (["train", "--store", "STORE", "--res", "0"], "--res 0: there is no image of 0 pixels"),
     (["train", "--store", "STORE", "--keep", "3"], "--keep 3"),
     (["train", "--store", "STORE", "--epochs", "0"], "--epochs is 0"),
     (["train", "--batch-size", "many"], "neither a number nor auto"),
@@ -68,6 +69,7 @@ REFUSED = [
     (["export", "x", "--bundle", "FILE"], "--bundle FILE: FILE is a file"),
     (["export", "x", "--onnx", "STORE"], "--onnx STORE is a folder"),
     (["inspect", ".", "--csv", "STORE"], "--csv STORE is a folder"),
+    (["inspect", ".", "--csv", "FILE/x.csv"], "--csv FILE/x.csv: "),
     (["preprocess", ".", "--contact-sheet", "STORE"], "--contact-sheet STORE is a folder"),
 ]
 

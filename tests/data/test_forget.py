@@ -270,6 +270,20 @@ def test_pixels_that_a_killed_preprocess_left_unrecorded_go_with_her(
             plan_forgetting(paths, record, patients=["W99"])
 
 
+def test_an_identifier_that_looks_like_a_hash_is_kept_out_all_the_same(
+    paths: StorePaths, record: Record
+) -> None:
+    """Another system's pseudonym may have as many hexadecimal digits as the manifest's."""
+    given = "0123456789abcdef0123"
+    paths.image("abc").parent.mkdir(parents=True, exist_ok=True)
+    paths.image("abc").write_bytes(b"pixels")
+    plan = plan_forgetting(paths, record, patients=[given, given])
+    assert plan.not_found == 1
+    forget(paths, record, plan)
+    assert record.is_kept_out(record.hasher.hash("patient", given))
+    assert record.is_kept_out(given)
+
+
 def _content(file: Path) -> bytes:
     return file.read_bytes() if file.is_file() else b""
 

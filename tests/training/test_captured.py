@@ -1,6 +1,8 @@
 """Captured steps learn what others do; their bookkeeping is tried without a GPU."""
 
+import weakref
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -128,6 +130,83 @@ def test_work_has_seen_the_sizes_of_what_is_captured_before(said: list[str]) -> 
     assert {size for size, _ in sizes[:2]} == {len(batch.pixels) for batch, _ in batches(2)}
 
 
+def test_memory_waits_for_no_more_graphs_than_there_may_be(
+    said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = CapturedWork(CPU, 25, said.append)
+    given = list(batches(20))
+    # Keep rates drawn anew: many kinds of work, none of which is done often.
+    for name in range(20):
+        for batch, keys in given[:3]:
+            work.run(name, sums, batch, keys)
+    assert 0 < len(work._memory) <= captured._MOST_GRAPHS
+    for name in range(20):
+        for batch, keys in given[3:6]:
+            assert torch.equal(work.run(name, sums, batch, keys), sums(batch, keys))
+    assert len(work._graphs) == captured._MOST_GRAPHS
+    assert not work._memory
+
+    # Where room is gone after the warm-up, what waits for its capture is let go.
+    work = CapturedWork(CPU, 25, said.append)
+    for number, (batch, keys) in enumerate(given[:6]):
+        monkeypatch.setattr(captured, "memory_of", lambda _, full=number > 2: 20 if full else 100)
+        work.run("sums", sums, batch, keys)
+    assert not work._memory
+    assert not work._graphs
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_pool_is_released_once(monkeypatch: pytest.MonkeyPatch, ended: bool) -> None:
+    """By the graph itself, where the work failed and its capture did not."""
+    released = []
+
+    def end(index: int, pool: object) -> None:
+        if ended:
+            raise RuntimeError("endAllocatePool: not currently recording to mempool_id")
+
+    monkeypatch.setattr(captured, "_capturing", lambda *_: nullcontext())
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: None)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", end, raising=False)
+    monkeypatch.setattr(
+        torch._C, "_cuda_releasePool", lambda *given: released.append(given), raising=False
+    )
+    captured._end_failed_capture(CPU, (0, 1))
+    assert released == ([] if ended else [(0, (0, 1))])
+    # They are none that torch has promised to keep.
+    monkeypatch.delattr(torch._C, "_cuda_endAllocateToPool")
+    captured._end_failed_capture(CPU, (0, 1))
+
+
+@pytest.mark.gpu
+def test_work_that_fails_in_a_sound_capture_leaves_earlier_graphs_their_memory() -> None:
+    device = torch.device("cuda", 0)
+    said: list[str] = []
+
+    def doubles(batch: ImageBatch, keys: torch.Tensor) -> torch.Tensor:
+        large = (batch.heights + keys)[:, None].repeat(1, 1 << 20)
+        return (large * 2)[:, -1]
+
+    def fails(batch: ImageBatch, keys: torch.Tensor) -> torch.Tensor:
+        result = doubles(batch, keys)
+        if torch.cuda.is_current_stream_capturing():
+            raise RuntimeError("no memory")
+        return result
+
+    work = CapturedWork(device, 25, said.append)
+    for name, do in (("doubles", doubles), ("fails", fails), ("doubles", doubles)):
+        for batch, keys in batches(6):
+            given = batch.to(device), keys.to(device)
+            torch.cuda.empty_cache()
+            # Takes what has become free.
+            other = torch.full((1 << 26,), -1, device=device)
+            assert torch.equal(work.run(name, do, *given), doubles(*given))
+            assert (other == -1).all()
+    assert len(work._graphs) == 1
+    assert len(said) == 1
+
+
 @pytest.mark.gpu
 def test_a_capture_that_fails_leaves_the_device_as_it_was() -> None:
     device = torch.device("cuda", 0)
@@ -173,7 +252,30 @@ def test_what_cannot_be_captured_is_said_once(
         assert torch.equal(work.run("sums", sums, *given), sums(*given))
     [line] = said
     assert "not captured" in line
-    assert line.endswith("is capturing")
+    assert "is capturing" in line
+
+
+def test_a_capture_that_fails_holds_no_memory_in_the_step_after_it(
+    said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[weakref.ref[torch.Tensor]] = []
+
+    def fail(work: Any, batch: ImageBatch, keys: torch.Tensor, pool: Any) -> None:
+        activations = torch.zeros(9)
+        held.extend(map(weakref.ref, (activations, batch.pixels)))
+        raise torch.OutOfMemoryError  # without a word
+
+    def work(batch: ImageBatch, keys: torch.Tensor) -> torch.Tensor:
+        assert [one() for one in held] in ([], [None, None])
+        return sums(batch, keys)
+
+    monkeypatch.setattr(captured, "_record", fail)
+    captured_work = CapturedWork(CPU, 25, said.append)
+    for batch, keys in batches():
+        assert torch.equal(captured_work.run("sums", work, batch, keys), sums(batch, keys))
+    assert len(held) == 2
+    [line] = said
+    assert line.endswith("OutOfMemoryError")
 
 
 @pytest.mark.parametrize("reason", [RuntimeError("while capturing"), torch.OutOfMemoryError("no")])

@@ -50,7 +50,7 @@ class BinaryLabel(Objective):
         if settings.targets:
             raise InputError(
                 "training.targets are for training.objective findings, and this run's is "
-                "binary_label; set it, or leave the targets away."
+                "binary_label; set it, or leave the targets out."
             )
         self._settings = settings
         self.monitor = settings.monitor or "val_auc_image"

@@ -149,7 +149,7 @@ class Findings(Objective):
             if getattr(settings, name) != type(settings).model_fields[name].default:
                 raise InputError(
                     f"training.{name} is for one label alone, and --target learns "
-                    f"{', '.join(settings.targets)}; leave it away, or weigh targets by @WEIGHT."
+                    f"{', '.join(settings.targets)}; leave it out, or weigh targets by @WEIGHT."
                 )
         self.given = tuple(map(Target.parse, settings.targets))
         columns = [target.column for target in self.given]

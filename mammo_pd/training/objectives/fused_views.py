@@ -47,7 +47,7 @@ class FusedViews(Objective):
         if objective.is_pretext:
             raise InputError(
                 f"training.fusion {settings.fusion} joins views to judge a breast, and "
-                f"{settings.objective} judges nothing; leave it away, and give it to the run that "
+                f"{settings.objective} judges nothing; leave it out, and give it to the run that "
                 "starts from these weights."
             )
         if settings.fusion == "exam" and settings.positive_share is not None:
@@ -183,7 +183,7 @@ class FusedViews(Objective):
         if self._inner.build_model(backbone) is not backbone:
             raise InputError(
                 f"training.fusion {self.judged} reads the backbone's class tokens, and this "
-                "objective puts a module of its own around it; leave one of them away."
+                "objective puts a module of its own around it; leave one of them out."
             )
         return FusedModel(backbone, across_breasts=self.judged is Level.EXAM)
 
