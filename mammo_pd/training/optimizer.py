@@ -48,7 +48,7 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Group a model's parameters for AdamW, by timm's own rules.
 
-    Without weight decay are biases, norms, tokens and position embeddings. With a layer decay, a
+    Without weight decay are biases, norms, tokens and embeddings. With a layer decay, a
     group's ``lr_scale`` is what its learning rate is multiplied by: 1 for the head and what lies
     around timm's model, the decay for the last block, its square for the one before, and so on.
 
@@ -59,20 +59,24 @@ def parameter_groups(
         layer_decay: in (0, 1]; 1 for the same rate everywhere.
     """
     spared = set(timm_model.no_weight_decay())
+    embeddings = {
+        f"{name}.weight" for name, module in model.named_modules() if type(module) is nn.Embedding
+    }
     if layer_decay == 1:
         prefix = prefix_of(timm_model, model)
-        every = {prefix + name for name in spared}
+        every = {prefix + name for name in spared} | embeddings
         groups: list[dict[str, Any]] = param_groups_weight_decay(model, weight_decay, every)
         return groups
     groups = param_groups_layer_decay(
         timm_model, weight_decay, no_weight_decay_list=spared, layer_decay=layer_decay
     )
     inside = {id(parameter) for parameter in timm_model.parameters()}
-    around = [parameter for parameter in model.parameters() if id(parameter) not in inside]
-    for decay, of_kind in (
-        (weight_decay, [parameter for parameter in around if parameter.ndim > 1]),
-        (0.0, [parameter for parameter in around if parameter.ndim <= 1]),
-    ):
+    matrices, others = [], []
+    for name, parameter in model.named_parameters():
+        if id(parameter) not in inside:
+            is_matrix = parameter.ndim > 1 and name not in embeddings
+            (matrices if is_matrix else others).append(parameter)
+    for decay, of_kind in ((weight_decay, matrices), (0.0, others)):
         if of_kind:
             groups.append({"params": of_kind, "weight_decay": decay, "lr_scale": 1.0})
     return groups

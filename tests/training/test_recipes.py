@@ -70,17 +70,20 @@ def test_rates_are_used(phantom_store: Path, tmp_path: Path) -> None:
     assert moved[0] == 0 < moved[1] < moved[2]
 
 
-def test_what_lies_around_the_backbone_learns_at_the_full_rate() -> None:
+@pytest.mark.parametrize("layer_decay", [0.5, 1])
+def test_what_lies_around_the_backbone_learns_at_the_full_rate(layer_decay: float) -> None:
     backbone = build_backbone("test_vit", IMG_SIZE)
-    model = nn.ModuleDict({"backbone": backbone, "decoder": nn.Linear(3, 2)})
-    groups = parameter_groups(model, backbone.timm_model, weight_decay=0.1, layer_decay=0.5)
+    around = {"decoder": nn.Linear(3, 2), "kinds": nn.Embedding(3, 2)}
+    model = nn.ModuleDict({"backbone": backbone, **around})
+    groups = parameter_groups(model, backbone.timm_model, weight_decay=0.1, layer_decay=layer_decay)
     found = {
-        id(weight): (group["lr_scale"], group["weight_decay"])
+        id(weight): (group.get("lr_scale", 1), group["weight_decay"])
         for group in groups
         for weight in group["params"]
     }
     assert found[id(model["decoder"].weight)] == (1, 0.1)
     assert found[id(model["decoder"].bias)] == (1, 0)
+    assert found[id(model["kinds"].weight)] == (1, 0)
 
 
 @pytest.mark.parametrize(("frozen", "moves"), [("all", False), (1, True)])

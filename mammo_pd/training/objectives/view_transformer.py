@@ -89,7 +89,7 @@ class _Block(nn.Module):
         self.mlp: Any = Mlp(width, _MLP_RATIO * width)
         # Of each head: what its scores of the other breast's images have added, so that it can look
         # at one breast alone. Of one breast by itself it would learn nothing.
-        self.other = nn.Parameter(torch.zeros(heads, 1, 1)) if across_breasts else None
+        self.other = nn.Parameter(torch.zeros(heads)) if across_breasts else None
         self._heads = heads
         for last in (self.proj, self.mlp.fc2):
             nn.init.zeros_(last.weight)
@@ -101,7 +101,7 @@ class _Block(nn.Module):
         query, key, value = qkv.permute(1, 2, 0, 3).unbind(0)
         mask = together
         if self.other is not None:
-            mask = torch.where(same_breast, 0.0, self.other)
+            mask = torch.where(same_breast, 0.0, self.other[:, None, None])
             mask = mask.masked_fill(~together, -torch.inf).to(query.dtype)
         seen = F.scaled_dot_product_attention(query[None], key[None], value[None], attn_mask=mask)
         x = x + self.proj(seen[0].transpose(0, 1).flatten(1))
