@@ -65,13 +65,16 @@ def parameter_groups(
     if layer_decay == 1:
         prefix = prefix_of(timm_model, model)
         every = {prefix + name for name in spared} | embeddings
-        groups: list[dict[str, Any]] = param_groups_weight_decay(model, weight_decay, every)
+        groups: list[dict[str, Any]] = param_groups_weight_decay(
+            model, weight_decay, no_weight_decay_list=every
+        )
         return groups
     groups = param_groups_layer_decay(
         timm_model, weight_decay, no_weight_decay_list=spared, layer_decay=layer_decay
     )
     inside = {id(parameter) for parameter in timm_model.parameters()}
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if id(parameter) not in inside:
             is_matrix = parameter.ndim > 1 and name not in embeddings

@@ -60,6 +60,21 @@ def test_rates_fall_by_the_decay_from_block_to_block(name: str) -> None:
             assert decay[id(weight)] == 0
 
 
+@pytest.mark.parametrize("layer_decay", [0.5, 1])
+def test_what_timm_spares_is_not_decayed(layer_decay: float) -> None:
+    backbone = build_backbone("vit_tiny_patch16_224", IMG_SIZE)
+    groups = parameter_groups(
+        backbone, backbone.timm_model, weight_decay=0.1, layer_decay=layer_decay
+    )
+    decay = {id(weight): group["weight_decay"] for group in groups for weight in group["params"]}
+    weights = dict(backbone.timm_model.named_parameters())
+    spared = backbone.timm_model.no_weight_decay() & weights.keys()
+    assert spared == {"pos_embed", "cls_token"}
+    for name, weight in weights.items():
+        expected = 0 if name in spared or weight.ndim == 1 else 0.1
+        assert decay[id(weight)] == expected, name
+
+
 def test_rates_are_used(phantom_store: Path, tmp_path: Path) -> None:
     """With so steep a decay that the first blocks' steps vanish beside their weights."""
     config = {"training__layer_decay": 0.01, "training__epochs": 1}
