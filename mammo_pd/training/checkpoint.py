@@ -180,7 +180,14 @@ def load_state(
     if len(groups) == len(own_groups):
         # How the device computes, and where it reads the rate, is not the checkpoint's to say.
         groups = [group | own for group, own in zip(groups, own_groups, strict=True)]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    try:
+        optimizer.load_state_dict({"state": state, "param_groups": groups})
+    except ValueError as error:
+        raise InputError(
+            f"{path} was written by a version that grouped the weights for the optimizer otherwise, "
+            "and cannot be gone on with exactly; train anew without --resume, or from its weights "
+            "with --weights."
+        ) from error
     return metadata
 
 

@@ -40,6 +40,15 @@ def test_training_goes_on_as_if_never_stopped(tmp_path: Path) -> None:
     assert torch.equal(model.bias, other.bias)
 
 
+def test_weights_grouped_otherwise_are_refused(tmp_path: Path) -> None:
+    model, optimizer = trained()
+    state_of(model, optimizer, WeightAverage(model, 0), {}).write(tmp_path / "s.safetensors")
+    other = nn.Linear(3, 2)
+    one_group = torch.optim.AdamW(other.parameters(), lr=0.1)
+    with pytest.raises(InputError, match="grouped the weights for the optimizer otherwise"):
+        load_state(tmp_path / "s.safetensors", other, one_group)
+
+
 def test_weights_carry_their_own_names_and_facts(tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
