@@ -184,9 +184,9 @@ def load_state(
         optimizer.load_state_dict({"state": state, "param_groups": groups})
     except ValueError as error:
         raise InputError(
-            f"{path} was written by a version that grouped the weights for the optimizer otherwise, "
-            "and cannot be gone on with exactly; train anew without --resume, or from its weights "
-            "with --weights."
+            f"{path} was written by a version that grouped the weights for the optimizer "
+            "otherwise, and cannot be gone on with exactly; train anew without --resume, or from "
+            "its weights with --weights."
         ) from error
     return metadata
 
