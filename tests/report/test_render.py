@@ -438,6 +438,24 @@ def test_nothing_is_cut_off_in_print(report, chromium):
     assert (wide, bars) == (0, 0)
 
 
+def test_what_keeps_to_the_next_thing_in_print_has_one(report, chromium):
+    # On a last child "break-after: avoid" passes to its parent; the chain got so long that
+    # Chromium left headings alone at the foot of a page.
+    chromium.command("Emulation.setEmulatedMedia", media="print")
+    try:
+        chromium.open(report / "index.html")
+        keeping, last = chromium.run(
+            "const kept = [...document.querySelectorAll('main *')].filter("
+            " e => e.checkVisibility() && getComputedStyle(e).breakAfter === 'avoid');"
+            "return [kept.map(e => e.tagName), kept.filter(e => !e.nextElementSibling)"
+            " .map(e => e.outerHTML.slice(0, 80))]"
+        )
+    finally:
+        chromium.command("Emulation.setEmulatedMedia", media="")
+    assert {"H2", "H3", "TR"} <= set(keeping)
+    assert last == []
+
+
 def test_the_browser_would_tell(tmp_path, chromium):
     # Without this the tests above could pass because nothing is ever heard.
     page = tmp_path / "bad.html"
