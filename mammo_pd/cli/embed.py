@@ -1,5 +1,6 @@
 """``mammo-pd embed``: features of each image, for those who fit their own models."""
 
+import json
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -78,7 +79,7 @@ def embed(
         f"\nwrote {out}: {columns} of {counted(done.images, 'image')}, {done.width} numbers each, "
         f"from {done.num_keep} of {done.num_tokens} patches"
     )
-    code = f"import pandas; print(pandas.read_parquet({str(out)!r}))"
+    code = f"import pandas; print(pandas.read_parquet({json.dumps(str(out))}))"
     print(f"next: python -c {shlex.quote(code)}")
 
 

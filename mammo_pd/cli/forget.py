@@ -93,7 +93,7 @@ def forget(
         )
         if not plan.image_ids and not plan.unrecorded:
             print("no file of the store is missing; nothing was removed")
-            print(f"next: mammo-pd train{_unless_default('--store', store)}")
+            print(f"next: {_training(store)}")
             return
         # Told first: once the splits have lost the images, nothing tells who saw them.
         used, unknown = runs_on_images(runs, paths.root, plan.splits, plan.image_ids)
@@ -115,14 +115,21 @@ def forget(
         )
     for name in forgotten.removed:
         print(f"removed the split {name}, of which a part would have been empty")
-    given = _unless_default("--store", store)
     if forgotten.removed:
         place = "" if store == default_store() else f" {shlex.quote(str(store))}"
         print(f"next: mammo-pd split{place} --name NEW")
     elif plan.unrecorded:
         print(f"next: mammo-pd preprocess DICOM_DIR{_unless_default('--out', store)}")
     else:
-        print(f"next: mammo-pd train{given}")
+        print(f"next: {_training(store)}")
+
+
+def _training(store: Path) -> str:
+    from mammo_pd.data.kept_levels import usual_res
+    from mammo_pd.data.store import StorePaths
+
+    given = _unless_default("--store", store)
+    return f"mammo-pd train{given} --res {usual_res(StorePaths(store))} --keep 0.25"
 
 
 def _unless_default(flag: str, store: Path) -> str:

@@ -176,11 +176,14 @@ def _read_labels(
     if source is not None:
         from mammo_pd.data.sources import read_source
 
-        if labels is None or label_column or positive or carry:
+        if labels is None:
             raise InputError(
-                "--source reads the data set's own table, which --labels names, and defines its "
-                "label (--definition) and its columns; --label-column, --positive and --carry do "
-                "not apply."
+                f"--source {source} reads the data set's own table; name it with --labels."
+            )
+        if label_column or positive or carry:
+            raise InputError(
+                "--source defines the label (--definition) and the columns of the data set's own "
+                "table; leave --label-column, --positive and --carry out."
             )
         return read_source(source, labels, folder, definition=definition)
     if labels is None:

@@ -86,6 +86,9 @@ def _lines(values: dict[str, Any], indent: str = "") -> list[str]:
     for name, value in values.items():
         if isinstance(value, dict) and value:
             lines += [f"{indent}{name}:", *_lines(value, indent + "  ")]
+        elif isinstance(value, (list, tuple)) and value and isinstance(value[0], dict):
+            rows = (", ".join(str(cell) for cell in row.values() if cell != "") for row in value)
+            lines += [f"{indent}{name}:", *(f"{indent}  {row}" for row in rows)]
         else:
             shown = f"{value:.4g}" if isinstance(value, float) else value
             lines.append(f"{indent}{name}: {'none' if value in (None, {}) else shown}")

@@ -159,17 +159,17 @@ def on_the_same_images(
     indexed = {name: table.set_index("image_id") for name, table in tables.items()}
     every = set().union(*(table.index for table in indexed.values()))
     common = sorted(every.intersection(*(table.index for table in indexed.values())))
+    if not common:
+        raise InputError(
+            "No image is in all of these predictions: score the same images with each model."
+        )
     left_out = len(every) - len(common)
     if left_out and not intersect:
         counts = ", ".join(f"{name}: {len(table):,}" for name, table in tables.items())
         raise InputError(
             f"These predictions are on different images ({counts}; {len(common):,} in all of "
             "them), so a difference could be due to the images: score the same ones, or compare on "
-            "the images in common."
-        )
-    if not common:
-        raise InputError(
-            "No image is in all of these predictions: score the same images with each model."
+            "the images in common (--intersect)."
         )
     aligned = {name: table.loc[common].reset_index() for name, table in indexed.items()}
     first = next(iter(aligned))

@@ -85,7 +85,7 @@ def _answers(report: Report) -> dict[str, tuple[str | None, str] | None]:
         "weights": ("method", "which epoch's weights, under Methods") if context.runs else None,
         "ensemble": ("runs", "under Runs") if context.seeds else None,
         "runs": ("runs", "validation and test, under Runs") if context.runs else None,
-        "internal": ("result", f"the part {context.split_part} of the split, under Result")
+        "internal": ("data", f"the subset scored ({context.split_part}), under Data")
         if context.split_name and how.locked is None
         else None,
         "external": ("thresholds", "this set, with thresholds locked before, under Thresholds")

@@ -107,6 +107,11 @@ class RunFolder:
         """
         file = path / "run.json"
         if not file.exists():
+            if (path / "cv.json").is_file():
+                raise InputError(
+                    f"{path} is a cross-validation, and this takes one of its runs: name one, such "
+                    f"as {path / 'fold0-seed0'}."
+                )
             cause = "it holds no run.json" if path.is_dir() else "there is no such folder"
             raise InputError(
                 f"{path} is not a run: {cause}; name a folder that mammo-pd train made."

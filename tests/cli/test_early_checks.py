@@ -32,6 +32,7 @@ REFUSED = [
     (["cv", "--store", "STORE", "--split", "parts"], "with folds"),
     (["cv", "--store", "STORE", "--seeds", "none"], "--seeds none is not understood"),
     (["evaluate", "NOWHERE"], "NOWHERE is not a run"),
+    (["evaluate", "CV"], "CV is a cross-validation, and this takes one of its runs"),
     (["evaluate", "--predictions", "NOWHERE"], "no predictions file at NOWHERE"),
     (["evaluate", "--prevalence", "2", "--predictions", "x.csv"], "prevalence"),
     (["predict", "NOWHERE", "."], "NOWHERE is not a run"),
@@ -57,6 +58,7 @@ REFUSED = [
     (["inspect", "NOWHERE"], "is not a folder"),
     (["preprocess", "NOWHERE"], "is not a folder"),
     (["preprocess", ".", "--workers", "0"], "--workers 0"),
+    (["preprocess", ".", "--source", "mias"], "own table; name it with --labels"),
     # A file where a folder is to be made, and the other way round.
     (["demo", "--out", "FILE"], "--out FILE: FILE is a file"),
     (["demo", "--out", "FILE/demo"], "FILE is a file; name a folder"),
@@ -89,6 +91,8 @@ for words in %r:
 
 def test_refused_before_anything_heavy_is_imported(tmp_path: Path) -> None:
     (tmp_path / "FILE").touch()
+    (tmp_path / "CV").mkdir()
+    (tmp_path / "CV" / "cv.json").write_text("{}")
     (tmp_path / "STORE" / "splits").mkdir(parents=True)
     (tmp_path / "STORE" / "store.json").write_text(
         '{"format": 2, "settings": {}, "fingerprint": "f"}'

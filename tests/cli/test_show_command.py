@@ -46,6 +46,7 @@ def test_checkpoints_say_what_they_are_without_their_run(
         assert "image size: 64x48 pixels" in text
         assert f"split hash: {run.info.split_hash}" in text
         assert "val_auc" in text
+        assert "{" not in text  # no Python is shown
 
 
 def test_older_and_foreign_and_damaged_files(

@@ -149,9 +149,11 @@ def test_different_images_are_refused_or_joined(two):
     assert len(aligned["a"]) == len(aligned["b"]) == 156
 
 
-def test_no_image_in_common(two):
+@pytest.mark.parametrize("intersect", [True, False])
+def test_no_image_in_common(two, intersect):
+    apart = {"a": two["a"].iloc[:9], "b": two["b"].iloc[9:]}
     with pytest.raises(InputError, match="No image is in all"):
-        on_the_same_images({"a": two["a"].iloc[:9], "b": two["b"].iloc[9:]}, intersect=True)
+        on_the_same_images(apart, intersect=intersect)
 
 
 @pytest.mark.parametrize("column", ["label", "patient_id", "laterality"])

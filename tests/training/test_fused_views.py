@@ -248,6 +248,19 @@ def test_numbers_of_images_that_tell_the_label_are_warned_of() -> None:
     assert "images of a breast alone tells label" in line
 
 
+def test_a_collection_without_anything_to_fuse_is_warned_of() -> None:
+    alone = "\n".join(f"p{n} - L CC {n % 2}" for n in range(9))
+    for fusion in ("breast", "exam"):
+        (line,) = objective_of(fusion).warnings(rows_of(alone))
+        assert f"each {fusion} has one image" in line
+        assert "laterality" not in line
+    sideless = rows_of("\n".join(f"p{n // 2} - L CC {n // 2 % 2}" for n in range(8)))
+    sideless["laterality"] = None
+    assert objective_of("exam").warnings(sideless) == []
+    (line,) = objective_of("breast").warnings(sideless)
+    assert "of 8 of 8 images nothing says which breast they show" in line
+
+
 def test_what_is_not_judged_by_the_breast_is_refused() -> None:
     with pytest.raises(InputError, match=r"training\.fusion breast joins views to judge a breast"):
         objective_of("breast", objective="masked_autoencoder")

@@ -115,12 +115,27 @@ class FusedViews(Objective):
         return self._inner.define(target)
 
     def warnings(self, rows: pd.DataFrame) -> list[str]:
-        """Of a collection in which how many images there are tells positives from negatives."""
+        """Of a collection in which how many images there are tells positives from negatives.
+
+        And of one that has nothing to fuse.
+        """
         found = []
         targets = self.training_targets(rows)[:, : len(self.target_columns)]
         breast, exam = units_of(rows, Level.BREAST), units_of(rows, Level.EXAM)
         _, first = np.unique(breast, return_index=True)
         of_breast = np.bincount(breast)[breast]
+        together = of_breast if self.judged is Level.BREAST else np.bincount(exam)[exam]
+        if together.max(initial=0) == 1:
+            sideless = int(rows["laterality"].isna().sum())
+            found.append(
+                f"each {self.judged.value} has one image here, so that fusion has nothing to join"
+                + (
+                    f"; of {sideless:,} of {len(rows):,} images nothing says which breast they "
+                    "show: give the label table a column laterality"
+                    if sideless and self.judged is Level.BREAST
+                    else ""
+                )
+            )
         counts = {"of a breast": of_breast}
         if self.judged is Level.EXAM:
             counts["of the other breast"] = np.bincount(exam)[exam] - of_breast
