@@ -42,7 +42,8 @@ def test_guarded_script_may_be_run_by_a_tool(
         f"{GUARD}    refuse_unguarded_script()\n    done = True\n"
     )
     runner.write_text("import sys\n" * 9)
-    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(runner))
+    # A worker of pytest-xdist has none.
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(runner), raising=False)
     names = {"__name__": "__main__"}
     exec(compile(script.read_text(), str(script), "exec"), names)
     assert names["done"]

@@ -258,7 +258,7 @@ def test_a_collection_without_anything_to_fuse_is_warned_of() -> None:
     sideless["laterality"] = None
     assert objective_of("exam").warnings(sideless) == []
     (line,) = objective_of("breast").warnings(sideless)
-    assert "of 8 of 8 images nothing says which breast they show" in line
+    assert "of 8 of 8 images nothing says which breast it shows" in line
 
 
 def test_what_is_not_judged_by_the_breast_is_refused() -> None:

@@ -22,6 +22,7 @@ from mammo_pd.patches.sampler import Kept, PatchSampler
 from mammo_pd.terms import Level
 from mammo_pd.training.objectives.base import Objective
 from mammo_pd.training.objectives.view_transformer import FusedModel
+from mammo_pd.wording import counted
 
 # What the numbers of images alone may tell of the label before it is said.
 _TELLING = 0.6
@@ -130,8 +131,8 @@ class FusedViews(Objective):
             found.append(
                 f"each {self.judged.value} has one image here, so that fusion has nothing to join"
                 + (
-                    f"; of {sideless:,} of {len(rows):,} images nothing says which breast they "
-                    "show: give the label table a column laterality"
+                    f"; of {sideless} of {counted(len(rows), 'image')} nothing says which breast "
+                    "it shows: give the label table a column laterality"
                     if sideless and self.judged is Level.BREAST
                     else ""
                 )
