@@ -348,13 +348,14 @@ def _lock_operating_points(
 
 
 def _warn_if_nothing_is_learnt(setup: RunSetup, loss: float, epochs: int) -> None:
-    chance = setup.objective.chance_loss(setup.train_set.targets.numpy())
+    chance = setup.objective.chance_loss(setup.train_set.judged_targets.numpy())
     if chance is not None and loss > _STANDSTILL * chance:
+        start = "" if setup.config.model.weights else "--weights of a pretrained model with "
         setup.say(
             f"warning: after {epochs} epochs the training loss, {loss:.3f}, has hardly fallen "
             f"below that of a constant score, {chance:.3f}, if at all: nothing has been learnt. "
-            "Try --lr ten times lower or higher, --weights of a pretrained model with "
-            "training.layer_decay=0.65, weaker augmentation, a higher --keep, or more --epochs; "
+            f"Try --lr ten times lower or higher, {start}training.layer_decay=0.65, weaker "
+            "augmentation, a higher --keep, or more --epochs; "
             "and look at the images and labels (mammo-pd preprocess --contact-sheet)"
         )
 

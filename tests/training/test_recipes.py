@@ -325,7 +325,7 @@ def test_run_that_learns_nothing_says_so_once(
     trained(phantom_store, tmp_path, said, training__epochs=6, training__lr=1e-12)
     warnings = [line for line in said if "nothing has been learnt" in line]
     assert len(warnings) == 1
-    assert "layer_decay" in warnings[0]
+    assert "--weights of a pretrained model with training.layer_decay" in warnings[0]
 
 
 # ---- validation
