@@ -404,32 +404,39 @@ def _panel(axis: Any, cells: Sequence[Judged], subset: Subset, *, by_memory: boo
             axis.plot([x, x], [low, high], color=colour, linewidth=0.7, zorder=2)
             fill = colour if cell.draw == "uniform" else "white"
             axis.plot(x, y, marker, color=colour, markerfacecolor=fill, markersize=6, zorder=3)
-            below = cell.draw != "uniform"
-            axis.annotate(
-                f"{cell.keep:g}".removeprefix("0"),
-                (x, y),
-                (4, -11 if below else 5),
-                textcoords="offset points",
-                fontsize=7.5,
-                color=_MUTED,
-            )
+            _name_keep(axis, cell.keep, x, y, below=cell.draw != "uniform")
         if drawn:
             (x, y), _ = drawn[-1]
-            axis.annotate(
-                f"{height} px",
-                (x, y),
-                (9, -3),
-                textcoords="offset points",
-                color=colour,
-                fontweight="bold",
-                annotation_clip=False,
-            )
+            _name_height(axis, height, (x, y), colour)
     axis.set_xscale("log")
     _plain_numbers(axis)
     axis.margins(x=0.16)
     title = "AUC per image" if subset.kind is None else f"AUC of {subset.kind} alone"
     axis.set_title(f"{title}, by {'memory' if by_memory else 'GPU time'}")
     axis.set_xlabel("peak memory in training, GiB" if by_memory else "GPU seconds of training")
+
+
+def _name_keep(axis: Any, keep: float, x: float, y: float, *, below: bool = False) -> None:
+    axis.annotate(
+        f"{keep:g}".removeprefix("0"),
+        (x, y),
+        (4, -11 if below else 5),
+        textcoords="offset points",
+        fontsize=7.5,
+        color=_MUTED,
+    )
+
+
+def _name_height(axis: Any, height: int, end: tuple[float, float], colour: str) -> None:
+    axis.annotate(
+        f"{height} px",
+        end,
+        (9, -3),
+        textcoords="offset points",
+        color=colour,
+        fontweight="bold",
+        annotation_clip=False,
+    )
 
 
 def _paper_panel(axis: Any) -> None:
@@ -445,23 +452,8 @@ def _paper_panel(axis: Any) -> None:
         ]
         axis.plot(*zip(*xy, strict=True), color=colour, marker=marker, linewidth=1.6)
         for (x, y), keep in zip(xy, sorted(by_keep), strict=True):
-            axis.annotate(
-                f"{keep:g}".removeprefix("0"),
-                (x, y),
-                (4, 5),
-                textcoords="offset points",
-                fontsize=7.5,
-                color=_MUTED,
-            )
-        axis.annotate(
-            f"{side} px",
-            xy[-1],
-            (9, -3),
-            textcoords="offset points",
-            color=colour,
-            fontweight="bold",
-            annotation_clip=False,
-        )
+            _name_keep(axis, keep, x, y)
+        _name_height(axis, side, xy[-1], colour)
     axis.set_xscale("log")
     _plain_numbers(axis)
     axis.margins(x=0.16)
