@@ -98,7 +98,8 @@ def join(store: Path, packed: Path, out: Path, split: str) -> None:
     others = others.assign(label=pd.NA)[[name for name in names if name in others]]
     manifest = pd.concat([labelled, others], ignore_index=True).reindex(columns=names)
     _write_as(manifest, labelled, joint.manifest)
-    for image_id in labelled["image_id"]:
+    # What preprocessing refused has a row, and no pixels.
+    for image_id in labelled.loc[labelled["status"] == "ok", "image_id"]:
         place = joint.image(image_id)
         place.parent.mkdir(parents=True, exist_ok=True)
         place.symlink_to(StorePaths(store).image(image_id).resolve(strict=True))

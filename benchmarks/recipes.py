@@ -110,11 +110,17 @@ def train(
             file.write(json.dumps({**line, "at_once": at_once, "gpus": gpus}) + "\n")
             file.flush()
             told = line.get("error") or (
-                f"{line['seconds']:.0f} s, val_auc_image {line['best']['val_auc_image']:.3f}"
+                f"{line['seconds']:.0f} s, validation AUC {_validation_auc(line):.3f}"
             )
             print(f"{line['name']} fold {line['fold']} seed {line['seed']}: {told}", flush=True)
     for process in pool:
         process.kill()
+
+
+def _validation_auc(line: dict[str, Any]) -> float:
+    """Per image, of the label; beside other targets it is called by its name."""
+    best: dict[str, float] = line["best"]
+    return best.get("val_auc_image", best.get("val_auc_label_image", float("nan")))
 
 
 def _done(out: Path) -> set[tuple[str, int, int]]:
@@ -189,7 +195,7 @@ def _row(
     cells = [name, ", ".join(map(str, seeds)), *map(auc, _LEVELS)]
     cells.append(", ".join(f"{value:.3f}" for value in each))
     cells += [less(level) for level in _LEVELS] if against else []
-    cells.append(f"{np.mean([line['best']['val_auc_image'] for line in runs]):.3f}")
+    cells.append(f"{np.mean([_validation_auc(line) for line in runs]):.3f}")
     cells.append(f"{np.mean([line['history'][-1]['train_loss'] for line in runs]):.2f}")
     cells.append(f"{np.mean(shares):.0f}")
     cells.append(f"{max(line['gib'] for line in runs):.1f}")

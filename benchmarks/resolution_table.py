@@ -53,8 +53,21 @@ class Judged:
         """Of each image the mean over the seeds."""
         return average_seeds(list(self.seeds.values()))
 
+    @property
+    def timed(self) -> list[dict[str, Any]]:
+        """The runs that had a GPU to themselves; all of them where none had."""
+        alone = [line for line in self.lines if line["at_once"] <= max(1, line["gpus"])]
+        return alone or self.lines
+
     def gpu_seconds(self) -> float:
-        """Of training, for one seed: all folds, without compilation, validation and scoring."""
+        """Of training, for one seed: all folds, without compilation, validation and scoring.
+
+        Where some of the runs had a GPU to themselves and others had not, all count at the rate of
+        those that had.
+        """
+        if len(self.timed) < len(self.lines):
+            rate = float(np.median([line["images_per_second"] for line in self.timed]))
+            return sum(line["images"] for line in self.lines) / rate / len(self.seeds)
         shares = [
             line["train_seconds"] * max(1, line["gpus"]) / max(line["at_once"], line["gpus"], 1)
             for line in self.lines
@@ -229,8 +242,8 @@ def _cells(cells: Sequence[Judged], subsets: Sequence[Subset]) -> str:
             row.append(_with_interval(found["auc"], found["auc_ci_low"], found["auc_ci_high"]))
         row.append(", ".join(f"{value:.3f}" for value in cell.aucs(subsets[0])))
         row.append(f"{np.mean([line['loss'][-1] for line in cell.lines]):.2f}")
-        row.append(f"{np.median([line['images_per_second'] for line in cell.lines]):,.0f}")
-        row.append(f"{np.median([line['wait_share'] for line in cell.lines]):.0%}")
+        row.append(f"{np.median([line['images_per_second'] for line in cell.timed]):,.0f}")
+        row.append(f"{np.median([line['wait_share'] for line in cell.timed]):.0%}")
         row.append(f"{cell.gpu_seconds():.0f}")
         row.append(f"{max(line['gib'] for line in cell.lines):.1f}")
         rows.append(row)
