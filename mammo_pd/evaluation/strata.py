@@ -22,7 +22,10 @@ KNOWN_COLUMNS = (
     "age",
     "manufacturer",
     "vendor",
+    "scanner",
+    "machine_id",
     "site",
+    "site_id",
     *LESION_COLUMNS,
 )
 

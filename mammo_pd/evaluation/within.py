@@ -6,7 +6,7 @@ compared only with negatives of the same machine and age band has no help from e
 Shapes: n units, m patients, s strata.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -43,12 +43,7 @@ def within_strata(
     Raises:
         InputError: the table has no such column.
     """
-    absent = [name for name in columns if name not in predictions.columns]
-    if absent:
-        raise InputError(
-            f"The predictions have no column {', '.join(absent)} to compare within: add it, or "
-            f"choose from {', '.join(map(str, predictions.columns))}."
-        )
+    check_columns(columns, predictions.columns)
     rows: list[Row] = []
     for level in Level:
         known = with_known_label(predictions, level)
@@ -59,6 +54,25 @@ def within_strata(
         found = auc_within_strata(aggregate(known, level, aggregation), stratum)
         rows.append({"columns": ", ".join(columns), "level": level.value, **found})
     return rows
+
+
+def check_columns(columns: Sequence[str], there: Iterable[object]) -> None:
+    """Refuse columns that a table does not have.
+
+    Args:
+        columns: to compare within.
+        there: the table's.
+
+    Raises:
+        InputError: it lacks one of them.
+    """
+    names = [str(name) for name in there]
+    absent = [name for name in columns if name not in names]
+    if absent:
+        raise InputError(
+            f"The predictions have no column {', '.join(absent)} to compare within: add it, or "
+            f"choose from {', '.join(names)}."
+        )
 
 
 def auc_within_strata(units: pd.DataFrame, stratum: ArrayLike) -> Row:
