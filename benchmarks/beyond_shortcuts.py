@@ -282,6 +282,9 @@ def main() -> None:
     _print_floor(rows, parts, kinds, machine)
     if not scores:
         return
+    for name, table in scores.items():
+        if not table["image_id"].isin(rows["image_id"]).any():
+            raise InputError(f"No image of {name} is in {given.store}: name the store it is of.")
     models = {name: _judge(table, rows, parts, kinds) for name, table in scores.items()}
     print("## Within strata\n")
     _print_within(models, machine)
