@@ -378,7 +378,8 @@ def _within_lines(rows: object) -> list[str]:
         lines.append(f"{row['level']:<8} {units}   {with_interval(row)}")
         remarks[row["level"]] = [] if row["remark"] is None else [row["remark"]]
     if lines:
-        lines.insert(0, f"compared only with negatives of the same {rows[0]['columns']}:")
+        columns = rows[0]["columns"].replace(", ", " and ")
+        lines.insert(0, f"compared only with negatives of the same {columns}:")
     for remark, levels in remarks_with_levels(remarks).items():
         lines.append(f"note: {remark} ({', '.join(levels)} level)")
     return lines
