@@ -216,14 +216,15 @@ def _print_within(models: Mapping[str, _Judged], machine: str) -> None:
     head = ["scores", "AUC of all", "within machine", "within machine and age band"]
     head.append("within tenths of the floor")
     for level in LEVELS:
-        lines: dict[tuple[str, int], list[str]] = {}
+        lines: dict[str, list[str]] = {}
         compared: dict[str, None] = {}
         for name, judged in models.items():
-            for told, table in ((FLOOR, judged.floor), (name, judged.model)):
+            of_floor = f"{FLOOR}, {len(judged.floor):,} images"
+            for told, table in ((of_floor, judged.floor), (name, judged.model)):
                 found = _within(judged, table, level, machine)
                 cells = [_aucs({told: table})[told, level], *map(_interval, found)]
                 # The floor is one line for all models that score the same images.
-                lines[told, len(table)] = [told, *cells]
+                lines[told] = [told, *cells]
                 strata = (f"{row['n_strata']} strata, {_left_out(row)}" for row in found)
                 compared[f"{len(table):,} images: {'; '.join(strata)}"] = None
         print(f"Per {level}:\n")
