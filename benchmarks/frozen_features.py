@@ -1,7 +1,7 @@
 """What frozen pretrained features hold: a logistic regression on them, out of fold.
 
     python benchmarks/frozen_features.py STORE WEIGHTS [--split five] [--img-size 252x196]
-        [--column density --positive C --positive D]
+        [--column density --positive C --positive D] [--out predictions.csv]
 
 Class token and mean of the patch tokens of every stored image, on all patches, standardised; L2
 regularisation C = 0.01, which was not tuned. Validation women are not used.
@@ -28,6 +28,7 @@ from mammo_pd.patches.sampler import PatchSampler
 from mammo_pd.terms import Level
 
 MODEL = "vit_small_patch14_dinov2"
+_KEPT = ["image_id", "patient_id", "exam_id", "laterality", "label", "score"]
 
 
 @torch.no_grad()
@@ -57,6 +58,7 @@ def main() -> None:
     parser.add_argument("--img-size", default="252x196")
     parser.add_argument("--column")
     parser.add_argument("--positive", action="append", default=[])
+    parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     height, width = map(int, given.img_size.split("x"))
     paths = open_store(given.store)
@@ -74,6 +76,8 @@ def main() -> None:
         model.fit(features[part == "train"], rows["label"][part == "train"])
         score[part == "test"] = model.predict_proba(features[part == "test"])[:, 1]
     table = check_predictions(rows.assign(score=score))
+    if given.out:
+        table[_KEPT].to_csv(given.out, index=False)
     for level in (Level.IMAGE, Level.BREAST):
         units = aggregate(table, level, Aggregation.MEAN)
         found = auc_with_interval(units)

@@ -40,7 +40,6 @@ from mammo_pd.data.splits import SplitTable, _hash, check_split, read_split, wri
 from mammo_pd.data.store import StorePaths, open_store, read_pyramid_level
 from mammo_pd.imaging.pyramid import area_average, build_pyramid, fitted_size
 
-_KEPT = ["image_id", "patient_id", "exam_id", "laterality", "label", "score", "split"]
 # Of a job that was told to stop: to write its checkpoint.
 _GRACE = 45
 
@@ -226,7 +225,7 @@ def _run(job: Job, store: Path, out: Path, split: str) -> dict[str, Any]:
     run = RunFolder.open(run.path)
     if job.scored:
         table = predict(run, store=store, say=lambda _: None).table
-        table[_KEPT].to_csv(out / f"{job}.csv", index=False)
+        table.to_csv(out / f"{job}.csv", index=False)
     else:
         rows = setup.parts["train"][["image_id", "patient_id"]]
         rows.to_csv(folder.with_name(folder.name + ".csv"), index=False)

@@ -29,7 +29,6 @@ from mammo_pd.evaluation.levels import Aggregation
 from mammo_pd.evaluation.predictions import check_predictions
 
 _LEVELS = ("image", "breast", "patient")
-_KEPT = ["image_id", "patient_id", "exam_id", "laterality", "label", "score", "split"]
 
 
 def _work(gpu: int | None, runs: Any, results: Any, store: Path, out: Path, split: str) -> None:
@@ -61,7 +60,9 @@ def _work(gpu: int | None, runs: Any, results: Any, store: Path, out: Path, spli
             seconds = time.perf_counter() - started
             run = RunFolder.open(run.path)
             table = predict(run, store=store, say=lambda _: None).table
-            table[_KEPT].to_csv(out / f"{name}.{fold}.{seed}.csv", index=False)
+            # Whole: what a score owes to machine or age cannot be asked without these columns, and
+            # another store of the same images has other names for them.
+            table.to_csv(out / f"{name}.{fold}.{seed}.csv", index=False)
             for file in (run.best, run.last):
                 file.unlink()
             memory = max(epoch["train_memory_gib"] for epoch in history)

@@ -50,6 +50,9 @@ def evaluate(
     reader: Annotated[
         tuple[float, float] | None, Parameter(metavar="SENSITIVITY SPECIFICITY")
     ] = None,
+    within: Annotated[
+        tuple[str, ...], Parameter(consume_multiple=True, metavar="COLUMN...", show_default=False)
+    ] = (),
     config: Annotated[Path | None, Parameter(metavar="FILE", show_default="the run's own")] = None,
     accept_other_split: bool = False,
 ) -> None:
@@ -62,6 +65,7 @@ def evaluate(
         mammo-pd evaluate runs/RUN --store other_archive/store
         mammo-pd evaluate --predictions anyones_predictions.csv --out report
         mammo-pd evaluate --predictions internal.csv external.csv --out report
+        mammo-pd evaluate --within manufacturer age
 
     Args:
         run_folders: A run, or the runs of all folds; by default the latest run.
@@ -79,6 +83,8 @@ def evaluate(
         prevalence_level: The level that --prevalence is a fraction of.
         miss_cost: False alarms that one miss is worth, for the cost-based threshold.
         reader: The radiologists' operating point, to compare with at exam level.
+        within: Also compare each positive only with the negatives that share its values of these
+            columns, such as machine_id and age (in bands): the AUC within strata.
         config: YAML file whose section study states intended use, reference standard and follow-up.
         accept_other_split: Use the current split and labels, though the run was trained on others.
     """
@@ -93,6 +99,7 @@ def evaluate(
         "prevalence_level": prevalence_level,
         "miss_cost": miss_cost,
         "reader": reader and Reader(*reader),
+        "within": within,
     }
     # Before hours of scoring.
     check_choices(**choices)
@@ -138,6 +145,9 @@ def evaluate(
         print(f"evaluating {', '.join(str(run.path) for run in chosen)}")
         # Before hours of scoring, too.
         notes = _check_others(chosen[0], own, others)
+        if within:
+            for place in (own, *others):
+                _check_within(within, chosen[0], place)
         scored = [_predict(run, own, checkpoint, accept_other_split) for run in chosen]
         if len(scored) == 1 and checkpoint == "best" and not accept_other_split:
             # Before the report tells the file's hash.
@@ -226,6 +236,14 @@ def _check_others(
     from mammo_pd.inference.external import check_external
 
     return {other: check_external(run, own, other) for other in others}
+
+
+def _check_within(columns: Sequence[str], run: "RunFolder", store: Path | None) -> None:
+    """Refuse columns that the predictions on a store will not have; None for the run's own."""
+    from mammo_pd.evaluation.within import check_columns
+    from mammo_pd.inference.predict import columns_of_predictions
+
+    check_columns(columns, columns_of_predictions(run, store))
 
 
 def _evaluate_on_others(

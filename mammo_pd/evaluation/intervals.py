@@ -214,7 +214,9 @@ def share_interval(share: float, size: float) -> Interval:
     return float(low), float(high)
 
 
-def auc_interval(auc: float, spread: Spread, positive: int, negative: int, pairs: int) -> Interval:
+def auc_interval(
+    auc: float, spread: Spread, positive: float, negative: float, pairs: int
+) -> Interval:
     """Score interval of an AUC from a clustered variance.
 
     The variance depends on the AUC that is tried as that of a binormal curve does, and is scaled to
@@ -251,7 +253,7 @@ def _root(beyond: Callable[[float], float], end: float, inside: float) -> float:
     return end if beyond(near) <= 0.0 else float(brentq(beyond, near, inside, xtol=1e-10))
 
 
-def _binormal_variance(auc: float, positive: int, negative: int) -> float:
+def _binormal_variance(auc: float, positive: float, negative: float) -> float:
     """Variance of an AUC of independent normal scores of equal variance.
 
     The chance that one positive exceeds two negatives is a bivariate normal integral of

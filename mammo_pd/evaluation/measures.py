@@ -169,7 +169,8 @@ def can_have_intervals(units: pd.DataFrame) -> bool:
     return min(_patients_of_each_class(units)) >= 2
 
 
-def _few_patients(units: pd.DataFrame) -> str | None:
+def few_patients(units: pd.DataFrame) -> str | None:
+    """What to say where few patients make an interval, or none."""
     positive, negative = _patients_of_each_class(units)
     if min(positive, negative) < 2:
         return (
@@ -210,7 +211,7 @@ def auc_with_interval(units: pd.DataFrame) -> Row:
     if remark := _one_class(units):
         return row | {"remark": remark}
     auc = float(roc_auc_score(units["label"], units["score"]))
-    row |= {"auc": auc, "remark": _few_patients(units)}
+    row |= {"auc": auc, "remark": few_patients(units)}
     if can_have_intervals(units) and units["score"].nunique() > 1:
         code, _ = pd.factorize(units["patient_id"], sort=True)
         low, high = auc_interval_by_patient(units["label"], units["score"], code)
@@ -345,7 +346,7 @@ def assess(
     bins = reliability_bins(ranking, score, max(1, min(_BINS, len(score) // _PER_BIN)))
     points = {chosen.code: ranking.index_of(chosen.value) for chosen in thresholds}
     values = _measured(curve, label, score, points, prevalence, reader)
-    remarks = [remark] if (remark := _few_patients(units)) else []
+    remarks = [remark] if (remark := few_patients(units)) else []
     sensitivity, precision = _on_grid(curve)
     observed = bins.observed(curve)
     roc_band, precision_recall_band, reliability = (

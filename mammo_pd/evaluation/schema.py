@@ -78,6 +78,8 @@ def metrics_schema() -> dict[str, object]:
     stratum = {"column": _TEXT, "value": _TEXT, "level": {"enum": list(Level)}, "remark": _TEXT}
     group = _object(stratum | counted | rates, list(stratum))
     fold = {"level": {"enum": list(Level)}, "fold": _TEXT, "remark": _TEXT}
+    within = {"columns": _TEXT, "level": {"enum": list(Level)}, "remark": _TEXT}
+    within |= dict.fromkeys(("n_strata", "n_positive_left_out"), _COUNT) | counted
     always = [*counted, "operating_points", "lift", "remarks"]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -90,6 +92,7 @@ def metrics_schema() -> dict[str, object]:
                 "computation": {"type": "object"},
                 "context": {"type": "object"},
                 "strata": {"type": "array", "items": group},
+                "within": {"type": "array", "items": _object(within, list(within))},
                 "folds": {"type": "array", "items": _object(fold | counted, list(fold))},
                 # What a screening programme reads; null with one class only.
                 "programme": _object(programme, list(programme)) | {"type": ["object", "null"]},

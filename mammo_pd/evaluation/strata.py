@@ -22,7 +22,10 @@ KNOWN_COLUMNS = (
     "age",
     "manufacturer",
     "vendor",
+    "scanner",
+    "machine_id",
     "site",
+    "site_id",
     *LESION_COLUMNS,
 )
 
@@ -226,13 +229,16 @@ def _banded(number: pd.Series, edges: tuple[int, ...]) -> np.ndarray:
     return np.where(known, named, "")
 
 
-def values_of_units(predictions: pd.DataFrame, column: str, level: Level) -> np.ndarray:
+def values_of_units(
+    predictions: pd.DataFrame, column: str, level: Level, *, join_rare: bool = True
+) -> np.ndarray:
     """(units,) the value that a unit's images share, ``several`` where they disagree.
 
     Args:
         predictions: as ``check_predictions`` returns it.
-        column: ages and sizes are banded; values beyond the twelve most frequent are ``other``.
+        column: ages and sizes are banded.
         level: the kind of unit; in the order in which ``aggregate`` returns them.
+        join_rare: call values beyond the twelve most frequent ``other``.
 
     Returns:
         Text; empty where it is unknown.
@@ -246,7 +252,9 @@ def values_of_units(predictions: pd.DataFrame, column: str, level: Level) -> np.
         values = np.full(int(unit.max()) + 1, "", dtype=object)
         values[once.index.to_numpy()] = once["first"].where(once["size"] == 1, SEVERAL).to_numpy()
     kinds, counts = np.unique(values[values != ""].astype(str), return_counts=True)
-    if len(kinds) > _MOST_VALUES:  # a serial number, say: one row each would fill pages
+    if (
+        join_rare and len(kinds) > _MOST_VALUES
+    ):  # a serial number, say: one row each would fill pages
         rare = kinds[np.argsort(-counts, kind="stable")[_MOST_VALUES - 1 :]]
         values[np.isin(values.astype(str), rare)] = OTHER
     return values

@@ -16,7 +16,7 @@ from mammo_pd.backbones.build import build_backbone
 from mammo_pd.config import RunConfig
 from mammo_pd.data.cohort import Cohort
 from mammo_pd.data.dataset import MammogramDataset
-from mammo_pd.data.manifest import MANIFEST_SCHEMA
+from mammo_pd.data.manifest import MANIFEST_SCHEMA, read_manifest
 from mammo_pd.data.split_store import count_parts
 from mammo_pd.data.store import open_store
 from mammo_pd.errors import InputError
@@ -104,6 +104,20 @@ def predict(
         )
     images = cohort.rows[cohort.rows["split"] != Split.TRAIN].reset_index(drop=True)
     return score_images(run, cohort, images, checkpoint, run.predictions, reuse=reuse, say=say)
+
+
+def columns_of_predictions(run: RunFolder, store: Path | None = None) -> list[str]:
+    """The columns that ``predictions.csv`` of a run has, or will have.
+
+    Args:
+        run: that was trained.
+        store: that is scored; None for where the run was trained from.
+    """
+    rows = read_manifest(open_store(store or Path(run.info.store)).manifest, status=None)
+    objective = build_objective(run.config.training)
+    none = rows[:0].assign(split=Split.TEST.value)
+    scores = np.empty((0, len(objective.score_columns)))
+    return list(_as_predictions(none, scores, objective, run.config).columns)
 
 
 def score_images(

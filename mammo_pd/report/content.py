@@ -139,6 +139,7 @@ class Report:
         units: the rows behind them by level, as ``aggregate`` returns them.
         predictions: every row given, validation rows too.
         strata: rows as ``stratify`` returns them.
+        within: rows as ``within_strata`` returns them; empty where that was not asked for.
         folds: one row per level and fold: ``level, fold``, then as ``auc_with_interval``.
         programme: at exam level; None where there is one class only.
         errors: the images of the exams decided most clearly wrongly, one row each: ``kind``
@@ -156,6 +157,7 @@ class Report:
     units: Mapping[Level, pd.DataFrame]
     predictions: pd.DataFrame
     strata: Sequence[Row] = ()
+    within: Sequence[Row] = ()
     folds: Sequence[Row] = ()
     programme: Programme | None = None
     errors: Sequence[Row] = ()

@@ -40,6 +40,7 @@ from mammo_pd.evaluation.screening import per_thousand
 from mammo_pd.evaluation.strata import found_by_lesion, known_strata, stratify
 from mammo_pd.evaluation.threshold_sweep import sweep_thresholds
 from mammo_pd.evaluation.thresholds import MISS_COST, Reader, Threshold, choose_thresholds
+from mammo_pd.evaluation.within import within_strata
 from mammo_pd.report.content import (
     HEADLINE,
     Comparison,
@@ -73,6 +74,7 @@ def evaluate_file(
     miss_cost: float = MISS_COST,
     reader: Reader | None = None,
     stratify_by: Sequence[str] | None = None,
+    within: Sequence[str] = (),
 ) -> dict[str, object]:
     """Write the report on a CSV of predictions from any tool.
 
@@ -88,6 +90,7 @@ def evaluate_file(
         miss_cost=miss_cost,
         reader=reader,
         stratify_by=stratify_by,
+        within=within,
     )
 
 
@@ -103,6 +106,7 @@ def evaluate_predictions(
     miss_cost: float = MISS_COST,
     reader: Reader | None = None,
     stratify_by: Sequence[str] | None = None,
+    within: Sequence[str] = (),
     thumbnail: Callable[[str], Sequence[bytes]] | None = None,
     locked: Locked | None = None,
 ) -> dict[str, object]:
@@ -125,6 +129,8 @@ def evaluate_predictions(
         miss_cost: cost of a missed positive in false alarms, for the cost threshold.
         reader: radiologists to compare the exam level with.
         stratify_by: columns; those of ``known_strata`` when None.
+        within: columns that a positive and the negatives it is compared with must share, for the
+            AUC within strata; none for no such AUC.
         thumbnail: returns a PNG of the image with this ``image_id`` and, where there is one, a
             second with what the model attended to drawn in; nothing where there is no picture.
             Called for the images of the listed exams only.
@@ -143,6 +149,7 @@ def evaluate_predictions(
         prevalence_level=prevalence_level,
         miss_cost=miss_cost,
         reader=reader,
+        within=within,
     )
     # In the order that the rows are evaluated in, so that they are in memory once.
     table = _by_image(check_predictions(predictions))
@@ -232,6 +239,7 @@ def evaluate_predictions(
         levels=results,
         units=units,
         predictions=_all_rows(table, validation, chosen_on),
+        within=within_strata(evaluated, within, aggregation=aggregated_by) if within else (),
         strata=stratify(
             evaluated,
             columns,
@@ -354,10 +362,27 @@ def summary_table(metrics: Mapping[str, object]) -> str:
         shown = with_interval(results)
         lines.append(f"{level:<8} {results['n']:>9,} {results['n_positive']:>9,}   {shown}")
         remarks[level.value] = results["remarks"]
+    lines += _within_lines(metrics["within"])
     lines += [f"note: {note}" for note in data_notes(counts)]
     for remark, levels in remarks_with_levels(remarks).items():
         lines.append(f"note: {remark} ({', '.join(levels)} level)")
     return "\n".join(lines)
+
+
+def _within_lines(rows: object) -> list[str]:
+    """The AUC within strata as ``summary_table`` shows that of all; nothing without rows."""
+    assert isinstance(rows, Sequence)
+    lines, remarks = [], {}
+    for row in rows:
+        units = f"{row['n']:>9,} {row['n_positive']:>9,}"
+        lines.append(f"{row['level']:<8} {units}   {with_interval(row)}")
+        remarks[row["level"]] = [] if row["remark"] is None else [row["remark"]]
+    if lines:
+        columns = rows[0]["columns"].replace(", ", " and ")
+        lines.insert(0, f"compared only with negatives of the same {columns}:")
+    for remark, levels in remarks_with_levels(remarks).items():
+        lines.append(f"note: {remark} ({', '.join(levels)} level)")
+    return lines
 
 
 def check_choices(
@@ -368,6 +393,7 @@ def check_choices(
     miss_cost: float = MISS_COST,
     reader: Reader | None = None,
     margin: float | None = None,
+    within: Sequence[str] = (),
 ) -> Aggregation:
     """Check the options of a report, before hours are spent on scoring.
 
@@ -410,6 +436,12 @@ def check_choices(
                     f"The radiologists' {name} of {rate:g} is not a share: use a number above 0 "
                     "and at most 1."
                 )
+    outcome = [name for name in within if name in ("label", "score")]
+    if outcome:
+        raise InputError(
+            f"The column {outcome[0]} is what an AUC is made of: compare within columns that "
+            "describe an image or a woman, such as machine_id and age."
+        )
     return aggregated_by
 
 

@@ -175,6 +175,7 @@ def metrics_of(report: Report) -> dict[str, object]:
         },
         "counts": dict(report.counts),
         "strata": [dict(row) for row in report.strata],
+        "within": [dict(row) for row in report.within],
         "folds": [dict(row) for row in report.folds],
         "programme": _programme(report.programme),
         "context": asdict(context)
@@ -223,6 +224,7 @@ def _tables(report: Report) -> dict[str, pd.DataFrame]:
         "reliability": by_level(_reliability),
         "calibration_curve": by_level(_smooth_calibration),
         "strata": report.strata,
+        "within": report.within,
         "folds": report.folds,
         "per_thousand": programme.outcomes if programme else (),
         "lesions": programme.lesions if programme else (),

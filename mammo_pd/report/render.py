@@ -107,6 +107,8 @@ def report_page(report: Report, figures: Sequence[Figure]) -> str:
     }
     if report.strata:
         sections["strata"] = "Groups"
+    if report.within:
+        sections["within"] = "Within strata"
     if report.folds:
         sections["folds"] = "Folds"
     if report.context.runs:

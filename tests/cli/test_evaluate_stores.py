@@ -14,6 +14,7 @@ from mammo_pd.cli.app import main
 from mammo_pd.data.labels import read_labels
 from mammo_pd.imaging.settings import ImagingSettings
 from mammo_pd.inference import external as scoring
+from mammo_pd.inference import predict as predicting
 from mammo_pd.ingest.preprocess import preprocess
 from mammo_pd.phantoms import PhantomSettings, write_phantoms
 from mammo_pd.report import external as report
@@ -80,7 +81,8 @@ def test_a_store_without_a_split_is_tested_whole(
     happened: list[str] = []
     note_calls(monkeypatch, report, "lock", happened)
     note_calls(monkeypatch, scoring, "score_images", happened)
-    assert main(["evaluate", str(run), "--store", str(elsewhere), "--out", str(out)]) == 0
+    wanted = ["--store", str(elsewhere), "--out", str(out), "--within", "manufacturer", "age"]
+    assert main(["evaluate", str(run), *wanted]) == 0
     assert happened == ["lock", "score_images"]
     printed = capsys.readouterr().out
     found = metrics_of(out)
@@ -95,6 +97,8 @@ def test_a_store_without_a_split_is_tested_whole(
     assert "locked before any other set was read" in page
     assert "Patient IDs could not be compared" in page
     # The tables that were written give the same, as anyone's predictions do.
+    for one in found["sets"].values():
+        assert [row["columns"] for row in one["within"]] == 4 * ["manufacturer, age"]
     (table,) = (run / "external").glob("other-*.csv")
     tables = [str(run / "predictions.csv"), str(table)]
     assert main(["evaluate", "--predictions", *tables, "--out", str(tmp_path / "again")]) == 0
@@ -103,6 +107,19 @@ def test_a_store_without_a_split_is_tested_whole(
     for one, other in zip(found["sets"].values(), again["sets"].values(), strict=True):
         for level in ("image", "breast", "exam", "patient"):
             assert one[level] == other[level]
+
+
+def test_a_column_to_compare_within_is_looked_for_before_scoring(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    happened: list[str] = []
+    note_calls(monkeypatch, predicting, "score_dataset", happened)
+    assert main(["evaluate", str(run), "--within", "age", "parity"]) == 2
+    error = capsys.readouterr().err
+    assert "no column parity to compare within" in error
+    assert happened == []
+    predicted = predicting.predict(RunFolder.open(run), say=lambda _: None)
+    assert list(predicted.table) == predicting.columns_of_predictions(RunFolder.open(run))
 
 
 @pytest.mark.slow

@@ -17,7 +17,10 @@ def metrics(monkeypatch, tmp_path):
 
     def of(table):
         made = evaluate.evaluate_predictions(
-            table, tmp_path, context=ReportContext(parts=[{"part": "test"}])
+            table,
+            tmp_path,
+            context=ReportContext(parts=[{"part": "test"}]),
+            within=["laterality"],
         )
         return json.loads(json.dumps(made, allow_nan=False))
 
@@ -41,6 +44,8 @@ def test_the_schema_promises_what_the_design_does(metrics):
     schema = metrics_schema()
     made = metrics(tables()["plain"])
     assert set(Level) <= set(schema["required"])
+    within = schema["properties"]["within"]["items"]
+    assert [set(row) for row in made["within"]] == [set(within["properties"])] * len(Level)
     for level in Level:
         promised = schema["properties"][level]
         assert {"n", "n_positive", "auc", "auc_ci_low", "auc_ci_high"} <= set(promised["required"])

@@ -3,11 +3,12 @@ import pytest
 from prediction_tables import made_up
 
 from mammo_pd.errors import InputError
+from mammo_pd.evaluation.characteristics import MACHINES
 from mammo_pd.evaluation.cutoffs import Cutoff
 from mammo_pd.evaluation.levels import Aggregation, aggregate
 from mammo_pd.evaluation.predictions import check_predictions
 from mammo_pd.evaluation.roc import auc
-from mammo_pd.evaluation.strata import found_by_lesion, known_strata, stratify
+from mammo_pd.evaluation.strata import KNOWN_COLUMNS, found_by_lesion, known_strata, stratify
 from mammo_pd.terms import Level
 
 HOW = {"aggregation": Aggregation.MEAN}
@@ -96,6 +97,11 @@ def test_known_strata_are_those_that_are_there(predictions):
     predictions["manufacturer"] = "GE"
     predictions["view"] = ""
     assert known_strata(check_predictions(predictions)) == ["laterality", "manufacturer"]
+
+
+def test_every_column_that_names_a_machine_is_a_stratum():
+    # But the model's: in anyone's table that can be the name of what scored it.
+    assert set(MACHINES) - {"model"} <= set(KNOWN_COLUMNS)
 
 
 def test_a_column_that_is_not_there(predictions):

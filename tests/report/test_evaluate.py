@@ -226,6 +226,8 @@ def test_unknown_units_are_left_out_and_told_of(predictions, tmp_path):
         ({"miss_cost": float("inf")}, "cannot cost inf"),
         ({"reader": Reader(85, 0.9)}, "sensitivity of 85"),
         ({"stratify_by": ["parity"]}, "no column parity"),
+        ({"within": ["view", "parity"]}, "no column parity to compare within"),
+        ({"within": ["label"]}, "label is what an AUC is made of"),
     ],
 )
 def test_a_bad_choice_is_a_sentence(predictions, tmp_path, how, cause):
@@ -265,6 +267,24 @@ def test_summary_table(predictions, tmp_path, no_drawing):
         ["patient", "40", "14"],
     ]
     assert all("[" in line for line in lines)
+
+
+def test_the_auc_within_strata_is_shown_below_that_of_all(predictions, tmp_path):
+    # A machine that one woman alone was imaged with.
+    predictions["machine_id"] = np.where(predictions["patient_id"] == "p00", "2", "1")
+    metrics = evaluated(predictions, tmp_path / "report", within=["machine_id"])
+    assert [row["level"] for row in metrics["within"]] == list(Level)
+    rest = evaluated(predictions[predictions["machine_id"] == "1"], tmp_path / "rest")
+    for row in metrics["within"]:
+        assert row["auc"] == pytest.approx(rest[row["level"]]["auc"])
+        assert row["n_positive_left_out"] == (2 if row["level"] == "image" else 1)
+    lines = summary_table(metrics).splitlines()[5:]
+    assert lines[0] == "compared only with negatives of the same machine_id:"
+    assert lines[2].split()[:3] == ["breast", "78", "13"]
+    assert lines[5].startswith("note: 2 positives of 28 left out")
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "compared only with negatives of the same machine id" in page
+    assert rest["within"] == []
 
 
 def test_no_torch_is_imported():

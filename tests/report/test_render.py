@@ -48,6 +48,7 @@ def report(tmp_path_factory):
         context=context,
         thumbnail=lambda image_id: () if image_id.endswith("7") else (pixel, pixel),
         reader=Reader(0.85, 0.9),
+        within=["view", "laterality"],
     )
     return out
 
@@ -498,6 +499,7 @@ def test_all_that_the_page_shows_lies_beside_it(report):
         ("flow", metrics["context"]["flow"]),
         ("characteristics", metrics["context"]["characteristics"]),
         ("strata", metrics["strata"]),
+        ("within", metrics["within"]),
     ):
         table = pd.read_csv(report / f"{name}.csv")
         assert len(table) == len(rows) > 0

@@ -1,0 +1,149 @@
+import numpy as np
+import pandas as pd
+import pytest
+from prediction_tables import made_up
+from sklearn.metrics import roc_auc_score
+
+from mammo_pd.errors import InputError
+from mammo_pd.evaluation.levels import Aggregation, aggregate
+from mammo_pd.evaluation.measures import auc_with_interval
+from mammo_pd.evaluation.predictions import check_predictions
+from mammo_pd.evaluation.within import auc_within_strata, within_strata
+from mammo_pd.terms import Level
+
+
+def units_of(n_patients=60, seed=0):
+    return aggregate(check_predictions(made_up(n_patients, seed).round(2)), Level.IMAGE)
+
+
+def over_pairs(units, stratum):
+    """The definition, pair by pair."""
+    shares = []
+    for i in np.flatnonzero(units["label"] == 1):
+        others = units["score"][(units["label"] == 0) & (stratum == stratum[i])].to_numpy()
+        score = units["score"][i]
+        shares.append(np.mean([(score > other) + (score == other) / 2 for other in others]))
+    return np.mean(shares)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_it_is_the_mean_over_pairs_and_over_scikit_learns_aucs(seed):
+    units = units_of(seed=seed)
+    # Strata of patients, such as machines, and of images, such as views.
+    for stratum in (np.arange(240) // 4 % 5, np.random.default_rng(seed).integers(0, 4, 240)):
+        found = auc_within_strata(units, stratum)
+        assert found["auc"] == pytest.approx(over_pairs(units, stratum))
+        label, score = units["label"].to_numpy(), units["score"].to_numpy()
+        within = [stratum == one for one in np.unique(stratum)]
+        aucs = [roc_auc_score(label[here], score[here]) for here in within]
+        weights = [label[here].sum() for here in within]
+        assert found["auc"] == pytest.approx(np.average(aucs, weights=weights))
+        assert found["auc_ci_low"] < found["auc"] < found["auc_ci_high"]
+        assert (found["n_strata"], found["remark"]) == (len(within), None)
+
+
+def test_one_stratum_gives_the_auc_and_its_interval():
+    units = units_of()
+    found, plain = auc_within_strata(units, np.zeros(240, int)), auc_with_interval(units)
+    numbers = [name for name, value in plain.items() if isinstance(value, float)]
+    assert {name: found[name] for name in numbers} == pytest.approx(
+        {name: plain[name] for name in numbers}
+    )
+
+
+def test_the_interval_is_as_wide_as_patients_make_it():
+    # Each patient left out in turn: the jackknife knows nothing of strata or influences.
+    units = units_of(250)
+    patient = np.arange(1000) // 4
+    stratum = patient % 5
+    each = np.array(
+        [
+            auc_within_strata(units[patient != one], stratum[patient != one])["auc"]
+            for one in range(250)
+        ]
+    )
+    error = np.sqrt(249 / 250 * ((each - each.mean()) ** 2).sum())
+    found = auc_within_strata(units, stratum)
+    width = (found["auc_ci_high"] - found["auc_ci_low"]) / 2
+    assert 1.9 * error < width < 2.2 * error
+
+
+def test_what_knows_the_stratum_alone_is_worth_nothing():
+    table = made_up(100)
+    patient = np.arange(400) // 4
+    sick = table["label"].groupby(patient).transform("max")
+    table["site"] = np.where(
+        np.random.default_rng(0).random(100)[patient] < 0.3 + 0.5 * sick, "a", "b"
+    )
+    table["score"] = np.where(table["site"] == "a", 0.9, 0.1)
+    checked = check_predictions(table)
+    assert auc_with_interval(aggregate(checked, Level.PATIENT))["auc_ci_low"] > 0.6
+    rows = within_strata(checked, ["site"], aggregation=Aggregation.MEAN)
+    assert [row["level"] for row in rows] == list(Level)
+    assert [(row["auc"], row["auc_ci_low"]) for row in rows] == [(0.5, None)] * len(Level)
+
+
+def test_a_positive_without_negatives_of_two_patients_is_left_out_and_counted():
+    units = pd.DataFrame(
+        {
+            "patient_id": list("abcdefgg"),
+            "label": [1, 1, 0, 0, 1, 0, 0, 0],
+            "score": [0.9, 0.5, 0.5, 0.2, 0.1, 0.3, 0.2, 0.2],
+        }
+    )
+    found = auc_within_strata(units, [0, 0, 0, 0, 1, 2, 2, 2])
+    assert found["auc"] == pytest.approx((1 + 0.75) / 2)
+    assert (found["n"], found["n_strata"], found["n_positive_left_out"]) == (4, 1, 1)
+    assert found["remark"].startswith("1 positive of 3 left out")
+    # In the last, one patient has both negatives.
+    for stratum in (range(8), [0, 1, 2, 2, 3, 4, 3, 3]):
+        found = auc_within_strata(units, stratum)
+        assert (found["auc"], found["n"], found["n_positive_left_out"]) == (None, 0, 3)
+        assert "3 positives of 3 left out" in found["remark"]
+    assert auc_within_strata(units[units["label"] == 0], np.zeros(5))["remark"] is not None
+
+
+def test_an_auc_of_1_is_as_sure_as_its_least_sure_stratum():
+    label = np.tile(np.r_[np.ones(10), np.zeros(10)], 2)
+    table = {"patient_id": np.arange(40), "label": label, "score": label}
+    stratum = np.repeat([0, 1], 20)
+    found = auc_within_strata(pd.DataFrame(table), stratum)
+    # Ten pairs in either, of half of the weight: no more than 20 pairs in one.
+    assert (found["auc"], found["auc_ci_high"]) == (1.0, 1.0)
+    assert found["auc_ci_low"] == pytest.approx(0.025 ** (1 / 20))
+    few = pd.DataFrame(table).iloc[np.r_[0:12, 20:40]]  # two negatives in the first
+    less = auc_within_strata(few, stratum[few.index])
+    assert less["auc_ci_low"] == pytest.approx(0.025 ** (1 / 4))
+
+
+def test_ages_are_banded_and_rare_values_are_not_joined():
+    table = made_up(300)
+    patient = np.arange(1200) // 4
+    table["site"] = [f"s{one // 10:02d}" for one in patient]
+    table["age"] = np.random.default_rng(0).integers(30, 80, 300)[patient]
+    checked = check_predictions(table)
+    breasts = aggregate(checked, Level.BREAST)
+
+    def of_breasts(*columns):
+        rows = within_strata(checked, columns, aggregation=Aggregation.MEAN)
+        return next(row for row in rows if row["level"] == Level.BREAST)
+
+    site = breasts["patient_id"].str[-4:].astype(int).to_numpy() // 10
+    assert of_breasts("site") == {
+        "columns": "site",
+        "level": "breast",
+        **auc_within_strata(breasts, site),
+    }
+    age = table["age"].to_numpy()[::2]
+    band = np.searchsorted([40, 50, 60, 70], age, side="right")
+    assert of_breasts("age")["auc"] == pytest.approx(over_pairs(breasts, band))
+    both = pd.Series(list(zip(site, band, strict=True)))
+    code = pd.factorize(both)[0]
+    found = of_breasts("site", "age")
+    assert found["auc"] == auc_within_strata(breasts, code)["auc"]
+    assert found["columns"] == "site, age"
+
+
+def test_a_column_that_is_not_there(predictions):
+    with pytest.raises(InputError, match="no column parity to compare within"):
+        within_strata(check_predictions(predictions), ["parity"], aggregation=Aggregation.MEAN)
