@@ -60,6 +60,8 @@ from mammo_pd.training.scoring import score_batches
 from mammo_pd.training.setup import make_loader
 from mammo_pd.training.step import image_keys
 
+# Pixels that `probe` reads of a patch.
+PROBES = 16
 # A token more costs attention a whole tile.
 _TILE = 64
 # Images whose tissue is counted together, before they are put in order of it.
@@ -127,7 +129,7 @@ def draw_mixed(
 def look(
     images: ImageBatch, matrix: Tensor, grid_size: tuple[int, int], patch_size: int
 ) -> tuple[Tensor, Tensor]:
-    """What a few pixels of each patch tell: whether it holds breast, and how much that varies.
+    """What a few pixels of each patch tell: how much of it is breast, and how much that varies.
 
     In integers, so that a draw by it is the same on every device.
 
@@ -138,16 +140,17 @@ def look(
         patch_size: P.
 
     Returns:
-        (B, N) bool; and (B, N) int64, the variance of its grey values above 0, rounded down.
+        (B, N) int64, how many of `PROBES` grey values are above 0; and (B, N) int64, their
+        variance, rounded down.
     """
     grey = probe(images, matrix, grid_size, patch_size).long()
     count, total, squares = (grey > 0).sum(dim=2), grey.sum(dim=2), (grey * grey).sum(dim=2)
     variance = (count * squares - total * total) // (count * count).clamp(min=1)
-    return count > 0, variance
+    return count, variance
 
 
 class CoarseSampler(PatchSampler):
-    """Draws patches and blocks, those blocks as patches whose grey values vary most."""
+    """Draws patches and blocks; those blocks as patches, within whose patches grey varies most."""
 
     def __init__(self, *given: Any, compiled: bool = False, **named: Any) -> None:
         super().__init__(*given, compiled=compiled, **named)
@@ -159,14 +162,17 @@ class CoarseSampler(PatchSampler):
         rows, columns = self.grid_size
         if num_keep == rows * columns:
             return super().draw(images, keys, placement, num_keep)
-        tissue, spread = self._look(images, placement.matrix, self.grid_size, self.patch_size)
-        detail = self.detail(keys, tissue, spread)
-        return draw_mixed(keys, tissue, detail, self.grid_size, num_keep)
+        bright, variance = self._look(images, placement.matrix, self.grid_size, self.patch_size)
+        detail = self.detail(keys, bright, variance)
+        return draw_mixed(keys, bright > 0, detail, self.grid_size, num_keep)
 
-    def detail(self, keys: Tensor, tissue: Tensor, spread: Tensor) -> Tensor:
-        """Which blocks are given as patches first: (B, M) int64."""
-        total, count = (by_block(one.long(), self.grid_size).sum(dim=2) for one in (spread, tissue))
-        return total // count.clamp(min=1)
+    def detail(self, keys: Tensor, bright: Tensor, variance: Tensor) -> Tensor:
+        """Which blocks are given as patches first: (B, M) int64.
+
+        Those that reach into air come last: what varies most in an image is the skin's edge.
+        """
+        within = by_block(bright, self.grid_size).sum(dim=2) == 4 * PROBES
+        return torch.where(within, by_block(variance, self.grid_size).sum(dim=2), 0)
 
     def pixels_at(self, images: ImageBatch, matrix: Tensor, positions: Tensor) -> Tensor:
         """The pixels at some positions; of a block each the mean of 2x2 that a patch would have."""
@@ -191,7 +197,7 @@ class CoarseSampler(PatchSampler):
 class RandomCoarseSampler(CoarseSampler):
     """Draws patches and blocks, any blocks with breast being as likely to be given as patches."""
 
-    def detail(self, keys: Tensor, tissue: Tensor, spread: Tensor) -> Tensor:
+    def detail(self, keys: Tensor, bright: Tensor, variance: Tensor) -> Tensor:
         """Which blocks are given as patches first: (B, M) int64."""
         rows, columns = block_grid(self.grid_size)
         return hashed(keys, rows * columns, stream=7)
@@ -214,7 +220,7 @@ class MixedVit(VitBackbone):
             self._prefix_tokens(),
             patches,
             positions,
-            torch.cat([own, means.to(own.dtype)]),
+            torch.cat([own, means]),
         )
 
 

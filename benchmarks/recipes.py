@@ -9,8 +9,8 @@ by the minute is filled best by runs of different recipes side by side. Each pro
 run; with several GPUs, the processes are dealt out to them. MLflow need not be installed. Typed
 again, `train` goes on with the runs that OUT lacks.
 
-A recipe may name a "trial", a draw of `ideas_patches.TRIALS`, and with "also": ["on tissue", "as drawn"]
-has the same weights score fewer patches as well (`ideas_patches.score_again`): a line of its own.
+A recipe may name a "trial", a draw of `ideas_patches.TRIALS`. "also": ["on tissue", "as drawn"] has
+the same weights score fewer patches as well (`ideas_patches.score_again`): each a line of its own.
 """
 
 import argparse
