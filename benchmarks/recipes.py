@@ -8,6 +8,9 @@ scored is what `mammo-pd cv` trains and scores; it is not used here because a ma
 by the minute is filled best by runs of different recipes side by side. Each process takes the next
 run; with several GPUs, the processes are dealt out to them. MLflow need not be installed. Typed
 again, `train` goes on with the runs that OUT lacks.
+
+A recipe may name a "trial", a draw of `ideas_patches.TRIALS`. "also": ["on tissue", "as drawn"] has
+the same weights score fewer patches as well (`ideas_patches.score_again`): each a line of its own.
 """
 
 import argparse
@@ -29,6 +32,8 @@ from mammo_pd.evaluation.levels import Aggregation
 from mammo_pd.evaluation.predictions import check_predictions
 
 _LEVELS = ("image", "breast", "patient")
+# What a table of results is made of.
+_KEPT = ["image_id", "patient_id", "exam_id", "laterality", "label", "split"]
 
 
 def _work(gpu: int | None, runs: Any, results: Any, store: Path, out: Path, split: str) -> None:
@@ -36,6 +41,7 @@ def _work(gpu: int | None, runs: Any, results: Any, store: Path, out: Path, spli
     if gpu is not None:
         see_only(gpu)
     import torch
+    from ideas_patches import score_again, trying
 
     from mammo_pd.config import load_config
     from mammo_pd.inference.predict import predict
@@ -45,7 +51,7 @@ def _work(gpu: int | None, runs: Any, results: Any, store: Path, out: Path, spli
     from mammo_pd.training.train import start_run
 
     while (given := runs.get()) is not None:
-        name, settings, fold, seed = given
+        name, recipe, fold, seed = given
         line: dict[str, Any] = {"name": name, "fold": fold, "seed": seed}
         try:
             torch._dynamo.reset()  # type: ignore[no-untyped-call]
@@ -53,15 +59,22 @@ def _work(gpu: int | None, runs: Any, results: Any, store: Path, out: Path, spli
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats()
             own = {"data.split": split, "data.fold": fold, "training.seed": seed, "data.workers": 1}
-            started = time.perf_counter()
-            setup = RunSetup.build(store, load_config(None, own | settings), say=lambda _: None)
-            run = start_run(out / "runs" / name, setup)
-            history = fit(setup, run)
-            seconds = time.perf_counter() - started
-            run = RunFolder.open(run.path)
-            table = predict(run, store=store, say=lambda _: None).table
+            config = load_config(None, own | recipe["set"])
+            with trying(recipe.get("trial")) as sampler:
+                started = time.perf_counter()
+                setup = RunSetup.build(store, config, sampler=sampler, say=lambda _: None)
+                run = start_run(out / "runs" / name, setup)
+                history = fit(setup, run)
+                seconds = time.perf_counter() - started
+                run = RunFolder.open(run.path)
+                scored = predict(run, store=store, say=lambda _: None)
+                again = {
+                    f"score {way}": score_again(way, scored, run, sampler)
+                    for way in recipe.get("also", ())
+                }
             # Whole: what a score owes to machine or age cannot be asked without these columns, and
             # another store of the same images has other names for them.
+            table = scored.table.assign(**again)
             table.to_csv(out / f"{name}.{fold}.{seed}.csv", index=False)
             for file in (run.best, run.last):
                 file.unlink()
@@ -80,15 +93,17 @@ def train(
     import torch
 
     gpus = torch.cuda.device_count()
+    given = json.loads(recipes.read_text())
+    _refuse_unknown(given)
     out.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("spawn")
     runs, results = context.Queue(), context.Queue()
     count, done = 0, _done(out)
-    for name, recipe in json.loads(recipes.read_text()).items():
+    for name, recipe in given.items():
         for seed in recipe.get("seeds", [0]):
             for fold in range(5):
                 if (name, fold, seed) not in done:
-                    runs.put((name, recipe["set"], fold, seed))
+                    runs.put((name, recipe, fold, seed))
                     count += 1
     pool = [
         context.Process(
@@ -124,6 +139,17 @@ def _validation_auc(line: dict[str, Any]) -> float:
     return best.get("val_auc_image", best.get("val_auc_label_image", float("nan")))
 
 
+def _refuse_unknown(recipes: dict[str, dict[str, Any]]) -> None:
+    from ideas_patches import TRIALS, WAYS
+
+    for name, recipe in recipes.items():
+        named = {"trial": {recipe["trial"]} if "trial" in recipe else set()}
+        named["also"] = set(recipe.get("also", ()))
+        for key, allowed in (("trial", TRIALS), ("also", WAYS)):
+            if unknown := sorted(named[key] - set(allowed)):
+                raise SystemExit(f"{name}: {key} {unknown[0]!r} is none of {', '.join(allowed)}")
+
+
 def _done(out: Path) -> set[tuple[str, int, int]]:
     """Runs whose results are there: recipe, fold and seed."""
     file = out / "results.jsonl"
@@ -141,8 +167,11 @@ def _table(folders: list[Path], against: str | None, folds: int) -> str:
         path = next(folder / file for folder in folders if (folder / file).is_file())
         table = pd.read_csv(path, dtype={"image_id": str, "patient_id": str, "exam_id": str})
         judged = table[(table["split"] == "test") & table["label"].notna()]
-        tested = check_predictions(judged.reset_index(drop=True))
-        scores.setdefault(line["name"], {}).setdefault(line["seed"], []).append(tested)
+        for column in [column for column in table if column.startswith("score")]:
+            way = column.removeprefix("score")
+            name = f"{line['name']}, scored{way}" if way else line["name"]
+            one = judged[_KEPT].assign(score=judged[column]).reset_index(drop=True)
+            scores.setdefault(name, {}).setdefault(line["seed"], []).append(check_predictions(one))
     pooled = {
         name: {
             seed: pd.concat(t, ignore_index=True) for seed, t in seeds.items() if len(t) == folds
@@ -188,10 +217,15 @@ def _row(
     def less(level: str) -> str:
         row = next(row for row in paired if row["level"] == level)
         low, high = row["difference_ci_low"], row["difference_ci_high"]
-        return "" if name == against else f"{row['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
+        if name == against:
+            return ""
+        # Equal scores have no interval.
+        interval = "" if low is None else f" [{low:+.3f}, {high:+.3f}]"
+        return f"{row['difference']:+.3f}{interval}"
 
     each = [row["image"] for row in seed_aucs(seeds, Aggregation.MEAN)][: len(seeds)]
-    runs = [line for line in lines if line["name"] == name and line["seed"] in seeds]
+    trained = name.partition(", scored ")[0]
+    runs = [line for line in lines if line["name"] == trained and line["seed"] in seeds]
     shares = [line["seconds"] * max(1, line["gpus"]) / line["at_once"] for line in runs]
     cells = [name, ", ".join(map(str, seeds)), *map(auc, _LEVELS)]
     cells.append(", ".join(f"{value:.3f}" for value in each))

@@ -38,30 +38,51 @@ def reason_against_embedding(model: Any) -> str | None:
     return None
 
 
-def embed_patches(model: Any, prefix: list[Any], patches: Tensor, positions: Tensor) -> Tensor:
+def grid_embedding(model: Any) -> Tensor | None:
+    """The absolute position embedding of the patches, (N, D); None if the model has none."""
+    if model.pos_embed is None:
+        return None
+    embedding: Tensor = model.pos_embed[0, _prefix_rows(model) :]
+    return embedding
+
+
+def embed_patches(
+    model: Any,
+    prefix: list[Any],
+    patches: Tensor,
+    positions: Tensor,
+    embedding: Tensor | None = None,
+) -> Tensor:
     """Project kept patches and add the absolute position embedding, if there is one, at each.
 
     Args:
         model: a timm model for which `reason_against_embedding` has none.
         prefix: its (1, n, D) prefix tokens, in order.
         patches: (B, K, P * P) standardised pixels, one channel.
-        positions: (B, K) int64 in [0, N).
+        positions: (B, K) int64 in [0, N), or rows of ``embedding``.
+        embedding: a row for each position, where these are not those of the grid; None for
+            `grid_embedding`.
 
     Returns:
         (B, T, D).
     """
-    projection, position_embedding = model.patch_embed.proj, model.pos_embed
+    projection = model.patch_embed.proj
     # A convolution whose stride is its kernel is a product with the flattened kernel.
     x = F.linear(patches, projection.weight.flatten(1), projection.bias)
     x = model.patch_embed.norm(x)
 
-    # Rows of the position embedding that belong to prefix tokens come first; some models have none.
-    rows = 0 if model.no_embed_class else model.num_prefix_tokens
-    if position_embedding is not None:
-        x = x + position_embedding[0, rows:][positions]
+    embedding = grid_embedding(model) if embedding is None else embedding
+    if embedding is not None:
+        x = x + embedding[positions]
     if prefix:
         front = torch.cat(prefix, dim=1)
-        if position_embedding is not None and rows:
-            front = front + position_embedding[:, :rows]
+        rows = _prefix_rows(model)
+        if embedding is not None and rows:
+            front = front + model.pos_embed[:, :rows]
         x = torch.cat([front.expand(len(x), -1, -1), x], dim=1)
     return model.pos_drop(x)  # type: ignore[no-any-return]
+
+
+def _prefix_rows(model: Any) -> int:
+    """Rows of the position embedding that are of prefix tokens: they come first; often none."""
+    return 0 if model.no_embed_class else int(model.num_prefix_tokens)

@@ -28,7 +28,7 @@ def draw_uniform(keys: Tensor, num_tokens: int, num_keep: int) -> Tensor:
     """
     if num_keep == num_tokens:
         return torch.arange(num_tokens, device=keys.device).expand(len(keys), -1)
-    return _lowest(hashed(keys, num_tokens, stream=0), num_keep)
+    return take_lowest(hashed(keys, num_tokens, stream=0), num_keep)
 
 
 def draw_tissue(keys: Tensor, tissue: Tensor, num_keep: int) -> Tensor:
@@ -46,7 +46,7 @@ def draw_tissue(keys: Tensor, tissue: Tensor, num_keep: int) -> Tensor:
         is equally likely, and so it is among the air.
     """
     last = (~tissue).long() << 53
-    return _lowest(hashed(keys, tissue.shape[1], stream=0) + last, num_keep)
+    return take_lowest(hashed(keys, tissue.shape[1], stream=0) + last, num_keep)
 
 
 def draw_grid(keys: Tensor, grid_size: tuple[int, int], num_keep: int) -> Tensor:
@@ -77,7 +77,7 @@ def draw_grid(keys: Tensor, grid_size: tuple[int, int], num_keep: int) -> Tensor
     for bit in range(bits):
         low = row >> bit & 1
         rank = rank << 2 | ((low ^ column >> bit & 1) << 1 | low)
-    return _lowest(rank, num_keep)
+    return take_lowest(rank, num_keep)
 
 
 def draw_dropped(keys: Tensor, kept: Tensor, tissue: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -95,7 +95,7 @@ def draw_dropped(keys: Tensor, kept: Tensor, tissue: Tensor, count: int) -> tupl
     """
     rank = hashed(keys, tissue.shape[1], stream=5) + ((~tissue).long() << 53)
     rank = rank.scatter_add(1, kept, torch.full_like(kept, 1 << 55))
-    drawn = _lowest(rank, count)
+    drawn = take_lowest(rank, count)
     return drawn, tissue.gather(1, drawn)
 
 
@@ -120,12 +120,13 @@ def draw_windows(keys: Tensor, grid_size: tuple[int, int], window: int, num_keep
 
     def along(length: int, rank: Tensor) -> Tensor:
         first = torch.arange(0, length, window, device=keys.device)
-        return (first[None, :, None] + _lowest(rank, kept)[:, None]).flatten(1)
+        return (first[None, :, None] + take_lowest(rank, kept)[:, None]).flatten(1)
 
     row, column = along(rows, rank[:, :window]), along(columns, rank[:, window:])
     return (row[:, :, None] * columns + column[:, None]).flatten(1)
 
 
-def _lowest(rank: Tensor, count: int) -> Tensor:
+def take_lowest(rank: Tensor, count: int) -> Tensor:
+    """Choose the positions of the lowest ranks: (B, N) int64 to (B, count) int64, ascending."""
     # Stable, so that even two equal ranks come out in the same order on every device.
     return rank.argsort(dim=1, stable=True)[:, :count].sort(dim=1).values

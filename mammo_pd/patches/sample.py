@@ -34,6 +34,21 @@ def sample_patches(
     side = torch.arange(patch_size, device=positions.device, dtype=torch.float32) + 0.5
     row = (positions // grid_width * patch_size)[:, :, None] + side
     column = (positions % grid_width * patch_size)[:, :, None] + side
+    return read_squares(images, matrix, row, column)
+
+
+def read_squares(images: ImageBatch, matrix: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    """Read squares of points through an affine map, bilinearly; outside the image is air.
+
+    Args:
+        images: B stored images.
+        matrix: (B, 2, 3) float32, input to stored image.
+        row: (B, K, P) float32, of each square's rows of points, in pixels of the input.
+        column: (B, K, P) float32, of its columns.
+
+    Returns:
+        (B, K, P * P) float32 in [0, 65535], each square's points in raster order.
+    """
     # (B, K, P, 1) and (B, K, 1, P): the map is linear, so the two parts are added at the end.
     row, column = row[:, :, :, None], column[:, :, None, :]
     m = matrix[:, :, :, None, None, None]
@@ -70,8 +85,24 @@ def probe_tissue(
         patch_size: P.
 
     Returns:
-        (B, N) bool: whether any of 4x4 evenly spaced pixels of the patch, each the nearest of the
-        image, is above 0.
+        (B, N) bool: whether any of the pixels that `probe` reads of the patch is above 0.
+    """
+    return (probe(images, matrix, grid_size, patch_size) != 0).any(dim=2)
+
+
+def probe(
+    images: ImageBatch, matrix: Tensor, grid_size: tuple[int, int], patch_size: int
+) -> Tensor:
+    """Read a few pixels of every patch, kept or not: 4x4, evenly spaced.
+
+    Args:
+        images: B stored images.
+        matrix: (B, 2, 3) float32, input to stored image.
+        grid_size: of patches, (rows, columns); N is their product.
+        patch_size: P.
+
+    Returns:
+        (B, N, 16) int32 in [0, 65535], each the nearest pixel of the image; 0 outside it.
     """
     device = matrix.device
     step = patch_size / _PROBES
@@ -87,6 +118,7 @@ def probe_tissue(
     inside = (source_row >= 0) & (source_row < height)
     inside &= (source_column >= 0) & (source_column < width)
     index = images.offsets[:, None, None] + source_row * width + source_column
-    bright = inside & (images.pixels[torch.where(inside, index, 0)] != 0)
-    probes = bright.view(-1, grid_size[0], _PROBES, grid_size[1], _PROBES)
-    return probes.any(dim=4).any(dim=2).flatten(1)
+    value = images.pixels[torch.where(inside, index, 0)].to(torch.int32) & 0xFFFF
+    probes = torch.where(inside, value, 0)
+    probes = probes.view(-1, grid_size[0], _PROBES, grid_size[1], _PROBES)
+    return probes.transpose(2, 3).flatten(3).flatten(1, 2)

@@ -61,7 +61,10 @@ class PatchSampler:
     """Reads the model's input out of stored images.
 
     `for_training` is `place`, `draw` and `read` in turn. They are public for objectives that read
-    more than the kept patches, such as the pixels that a masked autoencoder is to predict.
+    more than the kept patches, such as the pixels that a masked autoencoder is to predict. A draw
+    of one's own is a subclass with another `draw`, and another `pixels_at` if its patches are not
+    those of the grid; `mammo_pd.training.setup.RunSetup.build` trains with it. On a GPU both are
+    replayed as part of a CUDA graph, as `mammo_pd.training.objectives.Objective` says of its own.
 
     Args:
         img_size: (height, width) in pixels that the model sees.
@@ -169,7 +172,7 @@ class PatchSampler:
             rows, columns = self.grid_size
             positions = torch.arange(rows * columns, device=images.pixels.device)
             positions = positions.expand(len(images.heights), -1)
-        return self._standardise(self._read_pixels(images, placement.matrix, positions)), positions
+        return self._standardise(self.pixels_at(images, placement.matrix, positions)), positions
 
     @torch.no_grad()
     def tissue(self, images: ImageBatch, placement: Placement | None = None) -> Tensor:
@@ -182,6 +185,11 @@ class PatchSampler:
         placed = placement or self.place(images, None)
         return self._probe(images, placed.matrix, self.grid_size, self.patch_size)
 
+    def pixels_at(self, images: ImageBatch, matrix: Tensor, positions: Tensor) -> Tensor:
+        """The pixels at some positions (B, K), as they are: (B, K, P * P) float32 in [0, 1]."""
+        pixels = sample_patches(images, matrix, positions, self.grid_size[1], self.patch_size)
+        return pixels / 65535
+
     def _affine_and_intensity(
         self, heights: Tensor, widths: Tensor, drawn: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -192,12 +200,8 @@ class PatchSampler:
     def _read_and_change(
         self, images: ImageBatch, matrix: Tensor, positions: Tensor, intensity: Tensor
     ) -> Tensor:
-        pixels = self._read_pixels(images, matrix, positions)
+        pixels = self.pixels_at(images, matrix, positions)
         return self._standardise(change_intensity(pixels, intensity))
-
-    def _read_pixels(self, images: ImageBatch, matrix: Tensor, positions: Tensor) -> Tensor:
-        pixels = sample_patches(images, matrix, positions, self.grid_size[1], self.patch_size)
-        return pixels / 65535
 
     def _standardise(self, pixels: Tensor) -> Tensor:
         return (pixels - self._normalization.mean) / self._normalization.std

@@ -93,11 +93,13 @@ class Bench:
         end_to_end: bool = True,
         pretraining: bool = False,
         change: Callable[[Backbone], object] = lambda _: None,
+        sampler: type[PatchSampler] = PatchSampler,
     ) -> BenchRow:
         """Measure our step: draw, sparse augmentation, embedding, blocks, backward, optimiser.
 
         With ``pretraining`` that of a masked autoencoder, which also reads and predicts some of the
-        dropped patches. ``change`` is done to the backbone before it is compiled.
+        dropped patches. ``change`` is done to the backbone before it is compiled; ``sampler`` is a
+        subclass to measure a draw of one's own.
         """
         self._reset()
         torch.manual_seed(0)
@@ -108,7 +110,7 @@ class Bench:
         change(backbone)
         model = objective.build_model(backbone)
         num_keep = backbone.allowed_keep(keep_rate)
-        sampler = PatchSampler(
+        draws = sampler(
             img_size,
             backbone.patch_size,
             draw=draw,
@@ -124,7 +126,7 @@ class Bench:
             self.fabric,
             module,
             optimizer,
-            sampler,
+            draws,
             objective,
             clip_norm=1.0,
             captured=CapturedWork(self.device, dataset.most_pixels, print) if captured else None,
@@ -148,7 +150,7 @@ class Bench:
         images = batch.to(self.device)
         keys = image_keys(dataset, batch.rows, 0, 0, self.device)
         sampling = self._timer.kernel_seconds(
-            lambda: objective.training_inputs(sampler, images, keys, num_keep)
+            lambda: objective.training_inputs(draws, images, keys, num_keep)
         )
         who = PRETRAINING if pretraining else OURS
         who += "" if captured or not self.on_gpu else ", not captured"

@@ -100,6 +100,7 @@ class RunSetup:
         config: RunConfig,
         *,
         stopped: RunInfo | None = None,
+        sampler: type[PatchSampler] = PatchSampler,
         say: Callable[[str], None] = print,
     ) -> "RunSetup":
         """Check what was given, launch the devices, build the model and the data sets.
@@ -109,6 +110,7 @@ class RunSetup:
             config: of the run.
             stopped: of a run whose checkpoint will replace the initial weights: the file that they
                 came from need not exist any more, and the input stays normalised as it was.
+            sampler: what draws and reads the patches; a subclass to try a draw of one's own.
             say: takes one line for people.
 
         Raises:
@@ -171,15 +173,6 @@ class RunSetup:
         if config.device.residual == "bfloat16":
             backbone.narrow_residual()
         objective.prepare(backbone, train_set.judged_targets.numpy())
-        sampler = PatchSampler(
-            img_size,
-            backbone.patch_size,
-            normalization=backbone.normalization,
-            draw=Draw(config.patch_dropout.draw),
-            augment=config.augment,
-            window=backbone.window,
-            compiled=compiled,
-        )
         setup = cls(
             config=config,
             fabric=fabric,
@@ -190,7 +183,15 @@ class RunSetup:
             objective=objective,
             backbone=backbone,
             model=objective.build_model(backbone),
-            sampler=sampler,
+            sampler=sampler(
+                img_size,
+                backbone.patch_size,
+                normalization=backbone.normalization,
+                draw=Draw(config.patch_dropout.draw),
+                augment=config.augment,
+                window=backbone.window,
+                compiled=compiled,
+            ),
             weights_report=weights_report,
             train_set=train_set,
             val_set=val_set,

@@ -1,0 +1,174 @@
+"""The trial draw of benchmarks/ideas_patches.py, and its scores of tissue alone."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small_runs import small
+
+from mammo_pd.backbones.build import build_backbone
+from mammo_pd.batch import ImageBatch
+from mammo_pd.patches.sample import sample_patches
+from mammo_pd.patches.sampler import PatchSampler
+from mammo_pd.terms import Draw
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+SIZE, PATCH = (112, 80), 16
+GRID = (7, 5)
+N, M = 35, 12
+Batches = Callable[[int], tuple[ImageBatch, torch.Tensor]]
+
+
+@pytest.fixture
+def ideas(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import ideas_patches
+
+    yield ideas_patches
+    del sys.modules["ideas_patches"]
+
+
+def covered(drawn: torch.Tensor) -> torch.Tensor:
+    """How often each patch of a grid is covered by one image's tokens."""
+    often = torch.zeros(GRID, dtype=torch.int64)
+    for position in drawn.tolist():
+        if position < N:
+            often[position // GRID[1], position % GRID[1]] += 1
+        else:
+            row, column = (2 * of for of in divmod(position - N, 3))
+            often[row : row + 2, column : column + 2] += 1
+    return often.flatten()
+
+
+@pytest.mark.parametrize("num_keep", [1, 6, 12, 13, 20, 34])
+def test_a_mixed_draw_covers_all_breast_once(ideas: Any, num_keep: int) -> None:
+    generator = torch.Generator().manual_seed(num_keep)
+    for share in (0.0, 0.1, 0.5, 1.0):
+        tissue = torch.rand(20, N, generator=generator) < share
+        detail = torch.randint(0, 2**53, (20, M), generator=generator)
+        drawn = ideas.draw_mixed(torch.arange(20), tissue, detail, GRID, num_keep)
+        assert drawn.shape == (20, num_keep)
+        assert (drawn[:, 1:] > drawn[:, :-1]).all()
+        assert ((drawn >= 0) & (drawn < N + M)).all()
+        blocks = ideas.by_block(tissue.long(), GRID).sum(2) > 0
+        for one, holds, count in zip(drawn, tissue, blocks.sum(1), strict=True):
+            often = covered(one)[holds]
+            if count <= num_keep:
+                assert (often > 0).all()
+            if num_keep <= M:
+                # There are blocks of air to fill up with, so nothing is seen twice.
+                assert (often <= 1).all()
+
+
+def test_blocks_of_most_detail_are_given_as_patches(ideas: Any) -> None:
+    tissue, detail = torch.ones(1, N, dtype=torch.bool), torch.zeros(1, M, dtype=torch.int64)
+    detail[0, 4], detail[0, 7], detail[0, 0] = 9, 8, 7
+    (drawn,) = ideas.draw_mixed(torch.zeros(1, dtype=torch.int64), tissue, detail, GRID, M + 6)
+    # Blocks 4 and 7 are in the middle column; the corner block holds one patch, which is as cheap.
+    assert drawn[drawn < N].tolist() == [12, 13, 17, 18, 22, 23, 27, 28, 34]
+    assert drawn[drawn >= N].tolist() == [N + block for block in (0, 1, 2, 3, 5, 6, 8, 9, 10)]
+
+
+def test_a_block_is_read_as_the_mean_of_its_patches(ideas: Any, batch_of: Batches) -> None:
+    images, keys = batch_of(3)
+    sampler = ideas.CoarseSampler(SIZE, PATCH, draw=Draw.TISSUE)
+    placement = sampler.place(images, keys)
+    every = torch.arange(N + M).expand(3, -1)
+    read = sampler.pixels_at(images, placement.matrix, every)
+    # By a grid that reaches as far as the blocks do.
+    whole = sample_patches(images, placement.matrix, torch.arange(48).expand(3, -1), 6, PATCH)
+    picture = whole.view(3, 8, 6, PATCH, PATCH).transpose(2, 3).reshape(3, 128, 96) / 65535
+    halved = picture.view(3, 64, 2, 48, 2).mean((2, 4))
+    blocks = halved.view(3, 4, PATCH, 3, PATCH).transpose(2, 3).reshape(3, M, PATCH**2)
+    torch.testing.assert_close(read[:, N:], blocks, atol=2e-5, rtol=0)
+    plain = PatchSampler(SIZE, PATCH).pixels_at(images, placement.matrix, every[:, :N])
+    assert torch.equal(read[:, :N], plain)
+
+
+@pytest.mark.parametrize("trial", ["coarse", "coarse at random"])
+def test_keep_all_is_the_usual(ideas: Any, batch_of: Batches, trial: str) -> None:
+    images, keys = batch_of(2)
+    outputs = []
+    for name in (None, trial):
+        with ideas.trying(name) as sampler:
+            torch.manual_seed(0)
+            model = build_backbone("test_vit", SIZE).eval()
+        draws = sampler(SIZE, PATCH, draw=Draw.TISSUE)
+        patches, positions = draws.for_training(images, keys, N)
+        assert torch.equal(positions, torch.arange(N).expand(2, -1))
+        outputs.append(model(patches, positions, keys))
+    torch.testing.assert_close(*outputs, atol=0, rtol=0)
+
+
+def test_a_block_has_the_mean_of_its_patches_position_embeddings(ideas: Any) -> None:
+    with ideas.trying("coarse"):
+        model = build_backbone("test_vit", SIZE).eval()
+    patches = torch.zeros(1, N + M, PATCH**2)
+    tokens = model.embed(patches, torch.arange(N + M)[None])[0, 1:]
+    table = tokens[:N].unflatten(0, GRID)
+    torch.testing.assert_close(tokens[N + 4], table[2:4, 2:4].mean((0, 1)))
+    torch.testing.assert_close(tokens[N + 11], table[6, 4])
+
+
+def test_scores_of_tissue_do_not_depend_on_the_batch(
+    ideas: Any, batch_of: Batches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ideas, "_TILE", 4)
+    images, _ = batch_of(6)
+    # More air in the later images.
+    for number, start in enumerate(images.offsets.tolist()):
+        images.pixels[start : start + number * 1400] = 0
+    sampler = PatchSampler(SIZE, PATCH, draw=Draw.TISSUE)
+    model = build_backbone("test_vit", SIZE).eval()
+
+    def scores(given: list[ImageBatch]) -> torch.Tensor:
+        batches = ideas.TissueBatches(sampler, N, 1, 2, torch.device("cpu"))
+        found = torch.full((6,), torch.nan)
+        for batch in batches.of(given):
+            kept = batches.kept(batch.rows)
+            patches, positions = sampler.for_evaluation(batch, kept)
+            tissue = sampler.tissue(batch)
+            assert (tissue.gather(1, positions).sum(1) == tissue.sum(1)).all()
+            assert kept.num_keep - tissue.sum(1).min() < 4
+            found[batch.rows] = model(patches, positions)[:, 0]
+        return found
+
+    together = scores([images])
+    torch.testing.assert_close(scores([images.slice(n, n + 1) for n in range(6)]), together)
+    assert together.isfinite().all()
+
+
+def test_a_trial_is_trained_and_scored_in_every_way(
+    ideas: Any, phantom_store: Path, tmp_path: Path
+) -> None:
+    """As benchmarks/recipes.py does, whose processes would each start torch anew."""
+    from mammo_pd.inference.predict import predict
+    from mammo_pd.training.loop import fit
+    from mammo_pd.training.setup import RunSetup
+    from mammo_pd.training.train import start_run
+
+    config = small(patch_dropout__keep_rate=0.5, patch_dropout__draw="tissue", training__epochs=1)
+    with ideas.trying("coarse") as sampler:
+        setup = RunSetup.build(phantom_store, config, sampler=sampler, say=lambda _: None)
+        run = start_run(tmp_path, setup)
+        fit(setup, run)
+        scored = predict(run, say=lambda _: None)
+        for way in ideas.WAYS:
+            again = ideas.score_again(way, scored, run, sampler)
+            assert np.isfinite(again).all()
+            assert np.abs(again - scored.table["score"]).max() < 0.5
+
+
+def test_recipes_name_trials_that_there_are(ideas: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import recipes
+
+    monkeypatch.delitem(sys.modules, "recipes")
+    file = BENCHMARKS / "recipes" / "rsna_640_patches.json"
+    recipes._refuse_unknown(json.loads(file.read_text()))
+    with pytest.raises(SystemExit, match="'fine' is none of coarse"):
+        recipes._refuse_unknown({"a": {"trial": "fine"}})
