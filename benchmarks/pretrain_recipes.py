@@ -39,6 +39,7 @@ from mammo_pd.data.manifest import MANIFEST_SCHEMA, read_manifest
 from mammo_pd.data.splits import SplitTable, _hash, check_split, read_split, write_split
 from mammo_pd.data.store import StorePaths, open_store, read_pyramid_level
 from mammo_pd.imaging.pyramid import area_average, build_pyramid, fitted_size
+from mammo_pd.orphans import end_with_parent
 
 # Of a job that was told to stop: to write its checkpoint.
 _GRACE = 45
@@ -177,6 +178,7 @@ def _work(
     gpu: int | None, job: Job, store: Path, out: Path, split: str, shares: dict[str, int]
 ) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
+    end_with_parent()
     if gpu is not None:
         see_only(gpu)
     line: dict[str, Any] = {"name": job.name, "fold": job.fold, "seed": job.seed}

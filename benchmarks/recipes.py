@@ -5,7 +5,8 @@
 
 RECIPES.json: {"NAME": {"set": {"training.lr": 1e-4, ...}, "seeds": [0]}, ...}. What is trained and
 scored is what `mammo-pd cv` trains and scores; it is not used here because a machine that is lent
-by the minute is filled best by runs of different recipes side by side. Each process takes the next
+by the minute is filled best by runs of different recipes side by side; each writes checkpoints, so
+that OUT is best in memory. Each process takes the next
 run; with several GPUs, the processes are dealt out to them. MLflow need not be installed. Typed
 again, `train` goes on with the runs that OUT lacks.
 
@@ -30,6 +31,7 @@ from mammo_pd.evaluation.compare import compare, on_the_same_images
 from mammo_pd.evaluation.cross_validation import average_seeds, seed_aucs
 from mammo_pd.evaluation.levels import Aggregation
 from mammo_pd.evaluation.predictions import check_predictions
+from mammo_pd.orphans import end_with_parent
 
 _LEVELS = ("image", "breast", "patient")
 # What a table of results is made of.
@@ -38,6 +40,7 @@ _KEPT = ["image_id", "patient_id", "exam_id", "laterality", "label", "split"]
 
 def _work(gpu: int | None, runs: Any, results: Any, store: Path, out: Path, split: str) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
+    end_with_parent()
     if gpu is not None:
         see_only(gpu)
     import torch

@@ -50,6 +50,8 @@ from typing import Any
 import pandas as pd
 from gpus import see_only
 
+from mammo_pd.orphans import end_with_parent
+
 # Of a cell that was told to stop: to write its checkpoint.
 _GRACE = 40
 # Reckoned for each cell beside its training: model, compilation, capture and checkpoints.
@@ -165,6 +167,7 @@ def tell_plan(plan: Path) -> str:
 def _work(gpu: int | None, jobs: Any, answers: Any, slot: int, store: Path, out: Path) -> None:
     """Train and score one cell after another, until there is none or one has failed."""
     os.environ["OMP_NUM_THREADS"] = "1"
+    end_with_parent()
     if gpu is not None:
         see_only(gpu)
     import torch
