@@ -13,7 +13,7 @@ from cyclopts import Parameter
 from mammo_pd.cli.config_flags import NONE_GIVEN, ConfigFlags
 from mammo_pd.cli.container import warn_unless_mounted
 from mammo_pd.cli.early_checks import check_folds, check_output_folder
-from mammo_pd.cli.evaluate import context_of, only_target, provenance_of
+from mammo_pd.cli.evaluate import context_of, only_target, provenance_of, tell_metrics
 from mammo_pd.cli.options import (
     AggregationOption,
     NamedStoreOption,
@@ -193,6 +193,9 @@ def _report(
     told = told | {"provenance": provenance_of(every, checkpoint)}
     name, out = validation.path.name, validation.path / "report"
     targets = scored[seeds[0]][0].objective.target_columns
+    if not targets:
+        tell_metrics(every)
+        return {}
     if targets == ("label",):
         found = _report_on(name, scored, out, choices, told, None)
     else:

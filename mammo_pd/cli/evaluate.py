@@ -134,6 +134,8 @@ def evaluate(
         for run in chosen:
             _refuse_unreported(run)
         own, others = _tell_apart(chosen, store, accept_other_split)
+        if others:
+            _refuse_without_labels(chosen[0])
         out = out or _report_folder([run.path for run in chosen], external=bool(others))
         print(f"evaluating {', '.join(str(run.path) for run in chosen)}")
         # Before hours of scoring, too.
@@ -150,6 +152,9 @@ def evaluate(
             _evaluate_on_others(chosen[0], scored[0], notes, checkpoint, out, choices, told)
             return
         targets = scored[0].objective.target_columns
+        if not targets:
+            tell_metrics(scored)
+            return
         if targets != ("label",):
             rows: list[dict[str, object]] = []
             for target in targets:
@@ -384,15 +389,40 @@ def lock_in_checkpoint(scored: "Scored", choices: dict[str, Any]) -> None:
 
 
 def _refuse_unreported(run: "RunFolder") -> None:
-    """Refuse a run that learns nothing to report on, before it is scored."""
+    """Refuse a run of a pretext task, which has learnt nothing to score by, before it is scored."""
     from mammo_pd.training.objectives import build_objective
 
-    if not build_objective(run.config.training).target_columns:
+    if build_objective(run.config.training).is_pretext:
         raise InputError(
             f"the run {run.info.run_id} was trained for {run.config.training.objective}, which has "
             "no labels to report on; its best.safetensors is the start of another run: mammo-pd "
             f"train --weights {run.best}"
         )
+
+
+def _refuse_without_labels(run: "RunFolder") -> None:
+    """Refuse to test a run on another store where there is no threshold to lock before."""
+    from mammo_pd.training.objectives import build_objective
+
+    if not build_objective(run.config.training).target_columns:
+        raise InputError(
+            f"the run {run.info.run_id} was trained for {run.config.training.objective}, which "
+            "learns no label of 0 and 1, and on another store labels are judged at thresholds "
+            "locked before; leave --store out."
+        )
+
+
+def tell_metrics(scored: "Sequence[Scored]") -> None:
+    """Print the objective's metrics of each run's test images, where no label is reported on."""
+    for one in scored:
+        tested = (one.images["split"] == Split.TEST) & one.objective.usable(one.images)
+        scores = one.table.loc[tested, list(one.objective.score_columns)].to_numpy(float)
+        metrics = one.objective.metrics(one.images[tested], scores)
+        told = "  ".join(
+            f"{name.removeprefix('val_')} {value:.4g}" for name, value in metrics.items()
+        )
+        print(f"{counted(int(tested.sum()), 'test image')}: {told}")
+        print(f"wrote {one.file}: {', '.join(one.objective.score_columns)} of each image")
 
 
 def _report_on(

@@ -80,10 +80,15 @@ class TrainedModel:
             )
         config = RunConfig.model_validate(card.config)
         objective = build_objective(config.training)
-        if not objective.target_columns:
+        if objective.is_pretext:
             raise InputError(
                 f"{checkpoint} was trained for {card.objective}, which judges nothing; it is the "
                 f"start of another run: mammo-pd train --weights {checkpoint}"
+            )
+        if not objective.target_columns:
+            raise InputError(
+                f"{checkpoint} was trained for {card.objective}, which learns no label of 0 and 1 "
+                "to give a verdict on; what it says of a store's images: mammo-pd evaluate RUN"
             )
         backbone = build_backbone(
             card.model,

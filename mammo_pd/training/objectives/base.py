@@ -33,9 +33,11 @@ class Objective(ABC):
     Attributes:
         num_outputs: of the backbone's head.
         target_columns: names in predictions.csv of the targets that `evaluate` reports on, all of
-            them 0 or 1; empty where there is nothing to report.
+            them 0 or 1; empty where there are none, as of an age: `evaluate` then writes the scores
+            and prints `metrics` of the test images.
         score_columns: names of the scores there, one for each of ``target_columns`` (and more, if
-            scores are to be kept that nothing is reported on).
+            scores are to be kept that nothing is reported on). Those of ``target_columns`` are in
+            [0, 1].
         monitor: which of `metrics` chooses the best epoch; larger is better, unless its name ends
             with "loss".
         judged: level of what is judged and drawn: an image by itself, or all images of a breast or
