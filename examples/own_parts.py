@@ -4,12 +4,13 @@
     python examples/own_parts.py train --model looped_vit --set training.objective=focal
     python examples/own_parts.py evaluate
 
-It adds a label table in an archive's own words, a backbone, two objectives and (`own_decoder.py`) a
-decoder. Workers and further devices start this file again, so what they need is added at its top
-level, and nothing is run there.
+It adds a label table in an archive's own words, a step of `preprocess`, a backbone, a loss, a draw,
+another target and (`own_decoder.py`) a decoder. Workers and further devices start this file again,
+so what they need is added at its top level, and nothing is run there.
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,15 @@ from mammo_pd.api import (
     FAMILIES,
     OBJECTIVES,
     SOURCES,
+    STEPS,
     BinaryLabel,
+    ImageBatch,
     Objective,
+    PatchSampler,
     Source,
     TrainingSettings,
     VitBackbone,
+    draw_tissue,
     main,
 )
 
@@ -66,6 +71,18 @@ SOURCES["ours"] = Source(
     },
     read=read_outcomes,
 )
+
+
+# ---- a step of preprocess, between the grey scale and the crop
+def brighten(key: str) -> Callable[[dict[Any, Any]], Any]:
+    """One of MONAI's transforms, or yours: (1, H, W) of 0 to 65535 in and out."""
+    # Imported where it is needed: MONAI takes seconds.
+    from monai.transforms import AdjustContrastd
+
+    return AdjustContrastd(key, gamma=0.8)
+
+
+STEPS["brighten"] = brighten
 
 
 # ---- a backbone: a model in timm's registry, and how it takes a subset of its patches
@@ -128,6 +145,25 @@ class Focal(BinaryLabel):
 
 
 OBJECTIVES["focal"] = Focal
+
+
+# ---- another draw: what a step reads is an objective's to say
+class NearChestWall(BinaryLabel):
+    """Trained on patches of the half at the chest wall, the left one, and then on others."""
+
+    def training_inputs(
+        self, sampler: PatchSampler, batch: ImageBatch, keys: Tensor, num_keep: int
+    ) -> tuple[tuple[Tensor, ...], Tensor]:
+        """The kept patches, their positions and the keys; and the targets."""
+        rows, columns = sampler.grid_size
+        column = torch.arange(rows * columns, device=keys.device) % columns
+        first = (column < columns // 2).expand(len(keys), -1)
+        positions = draw_tissue(keys, first, num_keep)
+        patches = sampler.read(batch, sampler.place(batch, keys), positions)
+        return (patches, positions, keys), batch.targets
+
+
+OBJECTIVES["near_chest_wall"] = NearChestWall
 
 
 # ---- a number to learn: no label of 0 and 1, so `evaluate` prints `metrics` in place of a report

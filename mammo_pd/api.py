@@ -34,18 +34,26 @@ if TYPE_CHECKING:  # by a name of its own each is re-exported
     from mammo_pd.evaluation.predictions import check_predictions as check_predictions
     from mammo_pd.evaluation.predictions import read_predictions as read_predictions
     from mammo_pd.imaging.decode import DECODERS as DECODERS
+    from mammo_pd.imaging.settings import STEPS as STEPS
     from mammo_pd.imaging.settings import ImagingSettings as ImagingSettings
     from mammo_pd.inference.trained_model import TrainedModel as TrainedModel
     from mammo_pd.ingest.preprocess import preprocess as preprocess
     from mammo_pd.ingest.transforms import mammogram_transforms as mammogram_transforms
+    from mammo_pd.patches.draw import draw_grid as draw_grid
+    from mammo_pd.patches.draw import draw_tissue as draw_tissue
+    from mammo_pd.patches.draw import draw_uniform as draw_uniform
     from mammo_pd.patches.sampler import PatchSampler as PatchSampler
     from mammo_pd.start import main as main
     from mammo_pd.terms import Level as Level
     from mammo_pd.terms import Split as Split
+    from mammo_pd.training.loop import fit as fit
     from mammo_pd.training.objectives import OBJECTIVES as OBJECTIVES
     from mammo_pd.training.objectives import Objective as Objective
     from mammo_pd.training.objectives.binary_label import BinaryLabel as BinaryLabel
+    from mammo_pd.training.setup import RunSetup as RunSetup
     from mammo_pd.training.step import image_keys as image_keys
+    from mammo_pd.training.train import resume as resume
+    from mammo_pd.training.train import start_run as start_run
     from mammo_pd.training.train import train as train
 
 # {name: the module that defines it}, in the order of a project.
@@ -58,6 +66,7 @@ _HOMES = {
     "Split": "mammo_pd.terms",
     # from files to a store
     "preprocess": "mammo_pd.ingest.preprocess",
+    "STEPS": "mammo_pd.imaging.settings",
     "ImagingSettings": "mammo_pd.imaging.settings",
     "mammogram_transforms": "mammo_pd.ingest.transforms",
     "DECODERS": "mammo_pd.imaging.decode",
@@ -75,6 +84,9 @@ _HOMES = {
     "MammogramStoreDataset": "mammo_pd.data.monai",
     # models
     "PatchSampler": "mammo_pd.patches.sampler",
+    "draw_uniform": "mammo_pd.patches.draw",
+    "draw_tissue": "mammo_pd.patches.draw",
+    "draw_grid": "mammo_pd.patches.draw",
     "image_keys": "mammo_pd.training.step",
     "build_backbone": "mammo_pd.backbones.build",
     "FAMILIES": "mammo_pd.backbones.build",
@@ -88,6 +100,10 @@ _HOMES = {
     "TrainingSettings": "mammo_pd.config",
     "load_config": "mammo_pd.config",
     "train": "mammo_pd.training.train",
+    "resume": "mammo_pd.training.train",
+    "RunSetup": "mammo_pd.training.setup",
+    "start_run": "mammo_pd.training.train",
+    "fit": "mammo_pd.training.loop",
     "TrainedModel": "mammo_pd.inference.trained_model",
     "read_predictions": "mammo_pd.evaluation.predictions",
     "check_predictions": "mammo_pd.evaluation.predictions",

@@ -6,26 +6,40 @@ import re
 import runpy
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from documented_commands import ROOT, blocks
+from monai.transforms import AdjustContrastd, Compose, Lambdad
 from prediction_tables import made_up
 from pydicom import uid
 from sklearn.metrics import roc_auc_score
 
 from mammo_pd import api
-from mammo_pd.api import DECODERS, FAMILIES, OBJECTIVES, SOURCES, ImageBatch, PatchSampler
+from mammo_pd.api import (
+    DECODERS,
+    FAMILIES,
+    OBJECTIVES,
+    SOURCES,
+    STEPS,
+    ImageBatch,
+    ImagingSettings,
+    InputError,
+    PatchSampler,
+    TrainingSettings,
+)
 from mammo_pd.backbones.build import build_backbone
 from mammo_pd.cli.app import main
 from mammo_pd.data.sources import read_source
 from mammo_pd.data.split_store import split_store
-from mammo_pd.data.store import open_store
+from mammo_pd.data.store import create_or_match, open_store
 from mammo_pd.doctor.codecs import check_codecs
+from mammo_pd.ingest.transforms import store_transforms
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +47,7 @@ def parts() -> Iterator[ModuleType]:
     """The example's program, imported as its workers import it; what it adds is taken out again."""
     kept: list[tuple[dict[object, object], dict[object, object]]] = [
         (entries, dict(entries))  # type: ignore[arg-type]
-        for entries in (SOURCES, FAMILIES, OBJECTIVES)
+        for entries in (SOURCES, STEPS, FAMILIES, OBJECTIVES)
     ]
     order = list(DECODERS)
     with pytest.MonkeyPatch.context() as patch:
@@ -78,6 +92,40 @@ def test_a_source_reads_an_archives_own_words(parts: ModuleType, tmp_path: Path)
     assert labels == [1, 0, None]
     other = read_source("ours", table, tmp_path, definition="malignant_or_benign")
     assert [row["label"] for row in other.rows] == [1, None, None]
+
+
+def test_a_step_is_in_the_pixels_and_in_the_settings(
+    parts: ModuleType, phantoms: Path, tmp_path: Path
+) -> None:
+    """Of an image as `preprocess` and `predict` make it; what does not know the step refuses it."""
+    file = next(phantoms.rglob("*.dcm"))
+    settings = ImagingSettings(steps=("brighten",))
+    load, grey, *rest = store_transforms(ImagingSettings()).transforms
+    rounded = Lambdad("image", lambda pixels: np.rint(np.asarray(pixels)).astype(np.uint16))
+    expected = Compose([load, grey, AdjustContrastd("image", gamma=0.8), rounded, *rest])
+    found, plain, wanted = (
+        transforms({"image": file})["image"]
+        for transforms in (store_transforms(settings), Compose([load, grey, *rest]), expected)
+    )
+    assert found.dtype == np.uint16
+    np.testing.assert_array_equal(found, wanted)
+    assert (found > plain).any()
+
+    create_or_match(tmp_path / "store", settings.recorded())
+    with pytest.raises(InputError, match=r"other settings \(steps was \['brighten'\]"):
+        create_or_match(tmp_path / "store", ImagingSettings().recorded())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delitem(STEPS, "brighten")
+        for unknown in (
+            lambda: store_transforms(settings),
+            lambda: ImagingSettings(steps=("brighten",)),
+        ):
+            with pytest.raises(InputError, match=r"does not have \(brighten\)"):
+                unknown()
+        patch.setitem(STEPS, "brighten", lambda key: lambda d: {key: d[key][:, 1:]})
+        with pytest.raises(RuntimeError) as raised:
+            store_transforms(settings)({"image": file})
+        assert "made (1, " in str(raised.value.__cause__)
 
 
 def test_a_decoder_is_asked_in_its_place(parts: ModuleType) -> None:
@@ -140,6 +188,19 @@ def test_focal_loss_is_that_of_the_paper(parts: ModuleType) -> None:
     share = torch.sigmoid(logit[:2])
     expected = (-((1 - share) ** 2) * share.log()).sum() / 3
     torch.testing.assert_close(parts.Focal.loss(None, logit, target), expected)
+
+
+def test_a_draw_is_what_a_step_reads(
+    parts: ModuleType, batch_of: Callable[[int], tuple[ImageBatch, torch.Tensor]]
+) -> None:
+    batch, keys = batch_of(3)
+    sampler = PatchSampler((64, 64), 16)
+    objective = parts.NearChestWall(TrainingSettings())
+    (patches, positions, _), _ = objective.training_inputs(sampler, batch, keys, 5)
+    assert (positions % 4 < 2).all()
+    whole, _ = sampler.for_training(batch, keys, 16)
+    expected = whole.gather(1, positions[:, :, None].expand(-1, -1, 256))
+    torch.testing.assert_close(patches, expected)
 
 
 def test_example_trains_a_lightning_module(

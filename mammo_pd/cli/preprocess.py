@@ -98,7 +98,7 @@ def preprocess(
     check_output_file("--crosswalk", crosswalk)
     from mammo_pd.data.kept_levels import parse_levels, usual_res
     from mammo_pd.data.store import StorePaths
-    from mammo_pd.imaging.settings import ImagingSettings
+    from mammo_pd.imaging.settings import STEPS, ImagingSettings
     from mammo_pd.ingest import preprocess as ingest
 
     if workers is not None and scheduler is not None:
@@ -118,7 +118,7 @@ def preprocess(
         out,
         labels=table,
         replace_labels=replace_labels,
-        settings=ImagingSettings(voi=voi, frames=frames, bits_stored=bits_stored),
+        settings=ImagingSettings(voi, frames, bits_stored, tuple(STEPS)),
         workers=workers,
         scheduler=scheduler,
         contact_sheet=contact_sheet,

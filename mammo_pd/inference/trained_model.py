@@ -126,13 +126,18 @@ class TrainedModel:
 
     @property
     def settings(self) -> ImagingSettings:
-        """What decided the pixels that it was trained on, and decides those that it is given."""
+        """What decided the pixels that it was trained on, and decides those that it is given.
+
+        Raises:
+            InputError: a step of a program of one's own, which this one does not have.
+        """
         given = self.card.preprocessing
         bits = given.get("bits_stored")
         return ImagingSettings(
             VoiPolicy(given.get("voi", VoiPolicy.AUTO)),
             Frames(given.get("frames", Frames.EXCLUDE)),
             None if bits in (None, "None") else int(bits),
+            tuple(given.get("steps", ())),
         )
 
     def preprocessing_warning(self) -> str | None:

@@ -9,7 +9,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -324,7 +324,7 @@ def preprocess(
 
 def _what_decides_pixels(settings: ImagingSettings) -> dict[str, Any]:
     return {
-        **{name: str(value) for name, value in asdict(settings).items()},
+        **settings.recorded(),
         "algorithm": ALGORITHM_VERSION,
         "levels": list(PYRAMID_LONG_SIDES),
     }
