@@ -8,7 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -39,7 +39,9 @@ from mammo_pd.data.sources import read_source
 from mammo_pd.data.split_store import split_store
 from mammo_pd.data.store import create_or_match, open_store
 from mammo_pd.doctor.codecs import check_codecs
+from mammo_pd.inference import bundle
 from mammo_pd.ingest.transforms import store_transforms
+from mammo_pd.terms import Frames
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +128,15 @@ def test_a_step_is_in_the_pixels_and_in_the_settings(
         with pytest.raises(RuntimeError) as raised:
             store_transforms(settings)({"image": file})
         assert "made (1, " in str(raised.value.__cause__)
+
+
+def test_a_bundle_would_leave_a_step_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    settings = SimpleNamespace(frames=Frames.EXCLUDE, steps=("brighten",))
+    model = SimpleNamespace(settings=settings)
+    monkeypatch.setattr(bundle.TrainedModel, "load", lambda _: model)
+    monkeypatch.setattr(bundle.WholeImageModel, "of", lambda _: None)
+    with pytest.raises(InputError, match=r"\(brighten\), which a bundle does not hold"):
+        bundle.write_bundle(tmp_path / "best.safetensors", tmp_path / "bundle")
 
 
 def test_a_decoder_is_asked_in_its_place(parts: ModuleType) -> None:
