@@ -13,7 +13,6 @@ from cyclopts import Parameter
 from mammo_pd.cli.config_flags import NONE_GIVEN, ConfigFlags
 from mammo_pd.cli.container import warn_unless_mounted
 from mammo_pd.cli.early_checks import check_folds, check_output_folder
-from mammo_pd.cli.evaluate import context_of, only_target, provenance_of, tell_metrics
 from mammo_pd.cli.options import (
     AggregationOption,
     NamedStoreOption,
@@ -22,6 +21,13 @@ from mammo_pd.cli.options import (
     default_store,
     tell_of_resamples,
     unless_default,
+)
+from mammo_pd.cli.scored_runs import (
+    context_of,
+    keep_in_mlflow,
+    only_target,
+    provenance_of,
+    tell_metrics,
 )
 from mammo_pd.errors import InputError
 
@@ -147,8 +153,6 @@ def parse_seeds(text: str, first: int) -> list[int]:
 
 def _keep_report(validation: "CrossValidation") -> None:
     """In MLflow, of each target."""
-    from mammo_pd.cli.evaluate import keep_in_mlflow
-
     report = validation.path / "report"
     for page in sorted(report.rglob("index.html")):
         keep_in_mlflow(validation.path.parent, validation.info.mlflow_run_id, page.parent, report)

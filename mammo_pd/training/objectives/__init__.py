@@ -10,6 +10,7 @@ from mammo_pd.training.objectives.findings import Findings
 from mammo_pd.training.objectives.fused_views import FusedViews
 from mammo_pd.training.objectives.masked_autoencoder import MaskedAutoencoder
 
+# By ``training.objective``: what makes one from the run's settings. A program may add its own.
 OBJECTIVES: dict[str, Callable[[TrainingSettings], Objective]] = {
     "binary_label": BinaryLabel,
     "findings": Findings,

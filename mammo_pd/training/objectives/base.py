@@ -81,7 +81,15 @@ class Objective(ABC):
 
     @abstractmethod
     def metrics(self, rows: pd.DataFrame, scores: npt.NDArray[np.float64]) -> dict[str, float]:
-        """Judge the scores (rows, T) of the validation rows; one of the names is ``monitor``."""
+        """Judge the scores of validation rows, or of test rows where no label is reported on.
+
+        Args:
+            rows: usable ones of the manifest.
+            scores: (rows, T) float64, of ``score_columns``.
+
+        Returns:
+            By names that begin with ``val_``; one of them is ``monitor``.
+        """
 
     # ---- which images it is learnt from
 
