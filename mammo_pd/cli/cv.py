@@ -124,7 +124,9 @@ def cv(
         tracker.log(_report(validation, wanted, checkpoint, choices, told), step=0)
     _keep_report(validation)
     print(f"metrics: {page_of_runs(path.parent)}")
-    print(f"look at: {shlex.quote(str(path / 'report' / 'index.html'))}")
+    pages = sorted((path / "report").rglob("index.html"))
+    if pages:  # none of an objective without labels
+        print(f"look at: {shlex.quote(str(pages[0]))}")
     store_given = unless_default("--store", Path(validation.info.store), default_store().resolve())
     # One model for use, with the same settings.
     print(

@@ -9,7 +9,7 @@ from mammo_pd.cli.options import default_store
 from mammo_pd.wording import counted
 
 if TYPE_CHECKING:
-    from mammo_pd.ingest.preprocess import PreprocessSummary
+    from mammo_pd.ingest.summary import PreprocessSummary
 
 # Up to so many, one image of each patient is no surprise.
 _FEW_IMAGES = 4
