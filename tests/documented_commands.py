@@ -30,6 +30,7 @@ RUN_IN_ORDER = (
     "docs/training.md",
     "docs/resolution.md",
     "docs/evaluation.md",
+    "docs/extending.md",
     "docs/api.md",
 )
 # What stands in front of the words of `mammo-pd`, once shell variables have a value.

@@ -3,7 +3,8 @@
 Shapes, here and in the families: B images, N patches of the whole grid in raster order, K of them
 kept, P the patch size, T = prefix tokens (class and register tokens, in front) + K, D the width.
 
-A new family is one file with a subclass of `Backbone`, and one line in `mammo_pd.backbones.build`.
+A new family is one file with a subclass of `Backbone`, and one line in `mammo_pd.backbones.build`,
+or an entry in its ``FAMILIES`` by a program of your own (docs/extending.md).
 """
 
 from abc import ABC, abstractmethod
@@ -213,7 +214,7 @@ class Backbone(nn.Module, ABC):
     def forward_features(
         self, tokens: Tensor, positions: Tensor, keys: Tensor | None = None
     ) -> Tensor:
-        """Run the blocks and the final norm.
+        """Run the blocks and the final norm, `draw_paths` first.
 
         Args:
             tokens: (B, T, D), from `embed`.
@@ -279,8 +280,8 @@ class Backbone(nn.Module, ABC):
         self._embed = torch.compile(self._embed)
         compile_each(self._each_block())
 
-    def _draw_paths(self, keys: Tensor | None) -> None:
-        """Draw which residual branches each image skips in this step."""
+    def draw_paths(self, keys: Tensor | None) -> None:
+        """Draw which residual branches each image skips; `forward_features` begins with it."""
         if not (self.training and self._drop_paths):
             return
         assert keys is not None, "stochastic depth is drawn by image: training needs the keys"

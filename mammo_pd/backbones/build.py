@@ -20,7 +20,7 @@ from mammo_pd.backbones.weights.load import load_pretrained
 from mammo_pd.backbones.weights.normalization import normalization_named
 from mammo_pd.errors import InputError
 
-# By timm's exact class: a subclass may change anything.
+# By timm's exact class: a subclass may change anything. A program may add its own.
 FAMILIES: dict[type[nn.Module], type[Backbone]] = {
     VisionTransformer: VitBackbone,
     Eva: EvaBackbone,

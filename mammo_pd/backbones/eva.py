@@ -70,7 +70,7 @@ class EvaBackbone(Backbone):
         self, tokens: Tensor, positions: Tensor, keys: Tensor | None = None
     ) -> Tensor:
         """Run the blocks, each with the rotations of the kept positions, and the final norm."""
-        self._draw_paths(keys)
+        self.draw_paths(keys)
         eva = self.timm_model
         x = eva.norm_pre(tokens)
         for block, rope in zip(eva.blocks, self._rotations(positions), strict=True):

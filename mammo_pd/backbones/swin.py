@@ -184,7 +184,7 @@ class SwinBackbone(Backbone):
         Returns:
             (B, T, D) of the last stage, whose tokens are merged from many of the first.
         """
-        self._draw_paths(keys)
+        self.draw_paths(keys)
         kept, (rows, columns) = self._kept_of(positions.shape[1])
         x = tokens.view(len(tokens), rows, columns, -1)
         places = positions.view(-1, rows, columns)

@@ -47,7 +47,7 @@ class VitBackbone(Backbone):
         self, tokens: Tensor, positions: Tensor, keys: Tensor | None = None
     ) -> Tensor:
         """Run the blocks and the final norm; the positions are in the tokens already."""
-        self._draw_paths(keys)
+        self.draw_paths(keys)
         vit = self.timm_model
         x = vit.norm_pre(tokens)
         alone = self.class_token_alone

@@ -13,7 +13,6 @@ from cyclopts import Parameter
 from mammo_pd.cli.config_flags import NONE_GIVEN, ConfigFlags
 from mammo_pd.cli.container import warn_unless_mounted
 from mammo_pd.cli.early_checks import check_folds, check_output_folder
-from mammo_pd.cli.evaluate import context_of, only_target, provenance_of
 from mammo_pd.cli.options import (
     AggregationOption,
     NamedStoreOption,
@@ -22,6 +21,13 @@ from mammo_pd.cli.options import (
     default_store,
     tell_of_resamples,
     unless_default,
+)
+from mammo_pd.cli.scored_runs import (
+    context_of,
+    keep_in_mlflow,
+    only_target,
+    provenance_of,
+    tell_metrics,
 )
 from mammo_pd.errors import InputError
 
@@ -118,7 +124,9 @@ def cv(
         tracker.log(_report(validation, wanted, checkpoint, choices, told), step=0)
     _keep_report(validation)
     print(f"metrics: {page_of_runs(path.parent)}")
-    print(f"look at: {shlex.quote(str(path / 'report' / 'index.html'))}")
+    pages = sorted((path / "report").rglob("index.html"))
+    if pages:  # none of an objective without labels
+        print(f"look at: {shlex.quote(str(pages[0]))}")
     store_given = unless_default("--store", Path(validation.info.store), default_store().resolve())
     # One model for use, with the same settings.
     print(
@@ -147,8 +155,6 @@ def parse_seeds(text: str, first: int) -> list[int]:
 
 def _keep_report(validation: "CrossValidation") -> None:
     """In MLflow, of each target."""
-    from mammo_pd.cli.evaluate import keep_in_mlflow
-
     report = validation.path / "report"
     for page in sorted(report.rglob("index.html")):
         keep_in_mlflow(validation.path.parent, validation.info.mlflow_run_id, page.parent, report)
@@ -193,6 +199,9 @@ def _report(
     told = told | {"provenance": provenance_of(every, checkpoint)}
     name, out = validation.path.name, validation.path / "report"
     targets = scored[seeds[0]][0].objective.target_columns
+    if not targets:
+        tell_metrics(every)
+        return {}
     if targets == ("label",):
         found = _report_on(name, scored, out, choices, told, None)
     else:

@@ -8,6 +8,7 @@ from cyclopts import Parameter
 
 from mammo_pd.cli.early_checks import check_output_file
 from mammo_pd.cli.options import DEFAULT_STORE, StoreOption, default_store, unless_default
+from mammo_pd.cli.preprocess_summary import summary_lines
 from mammo_pd.cli.public_set import in_words, labels_of, look_like
 from mammo_pd.errors import InputError
 from mammo_pd.terms import Compression, Frames, Prefer, VoiPolicy
@@ -15,10 +16,6 @@ from mammo_pd.wording import counted
 
 if TYPE_CHECKING:
     from mammo_pd.data.labels import LabelTable
-    from mammo_pd.ingest.preprocess import PreprocessSummary
-
-# Up to so many, one image of each patient is no surprise.
-_FEW_IMAGES = 4
 
 
 def preprocess(
@@ -101,7 +98,7 @@ def preprocess(
     check_output_file("--crosswalk", crosswalk)
     from mammo_pd.data.kept_levels import parse_levels, usual_res
     from mammo_pd.data.store import StorePaths
-    from mammo_pd.imaging.settings import ImagingSettings
+    from mammo_pd.imaging.settings import STEPS, ImagingSettings
     from mammo_pd.ingest import preprocess as ingest
 
     if workers is not None and scheduler is not None:
@@ -121,7 +118,7 @@ def preprocess(
         out,
         labels=table,
         replace_labels=replace_labels,
-        settings=ImagingSettings(voi=voi, frames=frames, bits_stored=bits_stored),
+        settings=ImagingSettings(voi, frames, bits_stored, tuple(STEPS)),
         workers=workers,
         scheduler=scheduler,
         contact_sheet=contact_sheet,
@@ -132,7 +129,9 @@ def preprocess(
         compression=compression,
         prefer=prefer,
     )
-    _print_summary(summary, out, has_table=table is not None)
+    print()
+    for line in summary_lines(summary, out, has_table=table is not None):
+        print(line)
     if prefer is not None and summary.views_of_both == 0:
         print(
             f"--prefer {prefer} leaves nothing out: no view of the store has both an ffdm and a "
@@ -204,177 +203,3 @@ def _read_labels(
             "may identify a woman; take what you need with --carry A,B"
         )
     return table
-
-
-def _print_summary(summary: "PreprocessSummary", out: Path, *, has_table: bool) -> None:
-    from mammo_pd.ingest.walk import PassedOver
-
-    print()
-    for (status, reason), count in sorted(summary.by_status.items(), key=lambda item: -item[1]):
-        line = f"{count:>8}  {status}" + (f"  {reason}" if reason else "")
-        print(line + (f"   such as {summary.details[reason]}" if reason else ""))
-    if summary.passed_over:
-        counts = sorted(summary.passed_over.items(), key=lambda item: -item[1])
-        print("passed over: " + "; ".join(f"{count} {reason}" for reason, count in counts))
-    if summary.repeated_folders:
-        print(
-            f"{counted(summary.repeated_folders, 'link')} not followed: to folders that were read "
-            "already, or back to where the link lies"
-        )
-    if summary.labelled or has_table:
-        print(
-            f"{summary.labelled} of "
-            f"{counted(summary.ok, 'usable image has', 'usable images have')} a label; "
-            f"{counted(summary.positive, 'of them is', 'of them are')} positive"
-        )
-    if summary.label_changes:
-        print(
-            "--replace-labels: "
-            + counted(
-                summary.label_changes.removed, "image lost its label", "images lost their label"
-            )
-            + f", {summary.label_changes.turned} changed it"
-        )
-    if summary.unmatched_labels:
-        print(
-            f"warning: {counted(summary.unmatched_labels, 'row matches', 'rows match')} no image; "
-            "if that is more than you expect, compare its paths or identifiers with the folder"
-        )
-    if PassedOver.UNREADABLE in summary.passed_over:
-        print(
-            f"warning: {counted(summary.passed_over[PassedOver.UNREADABLE], 'file')} cannot be "
-            "opened, and images may be missing; make them readable and run again"
-        )
-    if summary.closed_folders:
-        print(
-            f"warning: {counted(summary.closed_folders, 'folder')} could not be listed, and images "
-            "may be missing; make them readable and run again"
-        )
-    if summary.damaged:
-        print(
-            "warning: "
-            + counted(
-                summary.damaged,
-                "image is damaged and comes from another folder",
-                "images are damaged and come from other folders",
-            )
-            + "; run the same command with each folder that this store was made from"
-        )
-    if summary.lacking:
-        print(
-            "warning: "
-            + counted(
-                summary.lacking,
-                "image lacks a level that no other gives, and comes from another folder",
-                "images lack a level that no other gives, and come from other folders",
-            )
-            + "; run the same command with each folder that this store was made from"
-        )
-    if summary.gone:
-        store = "" if out == default_store() else f" {shlex.quote(str(out))}"
-        print(
-            "warning: "
-            + counted(
-                summary.gone,
-                "image of the store has lost the file that it came from",
-                "images of the store have lost the files that they came from",
-            )
-            + " (deleted, moved, or on a disk that is not mounted); to take out what "
-            f"was deleted: mammo-pd forget{store} --missing"
-        )
-    if summary.contradicted:
-        print(
-            f"warning: {counted(summary.contradicted, 'image was', 'images were')} left out as a "
-            "duplicate of one that the label table labels otherwise, and that one's label was "
-            "taken; find out which is true"
-        )
-    if summary.only_label:
-        print(
-            f"warning: --prefer leaves out {counted(summary.only_label, 'image')} with a label, "
-            "whose view's other image has none; label that one in the table"
-        )
-    if summary.unknown_kind:
-        print(
-            "warning: "
-            + counted(summary.unknown_kind, "image is", "images are")
-            + " taken whatever the kind: no file is there to tell how it was made"
-        )
-    if summary.repeated_views:
-        print(
-            f"{counted(summary.repeated_views, 'view has', 'views have')} several images of the "
-            "kind that --prefer takes (repeated exposures, parts of a breast, FOR PROCESSING "
-            "beside FOR PRESENTATION); all of these stay"
-        )
-    if summary.disagreeing:
-        print(
-            "warning: the label table and DICOM disagree on the side of "
-            f"{counted(summary.disagreeing, 'image')}; the table's was taken"
-        )
-    for count, what in (
-        (
-            summary.doubtful,
-            "breast and background cannot be told apart; these are kept whole (breast_verdict)",
-        ),
-        (sum(summary.sides.values()), _contradictions(summary.sides)),
-        (
-            summary.turned_upright,
-            "Patient Orientation says that it was upside down, and it was turned (turned_upright)",
-        ),
-        (
-            summary.shared_uid,
-            "another image has the same SOP Instance UID and other pixels; both are kept, and a "
-            "label table must name them by their paths",
-        ),
-        (summary.burned_in, "the tag says that text is burned in (burned_in_annotation)"),
-        (
-            summary.for_processing,
-            "the image is FOR PROCESSING, not for display (presentation_intent)",
-        ),
-        (
-            summary.odd_headers,
-            "a number of the grey scale in the header was mended or ignored (voi_applied)",
-        ),
-    ):
-        if count:
-            print(
-                f"warning: in {count} of {counted(summary.ok, 'usable image')} {what}; see the "
-                "manifest"
-            )
-    if len(summary.raster_depths) > 1:
-        shares = ", ".join(f"{n} of {depth}" for depth, n in sorted(summary.raster_depths.items()))
-        print(
-            f"warning: images that are not DICOM do not share one bit depth ({shares} bits), so "
-            "that one grey means two things; convert them alike"
-        )
-    if summary.shallow:
-        print(
-            f"warning: {counted(sum(summary.shallow.values()), 'image')} of 16 bits with values up "
-            f"to {max(summary.shallow)} bits only, which come out dark; if that is the depth of "
-            f"the data set, make the store anew with --bits-stored {max(summary.shallow)}"
-        )
-    # One image is all that there may be of a woman, but not of every one of several.
-    if summary.ok == summary.patients > _FEW_IMAGES or summary.ids_with_view > summary.ok // 2:
-        reason = (
-            f"every one of the {summary.patients} patients has just one image"
-            if summary.ok == summary.patients
-            else f"{summary.ids_with_view} of {summary.ok} patient IDs name a side and a view"
-        )
-        print(
-            f"warning: {reason}, so that images of one woman may come to lie on both sides of a "
-            "split; name the true patient in a column patient_id of the label table, or let "
-            "--source read a public data set's own table"
-        )
-    for machine, kinds in summary.mixed_voi.items():
-        shares = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
-        print(
-            f"warning: images of {machine} do not share one kind of grey scale ({shares}; "
-            "voi_applied), which a model can learn in place of the disease; see --voi"
-        )
-
-
-def _contradictions(sides: dict[str, int]) -> str:
-    told = ", ".join(f"{count} {verdict}" for verdict, count in sorted(sides.items()))
-    return (
-        "laterality, Patient Orientation and the side on which the breast lies contradict one "
-        f"another (side_verdict: {told})"
-    )

@@ -25,6 +25,9 @@ from mammo_pd.data.store import (
 class MammogramDataset:
     """The images of some rows of a manifest, at the smallest level that serves the input size.
 
+    They differ in size, so a batch is read as one: by `mammo_pd.data.loader.BatchLoader`, or by
+    torch's ``DataLoader(range(len(dataset)), batch_size=8, collate_fn=dataset.read)``.
+
     Args:
         paths: the store.
         rows: manifest rows with ``image_id``, ``crop_height`` and ``crop_width``.
@@ -221,6 +224,7 @@ class EpochBatches:
         self._world_size = world_size
         self._draw = draw or (lambda rng: rng.permutation(count))
         self.epoch = 0
+        """Counted from 0; to be set before each."""
         self.first = 0
         """Batches of the epoch that are passed over: they were trained on before."""
 

@@ -28,6 +28,7 @@ from mammo_pd.evaluation.calibration import (
     smooth_calibration,
 )
 from mammo_pd.evaluation.intervals import Interval, plain_limits
+from mammo_pd.evaluation.levels import Aggregation, aggregate, with_known_label
 from mammo_pd.evaluation.roc import (
     Curve,
     Floats,
@@ -46,6 +47,7 @@ from mammo_pd.evaluation.thresholds import (
     rates_at,
 )
 from mammo_pd.evaluation.uncertainty import Uncertainty, auc_interval_by_patient
+from mammo_pd.terms import Level
 
 PARTIAL_FROM = 0.90
 _PARTIAL_AUC = f"partial_auc_{PARTIAL_FROM * 100:.0f}"
@@ -217,6 +219,29 @@ def auc_with_interval(units: pd.DataFrame) -> Row:
         low, high = auc_interval_by_patient(units["label"], units["score"], code)
         row |= {"auc_ci_low": low, "auc_ci_high": high, "remark": row["remark"] or _at_the_end(auc)}
     return row
+
+
+def auc_by_level(
+    predictions: pd.DataFrame, aggregation: Aggregation = Aggregation.MEAN
+) -> pd.DataFrame:
+    """The AUC at each level with its interval by patient, of any program's scores.
+
+    The same numbers as in the report of ``mammo-pd evaluate --predictions``.
+
+    Args:
+        predictions: one row per image, checked by ``check_predictions``; all rows are judged,
+            whatever a column ``split`` says.
+        aggregation: how the scores of a breast's, exam's or patient's images are aggregated.
+
+    Returns:
+        One row per level (``image``, ``breast``, ``exam``, ``patient``), with the columns of
+        ``auc_with_interval``.
+    """
+    rows = [
+        auc_with_interval(aggregate(with_known_label(predictions, level), level, aggregation))
+        for level in Level
+    ]
+    return pd.DataFrame(rows, index=pd.Index([level.value for level in Level], name="level"))
 
 
 def counted(units: pd.DataFrame) -> Row:

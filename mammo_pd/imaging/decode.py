@@ -35,7 +35,9 @@ MAX_FRAMES = 512
 # Two bytes of a replicate run decode to at most 128 bytes (PS3.5 G.3.1).
 _MAX_RLE_RATIO = 64
 
-_DECODER_ORDER = (
+# pydicom's decoder plugins by name, in the order in which they are asked. One that a program adds
+# to pydicom takes the place that its name is given here (docs/extending.md).
+DECODERS = [
     nvimgcodec_plugin.PLUGIN,
     imagecodecs_plugin.PLUGIN,
     "pylibjpeg",
@@ -44,7 +46,7 @@ _DECODER_ORDER = (
     "gdcm",
     "pyjpegls",
     "pillow",
-)
+]
 
 LOSSY_SYNTAXES = frozenset(
     {
@@ -329,7 +331,7 @@ def _decode_encapsulated(dataset: Dataset, frame: int, rows: int, columns: int) 
 
     refusals = []
     options: Any = {"correct_unused_bits": False}
-    plugins = [name for name in _DECODER_ORDER if name in decoder.available_plugins]
+    plugins = [name for name in DECODERS if name in decoder.available_plugins]
     for plugin in plugins:
         try:
             values, _ = decoder.as_array(dataset, index=frame, decoding_plugin=plugin, **options)

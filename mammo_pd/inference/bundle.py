@@ -59,6 +59,11 @@ def write_bundle(checkpoint: Path, folder: Path) -> None:
         raise InputError(
             "the model was trained on each frame of a file as an image, which a bundle cannot give."
         )
+    if model.settings.steps:
+        raise InputError(
+            f"the model was trained on images prepared with steps of your own "
+            f"({', '.join(model.settings.steps)}), which a bundle does not hold."
+        )
     # It is there for as long as the bundle is not, so that a killed command can be told.
     new.mkdir(parents=True, exist_ok=True)
     for name in _PARTS:

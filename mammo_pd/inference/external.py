@@ -96,6 +96,12 @@ def check_external(run: RunFolder, own: Path | None, store: Path) -> list[str]:
             f"{run.info.run_id} was trained on ({changed['voi']}), so the model would see other "
             f"pictures; preprocess them with --voi {before.get('voi')}."
         )
+    if "steps" in changed:
+        raise InputError(
+            f"the images in {store} were prepared with other steps of your own than those that the "
+            f"run {run.info.run_id} was trained on ({changed['steps']}); preprocess them by the "
+            "program that has these."
+        )
     rows = read_manifest(paths.manifest)
     objective = build_objective(run.config.training)
     try:

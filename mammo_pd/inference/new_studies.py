@@ -115,7 +115,7 @@ class PredictionFolder:
         made_by = {
             "weights": model.digest,
             "preprocessing": {
-                **{name: str(value) for name, value in vars(model.settings).items()},
+                **model.settings.recorded(),
                 "algorithm": ALGORITHM_VERSION,
             },
         }

@@ -176,8 +176,9 @@ def score_images(
         _write_predictions(file, table, made_of)
         tested = int((table["split"] == Split.TEST).sum())
         if say is not None:
+            reported = ", which the report is of," if objective.target_columns else ""
             say(
-                f"scored {counted(tested, 'test image')}, which the report is of, and "
+                f"scored {counted(tested, 'test image')}{reported} and "
                 f"{len(table) - tested} of validation, on all {backbone.num_tokens} patches with "
                 f"the weights of epoch {epoch}"
             )

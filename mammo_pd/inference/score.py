@@ -38,7 +38,7 @@ def score_dataset(
         images_at_once: that the model takes.
 
     Returns:
-        (images, T) float64 in [0, 1], in the data set's order.
+        (images, T) float64, in the data set's order; in [0, 1] of the targets that are labels.
     """
     module = fabric.setup_module(model)
     module.eval()

@@ -80,10 +80,15 @@ class TrainedModel:
             )
         config = RunConfig.model_validate(card.config)
         objective = build_objective(config.training)
-        if not objective.target_columns:
+        if objective.is_pretext:
             raise InputError(
                 f"{checkpoint} was trained for {card.objective}, which judges nothing; it is the "
                 f"start of another run: mammo-pd train --weights {checkpoint}"
+            )
+        if not objective.target_columns:
+            raise InputError(
+                f"{checkpoint} was trained for {card.objective}, which learns no label of 0 and 1 "
+                "to give a verdict on; what it says of a store's images: mammo-pd evaluate RUN"
             )
         backbone = build_backbone(
             card.model,
@@ -121,13 +126,18 @@ class TrainedModel:
 
     @property
     def settings(self) -> ImagingSettings:
-        """What decided the pixels that it was trained on, and decides those that it is given."""
+        """What decided the pixels that it was trained on, and decides those that it is given.
+
+        Raises:
+            InputError: a step of a program of one's own, which this one does not have.
+        """
         given = self.card.preprocessing
         bits = given.get("bits_stored")
         return ImagingSettings(
             VoiPolicy(given.get("voi", VoiPolicy.AUTO)),
             Frames(given.get("frames", Frames.EXCLUDE)),
             None if bits in (None, "None") else int(bits),
+            tuple(given.get("steps", ())),
         )
 
     def preprocessing_warning(self) -> str | None:

@@ -5,11 +5,10 @@ alone writes the record, so an image is in the store as a whole or not at all, a
 killed continues where it stopped.
 """
 
-import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,7 +22,7 @@ from mammo_pd.data.kept_levels import ALL_LEVELS, keep_levels, kept_levels
 from mammo_pd.data.labels import LabelTable
 from mammo_pd.data.manifest import write_manifest
 from mammo_pd.data.manifest_row import manifest_row
-from mammo_pd.data.record import Hasher, ImageOrigin, Record, RecordedImage
+from mammo_pd.data.record import ImageOrigin, Record, RecordedImage
 from mammo_pd.data.store import (
     StorePaths,
     create_or_match,
@@ -52,13 +51,12 @@ from mammo_pd.ingest.add_levels import (
 from mammo_pd.ingest.contact_sheet import draw_contact_sheet
 from mammo_pd.ingest.content import content_digest
 from mammo_pd.ingest.label_join import (
-    LabelChanges,
     count_contradicted,
     join_labels,
     refuse_losing_labels,
 )
 from mammo_pd.ingest.moved import recognise_moved
-from mammo_pd.ingest.names import frame_suffix, image_name, name_by_path
+from mammo_pd.ingest.names import image_name, name_by_path
 from mammo_pd.ingest.prefer import LeftOut, leave_out
 from mammo_pd.ingest.process import (
     Job,
@@ -70,8 +68,9 @@ from mammo_pd.ingest.process import (
 )
 from mammo_pd.ingest.progress import Progress
 from mammo_pd.ingest.space import Space, expected_space, tell_space
+from mammo_pd.ingest.summary import FolderTally, PreprocessSummary
 from mammo_pd.ingest.verify import find_damaged
-from mammo_pd.ingest.walk import FoundFiles, PassedOver, find_images
+from mammo_pd.ingest.walk import FoundFiles, find_images
 from mammo_pd.ingest.workers import run_in_processes, run_on_cluster
 from mammo_pd.machines import machine_column
 from mammo_pd.main_guard import refuse_unguarded_script
@@ -84,110 +83,6 @@ R = TypeVar("R")
 
 # A kill loses at most this many files' work.
 _COMMIT_EVERY = 16
-# What `stretch_raster` says of its image.
-_RASTER_DEPTH = re.compile(r"full_range:(?P<depth>\d+)bit(?::reaches_(?P<reached>\d+)bit)?$")
-# As CBIS-DDSM's patient IDs, which name an image: Mass-Training_P_00001_LEFT_CC.
-_SIDE_AND_VIEW = re.compile(r"(?<![A-Z])(?:L|R|LEFT|RIGHT)[\W_]?(?:CC|MLO)(?![A-Z])")
-
-
-@dataclass(frozen=True)
-class PreprocessSummary:
-    """What a run did and what the store now holds.
-
-    Attributes:
-        found: image files in the folder.
-        done_before: of them, those that needed no work.
-        passed_over: files that are not images, by reason.
-        repeated_folders: linked folders that were not read, being read already.
-        by_status: images of the folder by (status, reason); with ``--frames each`` every frame of
-            a file is one.
-        labelled: of the folder's ok images, those with a label.
-        positive: of those, the positive ones.
-        unmatched_labels: rows of the label table that match no image.
-        label_changes: what the label table did to labels of before; None without a table.
-        contradicted: images that were left out as duplicates of one that the label table labels
-            otherwise.
-        disagreeing: images whose laterality differs between table and tag.
-        doubtful: of the folder's ok images, those in which it is doubtful what is breast; they are
-            kept whole.
-        sides: of the folder's ok images, how many have each ``SideVerdict`` but ``ok``.
-        turned_upright: of the folder's ok images, those that Patient Orientation says to have been
-            upside down.
-        burned_in: of the folder's ok images, those whose tag says that text is burned in.
-        shared_uid: of the folder's ok images, those whose SOP Instance UID another image has, with
-            other pixels.
-        raster_depths: of the folder's ok images that are not DICOM, how many have each bit depth.
-        shallow: of those of 16 bits without a depth given, the number of images that reach to each
-            smaller depth.
-        patients: of the folder's ok images.
-        ids_with_view: of the folder's ok images, those whose patient ID names a side and a view.
-        for_processing: of the folder's ok images, those whose Presentation Intent Type is FOR
-            PROCESSING.
-        odd_headers: of the folder's ok images, those whose grey scale rests on header values that
-            were mended or ignored.
-        mixed_voi: machines (manufacturer and model) of whose ok images some have one kind of
-            value-of-interest transformation and some another, with the count of each kind.
-        closed_folders: folders that could not be listed.
-        damaged: images of the whole store that ``verify`` found damaged and that are not in the
-            folder, so that they could not be made anew.
-        lacking: images of the whole store that lack a level, must be decoded for it, and are not in
-            the folder.
-        gone: images of the whole store whose file is no longer where it was read.
-        only_label: images of the whole store that ``prefer`` leaves out and that have a label which
-            the image taken instead lacks.
-        views_of_both: views of the whole store that have images of both kinds; None where
-            ``prefer`` takes both.
-        repeated_views: views of the whole store of which ``prefer`` leaves several images.
-        unknown_kind: images of the whole store whose file is needed to tell how they were made, and
-            cannot be read.
-        details: one example for each reason: image_id and sentence. Never a file's name, which can
-            be a patient's name or an image's UID: what is printed ends up in logs.
-        contact_sheets: the pages that were drawn.
-    """
-
-    found: int
-    done_before: int
-    passed_over: Mapping[PassedOver, int]
-    repeated_folders: int
-    by_status: dict[tuple[str, str], int]
-    labelled: int
-    positive: int
-    unmatched_labels: int
-    label_changes: LabelChanges | None
-    contradicted: int
-    disagreeing: int
-    doubtful: int
-    sides: dict[str, int]
-    turned_upright: int
-    burned_in: int
-    shared_uid: int
-    raster_depths: dict[int, int]
-    shallow: dict[int, int]
-    patients: int
-    ids_with_view: int
-    for_processing: int
-    odd_headers: int
-    mixed_voi: dict[str, dict[str, int]]
-    closed_folders: int
-    damaged: int
-    lacking: int
-    gone: int
-    only_label: int
-    views_of_both: int | None
-    repeated_views: int
-    unknown_kind: int
-    details: dict[str, str]
-    contact_sheets: tuple[Path, ...]
-
-    @property
-    def other_files(self) -> int:
-        """Files of the folder that are not images."""
-        return sum(self.passed_over.values())
-
-    @property
-    def ok(self) -> int:
-        """Images of the folder that can be used."""
-        return sum(n for (status, _), n in self.by_status.items() if status == Status.OK)
 
 
 @dataclass(frozen=True)
@@ -324,7 +219,7 @@ def preprocess(
 
 def _what_decides_pixels(settings: ImagingSettings) -> dict[str, Any]:
     return {
-        **{name: str(value) for name, value in asdict(settings).items()},
+        **settings.recorded(),
         "algorithm": ALGORITHM_VERSION,
         "levels": list(PYRAMID_LONG_SIDES),
     }
@@ -646,14 +541,8 @@ def _finish(
         for name, kind in info.get("labels", {}).get("columns", {}).items()
     }
     sources = set(found.images)
-    by_status: Counter[tuple[str, str]] = Counter()
-    details: dict[str, str] = {}
-    counts: Counter[str] = Counter()
-    voi: dict[str, Counter[str]] = {}
-    patients: set[str] = set()
-    depths: Counter[int] = Counter()
-    sides: Counter[str] = Counter()
-    shallow: Counter[int] = Counter()
+    tally = FolderTally()
+    elsewhere: Counter[str] = Counter()
 
     # Counted while the rows pass by on their way to the file: a million are never held at once.
     def rows() -> Iterator[dict[str, Any]]:
@@ -667,26 +556,11 @@ def _finish(
                 if kind == "text" and row.get(name) is not None:
                     row[name] = str(row[name])
             if image.source.path in sources:
-                by_status[row["status"], row.get("reason") or ""] += 1
-                if row.get("reason"):
-                    details.setdefault(row["reason"], f"{image.image_id}: {row['detail']}")
-                counts.update(_counted(row, image))
-                if row["status"] == Status.OK:
-                    counts["shared_uid"] += _has_anothers_uid(image, target.record.hasher)
-                    patients.add(row["patient_id"])
-                    if row.get("side_verdict") not in (None, "ok"):
-                        sides[row["side_verdict"]] += 1
-                    if depth := _RASTER_DEPTH.match(row.get("voi_applied") or ""):
-                        depths[int(depth["depth"])] += 1
-                        if depth["reached"]:
-                            shallow[int(depth["reached"])] += 1
-                if row["status"] == Status.OK and row.get("voi_applied"):
-                    kinds = voi.setdefault(_machine(row), Counter())
-                    kinds[row["voi_applied"].partition(":")[0]] += 1
+                tally.add(row, image, target.record.hasher)
             else:
-                counts["damaged"] += image.image_id in target.damaged
-                counts["lacking"] += image.image_id in target.to_decode
-                counts["gone"] += is_gone(image.source.path)
+                elsewhere["damaged"] += image.image_id in target.damaged
+                elsewhere["lacking"] += image.image_id in target.to_decode
+                elsewhere["gone"] += is_gone(image.source.path)
             yield row
 
     schema = pa.schema(
@@ -702,42 +576,24 @@ def _finish(
         done_before=len(found.images) - pending,
         passed_over=found.passed_over,
         repeated_folders=found.repeated_folders,
-        by_status=dict(by_status),
-        labelled=counts["labelled"],
-        positive=counts["positive"],
         unmatched_labels=unmatched,
         label_changes=changes,
         # A pass over the whole record, which folders without a duplicate are spared.
         contradicted=(
-            0
-            if labels is None or (str(Status.EXCLUDED), str(Reason.DUPLICATE)) not in by_status
-            else count_contradicted(labels, target.record)
+            count_contradicted(labels, target.record)
+            if labels is not None and (Status.EXCLUDED, Reason.DUPLICATE) in tally.by_status
+            else 0
         ),
-        disagreeing=counts["disagreeing"],
-        doubtful=counts["doubtful"],
-        sides=dict(sides),
-        turned_upright=counts["turned_upright"],
-        burned_in=counts["burned_in"],
-        shared_uid=counts["shared_uid"],
-        raster_depths=dict(depths),
-        shallow=dict(shallow),
-        patients=len(patients),
-        ids_with_view=counts["ids_with_view"],
-        for_processing=counts["for_processing"],
-        odd_headers=counts["odd_headers"],
-        mixed_voi={
-            machine: dict(kinds) for machine, kinds in sorted(voi.items()) if len(kinds) > 1
-        },
         closed_folders=found.unreadable_folders,
-        damaged=counts["damaged"],
-        lacking=counts["lacking"],
-        gone=counts["gone"],
+        damaged=elsewhere["damaged"],
+        lacking=elsewhere["lacking"],
+        gone=elsewhere["gone"],
         only_label=left_out.only_label,
         views_of_both=left_out.both,
         repeated_views=left_out.repeated,
         unknown_kind=left_out.unknown,
-        details=details,
         contact_sheets=(),
+        **tally.fields(),
     )
     return summary, left_out
 
@@ -748,48 +604,6 @@ def _merged_types(known: Mapping[str, str], labels: LabelTable) -> dict[str, str
         name: kind if known.get(name, kind) == kind else "text"
         for name, kind in {**known, **labels.column_types}.items()
     }
-
-
-def _counted(row: Mapping[str, Any], image: RecordedImage) -> dict[str, int]:
-    """What one image adds to the counts of the summary."""
-    tag, table = image.columns.get("laterality"), image.labels.get("laterality")
-    disagreeing = {"disagreeing": int(bool(tag and table and tag != table))}
-    if row["status"] != Status.OK:
-        return disagreeing
-    return disagreeing | {
-        "labelled": int(row["label"] is not None),
-        "positive": row["label"] or 0,
-        "doubtful": int(row["breast_verdict"] != "ok"),
-        "turned_upright": int(row.get("turned_upright") is True),
-        "burned_in": int(row.get("burned_in_annotation") is True),
-        "ids_with_view": int(_SIDE_AND_VIEW.search(_given_patient_id(image)) is not None),
-        "for_processing": int(row.get("presentation_intent") == "FOR PROCESSING"),
-        "odd_headers": int(
-            any(
-                note.startswith(("no_number_", "unusable_", "unknown_"))
-                for note in (row.get("voi_applied") or "").replace("|", ":").split(":")
-            )
-        ),
-    }
-
-
-def _given_patient_id(image: RecordedImage) -> str:
-    given = image.labels.get("patient_id") or image.identifiers.get("patient_id")
-    return str(given or "").upper()
-
-
-def _has_anothers_uid(image: RecordedImage, hasher: Hasher) -> bool:
-    """Whether an image could not be named by its UID, since another is."""
-    uid = image.identifiers.get("sop_instance_uid")
-    suffix = frame_suffix(image.source.frame)
-    return bool(uid) and image.image_id != hasher.hash("image", f"{uid}{suffix}")
-
-
-def _machine(row: Mapping[str, Any]) -> str:
-    """What is expected to come in one kind of grey scale: a machine's images of one intent."""
-    known = [row[name] for name in ("manufacturer", "model") if row.get(name)]
-    intent = row.get("presentation_intent")
-    return (" ".join(known) or "an unnamed machine") + (f", {intent}" if intent else "")
 
 
 def _draw(sheet: Path, target: _Target, left_out: LeftOut) -> list[Path]:

@@ -25,7 +25,7 @@ from mammo_pd.imaging.decode import StoredFrames
 from mammo_pd.imaging.grey_scale import GreyImage
 from mammo_pd.imaging.orientation import turn_chest_wall_left
 from mammo_pd.imaging.pyramid import build_pyramid
-from mammo_pd.imaging.settings import ImagingSettings
+from mammo_pd.imaging.settings import STEPS, ImagingSettings
 from mammo_pd.ingest.mammogram import crop_breast, draw_thumbnail, load_mammogram, to_grey_scale
 from mammo_pd.terms import Frames, VoiPolicy
 
@@ -142,6 +142,40 @@ class AddThumbnaild(MapTransform):
         d = dict(data)
         for key in self.key_iterator(d):
             d[f"{key}_thumbnail"] = draw_thumbnail(np.asarray(d[key])[0])
+        return d
+
+
+class ApplyOwnStepd(MapTransform):
+    """Apply a step that a program has added (`mammo_pd.imaging.settings.STEPS`).
+
+    It takes (1, H, W) uint16 and gives (1, H, W) values of 0 to 65535, whatever their type.
+    """
+
+    def __init__(self, key: str, name: str) -> None:
+        """Make the step.
+
+        Args:
+            key: of the image.
+            name: of the step.
+        """
+        super().__init__(key)
+        self.name = name
+        self.step = STEPS[name](key)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Apply it, and round to uint16.
+
+        Raises:
+            ValueError: it changed the image's shape.
+        """
+        d = dict(data)
+        for key in self.key_iterator(d):
+            before = d[key].shape
+            d = self.step(d)
+            pixels = np.asarray(d[key])
+            if pixels.shape != before:
+                raise ValueError(f"the step {self.name} made {pixels.shape} of {before}")
+            d[key] = np.rint(pixels).clip(0, 65535).astype(np.uint16)
         return d
 
 
@@ -313,9 +347,11 @@ def header_key(key: Hashable) -> str:
 def _from_file_to_crop(
     key: str, settings: ImagingSettings, assume_mammogram: bool
 ) -> list[MapTransform]:
+    settings.refuse_unknown_steps()
     return [
         LoadMammogramd(key, settings.frames, assume_mammogram=assume_mammogram),
         ApplyGreyScaled(key, settings.voi, bits_stored=settings.bits_stored),
+        *(ApplyOwnStepd(key, name) for name in settings.steps),
         CropBreastd(key),
         OrientChestWallLeftd(key),
     ]

@@ -9,6 +9,7 @@ import torch
 
 from mammo_pd.batch import ImageBatch
 from mammo_pd.data.loader import BatchLoader
+from mammo_pd.training.data_supply import elapsed, mark
 
 # The first steps compile, and wake a CPU's threads.
 _WARM_UP_STEPS = 5
@@ -45,12 +46,12 @@ class Timer:
             while time.perf_counter() - started < warm_up_seconds:
                 step()
                 self._synchronize()
-        marks = [self._mark()]
+        marks = [mark(on_gpu=self._on_gpu)]
         for _ in range(self._steps):
             step()
-            marks.append(self._mark())
+            marks.append(mark(on_gpu=self._on_gpu))
         self._synchronize()
-        return statistics.median(_elapsed(start, end) for start, end in pairwise(marks))
+        return statistics.median(elapsed(start, end) for start, end in pairwise(marks))
 
     def host_seconds(self, step: Callable[[], object], rounds: int = 10) -> float:
         """Median time until a step is launched, each on an idle device; it has warmed up."""
@@ -86,34 +87,18 @@ class Timer:
         batches = iter(loader)
         for _ in range(_WARM_UP_BATCHES):
             step(next(batches))
-        waited, count, start = loader.waited, 0, self._mark()
+        waited, count, start = loader.waited, 0, mark(on_gpu=self._on_gpu)
         for batch in batches:
             step(batch)
             count += 1
-        end = self._mark()
+        end = mark(on_gpu=self._on_gpu)
         self._synchronize()
-        return _elapsed(start, end) / count, (loader.waited - waited) / count
+        return elapsed(start, end) / count, (loader.waited - waited) / count
 
     def batches_needed(self) -> int:
         """Batches for `seconds_per_batch`: warm-up, then twice the timed steps."""
         return _WARM_UP_BATCHES + 2 * self._steps
 
-    def _mark(self) -> "torch.cuda.Event | float":
-        """A point in the device's time."""
-        if not self._on_gpu:
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record()
-        return event
-
     def _synchronize(self) -> None:
         if self._on_gpu:
             torch.cuda.synchronize()
-
-
-def _elapsed(start: "torch.cuda.Event | float", end: "torch.cuda.Event | float") -> float:
-    if isinstance(start, float) or isinstance(end, float):
-        assert isinstance(start, float) and isinstance(end, float)
-        return end - start
-    # CUDA gives milliseconds.
-    return float(start.elapsed_time(end)) / 1000

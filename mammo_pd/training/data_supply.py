@@ -35,9 +35,9 @@ class StepClock:
     @contextmanager
     def timing(self) -> Iterator[None]:
         """Time the step in the block."""
-        start = self._mark()
+        start = mark(on_gpu=self._on_gpu)
         yield
-        self._marks.append((start, self._mark()))
+        self._marks.append((start, mark(on_gpu=self._on_gpu)))
 
     def seconds(self) -> float | None:
         """The median step; None before the first. It waits for the device."""
@@ -45,14 +45,7 @@ class StepClock:
             return None
         if self._on_gpu:
             torch.cuda.synchronize()
-        return statistics.median(_elapsed(*marks) for marks in self._marks)
-
-    def _mark(self) -> "torch.cuda.Event | float":
-        if not self._on_gpu:
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record()
-        return event
+        return statistics.median(elapsed(*marks) for marks in self._marks)
 
 
 def describe_shortage(
@@ -83,7 +76,17 @@ def describe_shortage(
     )
 
 
-def _elapsed(start: "torch.cuda.Event | float", end: "torch.cuda.Event | float") -> float:
+def mark(*, on_gpu: bool) -> "torch.cuda.Event | float":
+    """A point in the time of the GPU, or of the processor, for `elapsed`; nothing is waited for."""
+    if not on_gpu:
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    event.record()
+    return event
+
+
+def elapsed(start: "torch.cuda.Event | float", end: "torch.cuda.Event | float") -> float:
+    """Seconds between two points that the device has reached."""
     if isinstance(start, float) or isinstance(end, float):
         assert isinstance(start, float) and isinstance(end, float)
         return end - start

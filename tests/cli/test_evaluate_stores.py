@@ -188,7 +188,7 @@ def test_what_is_in_both_stores_is_told_of(
     assert "same-key shares 8 patient IDs" in page
 
 
-@pytest.mark.parametrize("kind", ["voi", "unlabelled", "copy"])
+@pytest.mark.parametrize("kind", ["voi", "unlabelled", "copy", "steps"])
 def test_stores_that_test_nothing_are_refused_before_scoring(
     kind: str,
     run: Path,
@@ -201,6 +201,11 @@ def test_stores_that_test_nothing_are_refused_before_scoring(
     if kind == "copy":
         shutil.copytree(phantom_store, store, ignore=shutil.ignore_patterns("splits"))
         said = "it is no external set"
+    elif kind == "steps":
+        info = json.loads((shutil.copytree(elsewhere, store) / "store.json").read_text())
+        info["settings"]["steps"] = ["brighten"]
+        (store / "store.json").write_text(json.dumps(info))
+        said = "steps was None there and is ['brighten'] here"
     else:
         labels = read_labels(elsewhere.parent / "dicom" / "labels.csv")
         preprocess(

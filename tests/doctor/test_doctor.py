@@ -60,7 +60,7 @@ def test_damaged_or_wrong_codestream_fails(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_slower_decoder_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mammo_pd.imaging.decode._DECODER_ORDER", ("pylibjpeg",))
+    monkeypatch.setattr("mammo_pd.imaging.decode.DECODERS", ("pylibjpeg",))
     monkeypatch.setattr(codecs, "_NATIVE", ())
     found = {one.name: one.state for one in codecs.check_codecs()}
     assert State.WARNING in found.values()

@@ -9,7 +9,8 @@ from mammo_pd.data.labels import read_labels
 from mammo_pd.data.manifest import read_manifest
 from mammo_pd.data.record import Record
 from mammo_pd.data.store import open_store
-from mammo_pd.ingest.preprocess import PreprocessSummary, preprocess
+from mammo_pd.ingest.preprocess import preprocess
+from mammo_pd.ingest.summary import PreprocessSummary
 
 
 def test_who_was_forgotten_is_passed_over_until_taken_again(phantoms: Path, tmp_path: Path) -> None:

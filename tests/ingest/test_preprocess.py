@@ -33,8 +33,9 @@ from mammo_pd.errors import ImageError, InputError
 from mammo_pd.imaging.settings import ImagingSettings
 from mammo_pd.ingest import preprocess as stage
 from mammo_pd.ingest import process
-from mammo_pd.ingest.preprocess import PreprocessSummary, preprocess
+from mammo_pd.ingest.preprocess import preprocess
 from mammo_pd.ingest.process import Job, Outcome, process_file
+from mammo_pd.ingest.summary import PreprocessSummary
 from mammo_pd.phantoms import PhantomSettings, write_phantoms
 from mammo_pd.terms import Frames, Reason, VoiPolicy
 

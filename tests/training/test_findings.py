@@ -12,7 +12,7 @@ from small_runs import small
 
 from mammo_pd.backbones.build import build_backbone
 from mammo_pd.cli.app import main
-from mammo_pd.cli.evaluate import only_target
+from mammo_pd.cli.scored_runs import only_target
 from mammo_pd.config import TrainingSettings
 from mammo_pd.errors import InputError
 from mammo_pd.training.objectives import build_objective

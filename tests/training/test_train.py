@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from mammo_pd.backbones.base import Backbone
 from mammo_pd.backbones.build import build_backbone
 from mammo_pd.cli.app import main
-from mammo_pd.cli.evaluate import context_of
+from mammo_pd.cli.scored_runs import context_of
 from mammo_pd.config import RunConfig, load_config
 from mammo_pd.data.dataset import MammogramDataset
 from mammo_pd.data.manifest import read_manifest

@@ -4,7 +4,6 @@ Nothing is downloaded. The head of each module says what the set is, what makes 
 and which faults are known; ``data_manifests/README.md`` has a summary.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from mammo_pd.data.labels import LabelTable, label_table
@@ -27,7 +26,8 @@ from mammo_pd.data.sources import (
 from mammo_pd.data.sources.source import Source
 from mammo_pd.errors import InputError
 
-SOURCES: Mapping[str, Source] = {
+# By the name that --source takes; a program may add its own (docs/extending.md).
+SOURCES: dict[str, Source] = {
     module.SOURCE.name: module.SOURCE
     for module in (
         *(bmcd, cbis_ddsm, cdd_cesm, cmmd, csaw_cc, dmid, embed, inbreast),
@@ -79,3 +79,6 @@ def read_source(
         definition=f"{source.title}: {source.definitions[definition]}",
         uid_ends_in_image_id=source.uid_ends_in_image_id,
     )
+
+
+__all__ = ["SOURCES", "Source", "read_source"]

@@ -9,7 +9,7 @@ import pandas as pd
 
 @dataclass(frozen=True)
 class Source:
-    """A public data set.
+    """A data set with a table of its own: a public one, or your archive.
 
     Attributes:
         name: its name on the command line.

@@ -10,6 +10,7 @@ from mammo_pd.training.objectives.findings import Findings
 from mammo_pd.training.objectives.fused_views import FusedViews
 from mammo_pd.training.objectives.masked_autoencoder import MaskedAutoencoder
 
+# By ``training.objective``: what makes one from the run's settings. A program may add its own.
 OBJECTIVES: dict[str, Callable[[TrainingSettings], Objective]] = {
     "binary_label": BinaryLabel,
     "findings": Findings,
@@ -27,7 +28,8 @@ def build_objective(settings: TrainingSettings) -> Objective:
     if build is None:
         raise InputError(
             f"training.objective {settings.objective!r} does not exist; choose one of "
-            f"{', '.join(OBJECTIVES)}."
+            f"{', '.join(OBJECTIVES)}; one of your own is known to the program that adds it "
+            "(docs/extending.md)."
         )
     objective = build(settings)
     return objective if settings.fusion is None else FusedViews(objective, settings)

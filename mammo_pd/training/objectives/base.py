@@ -33,9 +33,11 @@ class Objective(ABC):
     Attributes:
         num_outputs: of the backbone's head.
         target_columns: names in predictions.csv of the targets that `evaluate` reports on, all of
-            them 0 or 1; empty where there is nothing to report.
+            them 0 or 1; empty where there are none, as of an age: `evaluate` then writes the scores
+            and prints `metrics` of the test images.
         score_columns: names of the scores there, one for each of ``target_columns`` (and more, if
-            scores are to be kept that nothing is reported on).
+            scores are to be kept that nothing is reported on). Those of ``target_columns`` are in
+            [0, 1].
         monitor: which of `metrics` chooses the best epoch; larger is better, unless its name ends
             with "loss".
         judged: level of what is judged and drawn: an image by itself, or all images of a breast or
@@ -79,7 +81,15 @@ class Objective(ABC):
 
     @abstractmethod
     def metrics(self, rows: pd.DataFrame, scores: npt.NDArray[np.float64]) -> dict[str, float]:
-        """Judge the scores (rows, T) of the validation rows; one of the names is ``monitor``."""
+        """Judge the scores of validation rows, or of test rows where no label is reported on.
+
+        Args:
+            rows: usable ones of the manifest.
+            scores: (rows, T) float64, of ``score_columns``.
+
+        Returns:
+            By names that begin with ``val_``; one of them is ``monitor``.
+        """
 
     # ---- which images it is learnt from
 

@@ -1,0 +1,220 @@
+"""What `preprocess` tells of a store that it has made: a line for each thing, warnings last."""
+
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mammo_pd.cli.options import default_store
+from mammo_pd.wording import counted
+
+if TYPE_CHECKING:
+    from mammo_pd.ingest.summary import PreprocessSummary
+
+# Up to so many, one image of each patient is no surprise.
+_FEW_IMAGES = 4
+
+
+def summary_lines(summary: "PreprocessSummary", out: Path, *, has_table: bool) -> Iterator[str]:
+    """Tell what was found, and what to look at.
+
+    Args:
+        summary: of the store.
+        out: the store, for the commands that are named.
+        has_table: whether labels were given.
+    """
+    yield from _counts(summary, has_table)
+    yield from _missing(summary, out)
+    yield from _chosen(summary)
+    yield from _doubtful(summary)
+    yield from _misleading(summary)
+
+
+def _counts(summary: "PreprocessSummary", has_table: bool) -> Iterator[str]:
+    """What was found, and how much of it has a label."""
+    for (status, reason), count in sorted(summary.by_status.items(), key=lambda item: -item[1]):
+        line = f"{count:>8}  {status}" + (f"  {reason}" if reason else "")
+        yield line + (f"   such as {summary.details[reason]}" if reason else "")
+    if summary.passed_over:
+        counts = sorted(summary.passed_over.items(), key=lambda item: -item[1])
+        yield "passed over: " + "; ".join(f"{count} {reason}" for reason, count in counts)
+    if summary.repeated_folders:
+        yield (
+            f"{counted(summary.repeated_folders, 'link')} not followed: to folders that were read "
+            "already, or back to where the link lies"
+        )
+    if summary.labelled or has_table:
+        yield (
+            f"{summary.labelled} of "
+            f"{counted(summary.ok, 'usable image has', 'usable images have')} a label; "
+            f"{counted(summary.positive, 'of them is', 'of them are')} positive"
+        )
+    if summary.label_changes:
+        yield (
+            "--replace-labels: "
+            + counted(
+                summary.label_changes.removed, "image lost its label", "images lost their label"
+            )
+            + f", {summary.label_changes.turned} changed it"
+        )
+
+
+def _missing(summary: "PreprocessSummary", out: Path) -> Iterator[str]:
+    """What may be missing from the store, and what the store has that is gone."""
+    from mammo_pd.ingest.walk import PassedOver
+
+    if summary.unmatched_labels:
+        yield (
+            f"warning: {counted(summary.unmatched_labels, 'row matches', 'rows match')} no image; "
+            "if that is more than you expect, compare its paths or identifiers with the folder"
+        )
+    if PassedOver.UNREADABLE in summary.passed_over:
+        yield (
+            f"warning: {counted(summary.passed_over[PassedOver.UNREADABLE], 'file')} cannot be "
+            "opened, and images may be missing; make them readable and run again"
+        )
+    if summary.closed_folders:
+        yield (
+            f"warning: {counted(summary.closed_folders, 'folder')} could not be listed, and images "
+            "may be missing; make them readable and run again"
+        )
+    if summary.damaged:
+        yield (
+            "warning: "
+            + counted(
+                summary.damaged,
+                "image is damaged and comes from another folder",
+                "images are damaged and come from other folders",
+            )
+            + "; run the same command with each folder that this store was made from"
+        )
+    if summary.lacking:
+        yield (
+            "warning: "
+            + counted(
+                summary.lacking,
+                "image lacks a level that no other gives, and comes from another folder",
+                "images lack a level that no other gives, and come from other folders",
+            )
+            + "; run the same command with each folder that this store was made from"
+        )
+    if summary.gone:
+        store = "" if out == default_store() else f" {shlex.quote(str(out))}"
+        yield (
+            "warning: "
+            + counted(
+                summary.gone,
+                "image of the store has lost the file that it came from",
+                "images of the store have lost the files that they came from",
+            )
+            + " (deleted, moved, or on a disk that is not mounted); to take out what "
+            f"was deleted: mammo-pd forget{store} --missing"
+        )
+
+
+def _chosen(summary: "PreprocessSummary") -> Iterator[str]:
+    """Where two images or two sources contradict one another, which was taken."""
+    if summary.contradicted:
+        yield (
+            f"warning: {counted(summary.contradicted, 'image was', 'images were')} left out as a "
+            "duplicate of one that the label table labels otherwise, and that one's label was "
+            "taken; find out which is true"
+        )
+    if summary.only_label:
+        yield (
+            f"warning: --prefer leaves out {counted(summary.only_label, 'image')} with a label, "
+            "whose view's other image has none; label that one in the table"
+        )
+    if summary.unknown_kind:
+        yield (
+            "warning: "
+            + counted(summary.unknown_kind, "image is", "images are")
+            + " taken whatever the kind: no file is there to tell how it was made"
+        )
+    if summary.repeated_views:
+        yield (
+            f"{counted(summary.repeated_views, 'view has', 'views have')} several images of the "
+            "kind that --prefer takes (repeated exposures, parts of a breast, FOR PROCESSING "
+            "beside FOR PRESENTATION); all of these stay"
+        )
+    if summary.disagreeing:
+        yield (
+            "warning: the label table and DICOM disagree on the side of "
+            f"{counted(summary.disagreeing, 'image')}; the table's was taken"
+        )
+
+
+def _doubtful(summary: "PreprocessSummary") -> Iterator[str]:
+    """Images to look at, by what is doubtful about them."""
+    for count, what in (
+        (
+            summary.doubtful,
+            "breast and background cannot be told apart; these are kept whole (breast_verdict)",
+        ),
+        (sum(summary.sides.values()), _contradictions(summary.sides)),
+        (
+            summary.turned_upright,
+            "Patient Orientation says that it was upside down, and it was turned (turned_upright)",
+        ),
+        (
+            summary.shared_uid,
+            "another image has the same SOP Instance UID and other pixels; both are kept, and a "
+            "label table must name them by their paths",
+        ),
+        (summary.burned_in, "the tag says that text is burned in (burned_in_annotation)"),
+        (
+            summary.for_processing,
+            "the image is FOR PROCESSING, not for display (presentation_intent)",
+        ),
+        (
+            summary.odd_headers,
+            "a number of the grey scale in the header was mended or ignored (voi_applied)",
+        ),
+    ):
+        if count:
+            yield (
+                f"warning: in {count} of {counted(summary.ok, 'usable image')} {what}; see the "
+                "manifest"
+            )
+    if len(summary.raster_depths) > 1:
+        shares = ", ".join(f"{n} of {depth}" for depth, n in sorted(summary.raster_depths.items()))
+        yield (
+            f"warning: images that are not DICOM do not share one bit depth ({shares} bits), so "
+            "that one grey means two things; convert them alike"
+        )
+    if summary.shallow:
+        yield (
+            f"warning: {counted(sum(summary.shallow.values()), 'image')} of 16 bits with values up "
+            f"to {max(summary.shallow)} bits only, which come out dark; if that is the depth of "
+            f"the data set, make the store anew with --bits-stored {max(summary.shallow)}"
+        )
+
+
+def _misleading(summary: "PreprocessSummary") -> Iterator[str]:
+    """What a model might learn, or a split get wrong, from how the images are named and made."""
+    # One image is all that there may be of a woman, but not of every one of several.
+    if summary.ok == summary.patients > _FEW_IMAGES or summary.ids_with_view > summary.ok // 2:
+        reason = (
+            f"every one of the {summary.patients} patients has just one image"
+            if summary.ok == summary.patients
+            else f"{summary.ids_with_view} of {summary.ok} patient IDs name a side and a view"
+        )
+        yield (
+            f"warning: {reason}, so that images of one woman may come to lie on both sides of a "
+            "split; name the true patient in a column patient_id of the label table, or let "
+            "--source read a public data set's own table"
+        )
+    for machine, kinds in summary.mixed_voi.items():
+        shares = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+        yield (
+            f"warning: images of {machine} do not share one kind of grey scale ({shares}; "
+            "voi_applied), which a model can learn in place of the disease; see --voi"
+        )
+
+
+def _contradictions(sides: dict[str, int]) -> str:
+    told = ", ".join(f"{count} {verdict}" for verdict, count in sorted(sides.items()))
+    return (
+        "laterality, Patient Orientation and the side on which the breast lies contradict one "
+        f"another (side_verdict: {told})"
+    )

@@ -1,0 +1,164 @@
+"""What a report says of the runs that were scored for it, and where it is kept."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mammo_pd.terms import Level, Split
+from mammo_pd.wording import counted
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mammo_pd.inference.predict import Scored
+    from mammo_pd.report.content import ReportContext
+    from mammo_pd.training.objectives import Objective
+    from mammo_pd.training.runs import RunFolder
+
+
+def context_of(scored: "Sequence[Scored]", target: str | None = None) -> "ReportContext":
+    """What the report says about the runs behind the predictions; several runs are folds.
+
+    Args:
+        scored: the runs.
+        target: that is reported on, where it is one of several.
+    """
+    from mammo_pd.data.split_store import count_flow, count_parts
+    from mammo_pd.evaluation.characteristics import describe_parts
+    from mammo_pd.report.content import ReportContext
+
+    first = scored[0]
+    split = first.cohort.split
+    manifest = _with_target(first.cohort.manifest, first.objective, target)
+    if len(scored) > 1:
+        part = "fold " + split.table["fold"].astype(str)
+        tested = [f"fold {one.info.fold}" for one in scored]
+    else:
+        part, tested = split.parts(first.cohort.fold), [Split.TEST.value]
+    of_image = part.astype(str).set_axis(split.table["image_id"])
+    images = first.cohort.rows
+    parts = images["image_id"].map(of_image)
+    names = sorted(parts.unique(), key=lambda name: ([*Split, name].index(name), name))
+    run = first.info
+    height, width = run.img_size
+    epochs = sorted({one.epoch for one in scored})
+    notes = [
+        f"Trained on {run.num_keep} of {run.num_tokens} patches of each image "
+        "(PatchDropout); scored here on all of them.",
+        f"Weights of epoch {', '.join(map(str, epochs))}.",
+    ]
+    notes += [
+        f"The run {one.info.run_id} was not trained to its end; these are the weights of epoch "
+        f"{one.epoch}."
+        for one in scored
+        if one.info.finished is None
+    ]
+    if (corrected := first.objective.prior_note()) is not None:
+        notes.append(corrected)
+    folds = f"{len(scored)} folds" if len(scored) > 1 else None
+    title = "Phantom mammograms: a demonstration" if first.phantom else "Evaluation report"
+    return ReportContext(
+        title=title if target is None else f"{title}: {target}",
+        model=f"{run.model}, image size {height}x{width} pixels",
+        run_id=", ".join(one.info.run_id for one in scored),
+        split_name=run.split,
+        split_hash=run.split_hash,
+        split_part=folds or "test",
+        store_fingerprint=run.store_fingerprint,
+        label_definition=first.cohort.label_definition
+        if target in (None, "label")
+        else first.objective.define(target),
+        exclusions=first.exclusions,
+        parts=first.parts if target is None else count_parts(manifest, split),
+        flow=count_flow(manifest, of_image),
+        tested=tested,
+        characteristics=describe_parts(images, parts, names),
+        phantom=first.phantom,
+        notes=notes,
+    )
+
+
+def _with_target(
+    rows: "pd.DataFrame", objective: "Objective", target: str | None
+) -> "pd.DataFrame":
+    """Manifest rows with one of several targets as the label."""
+    import pandas as pd
+
+    if target is None:
+        return rows
+    values = objective.targets(rows)[:, objective.target_columns.index(target)]
+    return rows.assign(label=pd.Series(values, index=rows.index, dtype="Float32"))
+
+
+def only_target(table: "pd.DataFrame", objective: "Objective", target: str) -> "pd.DataFrame":
+    """Predictions of one of several targets, as a report takes them."""
+    score = objective.score_columns[objective.target_columns.index(target)]
+    # A label that is not this report's would not be told from it.
+    others = {"label", "score"} - {target, score}
+    table = table.drop(columns=[name for name in others if name in table])
+    return table.rename(columns={target: "label", score: "score"})
+
+
+def provenance_of(scored: "Sequence[Scored]", checkpoint: str) -> dict[str, str]:
+    """What the predictions of some runs were made with: also the hashes of labels and weights."""
+    from mammo_pd.cli.provenance import provenance
+
+    weights = {
+        f"checkpoint {one.info.run_id}" if len(scored) > 1 else "checkpoint": (
+            one.file.with_name(f"{checkpoint}.safetensors")
+        )
+        for one in scored
+    }
+    return provenance(weights) | {"labels, SHA-256": scored[0].info.labels_hash}
+
+
+def of_target(target: str, metrics: "Mapping[str, Any]") -> list[dict[str, object]]:
+    """One row for each level of a target's metrics: units, positives and the AUC."""
+    wanted = ("n", "n_positive", "auc", "auc_ci_low", "auc_ci_high")
+    return [
+        {"target": target, "level": level.value, **{name: metrics[level][name] for name in wanted}}
+        for level in Level
+    ]
+
+
+def write_targets(rows: list[dict[str, object]], out: Path) -> None:
+    """Write the AUCs of all targets side by side: ``targets.csv``, beside their reports."""
+    import pandas as pd
+
+    from mammo_pd.files import atomic_write
+    from mammo_pd.table_file import write_csv
+
+    with atomic_write(out / "targets.csv") as beside:
+        write_csv(pd.DataFrame(rows), beside)
+
+
+def keep_in_mlflow(
+    runs: Path, mlflow_run_id: str | None, report: Path, whole: Path, *, folder: str = "report"
+) -> None:
+    """Keep a report, or that of one target within the whole, beside its run; a failure is said."""
+    from mammo_pd.tracking import keep_report
+
+    if mlflow_run_id is not None:
+        inside = Path(folder) / report.relative_to(whole)
+        problem = keep_report(runs, mlflow_run_id, report, inside.as_posix())
+        if problem is not None:
+            print(f"warning: {problem}")
+
+
+def tell_metrics(scored: "Sequence[Scored]") -> None:
+    """Print the objective's metrics of each run's test images, where no label is reported on."""
+    for one in scored:
+        tested = (one.images["split"] == Split.TEST) & one.objective.usable(one.images)
+        scores = one.table.loc[tested, list(one.objective.score_columns)].to_numpy(float)
+        metrics = one.objective.metrics(one.images[tested], scores)
+        told = "  ".join(
+            f"{name.removeprefix('val_')} {value:.4g}" for name, value in metrics.items()
+        )
+        print(f"{counted(int(tested.sum()), 'test image')}: {told}")
+        print(f"wrote {one.file}: {', '.join(one.objective.score_columns)} of each image")
+
+
+def predicting(run: "RunFolder") -> str:
+    """The command that applies a run that was evaluated."""
+    return f"mammo-pd predict {shlex.quote(str(run.path))} DICOM_DIR"

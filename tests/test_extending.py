@@ -1,0 +1,249 @@
+"""What docs/extending.md promises: parts of one's own, without a change of the package."""
+
+import ast
+import importlib
+import re
+import runpy
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from documented_commands import ROOT, blocks
+from monai.transforms import AdjustContrastd, Compose, Lambdad
+from prediction_tables import made_up
+from pydicom import uid
+from sklearn.metrics import roc_auc_score
+
+from mammo_pd import api
+from mammo_pd.api import (
+    DECODERS,
+    FAMILIES,
+    OBJECTIVES,
+    SOURCES,
+    STEPS,
+    ImageBatch,
+    ImagingSettings,
+    InputError,
+    PatchSampler,
+    TrainingSettings,
+)
+from mammo_pd.backbones.build import build_backbone
+from mammo_pd.cli.app import main
+from mammo_pd.data.sources import read_source
+from mammo_pd.data.split_store import split_store
+from mammo_pd.data.store import create_or_match, open_store
+from mammo_pd.doctor.codecs import check_codecs
+from mammo_pd.inference import bundle
+from mammo_pd.ingest.transforms import store_transforms
+from mammo_pd.terms import Frames
+
+
+@pytest.fixture(scope="module")
+def parts() -> Iterator[ModuleType]:
+    """The example's program, imported as its workers import it; what it adds is taken out again."""
+    kept: list[tuple[dict[object, object], dict[object, object]]] = [
+        (entries, dict(entries))  # type: ignore[arg-type]
+        for entries in (SOURCES, STEPS, FAMILIES, OBJECTIVES)
+    ]
+    order = list(DECODERS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "examples"))
+        yield importlib.import_module("own_parts")
+        for name in ("own_parts", "own_decoder"):
+            del sys.modules[name]
+    DECODERS[:] = order
+    for entries, before in kept:
+        entries.clear()
+        entries.update(before)
+
+
+@pytest.fixture(scope="module")
+def store(phantom_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("extending") / "store"
+    shutil.copytree(phantom_store, folder)
+    split_store(open_store(folder), say=lambda _: None)
+    return folder
+
+
+def test_every_name_is_there_for_python_and_for_type_checkers() -> None:
+    tree = ast.parse(Path(api.__file__).read_text(encoding="utf-8"))
+    typed = {
+        alias.asname: node.module
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.asname
+    }
+    assert typed == {name: vars(api)["_HOMES"][name] for name in dir(api)}
+    for name in dir(api):
+        assert getattr(api, name).__doc__
+    with pytest.raises(AttributeError, match="has no attribute 'Preprocess'"):
+        api.Preprocess  # noqa: B018
+
+
+def test_a_source_reads_an_archives_own_words(parts: ModuleType, tmp_path: Path) -> None:
+    table = tmp_path / "outcomes.csv"
+    table.write_text("File,Woman,Outcome\na.dcm,1,malignant\nb.dcm,2,normal\nc.dcm,2,\n")
+    labels = [row["label"] for row in read_source("ours", table, tmp_path).rows]
+    assert labels == [1, 0, None]
+    other = read_source("ours", table, tmp_path, definition="malignant_or_benign")
+    assert [row["label"] for row in other.rows] == [1, None, None]
+
+
+def test_a_step_is_in_the_pixels_and_in_the_settings(
+    parts: ModuleType, phantoms: Path, tmp_path: Path
+) -> None:
+    """Of an image as `preprocess` and `predict` make it; what does not know the step refuses it."""
+    file = next(phantoms.rglob("*.dcm"))
+    settings = ImagingSettings(steps=("brighten",))
+    load, grey, *rest = store_transforms(ImagingSettings()).transforms
+    rounded = Lambdad("image", lambda pixels: np.rint(np.asarray(pixels)).astype(np.uint16))
+    expected = Compose([load, grey, AdjustContrastd("image", gamma=0.8), rounded, *rest])
+    found, plain, wanted = (
+        transforms({"image": file})["image"]
+        for transforms in (store_transforms(settings), Compose([load, grey, *rest]), expected)
+    )
+    assert found.dtype == np.uint16
+    np.testing.assert_array_equal(found, wanted)
+    assert (found > plain).any()
+
+    create_or_match(tmp_path / "store", settings.recorded())
+    with pytest.raises(InputError, match=r"other settings \(steps was \['brighten'\]"):
+        create_or_match(tmp_path / "store", ImagingSettings().recorded())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delitem(STEPS, "brighten")
+        for unknown in (
+            lambda: store_transforms(settings),
+            lambda: ImagingSettings(steps=("brighten",)),
+        ):
+            with pytest.raises(InputError, match=r"does not have \(brighten\)"):
+                unknown()
+        patch.setitem(STEPS, "brighten", lambda key: lambda d: {key: d[key][:, 1:]})
+        with pytest.raises(RuntimeError) as raised:
+            store_transforms(settings)({"image": file})
+        assert "made (1, " in str(raised.value.__cause__)
+
+
+def test_a_bundle_would_leave_a_step_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    settings = SimpleNamespace(frames=Frames.EXCLUDE, steps=("brighten",))
+    model = SimpleNamespace(settings=settings)
+    monkeypatch.setattr(bundle.TrainedModel, "load", lambda _: model)
+    monkeypatch.setattr(bundle.WholeImageModel, "of", lambda _: None)
+    with pytest.raises(InputError, match=r"\(brighten\), which a bundle does not hold"):
+        bundle.write_bundle(tmp_path / "best.safetensors", tmp_path / "bundle")
+
+
+def test_a_decoder_is_asked_in_its_place(parts: ModuleType) -> None:
+    """Of an image whose values `doctor` knows."""
+    told = {one.name: one.detail for one in check_codecs() if uid.JPEGLosslessSV1 in one.name}
+    assert len(told) == 1
+    assert next(iter(told.values())).startswith(f"{parts.own_decoder.NAME}, ")
+
+
+def test_a_backbone_with_every_patch_computes_its_own_forward(parts: ModuleType) -> None:
+    backbone = build_backbone("looped_vit", (64, 48)).eval()
+    pixels = torch.randint(65536, (3, 64, 48), generator=torch.Generator().manual_seed(0))
+    batch = ImageBatch.from_images(list(pixels.numpy().astype("uint16")))
+    sampler = PatchSampler((64, 48), backbone.patch_size)
+    whole = (pixels[:, None] / 65535 - 0.5) / 0.5
+    with torch.no_grad():
+        found = backbone(*sampler.for_evaluation(batch))
+        torch.testing.assert_close(found, backbone.timm_model(whole), atol=1e-5, rtol=1e-5)
+
+
+def test_a_number_is_learnt_judged_and_written(
+    parts: ModuleType,
+    store: Path,
+    phantoms: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """By the example's backbone, too; what needs a label of 0 and 1 says so."""
+    words = (
+        "--res 64x48 --model looped_vit --epochs 1 --batch-size 8 --keep 0.5 "
+        "--set training.objective=age --set device.compile=false --set device.accelerator=cpu"
+    )
+    runs = tmp_path / "runs"
+    assert main(["train", *words.split(), "--store", str(store), "--runs", str(runs)]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", "--runs", str(runs)]) == 0
+    printed = capsys.readouterr().out
+    run = next(runs.glob("*/run.json")).parent
+    tested = pd.read_csv(run / "predictions.csv")[lambda table: table["split"] == "test"].dropna(
+        subset="age"
+    )
+    error = (tested["age"] - tested["age_predicted"]).abs().mean()
+    told = re.search(rf"^{len(tested)} test images: mae_loss ([\d.]+)$", printed, re.MULTILINE)
+    assert told is not None
+    assert float(told[1]) == pytest.approx(error, rel=1e-3)
+    assert "report" not in printed
+
+    other = shutil.copytree(store, tmp_path / "other")
+    shutil.rmtree(other / "splits")
+    for command, said in (
+        (["predict", str(run / "best.safetensors"), str(phantoms)], "to give a verdict on"),
+        (["evaluate", str(run), "--store", str(other)], "learns no label of 0 and 1"),
+    ):
+        assert main(command) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_focal_loss_is_that_of_the_paper(parts: ModuleType) -> None:
+    logit, target = torch.tensor([[2.0], [-1.0], [0.5]]), torch.tensor([[1.0], [1.0], [torch.nan]])
+    share = torch.sigmoid(logit[:2])
+    expected = (-((1 - share) ** 2) * share.log()).sum() / 3
+    torch.testing.assert_close(parts.Focal.loss(None, logit, target), expected)
+
+
+def test_a_draw_is_what_a_step_reads(
+    parts: ModuleType, batch_of: Callable[[int], tuple[ImageBatch, torch.Tensor]]
+) -> None:
+    batch, keys = batch_of(3)
+    sampler = PatchSampler((64, 64), 16)
+    objective = parts.NearChestWall(TrainingSettings())
+    (patches, positions, _), _ = objective.training_inputs(sampler, batch, keys, 5)
+    assert (positions % 4 < 2).all()
+    whole, _ = sampler.for_training(batch, keys, 16)
+    expected = whole.gather(1, positions[:, :, None].expand(-1, -1, 256))
+    torch.testing.assert_close(patches, expected)
+
+
+def test_example_trains_a_lightning_module(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = str(ROOT / "examples" / "lightning_module.py")
+    words = ["--model", "test_vit", "--size", "64", "48", "--epochs", "1", "--workers", "0"]
+    monkeypatch.setattr(sys, "argv", [file, str(store), *words])
+    runpy.run_path(file, run_name="__main__")
+    printed = capsys.readouterr().out
+    assert re.search(r"^image +8 +[\d.]+", printed, re.MULTILINE)
+
+
+def test_every_block_of_the_page_runs(
+    store: Path, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "store").symlink_to(store)
+    (tmp_path / "DICOM_DIR").symlink_to(phantoms)
+    made_up(30).to_csv(tmp_path / "own.csv", index=False)
+    monkeypatch.chdir(tmp_path)
+    run = [block for block in blocks(ROOT / "docs" / "extending.md") if block.why_not is None]
+    assert len(run) == 4
+    for block in run:
+        exec(compile(block.text, str(block), "exec"), {"__name__": "__main__"})
+
+
+def test_auc_by_level_is_scikit_learns() -> None:
+    table = made_up(30)
+    table["label"] = table["label"].where(table["label"].index % 7 > 0)
+    found = api.auc_by_level(api.check_predictions(table))
+    known = table.dropna(subset="label")
+    assert found.loc["image", "auc"] == roc_auc_score(known["label"], known["score"])
+    assert found["n"].is_monotonic_decreasing
+    inside = found["auc"].between(found["auc_ci_low"], found["auc_ci_high"], inclusive="neither")
+    assert inside.all()
