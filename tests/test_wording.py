@@ -57,7 +57,7 @@ _SEVERAL = frozenset(
         ("preprocess.py", "summary.patients"),
         ("measures.py", "len(score)"),
         ("uncertainty.py", "units.patients"),
-        ("unit_batches.py", "max(self._sizes)"),
+        ("unit_batches.py", "largest"),
         ("uncertainty.py", "self._negatives.patients"),
         ("imagecodecs_plugin.py", "frame.dtype"),
         ("nvimgcodec_plugin.py", "frame.dtype"),

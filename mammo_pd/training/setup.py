@@ -28,7 +28,7 @@ from mammo_pd.data.dataset import EpochBatches, MammogramDataset
 from mammo_pd.data.loader import BatchLoader
 from mammo_pd.data.split_store import split_store
 from mammo_pd.data.store import StorePaths, open_store
-from mammo_pd.data.unit_batches import UnitBatches, batches_of_units, members_of
+from mammo_pd.data.unit_batches import UnitBatches, batches_of_units, check_units, members_of
 from mammo_pd.errors import InputError
 from mammo_pd.keep_schedule import KeepSchedule
 from mammo_pd.orphans import signal_when_parent_dies
@@ -141,6 +141,9 @@ class RunSetup:
             )
         )
         draw = _balanced_draw(config, objective, parts[Split.TRAIN], train_set)
+        if train_set.views is not None:
+            size = config.training.batch_size
+            check_units(train_set.views[:, 0], None if size == "auto" else size, devices * nodes)
 
         # ---- devices
         fabric = make_fabric(config, devices=devices, nodes=nodes)
@@ -201,7 +204,6 @@ class RunSetup:
         if config.training.batch_size == "auto":
             setup = setup._with_batch_size(find_batch_size(setup))
             say(f"batch size {setup.config.training.batch_size}: the largest that fits")
-        setup.train_batches()  # refuses a batch that no unit fits into
         if compiled:
             compile_blocks(setup.model)
         return setup
