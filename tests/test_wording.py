@@ -63,6 +63,7 @@ _SEVERAL = frozenset(
         ("nvimgcodec_plugin.py", "frame.dtype"),
         ("raster.py", "pixels.dtype"),
         ("render.py", "images"),
+        ("setup.py", "most"),
         ("setup.py", "schedule.full_epochs"),
     }
 )

@@ -28,7 +28,13 @@ from mammo_pd.data.dataset import EpochBatches, MammogramDataset
 from mammo_pd.data.loader import BatchLoader
 from mammo_pd.data.split_store import split_store
 from mammo_pd.data.store import StorePaths, open_store
-from mammo_pd.data.unit_batches import UnitBatches, batches_of_units, check_units, members_of
+from mammo_pd.data.unit_batches import (
+    UnitBatches,
+    batches_of_units,
+    check_units,
+    largest_unit,
+    members_of,
+)
 from mammo_pd.errors import InputError
 from mammo_pd.keep_schedule import KeepSchedule
 from mammo_pd.orphans import signal_when_parent_dies
@@ -230,6 +236,42 @@ class RunSetup:
     def most_parts(self) -> int:
         """The most parts that a step is cut into."""
         return self._count_parts(1.0 if self.schedule.full_epochs else self.schedule.base)
+
+    @property
+    def kinds_of_step(self) -> list[tuple[int, int]]:
+        """K and the most parts: of most epochs, and of last ones that keep every patch."""
+        kinds = [(self.num_keep, self.config.training.grad_accum_steps)]
+        if self.schedule.full_epochs:
+            kinds.append((self.backbone.num_tokens, self.most_parts))
+        return kinds
+
+    @property
+    def largest_unit(self) -> int:
+        """The most training images that are judged together, and so computed together."""
+        views = self.train_set.views
+        return 1 if views is None else largest_unit(views[:, 0])
+
+    @property
+    def least_at_once(self) -> str:
+        """What cannot be computed in parts, in words."""
+        most = self.largest_unit
+        return "one image" if most == 1 else f"one {self.objective.judged} of {most} images"
+
+    def most_at_once(self, batch_size: int, parts: int) -> int:
+        """The most images of one forward pass.
+
+        Args:
+            batch_size: images per step over all devices.
+            parts: that a step is cut into, if it has enough images.
+        """
+        world_size: int = self.fabric.world_size
+        own = math.ceil(batch_size / world_size)
+        at_once = math.ceil(own / min(own, parts))
+        if self.train_set.views is None:
+            return at_once
+        # Dealt out to devices and cut into parts, whole units come within one of equal shares.
+        shared = world_size > 1 or parts > 1
+        return min(batch_size, max(at_once, self.largest_unit) + shared * self.largest_unit)
 
     def keep_at(self, epoch: int, step: int) -> tuple[int, int]:
         """K of one step, and the parts that it is cut into: more patches take more parts."""

@@ -626,10 +626,10 @@ def test_search_for_the_batch_runs_true_steps_and_leaves_the_model_alone(
     setup = RunSetup.build(phantom_store, config, say=silent)
     count = len(setup.train_set)
     before = {name: value.clone() for name, value in setup.backbone.state_dict().items()}
-    found = largest_batch(step_memory(setup, 2), 600 << 20, most=count, share=2)
+    found = largest_batch(step_memory(setup), 600 << 20, most=count, share=2)
     # (0.92 * 600 - 50) / 20 = 25 images in each of two parts, but there are fewer.
     assert found == count - count % 8
-    assert largest_batch(step_memory(setup, 2), 300 << 20, most=count, share=2) == 16
+    assert largest_batch(step_memory(setup), 300 << 20, most=count, share=2) == 16
     assert set(seen) >= {2, 6, found // 2}
     for name, value in setup.backbone.state_dict().items():
         assert torch.equal(value, before[name])
