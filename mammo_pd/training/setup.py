@@ -52,7 +52,7 @@ from mammo_pd.training.earlier_weights import refuse_seen_test_women
 from mammo_pd.training.objectives import Objective, build_objective
 from mammo_pd.training.runs import RunFolder, RunInfo, timestamp
 from mammo_pd.training.step import can_capture, image_keys
-from mammo_pd.wording import counted
+from mammo_pd.wording import counted, percent
 
 _MAX_THREADS = 8
 # Images from which the share of tissue in the input is estimated.
@@ -431,7 +431,7 @@ class RunSetup:
             kept_patches = self.num_keep / self.backbone.num_tokens
             # Images of a sample may hold none at all.
             kept = min(1.0, kept_patches / share) if share else 1.0
-            self.say(f"tissue is {share:.0%} of the input; {kept:.0%} of it is kept")
+            self.say(f"tissue is {percent(share)} of the input; {percent(kept)} of it is kept")
 
     def _kept_in_words(self) -> str:
         schedule = self.schedule

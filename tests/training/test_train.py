@@ -316,7 +316,9 @@ def test_swin_reads_the_same_rows_and_columns_of_windows_and_evaluates_on_all(
     said: list[str] = []
     run = train(phantom_store, tmp_path, small(training__epochs=1, **SWIN), say=said.append)
     assert run is not None
-    assert "keep 0.25: the same 3 of 7 rows and columns of every window, 18% of the patches" in said
+    assert (
+        "keep 0.25: the same 3 of 7 rows and columns of every window, 18 % of the patches" in said
+    )
     assert scored_of(run.path).table["score"].between(0, 1).all()
     assert seen == {(True, 36), (False, 36), (False, 196)}
 
@@ -685,4 +687,4 @@ def test_images_without_tissue_do_not_end_a_run(
     )
     said: list[str] = []
     RunSetup.build(phantom_store, small(patch_dropout__draw="tissue"), say=said.append).introduce()
-    assert any("tissue is 0% of the input" in line for line in said)
+    assert any("tissue is 0 % of the input" in line for line in said)
