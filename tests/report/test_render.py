@@ -240,6 +240,24 @@ def test_errors_are_pictured_where_there_is_a_picture(report):
     assert re.match(r"false alarm, R CC, score 0\.\d{3}", pictured[0])
 
 
+def test_the_moving_threshold_says_where_it_begins(report, plain):
+    """At the one chosen for 90 % specificity; without it, where about a tenth is recalled."""
+    for folder, said in (
+        (report, "shown first at the threshold chosen for 90 % specificity."),
+        (plain, "shown first where the share recalled is nearest to one in ten, as no"),
+    ):
+        page = (folder / "index.html").read_text(encoding="utf-8")
+        assert said in page
+        start = int(re.search(r'type="range"[^>]* value="(\d+)"', page)[1])
+        sweep = pd.read_csv(folder / "thresholds.csv")
+        if folder is plain:
+            assert start == (sweep["recall_rate"] - 0.1).abs().argmin()
+        else:
+            points = json.loads((folder / "metrics.json").read_text())["exam"]["operating_points"]
+            (value,) = [row["threshold"] for row in points if row["code"] == "specificity_90"]
+            assert sweep["threshold"][start] == pytest.approx(value, rel=1e-9)
+
+
 def test_without_a_threshold_nothing_is_called_an_error(plain):
     assert set(pd.read_csv(plain / "errors.csv")["kind"]) == {"high negative", "low positive"}
     text = (plain / "index.html").read_text(encoding="utf-8")
