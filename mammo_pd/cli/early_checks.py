@@ -21,7 +21,8 @@ def check_training(store: Path, config: "RunConfig", stopped: "RunFolder | None"
         stopped: the run to continue; None for a new one.
 
     Raises:
-        InputError: no store, split, fold or file of weights as named, or an impossible image size.
+        InputError: no store, split, fold, model or file of weights as named, or an impossible image
+            size.
     """
     from mammo_pd.data.splits import list_splits, read_split
 
@@ -31,6 +32,7 @@ def check_training(store: Path, config: "RunConfig", stopped: "RunFolder | None"
     if split != "default" or split in list_splits(paths.splits):
         read_split(paths.splits, split).parts(config.data.fold)
     check_resolutions([str(config.data.res)])
+    check_models([config.model.name])
     if stopped is None or not stopped.has_checkpoint:
         check_weights_file(config.model.weights)
 
@@ -39,7 +41,7 @@ def check_folds(store: Path, config: "RunConfig") -> None:
     """Check the store and the split of a cross-validation.
 
     Raises:
-        InputError: there is no such store, or no split of that name with folds.
+        InputError: there is no such store, model, or split of that name with folds.
     """
     from mammo_pd.data.splits import read_folds
 
@@ -48,6 +50,7 @@ def check_folds(store: Path, config: "RunConfig") -> None:
         # Which no split could be cross-validated by; that is told later.
         read_folds(paths.splits, config.data.split)
     check_resolutions([str(config.data.res)])
+    check_models([config.model.name])
     check_weights_file(config.model.weights)
 
 
@@ -74,6 +77,18 @@ def check_resolutions(resolutions: Iterable[str]) -> None:
 
     for res in resolutions:
         resolve_img_size(res, 1, (1, 1))
+
+
+def check_models(names: Iterable[str]) -> None:
+    """Check timm's names of models, as far as its sources tell.
+
+    Raises:
+        InputError: there is no such model.
+    """
+    from mammo_pd.backbones.model_names import refuse_unknown_model
+
+    for name in names:
+        refuse_unknown_model(name)
 
 
 def check_keep_rates(rates: Iterable[float]) -> None:
