@@ -4,12 +4,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mammo_pd.errors import InputError
+from mammo_pd.errors import InputError, cause_of
 
 if TYPE_CHECKING:
     from mammo_pd.config import RunConfig
     from mammo_pd.data.store import StorePaths
     from mammo_pd.training.runs import RunFolder
+
+_KEY_BYTES = 32
 
 
 def check_training(store: Path, config: "RunConfig", stopped: "RunFolder | None" = None) -> None:
@@ -112,6 +114,27 @@ def check_weights_file(weights: str | None) -> None:
 
     if weights is not None:
         refuse_missing_file(weights)
+
+
+def read_key(file: Path | None) -> bytes | None:
+    """Read what was given with ``--key``, before a store takes it over; None for nothing.
+
+    Raises:
+        InputError: there is no such file, or it holds no key.
+    """
+    if file is None:
+        return None
+    if not file.is_file():
+        raise InputError(f"the key {file} does not exist; name a store's private/key.")
+    try:
+        key = file.read_bytes()
+    except OSError as error:
+        raise InputError(f"the key {file} cannot be read: {cause_of(error)}") from error
+    if len(key) != _KEY_BYTES:
+        raise InputError(
+            f"--key {file} is not a key of {_KEY_BYTES} bytes; name a store's private/key."
+        )
+    return key
 
 
 def check_output_folder(option: str, folder: Path | None) -> None:

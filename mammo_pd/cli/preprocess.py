@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from mammo_pd.cli.early_checks import check_output_file
+from mammo_pd.cli.early_checks import check_output_file, read_key
 from mammo_pd.cli.options import DEFAULT_STORE, StoreOption, default_store, unless_default
 from mammo_pd.cli.public_set import in_words, labels_of, look_like
 from mammo_pd.errors import InputError
@@ -102,6 +102,7 @@ def preprocess(
     """
     check_output_file("--contact-sheet", contact_sheet)
     check_output_file("--crosswalk", crosswalk)
+    given_key = read_key(key)
     from mammo_pd.data.kept_levels import parse_levels, usual_res
     from mammo_pd.data.store import StorePaths
     from mammo_pd.imaging.settings import ImagingSettings
@@ -118,8 +119,6 @@ def preprocess(
     public = look_like(folder) if labels is None else None
     if public is not None:
         print(in_words(public))
-    if key is not None and not key.is_file():
-        raise InputError(f"the key {key} does not exist; name a store's private/key.")
     summary = ingest.preprocess(
         folder,
         out,
@@ -130,7 +129,7 @@ def preprocess(
         scheduler=scheduler,
         contact_sheet=contact_sheet,
         crosswalk=crosswalk,
-        key=None if key is None else key.read_bytes(),
+        key=given_key,
         verify=verify,
         levels=None if levels is None else parse_levels(levels),
         compression=compression,

@@ -295,7 +295,8 @@ def join_folds(scored: Sequence[Scored]) -> pd.DataFrame:
     folds = [one.info.fold for one in scored]
     if len(set(folds)) < len(folds):
         raise InputError(
-            f"the runs test the folds {folds}; give one run for each fold, or one run alone."
+            f"the runs test the folds {', '.join(map(str, folds))}; give one run for each fold, or "
+            "one run alone."
         )
     tested = [one.table[one.table["split"] == Split.TEST] for one in scored]
     return pd.concat(tested, ignore_index=True).drop(columns="split")
