@@ -47,6 +47,7 @@ from mammo_pd.phantoms import PhantomSettings, write_phantoms
 from mammo_pd.training.loop import fit_untracked
 from mammo_pd.training.setup import RunSetup, make_loader
 from mammo_pd.training.train import start_run
+from mammo_pd.wording import percent
 
 _EPOCHS = 3
 # Pages that are asked for, evenly spread over the files.
@@ -153,7 +154,7 @@ def drop_from_cache(paths: StorePaths) -> str:
         stayed = sum(map(_is_cached, probed)) / len(probed)
     except OSError as error:  # a file system that knows no such question
         return f"Whether the pages were dropped cannot be told here ({error.strerror})."
-    return f"Of the pages {stayed:.1%} stayed in memory after they were dropped."
+    return f"Of the pages {percent(stayed, 1)} stayed in memory after they were dropped."
 
 
 def _is_cached(file: Path) -> bool:
@@ -246,7 +247,7 @@ def measure(given: argparse.Namespace, folder: Path, page: Page) -> None:
         page.add(
             f"| {state} | {alone[state].images:.4g} | {alone[state].bytes / 1e6:.0f} | {bare:.4g} "
             f"| {bare * image_bytes / 1e6:.0f} | {rate:.4g} | {rate / bare:.3f} "
-            f"| {epoch['train_wait_share']:.1%} |"
+            f"| {percent(epoch['train_wait_share'], 1)} |"
         )
 
 

@@ -21,6 +21,7 @@ from mammo_pd.errors import ImageError
 from mammo_pd.imaging.decode import decode
 from mammo_pd.imaging.dicom_file import read_dataset
 from mammo_pd.imaging.grey_scale import apply_grey_scale
+from mammo_pd.wording import percent
 
 
 def main() -> None:
@@ -107,7 +108,7 @@ def _compared(stored: np.ndarray, other: np.ndarray | None) -> str:
     if np.ptp(other + stored) == 0:
         return "equal, inverted"  # as SimpleITK's GDCM does with MONOCHROME1
     differing = np.count_nonzero(other != stored)
-    return "equal" if not differing else f"{differing / stored.size:.1%} differ"
+    return "equal" if not differing else f"{percent(differing / stored.size, 1)} differ"
 
 
 def _grey_difference(

@@ -22,6 +22,7 @@ import sklearn
 
 from mammo_pd.evaluation.measures import LevelResults, assess
 from mammo_pd.evaluation.thresholds import Reader, Threshold
+from mammo_pd.wording import percent
 
 PATIENTS = 120
 POSITIVES = (18, 12, 5)
@@ -137,7 +138,7 @@ def figures(results: LevelResults) -> Iterator[tuple[str, float, tuple[float, fl
             yield f"{name} {point['code']}", *of(point, name)
     for row in results.lift:
         for name in ("sensitivity", "ppv", "lift"):
-            yield f"{name} of top {row['share_flagged']:.0%}", *of(row, name)
+            yield f"{name} of top {percent(row['share_flagged'])}", *of(row, name)
     for band, name, grid in (
         (results.roc_band, "roc_band", _ROC_GRID),
         (results.precision_recall_band, "precision_band", _PR_GRID),

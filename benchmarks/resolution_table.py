@@ -18,6 +18,7 @@ from mammo_pd.evaluation.predictions import check_predictions
 from mammo_pd.evaluation.roc import auc
 from mammo_pd.files import atomic_write
 from mammo_pd.terms import Level
+from mammo_pd.wording import percent
 
 _MEAN = Aggregation.MEAN
 # Figure 1 of PatchDropout's official repository (https://github.com/yuliu1995/PatchDropout, Liu et
@@ -243,7 +244,7 @@ def _cells(cells: Sequence[Judged], subsets: Sequence[Subset]) -> str:
         row.append(", ".join(f"{value:.3f}" for value in cell.aucs(subsets[0])))
         row.append(f"{np.mean([line['loss'][-1] for line in cell.lines]):.2f}")
         row.append(f"{np.median([line['images_per_second'] for line in cell.timed]):,.0f}")
-        row.append(f"{np.median([line['wait_share'] for line in cell.timed]):.0%}")
+        row.append(percent(float(np.median([line["wait_share"] for line in cell.timed]))))
         row.append(f"{cell.gpu_seconds():.0f}")
         row.append(f"{max(line['gib'] for line in cell.lines):.1f}")
         rows.append(row)

@@ -51,6 +51,7 @@ import pandas as pd
 from gpus import see_only
 
 from mammo_pd.orphans import end_with_parent
+from mammo_pd.wording import percent
 
 # Of a cell that was told to stop: to write its checkpoint.
 _GRACE = 40
@@ -351,7 +352,7 @@ def _take(out: Path, line: dict[str, Any]) -> None:
     told = line.get("error") or (
         f"{line['seconds']:.0f} s, of these training {line['train_seconds']:.0f}; "
         f"{line['images_per_second']:.0f} images/s, {line['gib']:.1f} GiB, waiting "
-        f"{line['wait_share']:.0%}; loss {line['loss'][0]:.3f} to {line['loss'][-1]:.3f}, "
+        f"{percent(line['wait_share'])}; loss {line['loss'][0]:.3f} to {line['loss'][-1]:.3f}, "
         f"val_auc_image {line['val_auc_image']:.3f}"
     )
     print(f"{line['cell']}: {told}", flush=True)

@@ -26,6 +26,7 @@ from mammo_pd.data.image_file import find_levels
 from mammo_pd.data.record import Record
 from mammo_pd.data.store import open_store
 from mammo_pd.terms import Status
+from mammo_pd.wording import percent
 
 _ROUNDS = 5
 _ROWS = 64
@@ -218,7 +219,7 @@ def table(store: Path, level: str) -> list[str]:
         f"## Level {level}",
         "",
         f"{len(levels)} images, {size / 1e6:.1f} MB, which is {size / originals:.2f} times their "
-        f"original files; {air:.0%} of the pixels are air. Read from the page cache: "
+        f"original files; {percent(air)} of the pixels are air. Read from the page cache: "
         f"{copy_speed(levels, store) / 1e6:.0f} MB/s.",
         "",
         "| codec | ratio | bytes over the original files | compress, MB/s | decode, MB/s |",

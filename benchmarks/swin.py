@@ -16,6 +16,7 @@ from pathlib import Path
 
 from mammo_pd.perf.measure import Bench
 from mammo_pd.perf.rows import BenchRow, as_markdown
+from mammo_pd.wording import percent
 
 # Each goes to the nearest number of rows and columns: 7, 5, 4, 3 and 2 of 7.
 KEEP_RATES = (1.0, 0.5, 0.33, 0.25, 0.08)
@@ -56,7 +57,7 @@ def ratios(rows: list[BenchRow]) -> str:
             f"| {row.images_per_second / base.images_per_second:.2f}x" for base in baselines
         )
         memory = (row.peak_gib / row.batch_size) / (eager.peak_gib / eager.batch_size)
-        share = f"{row.num_keep / tokens:.0%}"
+        share = percent(row.num_keep / tokens)
         lines.append(f"| {row.who} | {share} | {row.batch_size} {speeds} | {memory:.2f} |")
     return "\n".join(lines)
 

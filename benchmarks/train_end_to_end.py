@@ -24,6 +24,7 @@ from mammo_pd.ingest.preprocess import preprocess
 from mammo_pd.perf.measure import Bench
 from mammo_pd.phantoms import PhantomSettings, write_phantoms
 from mammo_pd.training.train import train
+from mammo_pd.wording import percent
 
 # Model, image size, batch, and copies of each image.
 CASES = [
@@ -114,7 +115,7 @@ def main() -> None:
                 f"| {(parts == 'train').sum()} "
                 f"| {bare.images_per_second:.4g} | {speed:.4g} "
                 f"| {speed / bare.images_per_second:.3f} "
-                f"| {history['train_wait_share'].iloc[-1]:.1%} |"
+                f"| {percent(history['train_wait_share'].iloc[-1], 1)} |"
             )
     text = "\n".join(
         [

@@ -26,6 +26,7 @@ from mammo_pd.perf.cost import shape_of, training_flops
 from mammo_pd.perf.measure import Bench
 from mammo_pd.perf.rows import OURS, TIMM, TIMM_WHOLE, BenchRow, as_markdown
 from mammo_pd.terms import Draw
+from mammo_pd.wording import percent
 
 SMALL, BASE = "vit_small_patch16_224", "vit_base_patch16_224"
 WIDE = "vit_small_patch16_hd128_224"
@@ -210,7 +211,7 @@ def ratios(rows: list[BenchRow], machine: Bench) -> str:
         ("ViT-B 3328x2560 keep .25, images/s", f"{base_full.images_per_second:.1f}"),
         (
             "drawing, augmenting and reading patches, share of the step at 1024 and full",
-            f"{ours.sampling_share:.1%}, {full.sampling_share:.1%}",
+            f"{percent(ours.sampling_share, 1)}, {percent(full.sampling_share, 1)}",
         ),
         (
             "images/s with the loader over without, at 1024 and full",

@@ -24,6 +24,7 @@ import pandas as pd
 import torch
 
 from mammo_pd.perf.noise_images import write_noise_store
+from mammo_pd.wording import percent
 
 _VIT = "vit_small_patch16_224"
 
@@ -80,7 +81,7 @@ def train(
         f"[{time.monotonic() - _STARTED:5.0f} s] {case.res}, devices {devices}, batch "
         f"{times * case.batch_size}: {last['train_images_per_second']:.4g} images/s, "
         f"{last['epoch_images_per_second']:.4g} of the epoch, loss {last['train_loss']:.6f}, "
-        f"waiting {last['train_wait_share']:.1%}",
+        f"waiting {percent(last['train_wait_share'], 1)}",
         flush=True,
     )
     return found

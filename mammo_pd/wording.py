@@ -1,4 +1,4 @@
-"""Counts in messages: one image, two images."""
+"""Numbers in messages: one image, two images, 12 %."""
 
 
 def counted(count: int, one: str, many: str | None = None) -> str:
@@ -13,3 +13,13 @@ def counted(count: int, one: str, many: str | None = None) -> str:
         Such as ``1 image`` or ``2 images``; ``0 images`` for none.
     """
     return f"{count} {one if count == 1 else many or one + 's'}"
+
+
+def percent(share: float, digits: int = 0) -> str:
+    """A share in percent, as all of ours is written: ``0.12`` is ``12 %``.
+
+    Args:
+        share: 1 for all.
+        digits: after the decimal point.
+    """
+    return f"{100 * share:.{digits}f} %"

@@ -1,4 +1,4 @@
-"""One image, two images: no message counts one thing in the plural."""
+"""One image, two images, 12 %: no message counts one thing in the plural, or writes 12%."""
 
 import ast
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import mammo_pd
 from mammo_pd.report.notes import _NOTES
-from mammo_pd.wording import counted
+from mammo_pd.wording import counted, percent
 
 # What messages count; a rate (images/s) is none of it.
 _COUNTED = {
@@ -57,12 +57,13 @@ _SEVERAL = frozenset(
         ("preprocess.py", "summary.patients"),
         ("measures.py", "len(score)"),
         ("uncertainty.py", "units.patients"),
-        ("unit_batches.py", "max(self._sizes)"),
+        ("unit_batches.py", "largest"),
         ("uncertainty.py", "self._negatives.patients"),
         ("imagecodecs_plugin.py", "frame.dtype"),
         ("nvimgcodec_plugin.py", "frame.dtype"),
         ("raster.py", "pixels.dtype"),
         ("render.py", "images"),
+        ("setup.py", "most"),
         ("setup.py", "schedule.full_epochs"),
     }
 )
@@ -82,6 +83,26 @@ def test_what_is_counted_agrees_with_its_number() -> None:
     found = {(file.name, value): text for file in files for value, text in _plurals(file)}
     assert len(files) > 200 and found.keys() >= _SEVERAL
     assert not {key: text for key, text in found.items() if key not in _SEVERAL}
+
+
+def test_percent_has_its_space_wherever_a_user_reads_it() -> None:
+    """Messages, reports, benchmarks' tables and pages; not what a data set's own table says."""
+    assert [percent(0.125, 1), percent(0.9)] == ["12.5 %", "90 %"]
+    root = Path(__file__).parents[1]
+    package = Path(mammo_pd.__file__).parent
+    pages = [*root.glob("*.md"), *(root / "docs").rglob("*.md")]
+    programs = [*package.rglob("*.py"), *(root / "benchmarks").glob("*.py")]
+    templates = [*package.rglob("templates/**/*.html")]
+    assert min(map(len, (pages, programs, templates))) > 5
+    found = [
+        f"{file.name}: {line.strip()}"
+        for file in (*pages, *programs, *templates)
+        for line in file.read_text(encoding="utf-8").splitlines()
+        if re.search(r"[0-9}]%(?!\w)|\.[0-9]%|(?<! )%%", line)
+        and file.name != "kau_bcmd.py"
+        and "width: 100%" not in line  # style, not text
+    ]
+    assert not found
 
 
 def test_notes_of_a_report_read_alike_for_one_and_many() -> None:

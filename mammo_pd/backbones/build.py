@@ -1,6 +1,5 @@
 """From timm's name of a model to a `Backbone`, or to the reason why there is none."""
 
-import difflib
 from functools import cache
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import nn
 
 from mammo_pd.backbones.base import Backbone
 from mammo_pd.backbones.eva import EvaBackbone
+from mammo_pd.backbones.model_names import no_such_model
 from mammo_pd.backbones.on_meta import create_on_meta
 from mammo_pd.backbones.swin import SwinBackbone
 from mammo_pd.backbones.vit import VitBackbone
@@ -172,12 +172,7 @@ def _options(name: str, global_pool: str | None) -> dict[str, Any]:
 
 def _check_name(name: str) -> None:
     if not timm.is_model(name):
-        known = timm.list_models(["*vit*", "deit*", "eva*", "swin_*"])
-        near = difflib.get_close_matches(name, known, n=4)
-        raise InputError(
-            f"timm {timm.__version__} has no model {name!r}; "
-            + (f"near it are {', '.join(near)}." if near else "try vit_small_patch16_224.")
-        )
+        raise no_such_model(name, timm.list_models())
     architecture, _, tag = name.partition(".")
     tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{architecture}.*")]
     if tag and tag not in tags:

@@ -27,6 +27,7 @@ from mammo_pd.backbones.base import Backbone, ModelShape, StageShape, compile_ea
 from mammo_pd.backbones.columnar import reason_against_embedding
 from mammo_pd.errors import InputError
 from mammo_pd.keep_schedule import choose_rows_kept
+from mammo_pd.wording import percent
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ class SwinBackbone(Backbone):
             return None if keep_rate == 1 else f"keep {keep_rate:g}: every patch is kept"
         return (
             f"keep {keep_rate:g}: the same {kept} of {self.window} rows and columns of every "
-            f"window, {kept**2 / self.window**2:.0%} of the patches"
+            f"window, {percent(kept**2 / self.window**2)} of the patches"
         )
 
     def embed(self, patches: Tensor, positions: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from cyclopts import Parameter
 
 from mammo_pd.cli.early_checks import (
     check_keep_rates,
+    check_models,
     check_output_folder,
     check_resolutions,
     check_store,
@@ -62,6 +63,7 @@ def bench(
     check_output_folder("--out", out)
     check_resolutions(res)
     check_keep_rates(keep)
+    check_models(model)
     if store is not None:
         check_store(store)
     from mammo_pd.perf import bench as perf

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from mammo_pd.cli.early_checks import check_keep_rates, check_resolutions
+from mammo_pd.cli.early_checks import check_keep_rates, check_models, check_resolutions
 from mammo_pd.cli.options import KeepRatesOption, ModelsOption, ResolutionsOption
 from mammo_pd.errors import InputError
 from mammo_pd.perf.memory_size import parse_memory
@@ -41,6 +41,7 @@ def budget(
     """
     check_resolutions(res)
     check_keep_rates(keep)
+    check_models(model)
     if memory is not None:
         parse_memory(memory)
     if bench is not None and not bench.is_file():

@@ -101,15 +101,14 @@ def cv(
     path = out or default_runs() / f"cv-{config.data.split}"
     check_output_folder("--out", path)
     check_folds(store or default_store(), config)
-    from mammo_pd.locks import locked
     from mammo_pd.tracking import MlflowRun, page_of_runs
     from mammo_pd.training.cross_validation import CrossValidation
     from mammo_pd.training.train_folds import train_folds
 
     warn_unless_mounted(path)
-    validation = CrossValidation.prepare(path, store or default_store(), config)
+    planned = CrossValidation.plan(path, store or default_store(), config)
     with (
-        locked(path / "cv.lock"),
+        planned.begun() as validation,
         MlflowRun(path.parent, path.name, validation.info.mlflow_run_id) as tracker,
     ):
         validation = validation.update(mlflow_run_id=tracker.run_id)

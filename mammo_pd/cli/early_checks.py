@@ -4,12 +4,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mammo_pd.errors import InputError
+from mammo_pd.errors import InputError, cause_of
 
 if TYPE_CHECKING:
     from mammo_pd.config import RunConfig
     from mammo_pd.data.store import StorePaths
     from mammo_pd.training.runs import RunFolder
+
+_KEY_BYTES = 32
 
 
 def check_training(store: Path, config: "RunConfig", stopped: "RunFolder | None" = None) -> None:
@@ -21,7 +23,8 @@ def check_training(store: Path, config: "RunConfig", stopped: "RunFolder | None"
         stopped: the run to continue; None for a new one.
 
     Raises:
-        InputError: no store, split, fold or file of weights as named, or an impossible image size.
+        InputError: no store, split, fold, model or file of weights as named, or an impossible image
+            size.
     """
     from mammo_pd.data.splits import list_splits, read_split
 
@@ -31,6 +34,7 @@ def check_training(store: Path, config: "RunConfig", stopped: "RunFolder | None"
     if split != "default" or split in list_splits(paths.splits):
         read_split(paths.splits, split).parts(config.data.fold)
     check_resolutions([str(config.data.res)])
+    check_models([config.model.name])
     if stopped is None or not stopped.has_checkpoint:
         check_weights_file(config.model.weights)
 
@@ -39,7 +43,7 @@ def check_folds(store: Path, config: "RunConfig") -> None:
     """Check the store and the split of a cross-validation.
 
     Raises:
-        InputError: there is no such store, or no split of that name with folds.
+        InputError: there is no such store, model, or split of that name with folds.
     """
     from mammo_pd.data.splits import read_folds
 
@@ -48,6 +52,7 @@ def check_folds(store: Path, config: "RunConfig") -> None:
         # Which no split could be cross-validated by; that is told later.
         read_folds(paths.splits, config.data.split)
     check_resolutions([str(config.data.res)])
+    check_models([config.model.name])
     check_weights_file(config.model.weights)
 
 
@@ -76,6 +81,18 @@ def check_resolutions(resolutions: Iterable[str]) -> None:
         resolve_img_size(res, 1, (1, 1))
 
 
+def check_models(names: Iterable[str]) -> None:
+    """Check timm's names of models, as far as its sources tell.
+
+    Raises:
+        InputError: there is no such model.
+    """
+    from mammo_pd.backbones.model_names import refuse_unknown_model
+
+    for name in names:
+        refuse_unknown_model(name)
+
+
 def check_keep_rates(rates: Iterable[float]) -> None:
     """Check constant keep rates.
 
@@ -97,6 +114,27 @@ def check_weights_file(weights: str | None) -> None:
 
     if weights is not None:
         refuse_missing_file(weights)
+
+
+def read_key(file: Path | None) -> bytes | None:
+    """Read what was given with ``--key``, before a store takes it over; None for nothing.
+
+    Raises:
+        InputError: there is no such file, or it holds no key.
+    """
+    if file is None:
+        return None
+    if not file.is_file():
+        raise InputError(f"the key {file} does not exist; name a store's private/key.")
+    try:
+        key = file.read_bytes()
+    except OSError as error:
+        raise InputError(f"the key {file} cannot be read: {cause_of(error)}") from error
+    if len(key) != _KEY_BYTES:
+        raise InputError(
+            f"--key {file} is not a key of {_KEY_BYTES} bytes; name a store's private/key."
+        )
+    return key
 
 
 def check_output_folder(option: str, folder: Path | None) -> None:

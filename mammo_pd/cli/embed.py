@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from mammo_pd.cli.early_checks import (
     check_keep_rates,
+    check_models,
     check_output_file,
     check_resolutions,
     check_store,
@@ -67,6 +68,8 @@ def embed(
         raise InputError(f"--out {out} does not end in .parquet, which is what is written.")
     if res is not None:
         check_resolutions([res])
+    if model is not None:
+        check_models([model])
     images = store or default_store()
     check_store(images)
     _refuse_missing(run_or_weights, runs)

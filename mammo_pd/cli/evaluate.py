@@ -127,6 +127,17 @@ def evaluate(
     if predictions:
         if run_folders:
             raise InputError("give runs or --predictions, not both.")
+        of_runs = {
+            "--store": bool(store),
+            "--checkpoint": checkpoint != "best",
+            "--accept-other-split": accept_other_split,
+        }
+        for option, given in of_runs.items():
+            if given:
+                raise InputError(
+                    f"{option} is about a run, and the scores of --predictions are there already; "
+                    "leave it out."
+                )
     else:
         chosen = [find_run(runs, folder) for folder in run_folders or (None,)]
         for named in store:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from mammo_pd.cli.early_checks import check_output_folder
+from mammo_pd.cli.early_checks import check_output_folder, read_key
 from mammo_pd.cli.options import (
     DEFAULT_RUNS,
     OperatingPointOption,
@@ -72,8 +72,7 @@ def predict(
     from mammo_pd.ingest.walk import find_images
 
     # What takes no model is refused before torch is imported.
-    if key is not None and not key.is_file():
-        raise InputError(f"the key {key} does not exist; name a store's private/key.")
+    given_key = read_key(key)
     if workers is not None and workers < 1:
         raise InputError(f"--workers {workers} is not 1 or above.")
     check_output_folder("--out", out)
@@ -102,7 +101,7 @@ def predict(
     target = PredictionFolder(out.resolve())
     target.claim(model)
     _introduce(model, operating_point)
-    with Record(target.paths, None if key is None else key.read_bytes()) as record:
+    with Record(target.paths, given_key) as record:
         claim_folder(record, folder)
         target.remove_leftovers()
         files = read_new_images(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from mammo_pd.cli.early_checks import check_output_file
+from mammo_pd.cli.early_checks import check_output_file, read_key
 from mammo_pd.cli.options import DEFAULT_STORE, StoreOption, default_store, unless_default
 from mammo_pd.cli.preprocess_summary import summary_lines
 from mammo_pd.cli.public_set import in_words, labels_of, look_like
@@ -35,6 +35,7 @@ def preprocess(
         list[str] | None, Parameter(consume_multiple=1, metavar="VALUE...", show_default="1")
     ] = None,
     carry: Annotated[str | None, Parameter(metavar="A,B")] = None,
+    column: Annotated[list[str] | None, Parameter(metavar="NAME=COLUMN")] = None,
     replace_labels: bool = False,
     voi: VoiPolicy = VoiPolicy.AUTO,
     frames: Frames = Frames.EXCLUDE,
@@ -74,6 +75,8 @@ def preprocess(
         positive: Values that count as positive; all others are negative.
         carry: Further columns of TABLE for the manifest, such as hormone,ward. Those that are not
             known to describe images, findings or machines are left out: they may identify a woman.
+        column: Read COLUMN of TABLE as NAME, such as laterality=side: laterality, view, patient_id,
+            exam_id, age, implant, manufacturer or model. Repeatable.
         replace_labels: Allow TABLE to remove or reverse labels that images already have.
         voi: Grey scale: VOI LUT, else window, else the full stored range (auto); or only a LUT
             (lut), only a window (window), always the full range (raw).
@@ -96,6 +99,7 @@ def preprocess(
     """
     check_output_file("--contact-sheet", contact_sheet)
     check_output_file("--crosswalk", crosswalk)
+    given_key = read_key(key)
     from mammo_pd.data.kept_levels import parse_levels, usual_res
     from mammo_pd.data.store import StorePaths
     from mammo_pd.imaging.settings import STEPS, ImagingSettings
@@ -107,12 +111,11 @@ def preprocess(
         raise InputError(f"--bits-stored {bits_stored} is not from 8 to 16.")
     if replace_labels and labels is None:
         raise InputError("--replace-labels needs a table; name it with --labels.")
-    table = _read_labels(folder, labels, source, definition, label_column, positive, carry)
+    columns = _parse_columns(column or [])
+    table = _read_labels(folder, labels, source, definition, label_column, positive, carry, columns)
     public = look_like(folder) if labels is None else None
     if public is not None:
         print(in_words(public))
-    if key is not None and not key.is_file():
-        raise InputError(f"the key {key} does not exist; name a store's private/key.")
     summary = ingest.preprocess(
         folder,
         out,
@@ -123,7 +126,7 @@ def preprocess(
         scheduler=scheduler,
         contact_sheet=contact_sheet,
         crosswalk=crosswalk,
-        key=None if key is None else key.read_bytes(),
+        key=given_key,
         verify=verify,
         levels=None if levels is None else parse_levels(levels),
         compression=compression,
@@ -163,6 +166,23 @@ def preprocess(
         print(f"next: mammo-pd preprocess {shlex.quote(str(folder))}{given}{labels_of(public)}")
 
 
+def _parse_columns(given: list[str]) -> dict[str, str]:
+    """Read ``NAME=COLUMN`` pairs.
+
+    Raises:
+        InputError: no equals sign, or a name or a column given twice.
+    """
+    columns: dict[str, str] = {}
+    for pair in given:
+        name, equals, column = (part.strip() for part in pair.partition("="))
+        if not (name and equals and column):
+            raise InputError(f"--column {pair}: write NAME=COLUMN, such as laterality=side.")
+        if name in columns or column in columns.values():
+            raise InputError(f"--column {pair}: {name} or {column} was given before; give it once.")
+        columns[name] = column
+    return columns
+
+
 def _read_labels(
     folder: Path,
     labels: Path | None,
@@ -171,6 +191,7 @@ def _read_labels(
     label_column: str | None,
     positive: list[str] | None,
     carry: str | None,
+    columns: dict[str, str],
 ) -> "LabelTable | None":
     if source is not None:
         from mammo_pd.data.sources import read_source
@@ -184,18 +205,25 @@ def _read_labels(
                 "--source defines the label (--definition) and the columns of the data set's own "
                 "table; leave --label-column, --positive and --carry out."
             )
-        return read_source(source, labels, folder, definition=definition)
+        return read_source(source, labels, folder, definition=definition, columns=columns)
     if labels is None:
-        if label_column or positive or carry:
+        if label_column or positive or carry or columns:
             raise InputError(
-                "--label-column, --positive and --carry need a table; name it with --labels."
+                "--label-column, --positive, --carry and --column need a table; name it with "
+                "--labels."
             )
         return None
     from mammo_pd.data.labels import read_labels
     from mammo_pd.table_file import column_names
 
     names = [name.strip() for name in (carry or "").split(",") if name.strip()]
-    table = read_labels(labels, label_column=label_column, positive=positive or (), carry=names)
+    table = read_labels(
+        labels,
+        label_column=label_column,
+        positive=positive or (),
+        carry=names,
+        columns=columns,
+    )
     if table.left_out:
         print(
             f"columns of {labels} left out of the store: {column_names(table.left_out)}. They are "

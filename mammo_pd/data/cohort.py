@@ -32,14 +32,19 @@ class Cohort:
     fold: int | None
 
     @classmethod
-    def read(cls, paths: StorePaths, split: str, fold: int | None = None) -> "Cohort":
+    def read(cls, paths: StorePaths, split: str | SplitTable, fold: int | None = None) -> "Cohort":
         """Read a store's manifest and one of its splits.
+
+        Args:
+            paths: the store.
+            split: its name, or one that is not written yet.
+            fold: that is tested, where the split has folds.
 
         Raises:
             InputError: no such split or fold, or a patient on both sides of it.
         """
         manifest = read_manifest(paths.manifest, status=None)
-        table = read_split(paths.splits, split)
+        table = read_split(paths.splits, split) if isinstance(split, str) else split
         check_split(table, manifest)
         return cls(paths, manifest, table, fold)
 

@@ -7,7 +7,7 @@ The whole table is checked before any image is read. Rows are matched to images 
 import os.path
 import re
 import unicodedata
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ _KEYS = (*_PATH_COLUMNS, "sop_instance_uid", "image_id")
 _LABELS = ("label", "cancer")
 _PHOTOMETRIC = ("MONOCHROME1", "MONOCHROME2")
 _OVERRIDES = ("laterality", "view", "age", "implant", "manufacturer", "model")
+# What a column of another name may be read as.
+_READ_AS = (*_OVERRIDES, "patient_id", "exam_id")
 # Every column that means something here, whatever its case.
 _NAMES = (
     *_KEYS,
@@ -137,6 +139,7 @@ def read_labels(
     label_column: str | None = None,
     positive: Iterable[str] = (),
     carry: Iterable[str] = (),
+    columns: Mapping[str, str] | None = None,
 ) -> LabelTable:
     """Read and check a label table.
 
@@ -147,6 +150,7 @@ def read_labels(
             other value is negative. An empty cell is always a missing label.
         carry: further columns for the manifest, beside those that are known to describe images,
             findings or machines (case and punctuation aside).
+        columns: by the name here, the table's own name of a column; see `read_as`.
 
     Returns:
         The table.
@@ -156,7 +160,7 @@ def read_labels(
             named twice, or a label that is neither 0 nor 1.
     """
     names = (*_NAMES, *([label_column] if label_column else _LABELS))
-    frame = with_known_names(read_csv(path), names, path)
+    frame = with_known_names(read_as(read_csv(path), columns or {}, path), names, path)
     carry = tuple(carry)
     absent = [name for name in carry if name not in frame.columns]
     if absent:
@@ -272,6 +276,41 @@ def label_table(
         _by_uid=_index(frame, ("sop_instance_uid",), str, source),
         _by_image_id=_index(frame, ("image_id",), _composed, source),
     )
+
+
+def read_as(frame: pd.DataFrame, columns: Mapping[str, str], path: Path) -> pd.DataFrame:
+    """Rename columns that a table has under names of its own.
+
+    Args:
+        frame: one row per image, every cell text, empty if unknown.
+        columns: by the name here, such as ``laterality``, that of the table's own.
+        path: of the table, for the error.
+
+    Raises:
+        InputError: a name that means nothing here, a column that the table does not have, one that
+            it has under that name already, or sides that are neither left nor right.
+    """
+    for name, column in columns.items():
+        given = f"--column {name}={column}"
+        if name not in _READ_AS:
+            raise InputError(
+                f"{given}: {name} is no column that is read; choose one of {', '.join(_READ_AS)}."
+            )
+        if column not in frame.columns:
+            raise InputError(
+                f"{given}: {path} has no column {column}; it has: {column_names(frame.columns)}."
+            )
+        if name in frame.columns and name != column:
+            if (frame[name] != "").any():
+                raise InputError(f"{given}: {path} says the {name} itself; leave this out.")
+            frame = frame.drop(columns=name)
+        sides = frame[column].str.strip().str.lower()
+        if name == "laterality" and not sides.isin(["", *_LATERALITY]).all():
+            raise InputError(
+                f"{given}: the column holds {_categories(frame[column])}, and a laterality is L or "
+                "R; name another column."
+            )
+    return frame.rename(columns={column: name for name, column in columns.items()})
 
 
 def _refuse_repeats(frame: pd.DataFrame, key: str, path: Path) -> None:

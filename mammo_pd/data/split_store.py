@@ -1,6 +1,7 @@
 """Split a store by patient, and count what each part holds."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pandas as pd
 
@@ -35,6 +36,35 @@ def split_store(
 ) -> SplitTable:
     """Split the usable images of a store by patient and write the split into it.
 
+    Arguments and errors are those of `draw_split`.
+    """
+    split, made_with = draw_split(
+        paths,
+        name=name,
+        fractions=fractions,
+        folds=folds,
+        val=val,
+        seed=seed,
+        may_lack_labels=may_lack_labels,
+        say=say,
+    )
+    write_split(split, paths.splits, made_with)
+    return split
+
+
+def draw_split(
+    paths: StorePaths,
+    *,
+    name: str = "default",
+    fractions: tuple[float, float, float] = FRACTIONS,
+    folds: int | None = None,
+    val: float = VAL_SHARE,
+    seed: int = 0,
+    may_lack_labels: bool = False,
+    say: Callable[[str], None] = print,
+) -> tuple[SplitTable, dict[str, Any]]:
+    """Split the usable images of a store by patient; nothing is written.
+
     Args:
         paths: the store.
         name: of the split; an existing split is never replaced by a different one.
@@ -44,6 +74,9 @@ def split_store(
         seed: of the shuffle.
         may_lack_labels: accept a store without any label, for what learns from none.
         say: called with each message, one line.
+
+    Returns:
+        The split, and what it was made with, as `write_split` takes them.
 
     Raises:
         InputError: the name cannot be one, or is that of a different split; or there are too few
@@ -86,8 +119,7 @@ def split_store(
             "that first: what is pretrained on one split must not be tested on another"
         )
     shares = {"folds": folds, "val": val} if folds else {"fractions": list(fractions)}
-    write_split(split, paths.splits, {"seed": seed, **shares})
-    return split
+    return split, {"seed": seed, **shares}
 
 
 def count_parts(manifest: pd.DataFrame, split: SplitTable) -> list[dict[str, int | str]]:

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mammo_pd.errors import InputError
+from mammo_pd.wording import counted
 
 # So many units may wait for a batch with room for them, while smaller ones fill it up.
 _MOST_WAITING = 256
@@ -29,7 +30,7 @@ class UnitBatches:
         draw: draws the units of an epoch, some perhaps more than once; by default each comes once.
 
     Raises:
-        InputError: a unit may have more images than each process's share of a batch.
+        InputError: some process would have no unit in some batch; see `check_units`.
     """
 
     def __init__(
@@ -42,20 +43,9 @@ class UnitBatches:
         world_size: int = 1,
         draw: Callable[[np.random.Generator], npt.NDArray[np.int64]] | None = None,
     ) -> None:
+        check_units(units, batch_size, world_size)
         self._members = members_of(units)
         self._sizes = [len(rows) for rows in self._members]
-        least = world_size * max(self._sizes)
-        if batch_size < least:
-            beside = f" on {world_size} devices" if world_size > 1 else ""
-            raise InputError(
-                f"--batch-size {batch_size} is too small: {max(self._sizes)} images are judged "
-                f"together (training.fusion), and cannot be parted; give at least {least}{beside}."
-            )
-        if len(self._members) < world_size:
-            raise InputError(
-                f"{world_size} devices cannot share {len(self._members)} units whose images are "
-                "judged together (training.fusion); use fewer devices."
-            )
         self._batch_size = min(batch_size, len(units))
         self._seed = seed
         self._rank = rank
@@ -141,6 +131,39 @@ class UnitBatches:
             if place is not None:
                 taken[place], passed[number] = unit, taken[place]
                 return
+
+
+def check_units(units: npt.NDArray[np.int64], batch_size: int | None, world_size: int = 1) -> None:
+    """Check that each process has a unit in each batch, whichever units come together.
+
+    Args:
+        units: (images,) the unit of each image, numbered from 0.
+        batch_size: images in a global batch, at most; None where that is yet to be measured.
+        world_size: processes.
+
+    Raises:
+        InputError: a unit may have more images than each process's share of a batch, or of all
+            images there are.
+    """
+    largest = largest_unit(units)
+    if len(units) < world_size * largest:
+        raise InputError(
+            f"{world_size} devices cannot share {counted(len(units), 'training image')}, of which "
+            f"up to {largest} are judged together (training.fusion) and cannot be parted; use "
+            f"{len(units) // largest} at most."
+        )
+    if batch_size is not None and batch_size < world_size * largest:
+        beside = f" on {world_size} devices" if world_size > 1 else ""
+        raise InputError(
+            f"--batch-size {batch_size} is too small: {largest} images are judged together "
+            f"(training.fusion), and cannot be parted; give at least {world_size * largest}"
+            f"{beside}."
+        )
+
+
+def largest_unit(units: npt.NDArray[np.int64]) -> int:
+    """The most images of one unit."""
+    return int(np.bincount(units).max())
 
 
 def members_of(units: npt.NDArray[np.int64]) -> list[list[int]]:

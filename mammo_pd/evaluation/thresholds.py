@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mammo_pd.evaluation.roc import Curve, Ranking
+from mammo_pd.wording import percent
 
 # False alarms that a miss is worth, where nobody says otherwise.
 MISS_COST = 10.0
@@ -84,16 +85,16 @@ def choose_thresholds(
     ]
     chosen += [
         (
-            f"specificity_{rate:.0%}".rstrip("%"),
-            f"specificity of {rate:.0%}",
+            f"specificity_{100 * rate:.0f}",
+            f"specificity of {percent(rate)}",
             curve.at_specificity(rate),
         )
         for rate in FIXED_RATES
     ]
     chosen += [
         (
-            f"sensitivity_{rate:.0%}".rstrip("%"),
-            f"sensitivity of {rate:.0%}",
+            f"sensitivity_{100 * rate:.0f}",
+            f"sensitivity of {percent(rate)}",
             curve.at_sensitivity(rate),
         )
         for rate in FIXED_RATES

@@ -28,8 +28,8 @@ from mammo_pd.terms import Split, Status
 from mammo_pd.training.checkpoint import load_state, load_weights
 from mammo_pd.training.devices import make_fabric
 from mammo_pd.training.objectives import Objective, build_objective
+from mammo_pd.training.run_data import labels_hash
 from mammo_pd.training.runs import RunFolder, RunInfo
-from mammo_pd.training.setup import labels_hash
 from mammo_pd.wording import counted
 
 # What a report can stratify by; the manifest's other columns are of no use to it.
@@ -296,7 +296,8 @@ def join_folds(scored: Sequence[Scored]) -> pd.DataFrame:
     folds = [one.info.fold for one in scored]
     if len(set(folds)) < len(folds):
         raise InputError(
-            f"the runs test the folds {folds}; give one run for each fold, or one run alone."
+            f"the runs test the folds {', '.join(map(str, folds))}; give one run for each fold, or "
+            "one run alone."
         )
     tested = [one.table[one.table["split"] == Split.TEST] for one in scored]
     return pd.concat(tested, ignore_index=True).drop(columns="split")

@@ -36,6 +36,7 @@ from mammo_pd.imaging.orientation import SideVerdict, is_upside_down, judge_side
 from mammo_pd.imaging.pyramid import area_average, block_mean, fitted_size
 from mammo_pd.imaging.raster import RASTER_SUFFIXES, read_raster
 from mammo_pd.terms import Frames, ImageKind, Laterality, Reason, VoiPolicy
+from mammo_pd.wording import percent
 
 THUMBNAIL_LONG_SIDE = 256
 
@@ -298,8 +299,8 @@ def _check_grey_values(breast: np.ndarray, voi_applied: str) -> None:
     for is_so, what in (
         (levels == 1, f"gives every pixel the value {breast[0] if breast.size else 0}"),
         (levels <= _FEWEST_LEVELS, f"leaves the breast {levels} grey values"),
-        (share[-1] > _CLIPPED, f"makes {share[-1]:.0%} of the breast white"),
-        (share[0] > _CLIPPED, f"makes {share[0]:.0%} of the breast black"),
+        (share[-1] > _CLIPPED, f"makes {percent(share[-1])} of the breast white"),
+        (share[0] > _CLIPPED, f"makes {percent(share[0])} of the breast black"),
     ):
         if is_so:
             raise ImageError(

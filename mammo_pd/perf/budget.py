@@ -24,7 +24,7 @@ from mammo_pd.perf.cost import (
     window_of,
 )
 from mammo_pd.perf.memory_size import parse_memory
-from mammo_pd.wording import counted
+from mammo_pd.wording import counted, percent
 
 _REFERENCE = "one NVIDIA H200, as measured on 2026-11-25"
 # The rest is for the CUDA context and for fragmentation.
@@ -131,7 +131,7 @@ def budget(
     ]
     best = _best(choices, timed=hours is not None)
     lines = [
-        f"{available / 1e9:.0f} GB of memory, {_USABLE:.0%} of it usable; speed from "
+        f"{available / 1e9:.0f} GB of memory, {percent(_USABLE)} of it usable; speed from "
         + (
             f"{counted(calibration.rows, 'row')} of {bench}, {calibration.device}."
             if calibration is not None
@@ -178,8 +178,8 @@ def budget(
         + f", then the keep rate nearest {_USUAL_KEEP:g}, then the largest model. Images/s are of "
         "the training step alone"
         + (
-            f"; the epochs are with validation on {_VALIDATION_SHARE:.0%} as many images, as in "
-            "the default split."
+            f"; the epochs are with validation on {percent(_VALIDATION_SHARE)} as many images, as "
+            "in the default split."
             if hours is not None
             else "; validation comes on top."
         )

@@ -46,9 +46,9 @@ def estimate_steps(setup: RunSetup, batch_size: int) -> list[StepMemory]:
 
     Returns:
         The step of most epochs; then, if there is one, that of the last epochs, which keep every
-        patch. It is computed in more parts, but one image can be too large.
+        patch. It is computed in more parts, but one image can be too large, or one unit of images
+        that are judged together.
     """
-    on_device = math.ceil(batch_size / setup.fabric.world_size)
     return [
         StepMemory(
             num_keep,
@@ -57,11 +57,11 @@ def estimate_steps(setup: RunSetup, batch_size: int) -> list[StepMemory]:
                 shape_of(setup.config.model.name, setup.config.model.global_pool),
                 setup.img_size,
                 num_keep,
-                math.ceil(on_device / min(on_device, most_parts)),
+                setup.most_at_once(batch_size, most_parts),
                 checkpointing=setup.config.model.checkpointing,
             ),
         )
-        for num_keep, most_parts in _kinds_of_step(setup)
+        for num_keep, most_parts in setup.kinds_of_step
     ]
 
 
@@ -106,18 +106,19 @@ def suggest_batch(setup: RunSetup, memory: int | None = None) -> str:
         if setup.device.type != "cuda":
             return ""
         memory = memory_of(setup.device)
-    base, *last = (_largest_batch(setup, *kind, memory) for kind in _kinds_of_step(setup))
+    base, *last = (_largest_batch(setup, *kind, memory) for kind in setup.kinds_of_step)
     if not base:
         return (
-            f"By the estimate not even one image per device fits with {setup.num_keep} patches "
-            "kept: lower --res or --keep, choose a smaller --model, or set "
-            "model.checkpointing=true."
+            f"By the estimate not even {setup.least_at_once} per device fits with "
+            f"{setup.num_keep} patches kept: lower --res or --keep, choose a smaller --model, "
+            "or set model.checkpointing=true."
         )
     if last and not last[0]:
         return (
-            "By the estimate not even one image per device fits in the last epochs, in which "
-            f"--keep {setup.config.patch_dropout.keep_rate} keeps all {setup.backbone.num_tokens} "
-            "patches: drop these epochs, lower --res, or set model.checkpointing=true."
+            f"By the estimate not even {setup.least_at_once} per device fits in the last epochs, "
+            f"in which --keep {setup.config.patch_dropout.keep_rate} keeps all "
+            f"{setup.backbone.num_tokens} patches: drop these epochs, lower --res, or set "
+            "model.checkpointing=true."
         )
     fits, given = min([base, *last]), setup.config.training.batch_size
     if isinstance(given, int) and fits < given:
@@ -142,14 +143,6 @@ def memory_advice() -> Iterator[None]:
         raise InputError(f"{error} {suggest_batch(error.setup)}".rstrip()) from error
 
 
-def _kinds_of_step(setup: RunSetup) -> list[tuple[int, int]]:
-    """K and the most parts: of most epochs, and of last ones that keep every patch."""
-    kinds = [(setup.num_keep, setup.config.training.grad_accum_steps)]
-    if setup.schedule.full_epochs:
-        kinds.append((setup.backbone.num_tokens, setup.most_parts))
-    return kinds
-
-
 def _largest_batch(setup: RunSetup, num_keep: int, most_parts: int, memory: int) -> int:
     """The largest batch over all devices that should fit; 0 if there is none."""
     model = setup.config.model
@@ -161,7 +154,13 @@ def _largest_batch(setup: RunSetup, num_keep: int, most_parts: int, memory: int)
         _USABLE * memory,
         checkpointing=model.checkpointing,
     )
-    batch = at_once * most_parts * world_size
+    batch, together = at_once * most_parts * world_size, setup.largest_unit
+    if together > 1:
+        # As `most_at_once` has it, the other way round; one unit for each device is the least.
+        shared = world_size > 1 or most_parts > 1
+        batch = max((at_once - shared * together) * most_parts, together) * world_size
+        if at_once < together:
+            return 0
     # Every device takes an equal share; multiples of 8 suit the kernels.
     unit = math.lcm(8, world_size) if batch > 16 * world_size else world_size
     return batch - batch % unit

@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mammo_pd.wording import percent
+
 OURS, TIMM, TIMM_WHOLE = "mammo-pd", "timm patch_drop_rate", "timm, every patch"
 PRETRAINING = f"{OURS}, pretraining"
 
@@ -124,9 +126,9 @@ def as_markdown(rows: Sequence[BenchRow]) -> str:
             _cell(row.peak_gib, ".1f"),
             _cell(row.peak_gib / row.batch_size, ".3f"),
             f"{row.share_of_ceiling:.3f}",
-            _cell(row.sampling_share, ".1%"),
+            _share(row.sampling_share),
             _cell(row.end_to_end_share, ".3f"),
-            _cell(row.wait_share, ".1%"),
+            _share(row.wait_share),
         )
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", _LEGEND])
@@ -162,7 +164,7 @@ def epochs_as_markdown(rows: Sequence[EpochRow]) -> str:
             f"{row.train_images_per_second / bare:.3f}",
             f"{row.epoch_images_per_second / bare:.3f}",
             f"{row.epoch_seconds:.2f}",
-            f"{row.wait_share:.1%}",
+            percent(row.wait_share, 1),
         )
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", _EPOCH_LEGEND])
@@ -170,3 +172,7 @@ def epochs_as_markdown(rows: Sequence[EpochRow]) -> str:
 
 def _cell(value: float, form: str) -> str:
     return "" if math.isnan(value) else format(value, form)
+
+
+def _share(value: float) -> str:
+    return "" if math.isnan(value) else percent(value, 1)

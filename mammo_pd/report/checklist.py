@@ -52,7 +52,7 @@ def _answers(report: Report) -> dict[str, tuple[str | None, str] | None]:
     """Section and text by key; None where this report does not answer it."""
     context, how = report.context, report.computation
     study, provenance = context.study, context.provenance
-    groups = sorted({str(row["column"]).replace("_", " ") for row in report.strata})
+    groups = sorted({str(row["column"]).replace("_", " ") for row in report.compared})
     clusters = [name for name in groups if name.replace(" ", "_") in MACHINES]
     excluded = any(row["step"] == "excluded" for row in context.flow) or context.exclusions
     points = report.levels[HEADLINE].operating_points

@@ -1,5 +1,6 @@
 """What a report says: types alone."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -162,6 +163,18 @@ class Report:
     programme: Programme | None = None
     errors: Sequence[Row] = ()
     thumbnails: Mapping[str, Sequence[bytes]] = field(default_factory=dict)
+
+    @property
+    def compared(self) -> list[Row]:
+        """The strata of columns that have several values: of one alone there is no comparison."""
+        values = Counter(row["column"] for row in self.strata)
+        return [row for row in self.strata if values[row["column"]] > 1]
+
+    @property
+    def uniform(self) -> list[Row]:
+        """The other strata: one row for each column."""
+        values = Counter(row["column"] for row in self.strata)
+        return [row for row in self.strata if values[row["column"]] == 1]
 
 
 @dataclass(frozen=True)

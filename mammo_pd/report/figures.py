@@ -151,8 +151,8 @@ def figures_of(report: Report) -> list[Figure]:
         for level, results in report.levels.items()
         if (auc := results.metrics["auc"]) is not None
     }
-    if report.strata:
-        rows = [{**row, "group": _group(row), "name": row["value"]} for row in report.strata]
+    if report.compared:
+        rows = [{**row, "group": _group(row), "name": row["value"]} for row in report.compared]
         measures = [Measure("auc", "AUC", chance=0.5)]
         if any(row.get("sensitivity") is not None for row in rows):
             measures.append(Measure("sensitivity", "Sensitivity"))

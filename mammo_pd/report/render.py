@@ -294,12 +294,14 @@ class _Sweep:
         columns: names.
         rows: one per threshold, in the order of the columns.
         start: the row shown first.
+        begins: why that one: the end of a sentence that says where the slider begins.
         chosen: row and name of each threshold that was chosen elsewhere.
     """
 
     columns: list[str]
     rows: list[list[str]]
     start: int
+    begins: str
     chosen: list[tuple[int, str]]
 
 
@@ -334,13 +336,19 @@ def _sweep(programme: Programme, report: Report) -> _Sweep:
         for point in report.levels[HEADLINE].operating_points
         if point["threshold"] in values
     }
-    # Without a chosen threshold, begin where about one in ten is recalled.
+    named = [(place, _CHOSEN[code]) for code, place in chosen.items()]
+    if FIXED_RULE in chosen:
+        begins = f"at the threshold chosen for {_CHOSEN[FIXED_RULE]}"
+        return _Sweep(columns, rows, chosen[FIXED_RULE], begins, named)
     tenth = min(
         range(len(rows)),
         key=lambda place: abs(float(programme.sweep[place]["recall_rate"] or 0.0) - 0.1),
     )
-    named = [(place, _CHOSEN[code]) for code, place in chosen.items()]
-    return _Sweep(columns, rows, chosen.get(FIXED_RULE, tenth), named)
+    own = report.computation.cross_fitted
+    begins = "where the share recalled is nearest to one in ten, " + (
+        "as each fold has its own threshold" if own else "as no threshold was chosen"
+    )
+    return _Sweep(columns, rows, tenth, begins, named)
 
 
 def _svg(figure: Figure) -> Markup:

@@ -36,13 +36,22 @@ class DoesNotFitError(InputError):
         if setup.device.type == "cuda":
             name = torch.cuda.get_device_name(setup.device)
             memory = f" of {memory_of(setup.device) / 2**30:.0f} GiB ({name})"
-        super().__init__(
-            f"a batch of {counted(training.known_batch_size, 'image')} of {height}x{width} with "
-            f"{setup.num_keep} patches kept does not fit in the memory{memory}; give a smaller "
-            "--batch-size (or auto, to measure the largest), compute it in parts (--set "
-            "training.grad_accum_steps=4), lower --keep or --res, choose a smaller --model, or "
-            "recompute activations (--set model.checkpointing=true)."
+        where = f"{height}x{width} with {setup.num_keep} patches kept"
+        remedies = (
+            "lower --keep or --res, choose a smaller --model, or recompute activations (--set "
+            "model.checkpointing=true)."
         )
+        if training.batch_size == "auto":
+            super().__init__(
+                f"not even {setup.least_at_once} per device fits in the memory{memory} at {where}; "
+                + remedies
+            )
+        else:
+            super().__init__(
+                f"a batch of {counted(training.batch_size, 'image')} of {where} does not fit in "
+                f"the memory{memory}; give a smaller --batch-size (or auto, to measure the "
+                "largest), compute it in parts (--set training.grad_accum_steps=4), " + remedies
+            )
 
 
 def find_batch_size(setup: "RunSetup") -> int:
@@ -52,7 +61,8 @@ def find_batch_size(setup: "RunSetup") -> int:
 
     Raises:
         InputError: there is no GPU to measure.
-        DoesNotFitError: not even one image fits in each part of a step.
+        DoesNotFitError: not even one image fits in each part of a step, or one unit of those that
+            are judged together on each device.
     """
     device = setup.device
     if device.type != "cuda":
@@ -60,9 +70,9 @@ def find_batch_size(setup: "RunSetup") -> int:
             "--batch-size auto measures a GPU's memory, and there is none here; give a number."
         )
     share = setup.fabric.world_size * setup.config.training.grad_accum_steps
-    measure = step_memory(setup, share)
+    measure = step_memory(setup)
     most = len(setup.train_set)
-    if most < share:
+    if most < share and setup.train_set.views is None:
         raise InputError(
             f"--batch-size auto has to share each batch between {share} devices and parts, and "
             f"there is no more than {counted(most, 'training image')}; use fewer devices or a "
@@ -70,7 +80,12 @@ def find_batch_size(setup: "RunSetup") -> int:
         )
     # Every rank must come to the same batch, so the smallest memory counts where GPUs differ.
     memories = setup.fabric.all_gather(torch.tensor(memory_of(device), device=device))
-    found = largest_batch(measure, int(memories.min()), most=most, share=share)
+    memory = int(memories.min())
+    if setup.train_set.views is None:
+        found = largest_batch(measure, memory, most=most, share=share)
+    else:  # units are not shared evenly in any case
+        least = setup.fabric.world_size * setup.largest_unit
+        found = largest_batch(measure, memory, most=most, least=least)
     del measure
     # The probe is part of a reference cycle: without this it would stay beside the trained model.
     gc.collect()
@@ -84,12 +99,11 @@ def find_batch_size(setup: "RunSetup") -> int:
     return found
 
 
-def step_memory(setup: "RunSetup", share: int) -> Callable[[int], int | None]:
+def step_memory(setup: "RunSetup") -> Callable[[int], int | None]:
     """Make a function that runs steps on a copy of the model and measures their memory.
 
     Args:
         setup: of the run.
-        share: parts that a global batch is cut into, over devices and accumulation.
 
     Returns:
         From a global batch size, the most bytes that a step held on any device; None if one ran
@@ -104,25 +118,29 @@ def step_memory(setup: "RunSetup", share: int) -> Callable[[int], int | None]:
     module, optimizer = fabric.setup(probe, optimizer)
     step = TrainingStep(fabric, module.train(), optimizer, setup.sampler, setup.objective, 1.0)
     largest = setup.train_set.by_size()
-    # The second part of a step finds the gradients of the first in memory.
-    parts = min(2, setup.most_parts)
+
+    def run(batch_size: int, num_keep: int, most_parts: int) -> int:
+        """Run two steps; the bytes that such a step's images take beside those that are here."""
+        at_once = setup.most_at_once(batch_size, most_parts)
+        # The second part of a step finds the gradients of the first in memory.
+        parts = min(2, most_parts)
+        for _ in range(2):
+            batch = setup.train_set.read(largest[:at_once] * parts)
+            keys = image_keys(setup.train_set, batch.rows, 0, 0, device)
+            # No exchange of gradients: a process that runs out of memory must not leave the others
+            # waiting.
+            with fabric.no_backward_sync(module, enabled=fabric.world_size > 1):
+                step(batch, keys, num_keep, parts)
+        # In training the whole batch and the next one lie on the device; here so many images do.
+        own: int = math.ceil(batch_size / fabric.world_size)
+        return batch.pixels.nbytes * (2 * own - len(batch)) // len(batch)
 
     def measure(batch_size: int) -> int | None:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
-        at_once = batch_size // share
         try:
-            for _ in range(2):
-                batch = setup.train_set.read(largest[:at_once] * parts)
-                keys = image_keys(setup.train_set, batch.rows, 0, 0, device)
-                # No exchange of gradients: a process that runs out of memory must not leave the
-                # others waiting.
-                with fabric.no_backward_sync(module, enabled=fabric.world_size > 1):
-                    step(batch, keys, setup.num_keep, parts)
-            # In training the whole batch and the next one lie on the device; here so many parts do.
-            of_part = batch.pixels.nbytes / parts
-            ahead = of_part * (2 * setup.config.training.grad_accum_steps - parts)
-            held = float(torch.cuda.max_memory_allocated(device) + ahead)
+            ahead = max(run(batch_size, *kind) for kind in setup.kinds_of_step)
+            held = float(torch.cuda.max_memory_allocated(device) + max(0, ahead))
         except torch.OutOfMemoryError:
             held = math.inf
         optimizer.zero_grad(set_to_none=True)
@@ -134,7 +152,12 @@ def step_memory(setup: "RunSetup", share: int) -> Callable[[int], int | None]:
 
 
 def largest_batch(
-    measure: Callable[[int], int | None], memory: int, *, most: int, share: int = 1
+    measure: Callable[[int], int | None],
+    memory: int,
+    *,
+    most: int,
+    share: int = 1,
+    least: int | None = None,
 ) -> int:
     """Find how many images a step can take.
 
@@ -147,30 +170,33 @@ def largest_batch(
         memory: bytes there are.
         most: images there are to train on.
         share: the result is a multiple of it.
+        least: the smallest batch that is of use, by default ``share``.
 
     Returns:
         The number of images, a multiple of ``share`` and, where it is above 16 and ``share``
-        divides 8, of 8; 0 if not even ``share`` fit.
+        divides 8, of 8; 0 if not even ``least`` fit.
     """
-    limit = memory * _FILL
-    few, more = (min(most, size * share) for size in _SMALL)
+    limit, least = memory * _FILL, least or share
+    few, more = (min(most, size * least) for size in _SMALL)
     held, held_more = measure(few), measure(more)
     if held is None or held_more is None or more == few:
-        found = share if held is None else more if held_more is not None else more - share
-        return _first_fit(measure, found, limit, share)
+        found = least if held is None else more if held_more is not None else more - least
+        return _first_fit(measure, found, limit, share, least)
     each = max(1.0, (held_more - held) / (more - few))
     found = min(most, int(few + (limit - held) / each))
-    return _first_fit(measure, found, limit, share)
+    return _first_fit(measure, found, limit, share, least)
 
 
-def _first_fit(measure: Callable[[int], int | None], batch: int, limit: float, share: int) -> int:
+def _first_fit(
+    measure: Callable[[int], int | None], batch: int, limit: float, share: int, least: int
+) -> int:
     for _ in range(_TRIES):
         unit = 8 if batch > 16 and 8 % share == 0 else share
-        batch -= batch % unit
-        if batch < share:
-            return 0
+        batch = max(least, batch - batch % unit)
         held = measure(batch)
         if held is not None and held <= limit:
             return batch
-        batch = min(batch - share, int(batch * 0.9))
+        if batch == least:
+            return 0
+        batch = max(least, min(batch - share, int(batch * 0.9)))
     return 0

@@ -9,22 +9,26 @@ report/               of the out-of-fold predictions
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mammo_pd.config import RunConfig, dump_config, load_config
-from mammo_pd.data.cohort import Cohort
 from mammo_pd.data.splits import read_folds
 from mammo_pd.data.store import open_store
 from mammo_pd.errors import InputError, cause_of
 from mammo_pd.files import write_text
+from mammo_pd.locks import locked
 from mammo_pd.training.model_card import without_paths
 from mammo_pd.training.objectives import build_objective
+from mammo_pd.training.run_data import RunData, labels_hash
 from mammo_pd.training.runs import RunFolder
-from mammo_pd.training.setup import RunSetup, labels_hash, usable_parts
+from mammo_pd.training.setup import RunSetup
 from mammo_pd.training.train import reopen_run, start_run
+
+_LOCK = "cv.lock"
 
 
 @dataclass(frozen=True)
@@ -63,10 +67,8 @@ class CrossValidation:
     config: RunConfig
 
     @classmethod
-    def prepare(cls, path: Path, store: Path, config: RunConfig) -> "CrossValidation":
-        """Make a cross-validation's folder, or open one that was begun with the same.
-
-        Every fold is checked before the first is trained.
+    def plan(cls, path: Path, store: Path, config: RunConfig) -> "CrossValidation":
+        """Check every fold of a cross-validation before the first is trained; write nothing.
 
         Args:
             path: the folder.
@@ -74,22 +76,47 @@ class CrossValidation:
             config: of all runs; its fold is None.
 
         Raises:
-            InputError: the split has no folds, a part of a fold lacks a class, or the folder holds
-                something else or a cross-validation begun with other settings, split or store.
+            InputError: the split has no folds, a fold cannot be trained on with these settings, or
+                the folder holds something else.
         """
-        asked = cls(path, _describe(store, config), config)
-        if (path / "cv.json").is_file():
-            begun = cls.open(path)
-            begun.refuse_other(asked)
-            return begun.update(store=asked.info.store)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        planned = cls(path, _describe(store, config), config)
+        holds = {one.name for one in path.iterdir()} if path.is_dir() else set()
+        if "cv.json" not in holds and not holds <= {_LOCK, "config.yaml"}:
             raise InputError(
                 f"{path} holds something other than a cross-validation; name another place with "
                 "--out."
             )
-        write_text(path / "config.yaml", dump_config(config))
+        return planned
+
+    @contextmanager
+    def begun(self) -> Iterator["CrossValidation"]:
+        """Make the folder of a planned one, or go on with one begun with the same; hold its lock.
+
+        While none of its runs is begun, it may be begun with other settings: what was refused is
+        mended in the same place.
+
+        Raises:
+            InputError: runs were begun with other settings, split or store; or another process is
+                at it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with locked(self.path / _LOCK):
+            yield self._begin()
+
+    def _begin(self) -> "CrossValidation":
+        if (self.path / "cv.json").is_file():
+            begun = CrossValidation.open(self.path)
+            differences = begun.differences(self)
+            if not differences:
+                return begun.update(store=self.info.store)
+            if any(self.path.glob("fold*-seed*/run.json")):
+                raise InputError(
+                    f"{self.path} was begun otherwise: {'; '.join(differences)}; put that back to "
+                    "go on, or begin anew in another place with --out."
+                )
+        write_text(self.path / "config.yaml", dump_config(self.config))
         # Last, since it is what a cross-validation is recognised by.
-        return asked.update()
+        return self.update()
 
     @classmethod
     def open(cls, path: Path) -> "CrossValidation":
@@ -115,12 +142,8 @@ class CrossValidation:
         write_text(self.path / "cv.json", text)
         return changed
 
-    def refuse_other(self, asked: "CrossValidation") -> None:
-        """Check that what is asked for is what this cross-validation was begun with.
-
-        Raises:
-            InputError: settings, store, split or labels differ; one sentence names what.
-        """
+    def differences(self, asked: "CrossValidation") -> list[str]:
+        """In what settings, store, split or labels differ from what is asked for, in words."""
         differences = [
             f"{key} was {before} and is now {now}"
             for key, before, now in _differences(self.config, asked.config)
@@ -133,11 +156,7 @@ class CrossValidation:
             # A split of another name has been spoken of.
             if getattr(self.info, name) != getattr(asked.info, name) and not differences:
                 differences.append(word)
-        if differences:
-            raise InputError(
-                f"{self.path} was begun otherwise: {'; '.join(differences)}; put that back to go "
-                "on, or begin anew in another place with --out."
-            )
+        return differences
 
     def description(self) -> tuple[dict[str, Any], dict[str, str]]:
         """Parameters and tags for MLflow; paths of this machine stay on it."""
@@ -200,12 +219,10 @@ def _describe(store: Path, config: RunConfig) -> CrossValidationInfo:
             "weights with: mammo-pd pretrain --fold I"
         )
     folds = read_folds(paths.splits, name).folds or 0
-    cohort = Cohort.read(paths, name)
     for fold in range(folds):
-        cohort = replace(cohort, fold=fold)
-        for part, rows in usable_parts(cohort, objective).items():
-            where = f"the {part} part of fold {fold} of the split {name}"
-            objective.check(rows, where)
+        of_fold = config.replace(data=config.data.replace(fold=fold))
+        # What is to be said of it, its run says.
+        cohort = RunData.read(store, of_fold, say=lambda _: None).cohort
     return CrossValidationInfo(
         store=str(paths.root.resolve()),
         store_fingerprint=cohort.fingerprint,

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import torch
 
 from mammo_pd.data.loader import ReadRate
+from mammo_pd.wording import percent
 
 # The last steps of an epoch: the first ones compile.
 _STEPS = 200
@@ -69,7 +70,7 @@ def describe_shortage(
         return None
     size = read.bytes / read.images
     return (
-        f"waited {1 - gives / takes:.0%} of the time for data: the disk gives "
+        f"waited {percent(1 - gives / takes)} of the time for data: the disk gives "
         f"{gives * size / 1e6:.0f} MB/s ({gives:.0f} images/s), and the steps of a process would "
         f"take {takes * size / 1e6:.0f} MB/s ({takes:.0f} images/s). A faster disk mends it, or "
         f"free memory for the {images * size / 1e9:.3g} GB that an epoch reads"

@@ -19,20 +19,22 @@ from torch import Tensor, nn
 
 from mammo_pd import __version__
 from mammo_pd.backbones.base import Backbone
-from mammo_pd.backbones.build import build_backbone, describe_backbone
-from mammo_pd.config import RunConfig, resolve_img_size
+from mammo_pd.backbones.build import build_backbone
+from mammo_pd.config import RunConfig
 from mammo_pd.cores import available_cores
 from mammo_pd.data.balanced import BalancedDraw
-from mammo_pd.data.cohort import Cohort, hash_targets
+from mammo_pd.data.cohort import Cohort
 from mammo_pd.data.dataset import EpochBatches, MammogramDataset
 from mammo_pd.data.loader import BatchLoader
-from mammo_pd.data.split_store import split_store
-from mammo_pd.data.store import StorePaths, open_store
-from mammo_pd.data.unit_batches import UnitBatches, batches_of_units, members_of
+from mammo_pd.data.unit_batches import (
+    UnitBatches,
+    batches_of_units,
+    largest_unit,
+)
 from mammo_pd.errors import InputError
 from mammo_pd.keep_schedule import KeepSchedule
 from mammo_pd.orphans import signal_when_parent_dies
-from mammo_pd.patches.sampler import Kept, PatchSampler, check_draw
+from mammo_pd.patches.sampler import Kept, PatchSampler
 from mammo_pd.terms import Draw, Split
 from mammo_pd.training.batch_size import find_batch_size
 from mammo_pd.training.captured import CapturedWork
@@ -42,11 +44,11 @@ from mammo_pd.training.devices import (
     make_fabric,
     should_compile,
 )
-from mammo_pd.training.earlier_weights import refuse_seen_test_women
-from mammo_pd.training.objectives import Objective, build_objective
+from mammo_pd.training.objectives import Objective
+from mammo_pd.training.run_data import RunData, labels_hash
 from mammo_pd.training.runs import RunFolder, RunInfo, timestamp
 from mammo_pd.training.step import can_capture, image_keys
-from mammo_pd.wording import counted
+from mammo_pd.wording import counted, percent
 
 _MAX_THREADS = 8
 # Images from which the share of tissue in the input is estimated.
@@ -119,30 +121,11 @@ class RunSetup:
                 or have seen test women.
         """
         # ---- data: whatever can be refused is refused before a device is touched
-        devices, nodes = count_devices(config)
-        _refuse_uneven(config, devices * nodes)
-        paths = open_store(store)
-        objective = build_objective(config.training)
-        if objective.is_pretext:
-            _refuse_keeping_all(config)
-        _make_default_split(paths, config.data.split, objective, say)
-        cohort = Cohort.read(paths, config.data.split, config.data.fold)
-        parts = usable_parts(cohort, objective)
-        for part, rows in parts.items():
-            objective.check(rows, f"the {part} part of the split {cohort.split.name}")
-        if stopped is None:
-            refuse_seen_test_women(config.model.weights, cohort, say)
-        img_size = _img_size(config, _largest_crop(parts))
-        train_set, val_set = (
-            MammogramDataset(paths, rows, img_size, targets, objective.views(rows))
-            for rows, targets in (
-                (parts[Split.TRAIN], objective.training_targets(parts[Split.TRAIN])),
-                (parts[Split.VAL], objective.targets(parts[Split.VAL])),
-            )
-        )
-        draw = _balanced_draw(config, objective, parts[Split.TRAIN], train_set)
+        data = RunData.read(store, config, check_weights=stopped is None, say=say)
+        objective = data.objective
 
         # ---- devices
+        devices, nodes = count_devices(config)
         fabric = make_fabric(config, devices=devices, nodes=nodes)
         fabric.launch()
         _end_with_launcher(fabric)
@@ -155,7 +138,7 @@ class RunSetup:
         # ---- model
         backbone = build_backbone(
             config.model.name,
-            img_size,
+            data.img_size,
             num_outputs=objective.num_outputs,
             weights=config.model.weights if stopped is None else None,
             normalization=config.model.normalization,
@@ -172,19 +155,19 @@ class RunSetup:
                 say(line)
         if config.device.residual == "bfloat16":
             backbone.narrow_residual()
-        objective.prepare(backbone, train_set.judged_targets.numpy())
+        objective.prepare(backbone, data.train_set.judged_targets.numpy())
         setup = cls(
             config=config,
             fabric=fabric,
             compiled=compiled,
-            cohort=cohort,
-            parts=parts,
-            img_size=img_size,
+            cohort=data.cohort,
+            parts=data.parts,
+            img_size=data.img_size,
             objective=objective,
             backbone=backbone,
             model=objective.build_model(backbone),
             sampler=sampler(
-                img_size,
+                data.img_size,
                 backbone.patch_size,
                 normalization=backbone.normalization,
                 draw=Draw(config.patch_dropout.draw),
@@ -193,17 +176,19 @@ class RunSetup:
                 compiled=compiled,
             ),
             weights_report=weights_report,
-            train_set=train_set,
-            val_set=val_set,
-            draw=draw,
+            train_set=data.train_set,
+            val_set=data.val_set,
+            draw=data.draw,
             say=say,
         )
         if config.training.batch_size == "auto":
             setup = setup._with_batch_size(find_batch_size(setup))
             say(f"batch size {setup.config.training.batch_size}: the largest that fits")
-        setup.train_batches()  # refuses a batch that no unit fits into
         if compiled:
             compile_blocks(setup.model)
+        # Last: what is refused has written nothing.
+        if data.new_split is not None and fabric.is_global_zero:
+            data.new_split.write(data.cohort.paths, say)
         return setup
 
     # ---- what follows from the fields
@@ -228,6 +213,42 @@ class RunSetup:
     def most_parts(self) -> int:
         """The most parts that a step is cut into."""
         return self._count_parts(1.0 if self.schedule.full_epochs else self.schedule.base)
+
+    @property
+    def kinds_of_step(self) -> list[tuple[int, int]]:
+        """K and the most parts: of most epochs, and of last ones that keep every patch."""
+        kinds = [(self.num_keep, self.config.training.grad_accum_steps)]
+        if self.schedule.full_epochs:
+            kinds.append((self.backbone.num_tokens, self.most_parts))
+        return kinds
+
+    @property
+    def largest_unit(self) -> int:
+        """The most training images that are judged together, and so computed together."""
+        views = self.train_set.views
+        return 1 if views is None else largest_unit(views[:, 0])
+
+    @property
+    def least_at_once(self) -> str:
+        """What cannot be computed in parts, in words."""
+        most = self.largest_unit
+        return "one image" if most == 1 else f"one {self.objective.judged} of {most} images"
+
+    def most_at_once(self, batch_size: int, parts: int) -> int:
+        """The most images of one forward pass.
+
+        Args:
+            batch_size: images per step over all devices.
+            parts: that a step is cut into, if it has enough images.
+        """
+        world_size: int = self.fabric.world_size
+        own = math.ceil(batch_size / world_size)
+        at_once = math.ceil(own / min(own, parts))
+        if self.train_set.views is None:
+            return at_once
+        # Dealt out to devices and cut into parts, whole units come within one of equal shares.
+        shared = world_size > 1 or parts > 1
+        return min(batch_size, max(at_once, self.largest_unit) + shared * self.largest_unit)
 
     def keep_at(self, epoch: int, step: int) -> tuple[int, int]:
         """K of one step, and the parts that it is cut into: more patches take more parts."""
@@ -387,7 +408,7 @@ class RunSetup:
             kept_patches = self.num_keep / self.backbone.num_tokens
             # Images of a sample may hold none at all.
             kept = min(1.0, kept_patches / share) if share else 1.0
-            self.say(f"tissue is {share:.0%} of the input; {kept:.0%} of it is kept")
+            self.say(f"tissue is {percent(share)} of the input; {percent(kept)} of it is kept")
 
     def _kept_in_words(self) -> str:
         schedule = self.schedule
@@ -444,56 +465,6 @@ def _end_with_launcher(fabric: Fabric) -> None:
         signal_when_parent_dies(signal.SIGKILL)
 
 
-def _make_default_split(
-    paths: StorePaths, name: str, objective: Objective, say: Callable[[str], None]
-) -> None:
-    if name == "default" and not (paths.splits / "default.csv").is_file():
-        say("no split was made yet; making the default one: 70/10/20 % of the patients, seed 0")
-        split_store(paths, may_lack_labels=objective.is_pretext, say=say)
-
-
-def _balanced_draw(
-    config: RunConfig, objective: Objective, rows: pd.DataFrame, train_set: MammogramDataset
-) -> BalancedDraw | None:
-    training = config.training
-    if training.positive_share is None:
-        return None
-    groups, column = None, training.balance_within
-    if column is not None:
-        if column not in rows:
-            raise InputError(
-                f"training.balance_within {column!r} is not in the store; give the label table "
-                f"that has it: mammo-pd preprocess --labels TABLE --carry {column}"
-            )
-        # An unknown value is a group of its own.
-        groups = pd.factorize(rows[column].astype("string").fillna(""))[0].astype(np.int64)
-    positive = objective.positive(train_set.targets.numpy())
-    if train_set.views is not None:
-        members = members_of(train_set.views[:, 0])
-        positive = np.array([positive[rows].any() for rows in members])
-        if groups is not None:
-            groups = np.array([groups[rows[0]] for rows in members])
-    draw = BalancedDraw(positive, training.positive_share, groups)
-    if not draw.drawn.any():
-        within = f" within any {column}" if column else ""
-        raise InputError(
-            f"training.positive_share {training.positive_share:g} needs positive and negative "
-            f"training images{within}, and there is one class only; leave it out."
-        )
-    return draw
-
-
-def _refuse_keeping_all(config: RunConfig) -> None:
-    """Of a pretext task: where every patch is kept there is none left to predict."""
-    schedule = config.patch_dropout.schedule
-    if schedule.base == 1 or schedule.full_epochs:
-        raise InputError(
-            f"--keep {config.patch_dropout.keep_rate} keeps every patch in some steps, and "
-            f"{config.training.objective} learns to predict dropped ones; give a rate below 1, "
-            "such as --keep 0.25."
-        )
-
-
 def _refuse_narrow_residual(config: RunConfig, fabric: Fabric) -> None:
     precision = fabric.strategy.precision.precision
     if config.device.residual == "bfloat16" and precision != "bf16-mixed":
@@ -501,45 +472,6 @@ def _refuse_narrow_residual(config: RunConfig, fabric: Fabric) -> None:
             f"device.residual bfloat16 is for training at bf16-mixed, and the precision is "
             f"{precision} here; give --set device.precision=bf16-mixed, or leave it out."
         )
-
-
-def _refuse_uneven(config: RunConfig, devices: int) -> None:
-    batch = config.training.batch_size
-    if isinstance(batch, int) and batch % devices:
-        raise InputError(
-            f"--batch-size {batch} cannot be shared evenly by {devices} devices; the nearest "
-            f"are {max(1, batch // devices) * devices} and {(batch // devices + 1) * devices}."
-        )
-
-
-def usable_parts(cohort: Cohort, objective: Objective) -> dict[Split, pd.DataFrame]:
-    """Of each part of a split, the manifest rows that an objective can use."""
-    parts = {part: cohort.part(part) for part in Split}
-    return {
-        part: rows[objective.usable(rows)].reset_index(drop=True) for part, rows in parts.items()
-    }
-
-
-def labels_hash(cohort: Cohort, objective: Objective) -> str:
-    """Of the targets that an objective reads in all parts of a split."""
-    rows = pd.concat(usable_parts(cohort, objective).values())
-    return hash_targets(rows["image_id"], objective.targets(rows))
-
-
-def _img_size(config: RunConfig, largest: tuple[int, int]) -> tuple[int, int]:
-    """The image size; a keep rate or a draw that the model does not allow is refused here."""
-    schedule = config.patch_dropout.schedule
-    described = describe_backbone(config.model.name, global_pool=config.model.global_pool)
-    check_draw(Draw(config.patch_dropout.draw), described.window)
-    for rate in (schedule.first, schedule.last):
-        described.allowed_keep(rate)
-    window = described.window if schedule.drops else None
-    return resolve_img_size(config.data.res, described.patch_size, largest, window=window)
-
-
-def _largest_crop(parts: Mapping[Split, pd.DataFrame]) -> tuple[int, int]:
-    rows = pd.concat(parts.values())
-    return int(rows["crop_height"].max()), int(rows["crop_width"].max())
 
 
 def _say_nothing(line: str) -> None:

@@ -229,7 +229,7 @@ def test_keep_rates_go_to_the_nearest_number_of_rows() -> None:
         choose_rows_kept(7, 0.02)
     model = describe_backbone(TINY)
     assert model.allowed_keep(0.25) == 64 * 9
-    assert "3 of 7 rows and columns of every window, 18%" in str(model.describe_keep(0.25))
+    assert "3 of 7 rows and columns of every window, 18 %" in str(model.describe_keep(0.25))
     assert model.describe_keep(1.0) is None
     with pytest.raises(InputError, match="whole windows only, of 28x28 pixels"):
         small_swin((64, 48)).allowed_keep(0.25)

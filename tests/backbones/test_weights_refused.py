@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mammo_pd.backbones.build import build_backbone
+from mammo_pd.backbones.weights.source import find_weights
 from mammo_pd.errors import InputError
 
 TINY = "vit_tiny_patch16_224"
@@ -97,6 +98,16 @@ def test_files_that_cannot_be_read_are_named(
 ) -> None:
     write(tmp_path / name)
     refuse(tmp_path / name, f"{re.escape(name)}.*{message}")
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_a_file_of_anything_is_refused_whatever_it_begins_with(tmp_path: Path) -> None:
+    """Each letter is some instruction to the unpickler, which fails at it in its own way."""
+    file = tmp_path / "notes.txt"
+    for first in range(256):
+        file.write_bytes(bytes([first]) + b"unk")
+        with pytest.raises(InputError, match=r"notes\.txt cannot be read as safetensors or as"):
+            find_weights(str(file), TINY)
 
 
 def refuse(weights: Path | str, message: str, model: str = TINY) -> None:

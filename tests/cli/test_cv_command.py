@@ -16,15 +16,18 @@ import torch
 from blank_figures import figures_left_blank
 from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score
+from small_runs import small
 
 from mammo_pd.cli import cv
 from mammo_pd.cli.app import main
 from mammo_pd.data.split_store import split_store
 from mammo_pd.data.store import open_store
+from mammo_pd.errors import InputError
 from mammo_pd.patches.sampler import PatchSampler
 from mammo_pd.tracking import tracking_uri
 from mammo_pd.training import train_folds
 from mammo_pd.training.checkpoint_writer import CheckpointWriter
+from mammo_pd.training.cross_validation import CrossValidation
 from mammo_pd.training.run_processes import RunProcess
 from mammo_pd.training.runs import RunFolder
 
@@ -373,6 +376,40 @@ def test_mistake_that_all_runs_share_ends_with_the_first(store: Path, tmp_path: 
     assert "2 of 2 runs not trained; fold0-seed0 failed: the weights file" in error
     assert error.count("\n") == 1
     assert not (tmp_path / "cv" / "fold1-seed0.log").exists()
+
+
+def test_what_is_refused_is_mended_in_the_same_place(store: Path, tmp_path: Path) -> None:
+    """Nothing is written of what can be refused before; the rest binds once a run is begun."""
+
+    def plan(**changes: object) -> CrossValidation:
+        config = small(data__split="two", training__epochs=1, **changes)
+        return CrossValidation.plan(tmp_path / "runs" / "cv", store, config)
+
+    for wrong, said in (
+        ({"data__res": 1001}, "1001 is not a multiple"),
+        ({"model__name": "none_vit"}, "no model 'none_vit'"),
+        ({"training__batch_size": 3, "training__fusion": "exam"}, "size 3 is too small"),
+        ({"device__devices": 3}, "shared evenly by 3 devices"),
+        ({"training__target_column": "none"}, "'none' is not in the store"),
+    ):
+        with pytest.raises(InputError, match=said):
+            plan(**wrong)
+    assert not (tmp_path / "runs").exists()
+    with plan(device__precision="weird").begun() as refused:
+        refused.update(mlflow_run_id="of its refusal")
+    with (
+        plan().begun() as mended,
+        pytest.raises(InputError, match="another process is at"),
+        plan().begun(),
+    ):
+        pass
+    assert mended.info.mlflow_run_id is None
+    assert CrossValidation.open(mended.path).config.device.precision == "auto"
+    mended.run_path(0, 0).mkdir()
+    (mended.run_path(0, 0) / "run.json").touch()
+    message = r"was begun otherwise: training\.lr was 0\.0003 and is now 1\.0; put that back"
+    with pytest.raises(InputError, match=message), plan(training__lr=1.0).begun():
+        pass
 
 
 def test_run_that_fails_later_does_not_keep_the_others(

@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,6 +35,49 @@ def prepared(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     monkeypatch.setattr(RunSetup, "build", note)
     monkeypatch.setattr("mammo_pd.cli.train.check_training", lambda *_: None)
     return calls
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["train", "--res", "1001"], "1001 is not a multiple of the model's patch size of 16"),
+        (["train", "--model", "vit_tiny_patch16_none"], "has no model 'vit_tiny_patch16_none'"),
+        (["train", "--model", "resnet18"], "'resnet18' cannot drop patches"),
+        (["train", "--fold", "1"], "the split default has no folds"),
+        (["train", "--target", "none"], "the store has no such column"),
+        (["train", "--weights", "FILE"], "the weights file FILE is cut short"),
+        (["train", "--set", "device.precision=none"], "cannot use accelerator cpu"),
+        (["train", "--set", "device.residual=bfloat16"], "is for training at bf16-mixed"),
+        (["train", "--set", "training.monitor=none"], "training.monitor 'none' does not exist"),
+        (["train", "--set", "model.global_pool=none"], "with global_pool 'none'"),
+        (["train", "--batch-size", "auto"], "and there is none here; give a number"),
+        (["train", "--batch-size", "3", "--set", "training.fusion=exam"], "give at least 4"),
+        (["pretrain", "--keep", "1"], "keeps every patch in some steps"),
+        (["pretrain", "--res", "1001"], "1001 is not a multiple"),
+    ],
+)
+def test_what_is_refused_has_written_nothing(
+    words: list[str],
+    said: str,
+    phantom_store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Neither the default split of a store without any, nor a folder of runs."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(phantom_store, "store", ignore=shutil.ignore_patterns("splits"))
+    Path("FILE").write_text('12345678{"no": "weights"}')
+    given = dict(zip(words[1::2], words[2::2], strict=True))
+    options = {"--model": "test_vit", "--res": "64x48"} | given
+    before = sorted(Path().rglob("*"))
+    typed = [word for option in options.items() for word in option]
+    assert main([words[0], *typed, "--set", "device.accelerator=cpu"]) == 2
+    told = capsys.readouterr()
+    assert said in told.err
+    assert told.err.count("\n") == 1
+    assert "making the default one" not in told.out
+    assert sorted(Path().rglob("*")) == before
 
 
 def make_run(folder: Path) -> RunFolder:

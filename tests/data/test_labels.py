@@ -145,6 +145,24 @@ def test_laterality_and_view_are_read_in_the_sets_words(tmp_path: Path) -> None:
     assert (row["laterality"], row["view"], row["age"]) == ("L", "CC", 61.0)
 
 
+def test_columns_of_other_names_are_read_as_what_they_are(tmp_path: Path) -> None:
+    path = table(tmp_path, "path,label,Side,who,laterality\na.dcm,1,Right,P1,\nb.dcm,0,,P2,\n")
+    labels = read_labels(path, columns={"laterality": "Side", "patient_id": "who"})
+    assert [row["laterality"] for row in labels.rows] == ["R", None]
+    assert [row["patient_id"] for row in labels.rows] == ["P1", "P2"]
+    assert labels.left_out == ()
+    for columns, message in (
+        ({"side": "Side"}, "side is no column that is read; choose one of laterality, view"),
+        ({"laterality": "side"}, "has no column side; it has: path, label, Side"),
+        ({"laterality": "who"}, "the column holds P1, P2, and a laterality is L or R"),
+    ):
+        with pytest.raises(InputError, match=message):
+            read_labels(path, columns=columns)
+    path.write_text("path,label,laterality,side\na.dcm,1,L,R\n")
+    with pytest.raises(InputError, match="says the laterality itself"):
+        read_labels(path, columns={"laterality": "side"})
+
+
 def test_counters_find_no_image_by_accident(tmp_path: Path) -> None:
     labels = read_labels(table(tmp_path, "image_id,label\n1,1\n2,0\n"))
     assert labels.find(Path("x.dcm"), "1.2.840.1") is None

@@ -45,8 +45,24 @@ def test_the_sets_text_is_read_with_all_its_forms(tmp_path: Path) -> None:
     assert by_film["mdb059"]["further"]["radius"] is None
     assert by_film["mdb003"]["further"]["severity"] == "N"
     assert {row["laterality"] for row in by_film.values()} == {None}
+    assert by_film["mdb001"]["further"]["laterality_readme"] == "R"
+    assert by_film["mdb001"]["further"]["laterality_film_marker"] == "L"
     dense = read_source("mias", path, tmp_path, definition="dense")
     assert [row["label"] for row in dense.rows] == [0, 0, 1, 0, 0, 1]
+
+
+@pytest.mark.parametrize(("reading", "odd"), [("readme", "R"), ("film_marker", "L")])
+def test_either_reading_of_the_sides_can_be_taken(tmp_path: Path, reading: str, odd: str) -> None:
+    """None is by default; with one of them the two films of a woman are her two breasts."""
+    path = tmp_path / "Info.txt"
+    path.write_text(TEXT)
+    columns = {"laterality": f"laterality_{reading}"}
+    labels = read_source("mias", path, tmp_path, columns=columns)
+    films = ("mdb001", "mdb002")
+    sides = [row_of(labels, Path(f"{film}.pgm"))["laterality"] for film in films]
+    assert sides == [odd, "L" if odd == "R" else "R"]
+    with pytest.raises(InputError, match="the view itself; leave this out"):
+        read_source("mias", path, tmp_path, columns={"view": "tissue"})
 
 
 def test_another_text_is_refused(tmp_path: Path) -> None:

@@ -240,6 +240,44 @@ def test_errors_are_pictured_where_there_is_a_picture(report):
     assert re.match(r"false alarm, R CC, score 0\.\d{3}", pictured[0])
 
 
+def test_the_moving_threshold_says_where_it_begins(report, plain):
+    """At the one chosen for 90 % specificity; without it, where about a tenth is recalled."""
+    for folder, said in (
+        (report, "shown first at the threshold chosen for 90 % specificity."),
+        (plain, "shown first where the share recalled is nearest to one in ten, as no"),
+    ):
+        page = (folder / "index.html").read_text(encoding="utf-8")
+        assert said in page
+        start = int(re.search(r'type="range"[^>]* value="(\d+)"', page)[1])
+        sweep = pd.read_csv(folder / "thresholds.csv")
+        if folder is plain:
+            assert start == (sweep["recall_rate"] - 0.1).abs().argmin()
+        else:
+            points = json.loads((folder / "metrics.json").read_text())["exam"]["operating_points"]
+            (value,) = [row["threshold"] for row in points if row["code"] == "specificity_90"]
+            assert sweep["threshold"][start] == pytest.approx(value, rel=1e-9)
+
+
+def test_a_column_of_one_value_is_named_and_not_drawn(tmp_path):
+    """There is nothing to compare; the figures keep their row."""
+    table = made_up(30).assign(manufacturer="GE", density=["b", "c", "b"] * 40)
+    table["lesion_type"] = table["label"].map({1: "mass", 0: None})
+    for out, columns, drawn in (
+        (tmp_path / "some", None, ["view", "laterality", "density"]),
+        (tmp_path / "none", ["manufacturer", "lesion_type"], []),
+    ):
+        metrics = evaluate_predictions(table, out, context=ReportContext(), stratify_by=columns)
+        assert {row["column"] for row in metrics["strata"]} >= {"manufacturer", "lesion_type"}
+        page = (out / "index.html").read_text(encoding="utf-8")
+        said = "manufacturer is GE for every breast; lesion type is mass for every positive breast."
+        assert f"Nothing to compare: {said}" in page
+        groups = page.partition('<section id="strata"')[2].partition("</section>")[0]
+        cells = set(re.findall(r'<th scope="row"[^>]*>([a-z ]+)</th>', groups))
+        assert cells == set(drawn)
+        assert ("<svg" in groups) == bool(drawn)
+        assert parsed(out / "index.html").opened == []
+
+
 def test_without_a_threshold_nothing_is_called_an_error(plain):
     assert set(pd.read_csv(plain / "errors.csv")["kind"]) == {"high negative", "low positive"}
     text = (plain / "index.html").read_text(encoding="utf-8")

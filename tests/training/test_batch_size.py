@@ -56,3 +56,13 @@ def test_steps_down_where_memory_grows_faster_than_it_seemed() -> None:
 def test_one_that_fits_alone_and_none() -> None:
     assert largest_batch(Gpu(24 * GIB, 0, 20 * GIB).step, 24 * GIB, most=100) == 1
     assert largest_batch(Gpu(24 * GIB, 0, 30 * GIB).step, 24 * GIB, most=100) == 0
+
+
+@pytest.mark.parametrize("fit", [3, 5, 17, 19, 50])
+def test_is_no_smaller_than_is_of_use(fit: int) -> None:
+    """Where images come in units that cannot be parted; a multiple of 8 may be too few."""
+    gpu = Gpu(int(fit * GIB / 0.92), 0, GIB)
+    for least in (4, 18):
+        found = largest_batch(gpu.step, gpu.memory, most=100, least=least)
+        assert (found == 0) == (fit < least)
+        assert found == 0 or least <= found <= fit

@@ -4,13 +4,18 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
+from itertools import groupby, pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 from small_runs import set_up, small
 from torch import Tensor
@@ -22,6 +27,7 @@ from mammo_pd.cli.app import main
 from mammo_pd.config import TrainingSettings, dump_config
 from mammo_pd.data.record import Record
 from mammo_pd.data.store import StorePaths
+from mammo_pd.data.unit_batches import UnitBatches
 from mammo_pd.errors import InputError
 from mammo_pd.inference.mlflow_model import ScoringModel
 from mammo_pd.inference.predict import predict
@@ -29,6 +35,7 @@ from mammo_pd.inference.trained_model import TrainedModel
 from mammo_pd.inference.whole_image import WholeImageModel
 from mammo_pd.ingest import new_images
 from mammo_pd.patches.sampler import PatchSampler
+from mammo_pd.training.batch_size import DoesNotFitError, largest_batch, step_memory
 from mammo_pd.training.loop import fit
 from mammo_pd.training.objectives import build_objective
 from mammo_pd.training.objectives.fused_views import FusedViews
@@ -324,6 +331,68 @@ def test_edges_tear_no_unit_and_a_unit_that_comes_twice_is_two(phantom_store: Pa
     part = batch.slice(2, 6)
     assert part.units == (2, 2)
     assert torch.equal(part.views, batch.views[2:])  # type: ignore[arg-type]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 6), min_size=1, max_size=40),
+    size=st.integers(6, 30),
+    world=st.integers(1, 3),
+    parts=st.integers(1, 4),
+)
+@example(sizes=[4, 4, 4], size=4, world=1, parts=4)
+def test_no_part_of_a_step_has_more_images_than_are_reckoned_with(
+    phantom_setup: RunSetup, sizes: list[int], size: int, world: int, parts: int
+) -> None:
+    """Whole units are shared less evenly than images: what is measured must be the worst part."""
+    units = np.random.default_rng(1).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    world = min(world, size // max(sizes), len(units) // max(sizes))
+    setup = replace(
+        phantom_setup,
+        fabric=SimpleNamespace(world_size=world),  # type: ignore[arg-type]
+        train_set=SimpleNamespace(views=units[:, None]),  # type: ignore[arg-type]
+    )
+    most = setup.most_at_once(size, parts)
+    assert setup.largest_unit <= most <= size
+    pixel = np.zeros((1, 1), np.uint16)
+    for rank in range(world):
+        for rows in UnitBatches(units, size, seed=0, rank=rank, world_size=world):
+            # A unit that comes twice in a row is two.
+            runs = [(unit, len(list(run))) for unit, run in groupby(units[rows].tolist())]
+            own = tuple(sizes[unit] for unit, run in runs for _ in range(run // sizes[unit]))
+            batch = replace(ImageBatch.from_images([pixel] * len(rows)), units=own)
+            edges = batch.edges(min(parts, len(rows)))
+            assert max(end - start for start, end in pairwise(edges)) <= most
+
+
+@pytest.fixture(scope="module")
+def phantom_setup(phantom_store: Path) -> RunSetup:
+    return fused_setup(phantom_store)
+
+
+def test_automatic_batch_holds_a_whole_unit(
+    phantom_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of exams with four images: on a GPU of which each image of a step takes so many units."""
+    seen: list[int] = []
+    encode = FusedModel.encode
+
+    def watch(self: FusedModel, patches: Tensor, *others: Any) -> Tensor:
+        seen.append(len(patches))
+        return encode(self, patches, *others)
+
+    monkeypatch.setattr(FusedModel, "encode", watch)
+    for name in ("reset_peak_memory_stats", "empty_cache"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 20 * seen[-1] << 20)
+    setup = fused_setup(phantom_store, training__batch_size=8)
+    training = setup.config.training.replace(batch_size="auto")
+    setup = replace(setup, config=setup.config.replace(training=training))
+    for images, expected in ((6, 6), (4, 4), (3, 0)):
+        found = largest_batch(step_memory(setup), 22 * images << 20, most=24, least=4)
+        assert found == expected
+    with pytest.raises(DoesNotFitError, match=r"not even one exam of 4 images per device fits in"):
+        raise DoesNotFitError(setup)
 
 
 class KilledError(Exception):

@@ -316,7 +316,9 @@ def test_swin_reads_the_same_rows_and_columns_of_windows_and_evaluates_on_all(
     said: list[str] = []
     run = train(phantom_store, tmp_path, small(training__epochs=1, **SWIN), say=said.append)
     assert run is not None
-    assert "keep 0.25: the same 3 of 7 rows and columns of every window, 18% of the patches" in said
+    assert (
+        "keep 0.25: the same 3 of 7 rows and columns of every window, 18 % of the patches" in said
+    )
     assert scored_of(run.path).table["score"].between(0, 1).all()
     assert seen == {(True, 36), (False, 36), (False, 196)}
 
@@ -626,10 +628,10 @@ def test_search_for_the_batch_runs_true_steps_and_leaves_the_model_alone(
     setup = RunSetup.build(phantom_store, config, say=silent)
     count = len(setup.train_set)
     before = {name: value.clone() for name, value in setup.backbone.state_dict().items()}
-    found = largest_batch(step_memory(setup, 2), 600 << 20, most=count, share=2)
+    found = largest_batch(step_memory(setup), 600 << 20, most=count, share=2)
     # (0.92 * 600 - 50) / 20 = 25 images in each of two parts, but there are fewer.
     assert found == count - count % 8
-    assert largest_batch(step_memory(setup, 2), 300 << 20, most=count, share=2) == 16
+    assert largest_batch(step_memory(setup), 300 << 20, most=count, share=2) == 16
     assert set(seen) >= {2, 6, found // 2}
     for name, value in setup.backbone.state_dict().items():
         assert torch.equal(value, before[name])
@@ -685,4 +687,4 @@ def test_images_without_tissue_do_not_end_a_run(
     )
     said: list[str] = []
     RunSetup.build(phantom_store, small(patch_dropout__draw="tissue"), say=said.append).introduce()
-    assert any("tissue is 0% of the input" in line for line in said)
+    assert any("tissue is 0 % of the input" in line for line in said)

@@ -7,6 +7,7 @@ import json
 import math
 import pickle
 import re
+import struct
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -59,7 +60,8 @@ _UNREADABLE = (
     ValueError,
     TypeError,
     AttributeError,
-    KeyError,
+    LookupError,
+    struct.error,
 )
 
 

@@ -4,9 +4,10 @@ Nothing is downloaded. The head of each module says what the set is, what makes 
 and which faults are known; ``data_manifests/README.md`` has a summary.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from mammo_pd.data.labels import LabelTable, label_table
+from mammo_pd.data.labels import LabelTable, label_table, read_as
 from mammo_pd.data.sources import (
     bmcd,
     cbis_ddsm,
@@ -38,7 +39,12 @@ _LABELS = {"1": 1, "0": 0, "": None}
 
 
 def read_source(
-    name: str, table: Path, images: Path, *, definition: str | None = None
+    name: str,
+    table: Path,
+    images: Path,
+    *,
+    definition: str | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> LabelTable:
     """Read a public data set's own table.
 
@@ -47,12 +53,14 @@ def read_source(
         table: the set's table, or the folder with its tables.
         images: the folder of images; searched only for sets whose table names no files.
         definition: name of one of the set's definitions of positive; by default the first.
+        columns: which column to read as what the set leaves open; see `read_as`.
 
     Returns:
         The label table.
 
     Raises:
-        InputError: no such set or definition, a table of something else, or no image of the set.
+        InputError: no such set, definition or column, a table of something else, or no image of the
+            set.
     """
     source = SOURCES.get(name)
     if source is None:
@@ -66,6 +74,7 @@ def read_source(
     rows = source.read(table, definition)
     if source.locate is not None:
         rows = source.locate(rows, images)
+    rows = read_as(rows, columns or {}, table)
     for line, value in enumerate(rows["label"], start=2):
         if value not in _LABELS:
             raise InputError(

@@ -7,9 +7,10 @@
   on breast density: tissue D against F and G.
 - Known faults: digitised film, 8 bits, 0.2 mm. The README calls odd numbers right breasts, but on
   the films that we looked at the markers of odd numbers read L. Laterality is therefore left empty,
-  and the README's is kept as ``laterality_readme``. Some films have several lesions, some lesions
-  no coordinates. Strips and markers are burnt in. There are too few malignant films to train a
-  detector on.
+  and the two readings are ``laterality_readme`` and ``laterality_film_marker``, each a rule for
+  all films; ``--column laterality=...`` takes one of them. Some films have several lesions, some
+  lesions no coordinates. Strips and markers are burnt in. There are too few malignant films to
+  train a detector on.
 - Columns: as in the set's README; we had the whole table.
 """
 
@@ -32,6 +33,7 @@ _CSV_COLUMNS = (
     "severity",
     "radius",
 )
+_MAY_HAVE = ("laterality_film_marker",)
 # Film, tissue, class; then the severity of an abnormality, and its x, y and radius in pixels.
 _LINE = re.compile(r"mdb(\d{3}) ([FGD]) ([A-Z]{4})(?: ([BM])(?: \d+ \d+ (\d+))?)?\b")
 
@@ -42,14 +44,15 @@ def read(table: Path, definition: str) -> pd.DataFrame:
     Args:
         table: lines such as ``mdb001 G CIRC B 535 425 197`` (others are passed over), or a CSV
             with the columns image_id, patient_id, laterality_readme, tissue, abnormality,
-            severity (M, B or N) and radius.
+            severity (M, B or N) and radius, and perhaps laterality_film_marker.
         definition: ``cancer`` or ``dense``.
 
     Raises:
         InputError: no such file, or it is neither of the two.
     """
     if table.suffix.lower() == ".csv":
-        frame = read_table(table, _CSV_COLUMNS, _TABLE)[list(_CSV_COLUMNS)]
+        frame = read_table(table, _CSV_COLUMNS, _TABLE)
+        frame = frame[[name for name in (*_CSV_COLUMNS, *_MAY_HAVE) if name in frame.columns]]
     else:
         frame = _read_text(table)
     column, positive = ("severity", "M") if definition == "cancer" else ("tissue", "D")
@@ -75,6 +78,7 @@ def _read_text(table: Path) -> pd.DataFrame:
             "image_id": f"mdb{film}",
             "patient_id": f"P{(number + 1) // 2:03}",
             "laterality_readme": "R" if number % 2 else "L",
+            "laterality_film_marker": "L" if number % 2 else "R",
             "tissue": tissue,
             "abnormality": abnormality,
             "severity": severity or "N",
