@@ -52,6 +52,7 @@ if TYPE_CHECKING:  # by a name of its own each is re-exported
     from mammo_pd.training.objectives.binary_label import BinaryLabel as BinaryLabel
     from mammo_pd.training.setup import RunSetup as RunSetup
     from mammo_pd.training.step import image_keys as image_keys
+    from mammo_pd.training.train import reopen_run as reopen_run
     from mammo_pd.training.train import resume as resume
     from mammo_pd.training.train import start_run as start_run
     from mammo_pd.training.train import train as train
@@ -101,6 +102,7 @@ _HOMES = {
     "load_config": "mammo_pd.config",
     "train": "mammo_pd.training.train",
     "resume": "mammo_pd.training.train",
+    "reopen_run": "mammo_pd.training.train",
     "RunSetup": "mammo_pd.training.setup",
     "start_run": "mammo_pd.training.train",
     "fit": "mammo_pd.training.loop",

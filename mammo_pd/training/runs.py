@@ -59,6 +59,7 @@ class RunInfo:
             the clock says; 0 in earlier versions.
         finished: when, once it is.
         validation: then, metrics of the best epoch on all patches of the validation images.
+        sampler: the class that drew its patches, if it is not the package's own.
     """
 
     run_id: str
@@ -82,6 +83,7 @@ class RunInfo:
     number: int = 0
     finished: str | None = None
     validation: dict[str, float] | None = None
+    sampler: str | None = None
 
 
 @dataclass(frozen=True)

@@ -364,6 +364,7 @@ class RunSetup:
             environment=self.environment,
             normalization=self.backbone.normalization,
             weights=dict(self.weights_report) if self.weights_report is not None else None,
+            sampler=name_of_own(type(self.sampler)),
         )
         return RunFolder(runs / run_id, info, self.config)
 
@@ -452,6 +453,11 @@ def make_loader(
         cores = available_cores() if device.type == "cuda" else 1
         workers = max(1, min(_MAX_THREADS, cores - 1))
     return BatchLoader(dataset, batches, device, workers)
+
+
+def name_of_own(sampler: type[PatchSampler]) -> str | None:
+    """How a run remembers a sampler that is not the package's own; None for that one."""
+    return None if sampler is PatchSampler else f"{sampler.__module__}.{sampler.__qualname__}"
 
 
 def _end_with_launcher(fabric: Fabric) -> None:

@@ -36,7 +36,7 @@ from mammo_pd.training.devices import count_devices, make_fabric
 from mammo_pd.training.objectives import build_objective
 from mammo_pd.training.runs import RunFolder
 from mammo_pd.training.setup import RunSetup
-from mammo_pd.training.train import resume, train
+from mammo_pd.training.train import reopen_run, resume, start_run, train
 
 SMALL = {
     "data.res": "128x96",
@@ -249,6 +249,26 @@ def test_batch_larger_than_the_part_train_is_spoken_of(phantom_store: Path, tmp_
     config = small(training__batch_size=1000, training__epochs=1)
     train(phantom_store, tmp_path, config, say=said.append)
     assert any("an epoch is one step" in line for line in said)
+
+
+def test_run_with_a_sampler_of_its_own_is_resumed_with_that_one_alone(
+    phantom_store: Path, tmp_path: Path
+) -> None:
+    class Own(PatchSampler):
+        pass
+
+    config = small(training__epochs=1)
+    setup = RunSetup.build(phantom_store, config, sampler=Own, say=silent)
+    own = start_run(tmp_path, setup, run_id="own").path
+    with pytest.raises(InputError, match=r"drawn by .*Own, not by its configuration"):
+        resume(own, say=silent)
+    reopened, _ = reopen_run(own, sampler=Own, say=silent)
+    assert type(reopened.sampler) is Own
+    plain = start_run(
+        tmp_path, RunSetup.build(phantom_store, config, say=silent), run_id="plain"
+    ).path
+    with pytest.raises(InputError, match=r"drawn by its configuration, not by .*Own"):
+        reopen_run(plain, sampler=Own, say=silent)
 
 
 def test_run_that_began_with_weights_is_resumed_without_them(
