@@ -397,6 +397,8 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Given]:
         path = path.strip()
         if not equals:
             raise InputError(f"--set {assignment} has no '='; write --set training.lr=0.0001")
+        if not path:
+            raise InputError(f"--set {assignment} names no key; write --set training.lr=0.0001")
         try:
             parsed[path] = Given(yaml.safe_load(text), f"--set {path}")
         except yaml.YAMLError as error:

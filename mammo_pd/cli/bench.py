@@ -19,6 +19,7 @@ from mammo_pd.cli.options import (
     ModelsOption,
     ResolutionsOption,
     RunsOption,
+    WholeNumber,
 )
 
 
@@ -28,7 +29,7 @@ def bench(
     keep: KeepRatesOption = (0.25, 1.0),
     model: ModelsOption = ("vit_small_patch16_224",),
     batch_size: Annotated[
-        int | None,
+        WholeNumber | None,
         Parameter(metavar="N", show_default="fills 20 GiB, at most 128; 2 on a CPU"),
     ] = None,
     pretrain: bool = False,

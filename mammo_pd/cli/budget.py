@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from mammo_pd.cli.early_checks import check_keep_rates, check_models, check_resolutions
-from mammo_pd.cli.options import KeepRatesOption, ModelsOption, ResolutionsOption
+from mammo_pd.cli.options import KeepRatesOption, ModelsOption, ResolutionsOption, WholeNumber
 from mammo_pd.errors import InputError
 from mammo_pd.perf.memory_size import parse_memory
 
@@ -18,7 +18,7 @@ def budget(
         Parameter(metavar="SIZE", show_default="that of the --bench file, else this machine's"),
     ] = None,
     hours: Annotated[float | None, Parameter(metavar="H")] = None,
-    images: Annotated[int | None, Parameter(metavar="N")] = None,
+    images: Annotated[WholeNumber | None, Parameter(metavar="N")] = None,
     bench: Annotated[Path | None, Parameter(metavar="FILE")] = None,
     res: ResolutionsOption = ("512", "1024", "1536", "2048x1664", "3328x2560"),
     keep: KeepRatesOption = (0.1, 0.25, 0.5, 1.0),

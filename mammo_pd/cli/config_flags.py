@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from mammo_pd.cli.options import WholeNumber
 from mammo_pd.terms import Draw
 
 if TYPE_CHECKING:
@@ -76,13 +77,13 @@ class ConfigFlags:
     ] = None
     weights: Annotated[str | None, Parameter(metavar="FILE", show_default="random")] = None
     target: Annotated[list[str] | None, Parameter(metavar="COLUMN", show_default="label")] = None
-    epochs: Annotated[int | None, Parameter(metavar="N", show_default="30")] = None
+    epochs: Annotated[WholeNumber | None, Parameter(metavar="N", show_default="30")] = None
     batch_size: Annotated[
         int | Literal["auto"] | None,
         Parameter(metavar="N", show_default="32", show_choices=False, converter=_number_or_auto),
     ] = None
     lr: Annotated[float | None, Parameter(metavar="RATE", show_default="0.0003")] = None
-    devices: Annotated[int | None, Parameter(metavar="N", show_default="1")] = None
+    devices: Annotated[WholeNumber | None, Parameter(metavar="N", show_default="1")] = None
     split: Annotated[str | None, Parameter(metavar="NAME", show_default="default")] = None
     config: Annotated[Path | None, Parameter(metavar="FILE")] = None
     assignments: Annotated[list[str] | None, Parameter(name="--set", metavar="KEY=VALUE")] = None

@@ -15,7 +15,14 @@ from mammo_pd.cli.early_checks import (
     check_store,
     check_weights_file,
 )
-from mammo_pd.cli.options import DEFAULT_RUNS, NamedStoreOption, RunsOption, default_store, find_run
+from mammo_pd.cli.options import (
+    DEFAULT_RUNS,
+    NamedStoreOption,
+    RunsOption,
+    WholeNumber,
+    default_store,
+    find_run,
+)
 from mammo_pd.errors import InputError
 from mammo_pd.wording import counted
 
@@ -35,7 +42,7 @@ def embed(
     model: Annotated[str | None, Parameter(metavar="NAME", show_default=False)] = None,
     res: Annotated[str | None, Parameter(metavar="RES", show_default="1024")] = None,
     checkpoint: Literal["best", "last"] = "best",
-    batch_size: Annotated[int, Parameter(metavar="N")] = 8,
+    batch_size: Annotated[WholeNumber, Parameter(metavar="N")] = 8,
     runs: RunsOption = DEFAULT_RUNS,
 ) -> None:
     """Write features of each image of a store to a Parquet file.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from mammo_pd.cli.early_checks import check_output_file
+from mammo_pd.cli.options import WorkersOption
 from mammo_pd.errors import InputError
 from mammo_pd.wording import counted
 
@@ -29,7 +30,7 @@ def inspect(
     *,
     csv: Annotated[Path | None, Parameter(metavar="FILE")] = None,
     html: Annotated[Path | None, Parameter(metavar="FILE")] = None,
-    workers: Annotated[int | None, Parameter(metavar="N", show_default="one per core")] = None,
+    workers: WorkersOption = None,
 ) -> None:
     """Show what a folder of mammograms holds, before hours are spent on it.
 

@@ -11,6 +11,8 @@ from mammo_pd.cli.container import warn_unless_mounted
 from mammo_pd.errors import InputError
 
 if TYPE_CHECKING:
+    from cyclopts import Token
+
     from mammo_pd.training.runs import RunFolder
 
 DEFAULT_STORE = Path("store")
@@ -21,6 +23,16 @@ def _would_be_kept(_: object, folder: Path) -> None:
     warn_unless_mounted(folder)
 
 
+def _whole(_: object, tokens: "tuple[Token, ...]") -> int:
+    text = tokens[0].value
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{text} is not a whole number.") from None
+
+
+# Of 1.5, cyclopts itself makes a 2.
+WholeNumber = Annotated[int, Parameter(converter=_whole)]
 StoreOption = Annotated[
     Path, Parameter(env_var="MAMMO_PD_STORE", metavar="STORE", validator=_would_be_kept)
 ]
@@ -35,11 +47,12 @@ RunsOption = Annotated[
 NamedStoreOption = Annotated[
     Path | None, Parameter(metavar="STORE", show_default="$MAMMO_PD_STORE, else store")
 ]
-SeedOption = Annotated[int | None, Parameter(metavar="N", show_default="0")]
-FoldOption = Annotated[int | None, Parameter(metavar="I")]
+SeedOption = Annotated[WholeNumber | None, Parameter(metavar="N", show_default="0")]
+FoldOption = Annotated[WholeNumber | None, Parameter(metavar="I")]
 ResumeOption = Annotated[list[Path] | None, Parameter(metavar="[RUN]", consume_multiple=(0, 1))]
+WorkersOption = Annotated[WholeNumber | None, Parameter(metavar="N", show_default="one per core")]
 # Scripts give it; since intervals are in closed form it has no effect, and says so.
-ResamplesOption = Annotated[int | None, Parameter(metavar="N", show_default=False)]
+ResamplesOption = Annotated[WholeNumber | None, Parameter(metavar="N", show_default=False)]
 # The values of `mammo_pd.evaluation.levels.Aggregation`, whose module is too heavy for --help.
 AggregationOption = Literal["mean", "max", "noisy_or"]
 # The codes of `mammo_pd.evaluation.thresholds.choose_thresholds`, for the same reason.

@@ -12,6 +12,7 @@ from mammo_pd.cli.options import (
     DEFAULT_RUNS,
     OperatingPointOption,
     RunsOption,
+    WorkersOption,
     find_checkpoint,
 )
 from mammo_pd.errors import InputError
@@ -44,7 +45,7 @@ def predict(
     saliency: bool = False,
     dicom: bool = False,
     key: Annotated[Path | None, Parameter(metavar="FILE", show_default="a new key")] = None,
-    workers: Annotated[int | None, Parameter(metavar="N", show_default="one per core")] = None,
+    workers: WorkersOption = None,
     runs: RunsOption = DEFAULT_RUNS,
 ) -> int | None:
     """Score new studies, without labels, from DICOM files to tables.

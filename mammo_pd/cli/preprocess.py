@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from mammo_pd.cli.early_checks import check_output_file, read_key
-from mammo_pd.cli.options import DEFAULT_STORE, StoreOption, default_store, unless_default
+from mammo_pd.cli.options import (
+    DEFAULT_STORE,
+    StoreOption,
+    WholeNumber,
+    WorkersOption,
+    default_store,
+    unless_default,
+)
 from mammo_pd.cli.preprocess_summary import summary_lines
 from mammo_pd.cli.public_set import in_words, labels_of, look_like
 from mammo_pd.errors import InputError
@@ -39,8 +46,8 @@ def preprocess(
     replace_labels: bool = False,
     voi: VoiPolicy = VoiPolicy.AUTO,
     frames: Frames = Frames.EXCLUDE,
-    bits_stored: Annotated[int | None, Parameter(metavar="N", show_default="16")] = None,
-    workers: Annotated[int | None, Parameter(metavar="N", show_default="one per core")] = None,
+    bits_stored: Annotated[WholeNumber | None, Parameter(metavar="N", show_default="16")] = None,
+    workers: WorkersOption = None,
     scheduler: Annotated[str | None, Parameter(metavar="ADDRESS")] = None,
     contact_sheet: Annotated[Path | None, Parameter(metavar="PNG")] = None,
     crosswalk: Annotated[Path | None, Parameter(metavar="CSV")] = None,

@@ -15,6 +15,7 @@ from mammo_pd.cli.options import (
     ResumeOption,
     RunsOption,
     SeedOption,
+    WholeNumber,
     default_store,
     unless_default,
 )
@@ -49,7 +50,7 @@ class PretrainFlags(ConfigFlags):
         target: Not for pretrain, which learns from no label.
     """
 
-    epochs: Annotated[int | None, Parameter(metavar="N", show_default="200")] = None
+    epochs: Annotated[WholeNumber | None, Parameter(metavar="N", show_default="200")] = None
     target: Annotated[list[str] | None, Parameter(show=False)] = None
 
 

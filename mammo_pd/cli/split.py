@@ -4,7 +4,13 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from mammo_pd.cli.options import DEFAULT_STORE, StoreArgument, default_store, unless_default
+from mammo_pd.cli.options import (
+    DEFAULT_STORE,
+    StoreArgument,
+    WholeNumber,
+    default_store,
+    unless_default,
+)
 from mammo_pd.errors import InputError
 
 
@@ -16,9 +22,9 @@ def split(
         tuple[float, float, float] | None,
         Parameter(metavar="TRAIN VAL TEST", show_default="0.7 0.1 0.2"),
     ] = None,
-    folds: Annotated[int | None, Parameter(metavar="K")] = None,
+    folds: Annotated[WholeNumber | None, Parameter(metavar="K")] = None,
     val: Annotated[float | None, Parameter(metavar="SHARE", show_default="0.15")] = None,
-    seed: Annotated[int, Parameter(metavar="N")] = 0,
+    seed: Annotated[WholeNumber, Parameter(metavar="N")] = 0,
 ) -> None:
     """Split a store by patient: into train, val and test, or into folds.
 

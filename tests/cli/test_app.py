@@ -5,10 +5,12 @@ import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
+from cyclopts import CycloptsError
 
-from mammo_pd.cli.app import COMMANDS, main
+from mammo_pd.cli.app import COMMANDS, app, main
 from mammo_pd.cli.config_flags import ConfigFlags
 
 ROOT = Path(__file__).parents[2]
@@ -67,6 +69,28 @@ def test_help_explains_every_option_within_80_columns(
         assert re.search(r"[a-z]\w+ \w+ \w+", line.split("  ", 2)[-1]), f"not explained: {line}"
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_part_of_a_whole_number_is_refused(command: str) -> None:
+    """Of every option that takes a whole number: cyclopts by itself rounds it."""
+    function = getattr(importlib.import_module(f"mammo_pd.cli.{command}"), command)
+    hints = get_type_hints(function)
+    hints |= get_type_hints(hints.pop("settings", object))
+    options = [name for name, hint in hints.items() if int in (hint, *get_args(hint))]
+    assert options or command not in ("train", "pretrain", "cv", "split", "preprocess", "bench")
+    needed = [
+        "x"
+        for one in inspect.signature(function).parameters.values()
+        if one.kind is one.POSITIONAL_ONLY and one.default is one.empty
+    ]
+    for name in {*options} - {"return"}:
+        with pytest.raises(CycloptsError, match=r"1\.5 is (not a whole number|neither a number)"):
+            app.parse_args(
+                [command, *needed, f"--{name.replace('_', '-')}", "1.5"],
+                exit_on_error=False,
+                print_error=False,
+            )
+
+
 def test_help_lists_the_commands_in_the_order_of_a_project(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -95,7 +119,7 @@ def test_module_is_the_command_and_gives_its_status(tmp_path: Path) -> None:
         (["trian"], r'Unknown command "trian"\. Did you mean "train"'),
         (["split", "store", "more"], r"unexpected more; see mammo-pd split --help"),
         (["train", "--batchsize", "3"], r"Unknown option: --batchsize\. Did you mean --batch-size"),
-        (["train", "--epochs", "x"], r"--epochs: unable to convert \"x\" into int"),
+        (["train", "--epochs", "x"], r"--epochs: x is not a whole number"),
         (["train", "--epochs"], r"--epochs requires an argument"),
         (["train", "--resume", "one", "two"], r"--resume accepts at most 1"),
         (["split", "--fractions", "0.7", "0.1"], r"--fractions requires 3"),

@@ -19,6 +19,7 @@ REFUSED = [
     (["train", "--store", "STORE", "--split", "none"], "there is no split 'none'"),
     (["train", "--store", "STORE", "--split", "parts", "--fold", "1"], "has no folds"),
     (["train", "--store", "STORE", "--weights", "none.safetensors"], "does not exist"),
+    (["train", "--store", "STORE", "--split", "parts", "--weights", ""], "'' does not exist"),
     (["train", "--store", "STORE", "--res", "12y"], "--res 12y is not understood"),
     (["train", "--store", "STORE", "--res", "0"], "--res 0: there is no image of 0 pixels"),
     (["train", "--store", "STORE", "--split", "parts", "--model", "vit_0"], "no model 'vit_0'"),

@@ -255,6 +255,7 @@ def test_interrupted_training_says_how_to_go_on(
         (["--set", "training.lr=-1"], "error: --set training.lr is -1; it must be above 0"),
         (["--set", "nowhere.lr=-1"], "error: --set nowhere.lr: there is no key nowhere"),
         (["--set", "training.lr"], "error: --set training.lr has no '='"),
+        (["--set", "=3"], "error: --set =3 names no key"),
     ],
 )
 def test_error_speaks_of_the_flag_that_was_typed(

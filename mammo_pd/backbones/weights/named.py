@@ -18,14 +18,14 @@ def refuse_missing_file(weights: str) -> None:
     """
     if weights == HUB or weights.startswith(HUB_PREFIXES) or Path(weights).is_file():
         return
-    if Path(weights).name != weights or weights.lower().endswith(_FILE_SUFFIXES):
+    if not weights or Path(weights).name != weights or weights.lower().endswith(_FILE_SUFFIXES):
         raise no_such_weights(weights)
 
 
 def no_such_weights(weights: str) -> InputError:
     """The error for weights that are neither a file nor known to timm."""
-    problem = "is a folder" if Path(weights).is_dir() else "does not exist"
+    problem = "is a folder" if weights and Path(weights).is_dir() else "does not exist"
     return InputError(
-        f"the weights file {weights} {problem}; give a local file (.safetensors, .pth, .npz), or "
-        "where there is a network 'timm', a timm name or hf-hub:OWNER/NAME."
+        f"the weights file {weights or repr(weights)} {problem}; give a local file (.safetensors, "
+        ".pth, .npz), or where there is a network 'timm', a timm name or hf-hub:OWNER/NAME."
     )
