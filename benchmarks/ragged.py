@@ -313,7 +313,7 @@ class Ragged(nn.Module):
 
     def _draw_paths(self, keys: Tensor, row: Row) -> None:
         """Each token skips the residual branches that its image does."""
-        self.backbone._draw_paths(keys)
+        self.backbone.draw_paths(keys)
         last = set(self.backbone.timm_model.blocks[-1].modules())
         for path in self.backbone._drop_paths:
             if path.scale is not None and path not in last:
