@@ -33,8 +33,8 @@ def within_strata(
 
     Args:
         predictions: as ``check_predictions`` returns it.
-        columns: whose values together make a stratum; ages and tumour sizes are banded, and what is
-            not known is a value of its own.
+        columns: whose values together make a stratum; ages and tumour sizes are banded, what is not
+            known is a value of its own, and so are several values of a unit's images together.
         aggregation: how the scores of a unit's images are aggregated.
 
     Returns:
@@ -49,7 +49,7 @@ def within_strata(
         known = with_known_label(predictions, level)
         if known.empty:
             continue
-        values = {name: values_of_units(known, name, level, join_rare=False) for name in columns}
+        values = {name: values_of_units(known, name, level, joined=False) for name in columns}
         stratum = pd.DataFrame(values).groupby(list(columns), sort=True).ngroup()
         found = auc_within_strata(aggregate(known, level, aggregation), stratum)
         rows.append({"columns": ", ".join(columns), "level": level.value, **found})

@@ -144,6 +144,20 @@ def test_ages_are_banded_and_rare_values_are_not_joined():
     assert found["columns"] == "site, age"
 
 
+def test_units_of_several_values_are_compared_with_those_of_the_same_values():
+    # Every woman's views are of two machines: of A and B, or of C and D.
+    table = made_up(40)
+    of_c = np.arange(160) // 4 % 2 == 1
+    table["machine"] = np.where(np.arange(160) % 2 == 0, "A", "B")
+    table.loc[of_c, "machine"] = table.loc[of_c, "machine"].map({"A": "C", "B": "D"})
+    checked = check_predictions(table)
+    for row in within_strata(checked, ["machine"], aggregation=Aggregation.MEAN)[1:]:
+        units = aggregate(checked, Level(row["level"]))
+        pair = units["patient_id"].str[-4:].astype(int).to_numpy() % 2
+        assert row["n_strata"] == 2
+        assert row["auc"] == pytest.approx(over_pairs(units, pair))
+
+
 def test_a_column_that_is_not_there(predictions):
     with pytest.raises(InputError, match="no column parity to compare within"):
         within_strata(check_predictions(predictions), ["parity"], aggregation=Aggregation.MEAN)
