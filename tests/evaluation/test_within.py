@@ -114,6 +114,11 @@ def test_an_auc_of_1_is_as_sure_as_its_least_sure_stratum():
     few = pd.DataFrame(table).iloc[np.r_[0:12, 20:40]]  # two negatives in the first
     less = auc_within_strata(few, stratum[few.index])
     assert less["auc_ci_low"] == pytest.approx(0.025 ** (1 / 4))
+    # Five of 29 positives: 5 / (5 / 29) falls below 29 in binary.
+    label = np.repeat([1, 1, 0, 0], [5, 24, 5, 24])
+    table = {"patient_id": np.arange(58), "label": label, "score": label}
+    found = auc_within_strata(pd.DataFrame(table), np.repeat([0, 1, 0, 1], [5, 24, 5, 24]))
+    assert found["auc_ci_low"] == pytest.approx(0.025 ** (1 / 29))
 
 
 def test_ages_are_banded_and_rare_values_are_not_joined():
