@@ -230,15 +230,16 @@ def _banded(number: pd.Series, edges: tuple[int, ...]) -> np.ndarray:
 
 
 def values_of_units(
-    predictions: pd.DataFrame, column: str, level: Level, *, join_rare: bool = True
+    predictions: pd.DataFrame, column: str, level: Level, *, joined: bool = True
 ) -> np.ndarray:
-    """(units,) the value that a unit's images share, ``several`` where they disagree.
+    """(units,) the value that a unit's images share.
 
     Args:
         predictions: as ``check_predictions`` returns it.
         column: ages and sizes are banded.
         level: the kind of unit; in the order in which ``aggregate`` returns them.
-        join_rare: call values beyond the twelve most frequent ``other``.
+        joined: call values beyond the twelve most frequent ``other``, and a unit whose images
+            disagree ``several``; otherwise it has all of its values, such as ``CC + MLO``.
 
     Returns:
         Text; empty where it is unknown.
@@ -250,11 +251,13 @@ def values_of_units(
         known = table[table["value"] != ""].drop_duplicates()
         once = known.groupby("unit")["value"].agg(["first", "size"])
         values = np.full(int(unit.max()) + 1, "", dtype=object)
-        values[once.index.to_numpy()] = once["first"].where(once["size"] == 1, SEVERAL).to_numpy()
+        values[once.index.to_numpy()] = once["first"].to_numpy()
+        apart = known[known["unit"].isin(once.index[once["size"] > 1])].sort_values("value")
+        every = apart.groupby("unit")["value"].agg(" + ".join)
+        values[every.index.to_numpy()] = SEVERAL if joined else every.to_numpy()
     kinds, counts = np.unique(values[values != ""].astype(str), return_counts=True)
-    if (
-        join_rare and len(kinds) > _MOST_VALUES
-    ):  # a serial number, say: one row each would fill pages
+    # A serial number, say: one row each would fill pages.
+    if joined and len(kinds) > _MOST_VALUES:
         rare = kinds[np.argsort(-counts, kind="stable")[_MOST_VALUES - 1 :]]
         values[np.isin(values.astype(str), rare)] = OTHER
     return values

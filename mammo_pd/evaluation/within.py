@@ -33,8 +33,8 @@ def within_strata(
 
     Args:
         predictions: as ``check_predictions`` returns it.
-        columns: whose values together make a stratum; ages and tumour sizes are banded, and what is
-            not known is a value of its own.
+        columns: whose values together make a stratum; ages and tumour sizes are banded, what is not
+            known is a value of its own, and so are several values of a unit's images together.
         aggregation: how the scores of a unit's images are aggregated.
 
     Returns:
@@ -49,7 +49,7 @@ def within_strata(
         known = with_known_label(predictions, level)
         if known.empty:
             continue
-        values = {name: values_of_units(known, name, level, join_rare=False) for name in columns}
+        values = {name: values_of_units(known, name, level, joined=False) for name in columns}
         stratum = pd.DataFrame(values).groupby(list(columns), sort=True).ngroup()
         found = auc_within_strata(aggregate(known, level, aggregation), stratum)
         rows.append({"columns": ", ".join(columns), "level": level.value, **found})
@@ -146,12 +146,12 @@ def _estimate(
     m = int(patient.max()) + 1
     placed = np.empty(len(label))
     by_negatives, corrected = np.zeros(m), np.zeros(m)
-    of_negatives, pairs = 0.0, np.inf
+    total, of_negatives, pairs = int(label.sum()), 0.0, []
     for name in np.unique(stratum):
         here = stratum == name
         positive, negative = here & label, here & ~label
         placed[positive], placed[negative] = placements(label[here], score[here])
-        weight = int(positive.sum()) / int(label.sum())
+        weight = int(positive.sum()) / total
         away = (placed[negative] - placed[negative].mean()) / int(negative.sum())
         moved = weight * np.bincount(patient[negative], weights=away, minlength=m)
         with_positives, with_negatives = np.unique(patient[positive]), np.unique(patient[negative])
@@ -162,12 +162,12 @@ def _estimate(
         of_negatives += weight**2 / len(with_negatives)
         # All pairs can be in order though a stratum of few pairs, or of much weight, is not easy.
         both = np.intersect1d(with_positives, with_negatives).size
-        pairs = min(pairs, min(few, (few + many - both) // 2) / weight)
+        pairs.append(min(few, (few + many - both) // 2) * total // int(positive.sum()))
     auc = float(placed[label].mean())
     count = len(np.unique(patient[label]))
     if count < _MIN_PATIENTS:
         return auc, None
-    away = (placed[label] - auc) / int(label.sum())
+    away = (placed[label] - auc) / total
     by_positives = np.bincount(patient[label], weights=away, minlength=m).astype(np.float64)
     variance = float((by_positives**2).sum()) * count / (count - 1)
     variance += float((corrected**2).sum())
@@ -177,4 +177,4 @@ def _estimate(
     if spread.variance == 0.0 and 0.0 < auc < 1.0:
         return auc, None
     # So many patients with negatives, in one stratum, would know the AUC as well.
-    return auc, auc_interval(auc, spread, count, 1.0 / of_negatives, int(pairs))
+    return auc, auc_interval(auc, spread, count, 1.0 / of_negatives, min(pairs))

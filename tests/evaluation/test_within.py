@@ -114,6 +114,11 @@ def test_an_auc_of_1_is_as_sure_as_its_least_sure_stratum():
     few = pd.DataFrame(table).iloc[np.r_[0:12, 20:40]]  # two negatives in the first
     less = auc_within_strata(few, stratum[few.index])
     assert less["auc_ci_low"] == pytest.approx(0.025 ** (1 / 4))
+    # Five of 29 positives: 5 / (5 / 29) falls below 29 in binary.
+    label = np.repeat([1, 1, 0, 0], [5, 24, 5, 24])
+    table = {"patient_id": np.arange(58), "label": label, "score": label}
+    found = auc_within_strata(pd.DataFrame(table), np.repeat([0, 1, 0, 1], [5, 24, 5, 24]))
+    assert found["auc_ci_low"] == pytest.approx(0.025 ** (1 / 29))
 
 
 def test_ages_are_banded_and_rare_values_are_not_joined():
@@ -142,6 +147,20 @@ def test_ages_are_banded_and_rare_values_are_not_joined():
     found = of_breasts("site", "age")
     assert found["auc"] == auc_within_strata(breasts, code)["auc"]
     assert found["columns"] == "site, age"
+
+
+def test_units_of_several_values_are_compared_with_those_of_the_same_values():
+    # Every woman's views are of two machines: of A and B, or of C and D.
+    table = made_up(40)
+    of_c = np.arange(160) // 4 % 2 == 1
+    table["machine"] = np.where(np.arange(160) % 2 == 0, "A", "B")
+    table.loc[of_c, "machine"] = table.loc[of_c, "machine"].map({"A": "C", "B": "D"})
+    checked = check_predictions(table)
+    for row in within_strata(checked, ["machine"], aggregation=Aggregation.MEAN)[1:]:
+        units = aggregate(checked, Level(row["level"]))
+        pair = units["patient_id"].str[-4:].astype(int).to_numpy() % 2
+        assert row["n_strata"] == 2
+        assert row["auc"] == pytest.approx(over_pairs(units, pair))
 
 
 def test_a_column_that_is_not_there(predictions):
