@@ -241,7 +241,7 @@ def test_three_findings_with_missing_targets_train_through_the_same_loop(
     phantom_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mammo_pd.data import cohort
-    from mammo_pd.training import setup as module
+    from mammo_pd.training import run_data
 
     read = cohort.read_manifest
 
@@ -257,7 +257,7 @@ def test_three_findings_with_missing_targets_train_through_the_same_loop(
 
     monkeypatch.setattr(cohort, "read_manifest", with_findings)
     findings = Findings(("dense", "calcification", "never"))
-    monkeypatch.setattr(module, "build_objective", lambda _: findings)
+    monkeypatch.setattr(run_data, "build_objective", lambda _: findings)
     setup = set_up(phantom_store, small(training__epochs=8, training__lr=1e-3))
     never = setup.backbone.timm_model.get_classifier().weight[2].detach().clone()
     run, history = fitted(setup, tmp_path)
