@@ -69,9 +69,11 @@ def check_columns(columns: Sequence[str], there: Iterable[object]) -> None:
     names = [str(name) for name in there]
     absent = [name for name in columns if name not in names]
     if absent:
+        # Of the outcome itself no strata are made.
+        offered = [name for name in names if name not in ("label", "score")]
         raise InputError(
             f"The predictions have no column {', '.join(absent)} to compare within: add it, or "
-            f"choose from {', '.join(names)}."
+            f"choose from {', '.join(offered)}."
         )
 
 
