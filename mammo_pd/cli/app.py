@@ -175,7 +175,9 @@ def explain(error: Exception, images: Sequence[Path] = ()) -> str | None:
         command = " ".join(["mammo-pd", *(error.command_chain or ())])
         return f"unexpected {' '.join(error.unused_tokens or ())}; see {command} --help."
     if isinstance(error, UnknownOptionError):
-        return text + _where_else(error)
+        # What others know by this name was not misspelt.
+        known = _where_else(error)
+        return text.partition(" Did you mean")[0] + known if known else text
     if isinstance(error, CycloptsError):
         return text
     if _is_disk_full(error):

@@ -56,14 +56,15 @@ def compare(
     from mammo_pd.report.evaluate import compare_predictions, difference_table
 
     tables: dict[str, pd.DataFrame] = {}
-    for model, file in zip(models, files, strict=True):
-        name = model.name if model.is_dir() else model.stem
-        # Two models of one name are told apart by their folders' names, or by their order: the
-        # paths of this machine stay on it.
-        choices = (name, f"{model.absolute().parent.name}/{name}")
-        numbered = (f"{name} ({number})" for number in count(2))
-        name = next(choice for choice in chain(choices, numbered) if choice not in tables)
-        tables[name] = read_predictions(file)
+    names = [model.name if model.is_dir() else model.stem for model in models]
+    for model, name, file in zip(models, names, files, strict=True):
+        # Models of one name are told apart by their folders' names, and by their order where these
+        # are alike, too: the paths of this machine stay on it.
+        told = f"{model.absolute().parent.name}/{name}" if names.count(name) > 1 else name
+        numbered = (f"{told} ({number})" for number in count(2))
+        tables[next(name for name in chain([told], numbered) if name not in tables)] = (
+            read_predictions(file)
+        )
     metrics = compare_predictions(
         tables,
         out,

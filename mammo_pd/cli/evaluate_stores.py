@@ -140,7 +140,6 @@ def evaluate_on_others(
             model=context_of([own], target).model,
             run_id=own.info.run_id,
             label_definition=own.cohort.label_definition if target is None else target,
-            phantom=own.phantom,
             **told,
         )
         try:

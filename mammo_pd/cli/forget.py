@@ -149,8 +149,13 @@ def _print_plan(
             "stay as they are: delete what must go, and train anew (what stays is scored with "
             "evaluate --accept-other-split)"
         )
-    else:
+    elif runs.is_dir():
         print(f"no run in {runs} is known to have used them")
+    else:
+        print(
+            f"warning: there is no folder of runs at {runs}, so which runs used them is not known; "
+            "name it with --runs"
+        )
     if plan.unrecorded:
         print(
             f"{counted(plan.unrecorded, 'image')} left unrecorded by a stopped preprocess: nothing "

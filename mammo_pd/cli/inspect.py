@@ -138,7 +138,8 @@ def _machines(found: "Survey") -> "CountTable":
         "Machines",
         ("manufacturer", "model", "files"),
         rows,
-        "Names that are not in mammo-pd's own list are other: free text may identify a woman.",
+        "Names that are not in mammo-pd's own list are shown as 'other': free text may identify a "
+        "woman.",
     )
 
 
@@ -353,7 +354,11 @@ def _page(found: "Survey", expected: "Estimate | None", tables: list["CountTable
 
 def _next(folder: Path, found: "Survey") -> str:
     from mammo_pd.cli.public_set import in_words, labels_of, look_like
+    from mammo_pd.terms import Reason
 
+    # Pictures that are not DICOM are taken once a table names them.
+    if not found.usable and not any(reason == Reason.NOT_IN_TABLE for _, reason in found.excluded):
+        return "preprocess would take nothing of this folder; why, is told above for each reason"
     public = look_like(folder)
     told = "" if public is None else in_words(public) + "\n"
     prefer = " --prefer ffdm" if found.paired_views else ""

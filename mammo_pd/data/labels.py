@@ -85,6 +85,11 @@ class LabelTable:
     _by_uid: dict[str, int] = field(repr=False)
     _by_image_id: dict[str, int] = field(repr=False)
 
+    @property
+    def needs_headers(self) -> bool:
+        """Whether a row may name its image by a UID, which only the file's header tells."""
+        return bool(self._by_uid) or self.uid_ends_in_image_id
+
     def find(self, path: Path, sop_instance_uid: str | None = None) -> int | None:
         """The index in `rows` of an image, or None.
 

@@ -22,6 +22,9 @@ from mammo_pd.evaluation.strata import values_of_units
 from mammo_pd.terms import Level
 from mammo_pd.wording import counted
 
+# What an AUC is made of, and what no two women share: neither makes strata.
+OUTCOME = ("label", "score")
+IDENTITIES = ("image_id", "exam_id", "patient_id")
 # With one patient's negatives alone, chance decides whether her stratum is easy or hard.
 _MIN_PATIENTS = 2
 
@@ -69,11 +72,9 @@ def check_columns(columns: Sequence[str], there: Iterable[object]) -> None:
     names = [str(name) for name in there]
     absent = [name for name in columns if name not in names]
     if absent:
-        # Of the outcome itself no strata are made.
-        offered = [name for name in names if name not in ("label", "score")]
         raise InputError(
             f"The predictions have no column {', '.join(absent)} to compare within: add it, or "
-            f"choose from {', '.join(offered)}."
+            f"choose from {', '.join(n for n in names if n not in (*OUTCOME, *IDENTITIES))}."
         )
 
 

@@ -1,6 +1,7 @@
 """Rows of a label table to the images of a store: matched, checked, recorded."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,10 +54,8 @@ def join_labels(
     times = Counter(row for row in found.values() if row is not None)
     if not times:
         raise InputError(
-            f"no row of {labels.source} names an image in {folder}; its path must be relative to "
-            "the table or to that folder, or give sop_instance_uid or the data set's image_id (a "
-            "public data set's own table: --source NAME). The images are in the store: run again "
-            "with the corrected table, and only it is read."
+            f"{_naming_none(labels, folder)} The images are in the store: run again with the "
+            "corrected table, and only it is read."
         )
     row, most = times.most_common(1)[0]
     if most > 1:
@@ -76,6 +75,26 @@ def join_labels(
         record.put_labels(source, None if at is None else labels.rows[at])
     record.commit()
     return len(labels.rows) - len(times), changes
+
+
+def refuse_naming_none(labels: LabelTable, folder: Path, files: Iterable[Path]) -> None:
+    """Check, before hours of decoding, that a table names one of the files at least.
+
+    A table of UIDs is taken as it is, since only headers tell these.
+
+    Raises:
+        InputError: no row names a file.
+    """
+    if not labels.needs_headers and all(labels.find(file) is None for file in files):
+        raise InputError(f"{_naming_none(labels, folder)} Nothing was decoded.")
+
+
+def _naming_none(labels: LabelTable, folder: Path) -> str:
+    return (
+        f"no row of {labels.source} names an image in {folder}; its path must be relative to the "
+        "table or to that folder, or give sop_instance_uid or the data set's image_id (a public "
+        "data set's own table: --source NAME)."
+    )
 
 
 def refuse_losing_labels(labels: LabelTable, folder: Path, record: Record) -> None:

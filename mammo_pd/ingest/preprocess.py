@@ -54,6 +54,7 @@ from mammo_pd.ingest.label_join import (
     count_contradicted,
     join_labels,
     refuse_losing_labels,
+    refuse_naming_none,
 )
 from mammo_pd.ingest.moved import recognise_moved
 from mammo_pd.ingest.names import image_name, name_by_path
@@ -142,8 +143,9 @@ def preprocess(
         say: is given each line that is meant for the user.
 
     Raises:
-        InputError: no images, a store with other settings, a full disk, an ambiguous label table or
-            one that would lose labels, no worker, a script that asks from its top level.
+        InputError: no images, a store with other settings, a full disk, an ambiguous label table,
+            one that names no image or would lose labels, no worker, a script that asks from its top
+            level.
     """
     if workers is not None and workers < 1:
         raise InputError(f"--workers {workers} is not 1 or above.")
@@ -152,6 +154,8 @@ def preprocess(
     settings = settings or ImagingSettings()
     folder = folder.resolve()
     found = find_images(folder)
+    if labels is not None:
+        refuse_naming_none(labels, folder, found.images)
     paths = create_or_match(out.resolve(), _what_decides_pixels(settings))
     with Record(paths, key) as record:
         upgrade_store(paths)

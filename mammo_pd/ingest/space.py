@@ -2,12 +2,14 @@
 
 import io
 import shutil
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pydicom
 from PIL import Image
+from pydicom import config
 
 from mammo_pd.data.kept_levels import levels_of
 from mammo_pd.data.store import StorePaths
@@ -97,8 +99,11 @@ def _frame_shape(file: Path) -> tuple[int, int, int]:
         with file.open("rb") as opened:
             head = io.BytesIO(opened.read(_HEAD))
         tags = ["Rows", "Columns", "NumberOfFrames"]
-        header = pydicom.dcmread(head, stop_before_pixels=True, specific_tags=tags, force=True)
-        return int(header.Rows), int(header.Columns), int(header.get("NumberOfFrames") or 1)
+        # Warnings would quote values of the header.
+        with warnings.catch_warnings(), config.disable_value_validation():
+            warnings.simplefilter("ignore")
+            header = pydicom.dcmread(head, stop_before_pixels=True, specific_tags=tags, force=True)
+            return int(header.Rows), int(header.Columns), int(header.get("NumberOfFrames") or 1)
     except Exception:  # a bad file can raise almost anything; its worker will say what is wrong
         return 0, 0, 0
 

@@ -215,6 +215,7 @@ class SetResults:
         shared_images: how many of its images are pixel by pixel those of the development store; 0
             where pixels were not at hand.
         notes: further sentences on it for the reader.
+        phantom: whether its images are phantoms; the page warns of it first.
     """
 
     name: str
@@ -225,6 +226,7 @@ class SetResults:
     shared_patients: int
     shared_images: int = 0
     notes: Sequence[str] = ()
+    phantom: bool = False
 
 
 @dataclass(frozen=True)

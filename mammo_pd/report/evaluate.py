@@ -40,7 +40,7 @@ from mammo_pd.evaluation.screening import per_thousand
 from mammo_pd.evaluation.strata import found_by_lesion, known_strata, stratify
 from mammo_pd.evaluation.threshold_sweep import sweep_thresholds
 from mammo_pd.evaluation.thresholds import MISS_COST, Reader, Threshold, choose_thresholds
-from mammo_pd.evaluation.within import within_strata
+from mammo_pd.evaluation.within import IDENTITIES, OUTCOME, within_strata
 from mammo_pd.report.content import (
     HEADLINE,
     Comparison,
@@ -436,11 +436,17 @@ def check_choices(
                     f"The radiologists' {name} of {rate:g} is not a share: use a number above 0 "
                     "and at most 1."
                 )
-    outcome = [name for name in within if name in ("label", "score")]
+    outcome = [name for name in within if name in OUTCOME]
     if outcome:
         raise InputError(
             f"The column {outcome[0]} is what an AUC is made of: compare within columns that "
             "describe an image or a woman, such as machine_id and age."
+        )
+    unshared = [name for name in within if name in IDENTITIES]
+    if unshared:
+        raise InputError(
+            f"No two women share a value of {unshared[0]}, so within it there is no negative to "
+            "compare a positive with: name columns that women share, such as machine_id and age."
         )
     return aggregated_by
 

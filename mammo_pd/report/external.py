@@ -188,6 +188,7 @@ def evaluate_sources(
                     0 if source is development else shared,
                     given.shared_images,
                     given.notes,
+                    given.context.phantom,
                 )
             )
         return write_external(ExternalValidation(context, sets, locked), folder)

@@ -7,7 +7,7 @@ one script, which adds sorting, a threshold that moves, and a table of contents 
 import re
 from base64 import b64encode
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -181,11 +181,13 @@ def external_page(external: ExternalValidation, figures: Sequence[Figure]) -> st
         "curves": "Curves",
         "locked": "What was locked",
     }
+    phantoms = [one.name for one in external.sets if one.phantom]
     return _page(
         "external",
         sections,
-        external.context,
+        replace(external.context, phantom=len(phantoms) == len(external.sets)),
         external=external,
+        phantom_sets=phantoms,
         prevalence=external.sets[0].metrics["computation"]["prevalences"].get(HEADLINE.value),
         headline=HEADLINE,
         levels=list(headline_first(dict.fromkeys(Level))),

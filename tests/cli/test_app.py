@@ -119,6 +119,7 @@ def test_module_is_the_command_and_gives_its_status(tmp_path: Path) -> None:
         (["trian"], r'Unknown command "trian"\. Did you mean "train"'),
         (["split", "store", "more"], r"unexpected more; see mammo-pd split --help"),
         (["train", "--batchsize", "3"], r"Unknown option: --batchsize\. Did you mean --batch-size"),
+        (["cv", "--runs", "runs"], r"Unknown option: --runs\. --runs is an option of mammo-pd pre"),
         (["train", "--epochs", "x"], r"--epochs: x is not a whole number"),
         (["train", "--epochs"], r"--epochs requires an argument"),
         (["train", "--resume", "one", "two"], r"--resume accepts at most 1"),

@@ -83,6 +83,19 @@ def test_a_woman_is_forgotten_and_the_runs_that_saw_her_are_named(
     assert len(left) == 40
 
 
+def test_runs_that_cannot_be_looked_through_are_not_said_to_be_innocent(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = read_manifest(open_store(store).manifest)["image_id"].iloc[0]
+    words = ["forget", str(store), "--image", image, "--dry-run", "--runs"]
+    assert main([*words, str(tmp_path / "none")]) == 0
+    printed = capsys.readouterr().out
+    assert "warning: there is no folder of runs at" in printed
+    assert "is known to have used them" not in printed
+    assert main([*words, str(tmp_path)]) == 0
+    assert f"no run in {tmp_path} is known to have used them" in capsys.readouterr().out
+
+
 def test_nothing_missing_is_no_error(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["forget", str(store), "--missing"]) == 0
     assert capsys.readouterr().out.splitlines() == [

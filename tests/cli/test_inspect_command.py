@@ -3,7 +3,11 @@
 import csv
 from pathlib import Path
 
+import numpy as np
 import pytest
+from dicom_files import make_dataset, write_dicom
+from PIL import Image
+from pydicom.uid import CTImageStorage
 
 from mammo_pd.cli.app import main
 
@@ -30,3 +34,17 @@ def test_inspect_tells_writes_and_names_the_next_command(
         assert "PHANTOM0" not in text
         assert ".dcm" not in text
     assert "12 exams" in written
+
+
+def test_what_preprocess_would_not_take_is_not_proposed_to_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scan = make_dataset(np.zeros((10, 10), np.uint16), Modality="CT", SOPClassUID=CTImageStorage)
+    (tmp_path / "scans").mkdir()
+    write_dicom(tmp_path / "scans" / "a.dcm", scan)
+    assert main(["inspect", str(tmp_path / "scans")]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("preprocess would take nothing")
+    # Pictures are left out only until a table names them.
+    Image.fromarray(np.zeros((30, 20), np.uint16)).save(tmp_path / "scans" / "b.png")
+    assert main(["inspect", str(tmp_path / "scans")]) == 0
+    assert "next: mammo-pd preprocess" in capsys.readouterr().out.splitlines()[-1]

@@ -79,6 +79,6 @@ def test_models_of_one_name_are_told_apart(
     words = ["compare", *map(str, files), "--out", str(out)]
     assert main(words) == 0
     page = (out / "index.html").read_text()
-    assert "predictions and two/predictions" in page
+    assert "Comparison of one/predictions and two/predictions" in page
     assert str(tmp_path) not in page
     assert next_command(capsys) == f"mammo-pd evaluate --predictions {files[0]}"

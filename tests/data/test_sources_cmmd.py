@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import DigitalMammographyXRayImageStorageForPresentation, ExplicitVRLittleEndian
 
@@ -84,3 +85,16 @@ def test_what_cannot_be_joined_is_refused(tmp_path: Path) -> None:
         read_source("cmmd", table(tmp_path, twice), images)
     with pytest.raises(InputError, match="row 2: the classification is neither"):
         read_source("cmmd", table(tmp_path, "D1-0001,R,44,2,mass,Normal,\n"), images)
+
+
+def test_no_value_of_a_header_is_quoted_in_a_warning(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    file = image(tmp_path / "i" / "a.dcm", "D1-0001", "R")
+    dataset = dcmread(file)
+    dataset.SpecificCharacterSet = "ISO_IR 100"
+    dataset.save_as(file)
+    file.write_bytes(file.read_bytes().replace(b"ISO_IR 100", b"HER_NAME_1"))
+    recwarn.clear()
+    read_source("cmmd", table(tmp_path, "D1-0001,R,44,2,mass,Benign,\n"), tmp_path / "i")
+    assert [str(warning.message) for warning in recwarn] == []

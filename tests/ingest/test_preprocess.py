@@ -566,10 +566,22 @@ def test_new_label_table_is_taken_without_decoding(phantoms: Path, tmp_path: Pat
     assert second.labelled == 8
 
 
-def test_table_that_names_no_image_loses_nothing(phantoms: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("rows", ["path,label\nother.dcm,1\n", "image_id,label\n77,0\n"])
+def test_table_that_names_no_file_is_refused_before_anything_is_decoded(
+    phantoms: Path, tmp_path: Path, rows: str
+) -> None:
     folder = some(phantoms, tmp_path / "d", women=1)
     table = tmp_path / "t.csv"
-    table.write_text("path,label\nother.dcm,1\n")
+    table.write_text(rows)
+    with pytest.raises(InputError, match=r"no row of .*t\.csv names .* Nothing was decoded\."):
+        quiet(folder, tmp_path / "s", labels=read_labels(table))
+    assert not (tmp_path / "s").exists()
+
+
+def test_table_whose_uids_name_no_image_loses_nothing(phantoms: Path, tmp_path: Path) -> None:
+    folder = some(phantoms, tmp_path / "d", women=1)
+    table = tmp_path / "t.csv"
+    table.write_text("sop_instance_uid,label\n1.2.3,1\n")
     with pytest.raises(InputError, match=r"no row of .*t\.csv names an image"):
         quiet(folder, tmp_path / "s", labels=read_labels(table))
     assert quiet(folder, tmp_path / "s").done_before == 4

@@ -298,6 +298,21 @@ def test_the_expected_size_is_told_and_a_full_disk_foreseen(
     assert any("warning: the disk has" in line for line in made(folder, tmp_path / "t"))
 
 
+def test_no_value_of_a_header_is_quoted_in_a_warning(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    scan = make_dataset(np.zeros((10, 10), np.uint16), NumberOfFrames=12)
+    scan.SpecificCharacterSet = "ISO_IR 100"
+    written = write_dicom(tmp_path / "a.dcm", scan).read_bytes()
+    for true, false in ((b"IS\x02\x0012", b"IS\x02\x001A"), (b"ISO_IR 100", b"HER_NAME_1")):
+        assert true in written
+        written = written.replace(true, false)
+    (tmp_path / "a.dcm").write_bytes(written)
+    recwarn.clear()
+    assert expected_space([tmp_path / "a.dcm"], Frames.EXCLUDE, ALL_LEVELS).most == 0
+    assert [str(warning.message) for warning in recwarn] == []
+
+
 def test_no_file_however_odd_keeps_the_size_from_being_told(tmp_path: Path) -> None:
     (tmp_path / "a.dcm").write_bytes(os.urandom(500))
     (tmp_path / "b.dcm").touch()

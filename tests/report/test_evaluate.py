@@ -228,6 +228,8 @@ def test_unknown_units_are_left_out_and_told_of(predictions, tmp_path):
         ({"stratify_by": ["parity"]}, "no column parity"),
         ({"within": ["view", "parity"]}, "no column parity to compare within"),
         ({"within": ["label"]}, "label is what an AUC is made of"),
+        ({"within": ["view", "exam_id"]}, "No two women share a value of exam_id"),
+        ({"within": ["patient_id"]}, "No two women share a value of patient_id"),
     ],
 )
 def test_a_bad_choice_is_a_sentence(predictions, tmp_path, how, cause):

@@ -1,4 +1,6 @@
 import json
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -72,6 +74,28 @@ def test_a_column_for_each_set(files, tmp_path):
     table = pd.read_csv(out / "sets.csv")
     assert len(table) == 12
     assert len(pd.read_csv(out / "operating_points.csv")) == 3 * 4 * 8
+
+
+@pytest.mark.usefixtures("blank_figures")
+@pytest.mark.parametrize("phantoms", [(), (0,), (1,), (0, 1)])
+def test_the_sets_of_phantoms_are_named_whichever_they_are(files, tmp_path, phantoms):
+    sources = [
+        external.SetSource(
+            name,
+            name,
+            partial(
+                external.GivenSet,
+                check_predictions(pd.read_csv(file)),
+                replace(CONTEXT, phantom=number in phantoms),
+            ),
+        )
+        for number, (name, file) in enumerate(zip("ab", files, strict=False))
+    ]
+    external.evaluate_sources(sources, tmp_path / "out", **HOW)
+    body = (tmp_path / "out" / "index.html").read_text(encoding="utf-8").split("<body>")[1]
+    assert ("These images are phantoms" in body) == (len(phantoms) == 2)
+    for number, name in enumerate("ab"):
+        assert (f"The images of {name} are phantoms" in body) == (phantoms == (number,))
 
 
 @pytest.mark.usefixtures("blank_figures")

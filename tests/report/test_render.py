@@ -467,6 +467,41 @@ def test_tables_are_sorted_by_value(report, chromium):
     assert [float(text.replace(",", "")) for text in falling] == values[::-1]
 
 
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """The folders of pages on two and on three models."""
+    out, table = tmp_path_factory.mktemp("compared"), made_up(30)
+    models = dict.fromkeys(("model of text alone", "another model", "a third"), table)
+    compare_predictions(dict(list(models.items())[:2]), out / "two", context=ReportContext())
+    compare_predictions(models, out / "three", context=ReportContext())
+    return out
+
+
+def test_words_begin_at_the_left_and_headers_stand_above_their_cells(report, compared, chromium):
+    for page in (report, compared / "two", compared / "three"):
+        chromium.open(page / "index.html")
+        columns = chromium.run(
+            "return [...document.querySelectorAll('main table')].flatMap(table =>"
+            " [...table.tHead.rows[0].cells].map((head, i) => {"
+            "  const cells = [...table.tBodies[0].rows].map(row => row.cells[i]);"
+            "  const align = e => getComputedStyle(e).textAlign;"
+            "  return [table.caption?.textContent + ': ' + head.textContent, align(head),"
+            "   cells.map(align), cells.map(cell => cell.textContent.trim())] }))"
+        )
+        assert len(columns) > 5
+        for name, head, cells, texts in columns:
+            assert set(cells) <= {head}, name
+            words = [text for text in texts if re.search("[A-Za-z]{3}", text)]
+            if words and len(words) == sum(text not in {"", "–"} for text in texts):
+                assert head in {"left", "start"}, name
+
+
+def test_two_models_are_named_once_above_their_differences(compared):
+    two, three = (parsed(compared / name / "index.html").text for name in ("two", "three"))
+    assert "AUC of model of text alone minus that of another model, with 95 % intervals" in two
+    assert "AUC of the first model minus that of the second, with 95 % intervals" in three
+
+
 def test_the_table_of_contents_follows(report, chromium):
     resized(chromium, 1200)
     chromium.open(report / "index.html")

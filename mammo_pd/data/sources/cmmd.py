@@ -16,10 +16,12 @@
   doi:10.7937/tcia.eqde-4b16 (2021).
 """
 
+import warnings
 from pathlib import Path
 
 import pandas as pd
 import pydicom
+from pydicom import config
 
 from mammo_pd.data.sources.images import image_files
 from mammo_pd.data.sources.source import Source
@@ -92,10 +94,13 @@ def locate(rows: pd.DataFrame, images: Path) -> pd.DataFrame:
 def _breast_of(file: Path) -> tuple[str, str]:
     """(Patient ID, Image Laterality) of a file, empty if missing."""
     try:
-        header = pydicom.dcmread(
-            file, stop_before_pixels=True, specific_tags=["PatientID", "ImageLaterality"]
-        )
-        found = (header.get("PatientID"), header.get("ImageLaterality"))
+        # Warnings would quote values of the header.
+        with warnings.catch_warnings(), config.disable_value_validation():
+            warnings.simplefilter("ignore")
+            header = pydicom.dcmread(
+                file, stop_before_pixels=True, specific_tags=["PatientID", "ImageLaterality"]
+            )
+            found = (header.get("PatientID"), header.get("ImageLaterality"))
     except Exception:  # a bad file can raise almost anything; preprocess says what is wrong with it
         return "", ""
     return str(found[0] or "").strip(), str(found[1] or "").strip()
