@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from prediction_tables import made_up
 
 from mammo_pd.errors import InputError
 from mammo_pd.evaluation.predictions import check_predictions
@@ -287,6 +288,24 @@ def test_the_auc_within_strata_is_shown_below_that_of_all(predictions, tmp_path)
     page = (tmp_path / "report" / "index.html").read_text()
     assert "compared only with negatives of the same machine id" in page
     assert rest["within"] == []
+
+
+@pytest.mark.parametrize("sees_cancer", [True, False])
+def test_the_result_says_whether_anything_is_left_within_strata(tmp_path, sees_cancer):
+    table = made_up(120, shift=3)
+    patient = np.arange(480) // 4
+    sick = table.groupby("patient_id")["label"].transform("max") == 1
+    # Most sick women, and few others, were imaged with the second machine, which scores tell.
+    second = np.where(sick, patient % 4 > 0, patient % 4 == 0)
+    table["machine_id"] = np.where(second, "2", "1")
+    if not sees_cancer:
+        noise = np.random.default_rng(99).random(120)[patient]
+        table["score"] = 0.2 + 0.4 * second + 0.3 * noise
+    evaluated(table, tmp_path / "report", within=["machine_id"])
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "The interval lies above 0.5" in page
+    assert "Compared only with negatives of the same machine id" in page
+    assert ("better than chance there" in page) != sees_cancer
 
 
 def test_no_torch_is_imported():
