@@ -67,7 +67,7 @@ def cv(
         settings: See `ConfigFlags`.
         seeds: How many seeds, counted from training.seed, or which: 0,1,2. The report is of each
             image's mean score over them.
-        out: Folder of the cross-validation.
+        out: Folder of the cross-validation; MLflow's records of it lie beside it.
         parallel: Runs at the same time on the same device.
         checkpoint: Weights of the run's best epoch, or of its last one.
         aggregation: How image scores become those of a breast, exam or patient.

@@ -350,7 +350,9 @@ def _warnings(
         )
     if unnamed:
         found.append(
-            f"which machine took them is not told in {unnamed} of {counted(images, 'image')}"
+            f"{unnamed} of {counted(images, 'image')} "
+            f"{'does' if unnamed == 1 else 'do'} not say which machine took "
+            f"{'it' if unnamed == 1 else 'them'}"
         )
     for kind, counts in unseen.items():
         if counts:

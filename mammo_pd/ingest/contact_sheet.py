@@ -12,6 +12,7 @@ from mammo_pd.imaging.box import Box
 _CELL = 256
 _CAPTION = 14
 _COLUMNS, _ROWS = 8, 5
+_GROUND = (40, 40, 60)
 
 
 def draw_contact_sheet(
@@ -46,7 +47,7 @@ def _cell(thumbnail: np.ndarray, box: Box | None, caption: str) -> Image.Image:
         corners = (box.left, box.top, box.right - 1, box.bottom - 1)
         ImageDraw.Draw(image).rectangle(corners, outline=(255, 200, 0))
     image.thumbnail((_CELL, _CELL))
-    cell = Image.new("RGB", (_CELL, _CELL + _CAPTION), (40, 40, 60))
+    cell = Image.new("RGB", (_CELL, _CELL + _CAPTION), _GROUND)
     cell.paste(image, (0, _CAPTION))
     ImageDraw.Draw(cell).text((2, 1), caption[:42], fill=(255, 255, 255))
     return cell
@@ -55,7 +56,7 @@ def _cell(thumbnail: np.ndarray, box: Box | None, caption: str) -> Image.Image:
 def _compose(cells: list[Image.Image]) -> Image.Image:
     """Place cells in rows, on a page as high as they need."""
     height = _CELL + _CAPTION
-    page = Image.new("RGB", (_COLUMNS * _CELL, -(-len(cells) // _COLUMNS) * height))
+    page = Image.new("RGB", (_COLUMNS * _CELL, -(-len(cells) // _COLUMNS) * height), _GROUND)
     for place, cell in enumerate(cells):
         page.paste(cell, (place % _COLUMNS * _CELL, place // _COLUMNS * height))
     return page

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -611,11 +612,12 @@ def _merged_types(known: Mapping[str, str], labels: LabelTable) -> dict[str, str
 
 
 def _draw(sheet: Path, target: _Target, left_out: LeftOut) -> list[Path]:
-    def items() -> Iterator[tuple[npt.NDArray[np.uint8], Box, str]]:
+    def items(*, doubtful: bool) -> Iterator[tuple[npt.NDArray[np.uint8], Box, str]]:
         for image in target.record.rows():
             columns = image.columns
             taken = columns["status"] == Status.OK and image.image_id not in left_out.details
-            if taken and image.source.path.is_relative_to(target.folder):
+            asked_for = taken and (columns["breast_verdict"] != "ok") == doubtful
+            if asked_for and image.source.path.is_relative_to(target.folder):
                 file = target.paths.thumbnail(image.image_id)
                 thumbnail = np.load(file, allow_pickle=False)
                 scale = max(thumbnail.shape) / max(columns["rows"], columns["columns"])
@@ -623,7 +625,8 @@ def _draw(sheet: Path, target: _Target, left_out: LeftOut) -> list[Path]:
                 box = Box(*(round(side * scale) for side in sides))
                 yield thumbnail, box, f"{image.image_id[:6]} {columns['breast_verdict']}"
 
-    pages = draw_contact_sheet(items(), sheet)
+    # What has to be looked at comes first: the rest may be hundreds of pages.
+    pages = draw_contact_sheet(chain(items(doubtful=True), items(doubtful=False)), sheet)
     for page in pages:
         page.chmod(0o600)
     return pages

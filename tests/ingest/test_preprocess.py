@@ -8,7 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from PIL import Image
 from mammo_pd.data.image_file import write_image_file
 from mammo_pd.data.labels import read_labels
 from mammo_pd.data.manifest import read_manifest
-from mammo_pd.data.record import Record
+from mammo_pd.data.record import Record, RecordedImage
 from mammo_pd.data.split_store import split_store
 from mammo_pd.data.splits import patient_groups
 from mammo_pd.data.store import (
@@ -30,6 +31,7 @@ from mammo_pd.data.store import (
     take_in,
 )
 from mammo_pd.errors import ImageError, InputError
+from mammo_pd.imaging.box import Box
 from mammo_pd.imaging.settings import ImagingSettings
 from mammo_pd.ingest import preprocess as stage
 from mammo_pd.ingest import process
@@ -683,6 +685,28 @@ def test_contact_sheet_and_crosswalk_are_written_on_request(phantoms: Path, tmp_
     # Both show what the store hides.
     for file in (sheet, crosswalk):
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_contact_sheet_begins_with_what_is_doubtful(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, captions = Record.rows, []
+
+    def doubted(record: Record) -> Iterator[RecordedImage]:
+        for number, image in enumerate(rows(record)):
+            verdict = "no_clear_edge" if number in (1, 3) else "ok"
+            yield replace(image, columns={**image.columns, "breast_verdict": verdict})
+
+    def draw(items: Iterable[tuple[np.ndarray, Box | None, str]], _: Path) -> list[Path]:
+        captions.extend(caption for _, _, caption in items)
+        return []
+
+    monkeypatch.setattr(Record, "rows", doubted)
+    monkeypatch.setattr(stage, "draw_contact_sheet", draw)
+    quiet(some(phantoms, tmp_path / "d", women=1), tmp_path / "s", contact_sheet=tmp_path / "x.png")
+    assert [caption.split()[1] for caption in captions] == ["no_clear_edge"] * 2 + ["ok"] * 2
+    names = read_manifest(tmp_path / "s" / "manifest.parquet")["image_id"].str[:6].tolist()
+    assert [caption.split()[0] for caption in captions] == [names[n] for n in (1, 3, 0, 2)]
 
 
 def make_scan(source: Path, levels: Sequence[float]) -> None:
