@@ -1,10 +1,13 @@
 """The scripts of benchmarks/: nothing but these tests runs them here."""
 
 import importlib
+import json
 import sys
 from pathlib import Path
 
 import pytest
+
+from mammo_pd.config import load_config
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -24,3 +27,16 @@ def test_every_script_finds_what_it_imports(script: str, monkeypatch: pytest.Mon
         for name in set(sys.modules) - before:
             if "." not in name and (BENCHMARKS / f"{name}.py").is_file():
                 del sys.modules[name]
+
+
+@pytest.mark.parametrize(
+    "plan", sorted((BENCHMARKS / "recipes").glob("*.json")), ids=lambda p: p.stem
+)
+def test_every_recipe_is_a_configuration(plan: Path) -> None:
+    given = json.loads(plan.read_text())
+    recipes = [given] if "cells" in given else list(given.values())
+    if "pretraining" in given:
+        recipes = [recipe for kind in given.values() for recipe in kind.values()]
+    assert recipes
+    for recipe in recipes:
+        load_config(None, recipe["set"])
