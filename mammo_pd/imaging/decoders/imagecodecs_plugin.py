@@ -6,7 +6,6 @@ to the plugins behind it.
 """
 
 from collections.abc import Callable
-from contextlib import suppress
 
 import imagecodecs
 import numpy as np
@@ -99,10 +98,10 @@ def _decode_rle(src: bytes, runner: DecodeRunner) -> bytes:
 
 def find_decoder(syntax: str) -> Decoder | None:
     """Find pydicom's decoder for a transfer syntax, or ours; None where neither has one."""
-    # NotImplementedError is how pydicom says that it has none.
-    with suppress(NotImplementedError):
+    try:
         return get_decoder(syntax)
-    return _OWN_DECODERS.get(syntax)
+    except NotImplementedError:  # how pydicom says that it has none
+        return _OWN_DECODERS.get(syntax)
 
 
 _OWN_DECODERS: dict[str, Decoder] = {}
