@@ -306,6 +306,18 @@ def test_the_result_says_whether_anything_is_left_within_strata(tmp_path, sees_c
     assert "The interval lies above 0.5" in page
     assert "Compared only with negatives of the same machine id" in page
     assert ("better than chance there" in page) != sees_cancer
+    assert "have such negatives" not in page
+
+
+def test_what_is_left_out_within_strata_is_said_beside_the_result(tmp_path):
+    table = made_up(40, shift=3)
+    # One positive woman was imaged by a machine that imaged no other.
+    sick = table.loc[table["label"] == 1, "patient_id"].unique()
+    table["machine_id"] = np.where(table["patient_id"] == sick[0], "2", "1")
+    evaluated(table, tmp_path / "report", within=["machine_id"])
+    page = (tmp_path / "report" / "index.html").read_text()
+    told = f"Only {len(sick) - 1} of {len(sick)} positive exams have such negatives."
+    assert told in page
 
 
 def test_no_torch_is_imported():
