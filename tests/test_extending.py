@@ -189,6 +189,7 @@ def test_a_number_is_learnt_judged_and_written(
     for command, said in (
         (["predict", str(run / "best.safetensors"), str(phantoms)], "to give a verdict on"),
         (["evaluate", str(run), "--store", str(other)], "learns no label of 0 and 1"),
+        (["evaluate", str(run), "--within", "age"], "--within compares positives with negatives"),
     ):
         assert main(command) == 2
         assert said in capsys.readouterr().err

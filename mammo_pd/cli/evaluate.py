@@ -233,10 +233,16 @@ def _predict(
 
 
 def _check_within(columns: Sequence[str], run: "RunFolder", store: Path | None) -> None:
-    """Refuse columns that the predictions on a store will not have; None for the run's own."""
+    """Refuse what no AUC can be compared within; store is None for the run's own."""
     from mammo_pd.evaluation.within import check_columns
     from mammo_pd.inference.predict import columns_of_predictions
+    from mammo_pd.training.objectives import build_objective
 
+    if not build_objective(run.config.training).target_columns:
+        raise InputError(
+            f"--within compares positives with negatives, and {run.path} learns no label of 0 and "
+            "1; leave it out."
+        )
     check_columns(columns, columns_of_predictions(run, store))
 
 
