@@ -98,6 +98,12 @@ def main() -> None:
         loss = train_one_epoch(network, train_batches, optimizer)
         print(f"epoch {epoch}: loss {loss:.3f} on {len(parts['train'])} images", flush=True)
     positives = sum(int(sample["label"]) for sample in parts["val"].data)
+    if not 0 < positives < len(parts["val"]):
+        print(
+            f"no AUC: {positives} of the {len(parts['val'])} validation images are positive, and "
+            "it compares positive with negative ones"
+        )
+        return
     print(
         f"AUC {measure_auc(network, val_batches):.3f} by image on the {len(parts['val'])} "
         f"validation images ({positives} positive): this shows that the pieces fit, not how well "

@@ -1,4 +1,6 @@
+import hashlib
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -12,12 +14,14 @@ from prediction_tables import made_up
 
 from mammo_pd import tracking
 from mammo_pd.batch import ImageBatch
+from mammo_pd.data import record
 from mammo_pd.data.labels import read_labels
 from mammo_pd.ingest.preprocess import preprocess
 from mammo_pd.keyed_random import image_key
 from mammo_pd.phantoms import PhantomSettings, write_phantoms
 
 _make_database = tracking._make_database
+_read_or_make_key = record._read_or_make_key
 
 # Small tensors: threads would only wait for one another, most of all beside other processes.
 torch.set_num_threads(1)
@@ -30,6 +34,29 @@ for _number, _handler in (
 ):
     if signal.getsignal(_number) == signal.SIG_IGN:
         signal.signal(_number, _handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _keys_follow_from_the_paths(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Stores made by these tests are named with the same keys in every run.
+
+    A store names its images with a key drawn at random, and splits follow the names: which women
+    are tested, and whether the few of a small store include a positive, would change from run to
+    run. MAMMO_PD_TEST_KEYS=N gives other keys, to find tests that stand on these.
+    """
+    base = tmp_path_factory.getbasetemp()
+    turn = os.environ.get("MAMMO_PD_TEST_KEYS", "0")
+
+    def read_or_make_key(path: Path, wanted: bytes | None) -> bytes:
+        if wanted is None and not path.exists():
+            # pytest numbers the folders that it makes, in the order in which tests come to run.
+            name = re.sub(r"\d+(?=/|$)", "", os.path.relpath(path, base), count=1)
+            wanted = hashlib.sha256(f"{turn} {name}".encode()).digest()
+        return _read_or_make_key(path, wanted)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(record, "_read_or_make_key", read_or_make_key)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -29,16 +29,20 @@ ROOT = Path(__file__).parents[2]
 def store(phantom_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The phantoms' store with a default split, three folds, and two women of whom little is known.
 
-    They have no label, age or spacing.
+    They have no label, age or spacing, and are negative ones of the training part, so that
+    validation keeps women of either label.
     """
     copy = tmp_path_factory.mktemp("monai") / "store"
     # Other tests may have split the shared store.
     shutil.copytree(phantom_store, copy, ignore=shutil.ignore_patterns("splits"))
-    split_store(open_store(copy), fractions=(0.5, 0.25, 0.25), say=lambda _: None)
+    split = split_store(open_store(copy), fractions=(0.5, 0.25, 0.25), say=lambda _: None)
     split_store(open_store(copy), name="three", folds=3, say=lambda _: None)
     file = copy / "manifest.parquet"
     table = pd.read_parquet(file, dtype_backend="pyarrow")
-    unknown = table["patient_id"].isin(sorted(table["patient_id"].unique())[:2])
+    trained = set(split.table.loc[split.table["split"] == "train", "patient_id"])
+    positive = set(table.loc[table["label"] == 1, "patient_id"])
+    unknown = table["patient_id"].isin(sorted(trained - positive)[:2])
+    assert table.loc[unknown, "patient_id"].nunique() == 2
     for column in ("label", "age", "imager_pixel_spacing_row", "imager_pixel_spacing_column"):
         table.loc[unknown, column] = None
     table.to_parquet(file)
@@ -230,6 +234,18 @@ def test_example_trains_a_monai_network(
     auc = re.search(r"^AUC ([\d.]+) by image on the (\d+) .*not how well", printed, re.MULTILINE)
     assert auc is not None
     assert 0 <= float(auc[1]) <= 1
+
+
+def test_example_says_why_there_is_no_auc(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "store"
+    shutil.copytree(store, copy)
+    table = pd.read_parquet(copy / "manifest.parquet", dtype_backend="pyarrow")
+    table["label"] = table["label"] * 0
+    table.to_parquet(copy / "manifest.parquet")
+    run_example(monkeypatch, str(copy), "--size", "64", "--workers", "0", "--epochs", "1")
+    assert re.search(r"^no AUC: 0 of the \d+ ", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_example_says_in_one_line_what_is_missing(
