@@ -486,7 +486,8 @@ def test_predict_gives_the_scores_of_evaluate_whichever_view_comes_last(
     found = pd.read_csv(out / "predictions.csv", index_col="image_id")
     assert len(found) == len(files)
     np.testing.assert_allclose(found["score"], expected["score"][found.index], atol=1e-6)
-    assert ((half["score"] - found["score"][half.index]).abs() > 1e-6).all()
+    # With the other view a woman's score is another one; of many women, one may hardly move.
+    assert (half["score"] - found["score"][half.index]).abs().median() > 1e-5
 
 
 def interrupted(*_: object) -> None:
