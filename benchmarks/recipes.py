@@ -31,6 +31,7 @@ from mammo_pd.evaluation.compare import compare, on_the_same_images
 from mammo_pd.evaluation.cross_validation import average_seeds, seed_aucs
 from mammo_pd.evaluation.levels import Aggregation
 from mammo_pd.evaluation.predictions import check_predictions
+from mammo_pd.evaluation.roc import auc
 from mammo_pd.orphans import end_with_parent
 
 _LEVELS = ("image", "breast", "patient")
@@ -173,7 +174,8 @@ def _table(folders: list[Path], against: str | None, folds: int) -> str:
         for column in [column for column in table if column.startswith("score")]:
             way = column.removeprefix("score")
             name = f"{line['name']}, scored{way}" if way else line["name"]
-            one = judged[_KEPT].assign(score=judged[column]).reset_index(drop=True)
+            one = judged[_KEPT].assign(score=judged[column], fold=line["fold"])
+            one = one.reset_index(drop=True)
             scores.setdefault(name, {}).setdefault(line["seed"], []).append(check_predictions(one))
     pooled = {
         name: {
@@ -182,8 +184,8 @@ def _table(folders: list[Path], against: str | None, folds: int) -> str:
         for name, seeds in scores.items()
     }
     pooled = {name: seeds for name, seeds in pooled.items() if seeds}
-    head = ["recipe", "seeds", *(f"AUC per {level}" for level in _LEVELS)]
-    head.append("one seed alone, per image")
+    head = ["recipe", "seeds", *(f"AUC within folds per {level}" for level in _LEVELS)]
+    head += ["one seed alone, per image", "pooled, per image"]
     head += [f"less {against}, per {level}" for level in _LEVELS] if against else []
     head += ["validation", "training loss", "GPU s a run", "GiB"]
     rows = [head, ["---"] * len(head)]
@@ -213,7 +215,7 @@ def _row(
     _, paired = compare(aligned, **options)
     alone, _ = compare(on_the_same_images({"own": own, "same": own})[0], **options)
 
-    def auc(level: str) -> str:
+    def within(level: str) -> str:
         row = next(row for row in alone if row["level"] == level)
         return f"{row['auc']:.3f} [{row['auc_ci_low']:.3f}, {row['auc_ci_high']:.3f}]"
 
@@ -230,8 +232,9 @@ def _row(
     trained = name.partition(", scored ")[0]
     runs = [line for line in lines if line["name"] == trained and line["seed"] in seeds]
     shares = [line["seconds"] * max(1, line["gpus"]) / line["at_once"] for line in runs]
-    cells = [name, ", ".join(map(str, seeds)), *map(auc, _LEVELS)]
+    cells = [name, ", ".join(map(str, seeds)), *map(within, _LEVELS)]
     cells.append(", ".join(f"{value:.3f}" for value in each))
+    cells.append(f"{auc(own['label'], own['score']):.3f}")
     cells += [less(level) for level in _LEVELS] if against else []
     cells.append(f"{np.mean([_validation_auc(line) for line in runs]):.3f}")
     cells.append(f"{np.mean([line['history'][-1]['train_loss'] for line in runs]):.2f}")

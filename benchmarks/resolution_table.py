@@ -12,10 +12,10 @@ import pandas as pd
 
 from mammo_pd.evaluation.compare import on_the_same_images, paired_by_patient
 from mammo_pd.evaluation.cross_validation import average_seeds
+from mammo_pd.evaluation.cutoffs import folds_of_patients
 from mammo_pd.evaluation.levels import Aggregation, aggregate, with_known_label
-from mammo_pd.evaluation.measures import auc_with_interval
 from mammo_pd.evaluation.predictions import check_predictions
-from mammo_pd.evaluation.roc import auc
+from mammo_pd.evaluation.within import auc_within_strata
 from mammo_pd.files import atomic_write
 from mammo_pd.terms import Level
 from mammo_pd.wording import percent
@@ -77,8 +77,7 @@ class Judged:
 
     def aucs(self, subset: "Subset") -> list[float]:
         """Of the single seeds."""
-        units = map(subset.units, self.seeds.values())
-        return [auc(table["label"], table["score"]) for table in units]
+        return [subset.auc(table)["auc"] for table in self.seeds.values()]
 
     def mean_auc(self, subset: "Subset") -> float:
         """The mean of the single seeds' AUCs: what one model is worth."""
@@ -118,8 +117,9 @@ class Subset:
         return aggregate(known, self.level, _MEAN)
 
     def auc(self, table: pd.DataFrame) -> dict[str, Any]:
-        """With its interval by patient."""
-        return dict(auc_with_interval(self.units(table)))
+        """With its interval by patient; within folds where there are several."""
+        units = self.units(table)
+        return dict(auc_within_strata(units, _folds_of(units, table)))
 
     def difference(self, first: Judged, second: Judged) -> str:
         """In AUC, first less second, of the same seeds, with its interval by patient."""
@@ -133,9 +133,18 @@ class Subset:
         aligned, _ = on_the_same_images(tables)
         one, other = self.units(aligned["first"]), self.units(aligned["second"])
         patient = np.asarray(pd.factorize(one["patient_id"])[0])
-        found = paired_by_patient(one["label"], one["score"], other["score"], patient)
+        fold = _folds_of(one, aligned["first"])
+        found = paired_by_patient(one["label"], one["score"], other["score"], patient, fold)
         low, high = found.difference - found.reach, found.difference + found.reach
         return f"{found.difference:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def _folds_of(units: pd.DataFrame, table: pd.DataFrame) -> np.ndarray:
+    """(n,) the fold in which each unit was tested; 0 without folds."""
+    fold = folds_of_patients(table)
+    if fold is None:
+        return np.zeros(len(units), dtype=np.intp)
+    return np.asarray(units["patient_id"].map(fold).astype(int), dtype=np.intp)
 
 
 def read_results(folders: Sequence[Path]) -> list[Judged]:
@@ -222,7 +231,8 @@ def _head(cells: Sequence[Judged]) -> str:
         f"{seen} images seen in a run; {', '.join(said['device'])}. "
         f"Tested: {len(test):,} images of {test['patient_id'].nunique():,} women, "
         f"{int(test['label'].sum()):,} positive. AUCs are of each image's mean score over the "
-        "seeds; intervals 95 %, by woman. GPU s: of training alone, for one seed (all folds)."
+        "seeds, within folds where there are several; intervals 95 %, by woman. GPU s: of training "
+        "alone, for one seed (all folds)."
     )
 
 

@@ -228,7 +228,7 @@ def _report_on(
     from mammo_pd.evaluation.cross_validation import average_seeds, run_aucs, seed_aucs
     from mammo_pd.evaluation.levels import Aggregation
     from mammo_pd.inference.explain import ErrorPictures
-    from mammo_pd.inference.predict import join_folds
+    from mammo_pd.inference.predict import join_folds, validation_by_fold
     from mammo_pd.report.cross_validation import run_table, seed_table
     from mammo_pd.report.evaluate import evaluate_predictions, summary_table
     from mammo_pd.terms import Level
@@ -264,10 +264,15 @@ def _report_on(
         rows = seed_aucs(by_seed, aggregation)
         print("\n" + seed_table(rows))
         context = replace(_as_ensemble(context, list(scored)), seeds=rows)
+    validation = [validation_by_fold(folds) or {} for folds in scored.values()]
     metrics = evaluate_predictions(
         average_seeds(list(by_seed.values())),
         out,
         context=context,
+        validation_by_fold={
+            fold: average_seeds([of_target(of_seed[fold]) for of_seed in validation])
+            for fold in validation[0]
+        },
         thumbnail=pictures,
         **choices,
     )
@@ -280,6 +285,11 @@ def _report_on(
         for key in ("auc", "auc_ci_low", "auc_ci_high"):
             if results[key] is not None:
                 found[f"test_{key}_{level}"] = results[key]
+    rows = metrics["within_folds"]
+    assert isinstance(rows, Sequence)
+    for row in rows:
+        if row["auc"] is not None:
+            found[f"test_auc_within_folds_{row['level']}"] = row["auc"]
     return found
 
 

@@ -300,18 +300,24 @@ def _report_on(
 ) -> dict[str, object]:
     """Report on the objective's only target, or on one of several."""
     from mammo_pd.inference.explain import ErrorPictures
-    from mammo_pd.inference.predict import join_folds
+    from mammo_pd.inference.predict import join_folds, validation_by_fold
     from mammo_pd.report.evaluate import evaluate_predictions
 
     pictures = ErrorPictures(scored)
     context = replace(context_of(scored, target), pictures=pictures.legend, **told)
-    table = join_folds(scored)
+    table, validation = join_folds(scored), validation_by_fold(scored)
     if target is not None:
-        table = only_target(table, scored[0].objective, target)
+        objective = scored[0].objective
+        table = only_target(table, objective, target)
+        if validation is not None:
+            validation = {
+                fold: only_target(rows, objective, target) for fold, rows in validation.items()
+            }
     return evaluate_predictions(
         table,
         out,
         context=context,
+        validation_by_fold=validation,
         thumbnail=pictures,
         **choices,
     )

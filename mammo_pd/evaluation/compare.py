@@ -1,4 +1,8 @@
-"""Models on the same images: their tables go in, paired differences in AUC come out."""
+"""Models on the same images: their tables go in, paired differences in AUC come out.
+
+Where a table is out of fold, so that its scores are of several models, a positive is compared with
+negatives of its own fold alone (`mammo_pd.evaluation.within`), with every model in the comparison.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,14 +10,16 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtr
 
 from mammo_pd.errors import InputError
+from mammo_pd.evaluation.cutoffs import folds_of_patients
 from mammo_pd.evaluation.intervals import student_quantile
 from mammo_pd.evaluation.levels import Aggregation, aggregate, with_known_label
 from mammo_pd.evaluation.measures import Row, Scalar, auc_with_interval, number
-from mammo_pd.evaluation.roc import auc, placements, total_of_products
+from mammo_pd.evaluation.roc import auc, placements
+from mammo_pd.evaluation.within import Influence, auc_within_strata, comparable
 from mammo_pd.terms import Level
 
 _PAIRED = (
@@ -78,7 +84,11 @@ def paired_delong(label: ArrayLike, first: ArrayLike, second: ArrayLike) -> Pair
 
 
 def paired_by_patient(
-    label: ArrayLike, first: ArrayLike, second: ArrayLike, patient: ArrayLike
+    label: ArrayLike,
+    first: ArrayLike,
+    second: ArrayLike,
+    patient: ArrayLike,
+    stratum: ArrayLike | None = None,
 ) -> PairedTest:
     """Compare two scores of the same units, of which those of one patient are correlated.
 
@@ -91,31 +101,28 @@ def paired_by_patient(
         first: (n,) scores of one model.
         second: (n,) scores of the other.
         patient: (n,) int, from 0; the clusters.
+        stratum: (n,) int, each with both classes, and negatives of two patients; only units of one
+            stratum are compared. One stratum by default.
 
     Source: Obuchowski 1997.
     """
     labels = np.asarray(label, dtype=bool)
-    patients = np.asarray(patient, dtype=np.int64)
-    difference = auc(labels, first) - auc(labels, second)
-    n = int(patients.max()) + 1
-    moved, drawn = [], []
-    for of_class, one, other in zip(
-        (labels, ~labels), placements(labels, first), placements(labels, second), strict=True
-    ):
-        away = (one - other - difference) / len(one)
-        summed = np.bincount(patients[of_class], weights=away, minlength=n)
-        moved.append(summed.astype(np.float64))
-        drawn.append(len(np.unique(patients[of_class])))
-    if min(drawn) < 2:
-        return PairedTest(difference, *[float("nan")] * 4)
-    of_positives, of_negatives = moved
-    # The means were estimated from the same patients, hence n / (n - 1) as in a sample's variance.
-    variance = sum(
-        float((of_class**2).sum()) * count / (count - 1)
-        for of_class, count in zip(moved, drawn, strict=True)
+    patients = np.asarray(patient, dtype=np.intp)
+    strata = np.zeros(len(labels), dtype=np.intp)
+    if stratum is not None:
+        strata = np.asarray(stratum, dtype=np.intp)
+    drawn = [len(np.unique(patients[of_class])) for of_class in (labels, ~labels)]
+    if drawn[1] < 2:
+        return PairedTest(auc(labels, first) - auc(labels, second), *[float("nan")] * 4)
+    one, other = (
+        Influence.of(labels, np.asarray(score, dtype=np.float64), patients, strata)
+        for score in (first, second)
     )
-    variance += 2.0 * total_of_products(of_positives, of_negatives) * n / (n - 1)
-    return _tested(difference, float(np.sqrt(max(variance, 0.0))), min(drawn) - 1.0)
+    moved = one - other
+    if drawn[0] < 2:
+        return PairedTest(moved.auc, *[float("nan")] * 4)
+    variance = moved.variance(drawn[0], len(np.unique(patients)))
+    return _tested(moved.auc, float(np.sqrt(variance)), min(drawn) - 1.0)
 
 
 def _tested(difference: float, error: float, freedom: float = np.inf) -> PairedTest:
@@ -192,6 +199,9 @@ def compare(
 ) -> tuple[list[Row], list[Row]]:
     """AUC of each model and paired difference of each pair of models, at every level.
 
+    Within the folds of every table that is out of fold; such rows have ``n_strata`` and
+    ``n_positive_left_out`` as well.
+
     Args:
         tables: as ``on_the_same_images`` returns them.
         aggregation: how the scores of a unit's images are aggregated.
@@ -208,17 +218,20 @@ def compare(
     """
     alone: list[Row] = []
     paired: list[Row] = []
+    folds = folds_of_tables(tables)
     for level in Level:
         units = {
             name: aggregate(with_known_label(table, level), level, aggregation)
             for name, table in tables.items()
         }
         for name, rows in units.items():
-            found = auc_with_interval(rows)
+            found = (
+                auc_within_strata(rows, _crossed(folds, rows)) if folds else auc_with_interval(rows)
+            )
             alone.append({"level": level.value, "model": name, **found})
         of_level: list[Row] = []
         for first, second in combinations(units, 2):
-            row = _difference(units[first], units[second])
+            row = _difference(units[first], units[second], folds)
             of_level.append(
                 {
                     "level": level.value,
@@ -242,13 +255,36 @@ def _not_worse(row: Row, margin: float | None) -> Row:
     return {"first_not_worse": low > -margin, "second_not_worse": high < margin}
 
 
-def _difference(first: pd.DataFrame, second: pd.DataFrame) -> Row:
-    label = first["label"].to_numpy()
-    if label.min() == label.max():
-        return dict.fromkeys(_PAIRED)
-    patient = np.asarray(pd.factorize(first["patient_id"], sort=True)[0])
+def folds_of_tables(tables: Mapping[str, pd.DataFrame]) -> "list[pd.Series[str]]":
+    """The fold of each patient, by ``patient_id``, in every table that is out of fold."""
+    found = [folds_of_patients(table) for table in tables.values() if "fold" in table.columns]
+    return [folds for folds in found if folds is not None]
+
+
+def _crossed(folds: "Sequence[pd.Series[str]]", units: pd.DataFrame) -> NDArray[np.intp]:
+    """(n,) the stratum of each unit: in it, each table's scores are of one model."""
+    values = pd.DataFrame({place: units["patient_id"].map(of) for place, of in enumerate(folds)})
+    return np.asarray(values.groupby(list(values.columns)).ngroup(), dtype=np.intp)
+
+
+def _difference(
+    first: pd.DataFrame, second: pd.DataFrame, folds: "Sequence[pd.Series[str]]"
+) -> Row:
+    label = first["label"].to_numpy() == 1
+    undefined: Row = dict.fromkeys(_PAIRED)
+    if label.all() or not label.any():
+        return undefined
+    patient = np.asarray(pd.factorize(first["patient_id"], sort=True)[0], dtype=np.intp)
+    if folds:
+        stratum = _crossed(folds, first)
+        there = np.isin(stratum, comparable(label, patient, stratum))
+        if not there.any():
+            return undefined
+        one, other = (rows["score"].to_numpy(np.float64)[there] for rows in (first, second))
+        tested = paired_by_patient(label[there], one, other, patient[there], stratum[there])
+        return undefined | _columns("", tested)
     tested = paired_by_patient(label, first["score"], second["score"], patient)
-    row: Row = dict.fromkeys(_PAIRED) | _columns("", tested)
+    row = undefined | _columns("", tested)
     # It takes units for independent: of several units of a patient its p-value is too small.
     if len(first) > first["patient_id"].nunique():
         return row

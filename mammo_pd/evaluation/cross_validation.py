@@ -12,9 +12,10 @@ from mammo_pd.evaluation.levels import (
     with_known_label,
     without_rounding_error,
 )
-from mammo_pd.evaluation.measures import Row, number
+from mammo_pd.evaluation.measures import Row, Scalar, number
 from mammo_pd.evaluation.predictions import check_predictions
 from mammo_pd.evaluation.roc import auc
+from mammo_pd.evaluation.within import within_folds
 from mammo_pd.terms import Level, Split
 
 
@@ -40,20 +41,21 @@ def run_aucs(predictions: pd.DataFrame, aggregation: Aggregation) -> Row:
 
 
 def seed_aucs(predictions: Mapping[int, pd.DataFrame], aggregation: Aggregation) -> Sequence[Row]:
-    """The AUC of the pooled out-of-fold predictions of each seed.
+    """The AUC of each seed's out-of-fold predictions, within folds.
 
     Args:
-        predictions: by seed, as for ``check_predictions``.
+        predictions: by seed, as for ``check_predictions``, with ``fold``.
         aggregation: how the scores of a unit's images are aggregated.
 
     Returns:
         One row per seed, then ``mean`` and ``range`` (the highest less the lowest): ``seed``, and
         by level the AUC.
     """
-    aucs = {
-        str(seed): [_auc(check_predictions(table), level, aggregation) for level in Level]
-        for seed, table in predictions.items()
-    }
+    aucs: dict[str, Sequence[Scalar]] = {}
+    for seed, rows in predictions.items():
+        found = within_folds(check_predictions(rows), aggregation=aggregation)
+        of_level = {row["level"]: row["auc"] for row in found}
+        aucs[str(seed)] = [of_level.get(level.value) for level in Level]
     # None, where a class is missing, becomes NaN.
     table = np.array(list(aucs.values()), dtype=np.float64)
     summaries = {"mean": table.mean(axis=0), "range": np.ptp(table, axis=0)}

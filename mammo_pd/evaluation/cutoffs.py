@@ -1,7 +1,9 @@
 """Cutoffs: a threshold with the units it decides on, one for all or one for each fold.
 
 In a cross-validation every fold is scored by a model of its own, on a scale of its own. Its
-threshold is chosen on the out-of-fold scores of the other folds, whose patients are others.
+threshold is chosen on validation images that the same model scored, as it would be for use. Of a
+table without these, it is chosen on the out-of-fold scores of the other folds: the patients are
+others, but so are the models.
 """
 
 from collections.abc import Mapping, Sequence
@@ -92,12 +94,34 @@ def cross_fitted(
         One per rule of ``choose_thresholds``; none where a fold leaves units of one class only.
     """
     fold = units["patient_id"].map(fold_of)
-    chosen: dict[str, list[Threshold]] = {}
-    for name in sorted(fold.unique()):
-        others = units[fold != name]
-        chosen[str(name)] = choose_thresholds(
-            others["label"], others["score"], miss_cost=miss_cost, prevalence=prevalence
+    others = {str(name): units[fold != name] for name in sorted(fold.unique())}
+    return validated_by_fold(others, fold_of, miss_cost=miss_cost, prevalence=prevalence)
+
+
+def validated_by_fold(
+    units: Mapping[str, pd.DataFrame],
+    fold_of: "pd.Series[str]",
+    *,
+    miss_cost: float,
+    prevalence: float | None = None,
+) -> list[Cutoff]:
+    """Choose the operating points of each fold on units of its own.
+
+    Args:
+        units: by fold, ``label, score`` of units that are not tested in it.
+        fold_of: the fold of each patient who is tested.
+        miss_cost: cost of a missed positive, in false alarms.
+        prevalence: share of positives in the intended use, for the cost rule.
+
+    Returns:
+        One per rule of ``choose_thresholds``; none where a fold has units of one class only.
+    """
+    chosen = {
+        name: choose_thresholds(
+            of_fold["label"], of_fold["score"], miss_cost=miss_cost, prevalence=prevalence
         )
+        for name, of_fold in units.items()
+    }
     if not all(chosen.values()):
         return []
     return [

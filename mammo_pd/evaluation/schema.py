@@ -94,6 +94,7 @@ def metrics_schema() -> dict[str, object]:
                 "strata": {"type": "array", "items": group},
                 "within": {"type": "array", "items": _object(within, list(within))},
                 "folds": {"type": "array", "items": _object(fold | counted, list(fold))},
+                "within_folds": {"type": "array", "items": _object(within, list(within))},
                 # What a screening programme reads; null with one class only.
                 "programme": _object(programme, list(programme)) | {"type": ["object", "null"]},
             },

@@ -3,16 +3,20 @@
 A model may tell positives from negatives by the machine or the woman's age. A positive that is
 compared only with negatives of the same machine and age band has no help from either.
 
+The folds of a cross-validation are strata, too: within them, scores of one model are compared.
+
 Shapes: n units, m patients, s strata.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from mammo_pd.errors import InputError
+from mammo_pd.evaluation.cutoffs import folds_of_patients
 from mammo_pd.evaluation.intervals import Floats, Interval, Spread, auc_interval
 from mammo_pd.evaluation.levels import Aggregation, aggregate, with_known_label
 from mammo_pd.evaluation.measures import Row, few_patients
@@ -59,6 +63,28 @@ def within_strata(
     return rows
 
 
+def within_folds(predictions: pd.DataFrame, *, aggregation: Aggregation) -> list[Row]:
+    """The AUC of out-of-fold scores at every level, each fold for itself and then averaged.
+
+    Every fold is scored by a model of its own, on a scale of its own: where one model was stopped
+    early, its scores lie close together. Pooled, a positive of one model is compared with negatives
+    of another, which costs AUC that none of the models lacks.
+
+    Args:
+        predictions: as ``check_predictions`` returns it.
+        aggregation: how the scores of a unit's images are aggregated.
+
+    Returns:
+        As ``within_strata``, the column being ``fold``; no rows with fewer than two folds, or where
+        a patient is in several.
+
+    Source: Forman and Scholz 2010; Parker, Günter and Bedo 2007 (what pooling does).
+    """
+    if "fold" not in predictions.columns or folds_of_patients(predictions) is None:
+        return []
+    return within_strata(predictions, ["fold"], aggregation=aggregation)
+
+
 def check_columns(columns: Sequence[str], there: Iterable[object]) -> None:
     """Refuse columns that a table does not have.
 
@@ -96,7 +122,7 @@ def auc_within_strata(units: pd.DataFrame, stratum: ArrayLike) -> Row:
     label = units["label"].to_numpy() == 1
     strata = np.asarray(stratum, dtype=np.intp)
     patient = np.asarray(pd.factorize(units["patient_id"], sort=True)[0], dtype=np.intp)
-    compared = np.isin(strata, _comparable(label, patient, strata))
+    compared = np.isin(strata, comparable(label, patient, strata))
     there, positives = int(label[compared].sum()), int(label.sum())
     row: Row = {
         "n_strata": len(np.unique(strata[compared])),
@@ -124,10 +150,16 @@ def auc_within_strata(units: pd.DataFrame, stratum: ArrayLike) -> Row:
     return row
 
 
-def _comparable(
+def comparable(
     label: NDArray[np.bool_], patient: NDArray[np.intp], stratum: NDArray[np.intp]
 ) -> NDArray[np.intp]:
-    """The strata with positives, and with negatives of two patients."""
+    """The strata with positives, and with negatives of two patients: those that are compared.
+
+    Args:
+        label: (n,).
+        patient: (n,) from 0.
+        stratum: (n,).
+    """
     of_patient = np.unique(np.stack([stratum[~label], patient[~label]], axis=1), axis=0)
     names, patients = np.unique(of_patient[:, 0], return_counts=True)
     found: NDArray[np.intp] = np.intersect1d(names[patients >= _MIN_PATIENTS], stratum[label])
@@ -142,42 +174,103 @@ def _estimate(
 ) -> tuple[float, Interval | None]:
     """The AUC and its interval; None where one patient has all positives, or no score differs.
 
-    With one stratum both are those of ``auc_with_interval``. With several, the influence of a
-    positive is how far its placement lies from the AUC; that of a negative, how far its lies from
-    its own stratum's AUC, which counts as much as the stratum has positives.
+    With one stratum both are those of ``auc_with_interval``.
     """
-    m = int(patient.max()) + 1
-    placed = np.empty(len(label))
-    by_negatives, corrected = np.zeros(m), np.zeros(m)
+    found = Influence.of(label, score, patient, stratum)
+    positives = len(np.unique(patient[label]))
+    if positives < _MIN_PATIENTS:
+        return found.auc, None
+    variance = found.variance(positives, len(np.unique(patient)))
+    spread = Spread(variance, Spread.of(found.positives + found.negatives).patients)
+    if spread.variance == 0.0 and 0.0 < found.auc < 1.0:
+        return found.auc, None
     total, of_negatives, pairs = int(label.sum()), 0.0, []
     for name in np.unique(stratum):
-        here = stratum == name
-        positive, negative = here & label, here & ~label
-        placed[positive], placed[negative] = placements(label[here], score[here])
-        weight = int(positive.sum()) / total
-        away = (placed[negative] - placed[negative].mean()) / int(negative.sum())
-        moved = weight * np.bincount(patient[negative], weights=away, minlength=m)
+        positive, negative = label & (stratum == name), ~label & (stratum == name)
         with_positives, with_negatives = np.unique(patient[positive]), np.unique(patient[negative])
         few, many = sorted((len(with_positives), len(with_negatives)))
-        by_negatives += moved
-        # Each stratum's mean was estimated from its own patients, hence n / (n - 1).
-        corrected += moved * np.sqrt(len(with_negatives) / (len(with_negatives) - 1))
-        of_negatives += weight**2 / len(with_negatives)
+        of_negatives += (int(positive.sum()) / total) ** 2 / len(with_negatives)
         # All pairs can be in order though a stratum of few pairs, or of much weight, is not easy.
         both = np.intersect1d(with_positives, with_negatives).size
         pairs.append(min(few, (few + many - both) // 2) * total // int(positive.sum()))
-    auc = float(placed[label].mean())
-    count = len(np.unique(patient[label]))
-    if count < _MIN_PATIENTS:
-        return auc, None
-    away = (placed[label] - auc) / total
-    by_positives = np.bincount(patient[label], weights=away, minlength=m).astype(np.float64)
-    variance = float((by_positives**2).sum()) * count / (count - 1)
-    variance += float((corrected**2).sum())
-    everyone = len(np.unique(patient))
-    variance += 2.0 * total_of_products(by_positives, by_negatives) * everyone / (everyone - 1)
-    spread = Spread(max(variance, 0.0), Spread.of(by_positives + by_negatives).patients)
-    if spread.variance == 0.0 and 0.0 < auc < 1.0:
-        return auc, None
     # So many patients with negatives, in one stratum, would know the AUC as well.
-    return auc, auc_interval(auc, spread, count, 1.0 / of_negatives, min(pairs))
+    return found.auc, auc_interval(found.auc, spread, positives, 1.0 / of_negatives, min(pairs))
+
+
+@dataclass(frozen=True)
+class Influence:
+    """How far each patient moves an AUC within strata.
+
+    That of a positive is how far its placement lies from the AUC; that of a negative, how far its
+    placement lies from its own stratum's AUC, which counts as much as the stratum has positives.
+
+    Attributes:
+        auc: within strata.
+        positives: (m,) the sum over each patient's positives.
+        negatives: (m,) the sum over each patient's negatives.
+        corrected: (m,) the same, for the sum of squares: each stratum's mean was estimated from its
+            own n patients, hence the root of n / (n - 1).
+    """
+
+    auc: float
+    positives: Floats
+    negatives: Floats
+    corrected: Floats
+
+    @classmethod
+    def of(
+        cls,
+        label: NDArray[np.bool_],
+        score: Floats,
+        patient: NDArray[np.intp],
+        stratum: NDArray[np.intp],
+    ) -> "Influence":
+        """Those on the AUC of one score.
+
+        Args:
+            label: (n,).
+            score: (n,).
+            patient: (n,) from 0.
+            stratum: (n,), each with positives, and negatives of two patients.
+
+        Source: Obuchowski 1997, for one stratum.
+        """
+        m = int(patient.max()) + 1
+        placed = np.empty(len(label))
+        by_negatives, corrected = np.zeros(m), np.zeros(m)
+        total = int(label.sum())
+        for name in np.unique(stratum):
+            here = stratum == name
+            positive, negative = here & label, here & ~label
+            placed[positive], placed[negative] = placements(label[here], score[here])
+            away = (placed[negative] - placed[negative].mean()) / int(negative.sum())
+            weight = int(positive.sum()) / total
+            moved = weight * np.bincount(patient[negative], weights=away, minlength=m)
+            patients = len(np.unique(patient[negative]))
+            by_negatives += moved
+            corrected += moved * np.sqrt(patients / (patients - 1))
+        auc = float(placed[label].mean())
+        away = (placed[label] - auc) / total
+        by_positives = np.bincount(patient[label], weights=away, minlength=m).astype(np.float64)
+        return cls(auc, by_positives, by_negatives, corrected)
+
+    def __sub__(self, other: "Influence") -> "Influence":
+        """Those on the difference of two scores of the same units."""
+        return Influence(
+            self.auc - other.auc,
+            self.positives - other.positives,
+            self.negatives - other.negatives,
+            self.corrected - other.corrected,
+        )
+
+    def variance(self, positives: int, patients: int) -> float:
+        """Of the AUC or the difference.
+
+        Args:
+            positives: number of patients with positives, at least 2.
+            patients: number of patients.
+        """
+        variance = float((self.positives**2).sum()) * positives / (positives - 1)
+        variance += float((self.corrected**2).sum())
+        both = total_of_products(self.positives, self.negatives)
+        return max(0.0, variance + 2.0 * both * patients / (patients - 1))

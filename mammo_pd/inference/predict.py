@@ -301,3 +301,16 @@ def join_folds(scored: Sequence[Scored]) -> pd.DataFrame:
         )
     tested = [one.table[one.table["split"] == Split.TEST] for one in scored]
     return pd.concat(tested, ignore_index=True).drop(columns="split")
+
+
+def validation_by_fold(scored: Sequence[Scored]) -> dict[str, pd.DataFrame] | None:
+    """What each fold's model makes of its own validation images; None of one run alone.
+
+    The images are tested in other folds.
+    """
+    if len(scored) == 1:
+        return None
+    return {
+        str(one.info.fold): one.table[one.table["split"] == Split.VAL].drop(columns="split")
+        for one in scored
+    }

@@ -55,7 +55,7 @@ class ReportContext:
         runs: of a cross-validation one row per run: ``fold, seed, epoch`` (whose weights were
             used), ``val_auc_image, val_auc_breast, test_auc_image, test_auc_breast, seconds``.
         seeds: of one with several seeds one row per seed, then ``mean`` and ``range``: ``seed``,
-            and by level the AUC of the pooled out-of-fold predictions.
+            and by level the AUC of the out-of-fold predictions within folds.
         provenance: by name, what the report was made with: ``version``, ``command``, and SHA-256
             hashes of its inputs.
         created: when, in ISO 8601.
@@ -96,6 +96,7 @@ class Computation:
         thresholds_from: number of validation images that thresholds were chosen on; 0 for none.
         reader: radiologists that the exam level is compared with, if any.
         cross_fitted: whether each fold's thresholds were chosen on the other folds.
+        by_fold: whether each fold's were chosen on validation images that its own model scored.
         locked: hash of the thresholds that were decided on another set before this one was read.
     """
 
@@ -106,6 +107,7 @@ class Computation:
     thresholds_from: int
     reader: Reader | None = None
     cross_fitted: bool = False
+    by_fold: bool = False
     locked: str | None = None
 
 
@@ -142,6 +144,9 @@ class Report:
         strata: rows as ``stratify`` returns them.
         within: rows as ``within_strata`` returns them; empty where that was not asked for.
         folds: one row per level and fold: ``level, fold``, then as ``auc_with_interval``.
+        within_folds: rows as ``mammo_pd.evaluation.within.within_folds`` returns them.
+        validation: of a cross-validation, the validation rows as each fold's model scored them,
+            with ``fold``; None where thresholds were chosen otherwise.
         programme: at exam level; None where there is one class only.
         errors: the images of the exams decided most clearly wrongly, one row each: ``kind``
             (``false alarm`` or ``miss``; without thresholds ``high negative`` or ``low positive``),
@@ -160,6 +165,8 @@ class Report:
     strata: Sequence[Row] = ()
     within: Sequence[Row] = ()
     folds: Sequence[Row] = ()
+    within_folds: Sequence[Row] = ()
+    validation: pd.DataFrame | None = None
     programme: Programme | None = None
     errors: Sequence[Row] = ()
     thumbnails: Mapping[str, Sequence[bytes]] = field(default_factory=dict)
@@ -189,6 +196,7 @@ class Comparison:
         paired: difference rows, second of what ``compare`` returns.
         units: the rows behind them by model and level, as ``aggregate`` returns them.
         margin: how much smaller an AUC may be and still count as not worse, if that was asked.
+        within_folds: whether a positive was compared only with negatives of its own fold.
     """
 
     context: ReportContext
@@ -198,6 +206,7 @@ class Comparison:
     paired: Sequence[Row]
     units: Mapping[str, Mapping[Level, pd.DataFrame]]
     margin: float | None = None
+    within_folds: bool = False
 
 
 @dataclass(frozen=True)

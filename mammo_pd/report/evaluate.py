@@ -5,19 +5,21 @@ from dataclasses import asdict, replace
 from datetime import datetime
 from math import inf
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 
 from mammo_pd.errors import InputError
 from mammo_pd.evaluation.characteristics import describe_parts
-from mammo_pd.evaluation.compare import compare, on_the_same_images
+from mammo_pd.evaluation.compare import compare, folds_of_tables, on_the_same_images
 from mammo_pd.evaluation.cutoffs import (
     FIXED_RULE,
     Cutoff,
     cross_fitted,
     folds_of_patients,
     operating_points,
+    validated_by_fold,
 )
 from mammo_pd.evaluation.decision_curve import decision_curve
 from mammo_pd.evaluation.levels import (
@@ -40,7 +42,7 @@ from mammo_pd.evaluation.screening import per_thousand
 from mammo_pd.evaluation.strata import found_by_lesion, known_strata, stratify
 from mammo_pd.evaluation.threshold_sweep import sweep_thresholds
 from mammo_pd.evaluation.thresholds import MISS_COST, Reader, Threshold, choose_thresholds
-from mammo_pd.evaluation.within import IDENTITIES, OUTCOME, within_strata
+from mammo_pd.evaluation.within import IDENTITIES, OUTCOME, within_folds, within_strata
 from mammo_pd.report.content import (
     HEADLINE,
     Comparison,
@@ -100,6 +102,7 @@ def evaluate_predictions(
     *,
     context: ReportContext,
     validation: pd.DataFrame | None = None,
+    validation_by_fold: Mapping[str, pd.DataFrame] | None = None,
     aggregation: str = Aggregation.MEAN,
     prevalence: float | None = None,
     prevalence_level: str = Level.EXAM,
@@ -114,14 +117,17 @@ def evaluate_predictions(
 
     If the table has a column ``split``, the rows ``test`` are evaluated (the rows ``val`` if there
     are none), thresholds are chosen on the rows ``val``, and the rows ``train`` are excluded. If it
-    has a column ``fold``, the scores are out-of-fold and are evaluated pooled and per fold; without
-    validation rows the thresholds of each fold are chosen on the other folds.
+    has a column ``fold``, the scores are out-of-fold and are evaluated pooled, within folds and per
+    fold; without validation rows the thresholds of each fold are chosen on the other folds.
 
     Args:
         predictions: one row per image, checked by ``check_predictions``.
         out: the report's folder; an older report there is replaced.
         context: what the reader needs to know besides.
         validation: the rows to choose thresholds on, if they are not in the table.
+        validation_by_fold: of out-of-fold predictions, by fold the rows to choose its thresholds
+            on: validation images, scored by the model that the fold tests. They take the other
+            folds' place, unless a fold has one class only at some level.
         aggregation: ``mean``, ``max`` or ``noisy_or``: how the scores of a breast's, exam's or
             patient's images are aggregated.
         prevalence: share of positives in the intended use.
@@ -140,8 +146,8 @@ def evaluate_predictions(
         The content of ``metrics.json``.
 
     Raises:
-        InputError: the table fails a check, or a patient is both evaluated and used to choose
-            thresholds.
+        InputError: the table fails a check, a patient is both evaluated and used to choose
+            thresholds, or ``validation_by_fold`` has other folds than the table.
     """
     aggregated_by = check_choices(
         aggregation=aggregation,
@@ -182,6 +188,9 @@ def evaluate_predictions(
     fold_of = None
     if "fold" in evaluated.columns and not len(chosen_on) and locked is None:
         fold_of = folds_of_patients(evaluated)
+    by_fold = {}
+    if fold_of is not None and validation_by_fold is not None:
+        by_fold = _units_by_fold(validation_by_fold, fold_of, aggregated_by)
     results: dict[Level, LevelResults] = {}
     cutoffs: dict[Level, list[Cutoff]] = {}
     for level, rows in units.items():
@@ -203,8 +212,11 @@ def evaluate_predictions(
         )
         cutoffs[level] = [Cutoff.of(threshold) for threshold in thresholds]
         if fold_of is not None and results[level].roc is not None:
-            cutoffs[level] = cross_fitted(
-                rows, fold_of, miss_cost=miss_cost, prevalence=intended.get(level)
+            rule: dict[str, Any] = {"miss_cost": miss_cost, "prevalence": intended.get(level)}
+            cutoffs[level] = (
+                validated_by_fold(by_fold[level], fold_of, **rule)
+                if by_fold
+                else cross_fitted(rows, fold_of, **rule)
             )
             points = operating_points(rows, cutoffs[level], intended.get(level))
             results[level] = replace(results[level], operating_points=points)
@@ -230,10 +242,11 @@ def evaluate_predictions(
             prevalence,
             intended,
             miss_cost,
-            locked.images if locked is not None else int(chosen_on["label"].notna().sum()),
+            _images_chosen_on(chosen_on, locked, validation_by_fold if by_fold else None),
             reader,
             locked=None if locked is None else locked.digest,
-            cross_fitted=fold_of is not None and any(cutoffs.values()),
+            cross_fitted=fold_of is not None and not by_fold and any(cutoffs.values()),
+            by_fold=bool(by_fold),
         ),
         counts=counts,
         levels=results,
@@ -260,6 +273,8 @@ def evaluate_predictions(
             reader=reader,
         ),
         folds=_folds(evaluated, aggregated_by),
+        within_folds=within_folds(evaluated, aggregation=aggregated_by),
+        validation=_joined(validation_by_fold) if by_fold and validation_by_fold else None,
         errors=errors,
         thumbnails={} if thumbnail is None else _thumbnails(errors, thumbnail),
     )
@@ -319,7 +334,16 @@ def compare_predictions(
     if context.created is None:
         context = dated(context)
     return write_comparison(
-        Comparison(context, aggregated_by, left_out, alone, paired, units, margin),
+        Comparison(
+            context,
+            aggregated_by,
+            left_out,
+            alone,
+            paired,
+            units,
+            margin,
+            within_folds=bool(folds_of_tables(aligned)),
+        ),
         out,
     )
 
@@ -332,7 +356,8 @@ def difference_table(metrics: Mapping[str, object]) -> str:
     assert isinstance(how, Mapping)
     several = len({(row["first"], row["second"]) for row in rows}) > 1
     adjusted = ", and adjusted for all pairs (Holm)" if several else ""
-    lines = [f"{'level':<8} difference in AUC [95 % interval], p; both by patient{adjusted}"]
+    measure = "difference in AUC" + (" within folds" if how["within_folds"] else "")
+    lines = [f"{'level':<8} {measure} [95 % interval], p; both by patient{adjusted}"]
     for row in rows:
         difference = fixed(row["difference"], sign="+")
         interval = between(row, "difference_ci", sign="+")
@@ -362,6 +387,7 @@ def summary_table(metrics: Mapping[str, object]) -> str:
         shown = with_interval(results)
         lines.append(f"{level:<8} {results['n']:>9,} {results['n_positive']:>9,}   {shown}")
         remarks[level.value] = results["remarks"]
+    lines += _within_lines(metrics["within_folds"])
     lines += _within_lines(metrics["within"])
     lines += [f"note: {note}" for note in data_notes(counts)]
     for remark, levels in remarks_with_levels(remarks).items():
@@ -379,6 +405,8 @@ def _within_lines(rows: object) -> list[str]:
         remarks[row["level"]] = [] if row["remark"] is None else [row["remark"]]
     if lines:
         columns = rows[0]["columns"].replace(", ", " and ")
+        if columns == "fold":
+            columns += " (one model's scores)"
         lines.insert(0, f"compared only with negatives of the same {columns}:")
     for remark, levels in remarks_with_levels(remarks).items():
         lines.append(f"note: {remark} ({', '.join(levels)} level)")
@@ -520,6 +548,57 @@ def _all_rows(
     # The rows given as validation take the place of the table's own.
     rows = rows[rows["split"] != Split.VAL.value]
     return pd.concat([rows, chosen_on.assign(split=Split.VAL.value)], ignore_index=True)
+
+
+def _units_by_fold(
+    validation: Mapping[str, pd.DataFrame], fold_of: "pd.Series[str]", aggregation: Aggregation
+) -> dict[Level, dict[str, pd.DataFrame]]:
+    """The units to choose thresholds on, by level and fold; none where one has one class only.
+
+    Raises:
+        InputError: other folds than are tested, or a patient both validates and is tested by one
+            model.
+    """
+    folds = sorted(fold_of.unique())
+    if sorted(validation) != folds:
+        raise InputError(
+            f"The validation rows are of the folds {', '.join(sorted(validation))}, and the "
+            f"predictions of {', '.join(folds)}: give both of every fold."
+        )
+    units: dict[Level, dict[str, pd.DataFrame]] = {level: {} for level in Level}
+    for name, table in validation.items():
+        checked = check_predictions(table, source=f"the validation rows of fold {name}")
+        both = set(checked["patient_id"]) & set(fold_of.index[fold_of == name])
+        if both:
+            raise InputError(
+                f"{counted(len(both), 'patient is', 'patients are')} both tested in fold {name} "
+                "and used to choose its thresholds, which makes the results optimistic: split by "
+                "patient."
+            )
+        for level in Level:
+            units[level][name] = aggregate(with_known_label(checked, level), level, aggregation)
+    # Without laterality there are no breasts, tested or not.
+    there = [of_level.values() for of_level in units.values() if any(map(len, of_level.values()))]
+    classes = [rows["label"].nunique() for of_level in there for rows in of_level]
+    return units if classes and min(classes) == 2 else {}
+
+
+def _images_chosen_on(
+    chosen_on: pd.DataFrame,
+    locked: Locked | None,
+    by_fold: Mapping[str, pd.DataFrame] | None,
+) -> int:
+    """How many labelled images thresholds were chosen on."""
+    if locked is not None:
+        return locked.images
+    if by_fold is not None:
+        known = [rows.loc[rows["label"].notna(), "image_id"] for rows in by_fold.values()]
+        return int(pd.concat(known).nunique())
+    return int(chosen_on["label"].notna().sum())
+
+
+def _joined(by_fold: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    return pd.concat([rows.assign(fold=name) for name, rows in by_fold.items()], ignore_index=True)
 
 
 def _folds(rows: pd.DataFrame, aggregation: Aggregation) -> list[Row]:

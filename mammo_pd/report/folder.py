@@ -45,6 +45,8 @@ def write_report(report: Report, out: Path) -> dict[str, object]:
         _write_json(folder / "metrics.json", metrics)
         _write_json(folder / "metrics.schema.json", metrics_schema())
         write_csv(report.predictions, folder / "predictions.csv")
+        if report.validation is not None:
+            write_csv(report.validation, folder / "validation.csv")
         for level, units in report.units.items():
             write_csv(units, folder / f"predictions_{level}.csv")
         for name, table in _tables(report).items():
@@ -71,6 +73,7 @@ def write_comparison(comparison: Comparison, out: Path) -> dict[str, object]:
             "aggregation": comparison.aggregation.value,
             "images_left_out": comparison.left_out,
             "margin": comparison.margin,
+            "within_folds": comparison.within_folds,
         },
     }
     has_curve = any(row["auc"] is not None for row in comparison.alone)
@@ -171,12 +174,14 @@ def metrics_of(report: Report) -> dict[str, object]:
             "thresholds_from_images": computation.thresholds_from,
             "reader": None if computation.reader is None else asdict(computation.reader),
             "cross_fitted": computation.cross_fitted,
+            "by_fold": computation.by_fold,
             "locked": computation.locked,
         },
         "counts": dict(report.counts),
         "strata": [dict(row) for row in report.strata],
         "within": [dict(row) for row in report.within],
         "folds": [dict(row) for row in report.folds],
+        "within_folds": [dict(row) for row in report.within_folds],
         "programme": _programme(report.programme),
         "context": asdict(context)
         | {
@@ -226,6 +231,7 @@ def _tables(report: Report) -> dict[str, pd.DataFrame]:
         "strata": report.strata,
         "within": report.within,
         "folds": report.folds,
+        "within_folds": report.within_folds,
         "per_thousand": programme.outcomes if programme else (),
         "lesions": programme.lesions if programme else (),
         "decision_curve": programme.decision_curve if programme else (),

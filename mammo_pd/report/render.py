@@ -225,6 +225,8 @@ def _chosen_on(report: Report) -> str:
         return f"{images} images of another set, before this one was read"
     if report.computation.cross_fitted:
         return "the out-of-fold scores of the other folds"
+    if report.computation.by_fold:
+        return "the validation images of each fold, scored by the model that it tests"
     return f"{plain(report.computation.thresholds_from)} validation images of other patients"
 
 
@@ -346,7 +348,7 @@ def _sweep(programme: Programme, report: Report) -> _Sweep:
         range(len(rows)),
         key=lambda place: abs(float(programme.sweep[place]["recall_rate"] or 0.0) - 0.1),
     )
-    own = report.computation.cross_fitted
+    own = report.computation.cross_fitted or report.computation.by_fold
     begins = "where the share recalled is nearest to one in ten, " + (
         "as each fold has its own threshold" if own else "as no threshold was chosen"
     )

@@ -173,7 +173,11 @@ def test_report_is_of_the_mean_score_and_says_so(whole: Path) -> None:
     assert metrics["image"]["auc"] == pytest.approx(roc_auc_score(mean["label"], mean["score"]))
 
     *seeds, average, spread = metrics["context"]["seeds"]
-    aucs = [roc_auc_score(rows["label"], rows["score"]) for _, rows in tested.groupby("seed")]
+    aucs = []
+    for _, rows in tested.groupby("seed"):
+        of = [group for _, group in rows.groupby("fold")]
+        each = [roc_auc_score(group["label"], group["score"]) for group in of]
+        aucs.append(np.average(each, weights=[group["label"].sum() for group in of]))
     assert [row["seed"] for row in seeds] == ["0", "1"]
     assert [row["image"] for row in seeds] == pytest.approx(aucs)
     assert average["image"] == pytest.approx(np.mean(aucs))

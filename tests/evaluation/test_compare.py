@@ -88,6 +88,75 @@ def test_the_standard_error_is_that_of_copied_patients(two):
     assert paired[0]["se"] == pytest.approx(np.std(drawn), rel=0.15)
 
 
+def in_folds(table, folds=5, shift=0):
+    fold = (table["patient_id"].str[-4:].astype(int) + shift) // (1 + shift) % folds
+    return table.assign(fold=fold)
+
+
+def on_scales_of_their_own(table):
+    """As models that were stopped early and late score: the order within a fold is kept."""
+    return table.assign(score=table["score"] ** (1 + 3 * table["fold"]))
+
+
+def test_within_folds_the_scales_of_the_models_do_not_count(two):
+    a, b = (in_folds(table, 3) for table in two.values())
+    alone, paired = compare({"a": a, "b": b}, **how())
+    for other in ({"a": on_scales_of_their_own(a), "b": b}, {"a": a, "b": two["b"]}):
+        again_alone, again = compare(other, **how())
+        for row, now in zip(alone + paired, again_alone + again, strict=True):
+            if row["level"] == "image":  # a power of a mean is not the mean of powers
+                assert now == pytest.approx(row)
+    # Pooled, the scales alone move the AUC.
+    moved = on_scales_of_their_own(a)["score"]
+    assert abs(roc_auc_score(a["label"], moved) - roc_auc_score(a["label"], a["score"])) > 0.01
+    for row in alone:
+        if row["level"] == "image":
+            table = {"a": a, "b": b}[row["model"]]
+            of = [rows for _, rows in table.groupby("fold")]
+            aucs = [roc_auc_score(rows["label"], rows["score"]) for rows in of]
+            positives = [rows["label"].sum() for rows in of]
+            assert row["auc"] == pytest.approx(np.average(aucs, weights=positives))
+    image = {row["model"]: row["auc"] for row in alone if row["level"] == "image"}
+    assert paired[0]["difference"] == pytest.approx(image["a"] - image["b"])
+
+
+def test_of_two_draws_of_the_folds_both_are_kept(two):
+    a, b = in_folds(two["a"], 2), in_folds(two["b"], 2, shift=1)
+    crossed = (a["fold"] * 2 + b["fold"]).astype(str)
+    assert crossed.nunique() == 4
+    _, paired = compare({"a": a, "b": b}, **how())
+    _, expected = compare({"a": a.assign(fold=crossed), "b": two["b"]}, **how())
+    assert paired == expected
+
+
+def test_the_standard_error_within_folds_is_that_of_copied_patients():
+    first = on_scales_of_their_own(in_folds(check_predictions(made_up(150)), 3))
+    noise = np.random.default_rng(5).normal(0, 0.2, len(first))
+    second = first.assign(score=np.clip(first["score"] + noise, 0, 1))
+    tables = {"first": first, "second": second}
+    label, patient = first["label"].to_numpy(), first["patient_id"].to_numpy()
+    fold = first["fold"].to_numpy()
+    of_fold = {
+        k: {p: np.flatnonzero(patient == p) for p in np.unique(patient[fold == k])}
+        for k in range(3)
+    }
+    draw, drawn = np.random.default_rng(0), []
+    for _ in range(300):
+        sums, positives = np.zeros(2), 0
+        for place in of_fold.values():
+            chosen = draw.choice(list(place), len(place))
+            rows = np.concatenate([place[p] for p in chosen])
+            count = label[rows].sum()
+            for model, table in enumerate((first, second)):
+                score = table["score"].to_numpy()[rows]
+                sums[model] += count * roc_auc_score(label[rows], score)
+            positives += count
+        drawn.append((sums[0] - sums[1]) / positives)
+    _, paired = compare(tables, **how())
+    assert paired[0]["level"] == "image"
+    assert paired[0]["se"] == pytest.approx(np.std(drawn), rel=0.2)
+
+
 def test_holm_by_hand():
     # .01 * 4, .03 * 3, .04 * 2 raised to the one before, .6
     assert holm([0.01, 0.04, None, 0.03, 0.6]) == [

@@ -10,6 +10,7 @@ from mammo_pd.evaluation.cutoffs import (
     cross_fitted,
     folds_of_patients,
     operating_points,
+    validated_by_fold,
 )
 from mammo_pd.evaluation.levels import aggregate
 from mammo_pd.evaluation.measures import assess
@@ -46,6 +47,37 @@ def test_no_fold_has_a_say_in_its_own_threshold(folded):
     ):
         assert (cutoff.code, cutoff.by_fold["2"]) == (chosen.code, chosen.value)
     assert FIXED_RULE in [cutoff.code for cutoff in before]
+
+
+def test_a_fold_is_judged_by_what_its_own_model_was_validated_on(folded):
+    """On scales of their own, thresholds of the other folds recall no one, or half of all."""
+    units, fold_of = folded
+    fold = units["patient_id"].map(fold_of)
+    draw = np.random.default_rng(1)
+    # Other women, scored by each fold's model: the same distribution on the same scale.
+    validation = {
+        name: of_fold.iloc[draw.permutation(len(of_fold))].assign(
+            patient_id=[f"other{i}" for i in range(len(of_fold))]
+        )
+        for name, of_fold in units.groupby(fold)
+    }
+    own = validated_by_fold(validation, fold_of, miss_cost=10)
+    for place, cutoff in enumerate(own):
+        for name, rows in validation.items():
+            chosen = choose_thresholds(rows["label"], rows["score"], miss_cost=10)[place]
+            assert (cutoff.code, cutoff.by_fold[name]) == (chosen.code, chosen.value)
+
+    def specificities(cutoffs):
+        (cutoff,) = (one for one in cutoffs if one.code == FIXED_RULE)
+        negative = (units["label"] == 0).to_numpy()
+        passed = pd.Series(~cutoff.flags(units)[negative])
+        return passed.groupby(fold[negative].to_numpy()).mean()
+
+    crossed = specificities(cross_fitted(units, fold_of, miss_cost=10))
+    assert (specificities(own) - 0.9).abs().max() < 0.05
+    assert (crossed - 0.9).abs().max() > 0.09
+    one_class = {**validation, "2": validation["2"].assign(label=0.0)}
+    assert validated_by_fold(one_class, fold_of, miss_cost=10) == []
 
 
 def test_each_unit_is_judged_by_the_threshold_of_its_fold(folded):

@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from blank_figures import figures_left_blank
 from prediction_tables import made_up
 
 from mammo_pd.errors import InputError
@@ -159,6 +160,109 @@ def test_folds_are_pooled_and_apart(predictions, tmp_path):
     assert [row["code"] for row in metrics["programme"]["per_thousand"]] == [
         row["code"] for row in points
     ]
+
+
+def in_folds(predictions):
+    """Out-of-fold predictions and, by fold, those of its model on women whom it did not test."""
+    fold = predictions["patient_id"].str[1:].astype(int) % 4
+    scale = 1.0 + 2.0 * fold
+    tested = predictions.assign(fold=fold, score=predictions["score"] ** scale)
+    validation = {
+        str(one): predictions[fold == (one + 1) % 4].assign(
+            score=lambda rows, one=one: rows["score"] ** (1.0 + 2.0 * one)
+        )
+        for one in range(4)
+    }
+    return tested, validation
+
+
+@pytest.fixture
+def blank_figures():
+    """Pages are written, with nothing drawn on them."""
+    with figures_left_blank():
+        yield
+
+
+@pytest.mark.usefixtures("blank_figures")
+def test_within_folds_the_scale_of_a_model_does_not_count(predictions, tmp_path):
+    tested, _ = in_folds(predictions)
+    alike = evaluated(predictions.assign(fold=tested["fold"]), tmp_path / "alike")
+    metrics = evaluated(tested, tmp_path / "scaled")
+    # Of images; a power of a mean is not the mean of powers.
+    assert metrics["within_folds"][0] == alike["within_folds"][0]
+    assert [row["level"] for row in metrics["within_folds"]] == list(Level)
+    for row in metrics["within_folds"]:
+        of = [one for one in metrics["folds"] if one["level"] == row["level"]]
+        expected = np.average([one["auc"] for one in of], weights=[one["n_positive"] for one in of])
+        assert row["auc"] == pytest.approx(expected)
+        assert metrics[row["level"]]["auc"] < row["auc"]
+    assert "compared only with negatives of the same fold (one model's scores):" in summary_table(
+        metrics
+    )
+    page = (tmp_path / "scaled" / "index.html").read_text()
+    assert "All folds pooled, and within folds" in page
+    assert evaluated(predictions, tmp_path / "plain")["within_folds"] == []
+
+
+@pytest.mark.usefixtures("blank_figures")
+def test_each_fold_is_judged_by_the_threshold_of_its_own_model(predictions, tmp_path):
+    tested, validation = in_folds(predictions)
+    metrics = evaluated(tested, tmp_path, validation_by_fold=validation)
+    assert metrics["computation"]["by_fold"] is True
+    assert metrics["computation"]["cross_fitted"] is False
+    assert metrics["computation"]["thresholds_from_images"] == len(predictions)
+    # As each run alone is judged.
+    alone = [
+        evaluated(
+            tested[tested["fold"] == fold].drop(columns="fold"),
+            tmp_path / f"fold{fold}",
+            validation=validation[str(fold)],
+        )
+        for fold in range(4)
+    ]
+    for level in Level:
+        points = {row["code"]: row for row in metrics[level]["operating_points"]}
+        each = [{row["code"]: row for row in one[level]["operating_points"]} for one in alone]
+        assert set(points) == set(each[0])
+        for code, row in points.items():
+            of_folds = [one[code] for one in each]
+            assert row["threshold"] == pytest.approx(np.mean([r["threshold"] for r in of_folds]))
+            for kind in ("tp", "fp", "fn", "tn"):
+                assert row[kind] == sum(one[kind] for one in of_folds)
+    # What stands beside the page gives the page again.
+    written = pd.read_csv(tmp_path / "validation.csv", dtype={"fold": str})
+    again = evaluated(
+        pd.read_csv(tmp_path / "predictions.csv"),
+        tmp_path / "again",
+        validation_by_fold={
+            fold: rows.drop(columns="fold") for fold, rows in written.groupby("fold")
+        },
+    )
+    assert again == metrics
+    assert "scored by the model that it tests" in (tmp_path / "index.html").read_text()
+
+
+def test_validation_of_other_folds_or_of_tested_women_is_refused(predictions, tmp_path):
+    tested, validation = in_folds(predictions)
+    with pytest.raises(InputError, match="of the folds 1, 2, 3, and the predictions of 0, 1, 2, 3"):
+        evaluated(
+            tested,
+            tmp_path,
+            validation_by_fold={fold: validation[fold] for fold in ("1", "2", "3")},
+        )
+    validation["2"] = validation["1"]
+    with pytest.raises(InputError, match="10 patients are both tested in fold 2 and used"):
+        evaluated(tested, tmp_path, validation_by_fold=validation)
+
+
+@pytest.mark.usefixtures("no_drawing")
+def test_without_both_classes_the_other_folds_choose(predictions, tmp_path):
+    tested, validation = in_folds(predictions)
+    validation["0"] = validation["0"].assign(label=0)
+    metrics = evaluated(tested, tmp_path, validation_by_fold=validation)
+    assert metrics["computation"]["cross_fitted"] is True
+    assert metrics["computation"]["by_fold"] is False
+    assert not (tmp_path / "validation.csv").exists()
 
 
 @pytest.mark.usefixtures("no_drawing")
