@@ -11,7 +11,8 @@ run; with several GPUs, the processes are dealt out to them. MLflow need not be 
 again, `train` goes on with the runs that OUT lacks.
 
 A recipe may name a "trial", a draw of `ideas_patches.TRIALS`. "also": ["on tissue", "as drawn"] has
-the same weights score fewer patches as well (`ideas_patches.score_again`): each a line of its own.
+the same weights score fewer patches as well (`ideas_patches.score_again`); "last" scores with the
+weights of the last epoch, beside those of the best: each a line of its own.
 """
 
 import argparse
@@ -21,7 +22,7 @@ import os
 import time
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -34,6 +35,14 @@ from mammo_pd.evaluation.predictions import check_predictions
 from mammo_pd.evaluation.roc import auc
 from mammo_pd.orphans import end_with_parent
 
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from mammo_pd.inference.predict import Scored
+    from mammo_pd.training.runs import RunFolder
+
+# Scored as well, beside the best epoch.
+LAST = "last"
 _LEVELS = ("image", "breast", "patient")
 # What a table of results is made of.
 _KEPT = ["image_id", "patient_id", "exam_id", "laterality", "label", "split"]
@@ -73,7 +82,9 @@ def _work(gpu: int | None, runs: Any, results: Any, store: Path, out: Path, spli
                 run = RunFolder.open(run.path)
                 scored = predict(run, store=store, say=lambda _: None)
                 again = {
-                    f"score {way}": score_again(way, scored, run, sampler)
+                    f"score {way}": _last(run, store, scored)
+                    if way == LAST
+                    else score_again(way, scored, run, sampler)
                     for way in recipe.get("also", ())
                 }
             # Whole: what a score owes to machine or age cannot be asked without these columns, and
@@ -88,6 +99,15 @@ def _work(gpu: int | None, runs: Any, results: Any, store: Path, out: Path, spli
         except Exception:
             line["error"] = traceback.format_exc()[-1500:]
         results.put(line)
+
+
+def _last(run: "RunFolder", store: Path, scored: "Scored") -> "npt.NDArray[np.float64]":
+    """The scores of the last epoch's weights: (images,), as `scored` has them."""
+    from mammo_pd.inference.predict import predict
+
+    table = predict(run, store=store, checkpoint="last", say=lambda _: None).table
+    of_image = table.set_index("image_id")["score"]
+    return of_image[scored.table["image_id"]].to_numpy(np.float64)
 
 
 def train(
@@ -149,7 +169,7 @@ def _refuse_unknown(recipes: dict[str, dict[str, Any]]) -> None:
     for name, recipe in recipes.items():
         named = {"trial": {recipe["trial"]} if "trial" in recipe else set()}
         named["also"] = set(recipe.get("also", ()))
-        for key, allowed in (("trial", TRIALS), ("also", WAYS)):
+        for key, allowed in (("trial", TRIALS), ("also", (*WAYS, LAST))):
             if unknown := sorted(named[key] - set(allowed)):
                 raise SystemExit(f"{name}: {key} {unknown[0]!r} is none of {', '.join(allowed)}")
 
