@@ -285,9 +285,9 @@ def _report_on(
         for key in ("auc", "auc_ci_low", "auc_ci_high"):
             if results[key] is not None:
                 found[f"test_{key}_{level}"] = results[key]
-    rows = metrics["within_folds"]
-    assert isinstance(rows, Sequence)
-    for row in rows:
+    within = metrics["within_folds"]
+    assert isinstance(within, Sequence)
+    for row in within:
         if row["auc"] is not None:
             found[f"test_auc_within_folds_{row['level']}"] = row["auc"]
     return found
