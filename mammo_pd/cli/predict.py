@@ -141,7 +141,7 @@ def predict(
     if without:
         print(
             f"warning: no DICOM result could be made of {counted(without, 'exam')}: the files lack "
-            "the UIDs of study or image, or cannot be read any more"
+            "the UIDs of study or image, are of a private SOP class, or cannot be read any more"
         )
     if not len(predictions.images):
         raise InputError(

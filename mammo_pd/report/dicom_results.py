@@ -18,10 +18,14 @@ import numpy as np
 import pydicom
 from PIL import Image, ImageDraw, ImageFont
 from pydicom import config
+from pydicom.datadict import dictionary_has_tag, dictionary_VM
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
-from pydicom.valuerep import DA, TM
+from pydicom.tag import BaseTag
+from pydicom.valuerep import DA, STR_VR, TM, VR, validate_value
 
 from mammo_pd import __version__
 from mammo_pd.errors import InputError
@@ -34,12 +38,22 @@ _SCHEME = "99MAMMOPD"
 _MANUFACTURER = "mammo-pd"
 # Laterality belongs to a series, so pictures of the two sides are in two.
 _SERIES_NUMBERS = {"SR": 9701, "SC": 9702, "SC L": 9703, "SC R": 9704}
-# Elements that highdicom copies, and that need not be in a file.
-_COPIED = (
+# Of type 2 in the modules that highdicom copies: they may be empty and must be there.
+_REQUIRED = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber"),
     *("StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName"),
 )
+# What an archive knows a woman by, and all UIDs, stay as her images have them, valid or not.
+_IDENTITY = ("PatientID", "IssuerOfPatientID", "PatientName")
 _SIDES = {Laterality.LEFT.value: codes.SCT.Left, Laterality.RIGHT.value: codes.SCT.Right}
+# What a picture of an image has of it.
+_OF_PIXELS = (
+    *("BurnedInAnnotation", "LossyImageCompression"),
+    *("LossyImageCompressionRatio", "LossyImageCompressionMethod"),
+)
+_DEFAULT_SET = "ISO 2022 IR 6"
+# Not the first of several character sets.
+_MULTI_BYTE = ("ISO 2022 IR 87", "ISO 2022 IR 159", "ISO 2022 IR 149", "ISO 2022 IR 58")
 _MARGIN = 6
 
 
@@ -172,25 +186,78 @@ def _read_header(path: Path) -> Dataset:
         for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"):
             if not header.get(keyword):
                 raise ValueError(f"{keyword} is missing.")
-        for keyword in _COPIED:
-            if not _is_readable(header, keyword):
+        _name_character_set(header)
+        for tag in [*header.keys()]:
+            if not _may_be_copied(header, tag):
+                del header[tag]
+        for keyword in _REQUIRED:
+            if keyword not in header:
                 setattr(header, keyword, "")
     return header
 
 
-def _is_readable(header: Dataset, keyword: str) -> bool:
-    """Whether an element holds what may be written again: archives have birthdays of zeros."""
-    if keyword not in header:
-        return False
-    value = str(header[keyword].value or "")
+def _name_character_set(header: Dataset) -> None:
+    """Keep the file's character sets, or use UTF-8 where they are not the standard's.
+
+    Source: DICOM PS3.3 C.12.1.1.2. The first of several may be empty, for ISO 2022 IR 6.
+    """
+    from highdicom import SpecificCharacterSetValues
+
+    given = header.get("SpecificCharacterSet")
+    if not given:
+        return
+    sets = [given] if isinstance(given, str) else [one or _DEFAULT_SET for one in given]
+    known = {one.value for one in SpecificCharacterSetValues}
+    if not known.issuperset(sets) or (
+        len(sets) > 1
+        and (sets[0] in _MULTI_BYTE or not all(one.startswith("ISO 2022") for one in sets))
+    ):
+        header.decode()
+        sets = ["ISO_IR 192"]
+    header.SpecificCharacterSet = sets
+
+
+def _may_be_copied(header: Dataset, tag: BaseTag) -> bool:
+    """Whether an element can stand in a result: archives hold birthdays of zeros and long IDs."""
     try:
-        if keyword.endswith("Date"):
-            DA(value)
-        elif keyword.endswith("Time"):
-            TM(value)
-    except ValueError:
+        element = header[tag]
+        if element.keyword in _IDENTITY or element.VR == VR.UI:
+            return True
+        if element.VR == VR.SQ:
+            return all(map(_is_whole, element.value))
+        if not header.get("SpecificCharacterSet") and not str(element.value).isascii():
+            return False
+        return _is_valid(element)
+    except Exception:  # pydicom can raise almost anything of a value that is none of its kind
         return False
-    return keyword != "PatientSex" or value in ("", "M", "F", "O")
+
+
+def _is_whole(item: Dataset) -> bool:
+    """Whether an item holds valid values alone; which of them might be empty is not looked up."""
+    return len(item) > 0 and all(
+        all(map(_is_whole, element.value))
+        if element.VR == VR.SQ
+        else not element.is_empty and _is_valid(element)
+        for element in item
+    )
+
+
+def _is_valid(element: DataElement) -> bool:
+    """Whether a value is one of its kind. Source: DICOM PS3.5 6.2, PS3.6 6."""
+    if element.is_empty:
+        return True
+    values = element.value if element.VM > 1 else [element.value]
+    if element.VM > 1 and dictionary_has_tag(element.tag) and dictionary_VM(element.tag) == "1":
+        return False
+    for value in values:
+        # Names and numbers are types of pydicom's own, which it does not check.
+        validate_value(element.VR, str(value) if element.VR in STR_VR else value, config.RAISE)
+        # The calendar's and the clock's rules are those of the types alone.
+        if element.VR == VR.DA:
+            DA(value)
+        elif element.VR == VR.TM:
+            TM(value)
+    return element.keyword != "PatientSex" or element.value in ("M", "F", "O")
 
 
 @contextmanager
@@ -427,9 +494,17 @@ def _write_capture(
             **common,
         )
         given = header.get("PatientOrientation")
+        if image.laterality not in _SIDES:
+            # Type 2C (PS3.3 C.7.3.1): empty says that the side is not known.
+            capture.Laterality = None
         capture.PatientOrientation = given if image.upright and given else None
         capture.ConversionType = "WSD"
-        capture.BurnedInAnnotation = "NO"
+        # As a report does; an archive may know a woman by her ID and its issuer together.
+        capture.copy_patient_and_study_information(header)
+        # The picture shows the image, with whatever was burnt into or lost from it.
+        for keyword in _OF_PIXELS:
+            if keyword in header:
+                capture[keyword] = header[keyword]
         capture.DerivationDescription = (
             "Attention roll-out of a vision transformer over the image, cropped to the breast. "
             f"{RESEARCH_ONLY}."
@@ -482,5 +557,9 @@ def _said(verdict: Verdict) -> str:
 
 
 def _save(instance: Dataset, path: Path) -> None:
+    sets = instance.get("SpecificCharacterSet")
+    if isinstance(sets, MultiValue) and sets[0] == _DEFAULT_SET:
+        # As the images have it: not every archive that reads those knows the name.
+        instance.SpecificCharacterSet = ["", *sets[1:]]
     with atomic_write(path, mode=0o600) as beside:
         instance.save_as(beside, enforce_file_format=True)
