@@ -17,6 +17,7 @@ import pandas as pd
 from mammo_pd.data.manifest import MANIFEST_SCHEMA
 from mammo_pd.errors import InputError
 from mammo_pd.machines import machine_column
+from mammo_pd.quoting import values_in_words
 from mammo_pd.table_file import column_names, plain_name, read_csv, with_known_names
 from mammo_pd.wording import counted
 
@@ -51,9 +52,6 @@ _KNOWN_COLUMNS = (
 _FEWEST_DIGITS = 5
 # Not what may be a thousands separator: 1,250 is two numbers.
 _DECIMAL_COMMA = re.compile(r"[+-]?(?!0*[1-9]\d{0,2}(?:,\d{3})+$)\d*,\d+")
-# What is printed ends up in logs: a column of more or longer values is not of categories.
-_MOST_CATEGORIES = 10
-_LONGEST_CATEGORY = 24
 _BOOLEAN = {"0": False, "1": True, "no": False, "yes": True, "false": False, "true": True}
 _LATERALITY = {"l": "L", "left": "L", "r": "R", "right": "R"}
 
@@ -309,13 +307,22 @@ def read_as(frame: pd.DataFrame, columns: Mapping[str, str], path: Path) -> pd.D
             if (frame[name] != "").any():
                 raise InputError(f"{given}: {path} says the {name} itself; leave this out.")
             frame = frame.drop(columns=name)
-        sides = frame[column].str.strip().str.lower()
-        if name == "laterality" and not sides.isin(["", *_LATERALITY]).all():
-            raise InputError(
-                f"{given}: the column holds {_categories(frame[column])}, and a laterality is L or "
-                "R; name another column."
-            )
+        if name == "laterality":
+            _refuse_other_sides(frame[column], given, path)
     return frame.rename(columns={column: name for name, column in columns.items()})
+
+
+def _refuse_other_sides(cells: pd.Series, given: str, path: Path) -> None:
+    other = ~cells.str.strip().str.lower().isin(["", *_LATERALITY])
+    if not other.any():
+        return
+    # Not what they hold: a column that was named by mistake is one of names as likely as any.
+    raise InputError(
+        f"{given}: of {counted(len(cells), 'row')} of {path} {int(other.sum())} "
+        f"{'is' if other.sum() == 1 else 'are'} neither L, R, left nor right (the first in line "
+        f"{int(other.to_numpy().argmax()) + 2}); correct what is no side, or name the column "
+        "that holds the side."
+    )
 
 
 def _refuse_repeats(frame: pd.DataFrame, key: str, path: Path) -> None:
@@ -353,7 +360,7 @@ def _read_label(
         if unknown:
             raise InputError(
                 f"{path}: no row's {name} is {', '.join(unknown)}, so nothing would be positive; "
-                f"it holds {_categories(values)}."
+                f"it holds {values_in_words(values)}."
             )
         return [None if value == "" else int(value in positive) for value in values]
     labels: list[int | None] = []
@@ -362,18 +369,10 @@ def _read_label(
         if value and known not in (0, 1):
             raise InputError(
                 f"{path}, line {line}: the {name} is neither 0 nor 1 (the column holds "
-                f"{_categories(values)}); say which values are positive with --positive VALUE."
+                f"{values_in_words(values)}); say which values are positive with --positive VALUE."
             )
         labels.append(None if known is None else int(known))
     return labels
-
-
-def _categories(values: pd.Series) -> str:
-    """The different values of a column, for an error; only their number where they may be names."""
-    kinds = sorted(set(values) - {""})
-    if len(kinds) > _MOST_CATEGORIES or max(map(len, kinds), default=0) > _LONGEST_CATEGORY:
-        return f"{counted(len(kinds), 'different value')}"
-    return ", ".join(kinds)
 
 
 def _known(columns: Iterable[str]) -> list[str]:

@@ -12,6 +12,7 @@ import pandas as pd
 
 from mammo_pd.errors import InputError
 from mammo_pd.evaluation.strata import KNOWN_COLUMNS
+from mammo_pd.quoting import such_as
 from mammo_pd.table_file import read_csv, unless_equal, with_formulas, with_known_names
 from mammo_pd.terms import Laterality
 
@@ -140,10 +141,9 @@ def _laterality(text: pd.Series, source: str) -> pd.Series:
     upper = unless_equal(text, lambda sides: sides.str.upper())
     unknown = (text.notna() & ~upper.isin(list(_LATERALITY))).to_numpy()
     if unknown.any():
-        given = text[unknown].iloc[0]
         raise InputError(
-            f"{source} has {_rows(unknown)} whose laterality is neither L nor R (such as "
-            f"{given!r}): write L or R, or leave it empty where unknown."
+            f"{source} has {_rows(unknown)} whose laterality is neither L nor R"
+            f"{such_as(text[unknown], 1)}: write L or R, or leave it empty where unknown."
         )
     return unless_equal(upper, lambda sides: sides.map(_LATERALITY).astype("str"))
 
@@ -171,7 +171,7 @@ def _labels(column: pd.Series, source: str) -> np.ndarray:
     if wrong.any():
         given = column.iloc[int(np.flatnonzero(wrong)[0])]
         raise InputError(
-            f"{source} has {_rows(wrong)} whose label is neither 0 nor 1 (such as {given!r}): "
+            f"{source} has {_rows(wrong)} whose label is neither 0 nor 1{such_as([given])}: "
             "write 1 for positive, 0 for negative, and nothing where the truth is unknown."
             + (
                 " These look like BI-RADS categories, which are an impression and no label; use "
@@ -198,7 +198,7 @@ def _scores(column: pd.Series, source: str) -> np.ndarray:
         elif _BI_RADS.fullmatch(str(given).strip()):
             remedy = _NO_BI_RADS
         raise InputError(
-            f"{source} has {_rows(not_numbers)} whose score is not a number (such as {given!r}): "
+            f"{source} has {_rows(not_numbers)} whose score is not a number{such_as([given])}: "
             f"{remedy}"
         )
     absent = np.isnan(numbers)

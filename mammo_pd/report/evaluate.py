@@ -43,6 +43,7 @@ from mammo_pd.evaluation.strata import found_by_lesion, known_strata, stratify
 from mammo_pd.evaluation.threshold_sweep import sweep_thresholds
 from mammo_pd.evaluation.thresholds import MISS_COST, Reader, Threshold, choose_thresholds
 from mammo_pd.evaluation.within import IDENTITIES, OUTCOME, within_folds, within_strata
+from mammo_pd.quoting import such_as
 from mammo_pd.report.content import (
     HEADLINE,
     Comparison,
@@ -502,8 +503,9 @@ def select_rows(
         foreign = ~split.isin(list(Split))
         if foreign.any():
             raise InputError(
-                f"The column split contains {split[foreign].iloc[0]!r}: each row must be one of "
-                f"{', '.join(Split)}, or leave the column out."
+                f"The column split of {counted(int(foreign.sum()), 'row')} is none of "
+                f"{', '.join(Split)}{such_as(split[foreign])}: correct these rows, or leave the "
+                "column out."
             )
         test, val = (split == Split.TEST).to_numpy(), (split == Split.VAL).to_numpy()
         if not (test | val).any():

@@ -1,10 +1,10 @@
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from unicodedata import normalize
 
 import pytest
 
-from mammo_pd.data.labels import read_labels
+from mammo_pd.data.labels import _READ_AS, read_labels
 from mammo_pd.errors import InputError
 
 
@@ -154,7 +154,7 @@ def test_columns_of_other_names_are_read_as_what_they_are(tmp_path: Path) -> Non
     for columns, message in (
         ({"side": "Side"}, "side is no column that is read; choose one of laterality, view"),
         ({"laterality": "side"}, "has no column side; it has: path, label, Side"),
-        ({"laterality": "who"}, "the column holds P1, P2, and a laterality is L or R"),
+        ({"laterality": "who"}, r"of 2 rows of .* 2 are neither .* \(the first in line 2\)"),
     ):
         with pytest.raises(InputError, match=message):
             read_labels(path, columns=columns)
@@ -233,6 +233,62 @@ def test_no_cell_that_may_name_a_woman_is_told(tmp_path: Path, text: str) -> Non
         with pytest.raises(InputError) as refused:
             read_labels(table(tmp_path, text), positive=positive)
         assert not [name for name in _WOMEN if name in str(refused.value)]
+
+
+# Few and short, as categories are: of one woman each, or of several images of hers.
+_IDENTIFIERS = (
+    "Yilmaz",
+    "Doe^Jane",
+    "19500131",
+    "31.01.50",
+    "A-4711",
+    "MRN 12",
+    "P1",
+    "j@x.org",
+)
+
+
+@pytest.mark.parametrize("times", [1, 30])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"label_column": "who"},
+        {"label_column": "who", "positive": ["malignant"]},
+        *[{"columns": {name: "who"}} for name in _READ_AS],
+        {"columns": {"laterality": "who"}, "label_column": "who"},
+        {"carry": ["who"], "label_column": "who"},
+    ],
+)
+def test_a_column_named_by_mistake_is_not_told(
+    tmp_path: Path, options: dict[str, Any], times: int
+) -> None:
+    """Whichever option names it; where nothing is refused, nothing is said."""
+    names = [name for name in _IDENTIFIERS for _ in range(times)]
+    rows = "".join(f"{n}.png,1,{name}\n" for n, name in enumerate(names))
+    told = ""
+    try:
+        read_labels(table(tmp_path, f"path,label,who\n{rows}"), **options)
+    except InputError as refused:
+        told = str(refused)
+    assert bool(told) == ("label_column" in options or "laterality" in options.get("columns", {}))
+    assert not [name for name in _IDENTIFIERS if name in told]
+
+
+def test_values_of_a_label_are_told_and_where_the_others_stand(tmp_path: Path) -> None:
+    for cells, told in (
+        (
+            ("0", "1", "maybe"),
+            r"line 4: the label is neither 0 nor 1 \(the column holds 0, 1, maybe\)",
+        ),
+        (
+            ("4A", "benign", "Yilmaz"),
+            r"line 2: .* \(the column holds 4A, benign and 1 other value \(line 4\)",
+        ),
+        (("Yilmaz", "", "Doe"), r"line 2: .* \(the column holds 2 different values \(lines 2, 4\)"),
+    ):
+        rows = "".join(f"{n}.png,{cell}\n" for n, cell in enumerate(cells))
+        with pytest.raises(InputError, match=told):
+            read_labels(table(tmp_path, f"path,label\n{rows}"))
 
 
 @pytest.mark.corpus

@@ -98,5 +98,7 @@ def test_what_is_no_optimam_is_refused(tmp_path: Path) -> None:
         read_source("optimam", tmp_path / "absent", tmp_path)
     client(tmp_path, "optm1", {"1": episode()}, {"1.1": ("1", {"1.1.1": "L"})})
     (tmp_path / "optm1" / "nbss_optm1.json").write_text("{")
-    with pytest.raises(InputError, match=r"nbss_optm1\.json cannot be read as JSON"):
+    client(tmp_path, "optm0", {}, {})
+    with pytest.raises(InputError, match=r"nbss_….json of folder 2 of 2 .* as JSON") as refused:
         read_source("optimam", tmp_path, tmp_path)
+    assert "optm1" not in str(refused.value)

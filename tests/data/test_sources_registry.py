@@ -124,11 +124,25 @@ def test_an_excel_sheet_that_cannot_be_read_is_refused_with_the_remedy(
         read_table(sheet, [], "a table")
 
 
+def test_what_a_reader_of_sheets_quotes_is_not_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(path: Path, **_: object) -> pd.DataFrame:
+        raise ValueError("could not convert string to float: 'Doe^Jane'")
+
+    sheet = tmp_path / "clinical.xlsx"
+    sheet.touch()
+    monkeypatch.setattr(pd, "read_excel", read)
+    with pytest.raises(InputError, match=r"ValueError.*save it as CSV") as refused:
+        read_table(sheet, [], "a table")
+    assert "Doe" not in str(refused.value)
+
+
 def test_an_image_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     for name in ("a/7_x.dcm", "a/7_x.png", "a/8_x.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    with pytest.raises(InputError, match=r"two files .* are both image 7"):
+    with pytest.raises(InputError, match=r"1 file under .* has the name of an image that another"):
         one_file_each(tmp_path, lambda file: file.name[0], "numbered")
     with pytest.raises(InputError, match="is numbered; keep the names"):
         one_file_each(tmp_path, lambda file: None, "numbered")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mammo_pd.errors import InputError
 from mammo_pd.files import each_file
+from mammo_pd.wording import counted
 
 _SUFFIXES = (".dcm", ".dicom", ".png", ".pgm", ".tif", ".tiff")
 
@@ -39,16 +40,22 @@ def one_file_each(
         InputError: no file is an image of the set, or two files are the same image.
     """
     found: dict[str, Path] = {}
+    repeated = 0
     for file in image_files(folder):
         name = name_of(file)
         if name is None:
             continue
         if name in found:
-            raise InputError(
-                f"two files under {folder} are both image {name}; give a folder that holds each "
-                "image once."
-            )
+            repeated += 1
         found[name] = file
+    if repeated:
+        # Not which: a file's name may be a woman's.
+        raise InputError(
+            f"{counted(repeated, 'file')} under {folder} "
+            f"{'has' if repeated == 1 else 'have'} the name of an image that another file has "
+            "(a second copy of the set, or its pictures in another format); give a folder that "
+            "holds each image once."
+        )
     if not found:
         raise InputError(f"no file under {folder} is {expected}; keep the names as downloaded.")
     return found

@@ -56,14 +56,18 @@ def read(table: Path, definition: str) -> pd.DataFrame:
         raise InputError(f"{table} is not a folder; give {_TABLE}.")
     data = table / "data" if (table / "data").is_dir() else table
     clients = sorted(one for one in data.iterdir() if one.is_dir() and _CLIENT.fullmatch(one.name))
-    rows = [row for client in clients for row in _images_of(client)]
+    rows = [
+        row
+        for place, client in enumerate(clients, start=1)
+        for row in _images_of(client, f"folder {place} of {len(clients)} (by name) in {data}")
+    ]
     if not rows:
         raise InputError(f"{table} holds no study of a woman; give {_TABLE}.")
     return pd.DataFrame(rows, dtype=str)
 
 
-def _images_of(client: Path) -> Iterator[dict[str, str]]:
-    nbss = _read_json(client, "nbss")
+def _images_of(client: Path, called: str) -> Iterator[dict[str, str]]:
+    nbss = _read_json(client, "nbss", called)
     cancers = {
         (episode, side)
         for episode, events in nbss.items()
@@ -78,7 +82,7 @@ def _images_of(client: Path) -> Iterator[dict[str, str]]:
     }
     # An interval cancer that no procedure names lies in either breast.
     unplaced = intervals - {episode for episode, _ in cancers}
-    studies = _read_json(client, "imagedb").get("STUDIES")
+    studies = _read_json(client, "imagedb", called).get("STUDIES")
     for study, content in (studies if isinstance(studies, dict) else {}).items():
         if not _UID.fullmatch(study) or not isinstance(content, dict):
             continue
@@ -142,7 +146,7 @@ def _years(age: str) -> str:
     return found[1] if found else ""
 
 
-def _read_json(client: Path, kind: str) -> dict[str, Any]:
+def _read_json(client: Path, kind: str, called: str) -> dict[str, Any]:
     for name in (f"{kind}_{client.name}.json", f"{kind.upper()}_{client.name}.json"):
         path = client / name
         if not path.is_file():
@@ -151,8 +155,8 @@ def _read_json(client: Path, kind: str) -> dict[str, Any]:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise InputError(
-                f"{path} cannot be read as JSON ({cause_of(error)}); fetch it again, or take that "
-                "folder out."
+                f"the file {kind}_….json of {called} cannot be read as JSON ({cause_of(error)}); "
+                "fetch it again, or take that folder out."
             ) from error
         return content if isinstance(content, dict) else {}
     return {}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from mammo_pd.errors import InputError, cause_of
+from mammo_pd.errors import InputError
 from mammo_pd.table_file import column_names, read_csv, with_known_names
 
 
@@ -104,8 +104,9 @@ def _read_excel(path: Path, sheet: str | None = None, **options: Any) -> pd.Data
             "sheet as CSV and give that, or: pip install openpyxl"
         ) from error
     except Exception as error:  # a damaged archive can raise almost anything
+        # Not its words, which may quote a cell: "could not convert string to float: 'Doe'".
         raise InputError(
-            f"{path} is no Excel sheet ({cause_of(error)}); save it as CSV."
+            f"{path} is no Excel sheet that can be read ({type(error).__name__}); save it as CSV."
         ) from error
     if "header" not in options:
         frame.columns = frame.columns.str.strip()

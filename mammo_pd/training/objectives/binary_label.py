@@ -21,6 +21,7 @@ from mammo_pd.config import TrainingSettings
 from mammo_pd.errors import InputError
 from mammo_pd.evaluation.levels import Aggregation, aggregate
 from mammo_pd.evaluation.roc import auc
+from mammo_pd.quoting import such_as
 from mammo_pd.terms import Level
 from mammo_pd.training.objectives.base import Objective
 from mammo_pd.wording import counted
@@ -86,8 +87,7 @@ class BinaryLabel(Objective):
         if wrong.any():
             raise InputError(
                 f"training.target_column {column!r} has {counted(int(wrong.sum()), 'value')} "
-                f"outside [0, 1] (such as {rows[column][wrong].iloc[0]!r}); targets are "
-                "probabilities."
+                f"outside [0, 1]{such_as(rows[column][wrong])}; targets are probabilities."
             )
         return values[:, None]
 

@@ -29,6 +29,7 @@ from mammo_pd.config import TrainingSettings
 from mammo_pd.errors import InputError
 from mammo_pd.evaluation.levels import Aggregation, aggregate
 from mammo_pd.evaluation.roc import auc
+from mammo_pd.quoting import such_as
 from mammo_pd.terms import Level
 from mammo_pd.training.objectives.base import Objective
 from mammo_pd.wording import counted
@@ -121,12 +122,11 @@ class Target:
         found = pd.to_numeric(text.map(places)).to_numpy(np.float32, na_value=np.nan)
         other = np.isnan(found) & text.notna().to_numpy()
         if other.any():
-            some = ", ".join(sorted(text[other].unique())[:3])
             kind = f"the categories {', '.join(self.categories)}" if self.categories else "0 and 1"
             raise InputError(
                 f"--target {self.column}: values of {counted(int(other.sum()), 'image')} are not "
-                f"{kind} (such as {some}); {_FORMS}. A value that is to count as unknown has to be "
-                "empty in the label table."
+                f"{kind}{such_as(text[other])}; {_FORMS}. A value that is to count as "
+                "unknown has to be empty in the label table."
             )
         return found
 
