@@ -87,9 +87,20 @@ def _lines(values: dict[str, Any], indent: str = "") -> list[str]:
         if isinstance(value, dict) and value:
             lines += [f"{indent}{name}:", *_lines(value, indent + "  ")]
         elif isinstance(value, (list, tuple)) and value and isinstance(value[0], dict):
-            rows = (", ".join(str(cell) for cell in row.values() if cell != "") for row in value)
+            rows = (", ".join(_shown(cell) for cell in row.values() if cell != "") for row in value)
             lines += [f"{indent}{name}:", *(f"{indent}  {row}" for row in rows)]
         else:
-            shown = f"{value:.4g}" if isinstance(value, float) else value
-            lines.append(f"{indent}{name}: {'none' if value in (None, {}) else shown}")
+            lines.append(f"{indent}{name}: {_shown(value)}")
     return lines
+
+
+def _shown(value: Any) -> str:
+    """A value as a configuration's YAML has it, but short; one word for all that is missing."""
+    if isinstance(value, (list, tuple)) and value:
+        return ", ".join(map(_shown, value))
+    # A store records "None" as text where it was told no number of bits.
+    if value is None or value != value or value in ("None", "", {}, [], ()):
+        return "none"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,19 @@ def test_checkpoints_say_what_they_are_without_their_run(
         assert "image size: 64x48 pixels" in text
         assert f"split hash: {run.info.split_hash}" in text
         assert "val_auc" in text
-        assert "{" not in text  # no Python is shown
+        assert not re.search(r": [{(\[]|\b(?:None|True|False|nan)\b", text)  # no Python is shown
+        # What JSON has no value of is missing by the same word, whether null or text.
+        assert text.count(": none\n") == sum(map(_is_missing, _leaves(found)))
+
+
+def _leaves(found: object) -> list[object]:
+    if isinstance(found, dict) and found:
+        return [leaf for one in found.values() for leaf in _leaves(one)]
+    return [found]
+
+
+def _is_missing(leaf: object) -> bool:
+    return leaf in (None, "None", "", {}, []) or leaf != leaf
 
 
 def test_older_and_foreign_and_damaged_files(
