@@ -25,7 +25,6 @@ from mammo_pd.ingest.preprocess import file_version
 from mammo_pd.ingest.walk import find_images
 from mammo_pd.phantoms import PhantomSettings, write_phantoms
 from mammo_pd.training.checkpoint import weights_of
-from mammo_pd.training.model_card import ModelCard
 from mammo_pd.training.setup import RunSetup
 
 
@@ -36,7 +35,7 @@ def write_untrained(place: Path, model: str, res: str) -> Path:
     mammo_pd(["preprocess", str(dicom), "--labels", str(labels), "--out", str(store)])
     wanted = {"data.res": res, "model.name": model, "training.batch_size": 2}
     setup = RunSetup.build(store, load_config(None, wanted))
-    contents = weights_of(setup.model, setup.backbone.timm_model, {"epoch": 0}, ModelCard.of(setup))
+    contents = weights_of(setup.model, setup.backbone.timm_model, {"epoch": 0}, setup.card)
     contents.write(place / "untrained.safetensors")
     return place / "untrained.safetensors"
 

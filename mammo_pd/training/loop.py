@@ -46,7 +46,7 @@ from mammo_pd.training.checkpoint import (
 from mammo_pd.training.checkpoint_writer import CheckpointWriter
 from mammo_pd.training.data_supply import StepClock, describe_shortage
 from mammo_pd.training.journal import Journal
-from mammo_pd.training.model_card import ModelCard, without_paths
+from mammo_pd.training.model_card import without_paths
 from mammo_pd.training.objectives import Objective
 from mammo_pd.training.operating_points import lock_operating_points
 from mammo_pd.training.optimizer import (
@@ -173,7 +173,7 @@ def _fit(
     # ---- checkpoint
     history: list[dict[str, float]] = []
     progress = EpochProgress()
-    card = ModelCard.of(setup)
+    card = setup.card
     newest = newest_state(run.last, run.midway)
     if newest is not None:
         state = load_state(newest, setup.model, step.optimizer, average)
@@ -641,7 +641,7 @@ def _tracked_datasets(setup: RunSetup) -> list[TrackedDataset]:
     fold = "" if cohort.fold is None else f", fold {cohort.fold}"
     # Another fold, or other labels, make other data sets of one split.
     digest = hashlib.sha256(f"{cohort.split.hash}{fold}{setup.labels_hash}".encode()).hexdigest()
-    counts = ModelCard.of(setup).counts
+    counts = setup.counts
     return [
         TrackedDataset(
             name=f"{cohort.split.name}{fold}: {part}",

@@ -15,13 +15,10 @@ from mammo_pd.errors import InputError, cause_of
 from mammo_pd.evaluation.operating_points import OperatingPoints
 from mammo_pd.machines import machine_key
 from mammo_pd.normalization import Normalization
-from mammo_pd.terms import Split
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from mammo_pd.training.objectives import Objective
-    from mammo_pd.training.setup import RunSetup
 
 _KIND_COLUMNS = ("manufacturer", "model", "presentation_intent", "voi_applied")
 
@@ -77,39 +74,6 @@ class ModelCard:
     config: dict[str, Any]
     environment: dict[str, Any]
     trained_on: dict[str, dict[str, int]] | None = None
-
-    @classmethod
-    def of(cls, setup: "RunSetup") -> "ModelCard":
-        """Describe what a set-up trains."""
-        cohort = setup.cohort
-        return cls(
-            model=setup.config.model.name,
-            img_size=setup.img_size,
-            num_tokens=setup.backbone.num_tokens,
-            num_keep=setup.num_keep,
-            grid_size=setup.backbone.grid_size,
-            normalization=setup.backbone.normalization,
-            weights=dict(setup.weights_report) if setup.weights_report is not None else None,
-            objective=setup.config.training.objective,
-            label_definition=cohort.label_definition,
-            split=cohort.split.name,
-            split_hash=cohort.split.hash,
-            labels_hash=setup.labels_hash,
-            fold=cohort.fold,
-            counts={
-                str(part): {
-                    "patients": int(rows["patient_id"].nunique()),
-                    "images": len(rows),
-                    "positives": _positives(setup.objective, rows),
-                }
-                for part, rows in setup.parts.items()
-            },
-            store_fingerprint=cohort.fingerprint,
-            preprocessing=cohort.store_info["settings"],
-            config=without_paths(setup.config).model_dump(mode="json"),
-            environment=setup.environment,
-            trained_on=count_kinds(setup.parts[Split.TRAIN]),
-        )
 
     def dump(self) -> str:
         """As JSON."""
@@ -190,15 +154,6 @@ def kinds_of(row: Mapping[Any, Any]) -> dict[str, str]:
         "voi": voi and voi.partition(":")[0],
     }
     return {kind: value for kind, value in found.items() if value}
-
-
-def _positives(objective: "Objective", rows: "pd.DataFrame") -> dict[str, int]:
-    """Positives by target; a target need not be a column of the manifest."""
-    columns = objective.targets(rows).T[: len(objective.target_columns)]
-    return {
-        name: int((column == 1).sum())
-        for name, column in zip(objective.target_columns, columns, strict=True)
-    }
 
 
 def _load(text: str) -> ModelCard:

@@ -44,6 +44,7 @@ from mammo_pd.training.devices import (
     make_fabric,
     should_compile,
 )
+from mammo_pd.training.model_card import ModelCard, count_kinds, without_paths
 from mammo_pd.training.objectives import Objective
 from mammo_pd.training.run_data import RunData, labels_hash
 from mammo_pd.training.runs import RunFolder, RunInfo, timestamp
@@ -198,6 +199,44 @@ class RunSetup:
         """Where this process computes."""
         device: torch.device = self.fabric.device
         return device
+
+    @property
+    def card(self) -> ModelCard:
+        """What checkpoints say of the model that is trained."""
+        cohort = self.cohort
+        return ModelCard(
+            model=self.config.model.name,
+            img_size=self.img_size,
+            num_tokens=self.backbone.num_tokens,
+            num_keep=self.num_keep,
+            grid_size=self.backbone.grid_size,
+            normalization=self.backbone.normalization,
+            weights=dict(self.weights_report) if self.weights_report is not None else None,
+            objective=self.config.training.objective,
+            label_definition=cohort.label_definition,
+            split=cohort.split.name,
+            split_hash=cohort.split.hash,
+            labels_hash=self.labels_hash,
+            fold=cohort.fold,
+            counts=self.counts,
+            store_fingerprint=cohort.fingerprint,
+            preprocessing=cohort.store_info["settings"],
+            config=without_paths(self.config).model_dump(mode="json"),
+            environment=self.environment,
+            trained_on=count_kinds(self.parts[Split.TRAIN]),
+        )
+
+    @property
+    def counts(self) -> dict[str, dict[str, Any]]:
+        """Patients, images, and positives by target, of each part by its name."""
+        return {
+            str(part): {
+                "patients": int(rows["patient_id"].nunique()),
+                "images": len(rows),
+                "positives": _positives(self.objective, rows),
+            }
+            for part, rows in self.parts.items()
+        }
 
     @property
     def schedule(self) -> KeepSchedule:
@@ -482,3 +521,12 @@ def _refuse_narrow_residual(config: RunConfig, fabric: Fabric) -> None:
 
 def _say_nothing(line: str) -> None:
     pass
+
+
+def _positives(objective: Objective, rows: pd.DataFrame) -> dict[str, int]:
+    """Positives by target; a target need not be a column of the manifest."""
+    columns = objective.targets(rows).T[: len(objective.target_columns)]
+    return {
+        name: int((column == 1).sum())
+        for name, column in zip(objective.target_columns, columns, strict=True)
+    }

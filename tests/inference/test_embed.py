@@ -24,7 +24,6 @@ from mammo_pd.inference.embed import Encoder, embed, encoder_of_run
 from mammo_pd.locks import lock
 from mammo_pd.patches.sampler import PatchSampler
 from mammo_pd.training.checkpoint import weights_of
-from mammo_pd.training.model_card import ModelCard
 from mammo_pd.training.train import start_run
 
 SIZE = (96, 64)
@@ -116,9 +115,7 @@ def test_run_and_its_file_alone_give_the_same(phantom_store: Path, tmp_path: Pat
     learnt = {"training__objective": "findings", "training__targets": ("label",)}
     setup = set_up(phantom_store, small(data__res="96x64", patch_dropout__draw="tissue", **learnt))
     run = start_run(tmp_path / "runs", setup)
-    weights_of(setup.model, setup.backbone.timm_model, {"epoch": 1}, ModelCard.of(setup)).write(
-        run.best
-    )
+    weights_of(setup.model, setup.backbone.timm_model, {"epoch": 1}, setup.card).write(run.best)
     moved = tmp_path / "handed_on.safetensors"
     moved.write_bytes(run.best.read_bytes())
     files = []
