@@ -240,11 +240,12 @@ def trying(trial: str | None) -> Iterator[type[PatchSampler]]:
     if trial is None:
         yield PatchSampler
         return
-    before = FAMILIES[VisionTransformer]
+    before = FAMILIES.pop(VisionTransformer)
     FAMILIES[VisionTransformer] = MixedVit
     try:
         yield TRIALS[trial]
     finally:
+        del FAMILIES[VisionTransformer]
         FAMILIES[VisionTransformer] = before
 
 

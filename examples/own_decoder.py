@@ -5,10 +5,9 @@ The module is imported by every worker of ``preprocess``, since `own_parts.py` i
 
 import imagecodecs
 from pydicom import uid
-from pydicom.pixels.decoders import JPEGLosslessSV1Decoder
 from pydicom.pixels.decoders.base import DecodeRunner
 
-from mammo_pd.api import DECODERS
+from mammo_pd.api import add_decoder
 
 NAME = "jpegsof3"
 DECODER_DEPENDENCIES = {uid.JPEGLosslessSV1: ("imagecodecs",)}
@@ -28,6 +27,4 @@ def decode_frame(src: bytes, runner: DecodeRunner) -> bytes:
     return bytes(frame.tobytes())
 
 
-if NAME not in DECODERS:
-    JPEGLosslessSV1Decoder.add_plugin(NAME, (__name__, "decode_frame"))
-    DECODERS.insert(0, NAME)
+add_decoder(NAME, __name__)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # by a name of its own each is re-exported
     from mammo_pd.evaluation.predictions import check_predictions as check_predictions
     from mammo_pd.evaluation.predictions import read_predictions as read_predictions
     from mammo_pd.imaging.decode import DECODERS as DECODERS
+    from mammo_pd.imaging.decode import add_decoder as add_decoder
     from mammo_pd.imaging.settings import STEPS as STEPS
     from mammo_pd.imaging.settings import ImagingSettings as ImagingSettings
     from mammo_pd.inference.trained_model import TrainedModel as TrainedModel
@@ -71,6 +72,7 @@ _HOMES = {
     "ImagingSettings": "mammo_pd.imaging.settings",
     "mammogram_transforms": "mammo_pd.ingest.transforms",
     "DECODERS": "mammo_pd.imaging.decode",
+    "add_decoder": "mammo_pd.imaging.decode",
     "SOURCES": "mammo_pd.data.sources",
     "Source": "mammo_pd.data.sources",
     "read_labels": "mammo_pd.data.labels",

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -61,6 +62,25 @@ def parts() -> Iterator[ModuleType]:
     for entries, before in kept:
         entries.clear()
         entries.update(before)
+
+
+@pytest.mark.filterwarnings("ignore:Overwriting looped_vit:UserWarning")  # timm's register_model
+def test_every_example_is_imported_again(parts: ModuleType) -> None:
+    """As a notebook does, which reloads a module or runs a cell once more."""
+    entries: tuple[dict[Any, Any], ...] = (SOURCES, STEPS, FAMILIES, OBJECTIVES)
+    names = [list(map(str, one)) for one in entries]
+    decoders = list(DECODERS)
+    examples = [file.stem for file in (ROOT / "examples").glob("*.py")]
+    assert {"own_decoder", "own_parts"} < {*examples}
+    loaded = {name: importlib.import_module(name) for name in examples}
+    DECODERS.remove(parts.own_decoder.NAME)  # pydicom still has it
+    for name in sorted(examples):
+        importlib.reload(loaded[name])
+        del sys.modules[name]
+        importlib.import_module(name)
+    assert [list(map(str, one)) for one in entries] == names
+    assert decoders == DECODERS
+    assert OBJECTIVES["focal"] is sys.modules["own_parts"].Focal
 
 
 @pytest.fixture(scope="module")

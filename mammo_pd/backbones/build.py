@@ -19,13 +19,13 @@ from mammo_pd.backbones.vit import VitBackbone
 from mammo_pd.backbones.weights.load import load_pretrained
 from mammo_pd.backbones.weights.normalization import normalization_named
 from mammo_pd.errors import InputError
+from mammo_pd.registry import Registry
 
 # By timm's exact class: a subclass may change anything. A program may add its own.
-FAMILIES: dict[type[nn.Module], type[Backbone]] = {
-    VisionTransformer: VitBackbone,
-    Eva: EvaBackbone,
-    SwinTransformer: SwinBackbone,
-}
+FAMILIES: Registry[type[nn.Module], type[Backbone]] = Registry(
+    "FAMILIES",
+    {VisionTransformer: VitBackbone, Eva: EvaBackbone, SwinTransformer: SwinBackbone},
+)
 
 _PAIR_BIAS = (
     "adds a learned bias for every pair of patches to the attention (relative position bias), "

@@ -6,9 +6,10 @@ sentence quotes neither a path nor an identifier.
 
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from pydicom import config, uid
 from pydicom.dataset import Dataset
 from pydicom.pixels.decoders.base import Decoder
 
-from mammo_pd.errors import ImageError
+from mammo_pd.errors import ImageError, InputError
 from mammo_pd.imaging.codestream import CodestreamSize, is_whole, read_codestream_size
 from mammo_pd.imaging.decoders import (
     imagecodecs_plugin,
@@ -26,6 +27,7 @@ from mammo_pd.imaging.decoders import (
 from mammo_pd.imaging.encapsulation import read_codestream
 from mammo_pd.imaging.header import integer, number_of_frames, text, value
 from mammo_pd.imaging.stored_bits import check_sign, keep_stored_bits
+from mammo_pd.registry import refuse_another
 from mammo_pd.terms import Reason
 
 # The largest film, 24 x 30 cm, digitised at 25 micrometres has 115 million pixels.
@@ -35,8 +37,8 @@ MAX_FRAMES = 512
 # Two bytes of a replicate run decode to at most 128 bytes (PS3.5 G.3.1).
 _MAX_RLE_RATIO = 64
 
-# pydicom's decoder plugins by name, in the order in which they are asked. One that a program adds
-# to pydicom takes the place that its name is given here (docs/extending.md).
+# pydicom's decoder plugins by name, in the order in which they are asked. A program adds its own by
+# `add_decoder` (docs/extending.md).
 DECODERS = [
     nvimgcodec_plugin.PLUGIN,
     imagecodecs_plugin.PLUGIN,
@@ -47,6 +49,53 @@ DECODERS = [
     "pyjpegls",
     "pillow",
 ]
+
+# {name: (the function, pydicom's decoders that have it)} of the plugins that programs have added.
+_ADDED: dict[str, tuple[Callable[..., Any], list[Decoder]]] = {}
+
+
+def add_decoder(name: str, module: str, function: str = "decode_frame") -> None:
+    """Add a decoder plugin to pydicom, and to `DECODERS` ahead of all others.
+
+    One that is added again, by a module that is reloaded, takes its own place.
+
+    Args:
+        name: of the plugin.
+        module: the name of the module that is written as pydicom's plugins are: with
+            ``is_available(UID)`` and ``DECODER_DEPENDENCIES``, whose keys are the transfer syntaxes
+            that it is for.
+        function: the name of the one that decodes a frame.
+
+    Raises:
+        InputError: another decoder has this name, or pydicom does not know a transfer syntax.
+
+    Source: pydicom's guide to decoder plugins.
+    """
+    plugin = import_module(module)
+    decode_one = getattr(plugin, function)
+    if name in _ADDED:
+        refuse_another(f"the decoder {name!r}", _ADDED[name][0], decode_one)
+    elif name in DECODERS:
+        raise InputError(
+            f"{name!r} is a decoder of pydicom's or of mammo-pd's, and {module}.{function} would "
+            "take its place; give it another name."
+        )
+    syntaxes = list(plugin.DECODER_DEPENDENCIES)
+    decoders = [one for one in map(imagecodecs_plugin.find_decoder, syntaxes) if one is not None]
+    if len(decoders) < len(syntaxes):
+        raise InputError(
+            f"pydicom has no decoder for each transfer syntax of {module}.DECODER_DEPENDENCIES; "
+            "name those that it has."
+        )
+    _, before = _ADDED.pop(name, (None, []))
+    for decoder in before:
+        decoder.remove_plugin(name)
+    for decoder in decoders:
+        decoder.add_plugin(name, (module, function))
+    _ADDED[name] = decode_one, decoders
+    if name not in DECODERS:
+        DECODERS.insert(0, name)
+
 
 LOSSY_SYNTAXES = frozenset(
     {

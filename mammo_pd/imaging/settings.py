@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mammo_pd.errors import InputError
+from mammo_pd.registry import Registry
 from mammo_pd.terms import Frames, VoiPolicy
 
 # Part of the store's fingerprint: increased whenever the same file gives different pixels.
@@ -12,7 +13,7 @@ ALGORITHM_VERSION = 7
 
 # Steps that a program adds between the grey scale and the crop, by name: from the image's key to a
 # MONAI dictionary transform (docs/extending.md).
-STEPS: dict[str, Callable[[str], Callable[[dict[Any, Any]], Any]]] = {}
+STEPS: Registry[str, Callable[[str], Callable[[dict[Any, Any]], Any]]] = Registry("STEPS", {})
 
 
 @dataclass(frozen=True)

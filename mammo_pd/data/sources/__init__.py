@@ -26,15 +26,20 @@ from mammo_pd.data.sources import (
 )
 from mammo_pd.data.sources.source import Source
 from mammo_pd.errors import InputError
+from mammo_pd.registry import Registry
 
 # By the name that --source takes; a program may add its own (docs/extending.md).
-SOURCES: dict[str, Source] = {
-    module.SOURCE.name: module.SOURCE
-    for module in (
-        *(bmcd, cbis_ddsm, cdd_cesm, cmmd, csaw_cc, dmid, embed, inbreast),
-        *(kau_bcmd, mias, nlbs, optimam, rsna, vindr),
-    )
-}
+SOURCES: Registry[str, Source] = Registry(
+    "SOURCES",
+    {
+        module.SOURCE.name: module.SOURCE
+        for module in (
+            *(bmcd, cbis_ddsm, cdd_cesm, cmmd, csaw_cc, dmid, embed, inbreast),
+            *(kau_bcmd, mias, nlbs, optimam, rsna, vindr),
+        )
+    },
+    defined_by=lambda source: source.read,
+)
 _LABELS = {"1": 1, "0": 0, "": None}
 
 

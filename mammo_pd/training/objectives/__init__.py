@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from mammo_pd.config import TrainingSettings
 from mammo_pd.errors import InputError
+from mammo_pd.registry import Registry
 from mammo_pd.training.objectives.base import Objective
 from mammo_pd.training.objectives.binary_label import BinaryLabel
 from mammo_pd.training.objectives.findings import Findings
@@ -11,11 +12,14 @@ from mammo_pd.training.objectives.fused_views import FusedViews
 from mammo_pd.training.objectives.masked_autoencoder import MaskedAutoencoder
 
 # By ``training.objective``: what makes one from the run's settings. A program may add its own.
-OBJECTIVES: dict[str, Callable[[TrainingSettings], Objective]] = {
-    "binary_label": BinaryLabel,
-    "findings": Findings,
-    "masked_autoencoder": MaskedAutoencoder,
-}
+OBJECTIVES: Registry[str, Callable[[TrainingSettings], Objective]] = Registry(
+    "OBJECTIVES",
+    {
+        "binary_label": BinaryLabel,
+        "findings": Findings,
+        "masked_autoencoder": MaskedAutoencoder,
+    },
+)
 
 
 def build_objective(settings: TrainingSettings) -> Objective:
