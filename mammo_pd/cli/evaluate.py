@@ -24,6 +24,7 @@ from mammo_pd.cli.options import (
     tell_of_resamples,
 )
 from mammo_pd.cli.scored_runs import (
+    choices_for,
     context_of,
     keep_in_mlflow,
     of_target,
@@ -31,6 +32,7 @@ from mammo_pd.cli.scored_runs import (
     predicting,
     provenance_of,
     tell_metrics,
+    without_own,
     write_targets,
 )
 from mammo_pd.errors import InputError
@@ -190,9 +192,11 @@ def evaluate(
         if targets != ("label",):
             rows: list[dict[str, object]] = []
             for target in targets:
-                metrics = _report_on(scored, out / target, choices, told, target)
+                print(target)
+                chosen_for = choices_for(target, scored[0].objective, choices)
+                metrics = _report_on(scored, out / target, chosen_for, told, target)
                 rows += of_target(target, metrics)
-                print(f"{target}\n{summary_table(metrics)}\n")
+                print(f"{summary_table(metrics)}\n")
                 if len(chosen) == 1:
                     run = chosen[0]
                     keep_in_mlflow(run.path.parent, run.info.mlflow_run_id, out / target, out)
@@ -238,10 +242,18 @@ def _check_within(columns: Sequence[str], run: "RunFolder", store: Path | None) 
     from mammo_pd.inference.predict import columns_of_predictions
     from mammo_pd.training.objectives import build_objective
 
-    if not build_objective(run.config.training).target_columns:
+    objective = build_objective(run.config.training)
+    targets = objective.target_columns
+    if not targets:
         raise InputError(
             f"--within compares positives with negatives, and {run.path} learns no label of 0 and "
             "1; leave it out."
+        )
+    if not any(without_own(columns, target, objective) for target in targets):
+        raise InputError(
+            f"--within {' '.join(columns)}: that is what {run.path} tells, so that within it there "
+            "are positives or negatives alone; name columns that describe an image or a woman, "
+            "such as machine_id and age."
         )
     check_columns(columns, columns_of_predictions(run, store))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mammo_pd.cli.scored_runs import (
+    choices_for,
     context_of,
     keep_in_mlflow,
     of_target,
@@ -143,7 +144,9 @@ def evaluate_on_others(
             **told,
         )
         try:
-            found: dict[str, Any] = evaluate_sources(sources, place, context=context, **choices)
+            found: dict[str, Any] = evaluate_sources(
+                sources, place, context=context, **choices_for(target, own.objective, choices)
+            )
         except NothingToLockOnError as error:
             # Of several targets the others have their reports all the same.
             if target is None:

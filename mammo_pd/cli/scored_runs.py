@@ -100,6 +100,27 @@ def only_target(table: "pd.DataFrame", objective: "Objective", target: str) -> "
     return table.rename(columns={target: "label", score: "score"})
 
 
+def choices_for(
+    target: str | None, objective: "Objective", choices: "Mapping[str, Any]"
+) -> dict[str, Any]:
+    """What was chosen for a report, as that of one of several targets can have it.
+
+    Within values of the column that it is read from, a target has positives or negatives alone: the
+    report goes without that column, and a line says so.
+    """
+    if target is None:
+        return dict(choices)
+    within = without_own(choices["within"], target, objective)
+    if len(within) < len(choices["within"]):
+        print(f"note: {target} is not compared within its own column")
+    return {**choices, "within": within}
+
+
+def without_own(columns: "Sequence[str]", target: str, objective: "Objective") -> list[str]:
+    """Of columns to compare within, those that do not tell a target."""
+    return [name for name in columns if name not in (target, objective.column_of(target))]
+
+
 def provenance_of(scored: "Sequence[Scored]", checkpoint: str) -> dict[str, str]:
     """What the predictions of some runs were made with: also the hashes of labels and weights."""
     from mammo_pd.cli.provenance import provenance

@@ -11,6 +11,7 @@ from blank_figures import figures_left_blank
 from small_runs import small
 
 from mammo_pd.cli.app import main
+from mammo_pd.cli.scored_runs import choices_for
 from mammo_pd.data.labels import read_labels
 from mammo_pd.imaging.settings import ImagingSettings
 from mammo_pd.inference import external as scoring
@@ -19,6 +20,8 @@ from mammo_pd.ingest.preprocess import preprocess
 from mammo_pd.phantoms import PhantomSettings, write_phantoms
 from mammo_pd.report import external as report
 from mammo_pd.terms import VoiPolicy
+from mammo_pd.training import runs
+from mammo_pd.training.objectives import build_objective
 from mammo_pd.training.runs import RunFolder
 from mammo_pd.training.train import train
 
@@ -120,6 +123,56 @@ def test_a_column_to_compare_within_is_looked_for_before_scoring(
     assert happened == []
     predicted = predicting.predict(RunFolder.open(run), say=lambda _: None)
     assert list(predicted.table) == predicting.columns_of_predictions(RunFolder.open(run))
+
+
+def test_a_target_is_not_compared_within_its_own_column(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where it would have positives or negatives alone; the other targets are."""
+    learnt = {"training__objective": "findings", "training__targets": ("density:4", "cancer")}
+    choices = {"within": ("cancer", "density", "age"), "miss_cost": 10.0}
+    for fusion in ({}, {"training__fusion": "breast"}):
+        objective = build_objective(small(**learnt, **fusion).training)
+        for target, others in (
+            ("density_from_3", ["cancer", "age"]),
+            ("cancer", ["density", "age"]),
+        ):
+            found = choices_for(target, objective, choices)
+            assert found == {**choices, "within": others}
+            told = f"note: {target} is not compared within its own column\n"
+            assert capsys.readouterr().out == told
+    assert choices_for(None, objective, choices) == choices
+    assert choices_for("cancer", objective, {"within": ["age"]}) == {"within": ["age"]}
+
+    # A run of that column alone is refused before it is scored.
+    settings = small(training__objective="findings", training__targets=("density:4",))
+    monkeypatch.setattr(runs, "load_config", lambda _: settings)
+    happened: list[str] = []
+    note_calls(monkeypatch, predicting, "score_dataset", happened)
+    assert main(["evaluate", str(run), "--within", "density"]) == 2
+    assert "positives or negatives alone; name columns" in capsys.readouterr().err
+    assert happened == []
+
+
+@pytest.mark.slow
+def test_targets_are_reported_on_within_one_anothers_columns(
+    phantom_store: Path, tmp_path: Path
+) -> None:
+    vendors = ",".join(f"Phantom vendor {letter}" for letter in "ABCDEF")
+    config = small(
+        training__epochs=1,
+        training__objective="findings",
+        training__targets=(f"vendor:{vendors}", "label"),
+    )
+    trained = train(phantom_store, tmp_path / "runs", config, say=lambda _: None)
+    assert trained is not None
+    words = ["evaluate", str(trained.path), "--out", str(tmp_path / "out"), "--resamples", "20"]
+    assert main([*words, "--within", "vendor", "age"]) == 0
+    reports = {path.name for path in (tmp_path / "out").iterdir() if path.is_dir()}
+    assert len(reports) == 6
+    for target in reports:
+        columns = [row["columns"] for row in metrics_of(tmp_path / "out" / target)["within"]]
+        assert columns == 4 * ["vendor, age" if target == "label" else "age"]
 
 
 @pytest.mark.slow

@@ -144,6 +144,10 @@ class Objective(ABC):
         """Say what counts as positive of one of ``target_columns``, for the report."""
         return target
 
+    def column_of(self, target: str) -> str:
+        """The manifest's column that one of ``target_columns`` is read from."""
+        return target
+
     # ---- how it begins
 
     def training_targets(self, rows: pd.DataFrame) -> npt.NDArray[np.float32]:

@@ -209,6 +209,10 @@ class Findings(Objective):
                 return f"whether {one.column} is {' or '.join(counted)} ({target})"
         return target
 
+    def column_of(self, target: str) -> str:
+        """The column of a category, too."""
+        return next(one.column for one in self.given if target in one.names)
+
     def positive(self, targets: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
         """Positive of the first column's lowest target; never asked for, since no share is set."""
         found: npt.NDArray[np.bool_] = targets[:, 0] > 0.5

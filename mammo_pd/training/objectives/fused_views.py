@@ -115,6 +115,10 @@ class FusedViews(Objective):
         """As of the other objective."""
         return self._inner.define(target)
 
+    def column_of(self, target: str) -> str:
+        """As of the other objective."""
+        return self._inner.column_of(target)
+
     def warnings(self, rows: pd.DataFrame) -> list[str]:
         """Of a collection in which how many images there are tells positives from negatives.
 
