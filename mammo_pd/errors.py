@@ -1,6 +1,13 @@
 """What can go wrong: input that a user can mend, and one image that cannot be used."""
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 from mammo_pd.terms import Reason
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 
 class InputError(ValueError):
@@ -50,3 +57,23 @@ class ImageError(ValueError):
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.detail}"
+
+
+class RefusedPixelsError(ImageError):
+    """One image cannot be used for what its pixels show, which people may want to look at.
+
+    Attributes:
+        thumbnail: (h, w) uint8 of the whole frame; None where none was drawn.
+        identifiers: the original ones, so that no one who was forgotten is shown.
+    """
+
+    def __init__(
+        self,
+        reason: Reason,
+        detail: str,
+        thumbnail: "npt.NDArray[np.uint8] | None",
+        identifiers: Mapping[str, str],
+    ) -> None:
+        super().__init__(reason, detail)
+        self.thumbnail = thumbnail
+        self.identifiers = identifiers

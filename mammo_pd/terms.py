@@ -48,6 +48,11 @@ class Reason(StrEnum):
         return self in (Reason.UNREADABLE, Reason.WORKER_DIED, Reason.TOO_SLOW)
 
     @property
+    def is_seen(self) -> bool:
+        """Whether the pixels were decoded, and are why the image is not used."""
+        return self in (Reason.NO_BREAST, Reason.EMPTY_PIXELS)
+
+    @property
     def excludes(self) -> bool:
         """Whether the image was read and is, by its nature, not for training."""
         return self in (

@@ -92,7 +92,8 @@ def preprocess(
         bits_stored: Bits in use of 16-bit PNG, PGM and TIFF files, from 8 to 16.
         workers: Number of processes.
         scheduler: Use the workers of this Dask scheduler, such as tcp://host:8786.
-        contact_sheet: Draw every crop to this file, for you to look at; doubtful ones first.
+        contact_sheet: Draw every crop to this file, for you to look at; first what is refused for
+            its pixels and what is doubtful.
         crosswalk: Write image_id, path and original identifiers to this file, in the clear.
         key: private/key of another store, to give images the same names as there.
         levels: Pyramid levels to keep, of native,4096,2048,1024,512, beside those that the store

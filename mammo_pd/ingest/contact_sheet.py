@@ -16,7 +16,7 @@ _GROUND = (40, 40, 60)
 
 
 def draw_contact_sheet(
-    items: Iterable[tuple[np.ndarray, Box | None, str]], path: Path
+    items: Iterable[tuple[np.ndarray, Box | None, str]], path: Path, *, last_line: str = ""
 ) -> list[Path]:
     """Draw thumbnails with their boxes, 40 to a page.
 
@@ -25,18 +25,22 @@ def draw_contact_sheet(
             the crop in its pixels, or None; a short text.
         path: the image file to write, PNG or JPEG by its ending. Further pages are numbered:
             ``sheet.png``, ``sheet-2.png``, ...
+        last_line: below all images, on a line of its own.
 
     Returns:
         The files written, none where there are no items.
     """
     written: list[Path] = []
     cells = (_cell(*item) for item in items)
-    while page := list(islice(cells, _COLUMNS * _ROWS)):
+    page = list(islice(cells, _COLUMNS * _ROWS))
+    while page:
+        following = list(islice(cells, _COLUMNS * _ROWS))
         number = len(written) + 1
         target = path if number == 1 else path.with_stem(f"{path.stem}-{number}")
         path.parent.mkdir(parents=True, exist_ok=True)
-        _compose(page).save(target)
+        _compose(page, "" if following else last_line).save(target)
         written.append(target)
+        page = following
     return written
 
 
@@ -53,10 +57,12 @@ def _cell(thumbnail: np.ndarray, box: Box | None, caption: str) -> Image.Image:
     return cell
 
 
-def _compose(cells: list[Image.Image]) -> Image.Image:
-    """Place cells in rows, on a page as high as they need."""
+def _compose(cells: list[Image.Image], last_line: str) -> Image.Image:
+    """Place cells in rows, on a page as high as they need, and a line below them."""
     height = _CELL + _CAPTION
-    page = Image.new("RGB", (_COLUMNS * _CELL, -(-len(cells) // _COLUMNS) * height), _GROUND)
+    below = -(-len(cells) // _COLUMNS) * height
+    page = Image.new("RGB", (_COLUMNS * _CELL, below + _CAPTION * bool(last_line)), _GROUND)
+    ImageDraw.Draw(page).text((2, below + 1), last_line, fill=(255, 255, 255))
     for place, cell in enumerate(cells):
         page.paste(cell, (place % _COLUMNS * _CELL, place // _COLUMNS * height))
     return page

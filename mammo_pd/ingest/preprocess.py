@@ -8,7 +8,7 @@ killed continues where it stopped.
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -85,11 +85,18 @@ R = TypeVar("R")
 
 # A kill loses at most this many files' work.
 _COMMIT_EVERY = 16
+# Refused images on a contact sheet: five pages, held in 13 MB.
+_MOST_REFUSED = 200
 
 
 @dataclass(frozen=True)
 class _Target:
-    """What a run writes to: the folder's images go into this store and its record."""
+    """What a run writes to: the folder's images go into this store and its record.
+
+    Attributes:
+        refused: thumbnails and captions of images that are not used for what their pixels show, for
+            the contact sheet of this run; the store keeps nothing of them.
+    """
 
     folder: Path
     paths: StorePaths
@@ -100,6 +107,7 @@ class _Target:
     compression: Compression = Compression.NONE
     damaged: frozenset[str] = frozenset()
     to_decode: frozenset[str] = frozenset()
+    refused: list[tuple[npt.NDArray[np.uint8], str]] = field(default_factory=list)
 
 
 def preprocess(
@@ -422,6 +430,8 @@ def _needs_work(
         )
     if job.named and reason in (Reason.NOT_MAMMOGRAPHY, Reason.NOT_IN_TABLE):
         return True
+    if job.thumbnail and Reason(reason).is_seen:
+        return True
     return status == Status.FAILED and Reason(reason).may_pass
 
 
@@ -430,12 +440,28 @@ def _commit(job: Job, outcomes: list[Outcome], target: _Target) -> None:
     for outcome in outcomes:
         _follow(job, outcome, target)
     images = [_store_image(job, outcome, target) for outcome in outcomes]
+    for image, outcome in zip(images, outcomes, strict=True):
+        _show_refused(job, image, outcome, target)
     # Images that a changed file no longer holds leave the store.
     before = {image_id for _, _, image_id, *_ in target.record.known(job.source)}
     for gone in before - {image.image_id for image in images}:
         remove_image(target.paths, gone)
     content = outcomes[0].file_content if outcomes else b""
     target.record.put(job.source, job.version, images, content)
+
+
+def _show_refused(job: Job, image: RecordedImage, outcome: Outcome, target: _Target) -> None:
+    """Put an image that is refused for what it shows on the contact sheet, if there is to be one.
+
+    Not one of a woman who was taken out: the record of a refused image has no patient.
+    """
+    reason = outcome.columns.get("reason")
+    if reason is None or outcome.thumbnail is None or len(target.refused) == _MOST_REFUSED:
+        return
+    seen = replace(outcome, identifiers=outcome.shown_of)
+    uid = seen.identifiers.get("sop_instance_uid")
+    if not _is_forgotten(job, _name(job, seen, target), uid, seen, target):
+        target.refused.append((outcome.thumbnail, f"{image.image_id[:6]} refused: {reason}"))
 
 
 def _is_forgotten(
@@ -612,6 +638,10 @@ def _merged_types(known: Mapping[str, str], labels: LabelTable) -> dict[str, str
 
 
 def _draw(sheet: Path, target: _Target, left_out: LeftOut) -> list[Path]:
+    refused: list[tuple[npt.NDArray[np.uint8], Box | None, str]] = [
+        (thumbnail, None, caption) for thumbnail, caption in target.refused
+    ]
+
     def items(*, doubtful: bool) -> Iterator[tuple[npt.NDArray[np.uint8], Box, str]]:
         for image in target.record.rows():
             columns = image.columns
@@ -626,10 +656,24 @@ def _draw(sheet: Path, target: _Target, left_out: LeftOut) -> list[Path]:
                 yield thumbnail, box, f"{image.image_id[:6]} {columns['breast_verdict']}"
 
     # What has to be looked at comes first: the rest may be hundreds of pages.
-    pages = draw_contact_sheet(chain(items(doubtful=True), items(doubtful=False)), sheet)
+    shown = chain(refused, items(doubtful=True), items(doubtful=False))
+    pages = draw_contact_sheet(shown, sheet, last_line=_not_shown(target, left_out))
     for page in pages:
         page.chmod(0o600)
     return pages
+
+
+def _not_shown(target: _Target, left_out: LeftOut) -> str:
+    """How many images of the folder are not on its contact sheet, by reason; empty if none."""
+    reasons: Counter[str] = Counter()
+    for image in target.record.rows():
+        if image.source.path.is_relative_to(target.folder):
+            left = image.image_id in left_out.details
+            reason = Reason.NOT_PREFERRED if left else image.columns.get("reason")
+            reasons.update([] if reason is None else [str(reason)])
+    reasons.subtract(caption.rpartition(" ")[2] for _, caption in target.refused)
+    counts = [f"{count} {reason}" for reason, count in reasons.most_common() if count > 0]
+    return f"not shown: {', '.join(counts)}" if counts else ""
 
 
 def write_crosswalk(file: Path, record: Record) -> None:

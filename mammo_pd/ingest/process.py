@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from mammo_pd.data.image_file import SUFFIX, write_image_file
 from mammo_pd.data.kept_levels import ALL_LEVELS, levels_of
-from mammo_pd.errors import ImageError
+from mammo_pd.errors import ImageError, RefusedPixelsError
 from mammo_pd.imaging.raster import RASTER_SUFFIXES
 from mammo_pd.imaging.settings import ImagingSettings
 from mammo_pd.ingest.content import content_digest, pixel_digest
@@ -74,6 +74,7 @@ class Outcome:
         pyramid: the file into which the worker wrote it; None if there is none.
         pixel_digest: of the native pixels; empty if there are none.
         thumbnail: (h, w) uint8 whole frame, if wanted.
+        shown_of: identifiers of a refused image that has a thumbnail, which are not recorded.
         file_content: digest of the whole file's content; empty if unknown.
         checksums: of the levels in ``pyramid``, by name.
         level: (h, w) uint16, the level that a model reads, where nothing is to be stored.
@@ -88,6 +89,7 @@ class Outcome:
     file_content: bytes = b""
     checksums: Mapping[str, int] = field(default_factory=dict)
     level: npt.NDArray[np.uint16] | None = None
+    shown_of: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -230,7 +232,10 @@ def failed(error: ImageError, frame: int | None = None) -> Outcome:
     """The outcome of an image that cannot be used."""
     status = Status.EXCLUDED if error.reason.excludes else Status.FAILED
     columns = {"status": str(status), "reason": str(error.reason), "detail": error.detail}
-    return Outcome(columns if frame is None else {**columns, "frame": str(frame)}, frame)
+    columns = columns if frame is None else {**columns, "frame": str(frame)}
+    if not isinstance(error, RefusedPixelsError):
+        return Outcome(columns, frame)
+    return Outcome(columns, frame, thumbnail=error.thumbnail, shown_of=error.identifiers)
 
 
 def worker_died() -> ImageError:

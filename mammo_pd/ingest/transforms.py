@@ -21,6 +21,7 @@ from monai.transforms import CastToTyped, Compose, DeleteItemsd, MapTransform, T
 from monai.utils.enums import PostFix
 
 from mammo_pd.data.store import choose_pyramid_level
+from mammo_pd.errors import ImageError, RefusedPixelsError
 from mammo_pd.imaging.decode import StoredFrames
 from mammo_pd.imaging.grey_scale import GreyImage
 from mammo_pd.imaging.orientation import turn_chest_wall_left
@@ -190,8 +191,8 @@ class CropBreastd(MapTransform):
         """Crop every key.
 
         Raises:
-            ImageError: the image holds no breast (``no_breast_found``), or its grey scale leaves
-                nothing of it (``constant_pixels``).
+            RefusedPixelsError: the image holds no breast (``no_breast_found``), or its grey scale
+                leaves nothing of it (``constant_pixels``).
         """
         d = dict(data)
         for key in self.key_iterator(d):
@@ -201,7 +202,12 @@ class CropBreastd(MapTransform):
             grey = GreyImage(pixels, full_range, meta["voi_applied"])
             row, _, column = meta.get("patient_orientation", "").partition("/")
             orientation = (row, column) if column else None
-            crop = crop_breast(grey, meta.get("laterality"), orientation)
+            try:
+                crop = crop_breast(grey, meta.get("laterality"), orientation)
+            except ImageError as error:
+                drawn, header = d.get(f"{key}_thumbnail"), d.get(header_key(key))
+                known = {} if header is None else header.identifiers
+                raise RefusedPixelsError(error.reason, error.detail, drawn, known) from error
             box = crop.region.box
             d[key] = crop.pixels[None]
             d[PostFix.meta(key)] = {

@@ -19,6 +19,20 @@ def test_pages_boxes_and_captions(tmp_path):
     assert page.shape[0] == 5 * second.shape[0]
 
 
+def test_the_last_line_is_below_the_last_page(tmp_path):
+    thumbnail = np.full((256, 256), 60, np.uint8)
+    for count in (8, 40, 41):
+        items = [(thumbnail, None, "x")] * count
+        plain = draw_contact_sheet(items, tmp_path / f"{count}" / "plain.png")
+        lined = draw_contact_sheet(items, tmp_path / f"{count}" / "lined.png", last_line="2 more")
+        pages = [[np.asarray(Image.open(page)) for page in pages] for pages in (plain, lined)]
+        for before, after in zip(pages[0][:-1], pages[1][:-1], strict=True):
+            assert np.array_equal(before, after)
+        height = len(pages[0][-1])
+        assert np.array_equal(pages[0][-1], pages[1][-1][:height])
+        assert (pages[1][-1][height:] > 200).any()
+
+
 def test_nothing_to_draw(tmp_path):
     assert draw_contact_sheet([], tmp_path / "sheet.png") == []
     assert not list(tmp_path.iterdir())

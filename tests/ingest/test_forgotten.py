@@ -1,16 +1,53 @@
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 import pydicom
+import pytest
 
 from mammo_pd.data.forget import forget, plan_forgetting, take_again
 from mammo_pd.data.labels import read_labels
 from mammo_pd.data.manifest import read_manifest
 from mammo_pd.data.record import Record
 from mammo_pd.data.store import open_store
+from mammo_pd.ingest import preprocess as stage
 from mammo_pd.ingest.preprocess import preprocess
 from mammo_pd.ingest.summary import PreprocessSummary
+
+
+def test_who_was_forgotten_is_on_no_contact_sheet(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is what is refused of hers, whose record has no patient."""
+    folder, store, captions = tmp_path / "d", tmp_path / "s", []
+    for woman in sorted(phantoms.glob("PHANTOM*"))[:2]:
+        shutil.copytree(woman, folder / woman.name)
+        file = next((folder / woman.name).rglob("L_CC.dcm"))
+        dataset = pydicom.dcmread(file)
+        dataset.WindowCenter, dataset.WindowWidth = 60000, 10
+        dataset.save_as(file)
+
+    def draw(items: Iterable[tuple[object, object, str]], _: Path, *, last_line: str) -> list[Path]:
+        captions.append(([caption.partition(" ")[2] for *_, caption in items], last_line))
+        return []
+
+    monkeypatch.setattr(stage, "draw_contact_sheet", draw)
+
+    def again() -> None:
+        sheet = tmp_path / "x.png"
+        preprocess(folder, store, contact_sheet=sheet, workers=1, say=lambda _: None)
+
+    again()
+    paths = open_store(store)
+    with Record(paths) as record:
+        forget(paths, record, plan_forgetting(paths, record, patients=["PHANTOM0001"]))
+    again()
+    refused = "refused: constant_pixels"
+    assert captions == [
+        ([refused] * 2 + ["ok"] * 6, ""),
+        ([refused] + ["ok"] * 3, "not shown: 3 forgotten, 1 constant_pixels"),
+    ]
 
 
 def test_who_was_forgotten_is_passed_over_until_taken_again(phantoms: Path, tmp_path: Path) -> None:

@@ -697,8 +697,11 @@ def test_contact_sheet_begins_with_what_is_doubtful(
             verdict = "no_clear_edge" if number in (1, 3) else "ok"
             yield replace(image, columns={**image.columns, "breast_verdict": verdict})
 
-    def draw(items: Iterable[tuple[np.ndarray, Box | None, str]], _: Path) -> list[Path]:
+    def draw(
+        items: Iterable[tuple[np.ndarray, Box | None, str]], _: Path, *, last_line: str
+    ) -> list[Path]:
         captions.extend(caption for _, _, caption in items)
+        assert last_line == ""
         return []
 
     monkeypatch.setattr(Record, "rows", doubted)
@@ -707,6 +710,72 @@ def test_contact_sheet_begins_with_what_is_doubtful(
     assert [caption.split()[1] for caption in captions] == ["no_clear_edge"] * 2 + ["ok"] * 2
     names = read_manifest(tmp_path / "s" / "manifest.parquet")["image_id"].str[:6].tolist()
     assert [caption.split()[0] for caption in captions] == [names[n] for n in (1, 3, 0, 2)]
+
+
+@pytest.mark.parametrize("most", [2, 200])
+def test_contact_sheet_shows_what_is_refused_for_its_pixels(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """As the file shows it, before all others; of the rest the last line has the count."""
+    folder, drawn = some(phantoms, tmp_path / "d", women=3), []
+
+    def draw(
+        items: Iterable[tuple[np.ndarray, Box | None, str]], _: Path, *, last_line: str
+    ) -> list[Path]:
+        drawn.append((list(items), last_line))
+        return []
+
+    monkeypatch.setattr(stage, "draw_contact_sheet", draw)
+    monkeypatch.setattr(stage, "_MOST_REFUSED", most)
+    files = sorted(folder.rglob("*.dcm"))
+    for file in files[:2]:
+        # A window far above the breast's values makes all of it black.
+        dataset = pydicom.dcmread(file)
+        dataset.WindowCenter, dataset.WindowWidth = 60000, 10
+        dataset.save_as(file)
+    marker = pydicom.dcmread(files[2])  # no breast in it
+    pixels = np.zeros((marker.Rows, marker.Columns), np.uint16)
+    pixels[20:30, 20:30] = 3000
+    marker.PixelData, marker.file_meta.TransferSyntaxUID = (
+        pixels.tobytes(),
+        pydicom.uid.ExplicitVRLittleEndian,
+    )
+    marker["PixelData"].VR = "OW"
+    marker["PixelData"].is_undefined_length = False
+    marker.save_as(files[2])
+    make_scan(files[3], [1, 1])
+    damaged = pydicom.dcmread(files[4])
+    damaged.PixelData = pydicom.encaps.encapsulate([b"junk"])
+    damaged.save_as(files[4])
+    labels = read_labels(folder / "labels.csv")
+    runs = [
+        quiet(folder, tmp_path / "s", labels=labels, contact_sheet=tmp_path / "x.png"),
+        quiet(folder, tmp_path / "s", labels=labels, contact_sheet=tmp_path / "x.png"),
+        quiet(folder, tmp_path / "s", labels=labels),
+    ]
+    by_status = runs[0].by_status
+    refused = {
+        reason: by_status[status, reason]
+        for status, reason in by_status
+        if reason in ("constant_pixels", "no_breast_found")
+    }
+    assert sum(refused.values()) == 3
+    # Nothing of them is kept, so each sheet reads them again, and nothing else does.
+    assert [run.done_before for run in runs] == [0, 12 - 3, 12]
+    kept = {file.stem for file in (tmp_path / "s" / "private" / "thumbnails").rglob("*.npy")}
+    assert kept == {*read_manifest(tmp_path / "s" / "manifest.parquet")["image_id"]}
+    assert len(drawn) == 2
+    for items, last_line in drawn:
+        captions = [caption.partition(" ")[2] for _, _, caption in items]
+        first, others = captions[: min(most, 3)], captions[min(most, 3) :]
+        assert all(caption.startswith("refused: ") for caption in first)
+        assert len(others) == runs[0].ok
+        assert not any(caption.startswith("refused") for caption in others)
+        assert "1 multi_frame" in last_line
+        assert sum(map(int, re.findall(r"\d+", last_line))) == 12 - len(items)
+    known = next(item for item in drawn[0][0] if item[2].endswith("constant_pixels"))
+    assert known[1] is None
+    assert max(known[0].shape) == 256
 
 
 def make_scan(source: Path, levels: Sequence[float]) -> None:
