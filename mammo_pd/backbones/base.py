@@ -235,7 +235,7 @@ class Backbone(nn.Module, ABC):
     def head(self, pooled: Tensor) -> Tensor:
         """Apply timm's linear head: (B, D) to (B, num_outputs)."""
         model = self.timm_model
-        return model.head(model.head_drop(pooled))  # type: ignore[no-any-return]
+        return apply_in_full(model.head, model.head_drop(pooled))
 
     def encode(self, patches: Tensor, positions: Tensor, keys: Tensor | None = None) -> Tensor:
         """Compute the tokens that kept patches come to: `embed`, then `forward_features`."""
@@ -305,6 +305,20 @@ def compile_each(blocks: Iterable[nn.Module], *, dynamic: bool | None = None) ->
     config.recompile_limit = max(config.recompile_limit, _RECOMPILE_LIMIT)
     for block in blocks:
         block.compile(dynamic=dynamic)
+
+
+def apply_in_full(layer: nn.Module, x: Tensor) -> Tensor:
+    """Apply a layer in its weights' own type, also where autocast would take another for it.
+
+    What a head computes is a score. In bfloat16, logits near -5, as of a rare finding, would come
+    in steps of 1/32: many images would share a score, and no threshold lie between them.
+    """
+    device = x.device.type
+    # Asked first, so that an export to ONNX is traced without autocast.
+    if not torch.is_autocast_enabled(device):
+        return layer(x)  # type: ignore[no-any-return]
+    with torch.autocast(device, enabled=False):
+        return layer(x.to(next(layer.parameters()).dtype))  # type: ignore[no-any-return]
 
 
 def linear_weights(module: nn.Module) -> int:

@@ -23,7 +23,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from mammo_pd.backbones.base import Backbone, ModelShape, StageShape, compile_each, linear_weights
+from mammo_pd.backbones.base import (
+    Backbone,
+    ModelShape,
+    StageShape,
+    apply_in_full,
+    compile_each,
+    linear_weights,
+)
 from mammo_pd.backbones.columnar import reason_against_embedding
 from mammo_pd.errors import InputError
 from mammo_pd.keep_schedule import choose_rows_kept
@@ -212,7 +219,7 @@ class SwinBackbone(Backbone):
     def head(self, pooled: Tensor) -> Tensor:
         """Apply timm's linear head: (B, D) to (B, num_outputs)."""
         head = self.timm_model.head
-        return head.fc(head.drop(pooled))  # type: ignore[no-any-return]
+        return apply_in_full(head.fc, head.drop(pooled))
 
     def compile_blocks(self) -> None:
         """Compile the embedding, the merging of patches and the blocks.

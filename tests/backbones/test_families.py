@@ -190,6 +190,26 @@ def test_features_pooled_and_headed_are_the_forward(name: str) -> None:
     torch.testing.assert_close(model.head(pooled), model(patches, positions))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", [*FEW, "swin_tiny_patch4_window7_224"])
+def test_mixed_precision_does_not_round_scores(name: str, dtype: torch.dtype) -> None:
+    """A rare finding's logits lie near -5, where bfloat16 has steps of 1/32: ties everywhere."""
+    torch.manual_seed(0)
+    model = build_backbone(name, (56, 56) if "swin" in name else (64, 48)).eval()
+    linear = model.timm_model.get_classifier()
+    nn.init.normal_(linear.weight, std=0.02)
+    nn.init.constant_(linear.bias, -5.0)
+    pooled = torch.randn(2000, linear.in_features)
+    with torch.no_grad():
+        exact = F.linear(pooled, linear.weight, linear.bias)
+        with torch.autocast("cpu", dtype):
+            found = model.head(pooled)
+            narrow = model.head(pooled.to(dtype))
+    torch.testing.assert_close(found, exact)
+    assert len(found.unique()) > 1900
+    assert narrow.dtype == torch.float32
+
+
 def test_every_token_is_to_be_had_where_the_head_reads_one() -> None:
     model = backbone_of("vit_tiny_patch16_224")
     patches, positions = torch.randn(3, 5, 256), torch.arange(5).expand(3, -1)
