@@ -282,7 +282,10 @@ class TakeModelLeveld(MapTransform):
 
 
 def model_transforms(
-    img_size: Sequence[int], voi: str = "auto", frames: str = "exclude"
+    img_size: Sequence[int],
+    voi: str = "auto",
+    frames: str = "exclude",
+    bits_stored: int | None = None,
 ) -> Compose:
     """Compose the way from ``{"image": path}`` to what a model reads, as a MONAI bundle names it.
 
@@ -290,11 +293,12 @@ def model_transforms(
         img_size: (height, width) in pixels that the model sees.
         voi: a `VoiPolicy`.
         frames: a `Frames`; of several frames each cannot be an image here.
+        bits_stored: bit depth of 16-bit files that are not DICOM; None for all 16.
 
     Returns:
         ``image`` becomes (1, h, w) float32; no identifier is left beside it.
     """
-    settings = ImagingSettings(VoiPolicy(voi), Frames(frames))
+    settings = ImagingSettings(VoiPolicy(voi), Frames(frames), bits_stored)
     steps = store_transforms(settings).transforms
     return Compose([*steps, TakeModelLeveld("image", img_size), DeleteItemsd("image_header")])
 

@@ -5,18 +5,19 @@ import shutil
 import stat
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 import pydicom
 import pytest
+from monai.bundle import ConfigParser, verify_metadata, verify_net_in_out
 from monai.bundle import run as run_bundle
-from monai.bundle import verify_metadata, verify_net_in_out
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from small_runs import set_up, small
@@ -27,12 +28,14 @@ from mammo_pd.data.record import Record
 from mammo_pd.data.store import StorePaths
 from mammo_pd.evaluation.levels import Aggregation, aggregate
 from mammo_pd.evaluation.predictions import check_predictions
+from mammo_pd.imaging.settings import ImagingSettings
+from mammo_pd.inference.bundle import _inference
 from mammo_pd.inference.new_studies import PredictionFolder, judged_tables
 from mammo_pd.inference.predict import Scored
 from mammo_pd.inference.predict import predict as score_run
 from mammo_pd.inference.trained_model import TrainedModel
 from mammo_pd.ingest import new_images
-from mammo_pd.terms import Level, Split
+from mammo_pd.terms import Frames, Level, Split, VoiPolicy
 from mammo_pd.training.checkpoint import weights_digest
 from mammo_pd.training.loop import fit
 from mammo_pd.training.model_card import CheckpointHeader
@@ -275,6 +278,26 @@ def test_bundle_run_by_monai_gives_the_scores_of_predict(
     assert len(found) == 4
     for file, score in found.items():
         assert score == pytest.approx(scored[crosswalk[str(woman / file)]], abs=1e-5)
+
+
+def test_bundle_prepares_images_by_every_setting_of_the_store(tmp_path: Path) -> None:
+    settings = ImagingSettings(VoiPolicy.RAW, Frames.MIDDLE, bits_stored=12)
+    card = SimpleNamespace(img_size=(64, 48))
+    objective = SimpleNamespace(score_columns=("score",))
+    config = _inference(
+        cast(TrainedModel, SimpleNamespace(settings=settings, card=card, objective=objective))
+    )
+    given = config["preprocessing"]
+    for setting in fields(settings):
+        if setting.name != "steps":  # which a bundle refuses
+            assert given[setting.name] == getattr(settings, setting.name)
+    row, column = np.mgrid[:400, :300]
+    breast = (row - 200) ** 2 / 150**2 + column**2 / 200**2 < 1
+    Image.fromarray(np.where(breast, 2000 + row, 0).astype(np.uint16)).save(tmp_path / "x.png")
+    prepare = ConfigParser(config).get_parsed_content("preprocessing")
+    brightest = (2000 + row)[breast].max()
+    image = prepare({"image": tmp_path / "x.png"})["image"]
+    assert image.max() == pytest.approx(brightest * 65535 / 4095, abs=1)
 
 
 def test_metadata_has_what_monai_asks_of_it(bundle: Path, tmp_path: Path) -> None:
