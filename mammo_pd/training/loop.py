@@ -147,7 +147,9 @@ def _fit_tracked(setup: RunSetup, run: RunFolder, signals: StopSignals) -> list[
         if scores_images and not setup.objective.is_pretext:
             tracker.keep_model(setup.objective.score_columns)
     tracker.run.update(finished=timestamp(), validation=of_best)
-    setup.say(_best_line(best_epoch(history, setup.objective), of_best, setup.objective))
+    best = best_epoch(history, setup.objective)
+    setup.say(_best_line(best, of_best, setup.objective))
+    _warn_if_best_had_learnt_nothing(setup, history, best)
     return history
 
 
@@ -227,6 +229,9 @@ def _fit(
                     scores = _validate(setup, step.model, val_loader, kept, step.captured)
             except torch.OutOfMemoryError as error:
                 raise DoesNotFitError(setup) from error
+            if not objective.is_pretext and np.isnan(scores).any():
+                # The epoch's last update: the loss of each step was finite.
+                raise _no_longer_finite("the scores of validation images are", f"epoch {epoch + 1}")
             progress = EpochProgress()
             loss, images = done.loss / done.steps, done.images
             metrics = {
@@ -347,6 +352,13 @@ def _lock_operating_points(
         put_operating_points(run.best, points)
 
 
+def _no_longer_finite(what: str, when: str) -> InputError:
+    return InputError(
+        f"{what} no longer finite in {when}; "
+        "start again with a lower --lr (or from the last checkpoint: --resume)."
+    )
+
+
 def _warn_if_nothing_is_learnt(setup: RunSetup, loss: float, epochs: int) -> None:
     chance = setup.objective.chance_loss(setup.train_set.judged_targets.numpy())
     if chance is not None and loss > _STANDSTILL * chance:
@@ -357,6 +369,25 @@ def _warn_if_nothing_is_learnt(setup: RunSetup, loss: float, epochs: int) -> Non
             f"Try --lr ten times lower or higher, {start}training.layer_decay=0.65, weaker "
             "augmentation, a higher --keep, or more --epochs; "
             "and look at the images and labels (mammo-pd preprocess --contact-sheet)"
+        )
+
+
+def _warn_if_best_had_learnt_nothing(
+    setup: RunSetup, history: list[dict[str, float]], best: int
+) -> None:
+    """Where validation images are few, an epoch before anything was learnt may rank them best."""
+    chance = setup.objective.chance_loss(setup.train_set.judged_targets.numpy())
+    if chance is None:
+        return
+    then, last = history[best - 1]["train_loss"], history[-1]["train_loss"]
+    if last <= _STANDSTILL * chance < then:
+        on_all = "; to choose by all patches: --set training.validate_on=all"
+        setup.say(
+            f"warning: the best epoch by validation, {best} of {len(history)}, was chosen before "
+            f"much was learnt: its training loss, {then:.3f}, has hardly fallen below that of a "
+            f"constant score, {chance:.3f}; in the last epoch it is {last:.3f}. On few validation "
+            "images such a choice is mostly chance; to score the last epoch: mammo-pd evaluate RUN "
+            f"--checkpoint last{on_all if setup.validates_on_some else ''}"
         )
 
 
@@ -391,10 +422,7 @@ def _train_epoch(
 
     def report(mean: float, number: int, rate: float) -> None:
         if not math.isfinite(mean):
-            raise InputError(
-                f"the loss is no longer finite in epoch {epoch + 1}, by step {number + 1}; "
-                "start again with a lower --lr (or from the last checkpoint: --resume)."
-            )
+            raise _no_longer_finite("the loss is", f"epoch {epoch + 1}, by step {number + 1}")
         tracker.log({"step_loss": mean, "learning_rate": rate}, step=epoch * steps + number + 1)
         elapsed = time.perf_counter() - started
         memory = peak_memory_gib(setup.device)

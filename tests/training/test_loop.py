@@ -23,6 +23,7 @@ from mammo_pd.config import TrainingSettings
 from mammo_pd.data.loader import ReadRate
 from mammo_pd.errors import InputError
 from mammo_pd.tracking import MlflowRun
+from mammo_pd.training import loop
 from mammo_pd.training.batch_size import DoesNotFitError
 from mammo_pd.training.loop import fit, learning_rate
 from mammo_pd.training.objectives import Objective
@@ -191,6 +192,38 @@ def test_loss_that_is_not_finite_stops_with_the_remedy(
     with safe_open(run.last, "pt") as file:
         assert len(json.loads(file.metadata()["facts"])["history"]) == 1
         assert all(file.get_tensor(name).isfinite().all() for name in file.keys())  # noqa: SIM118
+
+
+def test_last_update_of_an_epoch_that_spoils_the_weights_stops_with_the_remedy(
+    phantom_store: Path, tmp_path: Path
+) -> None:
+    """No loss tells of it: the next thing that the weights compute is validation."""
+    config = small(training__epochs=1, training__batch_size=1000, training__lr=1e37)
+    setup = set_up(phantom_store, config.replace(training=config.training.replace(warmup_epochs=0)))
+    assert len(setup.train_batches()) == 1
+    with pytest.raises(InputError, match=r"scores.*no longer finite in epoch 1.*lower --lr"):
+        fit(setup, start_run(tmp_path, setup))
+
+
+@pytest.mark.parametrize(
+    ("losses", "best", "told"),
+    [
+        ((0.69, 0.685, 0.5, 0.3), 2, True),
+        ((0.69, 0.685, 0.5, 0.3), 3, False),
+        ((0.69, 0.69, 0.69, 0.69), 2, False),  # that is told by then
+    ],
+)
+def test_best_epoch_that_had_learnt_nothing_is_told_of(
+    phantom_store: Path, losses: tuple[float, ...], best: int, told: bool
+) -> None:
+    said: list[str] = []
+    setup = dataclasses.replace(set_up(phantom_store, small()), say=said.append)
+    chance = setup.objective.chance_loss(setup.train_set.judged_targets.numpy())
+    assert chance is not None
+    history = [{"train_loss": chance * loss / 0.69} for loss in losses]
+    loop._warn_if_best_had_learnt_nothing(setup, history, best)
+    assert len(said) == told
+    assert not told or (f"{best} of 4" in said[0] and "--checkpoint last" in said[0])
 
 
 def test_metrics_are_logged_per_step_and_per_epoch(
