@@ -205,8 +205,9 @@ python -m monai.bundle run --config_file configs/inference.json --dataset_dir DI
 ```
 
 writes eval/scores.csv: each file's path and its scores. `mammo-pd predict models/model.safetensors
-DICOM_DIR` gives the same scores (on a GPU up to rounding: it computes in bfloat16 there, a bundle in
-float32), also of breasts, exams and patients, with verdicts, and leaves out images that come twice.
+DICOM_DIR` gives the same scores (on a GPU up to rounding: it computes in bfloat16 there, a bundle
+in float32), also of breasts, exams and patients, with verdicts, and leaves out images that come
+twice.
 
 ```sh
 python -m monai.bundle run --config_file configs/train.json --store STORE

@@ -381,13 +381,12 @@ def _warn_if_best_had_learnt_nothing(
         return
     then, last = history[best - 1]["train_loss"], history[-1]["train_loss"]
     if last <= _STANDSTILL * chance < then:
-        on_all = "; to choose by all patches: --set training.validate_on=all"
         setup.say(
             f"warning: the best epoch by validation, {best} of {len(history)}, was chosen before "
             f"much was learnt: its training loss, {then:.3f}, has hardly fallen below that of a "
             f"constant score, {chance:.3f}; in the last epoch it is {last:.3f}. On few validation "
             "images such a choice is mostly chance; to score the last epoch: mammo-pd evaluate RUN "
-            f"--checkpoint last{on_all if setup.validates_on_some else ''}"
+            "--checkpoint last"
         )
 
 

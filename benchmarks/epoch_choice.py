@@ -1,0 +1,167 @@
+"""What the choice of the best epoch by validation does to a recipe: chosen before it had learnt?
+
+    python benchmarks/epoch_choice.py OUT [OUT ...] [--recipes NAME ...]
+        [--less PREDICTIONS.parquet --cell NAME --recipe NAME]
+
+OUT: of `recipes.py train`, of recipes that learn one label. Printed is, of each run, which epoch
+was chosen and what its weights are worth within its fold: scores of different folds come from
+different models, and one chosen at epoch 7 has other spreads than one chosen at 31. A run is
+"unlearnt" if the training loss of the chosen epoch is above .98 of a constant score's, where
+`train` says that nothing has been learnt. Then, over all runs, what these lose: a regression of the
+AUC on that, with a constant for each fold. Runs of one fold share their women, and runs of one seed
+more than that: its error is too small.
+
+``--less`` compares seed 0 of one recipe with a cell of `resolution_vs_keep.py`
+(predictions.parquet) on the same images: pooled over the folds, within them, and of the folds that
+were unlearnt or not. Intervals: percentiles over 2,000 resamples of the women.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mammo_pd.evaluation.roc import auc
+
+# As `mammo_pd.training.loop` has it.
+_STANDSTILL = 0.98
+_RESAMPLES = 2000
+
+
+def read_runs(folders: list[Path], recipes: list[str] | None) -> pd.DataFrame:
+    """One row for each run whose predictions are there."""
+    rows = []
+    for folder in folders:
+        for line in map(json.loads, (folder / "results.jsonl").open()):
+            file = folder / f"{line['name']}.{line['fold']}.{line['seed']}.csv"
+            if "history" in line and file.is_file() and (not recipes or line["name"] in recipes):
+                rows.append(_describe(line, file))
+    table = pd.DataFrame(rows).sort_values(["recipe", "fold", "seed"])
+    return table.reset_index(drop=True)
+
+
+def _describe(line: dict[str, Any], file: Path) -> dict[str, Any]:
+    history = line["history"]
+    monitor = next(name for name in history[0] if name.startswith("val_auc") and "image" in name)
+    values = [epoch[monitor] for epoch in history]
+    # The last of equals, as training chooses.
+    best = len(values) - int(np.argmax(values[::-1]))
+    scored = pd.read_csv(file)
+    share = float(scored["label"].mean())
+    chance = -share * np.log(share) - (1 - share) * np.log(1 - share)
+    loss = history[best - 1]["train_loss"]
+    test = scored[(scored["split"] == "test") & scored["label"].notna()]
+    return {
+        "recipe": line["name"],
+        "fold": line["fold"],
+        "seed": line["seed"],
+        "epoch": f"{best} of {len(values)}",
+        "unlearnt": bool(loss > _STANDSTILL * chance),
+        "training loss there": loss,
+        "at the end": history[-1]["train_loss"],
+        "validation, kept patches": values[best - 1],
+        "all patches": line["best"][monitor],
+        "test AUC within the fold": float(auc(test["label"], test["score"])),
+    }
+
+
+def change_where_unlearnt(runs: pd.DataFrame, column: str) -> tuple[float, float]:
+    """What such a choice changes in a column, and its standard error, with folds held apart."""
+    design = pd.get_dummies(runs["fold"]).astype(float)
+    design["unlearnt"] = runs["unlearnt"].astype(float)
+    known, values = design.to_numpy(), runs[column].to_numpy()
+    found, *_ = np.linalg.lstsq(known, values, rcond=None)
+    variance = ((values - known @ found) ** 2).sum() / (len(values) - known.shape[1])
+    return float(found[-1]), float(np.sqrt(variance * np.linalg.inv(known.T @ known)[-1, -1]))
+
+
+def within_folds(table: pd.DataFrame, score: str) -> float:
+    """AUC over the pairs of one fold, all folds' together."""
+    value = pairs = 0.0
+    for _, fold in table.groupby("fold"):
+        positives = int((fold["label"] == 1).sum())
+        number = positives * (len(fold) - positives)
+        if number:
+            value += number * float(auc(fold["label"], fold[score]))
+            pairs += number
+    return value / pairs
+
+
+def differences(own: pd.DataFrame, other: pd.DataFrame, unlearnt: set[int]) -> list[list[str]]:
+    """Rows of the table that ``--less`` prints."""
+    both = own.merge(other[["image_id", "score"]], on="image_id", suffixes=("", "_other"))
+    measures = {
+        "all folds pooled": (lambda t, s: float(auc(t["label"], t[s])), set(both["fold"])),
+        "within folds": (within_folds, set(both["fold"])),
+        "within the others": (within_folds, set(both["fold"]) - unlearnt),
+        "within unlearnt folds": (within_folds, unlearnt),
+    }
+    women = both.groupby("patient_id").indices
+    names = list(women)
+    rng = np.random.default_rng(0)
+    drawn = [
+        both.iloc[
+            np.concatenate([women[names[n]] for n in rng.integers(0, len(names), len(names))])
+        ]
+        for _ in range(_RESAMPLES)
+    ]
+    rows = []
+    for name, (measure, folds) in measures.items():
+        if not folds:
+            continue
+
+        def less(table: pd.DataFrame, measure: Any = measure, folds: Any = folds) -> list[float]:
+            some = table[table["fold"].isin(folds)]
+            return [measure(some, "score"), measure(some, "score_other")]
+
+        first, second = less(both)
+        resampled = [a - b for a, b in map(less, drawn)]
+        low, high = np.quantile(resampled, [0.025, 0.975])
+        values = f"{first:.3f}", f"{second:.3f}", f"{first - second:+.3f} [{low:+.3f}, {high:+.3f}]"
+        rows.append([f"{name} ({', '.join(map(str, sorted(folds)))})", *values])
+    return rows
+
+
+def _markdown(rows: list[list[str]]) -> str:
+    rows.insert(1, ["---"] * len(rows[0]))
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("out", type=Path, nargs="+")
+    parser.add_argument("--recipes", nargs="+")
+    parser.add_argument("--less", type=Path)
+    parser.add_argument("--cell")
+    parser.add_argument("--recipe")
+    given = parser.parse_args()
+    runs = read_runs(given.out, given.recipes)
+    shown = [list(map(str, runs.columns))]
+    shown += [
+        [f"{v:.3f}" if isinstance(v, float) else str(v) for v in row] for row in runs.to_numpy()
+    ]
+    print(_markdown(shown))
+    print(f"\n{int(runs['unlearnt'].sum())} of {len(runs)} runs unlearnt")
+    change, error = change_where_unlearnt(runs, "test AUC within the fold")
+    print(f"their test AUC within the fold: {change:+.3f} (standard error {error:.3f})")
+    if given.less is None:
+        return
+    mine = runs[(runs["recipe"] == given.recipe) & (runs["seed"] == 0)]
+    files = [
+        (fold, next(o / name for o in given.out if (o / name).is_file()))
+        for fold in mine["fold"]
+        for name in [f"{given.recipe}.{fold}.0.csv"]
+    ]
+    own = pd.concat([pd.read_csv(file).assign(fold=fold) for fold, file in files])
+    own = own[(own["split"] == "test") & own["label"].notna()]
+    cell = pd.read_parquet(given.less).query("name == @given.cell and seed == 0")
+    unlearnt = set(mine.loc[mine["unlearnt"], "fold"])
+    head = ["AUC per image", given.recipe, given.cell, "difference"]
+    print("\n" + _markdown([head, *differences(own, cell[cell["split"] == "test"], unlearnt)]))
+
+
+if __name__ == "__main__":
+    main()
