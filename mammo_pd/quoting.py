@@ -8,6 +8,8 @@ cells a message says how many there are, and where.
 import re
 from collections.abc import Iterable
 
+from mammo_pd.wording import counted
+
 # Of labels, in the words of the public data sets and of tables of one's own. No word that is
 # mostly a name, such as Low.
 _WORDS = frozenset(
@@ -62,12 +64,12 @@ def values_in_words(cells: Iterable[str], first_line: int = 2) -> str:
     if not lines:
         return "nothing"
     if len(lines) > _MOST_QUOTED:
-        return f"{len(lines)} different values"
+        return counted(len(lines), "different value")
     others = sorted(lines[cell] for cell in lines if cell not in quoted)
     if not others:
         return ", ".join(quoted)
     word = "line" if len(others) == 1 else "lines"
     where = f"({word} {', '.join(map(str, others))})"
     kind = "other value" if quoted else "different value" if len(others) > 1 else "value"
-    told = f"{len(others)} {kind}{'s' * (len(others) > 1)} {where}"
+    told = f"{counted(len(others), kind)} {where}"
     return f"{', '.join(quoted)} and {told}" if quoted else told
