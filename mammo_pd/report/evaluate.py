@@ -147,8 +147,9 @@ def evaluate_predictions(
         The content of ``metrics.json``.
 
     Raises:
-        InputError: the table fails a check, a patient is both evaluated and used to choose
-            thresholds, or ``validation_by_fold`` has other folds than the table.
+        InputError: the table fails a check, a patient is on two sides of its split (or both
+            evaluated and used to choose thresholds) or in several of its folds, or
+            ``validation_by_fold`` has other folds than the table.
     """
     aggregated_by = check_choices(
         aggregation=aggregation,
@@ -494,10 +495,11 @@ def select_rows(
     the order in which a table happens to be written.
 
     Raises:
-        InputError: a foreign value in ``split``, training rows only, or a patient among both the
-            rows to evaluate and those to choose thresholds on.
+        InputError: a foreign value in ``split``, training rows only, a patient on two sides (to
+            evaluate, to choose thresholds on, to train on), or one in several folds.
     """
-    evaluated, chosen_on, training_rows = table, table.iloc[:0], 0
+    evaluated = table
+    chosen_on = trained_on = table.iloc[:0]
     if "split" in table.columns:
         split = table["split"].map(_part)
         foreign = ~split.isin(list(Split))
@@ -517,17 +519,38 @@ def select_rows(
         evaluated = table if chosen.all() else table[chosen]
         # Without test rows the val rows are evaluated, and cannot serve to choose thresholds too.
         chosen_on = table[val] if test.any() else chosen_on
-        training_rows = int((split == Split.TRAIN).sum())
+        trained_on = table[(split == Split.TRAIN).to_numpy()]
     if validation is not None:
         chosen_on = validation
-    both = set(chosen_on["patient_id"]) & set(evaluated["patient_id"])
+    _refuse_shared(chosen_on, evaluated, "both evaluated and used to choose thresholds")
+    _refuse_shared(trained_on, evaluated, "both evaluated and trained on")
+    _refuse_shared(trained_on, chosen_on, "both trained on and used to choose thresholds")
+    if "fold" in evaluated.columns:
+        _refuse_several_folds(evaluated)
+    return _by_image(evaluated), _by_image(chosen_on), len(trained_on)
+
+
+def _refuse_shared(some: pd.DataFrame, others: pd.DataFrame, what: str) -> None:
+    """Refuse patients who have rows among both."""
+    both = set(some["patient_id"]) & set(others["patient_id"]) if len(some) else set()
     if both:
         raise InputError(
-            f"{counted(len(both), 'patient is', 'patients are')} both evaluated and used to choose "
-            "thresholds, which makes the results optimistic: split by patient, with all images of "
-            "a patient on one side."
+            f"{counted(len(both), 'patient is', 'patients are')} {what}, which makes the results "
+            "optimistic: split by patient, with all images of a patient on one side."
         )
-    return _by_image(evaluated), _by_image(chosen_on), training_rows
+
+
+def _refuse_several_folds(rows: pd.DataFrame) -> None:
+    """Refuse patients who were trained on by the model that scored another image of theirs."""
+    of_patient = rows[["patient_id", "fold"]].drop_duplicates()["patient_id"]
+    several = of_patient[of_patient.duplicated()].nunique()
+    if several:
+        raise InputError(
+            f"{counted(several, 'patient is', 'patients are')} in more than one fold, so a model "
+            "that was trained on some images of a patient scored others of the same patient, "
+            "which makes the results optimistic: make folds by patient, or leave the column fold "
+            "out if it does not say which model scored a row."
+        )
 
 
 def _part(split: object) -> str:

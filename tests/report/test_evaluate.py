@@ -22,7 +22,7 @@ from mammo_pd.report.evaluate import (
     summary_table,
 )
 from mammo_pd.report.folder import metrics_of
-from mammo_pd.terms import Level
+from mammo_pd.terms import Level, Split
 
 CONTEXT = ReportContext(title="A test", created="2026-01-01T00:00:00+00:00")
 
@@ -135,6 +135,27 @@ class TestWhichRowsAreEvaluated:
         predictions["split"] = ["val"] * 61 + ["test"] * 99
         with pytest.raises(InputError, match="both evaluated and used to choose"):
             evaluated(predictions, tmp_path)
+
+    @pytest.mark.parametrize("one", list(Split))
+    @pytest.mark.parametrize("other", list(Split))
+    def test_a_patient_on_any_two_sides_is_refused(self, predictions, tmp_path, one, other):
+        predictions["split"] = [one] * 61 + [other] * 39 + ["val"] * 20 + ["test"] * 40
+        if one == other:
+            assert evaluated(predictions, tmp_path)["exam"]["auc"] is not None
+            return
+        with pytest.raises(InputError, match=r"^1 patient is both .* split by patient"):
+            evaluated(predictions, tmp_path)
+
+    def test_a_patient_in_several_folds_is_refused(self, predictions, tmp_path):
+        # Of two patients one image each was scored by a model that had trained on the others.
+        predictions["fold"] = predictions.index // 4 % 2
+        predictions.loc[[0, 9], "fold"] = [1, 1]
+        with pytest.raises(InputError, match=r"^2 patients are in more than one fold"):
+            evaluated(predictions, tmp_path)
+        with pytest.raises(InputError, match=r"^2 patients are in more than one fold"):
+            compare_predictions(
+                {"a": predictions, "b": predictions}, tmp_path, context=ReportContext()
+            )
 
     def test_unlabelled_rows_are_counted_and_excluded(self, predictions, tmp_path):
         predictions["label"] = predictions["label"].astype(float)
