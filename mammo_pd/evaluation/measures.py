@@ -22,6 +22,7 @@ from sklearn.metrics import (
 
 from mammo_pd.evaluation.calibration import (
     CalibrationLine,
+    Coefficient,
     SmoothCalibration,
     calibration_line,
     reliability_bins,
@@ -443,6 +444,32 @@ def assess(
     )
 
 
+def calibration_of(units: pd.DataFrame) -> Row:
+    """The calibration of some units and nothing else: for scores that were recalibrated.
+
+    Args:
+        units: ``patient_id, label`` (both classes), ``score``.
+
+    Returns:
+        ``brier, expected_observed_ratio, slope, intercept`` with their limits, as ``assess`` has
+        them of the same units; None where there are none.
+    """
+    label = units["label"].to_numpy(dtype=np.float64)
+    score = units["score"].to_numpy(dtype=np.float64)
+    patient = np.asarray(pd.factorize(units["patient_id"], sort=True)[0], dtype=np.intp)
+    brier = ratio = None
+    if can_have_intervals(units):
+        known = Uncertainty(Ranking.of(label, score), patient, score, None)
+        brier, ratio = known.brier(), known.expected_observed_ratio()
+    line = calibration_line(label, score, patient)
+    return (
+        Estimate(float(brier_score_loss(label, score)), brier).columns("brier")
+        | Estimate(float(score.sum() / label.sum()), ratio).columns("expected_observed_ratio")
+        | _fitted("slope", line.slope)
+        | _fitted("intercept", line.intercept)
+    )
+
+
 def _columns(key: str, names: Sequence[str], estimates: Mapping[str, Estimate]) -> Row:
     row: Row = {}
     for name in names:
@@ -484,13 +511,11 @@ def _calibration(
             "scores were rounded or saturated, those units cannot be ranked among each other, and "
             "calibration takes them as 0.0000001 and 0.9999999. Write scores with more digits."
         )
-    row: Row = {}
-    for name, fitted in (
-        ("calibration_slope", line.slope),
-        ("calibration_intercept", line.intercept),
-    ):
-        if fitted is None:
-            row |= Estimate(np.nan).columns(name)
-            continue
-        row |= Estimate(fitted.value, plain_limits(fitted.value, fitted.spread)).columns(name)
-    return row
+    slope = _fitted("calibration_slope", line.slope)
+    return slope | _fitted("calibration_intercept", line.intercept)
+
+
+def _fitted(name: str, fitted: Coefficient | None) -> Row:
+    if fitted is None:
+        return Estimate(np.nan).columns(name)
+    return Estimate(fitted.value, plain_limits(fitted.value, fitted.spread)).columns(name)

@@ -12,16 +12,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from mammo_pd.errors import InputError
-from mammo_pd.evaluation.calibration import calibration_line
 from mammo_pd.evaluation.levels import Aggregation, aggregate, with_known_label
 from mammo_pd.evaluation.locked import Locked, lock
-from mammo_pd.evaluation.measures import Estimate, Row
+from mammo_pd.evaluation.measures import Row, calibration_of
 from mammo_pd.evaluation.predictions import read_predictions
 from mammo_pd.evaluation.prevalence import prevalence_by_level
-from mammo_pd.evaluation.roc import Floats
 from mammo_pd.evaluation.thresholds import MISS_COST
 from mammo_pd.report.content import ExternalValidation, ReportContext, SetResults
 from mammo_pd.report.evaluate import (
@@ -251,29 +248,8 @@ def _recalibrated(units: Mapping[Level, pd.DataFrame], locked: Locked) -> dict[L
         if line is None or not 0.0 < label.mean() < 1.0:
             continue
         score = line(rows["score"].to_numpy(dtype=np.float64))
-        patient, _ = pd.factorize(rows["patient_id"], sort=True)
-        fitted = calibration_line(label, score, patient)
-        ratio = _ratio(score, label, patient)
-        row = ratio.columns("expected_observed_ratio")
-        row |= _ratio((score - label) ** 2, np.ones_like(label), patient).columns("brier")
-        for name, one in (("slope", fitted.slope), ("intercept", fitted.intercept)):
-            reach = None if one is None else 1.96 * one.standard_error
-            row[name] = None if one is None else one.value
-            row[f"{name}_ci_low"] = None if one is None or not reach else one.value - reach
-            row[f"{name}_ci_high"] = None if one is None or not reach else one.value + reach
-        found[level] = row
+        found[level] = calibration_of(rows.assign(score=score))
     return found
-
-
-def _ratio(above: Floats, below: Floats, patient: NDArray[np.intp]) -> Estimate:
-    """A ratio of two sums over units, with a normal interval clustered by patient."""
-    value = float(above.sum() / below.sum())
-    moved = np.bincount(patient, weights=(above - value * below) / below.sum())
-    patients = len(moved)
-    if patients < 2:
-        return Estimate(value)
-    reach = 1.96 * float(np.sqrt((moved**2).sum() * patients / (patients - 1)))
-    return Estimate(value, (value - reach, value + reach) if reach > 0.0 else None)
 
 
 def names_of(places: Sequence[Path], stems: Sequence[str]) -> list[str]:

@@ -11,7 +11,7 @@ from mammo_pd.errors import InputError
 from mammo_pd.evaluation.calibration import calibration_line
 from mammo_pd.evaluation.levels import Aggregation, aggregate
 from mammo_pd.evaluation.locked import Recalibration, lock
-from mammo_pd.evaluation.predictions import check_predictions
+from mammo_pd.evaluation.predictions import check_predictions, read_predictions
 from mammo_pd.report import evaluate, external
 from mammo_pd.report.content import ReportContext
 from mammo_pd.report.evaluate import evaluate_file
@@ -147,6 +147,22 @@ def test_a_first_set_of_one_class_is_refused(files, tmp_path):
     with pytest.raises(InputError, match="one class only"):
         evaluate_sets(files, tmp_path / "out", **HOW)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("blank_figures")
+def test_a_recalibrated_set_has_the_intervals_of_a_report_on_its_recalibrated_scores(
+    files, tmp_path
+):
+    metrics = evaluate_sets(files[:2], tmp_path / "out", **HOW)
+    table = read_predictions(files[1])
+    moved = Recalibration(*metrics["locked"]["calibration"]["image"])(table["score"].to_numpy())
+    table.assign(score=moved).to_csv(tmp_path / "moved.csv", index=False)
+    alone = evaluate_file(tmp_path / "moved.csv", tmp_path / "r", **HOW)["image"]
+    found = metrics["recalibrated"]["<b>"]["image"]
+    for name in ("brier", "expected_observed_ratio", "slope", "intercept"):
+        long = f"calibration_{name}" if name in ("slope", "intercept") else name
+        for end in ("", "_ci_low", "_ci_high"):
+            assert found[name + end] == pytest.approx(alone[long + end], rel=1e-6), name + end
 
 
 def test_the_recalibration_calibrates_what_it_was_fitted_on():
