@@ -24,6 +24,8 @@ _NEARLY_EQUAL = 1e-3
 _FOR_FOUR_KNOTS = 50
 _GRID_POINTS = 61
 _CONVERGED = 1e-10
+# On the logit: what rounding leaves where the influences of every patient cancel out.
+_NO_REACH = 1e-9
 _ROWS_AT_ONCE = 2**15
 
 
@@ -184,7 +186,7 @@ def smooth_calibration(
     linear = on_grid @ beta
     # A point at a time: all points by all patients would be the largest array of the report.
     reach = np.array([Spread.of(point @ influence).reach for point in on_grid])
-    reach[reach <= 0.0] = np.nan
+    reach[reach <= _NO_REACH] = np.nan
     return SmoothCalibration(
         expit(grid), expit(linear), expit(linear - reach), expit(linear + reach), remark
     )

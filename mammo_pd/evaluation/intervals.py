@@ -27,6 +27,8 @@ _PRIOR_OF_A_SHARE = 2.0
 _PRIOR_OF_AN_AUC = 4.0
 _STEPS = 7
 _NEARLY_0 = 1e-12
+# Where the influences of every patient cancel out, rounding leaves a width of this share at most.
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -66,22 +68,25 @@ def student_quantile(freedom: float) -> float:
 
 def plain_limits(value: float, spread: Spread) -> Interval | None:
     """Limits of a number of any size; None where no patient moves it."""
-    if spread.variance <= 0.0:
+    if spread.reach <= _ROUNDING * max(abs(value), 1.0):
         return None
     return value - spread.reach, value + spread.reach
 
 
 def log_limits(value: float, spread: Spread) -> Interval | None:
-    """Limits of a positive number, symmetrical on its logarithm."""
-    if spread.variance <= 0.0 or value <= 0.0:
+    """Limits of a positive number, symmetrical on its logarithm; None where no patient moves it."""
+    if value <= 0.0 or spread.reach <= _ROUNDING * value:
         return None
     reach = spread.reach / value
     return float(value * np.exp(-reach)), float(value * np.exp(reach))
 
 
 def logit_limits(value: float, spread: Spread) -> Interval | None:
-    """Limits of a number between 0 and 1, symmetrical on its logit; None at the ends."""
-    if spread.variance <= 0.0 or not 0.0 < value < 1.0:
+    """Limits of a number between 0 and 1, symmetrical on its logit; None at the ends.
+
+    Also None where no patient moves it.
+    """
+    if not 0.0 < value < 1.0 or spread.reach <= _ROUNDING * min(value, 1.0 - value):
         return None
     middle, reach = float(logit(value)), spread.reach / (value * (1.0 - value))
     return float(expit(middle - reach)), float(expit(middle + reach))
@@ -97,7 +102,7 @@ def count_ratio_limits(expected: float, observed: float, spread: Spread) -> Inte
 
     Source: the score interval of a Poisson mean, its variance multiplied by the dispersion seen.
     """
-    if spread.variance <= 0.0:
+    if spread.reach <= _ROUNDING * observed:
         return None
     wide = student_quantile(spread.patients + 1.0) ** 2 * spread.variance / observed
     middle, reach = observed + wide / 2.0, float(np.sqrt(wide * (observed + wide / 4.0)))

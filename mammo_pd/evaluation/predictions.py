@@ -116,6 +116,9 @@ def check_predictions(table: pd.DataFrame, *, source: str = "the predictions") -
     for name in table.columns:
         if name not in checked.columns:
             checked[str(name)] = table[name].to_numpy()
+    if "fold" in checked.columns:  # an empty cell of a CSV is no fold of its own
+        blank = checked["fold"].astype("str").str.strip() == ""
+        checked["fold"] = checked["fold"].mask(blank, np.nan) if blank.any() else checked["fold"]
     return checked
 
 
@@ -131,7 +134,8 @@ def _text(table: pd.DataFrame, name: str) -> pd.Series:
         return pd.Series([None] * len(table), dtype="str")
     column = table[name].reset_index(drop=True)
     known = column.notna()
-    text = unless_equal(column.astype("str"), lambda cells: cells.str.strip())
+    # One spelling for letters with accents: a woman whose name is written in two is one woman.
+    text = unless_equal(column.astype("str"), lambda cells: cells.str.strip().str.normalize("NFC"))
     # "NA" is a legitimate identifier; only an empty one is missing.
     there = known & (text != "")
     return text if there.all() else text.where(there, None)

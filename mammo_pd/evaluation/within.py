@@ -180,10 +180,10 @@ def _estimate(
     positives = len(np.unique(patient[label]))
     if positives < _MIN_PATIENTS:
         return found.auc, None
+    if np.unique(np.stack([stratum, score]), axis=1).shape[1] == len(np.unique(stratum)):
+        return found.auc, None
     variance = found.variance(positives, len(np.unique(patient)))
     spread = Spread(variance, Spread.of(found.positives + found.negatives).patients)
-    if spread.variance == 0.0 and 0.0 < found.auc < 1.0:
-        return found.auc, None
     total, of_negatives, pairs = int(label.sum()), 0.0, []
     for name in np.unique(stratum):
         positive, negative = label & (stratum == name), ~label & (stratum == name)

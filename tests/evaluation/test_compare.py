@@ -244,6 +244,18 @@ def test_one_class_has_no_difference(two):
     assert alone[0]["remark"]
 
 
+def test_a_level_at_which_no_unit_has_a_known_label_has_no_difference(two):
+    # One image of each patient is unknown, and none is positive.
+    first = two["a"].groupby("patient_id").cumcount() == 0
+    unknown = {
+        name: table.assign(label=np.where(first, np.nan, 0.0)) for name, table in two.items()
+    }
+    alone, paired = compare(unknown, **how())
+    of_patients = [row for row in (*alone, *paired) if row["level"] == "patient"]
+    assert [row["n"] for row in of_patients if "n" in row] == [0, 0]
+    assert of_patients[-1]["difference"] is None
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("prevalence", [0.15, 0.05])
 def test_the_paired_interval_covers_no_difference_95_times_in_100(prevalence):

@@ -5,9 +5,10 @@ from prediction_tables import made_up
 from test_roc import PAIRED_A, PAIRED_B, PAIRED_LABEL
 
 from mammo_pd.evaluation.levels import aggregate
-from mammo_pd.evaluation.measures import assess, auc_with_interval
+from mammo_pd.evaluation.measures import assess, auc_with_interval, calibration_of
 from mammo_pd.evaluation.predictions import check_predictions
 from mammo_pd.evaluation.thresholds import Reader, choose_thresholds
+from mammo_pd.evaluation.within import auc_within_strata
 from mammo_pd.terms import Level
 
 
@@ -189,6 +190,32 @@ def test_no_interval_has_zero_width(shape):
     assert (one.reliability.high - one.reliability.low)[ends].min(initial=1) > 0.01
     said = " ".join(one.remarks)
     assert ("exactly 0 or 1" in said) == (shape == "saturated")
+
+
+@pytest.mark.parametrize(
+    "scores", [(0.7, 0.4, 0.7), (0.3, 0.3, 0.3), (0.9, 0.1, 0.2), (1 / 3, 0.7, 0.1), (1, 1, 1)]
+)
+def test_patients_who_are_all_alike_give_no_interval_of_zero_width(scores):
+    # Their influences cancel out, but for rounding.
+    units = units_of([1, 0, 0] * 6, np.tile(scores, 6), patient=np.repeat(np.arange(6), 3))
+    one = assessed(units)
+    known = [name for name in one.metrics if name.endswith("_ci_low") and one.metrics[name]]
+    assert bool(known) == (len(set(scores)) > 1)
+    assert not known or no_interval_without_width(one.metrics)
+    assert not (one.smooth_calibration.high - one.smooth_calibration.low < 1e-9).any()
+    within = auc_within_strata(units, np.zeros(len(units), int))
+    for name in ("auc", "auc_ci_low", "auc_ci_high"):
+        assert within[name] == pytest.approx(one.metrics[name])
+
+
+def test_the_calibration_of_some_units_is_that_of_their_whole_assessment():
+    units = aggregate(check_predictions(made_up(40)), Level.BREAST)
+    for rows in (units, units[units["patient_id"].isin(units["patient_id"].unique()[:3])]):
+        found, whole = calibration_of(rows), assessed(rows).metrics
+        for name in ("brier", "expected_observed_ratio", "slope", "intercept"):
+            long = f"calibration_{name}" if name in ("slope", "intercept") else name
+            for end in ("", "_ci_low", "_ci_high"):
+                assert found[name + end] == whole[long + end], name + end
 
 
 def test_few_patients_are_a_sentence():

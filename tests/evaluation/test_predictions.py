@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 
 from mammo_pd.errors import InputError
+from mammo_pd.evaluation.cutoffs import folds_of_patients
 from mammo_pd.evaluation.predictions import check_predictions, read_predictions
 from mammo_pd.evaluation.strata import known_strata
 
@@ -61,6 +62,25 @@ def test_tables_of_any_spreadsheet_are_read(tmp_path, text):
 def test_two_columns_of_one_name_are_refused(predictions):
     with pytest.raises(InputError, match="column score more than once"):
         check_predictions(pd.concat([predictions, predictions["score"]], axis=1))
+
+
+def test_one_name_in_two_spellings_is_one_patient(tmp_path):
+    # The letters are one in the first spelling and two in the other, and look alike.
+    text = "image_id,patient_id,exam_id,label,score\na,M\u00fcller,\u00e4,1,.3\n"
+    table = read_predictions(write(tmp_path, text + "b,Mu\u0308ller,a\u0308,0,.4\n"))
+    assert table[["patient_id", "exam_id"]].nunique().tolist() == [1, 1]
+    with pytest.raises(InputError, match="same image_id more than once"):
+        read_predictions(write(tmp_path, text.replace("\na,", "\n\u00fc,") + "u\u0308,p,e,0,.4\n"))
+
+
+def test_an_empty_fold_is_none_in_a_file_as_in_a_frame(tmp_path):
+    frame = pd.DataFrame(
+        {"image_id": list("abc"), "patient_id": list("abc"), "label": [0, 1, 0], "score": 0.5}
+    ).assign(fold=["0", None, "1"])
+    frame.to_csv(tmp_path / "of.csv", index=False)
+    for table in (check_predictions(frame), read_predictions(tmp_path / "of.csv")):
+        assert table["fold"].isna().tolist() == [False, True, False]
+        assert folds_of_patients(table) is None
 
 
 def test_checking_twice_changes_nothing(predictions):
