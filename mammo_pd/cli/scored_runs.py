@@ -25,19 +25,21 @@ def context_of(scored: "Sequence[Scored]", target: str | None = None) -> "Report
         target: that is reported on, where it is one of several.
     """
     from mammo_pd.data.split_store import count_flow, count_parts
+    from mammo_pd.data.splits import with_joined_patients
     from mammo_pd.evaluation.characteristics import describe_parts
     from mammo_pd.report.content import ReportContext
 
     first = scored[0]
     split = first.cohort.split
-    manifest = _with_target(first.cohort.manifest, first.objective, target)
+    # Counted as the report counts patients.
+    manifest = with_joined_patients(_with_target(first.cohort.manifest, first.objective, target))
     if len(scored) > 1:
         part = "fold " + split.table["fold"].astype(str)
         tested = [f"fold {one.info.fold}" for one in scored]
     else:
         part, tested = split.parts(first.cohort.fold), [Split.TEST.value]
     of_image = part.astype(str).set_axis(split.table["image_id"])
-    images = first.cohort.rows
+    images = first.cohort.by_patient(first.cohort.rows)
     parts = images["image_id"].map(of_image)
     names = sorted(parts.unique(), key=lambda name: ([*Split, name].index(name), name))
     run = first.info

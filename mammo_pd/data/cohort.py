@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from mammo_pd.data.manifest import read_manifest
-from mammo_pd.data.splits import SplitTable, check_split, read_split
+from mammo_pd.data.splits import SplitTable, check_split, read_split, with_joined_patients
 from mammo_pd.data.store import StorePaths, read_store_info
 from mammo_pd.terms import Split, Status
 
@@ -55,6 +55,23 @@ class Cohort:
         # A label table may carry a column of that name; the split's own counts.
         usable = self._usable.drop(columns="split", errors="ignore")
         return usable.merge(parts, on="image_id").sort_values("image_id", ignore_index=True)
+
+    def by_patient(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Rows with one ``patient_id`` for each patient, as the split understands the word.
+
+        An archive may give a woman several IDs. Whoever counts patients, or takes the images of one
+        for correlated, must not count her twice.
+
+        Args:
+            rows: of usable images of this store.
+        """
+        return rows.assign(patient_id=rows["image_id"].map(self._patient_of))
+
+    @cached_property
+    def _patient_of(self) -> "pd.Series[str]":
+        joined = with_joined_patients(self.manifest)
+        usable = joined[joined["status"] == Status.OK]
+        return usable.set_index("image_id")["patient_id"]
 
     def part(self, part: Split) -> pd.DataFrame:
         """The rows of one part, labelled or not, in the order of their image IDs."""

@@ -114,6 +114,16 @@ def patient_groups(manifest: pd.DataFrame) -> pd.Series:
     return pd.Series(pd.factorize(component[: len(manifest)])[0], index=manifest.index)
 
 
+def with_joined_patients(manifest: pd.DataFrame) -> pd.DataFrame:
+    """The manifest with one ``patient_id`` for each patient: the first of those that are hers.
+
+    Args:
+        manifest: all rows; also those that are not usable join patients.
+    """
+    names = manifest["patient_id"].groupby(patient_groups(manifest)).transform("min")
+    return manifest.assign(patient_id=names)
+
+
 def make_split(
     manifest: pd.DataFrame,
     *,

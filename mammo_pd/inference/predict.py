@@ -48,7 +48,8 @@ class Scored:
         parts: patients, images and positives of each part of the split.
         exclusions: images of the store that were left out, by reason.
         cohort: the store and split that were scored.
-        images: manifest rows of the images that were scored.
+        images: manifest rows of the images that were scored; those of one patient, whatever IDs
+            she has in the archive, have one.
         objective: that the run learnt.
         backbone: in evaluation mode, on its device.
     """
@@ -146,6 +147,9 @@ def score_images(
     """
     objective = build_objective(run.config.training)
     model, backbone, epoch = load_model(run, objective, checkpoint)
+    # As in training: what is judged together is found by the IDs as they are.
+    views = objective.views(images)
+    images = cohort.by_patient(images)
     made_of = {
         "checkpoint": checkpoint,
         "epoch": epoch,
@@ -167,9 +171,7 @@ def score_images(
                 run.info.img_size, backbone.patch_size, normalization=run.info.normalization
             ),
             objective,
-            MammogramDataset(
-                cohort.paths, images, run.info.img_size, views=objective.views(images)
-            ),
+            MammogramDataset(cohort.paths, images, run.info.img_size, views=views),
             workers=config.data.workers,
         )
         table = _as_predictions(images, scores, objective, run.config)

@@ -14,6 +14,7 @@ from mammo_pd.data.splits import (
     make_split,
     patient_groups,
     read_split,
+    with_joined_patients,
     write_split,
 )
 from mammo_pd.errors import InputError
@@ -47,6 +48,21 @@ def leaky(seed: int) -> pd.DataFrame:
     frame.loc[random.choice(len(frame), 30), "exam_id"] = pd.NA
     frame.loc[random.choice(len(frame), 20), "pixel_hash"] = pd.NA
     return frame.sample(frac=1, random_state=seed, ignore_index=True)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_patient_of_several_ids_has_one(seed):
+    frame = leaky(seed)
+    joined = with_joined_patients(frame)
+    groups = patient_groups(frame)
+    assert frame["patient_id"].groupby(groups).nunique().max() > 1
+    assert (joined["patient_id"].groupby(groups).nunique() == 1).all()
+    assert (groups.groupby(joined["patient_id"]).nunique() == 1).all()
+    own = frame["patient_id"].groupby(groups).agg(set)
+    assert all(name in own[group] for name, group in zip(joined["patient_id"], groups, strict=True))
+    # Of whoever has one ID nothing changes.
+    alone = groups.map(own).map(len) == 1
+    assert joined["patient_id"][alone].equals(frame["patient_id"][alone])
 
 
 def no_value_on_two_sides(frame: pd.DataFrame, split: SplitTable) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 import mlflow
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
 from mlflow import MlflowClient
@@ -483,6 +484,26 @@ def test_another_split_than_the_trained_one_is_refused_unless_told(
     edit(copy / "run.json", lambda info: info.update(store_fingerprint="x"))
     with pytest.raises(InputError, match="store made with other settings"):
         scored_of(copy, accept_other_split=True)
+
+
+def test_a_woman_of_several_ids_is_one_patient_in_predictions_and_flow(
+    run: Path, phantom_store: Path, tmp_path: Path
+) -> None:
+    # An archive in which each image has a patient ID of its own; those of an exam are one woman's.
+    store, copy = tmp_path / "store", tmp_path / run.name
+    shutil.copytree(phantom_store, store)
+    shutil.copytree(run, copy)
+    manifest = pq.read_table(store / "manifest.parquet")
+    place = manifest.schema.get_field_index("patient_id")
+    own = manifest.set_column(place, manifest.schema.field(place), manifest["image_id"])
+    pq.write_table(own, store / "manifest.parquet")
+    scored = scored_of(copy, store=store)
+    women = scored.table.groupby("exam_id")["patient_id"]
+    assert (women.nunique() == 1).all()
+    assert scored.table["patient_id"].nunique() == women.ngroups < len(scored.table)
+    flow = {row["step"]: row for row in context_of([scored]).flow}
+    tested = scored.table[scored.table["split"] == "test"]
+    assert flow["test"]["patients"] == tested["patient_id"].nunique()
 
 
 def test_labels_that_changed_under_a_run_are_refused(run: Path, tmp_path: Path) -> None:
