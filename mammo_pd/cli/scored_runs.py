@@ -65,7 +65,7 @@ def context_of(scored: "Sequence[Scored]", target: str | None = None) -> "Report
         model=f"{run.model}, image size {height}x{width} pixels",
         run_id=", ".join(one.info.run_id for one in scored),
         split_name=run.split,
-        split_hash=run.split_hash,
+        split_hash=split.hash,
         split_part=folds or "test",
         store_fingerprint=run.store_fingerprint,
         label_definition=first.cohort.label_definition
@@ -78,6 +78,7 @@ def context_of(scored: "Sequence[Scored]", target: str | None = None) -> "Report
         characteristics=describe_parts(images, parts, names),
         phantom=first.phantom,
         notes=notes,
+        caveats=list(dict.fromkeys(caveat for one in scored for caveat in one.caveats)),
     )
 
 
@@ -126,6 +127,7 @@ def without_own(columns: "Sequence[str]", target: str, objective: "Objective") -
 def provenance_of(scored: "Sequence[Scored]", checkpoint: str) -> dict[str, str]:
     """What the predictions of some runs were made with: also the hashes of labels and weights."""
     from mammo_pd.cli.provenance import provenance
+    from mammo_pd.training.run_data import labels_hash
 
     weights = {
         f"checkpoint {one.info.run_id}" if len(scored) > 1 else "checkpoint": (
@@ -133,7 +135,9 @@ def provenance_of(scored: "Sequence[Scored]", checkpoint: str) -> dict[str, str]
         )
         for one in scored
     }
-    return provenance(weights) | {"labels, SHA-256": scored[0].info.labels_hash}
+    # As they are now, which --accept-other-split lets differ from those that were trained on.
+    labels = labels_hash(scored[0].cohort, scored[0].objective)
+    return provenance(weights) | {"labels, SHA-256": labels}
 
 
 def of_target(target: str, metrics: "Mapping[str, Any]") -> list[dict[str, object]]:

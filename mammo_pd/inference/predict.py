@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +52,7 @@ class Scored:
             she has in the archive, have one.
         objective: that the run learnt.
         backbone: in evaluation mode, on its device.
+        caveats: what makes results on them doubtful, in sentences.
     """
 
     file: Path
@@ -64,6 +65,7 @@ class Scored:
     images: pd.DataFrame
     objective: Objective
     backbone: Backbone
+    caveats: Sequence[str] = ()
 
     @property
     def phantom(self) -> bool:
@@ -104,7 +106,25 @@ def predict(
             "so far is scored"
         )
     images = cohort.rows[cohort.rows["split"] != Split.TRAIN].reset_index(drop=True)
-    return score_images(run, cohort, images, checkpoint, run.predictions, reuse=reuse, say=say)
+    scored = score_images(run, cohort, images, checkpoint, run.predictions, reuse=reuse, say=say)
+    return replace(scored, caveats=_caveats(run.info, cohort, labels))
+
+
+def _caveats(trained: RunInfo, cohort: Cohort, labels: str) -> list[str]:
+    """What the user vouched for with --accept-other-split, for whoever reads the results."""
+    caveats = []
+    if trained.split_hash != cohort.split.hash:
+        caveats.append(
+            f"The run {trained.run_id} was trained on another split than the one evaluated here, "
+            "so it may have learnt from patients who are evaluated, which makes results too good: "
+            "nothing but the word of whoever gave --accept-other-split says that it has not."
+        )
+    if trained.labels_hash != labels:
+        caveats.append(
+            f"The labels have changed since the run {trained.run_id} was trained: it learnt, and "
+            "its epoch was chosen, by others than those that it is judged by here."
+        )
+    return caveats
 
 
 def columns_of_predictions(run: RunFolder, store: Path | None = None) -> list[str]:

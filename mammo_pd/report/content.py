@@ -51,6 +51,7 @@ class ReportContext:
         study: what the authors state of it: ``intended_use, reference_standard, follow_up``.
         phantom: whether the images are phantoms; the page then warns of it first.
         notes: further sentences for the reader.
+        caveats: what makes the results doubtful, in sentences that stand with them.
         pictures: what the thumbnails of the errors show, in a few sentences; None without them.
         runs: of a cross-validation one row per run: ``fold, seed, epoch`` (whose weights were
             used), ``val_auc_image, val_auc_breast, test_auc_image, test_auc_breast, seconds``.
@@ -77,6 +78,7 @@ class ReportContext:
     study: Mapping[str, str | None] = field(default_factory=dict)
     phantom: bool = False
     notes: Sequence[str] = ()
+    caveats: Sequence[str] = ()
     pictures: str | None = None
     runs: Sequence[Row] = ()
     seeds: Sequence[Row] = ()

@@ -222,10 +222,12 @@ def evaluate_predictions(
             )
             points = operating_points(rows, cutoffs[level], intended.get(level))
             results[level] = replace(results[level], operating_points=points)
+    caveats = list(context.caveats)
     if "split" in evaluated.columns and (evaluated["split"].map(_part) == Split.VAL).all():
         context = replace(context, split_part=Split.VAL.value)
-        for level_results in results.values():
-            level_results.remarks.insert(0, _VALIDATION)
+        caveats.insert(0, _VALIDATION)
+    for level_results in results.values():
+        level_results.remarks[:0] = caveats
     columns = known_strata(evaluated) if stratify_by is None else list(stratify_by)
     if context.created is None:
         context = dated(context)

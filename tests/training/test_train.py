@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from mammo_pd.backbones.base import Backbone
 from mammo_pd.backbones.build import build_backbone
 from mammo_pd.cli.app import main
-from mammo_pd.cli.scored_runs import context_of
+from mammo_pd.cli.scored_runs import context_of, provenance_of
 from mammo_pd.config import RunConfig, load_config
 from mammo_pd.data.dataset import MammogramDataset
 from mammo_pd.data.manifest import read_manifest
@@ -32,6 +32,8 @@ from mammo_pd.errors import InputError
 from mammo_pd.inference.predict import Scored, join_folds, load_model, predict
 from mammo_pd.inference.score import score_dataset
 from mammo_pd.patches.sampler import PatchSampler
+from mammo_pd.report.evaluate import evaluate_predictions
+from mammo_pd.terms import Level
 from mammo_pd.training.batch_size import largest_batch, step_memory
 from mammo_pd.training.devices import count_devices, make_fabric
 from mammo_pd.training.objectives import build_objective
@@ -478,7 +480,15 @@ def test_another_split_than_the_trained_one_is_refused_unless_told(
     edit(copy / "run.json", lambda info: info.update(split_hash="0" * 64))
     with pytest.raises(InputError, match="--accept-other-split"):
         scored_of(copy)
-    assert len(scored_of(copy, accept_other_split=True).table)
+    scored = scored_of(copy, accept_other_split=True)
+    assert len(scored.table)
+    # Whoever reads the report is told, with the result.
+    assert scored_of(run).caveats == context_of([scored_of(run)]).caveats == []
+    assert "may have learnt from patients who are evaluated" in scored.caveats[0]
+    context = context_of([scored])
+    assert context.split_hash == scored.cohort.split.hash != "0" * 64
+    metrics = evaluate_predictions(scored.table, tmp_path / "report", context=context)
+    assert all(metrics[level]["remarks"][0] == scored.caveats[0] for level in Level)
     with pytest.raises(InputError, match="started on another split"):
         resumed(copy, phantom_store)
     edit(copy / "run.json", lambda info: info.update(store_fingerprint="x"))
@@ -514,6 +524,10 @@ def test_labels_that_changed_under_a_run_are_refused(run: Path, tmp_path: Path) 
         scored_of(copy)
     with pytest.raises(InputError, match=r"labels in .* have changed"):
         resumed(copy)
+    scored = scored_of(copy, accept_other_split=True)
+    assert "labels have changed" in scored.caveats[0]
+    told = provenance_of([scored], "best")["labels, SHA-256"]
+    assert told == RunFolder.open(run).info.labels_hash
 
 
 def test_path_of_the_weights_stays_out_of_mlflow(
