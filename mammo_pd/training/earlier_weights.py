@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from mammo_pd.backbones.weights.report import LearntFrom, WeightsReport
 from mammo_pd.data.cohort import Cohort
 from mammo_pd.data.manifest import read_manifest
 from mammo_pd.data.overlap import find_overlap
@@ -21,7 +22,8 @@ def refuse_seen_test_women(weights: str | None, cohort: Cohort, say: Callable[[s
     """Refuse initial weights of a run that learnt from women whom this one is tested on.
 
     Also where it knew no label of theirs: figures would be too good. A run's training and
-    validation parts count, since the latter chose its epoch.
+    validation parts count, since the latter chose its epoch, and so do those of the runs whose
+    weights it started from itself.
 
     Args:
         weights: as ``model.weights`` has it; only a file of ours says what it has seen.
@@ -45,39 +47,58 @@ def refuse_seen_test_women(weights: str | None, cohort: Cohort, say: Callable[[s
             f"{cohort.split.name}"
         )
         return
-    if (card.split_hash, card.fold) == (cohort.split.hash, cohort.fold):
-        return
-    fold = "" if card.fold is None else f", fold {card.fold}"
-    try:
-        split, hashes = read_split_and_past(cohort.paths.splits, card.split)
-    except InputError:
-        hashes = frozenset()
-    if card.split_hash not in hashes:
+    own = LearntFrom(card.split, card.split_hash, card.fold)
+    if not _refuse_of_this_store(own, f"the weights {name} are of a run", cohort):
         other = _store_of(Path(weights), card)
         if other is not None:
             _compare(name, *other, cohort, say)
-            return
-        say(
-            f"warning: the weights {name} are of a run on the split {card.split}{fold}, which this "
-            "store does not have, and the store that they were made on is not to be found: make "
-            "sure that none of its women is in the test part of the split "
-            f"{cohort.split.name}"
-        )
-        return
-    learnt = split.table["image_id"][split.parts(card.fold) != Split.TEST]
+        else:
+            say(
+                f"warning: the weights {name} are of a run on {_named(own)}, which this store does "
+                "not have, and the store that they were made on is not to be found: make sure that "
+                f"none of its women is in the test part of the split {cohort.split.name}"
+            )
+    # What those weights were started from has left its trace in them.
+    for earlier in WeightsReport.from_dict(card.weights).learnt_from if card.weights else ():
+        told = f"the weights {name} are of a run that started from those of another"
+        if not _refuse_of_this_store(earlier, told, cohort):
+            say(
+                f"warning: {told}, on {_named(earlier)}, which this store does not have: make sure "
+                "that none of its women is in the test part of the split "
+                f"{cohort.split.name}"
+            )
+
+
+def _named(learnt: LearntFrom) -> str:
+    return f"the split {learnt.split}" + ("" if learnt.fold is None else f", fold {learnt.fold}")
+
+
+def _refuse_of_this_store(learnt_from: LearntFrom, told: str, cohort: Cohort) -> bool:
+    """Refuse weights by a split of this store; False where it is none of this store."""
+    name, fold = learnt_from.split, learnt_from.fold
+    if (learnt_from.split_hash, fold) == (cohort.split.hash, cohort.fold):
+        return True
+    try:
+        split, hashes = read_split_and_past(cohort.paths.splits, name)
+    except InputError:
+        return False
+    if learnt_from.split_hash not in hashes:
+        return False
+    learnt = split.table["image_id"][split.parts(fold) != Split.TEST]
     groups = patient_groups(cohort.manifest)
     ids = cohort.manifest["image_id"]
     seen = set(groups[ids.isin(learnt)])
     tested = set(groups[ids.isin(cohort.part(Split.TEST)["image_id"])])
     if seen & tested:
         raise InputError(
-            f"the weights {name} are of a run that learnt from {len(seen & tested)} of the "
-            f"{len(tested)} women of the test part (split {card.split}{fold}), so figures on them "
-            f"would be too good; make weights on the split {cohort.split.name}"
+            f"{told} that learnt from {len(seen & tested)} of the {len(tested)} women of the test "
+            f"part ({_named(learnt_from).removeprefix('the ')}), so figures on them would be too "
+            f"good; make weights on the split {cohort.split.name}"
             + ("" if cohort.fold is None else f" and its fold {cohort.fold}")
-            + (f", or train with --split {card.split}")
-            + ("." if card.fold is None else f" --fold {card.fold}.")
+            + (f", or train with --split {name}")
+            + ("." if fold is None else f" --fold {fold}.")
         )
+    return True
 
 
 def _store_of(weights: Path, card: ModelCard) -> tuple[StorePaths, pd.DataFrame] | None:

@@ -19,6 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from mammo_pd.backbones.build import build_backbone
+from mammo_pd.backbones.weights.source import CARD_KEY
 from mammo_pd.batch import ImageBatch
 from mammo_pd.config import AugmentSettings, RunConfig, TrainingSettings
 from mammo_pd.data.cohort import Cohort
@@ -29,6 +30,7 @@ from mammo_pd.errors import InputError
 from mammo_pd.patches.draw import draw_dropped, draw_uniform
 from mammo_pd.patches.sampler import Kept, PatchSampler
 from mammo_pd.training.earlier_weights import refuse_seen_test_women
+from mammo_pd.training.model_card import METADATA_KEY
 from mammo_pd.training.objectives.masked_autoencoder import MaskedAutoencoder
 from mammo_pd.training.objectives.pixel_decoder import PixelDecoder
 from mammo_pd.training.runs import RunFolder
@@ -260,6 +262,36 @@ def another_store(store: Path, folder: Path) -> StorePaths:
         shutil.copy(store / name, folder)
     (folder / "pixels").symlink_to(store / "pixels")
     return StorePaths(folder)
+
+
+def test_weights_remember_the_women_of_the_weights_that_they_were_started_from(
+    run: Path, phantom_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Pretrained here, trained on the women of another archive, and now to be tested here.
+    elsewhere = another_store(phantom_store, tmp_path / "elsewhere")
+    split_store(elsewhere, name="elsewhere", seed=1, say=lambda _: None)
+    nothing = Overlap(0, 0, True)
+    monkeypatch.setattr("mammo_pd.training.earlier_weights.find_overlap", lambda *_: nothing)
+    changes = {"model__weights": str(run / "best.safetensors"), "data__split": "elsewhere"}
+    between = set_up(elsewhere.root, small(model__name="test_vit", data__res="96x64", **changes))
+    weights = tmp_path / "between.safetensors"
+    card = between.card
+    save_file({"a": torch.zeros(1)}, weights, {METADATA_KEY: "{}", CARD_KEY: card.dump()})
+
+    paths = another_store(phantom_store, tmp_path / "store")
+    split_store(paths, name="other", fractions=(0.3, 0.2, 0.5), say=lambda _: None)
+    told: list[str] = []
+    refuse_seen_test_women(str(weights), Cohort.read(paths, "other"), told.append)
+    assert "the split elsewhere, which" in told[0]
+    assert "the split default, which" in told[1]
+    assert all("make sure that none of its women is in the test part" in line for line in told)
+    for file in (phantom_store / "splits").glob("default.*"):
+        shutil.copy(file, paths.splits)
+    with pytest.raises(InputError, match=r"started from those of another that learnt from \d"):
+        refuse_seen_test_women(str(weights), Cohort.read(paths, "other"), told.append)
+    # On the split that all of it began with there is nothing to refuse.
+    refuse_seen_test_women(str(weights), Cohort.read(paths, "default"), told.append)
+    assert len(told) == 4
 
 
 def test_weights_that_have_seen_test_women_are_refused(

@@ -79,6 +79,7 @@ def load_pretrained(
         normalization=expected.grey,
         normalization_origin=expected.origin,
         rows=fitting.rows(),
+        learnt_from=fitting.source.learnt_from,
     )
 
 

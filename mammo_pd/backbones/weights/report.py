@@ -26,6 +26,21 @@ class WeightsRow:
 
 
 @dataclass(frozen=True)
+class LearntFrom:
+    """The patients that a run learnt from: all but those of the test part.
+
+    Attributes:
+        split: name of the split.
+        split_hash: of its content.
+        fold: that was tested; None for a split without folds.
+    """
+
+    split: str
+    split_hash: str
+    fold: int | None
+
+
+@dataclass(frozen=True)
 class WeightsReport:
     """How pretrained weights came into a model.
 
@@ -37,6 +52,8 @@ class WeightsReport:
         normalization: of the input, that the model was given with them.
         normalization_origin: why that one, in words.
         rows: every tensor of the file and of the model is in one of them.
+        learnt_from: what the run that made them learnt from, then the run that it started from,
+            and so on; empty where the file does not say.
     """
 
     source: str
@@ -46,6 +63,7 @@ class WeightsReport:
     normalization: Normalization
     normalization_origin: str
     rows: tuple[WeightsRow, ...]
+    learnt_from: tuple[LearntFrom, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -57,6 +75,8 @@ class WeightsReport:
         plain = dict(values)
         plain["normalization"] = Normalization(**plain["normalization"])
         plain["rows"] = tuple(WeightsRow(**row) for row in plain["rows"])
+        # Runs of earlier versions do not say.
+        plain["learnt_from"] = tuple(LearntFrom(**one) for one in plain.get("learnt_from", ()))
         return cls(**plain)
 
     def lines(self) -> Iterable[str]:

@@ -10,7 +10,7 @@ import re
 import struct
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -25,6 +25,7 @@ from torch import Tensor
 
 from mammo_pd.backbones.weights.named import HUB, HUB_PREFIXES, no_such_weights
 from mammo_pd.backbones.weights.normalization import ChannelNormalization, normalization_of
+from mammo_pd.backbones.weights.report import LearntFrom
 from mammo_pd.backbones.wide_heads import has_wide_heads
 from mammo_pd.errors import InputError, cause_of
 from mammo_pd.wording import counted
@@ -78,6 +79,7 @@ class SourceWeights:
         normalization: where the source itself says how the input is to be normalised.
         grid: (rows, columns) of the position embedding, where the source itself says so.
         model: timm's name of the model that was trained, where the source itself says so.
+        learnt_from: as in `WeightsReport`.
     """
 
     name: str
@@ -88,6 +90,7 @@ class SourceWeights:
     normalization: ChannelNormalization | None = None
     grid: tuple[int, int] | None = None
     model: str | None = None
+    learnt_from: tuple[LearntFrom, ...] = ()
 
 
 def find_weights(weights: str, model_name: str) -> SourceWeights:
@@ -217,6 +220,7 @@ def _unwrap(name: str, content: Mapping[str, Any], metadata: Mapping[str, Any]) 
         normalization=normalization,
         grid=grid,
         model=metadata.get("model"),
+        learnt_from=_learnt_from(metadata),
     )
 
 
@@ -265,6 +269,17 @@ def _refuse_not_finite(name: str, tensors: Mapping[str, Tensor]) -> None:
             f"{counted(len(broken), 'tensor')} ({', '.join(broken[:3])}); the file is damaged or "
             "its training diverged, so give another."
         )
+
+
+def _learnt_from(metadata: Mapping[str, Any]) -> tuple[LearntFrom, ...]:
+    """What a checkpoint of mammo-pd learnt from, and those that it started from."""
+    names = [field.name for field in fields(LearntFrom)]
+    try:
+        own = LearntFrom(**{name: metadata[name] for name in names})
+        earlier = (metadata.get("weights") or {}).get("learnt_from", ())
+        return (own, *(LearntFrom(**one) for one in earlier))
+    except (KeyError, TypeError, AttributeError):
+        return ()
 
 
 def _own_facts(
