@@ -207,6 +207,12 @@ def sets_table(metrics: Mapping[str, Any]) -> str:
         f"the first set and locked before the others were read (SHA-256 {locked['digest'][:12]}…)"
     )
     lines += [
+        f"note: {name} shares {counted(shared, 'patient ID')} with the first set: if these are the "
+        "same women, it is not external"
+        for name, shared in metrics["shared_patients"].items()
+        if shared
+    ]
+    lines += [
         f"note: {name}: {note}"
         for name, notes in metrics.get("notes", {}).items()
         for note in notes

@@ -1,6 +1,7 @@
 """Numbers as text, the same on the page, in figures and in the terminal."""
 
 from collections.abc import Mapping
+from decimal import Decimal
 
 from mammo_pd.evaluation.measures import Scalar
 
@@ -55,6 +56,11 @@ def fixed(value: Scalar, digits: int = 3, sign: str = "") -> str:
         if float(text) != end:
             return text
     return f"{number:{sign}.1g}"
+
+
+def in_100(share: Scalar) -> str:
+    """A share as times in 100: ``81``; only 1 is 100 and only 0 is 0, so 0.9996 is ``99.96``."""
+    return NONE if share is None else f"{(Decimal(fixed(share, 2)) * 100).normalize():f}"
 
 
 def plain(value: Scalar) -> str:

@@ -32,6 +32,7 @@ from mammo_pd.report.notes import data_notes, margin_verdicts, remarks_with_leve
 from mammo_pd.report.numbers import (
     between,
     fixed,
+    in_100,
     plain,
     scaled,
     significance,
@@ -381,6 +382,7 @@ def _environment() -> Environment:
         "between": between,
         "breakable": _breakable,
         "fixed": fixed,
+        "in_100": in_100,
         "interval": with_interval,
         "plain": plain,
         "png_uri": _png_uri,

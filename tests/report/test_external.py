@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import replace
 from functools import partial
 
@@ -139,6 +140,24 @@ def test_women_who_are_in_both_are_told_of(files, tmp_path):
     metrics = evaluate_sets(files[:2], tmp_path / "out", **HOW)
     assert metrics["shared_patients"] == {"a": 0, "<b>": 60}
     assert "shares 60 patient IDs" in (tmp_path / "out" / "index.html").read_text()
+    assert "note: <b> shares 60 patient IDs" in sets_table(metrics)
+
+
+@pytest.mark.usefixtures("blank_figures")
+def test_thresholds_of_folds_are_not_shown_as_the_locked_ones(files, tmp_path):
+    table = pd.read_csv(files[0]).drop(columns="split")
+    table.assign(fold=table.index // 4 % 3).to_csv(files[0], index=False)
+    metrics = evaluate_sets(files[:2], tmp_path / "out", **HOW)
+    assert metrics["sets"]["a"]["exam"]["operating_points"]
+    page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    rows = re.findall(
+        r'<tr><th scope="row" class="wrap">specificity of 90 %</th>(.*?)</tr>', page, re.S
+    )
+    with_columns = [cells for row in rows if len(cells := re.findall(r"<td>(.*?)</td>", row)) < 4]
+    # Women recalled, found and missed, and at each level three rates: of the other set alone.
+    assert len(with_columns) == 3 + 3 * len(Level)
+    for cells in with_columns:
+        assert cells[-2] == "–" != cells[-1]
 
 
 @pytest.mark.usefixtures("blank_figures")

@@ -1,6 +1,6 @@
 import pytest
 
-from mammo_pd.report.numbers import between, fixed, with_interval
+from mammo_pd.report.numbers import between, fixed, in_100, with_interval
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,14 @@ from mammo_pd.report.numbers import between, fixed, with_interval
 )
 def test_only_0_is_written_as_0_and_only_1_as_1(value, digits, text):
     assert fixed(value, digits) == text
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(0.8126, "81"), (0.8, "80"), (0.9996, "99.96"), (1.0, "100"), (0.001, "0.1"), (0.0, "0")],
+)
+def test_only_all_are_100_in_100(share, text):
+    assert in_100(share) == text
 
 
 def test_limits_that_differ_are_written_differently():
