@@ -18,6 +18,7 @@ from mammo_pd.data.cohort import Cohort
 from mammo_pd.data.dataset import MammogramDataset
 from mammo_pd.data.manifest import MANIFEST_SCHEMA, read_manifest
 from mammo_pd.data.split_store import count_parts
+from mammo_pd.data.splits import read_split_and_past
 from mammo_pd.data.store import open_store
 from mammo_pd.errors import InputError
 from mammo_pd.files import atomic_write, write_text
@@ -113,7 +114,9 @@ def predict(
 def _caveats(trained: RunInfo, cohort: Cohort, labels: str) -> list[str]:
     """What the user vouched for with --accept-other-split, for whoever reads the results."""
     caveats = []
-    if trained.split_hash != cohort.split.hash:
+    # A split that lost images has kept its sides.
+    _, hashes = read_split_and_past(cohort.paths.splits, cohort.split.name)
+    if trained.split_hash not in hashes:
         caveats.append(
             f"The run {trained.run_id} was trained on another split than the one evaluated here, "
             "so it may have learnt from patients who are evaluated, which makes results too good: "
@@ -121,8 +124,8 @@ def _caveats(trained: RunInfo, cohort: Cohort, labels: str) -> list[str]:
         )
     if trained.labels_hash != labels:
         caveats.append(
-            f"The labels have changed since the run {trained.run_id} was trained: it learnt, and "
-            "its epoch was chosen, by others than those that it is judged by here."
+            f"The labels are not those that the run {trained.run_id} was trained by: they have "
+            "changed since, or images were removed."
         )
     return caveats
 

@@ -27,6 +27,7 @@ from mammo_pd.config import RunConfig, load_config
 from mammo_pd.data.dataset import MammogramDataset
 from mammo_pd.data.manifest import read_manifest
 from mammo_pd.data.split_store import split_store
+from mammo_pd.data.splits import read_split, remove_from_split
 from mammo_pd.data.store import open_store
 from mammo_pd.errors import InputError
 from mammo_pd.inference.predict import Scored, join_folds, load_model, predict
@@ -496,6 +497,19 @@ def test_another_split_than_the_trained_one_is_refused_unless_told(
         scored_of(copy, accept_other_split=True)
 
 
+def test_a_split_that_lost_images_is_no_other_one(
+    run: Path, phantom_store: Path, tmp_path: Path
+) -> None:
+    store, copy = tmp_path / "store", tmp_path / run.name
+    shutil.copytree(phantom_store, store)
+    shutil.copytree(run, copy)
+    tested = read_split(store / "splits", "default").table.query("split == 'test'")
+    remove_from_split(store / "splits", "default", tested["image_id"][:1])
+    caveats = scored_of(copy, store=store, accept_other_split=True).caveats
+    assert not any("another split" in caveat for caveat in caveats)
+    assert any("or images were removed" in caveat for caveat in caveats)
+
+
 def test_a_woman_of_several_ids_is_one_patient_in_predictions_and_flow(
     run: Path, phantom_store: Path, tmp_path: Path
 ) -> None:
@@ -525,7 +539,7 @@ def test_labels_that_changed_under_a_run_are_refused(run: Path, tmp_path: Path) 
     with pytest.raises(InputError, match=r"labels in .* have changed"):
         resumed(copy)
     scored = scored_of(copy, accept_other_split=True)
-    assert "labels have changed" in scored.caveats[0]
+    assert "labels are not those that the run" in scored.caveats[0]
     told = provenance_of([scored], "best")["labels, SHA-256"]
     assert told == RunFolder.open(run).info.labels_hash
 
