@@ -362,6 +362,7 @@ def _read_label(
                 f"{path}: no row's {name} is {', '.join(unknown)}, so nothing would be positive; "
                 f"it holds {values_in_words(values)}."
             )
+        _refuse_other_spellings(values, positive, f"{path}: the column {name}")
         return [None if value == "" else int(value in positive) for value in values]
     labels: list[int | None] = []
     for line, value in enumerate(values, start=2):
@@ -375,12 +376,26 @@ def _read_label(
     return labels
 
 
+def _refuse_other_spellings(values: pd.Series, positive: tuple[str, ...], column: str) -> None:
+    """Refuse a value that is a positive one but for case or Unicode form: it would be negative."""
+    meant = {_composed(value).casefold(): value for value in positive}
+    for value in sorted(set(values) - set(positive)):
+        same = meant.get(_composed(value).casefold())
+        if same is not None:
+            raise InputError(
+                f"{column} holds {same} and, otherwise spelt, {value}, which would be negative; "
+                f"spell them alike, or give both: --positive {same} --positive {value}"
+            )
+
+
 def _known(columns: Iterable[str]) -> list[str]:
     known = {plain_name(name) for name in _KNOWN_COLUMNS}
     return [name for name in columns if plain_name(name) in known]
 
 
 def _number(text: str) -> float | None:
+    if "_" in text:  # Python reads 1_2 as 12
+        return None
     try:
         return float(text.replace(",", ".") if _DECIMAL_COMMA.fullmatch(text) else text)
     except ValueError:

@@ -169,7 +169,8 @@ def make_split(
         )
     manifest, groups = _usable(manifest)
     patients = _one_row_per_group(manifest, groups)
-    _refuse_too_few(patients, folds, may_lack_labels=may_lack_labels)
+    ids = manifest["patient_id"].nunique()
+    _refuse_too_few(patients, ids, folds, may_lack_labels=may_lack_labels)
     table = manifest[["image_id", "patient_id"]]
     if folds:
         fold_of = _deal_out(patients, [1 / folds] * folds, seed)
@@ -387,7 +388,16 @@ def _one_row_per_group(manifest: pd.DataFrame, groups: pd.Series) -> pd.DataFram
     )
 
 
-def _refuse_too_few(patients: pd.DataFrame, folds: int | None, *, may_lack_labels: bool) -> None:
+def _refuse_too_few(
+    patients: pd.DataFrame, ids: int, folds: int | None, *, may_lack_labels: bool
+) -> None:
+    why = ""
+    if ids > len(patients):
+        why = (
+            f" ({ids} patient IDs make {counted(len(patients), 'patient')}, for IDs that share an "
+            "exam or pixels are one's: an exam_id of the label table must be of one exam alone, "
+            "and not a number within each patient)"
+        )
     counts = patients["label"].value_counts()
     # One in each fold; and of two folds, either must hold one to train on and one to validate on.
     least = 4 if folds == 2 else folds or len(Split)
@@ -396,7 +406,7 @@ def _refuse_too_few(patients: pd.DataFrame, folds: int | None, *, may_lack_label
         if len(patients) < least:
             raise InputError(
                 f"the store has {counted(len(patients), 'patient')}, and it takes {least} for one "
-                f"in train, val and test {parts}; add patients."
+                f"in train, val and test {parts}{why}; add patients."
             )
         return
     for label, word in (("1", "positive"), ("0", "negative")):
@@ -404,7 +414,7 @@ def _refuse_too_few(patients: pd.DataFrame, folds: int | None, *, may_lack_label
         if found < least:
             raise InputError(
                 f"only {counted(found, 'patient is', 'patients are')} {word}, and it takes {least} "
-                f"for one in train, val and test {parts}; check the label table and its label "
+                f"for one in train, val and test {parts}{why}; check the label table and its label "
                 "column (--labels, --label-column, --positive), or add patients."
             )
 

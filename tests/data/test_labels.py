@@ -201,6 +201,35 @@ def test_bad_tables_are_refused_with_cause_and_remedy(
         read_labels(table(tmp_path, text))
 
 
+@pytest.mark.parametrize("other", ["Malignant", "MALIGNANT", "malignant "])
+def test_a_positive_value_in_another_spelling_is_never_negative(tmp_path: Path, other: str) -> None:
+    path = table(tmp_path, f"image_id,label\na,malignant\nb,{other}\nc,benign\n")
+    if other.strip() == "malignant":
+        assert [row["label"] for row in read_labels(path, positive=["malignant"]).rows] == [1, 1, 0]
+        return
+    with pytest.raises(
+        InputError, match=rf"{other}, which would be negative; .* --positive {other}"
+    ):
+        read_labels(path, positive=["malignant"])
+    both = read_labels(path, positive=["malignant", other])
+    assert [row["label"] for row in both.rows] == [1, 1, 0]
+
+
+def test_positive_letters_with_accents_are_the_same_in_either_form(tmp_path: Path) -> None:
+    word = "b\u00f6sartig"
+    path = tmp_path / "labels.csv"
+    path.write_text(f"image_id,label\na,{word}\nb,{normalize('NFD', word)}\n", encoding="utf-8")
+    with pytest.raises(InputError, match="would be negative"):
+        read_labels(path, positive=[word])
+
+
+def test_digits_with_an_underscore_are_no_number(tmp_path: Path) -> None:
+    labels = read_labels(table(tmp_path, "image_id,label,density\na,1,1_2\nb,0,2\n"))
+    assert labels.column_types["density"] == "text"
+    with pytest.raises(InputError, match="neither 0 nor 1"):
+        read_labels(table(tmp_path, "image_id,label\na,0_1\n"))
+
+
 def test_missing_table_and_positive_that_never_occurs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         read_labels(tmp_path / "none.csv")

@@ -65,6 +65,15 @@ def test_a_patient_of_several_ids_has_one(seed):
     assert joined["patient_id"][alone].equals(frame["patient_id"][alone])
 
 
+def test_exams_that_are_numbered_within_each_patient_are_told_of():
+    frame = manifest_of(30)
+    numbered = frame.assign(exam_id=frame["exam_id"].str[-1])
+    with pytest.raises(InputError, match=r"30 patient IDs make 1 patient, .* exam_id of the label"):
+        make_split(numbered)
+    with pytest.raises(InputError, match=r"30 patient IDs make 1 patient, .* exam_id of the label"):
+        make_split(numbered.assign(label=pd.NA), may_lack_labels=True)
+
+
 def no_value_on_two_sides(frame: pd.DataFrame, split: SplitTable) -> bool:
     column = "fold" if "fold" in split.table else "split"
     joined = frame.merge(split.table[["image_id", column]], on="image_id")
