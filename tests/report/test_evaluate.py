@@ -128,7 +128,7 @@ class TestWhichRowsAreEvaluated:
 
     def test_an_unknown_split_is_refused(self, predictions, tmp_path):
         predictions["split"] = "holdout"
-        with pytest.raises(InputError, match="'holdout'"):
+        with pytest.raises(InputError, match="such as holdout"):
             evaluated(predictions, tmp_path)
 
     def test_a_patient_on_both_sides_is_refused(self, predictions, tmp_path):
