@@ -195,11 +195,11 @@ def read_identifiers(header: Dataset) -> dict[str, str]:
         a table of known names, or written to the owner-only record, and to go nowhere else.
     """
     found = {
-        "sop_instance_uid": text(header, "SOPInstanceUID"),
-        "study_instance_uid": text(header, "StudyInstanceUID"),
-        "series_instance_uid": text(header, "SeriesInstanceUID"),
-        "patient_id": text(header, "PatientID"),
-        "accession_number": text(header, "AccessionNumber"),
+        "sop_instance_uid": whole_text(header, "SOPInstanceUID"),
+        "study_instance_uid": whole_text(header, "StudyInstanceUID"),
+        "series_instance_uid": whole_text(header, "SeriesInstanceUID"),
+        "patient_id": whole_text(header, "PatientID"),
+        "accession_number": whole_text(header, "AccessionNumber"),
         "manufacturer": text(header, "Manufacturer"),
         "model": text(header, "ManufacturerModelName"),
     }
@@ -440,7 +440,27 @@ def text(header: Dataset, keyword: str) -> str | None:
         return None
     if not isinstance(given, str) and hasattr(given, "__iter__"):
         given = next(iter(given), None)
+    return _as_text(given)
+
+
+def whole_text(header: Dataset, keyword: str) -> str | None:
+    """The element's text with the backslashes that it should not hold; None where empty.
+
+    For identifiers: two that differ behind a backslash are two patients, whom the first value
+    alone would make one.
+    """
+    given = value(header, keyword)
+    if given is None or isinstance(given, str | bytes) or not hasattr(given, "__iter__"):
+        return text(header, keyword)
+    return _as_text("\\".join(map(str, given)))
+
+
+def _as_text(given: object) -> str | None:
     stripped = "" if given is None else str(given).replace("\0", "").strip()
+    if not stripped.isascii():
+        # pydicom takes any of Python's codecs for a character set, and some of them decode to
+        # surrogates, which can be neither hashed nor written.
+        stripped = stripped.encode("utf-8", "backslashreplace").decode("utf-8")
     return stripped or None
 
 

@@ -31,6 +31,7 @@ from mammo_pd.imaging.header import (
     number_of_frames,
     reading_quietly,
     text,
+    whole_text,
 )
 from mammo_pd.imaging.image_kind import find_image_kind, names_synthetic_product
 from mammo_pd.imaging.raster import RASTER_SUFFIXES
@@ -268,7 +269,7 @@ def read_facts(path: Path, key: bytes) -> FileFacts:
     maker, model = text(dataset, "Manufacturer"), text(dataset, "ManufacturerModelName")
 
     def hashed(keyword: str) -> int:
-        given = text(dataset, keyword)
+        given = whole_text(dataset, keyword)
         if given is None:
             return 0
         digest = hashlib.blake2b(os.fsencode(given), digest_size=8, key=key)

@@ -1,11 +1,15 @@
+import os
 import warnings
+from encodings.aliases import aliases
 
 import pytest
 from dicom_files import half_disk, make_dataset, write_dicom
 from pydicom import uid
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.sr._snomed_dict import mapping
 from pydicom.sr.codedict import codes
+from pydicom.tag import Tag
 
 from mammo_pd.errors import ImageError
 from mammo_pd.imaging.dicom_file import read_dataset
@@ -295,3 +299,44 @@ def test_fields_of_real_files(corpus, name, side, view, age, spacing):
     assert fields.age == (None if age is None else pytest.approx(age, abs=0.01))
     row_spacing = fields.imager_pixel_spacing and fields.imager_pixel_spacing[0]
     assert row_spacing == (None if spacing is None else pytest.approx(spacing, abs=1e-4))
+
+
+def raw_header(**tags: tuple[str, bytes]) -> Dataset:
+    """A header as read from a file: pydicom decodes its values when they are asked for."""
+    dataset = Dataset()
+    for keyword, (vr, value) in tags.items():
+        tag = Tag(keyword)
+        dataset[tag] = RawDataElement(tag, vr, len(value), value, 0, False, True)
+    return dataset
+
+
+# pydicom takes the names of Python's codecs for character sets, too.
+CHARACTER_SETS = [
+    *sorted({name.encode() for name in aliases.values()}),
+    *(b"unicode_escape", b"raw_unicode_escape", b"utf_8_sig", b"idna", b"punycode", b"undefined"),
+    *(
+        b"ISO_IR 192",
+        b"GB18030",
+        b"ISO 2022 IR 87",
+        b"\\\\ISO 2022 IR 149",
+        b"ISO_IR 999",
+        b"\xff\xfe",
+    ),
+]
+
+
+@pytest.mark.parametrize("charset", CHARACTER_SETS)
+@pytest.mark.parametrize(
+    "written", [b"+2AA-", b"\\ud800", b"A\xd8\x00\x00", b"\xed\xa0\x80", b"\x1b$B\xff", b"\x80\xff"]
+)
+def test_whatever_the_character_set_identifiers_can_be_hashed_and_written(charset, written):
+    """One that could not ended the run, and every later one of its store."""
+    dataset = raw_header(SpecificCharacterSet=("CS", charset), PatientID=("LO", written))
+    for identifier in read_identifiers(dataset).values():
+        assert os.fsencode(identifier)
+
+
+def test_identifiers_that_differ_behind_a_backslash_differ():
+    one, two = (raw_header(PatientID=("LO", b"HOSP\\" + number)) for number in (b"1", b"2"))
+    assert read_identifiers(one) == {"patient_id": "HOSP\\1"}
+    assert read_identifiers(two) == {"patient_id": "HOSP\\2"}
