@@ -1,7 +1,6 @@
 """What a file or an image holds, as a digest by which it is recognised."""
 
 import hashlib
-import mmap
 import os
 from pathlib import Path
 
@@ -25,17 +24,20 @@ def content_digest(path: Path) -> bytes:
         The digest; empty if the file is empty or cannot be read.
     """
     try:
-        with path.open("rb") as file:
+        # Read, not mapped: a mapped file that is cut short meanwhile, or lies on a disk that
+        # fails, ends the whole process by a signal.
+        with path.open("rb", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
+            if not size:
+                return b""
             digest = hashlib.blake2b(size.to_bytes(8, "little"), digest_size=16)
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                if size <= _WHOLE:
-                    digest.update(content)
-                else:
-                    for start in range(0, size, _STRIDE):
-                        digest.update(content[start : start + _BLOCK])
-                    digest.update(content[-_BLOCK:])
-    except (OSError, ValueError):  # ValueError: an empty file cannot be mapped
+            if size <= _WHOLE:
+                digest.update(file.read())
+            else:
+                for start in range(0, size, _STRIDE):
+                    digest.update(os.pread(file.fileno(), _BLOCK, start))
+                digest.update(os.pread(file.fileno(), _BLOCK, size - _BLOCK))
+    except OSError:
         return b""
     return digest.digest()
 

@@ -1,5 +1,7 @@
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,6 +41,32 @@ def test_small_files_are_told_by_every_byte(tmp_path: Path) -> None:
     assert content_digest(tmp_path / "a") != content_digest(tmp_path / "b")
     (tmp_path / "empty").touch()
     assert content_digest(tmp_path / "empty") == content_digest(tmp_path / "absent") == b""
+
+
+def test_a_file_that_shrinks_while_it_is_read_does_not_end_the_process(tmp_path: Path) -> None:
+    """As one on a disk that fails: where a file is mapped, both end a process by a signal."""
+    program = """
+import hashlib, os, sys
+from pathlib import Path
+from mammo_pd.ingest import content
+
+file = Path(sys.argv[1])
+file.write_bytes(bytes(2**23))
+
+class Shrinking:
+    def __init__(self, *given, **named):
+        self.digest = hashlib.blake2b(*given, **named).digest
+
+    def update(self, piece):
+        os.truncate(file, 2**12)
+
+content.hashlib = type(sys)("hashlib")
+content.hashlib.blake2b = Shrinking
+content.content_digest(file)
+assert file.stat().st_size == 2**12
+"""
+    command = [sys.executable, "-c", program, str(tmp_path / "file")]
+    assert subprocess.run(command, check=False).returncode == 0
 
 
 @pytest.fixture
