@@ -1,5 +1,6 @@
-"""What a compressed frame declares of itself: kind, size, components, precision."""
+"""What a compressed frame tells of itself undecoded: kind, size, precision, whether it is whole."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 _JPEG_START = b"\xff\xd8"
@@ -10,9 +11,12 @@ _START_OF_FRAME = frozenset(set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC})
 _START_OF_FRAME_JPEG_LS = 0xF7
 # Of them those without a discrete cosine transform (SOF3, 7, 11, 15).
 _LOSSLESS_FRAME = frozenset({0xC3, 0xC7, 0xCB, 0xCF})
+_SEQUENTIAL_HUFFMAN = frozenset({0xC0, 0xC1, 0xC3})
 _HUFFMAN_TABLES, _SCAN = 0xC4, 0xDA
 _CODING_STYLE = 0x52  # JPEG 2000's COD
 _END = b"\xff\xd9"
+# Bytes of zeros that a file's missing piece has at least: a block of a disk.
+_HOLE = 4096
 _WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
 _JPEG_XL_START = b"\xff\x0a"
 _JPEG_XL_BOX = b"\0\0\0\x0cJXL \r\n\x87\n"
@@ -95,18 +99,54 @@ def can_skip_a_difference(frame: bytes) -> bool:
 
     Source: ISO/IEC 10918-1 B.2.4.2 (DHT), H.1.2.2 (category 16 has no additional bits).
     """
+    return any(16 in categories for categories in _huffman_tables(frame))
+
+
+def has_hole(frame: bytes) -> bool:
+    """Whether a piece of a JPEG or JPEG 2000 codestream never came: zeros that nobody encoded.
+
+    Files are set up whole and filled piece by piece when they are copied; decoders make an image
+    of what is not filled. Where zeros may be the code of a flat image this cannot tell, and is
+    false; JPEG-LS and HTJ2K are left to their decoders, which notice.
+
+    Args:
+        frame: one frame's codestream.
+
+    Source: ISO/IEC 15444-1 B.10 (packet headers), ISO/IEC 10918-1 B.2.4.2, F.1.2, H.1.2 (codes).
+    """
+    end = max(frame.rfind(_END), 0)
+    if frame.find(bytes(_HOLE), 0, end) < 0:  # as of almost all, in a millisecond
+        return False
+    start = frame.find(_JPEG_2000_START)
+    if frame.startswith((_JPEG_2000_START, _JPEG_2000_BOX)) and start >= 0:
+        most = _most_zeros(frame[start : start + 2**16])
+        return most is not None and frame.find(bytes(max(most + 1, _HOLE)), start, end) >= 0
+    if any(frame[at + 1] in _SEQUENTIAL_HUFFMAN for at in _segments(frame)):
+        # A table's shortest code is all zeros. If it stands for no change in every table, zeros
+        # are a flat image; if not, each block or pixel of them is darker than the one before.
+        return any(symbols[:1] != b"\0" for symbols in _huffman_tables(frame))
+    return False
+
+
+def _segments(frame: bytes) -> Iterator[int]:
+    """Where the marker segments of a JPEG file lie that come before its first scan."""
     offset = 2
     while offset + 4 <= len(frame) and frame[offset] == 0xFF and frame[offset + 1] != _SCAN:
+        yield offset
+        offset += 2 + int.from_bytes(frame[offset + 2 : offset + 4], "big")
+
+
+def _huffman_tables(frame: bytes) -> Iterator[bytes]:
+    """The symbols of each Huffman table of a JPEG file, that of the shortest code first."""
+    for offset in _segments(frame):
+        if frame[offset + 1] != _HUFFMAN_TABLES:
+            continue
         end = offset + 2 + int.from_bytes(frame[offset + 2 : offset + 4], "big")
-        if frame[offset + 1] == _HUFFMAN_TABLES:
-            table = offset + 4
-            while table + 17 <= end:
-                count = sum(frame[table + 1 : table + 17])
-                if 16 in frame[table + 17 : table + 17 + count]:
-                    return True
-                table += 17 + count
-        offset = end
-    return False
+        table = offset + 4
+        while table + 17 <= end:
+            count = sum(frame[table + 1 : table + 17])
+            yield frame[table + 17 : table + 17 + count]
+            table += 17 + count
 
 
 def _read_jpeg(frame: bytes) -> CodestreamSize | None:
@@ -163,12 +203,48 @@ def _is_near_lossless(frame: bytes, offset: int) -> bool | None:
 
 def _is_irreversible(head: bytes) -> bool | None:
     """Whether a JPEG 2000 codestream uses the irreversible 9-7 wavelet."""
+    style = _coding_style(head)
+    return None if style is None else style[9] == 0
+
+
+def _coding_style(head: bytes) -> bytes | None:
+    """The parameters of a JPEG 2000 codestream's COD segment, from Scod on; None without one."""
     offset = 2
     while offset + 14 <= len(head) and head[offset] == 0xFF:
+        length = int.from_bytes(head[offset + 2 : offset + 4], "big")
         if head[offset + 1] == _CODING_STYLE:
-            return head[offset + 13] == 0
-        offset += 2 + int.from_bytes(head[offset + 2 : offset + 4], "big")
+            return head[offset + 4 : offset + 2 + length]
+        offset += 2 + length
     return None
+
+
+def _most_zeros(head: bytes) -> int | None:
+    """The most bytes of zeros that an encoder can write one after another; None if unknown.
+
+    Coded coefficients hold no such stretch. Empty packets do, a byte each, and so do the headers
+    of others, a bit or so for each code-block that they leave out.
+    """
+    style = _coding_style(head)
+    high_throughput = head[6] & 0x40  # Rsiz: its coefficients can be zeros
+    if style is None or len(style) < 10 or high_throughput:
+        return None
+    width, height, left, top, tile_width, tile_height = (
+        int.from_bytes(head[at : at + 4], "big") for at in range(8, 32, 4)
+    )
+    width, height = min(tile_width, width - left), min(tile_height, height - top)
+    layers, levels = int.from_bytes(style[2:4], "big"), style[5]
+    found = 0
+    for level in range(levels + 1):
+        precinct = style[10 + level] if style[0] & 1 and len(style) > 10 + level else 0xFF
+        scale = levels - level
+
+        def cells(right: int, down: int, scale: int = scale) -> int:
+            return ((width >> scale + right) + 2) * ((height >> scale + down) + 2)
+
+        right, down = precinct & 15, precinct >> 4
+        blocks = cells(min(right, style[6] + 2), min(down, style[7] + 2))
+        found += layers * (cells(right, down) + blocks // 4)
+    return found
 
 
 def _codestream_of_container(frame: bytes) -> bytes:
