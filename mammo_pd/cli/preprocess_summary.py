@@ -170,6 +170,11 @@ def _doubtful(summary: "PreprocessSummary") -> Iterator[str]:
             summary.odd_headers,
             "a number of the grey scale in the header was mended or ignored (voi_applied)",
         ),
+        (
+            summary.hardly_filled,
+            "the grey scale uses less than a quarter of black to white, as where header or window "
+            "are of another bit depth than the pixels (voi_applied)",
+        ),
     ):
         if count:
             yield (

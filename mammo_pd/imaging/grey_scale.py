@@ -19,6 +19,9 @@ from mammo_pd.imaging.raster import reached_depth
 from mammo_pd.terms import Reason, VoiPolicy
 
 WHITE = 65535
+# What spans less of black to white was stored at another depth than the header says, or has the
+# window of an image of another depth: 12 bits read as 14 span a quarter, read as 16 a sixteenth.
+_LITTLE = 0.25
 _WINDOW_FUNCTIONS = frozenset({"LINEAR", "LINEAR_EXACT", "SIGMOID"})
 
 
@@ -33,8 +36,9 @@ class GreyImage:
             step.
         voi_applied: ``lut``, ``window:FUNCTION`` or ``full_range``, and behind a colon what was not
             as it should be: a table that departs from its own descriptor
-            (``lut:holds_12_of_16_bits``), or attributes that were mended or ignored
-            (``window:LINEAR:no_number_in_WindowCenter``, ``full_range:unusable_WindowWidth``).
+            (``lut:holds_12_of_16_bits``), attributes that were mended or ignored
+            (``window:LINEAR:no_number_in_WindowCenter``, ``full_range:unusable_WindowWidth``), or
+            a grey scale that the image hardly fills (``window:LINEAR:spans_under_25_percent``).
     """
 
     pixels: np.ndarray
@@ -66,7 +70,7 @@ def apply_grey_scale(
     """
     if stored.dtype.itemsize > 2:
         low, high = int(stored.min()), int(stored.max())
-        narrower = np.uint16 if low >= 0 else np.int16
+        narrower = np.int16 if stored.dtype.kind == "i" else np.uint16
         if low < np.iinfo(narrower).min or high > np.iinfo(narrower).max:
             raise ImageError(
                 Reason.UNREADABLE, f"The stored values, {low} to {high}, do not fit 16 bits."
@@ -85,6 +89,8 @@ def apply_grey_scale(
     pixels, voi_applied = look_up(policy)
     is_full_range = voi_applied.partition(":")[0] == "full_range"
     full_range = pixels if is_full_range else look_up(VoiPolicy.RAW)[0]
+    if np.ptp(pixels) < _LITTLE * WHITE and ":holds_" not in voi_applied:  # which says it already
+        voi_applied += ":spans_under_25_percent"
     return GreyImage(pixels, full_range, voi_applied)
 
 
@@ -195,6 +201,8 @@ def _apply_modality(stored: np.ndarray, header: Dataset, notes: list[str]) -> np
             module = Dataset()
             module.RescaleSlope, module.RescaleIntercept = slope, intercept
             return apply_modality_lut(stored, module)
+        if (slope is None) != (intercept is None):
+            notes.append("incomplete_Rescale")
     return stored
 
 
@@ -230,6 +238,10 @@ def _apply_voi(
         if policy == VoiPolicy.WINDOW:
             raise ImageError(Reason.NO_VOI, "The header has no usable window, as --voi requires.")
     low, high = float(ends.min()), float(ends.max())
+    if low == high:
+        raise ImageError(
+            Reason.EMPTY_PIXELS, "The header's modality transformation makes one value of all."
+        )
     return np.clip((values - low) / (high - low), 0, 1) * WHITE, "full_range"
 
 

@@ -54,6 +54,8 @@ class PreprocessSummary:
             PROCESSING.
         odd_headers: of the folder's ok images, those whose grey scale rests on header values that
             were mended or ignored.
+        hardly_filled: of the folder's ok images that are DICOM, those that span less than a quarter
+            of black to white.
         mixed_voi: machines (manufacturer and model) of whose ok images some have one kind of
             value-of-interest transformation and some another, with the count of each kind.
         closed_folders: folders that could not be listed.
@@ -96,6 +98,7 @@ class PreprocessSummary:
     ids_with_view: int
     for_processing: int
     odd_headers: int
+    hardly_filled: int
     mixed_voi: dict[str, dict[str, int]]
     closed_folders: int
     damaged: int
@@ -160,6 +163,7 @@ class FolderTally:
         plain = (
             *("labelled", "positive", "disagreeing", "doubtful", "turned_upright", "burned_in"),
             *("shared_uid", "ids_with_view", "for_processing", "odd_headers"),
+            "hardly_filled",
         )
         mixed = {machine: kinds for machine, kinds in sorted(self.voi.items()) if len(kinds) > 1}
         return {name: self.counts[name] for name in plain} | {
@@ -189,10 +193,11 @@ def _counted(row: Mapping[str, Any], image: RecordedImage) -> dict[str, int]:
         "for_processing": int(row.get("presentation_intent") == "FOR PROCESSING"),
         "odd_headers": int(
             any(
-                note.startswith(("no_number_", "unusable_", "unknown_"))
+                note.startswith(("no_number_", "unusable_", "unknown_", "incomplete_"))
                 for note in (row.get("voi_applied") or "").replace("|", ":").split(":")
             )
         ),
+        "hardly_filled": int((row.get("voi_applied") or "").endswith(":spans_under_25_percent")),
     }
 
 

@@ -154,6 +154,55 @@ def test_32_bits_that_fit_16_are_taken():
         apply_grey_scale(wide * 100_000, dataset)
 
 
+def test_32_signed_bits_are_not_clipped():
+    signed = EVERY_12_BITS.astype(np.int32) * 8
+    dataset = make_dataset(signed, BitsStored=32, HighBit=31)
+    grey = apply_grey_scale(signed, dataset).pixels
+    np.testing.assert_allclose(grey, (signed + 32768) / 65535 * 65535, atol=1)
+    with pytest.raises(ImageError, match="do not fit 16 bits"):
+        apply_grey_scale(signed * 2, dataset)
+
+
+WIDE = {"WindowCenter": 2**15, "WindowWidth": 2**16}
+
+
+@pytest.mark.parametrize(
+    ("stored", "tags", "noted"),
+    [
+        (EVERY_12_BITS, {}, False),
+        (EVERY_12_BITS // 2, {}, False),
+        (EVERY_12_BITS, {"BitsStored": 16, "HighBit": 15}, True),
+        (EVERY_12_BITS, {"BitsStored": 14, "HighBit": 13}, True),
+        (EVERY_12_BITS, {"BitsStored": 13, "HighBit": 12}, False),
+        (EVERY_12_BITS, WIDE, True),
+        (EVERY_12_BITS, WIDE | {"PhotometricInterpretation": "MONOCHROME1"}, True),
+        ((EVERY_12_BITS // 16).astype(np.uint8), {"WindowCenter": 2048, "WindowWidth": 4096}, True),
+        ((EVERY_12_BITS // 16).astype(np.uint8), {}, False),
+        (EVERY_12_BITS.astype(np.int16), {"BitsStored": 16, "HighBit": 15}, True),
+        (EVERY_12_BITS, {"RescaleSlope": "0.01", "RescaleIntercept": 0}, False),
+        (
+            EVERY_12_BITS,
+            {
+                "RescaleSlope": "0.01",
+                "RescaleIntercept": 0,
+                "WindowCenter": 2048,
+                "WindowWidth": 4096,
+            },
+            True,
+        ),
+    ],
+)
+def test_a_grey_scale_of_another_depth_than_the_pixels_is_told(stored, tags, noted):
+    voi_applied = apply_grey_scale(stored, make_dataset(stored, **tags)).voi_applied
+    assert voi_applied.endswith(":spans_under_25_percent") == noted
+
+
+@pytest.mark.parametrize("tags", [{"RescaleSlope": 2}, {"RescaleIntercept": -1024}])
+def test_half_a_rescale_is_told(tags):
+    voi_applied = apply_grey_scale(EVERY_12_BITS, make_dataset(EVERY_12_BITS, **tags)).voi_applied
+    assert voi_applied == "full_range:incomplete_Rescale"
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     center=st.floats(-1000, 5000),
