@@ -31,7 +31,7 @@ from mammo_pd.imaging.decoders import (
 )
 from mammo_pd.imaging.encapsulation import read_codestream
 from mammo_pd.imaging.header import integer, number_of_frames, text, value
-from mammo_pd.imaging.stored_bits import check_sign, keep_stored_bits
+from mammo_pd.imaging.stored_bits import check_layout, check_sign, keep_stored_bits
 from mammo_pd.registry import refuse_another
 from mammo_pd.terms import Reason
 
@@ -268,6 +268,7 @@ def _decode(dataset: Dataset, frame: int | None) -> StoredValues:
     lossy = dataset.file_meta.TransferSyntaxUID in LOSSY_SYNTAXES
     values = keep_stored_bits(stored.values, dataset, lossy=lossy)
     check_sign(values, dataset)
+    check_layout(values, dataset)
     return StoredValues(values, stored.decoder)
 
 

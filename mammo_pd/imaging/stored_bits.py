@@ -1,4 +1,4 @@
-"""Which bits of a decoded value are the pixel's: Bits Stored, High Bit, Pixel Representation.
+"""What in a decoded array is the pixel's: Bits Stored, High Bit, Pixel Representation, layout.
 
 pydicom masks whatever lies above Bits Stored. That is right for overlay bits, and turns the pixels
 of a wrong header into garbage that looks like an image; so what lies there is looked at first.
@@ -15,15 +15,20 @@ from mammo_pd.terms import Reason
 
 # Lossy codecs overshoot white slightly.
 _OVERSHOOT = 1.25
-# The sign is judged on one row in so many.
+# The sign is judged on one row in so many, the layout on so many rows and the next to each.
 _ROW_STEP = 32
+_PAIRS = 64
 # Jumps of more than half the range that a wrong sign makes: per row of a signed image, where a
 # breast crosses the middle of the range; as a share of the pixels of an unsigned one, where noise
 # around zero jumps. Labels and film edges on a rightly signed image make a few for each row.
 _JUMPS_PER_ROW = 1.0
 _JUMPS_PER_PIXEL = 0.02
-# And the other sign must make the image at least this much smoother.
+# And the other sign, or layout, must make the image at least this much smoother. Of 2,533 real
+# images the other layout makes none smoother: rows and columns exchanged, 2.7 times as rough.
 _SMOOTHER = 0.5
+# Share of the pixels that differ from the one below, at least, if layout is to be judged by them:
+# on plain black a marker alone looks like anything.
+_LEAST_CHANGING = 0.02
 
 
 def keep_stored_bits(values: np.ndarray, header: Dataset, *, lossy: bool) -> np.ndarray:
@@ -99,6 +104,56 @@ def check_sign(values: np.ndarray, header: Dataset) -> None:
             f"The header's Pixel Representation says that the values are {given}; they make an "
             "image only if they are not.",
         )
+
+
+def check_layout(values: np.ndarray, header: Dataset) -> None:
+    """Refuse pixels that make an image only with Rows and Columns exchanged, or their bytes.
+
+    Codestreams know their own size, and bytes that change places do not fit fewer than 16 bits.
+
+    Args:
+        values: (H, W) integers as decoded.
+        header: the image's dataset.
+
+    Raises:
+        ImageError: ``header_contradicts_pixels``.
+    """
+    height, width = values.shape
+    rows, below = _pairs_of_rows(values)
+    if np.count_nonzero(rows != below) < _LEAST_CHANGING * rows.size:
+        return  # a marker on plain black, say
+    given = _roughness(rows, below)
+    if height != width and _roughness(*_pairs_of_rows(values.reshape(width, height))) < (
+        _SMOOTHER * given
+    ):
+        raise ImageError(
+            Reason.HEADER_CONTRADICTS,
+            f"The header says {height} x {width} pixels; they make an image only as "
+            f"{width} x {height}.",
+        )
+    if values.dtype.itemsize != 2 or (integer(header, "BitsStored") or 16) < 16:
+        return
+    if _roughness(rows.byteswap(), below.byteswap()) < _SMOOTHER * given:
+        raise ImageError(
+            Reason.HEADER_CONTRADICTS,
+            "The pixels make an image only with their bytes in the other order than the transfer "
+            "syntax says.",
+        )
+
+
+def _pairs_of_rows(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(n, W) rows of an image, and those below them: evenly spread, or all of a small one."""
+    step = max(1, len(values) // _PAIRS)
+    below = values[1::step]
+    return values[::step][: len(below)], below
+
+
+def _roughness(rows: np.ndarray, below: np.ndarray) -> float:
+    """The mean step from a row to the next, as a share of the values' range; 0 without one."""
+    if not rows.size:
+        return 0.0
+    wide, next_to_it = rows.astype(np.int32), below.astype(np.int32)
+    return float(np.abs(next_to_it - wide).mean() / max(int(np.ptp(wide)), 1))
 
 
 def _overlay_bits(header: Dataset) -> Iterator[int]:

@@ -135,3 +135,40 @@ def test_an_offset_table_that_leads_nowhere_is_passed_over(frames, table):
     for number in range(frames):
         stored = decode(dataset, number)
         np.testing.assert_array_equal(stored.values, half_disk() + number)
+
+
+@pytest.mark.parametrize("bits", [8, 12, 16])
+@pytest.mark.parametrize("shape", [(96, 64), (64, 96), (333, 250)])
+@pytest.mark.parametrize("syntax", SYNTAXES[:2])
+def test_rows_and_columns_exchanged_are_refused(syntax, shape, bits):
+    pixels = noisy_disk(shape, bits)
+    tags = {"BitsStored": bits, "HighBit": bits - 1}
+    np.testing.assert_array_equal(decode(dataset_of(pixels, syntax, **tags)).values, pixels)
+    exchanged = dataset_of(pixels.reshape(shape[::-1]), syntax, **tags)
+    assert_refused(exchanged, f"only as {shape[0]} x {shape[1]}")
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("syntax", SYNTAXES[:2])
+def test_bytes_in_the_other_order_are_refused(syntax, signed):
+    pixels = noisy_disk((96, 64), 16)
+    pixels = (pixels.astype(np.int32) - 2**15).astype(np.int16) if signed else pixels
+    tags = {"BitsStored": 16, "HighBit": 15, "PixelRepresentation": int(signed)}
+    np.testing.assert_array_equal(decode(dataset_of(pixels, syntax, **tags)).values, pixels)
+    assert_refused(dataset_of(pixels.byteswap(), syntax, **tags), "bytes in the other order")
+
+
+@pytest.mark.parametrize("step", [1, 16, 255, 256])
+def test_few_or_wide_steps_are_no_exchanged_bytes(step):
+    """As of 8 or 12 bits that were written into 16, at either end."""
+    pixels = (noisy_disk((96, 64), 16) // max(step, 16) * step).astype(np.uint16)
+    dataset = dataset_of(pixels, SYNTAXES[0], BitsStored=16, HighBit=15)
+    np.testing.assert_array_equal(decode(dataset).values, pixels)
+
+
+def noisy_disk(shape, bits):
+    """A breast with noise, over half the range of so many bits."""
+    noise = np.random.default_rng(0).normal(0, 2**bits / 200, shape)
+    smooth = half_disk(shape) / 2200 * 2 ** (bits - 1)
+    pixels = np.clip(smooth + noise * (smooth > 0), 0, 2**bits - 1)
+    return pixels.astype(np.uint8 if bits == 8 else np.uint16)
