@@ -318,8 +318,8 @@ class RunConfig(_Settings):
         if self.training.balance_within is not None and self.training.positive_share is None:
             raise _FieldError(
                 ("training", "balance_within"),
-                f"{self.training.balance_within} needs a share to keep; give "
-                "training.positive_share too, such as 0.3",
+                f"{self.training.balance_within} also needs training.positive_share, the share to "
+                "keep; set it, such as to 0.3",
             )
         return self
 
@@ -449,11 +449,11 @@ def resolve_img_size(
     nearest = max(1, round(height * IMG_ASPECT / unit)) * unit
     width = nearest if size[2] is None else int(size[2])
     if min(height, width) < 1:
-        raise InputError(f"--res {res}: there is no image of 0 pixels; give for instance 1024.")
+        raise InputError(f"--res {res}: an image cannot have 0 pixels; give a size such as 1024.")
     if max(height, width) > _MAX_SIDE:
         raise InputError(
-            f"--res {res}: {max(height, width)} pixels are more than any mammogram has; give at "
-            f"most {_MAX_SIDE}, or full for the largest native crop."
+            f"--res {res}: {max(height, width)} pixels is larger than any mammogram; give at most "
+            f"{_MAX_SIDE}, or full for the largest native crop."
         )
     if height < unit or height % unit or width < unit or width % unit:
         side = height if height < unit or height % unit else width

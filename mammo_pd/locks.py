@@ -32,5 +32,5 @@ def locked(path: Path) -> Iterator[None]:
         InputError: another process holds it.
     """
     with path.open("ab") as file:
-        lock(file, f"another process is at {path.parent}; wait for it, or end it.")
+        lock(file, f"another process is using {path.parent}; wait for it, or stop it.")
         yield

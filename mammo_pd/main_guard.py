@@ -34,8 +34,8 @@ def refuse_unguarded_script() -> None:
         return
     if not is_guarded(source, frame.f_lineno):
         raise InputError(
-            f"{Path(file).name} starts processes in line {frame.f_lineno}, and each of these "
-            "imports the script and would come to that line again; move what the script runs "
+            f"{Path(file).name} starts worker processes on line {frame.f_lineno}, and each of them "
+            "imports the script and would reach that line again; move what the script runs "
             'below a line if __name__ == "__main__":'
         )
 

@@ -15,7 +15,7 @@ def main() -> int:
     try:
         from mammo_pd.cli import app
     except KeyboardInterrupt:
-        print("\nmammo-pd: interrupted before it began.", file=sys.stderr)
+        print("\nmammo-pd: interrupted during start-up.", file=sys.stderr)
         return 130
     status = app.main()
     if status in (130, 143):

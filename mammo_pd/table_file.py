@@ -116,7 +116,7 @@ def with_known_names(frame: pd.DataFrame, names: Iterable[str], path: Path) -> p
     for name in names:
         # So pandas calls the second of two.
         if f"{name}.1" in frame.columns:
-            raise InputError(f"{path} has the column {name} twice; rename or remove one of them.")
+            raise InputError(f"{path} has two columns {name}; rename or remove one.")
     absent = {plain_name(name): name for name in names if name not in frame.columns}
     found: dict[str, str] = {}
     for column in frame.columns:
@@ -126,8 +126,8 @@ def with_known_names(frame: pd.DataFrame, names: Iterable[str], path: Path) -> p
         if meant in found.values():
             twice = [*(old for old, new in found.items() if new == meant), column]
             raise InputError(
-                f"{path} has more than one column that may be {meant} ({', '.join(twice)}); rename "
-                "or remove all but one."
+                f"{path} has more than one candidate for the column {meant} ({', '.join(twice)}); "
+                "rename or remove all but one."
             )
         found[column] = meant
     return frame.rename(columns=found)
@@ -212,7 +212,7 @@ def column_names(columns: Iterable[str]) -> str:
     """Names of columns, for an error; none of a table without a header, whose first row is data."""
     names = [str(name) for name in columns]
     if any(_IS_VALUE.search(name) for name in names):
-        return "values and no names in its first line, so that its header may be missing"
+        return "values instead of names in its first line: the header may be missing"
     return ", ".join(names)
 
 
@@ -225,7 +225,7 @@ def _encoding(path: Path, called: str) -> str:
     with path.open("rb") as opened:
         head = opened.read(64)
     if head.startswith(_SHEET_MARKS):
-        raise InputError(f"{called} is a spreadsheet's own file; save it as CSV.")
+        raise InputError(f"{called} is a spreadsheet file; save it as CSV.")
     for mark, name in _BYTE_ORDER_MARKS:
         if head.startswith(mark):
             return name
@@ -303,9 +303,9 @@ def _other_length(
     called: str, separator: str, expected: int, found: int, where: str = "a row"
 ) -> InputError:
     cause = (
-        "a decimal comma, or a comma within a cell, must stand in quotes"
+        "a decimal comma, or a comma within a cell, must be quoted"
         if separator == ","
-        else "a separator within a cell must stand in quotes"
+        else "a separator within a cell must be quoted"
     )
     return InputError(
         f"{called}: {where} has {counted(found, 'cell')} and the header {expected} (separated "

@@ -145,8 +145,8 @@ class MlflowRun:
             if error.error_code != "INVALID_PARAMETER_VALUE":
                 raise
             raise InputError(
-                "the run's settings are not those that it began with (MLflow: "
-                f"{str(error).splitlines()[0][:300]}); put its config.yaml back, or train anew "
+                "the run's settings differ from those that it started with (MLflow: "
+                f"{str(error).splitlines()[0][:300]}); restore its config.yaml, or start a new run "
                 "without --resume."
             ) from error
 
@@ -276,7 +276,7 @@ def try_store(runs: Path) -> str:
         run_id = client.create_run(client.create_experiment(EXPERIMENT)).info.run_id
         client.log_metric(run_id, "one", 1.0)
         assert client.get_run(run_id).data.metrics == {"one": 1.0}
-    return "a new database takes runs"
+    return "a new database accepts runs"
 
 
 def keep_report(runs: Path, mlflow_run_id: str, report: Path, folder: str = "report") -> str | None:

@@ -188,7 +188,7 @@ def test_image_size_is_a_multiple_of_the_patch(
         ("1024x830", "830 is not a multiple .* 816 and 832"),
         ("big", "not understood"),
         ("-16", "not understood"),
-        (0, "no image of 0 pixels"),
+        (0, "an image cannot have 0 pixels"),
     ],
 )
 def test_image_size_that_does_not_fit_is_refused(res: int | str, message: str) -> None:

@@ -60,6 +60,6 @@ def test_script_without_a_guard_is_told_once_and_nothing_is_written(tmp_path: Pa
         [sys.executable, script.name], cwd=tmp_path, capture_output=True, text=True, timeout=120
     )
     assert ran.returncode == 1 and ran.stderr.count("Traceback") == 1
-    assert "job.py starts processes in line 3" in ran.stderr
+    assert "job.py starts worker processes on line 3" in ran.stderr
     assert 'if __name__ == "__main__":' in ran.stderr
     assert [file.name for file in tmp_path.iterdir()] == ["job.py"]

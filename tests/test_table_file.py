@@ -65,7 +65,7 @@ def test_a_code_page_is_named_as_the_cause(tmp_path: Path) -> None:
 def test_a_sheet_is_named_as_the_cause(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "t.csv"
     path.write_bytes(content)
-    with pytest.raises(InputError, match="is a spreadsheet's own file; save it as CSV"):
+    with pytest.raises(InputError, match="is a spreadsheet file; save it as CSV"):
         read_csv(path)
 
 

@@ -38,7 +38,7 @@ def test_run_is_gone_on_with_and_replaced_where_it_is_gone(tmp_path: Path) -> No
         # The same parameters may be described again.
         second.describe({"training": {"lr": 0.1}}, {"split_hash": "x"})
     with (
-        pytest.raises(InputError, match=r"settings are not those .*training\.lr"),
+        pytest.raises(InputError, match=r"settings differ from those .*training\.lr"),
         MlflowRun(tmp_path, "a", first.run_id) as changed,
     ):
         changed.describe({"training": {"lr": 0.2}}, {"split_hash": "x"})

@@ -36,16 +36,16 @@ _OTHER_CLASSES = {
     "Beit": _PAIR_BIAS,
     "VisionTransformerRelPos": _PAIR_BIAS,
     "VisionTransformerDistilled": (
-        "averages two heads, one of which was trained to imitate a teacher, where a backbone has "
-        "one pooled vector and one head"
+        "averages two heads, one of which was trained to imitate a teacher, while a backbone here "
+        "has one pooled vector and one head"
     ),
     "VisionTransformerSAM": (
         "attends within windows of the full grid and ends in convolutions over it, so that every "
         "patch is needed"
     ),
     "NaFlexVit": (
-        "fits its position embedding to the grid that its tokens span, so that a subset of patches "
-        "would get wrong positions"
+        "fits its position embedding to the grid that its tokens span, so a subset of patches "
+        "would get the wrong positions"
     ),
 }
 
@@ -134,7 +134,7 @@ def describe_backbone(name: str, *, global_pool: str | None = None) -> Backbone:
     except AssertionError as error:
         raise InputError(
             f"timm cannot build {name!r} with global_pool {global_pool!r}: {error} Choose another "
-            "pooling, or leave it to the model."
+            "pooling, or use the model's default."
         ) from error
 
 
@@ -156,7 +156,7 @@ def reason_against(name: str) -> str | None:
     cls = type(timm_model).__name__
     known = " and ".join(family.__name__ for family in FAMILIES)
     return _OTHER_CLASSES.get(
-        cls, f"is a {cls}, and there are backbones for timm's {known} alone so far"
+        cls, f"is a {cls}, and so far there are backbones only for timm's {known}"
     )
 
 

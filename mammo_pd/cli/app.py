@@ -134,7 +134,7 @@ def _main(arguments: Sequence[str] | None) -> int:
     except KeyboardInterrupt as interrupt:
         terminated = isinstance(interrupt, TerminatedError)
         if words[0] in _BEGIN_ANEW:
-            kept = "nothing is half written, and the same command begins anew."
+            kept = "nothing is left half-written; run the same command to start again."
         else:
             # `train` names its own command, which needs --resume.
             again = str(interrupt) or "the same command"
@@ -193,14 +193,14 @@ def explain(error: Exception, images: Sequence[Path] = ()) -> str | None:
         )
     if isinstance(error, sqlite3.OperationalError) and "locked" in text:
         return (
-            f"the record of the store is held by another program ({text}); close that, and run the "
-            "same command again."
+            f"another program has the store's record open ({text}); close it and run the same "
+            "command again."
         )
     if isinstance(error, sqlite3.DatabaseError):
         # Its first statement names the file: this is damage further down.
         return (
             f"the record of the store, private/images.sqlite, is damaged ({text}); restore it from "
-            "a copy, or make the store again with another --out and the --key of this one."
+            "a copy, or rebuild the store under another --out with this store's --key."
         )
     if isinstance(error, OSError) and error.filename is not None:
         name = error.filename
@@ -228,7 +228,7 @@ def _where_else(error: UnknownOptionError) -> str:
     if not others:
         return ""
     named = ", ".join(f"mammo-pd {command}" for command in others)
-    return f" {option} is an option of {named}."
+    return f" {option} belongs to {named}."
 
 
 def _is_disk_full(error: Exception) -> bool:

@@ -14,8 +14,8 @@ def warn_unless_mounted(folder: Path) -> None:
     """Say so where a folder for results lies in a container of ours and is mounted from nowhere."""
     if CONTAINER_VARIABLE in os.environ and not is_mounted(folder, _MOUNTS.read_text()):
         print(
-            f"warning: no folder of the host is mounted at {folder}: what is written there is gone "
-            f"when the container is removed. Mount one: --volume FOLDER:{folder}",
+            f"warning: no host folder is mounted at {folder}: anything written there is lost when "
+            f"the container is removed. Mount one: --volume FOLDER:{folder}",
             file=sys.stderr,
         )
 

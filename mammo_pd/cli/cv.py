@@ -86,17 +86,17 @@ def cv(
     tell_of_resamples(resamples)
     config = settings.load()
     if config.data.fold is not None:
-        raise InputError(f"cv tests every fold in turn; leave data.fold {config.data.fold} out.")
+        raise InputError(f"cv tests every fold in turn; remove data.fold {config.data.fold}.")
     if "TORCHELASTIC_RUN_ID" in os.environ:
         raise InputError(
-            "cv starts processes of its own; type it without torchrun, with --devices."
+            "cv starts its own processes; run it without torchrun, and give --devices."
         )
     if parallel < 1:
-        raise InputError(f"--parallel {parallel} runs nothing; give at least 1.")
+        raise InputError(f"--parallel {parallel} would run nothing; give at least 1.")
     if parallel > 1 and config.training.batch_size == "auto":
         raise InputError(
-            "--batch-size auto cannot measure memory that other runs are using; give a number, or "
-            "leave --parallel out."
+            "--batch-size auto cannot measure memory while other runs are using it; give a "
+            "number, or drop --parallel."
         )
     wanted = parse_seeds(seeds, config.training.seed)
     path = out or default_runs() / f"cv-{config.data.split}"
@@ -144,7 +144,7 @@ def parse_seeds(text: str, first: int) -> list[int]:
     words = [word.strip() for word in text.split(",")]
     if not all(word.isdecimal() for word in words) or words == ["0"]:
         raise InputError(
-            f"--seeds {text} is not understood; give how many, such as 3, or which, such as 0,1,2."
+            f"--seeds {text} is not understood; give a count, such as 3, or a list, such as 0,1,2."
         )
     numbers = [int(word) for word in words]
     seeds = list(range(first, first + numbers[0])) if len(numbers) == 1 else numbers
@@ -302,8 +302,8 @@ def _as_ensemble(context: "ReportContext", seeds: Sequence[int]) -> "ReportConte
         split_part=f"{context.split_part}, mean score of {len(seeds)} seeds",
         notes=[
             *context.notes,
-            f"Each image's score is the mean over the models of the seeds {named} that had not "
-            "trained on its fold. One model alone is expected to do worse: see Runs.",
+            f"Each image's score is the mean over the models of the seeds {named} that did not "
+            "train on its fold. Expect a single model to do worse: see Runs.",
         ],
         pictures=f"{context.pictures} The attention is that of the model of seed {seeds[0]}.",
     )

@@ -34,9 +34,7 @@ def doctor(
         json: Print the findings as JSON, for other programs to read.
     """
     if folder is not None and not folder.is_dir():
-        raise InputError(
-            f"{folder} is not a folder; give one that holds mammograms, or leave it out."
-        )
+        raise InputError(f"{folder} is not a folder; name a folder of mammograms, or omit it.")
     from mammo_pd.doctor.finding import State, run_check
 
     findings: list[Finding] = []
@@ -50,7 +48,7 @@ def doctor(
         _print_json(findings)
     if failing:
         raise InputError(
-            f"{failing} of {counted(len(findings), 'check')} failed; what to do about it is above."
+            f"{failing} of {counted(len(findings), 'check')} failed; the remedies are above."
         )
     if not json:
         warnings = sum(finding.state == State.WARNING for finding in findings)

@@ -125,14 +125,14 @@ def read_key(file: Path | None) -> bytes | None:
     if file is None:
         return None
     if not file.is_file():
-        raise InputError(f"the key {file} does not exist; name a store's private/key.")
+        raise InputError(f"the key {file} does not exist; give a store's private/key.")
     try:
         key = file.read_bytes()
     except OSError as error:
         raise InputError(f"the key {file} cannot be read: {cause_of(error)}") from error
     if len(key) != _KEY_BYTES:
         raise InputError(
-            f"--key {file} is not a key of {_KEY_BYTES} bytes; name a store's private/key."
+            f"--key {file} is not a key of {_KEY_BYTES} bytes; give a store's private/key."
         )
     return key
 

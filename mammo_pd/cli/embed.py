@@ -70,9 +70,9 @@ def embed(
     check_output_file("--out", out)
     check_keep_rates([keep])
     if batch_size < 1:
-        raise InputError(f"--batch-size {batch_size} is not 1 or above.")
+        raise InputError(f"--batch-size {batch_size} is below 1.")
     if out.suffix.lower() != ".parquet":
-        raise InputError(f"--out {out} does not end in .parquet, which is what is written.")
+        raise InputError(f"--out {out} must end in .parquet, the format that embed writes.")
     if res is not None:
         check_resolutions([res])
     if model is not None:
@@ -123,8 +123,8 @@ def _encoder(
     if is_run or (file is not None and file.is_file() and is_checkpoint(file)):
         if model is not None or res is not None:
             raise InputError(
-                "a run has its own model and input size; leave out --model and --res, which go "
-                "with other weights."
+                "a run brings its own model and input size; drop --model and --res, which are for "
+                "other weights."
             )
         if file is not None and not is_run:
             return encoder_of_checkpoint(file)
@@ -132,7 +132,7 @@ def _encoder(
     assert named is not None
     if model is None and (named == "timm" or Path(named).is_file()):
         raise InputError(
-            f"{named} does not say what model it is of; name it with --model, such as "
+            f"{named} does not say which model it belongs to; name it with --model, such as "
             "vit_small_patch16_224 (docs/models.md lists those that work)."
         )
     return encoder_of_weights(named, model or named, res or "1024", store)

@@ -137,8 +137,7 @@ def evaluate(
         for option, given in of_runs.items():
             if given:
                 raise InputError(
-                    f"{option} is about a run, and the scores of --predictions are there already; "
-                    "leave it out."
+                    f"{option} applies to runs, and --predictions already holds scores; drop it."
                 )
     else:
         chosen = [find_run(runs, folder) for folder in run_folders or (None,)]
@@ -201,7 +200,7 @@ def evaluate(
                     run = chosen[0]
                     keep_in_mlflow(run.path.parent, run.info.mlflow_run_id, out / target, out)
             write_targets(rows, out)
-            print(f"wrote {out}: a report in a folder of its own for each of {', '.join(targets)}")
+            print(f"wrote {out}: one report folder for each of {', '.join(targets)}")
             print(f"look at: {shlex.quote(str(out / targets[0] / 'index.html'))}")
             print(f"next: {predicting(chosen[0])}")
             return
@@ -246,8 +245,7 @@ def _check_within(columns: Sequence[str], run: "RunFolder", store: Path | None) 
     targets = objective.target_columns
     if not targets:
         raise InputError(
-            f"--within compares positives with negatives, and {run.path} learns no label of 0 and "
-            "1; leave it out."
+            f"--within compares positives with negatives, and {run.path} has no 0/1 label; drop it."
         )
     if not any(without_own(columns, target, objective) for target in targets):
         raise InputError(
@@ -286,8 +284,8 @@ def lock_in_checkpoint(scored: "Scored", choices: dict[str, Any]) -> None:
     if points:
         put_operating_points(path, points)
         print(
-            f"locked thresholds and calibration in {path.name}, on the validation images and by "
-            "these choices; mammo-pd predict applies them"
+            f"locked thresholds and calibration in {path.name}, chosen on the validation images "
+            "with these options; mammo-pd predict applies them"
         )
 
 
@@ -298,7 +296,7 @@ def _refuse_unreported(run: "RunFolder") -> None:
     if build_objective(run.config.training).is_pretext:
         raise InputError(
             f"the run {run.info.run_id} was trained for {run.config.training.objective}, which has "
-            "no labels to report on; its best.safetensors is the start of another run: mammo-pd "
+            "no labels to report on; use its best.safetensors to start another run: mammo-pd "
             f"train --weights {run.best}"
         )
 

@@ -34,10 +34,10 @@ def tell_apart_stores(
     own, others = tell_apart(runs[0], stores)
     if others and len(runs) > 1:
         raise InputError(
-            f"{others[0]} is another store than these runs were trained on, and one model is "
-            f"tested on it; give one run (was: {len(runs)}). Each fold's run can be "
-            "tested so by itself; the folds together are a further model, whose thresholds no "
-            "fold has chosen."
+            f"{others[0]} is not the store that these runs were trained on, and only one model at "
+            f"a time can be tested on another store; give one run (got {len(runs)}). Each fold's "
+            "run can be tested on its own; an ensemble of the folds would be another model, for "
+            "which no thresholds were chosen."
         )
     return own, others
 
@@ -48,9 +48,9 @@ def refuse_without_labels(run: "RunFolder") -> None:
 
     if not build_objective(run.config.training).target_columns:
         raise InputError(
-            f"the run {run.info.run_id} was trained for {run.config.training.objective}, which "
-            "learns no label of 0 and 1, and on another store labels are judged at thresholds "
-            "locked before; leave --store out."
+            f"the run {run.info.run_id} was trained for {run.config.training.objective}, which has "
+            "no 0/1 label, and another store is judged at thresholds locked beforehand; drop "
+            "--store."
         )
 
 
@@ -170,7 +170,7 @@ def evaluate_on_others(
     if rows:
         write_targets(rows, out)
         reported = ", ".join(one for one in targets if one not in missing)
-        print(f"wrote {out}: a report in a folder of its own for each of {reported}")
+        print(f"wrote {out}: one report folder for each of {reported}")
     else:
         print(f"\nwrote {out}: index.html, metrics.json, and a report of each set")
     print(f"look at: {shlex.quote(str(written / 'index.html'))}")

@@ -37,7 +37,7 @@ def export(
         runs: The folder of runs.
     """
     if onnx is None and bundle is None:
-        raise InputError("say what to write: --onnx FILE, --bundle DIR, or both.")
+        raise InputError("nothing to write; give --onnx FILE, --bundle DIR, or both.")
     check_output_file("--onnx", onnx)
     check_output_folder("--bundle", bundle)
     checkpoint = find_checkpoint(runs, run)

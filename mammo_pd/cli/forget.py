@@ -68,19 +68,19 @@ def forget(
     if not (patient or image or missing):
         raise InputError("say what to forget: --patient ID, --image IMAGE_ID or --missing.")
     if take_again and (missing or dry_run):
-        raise InputError("--take-again goes with --patient and --image alone.")
+        raise InputError("--take-again only works with --patient or --image.")
     if whole_folders and not missing:
-        raise InputError("--whole-folders goes with --missing.")
+        raise InputError("--whole-folders only works with --missing.")
     paths = open_store(store.resolve())
     if not (paths.private / "images.sqlite").is_file():
         raise InputError(
-            f"{store} has no record of its files (it was handed on without {paths.private.name}/); "
-            "forget the images in the store that it is a copy of, and copy that anew."
+            f"{store} has no record of its files (it was copied without {paths.private.name}/); "
+            "forget the images in the original store, then copy that again."
         )
     with Record(paths) as record:
         if take_again:
             let_in(paths, record, patients=patient or (), images=image or ())
-            print("the next preprocess takes them in again")
+            print("the next preprocess will add them again")
             print(f"next: mammo-pd preprocess DICOM_DIR{_unless_default('--out', store)}")
             return
         plan = plan_forgetting(
@@ -106,7 +106,7 @@ def forget(
         forgotten = forget_images(paths, record, plan)
     print(
         f"\nremoved {counted(len(plan.image_ids), 'image')}, with manifest rows, from {paths.root}"
-        + (", and what a stopped preprocess had left unrecorded" if plan.unrecorded else "")
+        + (", and the unrecorded files of an interrupted preprocess" if plan.unrecorded else "")
     )
     for name, count in forgotten.shortened:
         print(
@@ -114,7 +114,7 @@ def forget(
             "they were"
         )
     for name in forgotten.removed:
-        print(f"removed the split {name}, of which a part would have been empty")
+        print(f"removed the split {name}, because one of its parts would have been empty")
     if forgotten.removed:
         place = "" if store == default_store() else f" {shlex.quote(str(store))}"
         print(f"next: mammo-pd split{place} --name NEW")
@@ -146,25 +146,27 @@ def _print_plan(
     if used:
         print(
             "these runs' weights, predictions, reports, reconstructions.html and MLflow records "
-            "stay as they are: delete what must go, and train anew (what stays is scored with "
+            "are untouched: delete what must go, and train again (to score a run that you keep: "
             "evaluate --accept-other-split)"
         )
     elif runs.is_dir():
-        print(f"no run in {runs} is known to have used them")
+        print(f"no run in {runs} is recorded as having used them")
     else:
         print(
-            f"warning: there is no folder of runs at {runs}, so which runs used them is not known; "
-            "name it with --runs"
+            f"warning: there is no folder of runs at {runs}, so it is unknown which runs used "
+            "them; name the folder with --runs"
         )
     if plan.unrecorded:
         print(
-            f"{counted(plan.unrecorded, 'image')} left unrecorded by a stopped preprocess: nothing "
-            "tells of whom, so all of these go, and the next preprocess makes those of others anew"
+            f"{counted(plan.unrecorded, 'image')} left unrecorded by an interrupted preprocess: "
+            "nothing says whose they are, so all of them are removed, and the next preprocess "
+            "recreates those of other patients"
         )
     if plan.not_found:
         print(
             f"warning: no recorded image of {counted(plan.not_found, 'patient')} given with "
-            "--patient; preprocess will take in none of theirs (if it was misspelt: --take-again)"
+            "--patient; preprocess will skip any of their images (if the ID was misspelt: "
+            "--take-again)"
         )
     if unknown:
         print(
@@ -174,15 +176,15 @@ def _print_plan(
     if plan.files_left:
         print(
             counted(plan.files_left, "source file is", "source files are")
-            + " still there and yours to delete; a later preprocess passes over what was forgotten"
+            + " still there, for you to delete; later preprocess runs skip what was forgotten"
         )
     if plan.to_read_again:
         print(
             f"{counted(len(plan.to_read_again), 'copy was', 'copies were')} left out as duplicates "
-            "of images whose files are gone; the next preprocess takes them in"
+            "of images whose files are gone; the next preprocess will add them"
         )
     if plan.relatives:
         print(
-            f"warning: {counted(len(plan.relatives), 'other patient ID')} with an exam or an "
-            f"image in common, perhaps of the same woman: --patient {' '.join(plan.relatives)}"
+            f"warning: {counted(len(plan.relatives), 'other patient ID')} with an exam or image in "
+            f"common, possibly the same woman: --patient {' '.join(plan.relatives)}"
         )

@@ -57,7 +57,7 @@ def inspect(
     from mammo_pd.ingest.survey import survey
 
     if workers is not None and workers < 1:
-        raise InputError(f"--workers {workers} is not 1 or above.")
+        raise InputError(f"--workers {workers} is below 1.")
     found = survey(folder, workers=workers)
     expected = estimate(
         found.samples,
@@ -99,7 +99,7 @@ def _files(found: "Survey") -> "CountTable":
 
     rows: list[tuple[str | int, ...]] = [
         ("image files", found.files),
-        ("of them that preprocess would decode", found.usable),
+        ("of these, preprocess would decode", found.usable),
         *((f"passed over: {reason}", count) for reason, count in found.passed_over.items()),
     ]
     if found.closed_folders:
@@ -124,8 +124,8 @@ def _excluded(found: "Survey") -> "CountTable":
         "What preprocess would leave out",
         ("reason", "status", "files", "such as"),
         rows,
-        "By the checks that preprocess makes itself. Copies are below; what only pixels show is "
-        "found when they are decoded.",
+        "Uses the same checks as preprocess. Copies are listed below; problems that only the "
+        "pixels reveal are found when they are decoded.",
     )
 
 
@@ -157,7 +157,7 @@ def _kinds(found: "Survey") -> "CountTable":
         (word, found.kinds[kind]) for kind, word in words.items() if found.kinds.get(kind)
     ]
     rows += [
-        (intent.lower() if intent else "presentation intent not told", count)
+        (intent.lower() if intent else "presentation intent not stated", count)
         for intent, count in sorted(found.intents.items(), key=lambda entry: -entry[1])
     ]
     if found.paired_views:
@@ -165,11 +165,11 @@ def _kinds(found: "Survey") -> "CountTable":
             ("views of an exam with both an ffdm and a synthetic image", found.paired_views)
         )
     note = (
-        "By SOP class, Image Type, number of frames and source images; free text decides nothing."
+        "Decided by SOP class, Image Type, number of frames and source images, never by free text."
     )
     if found.hinted:
         note += (
-            f" Of those counted as ffdm {found.hinted:,} have free text that names a synthetic "
+            f" {found.hinted:,} of those counted as ffdm have free text that names a synthetic "
             "product (C-View, Insight 2D, ...): look at some of them."
         )
     return CountTable("How the images were made", ("what", "files"), rows, note)
@@ -202,7 +202,7 @@ def _views(found: "Survey") -> "CountTable":
     ]
     others = {view: count for view, count in found.views.items() if view not in standard}
     rows += [
-        (f"{side or 'side not told'} {view or 'view not told'}", count)
+        (f"{side or 'side not stated'} {view or 'view not stated'}", count)
         for (side, view), count in sorted(others.items(), key=lambda entry: -entry[1])
     ]
     if found.special_views:
@@ -228,7 +228,7 @@ def _exams(found: "Survey") -> "CountTable":
         "Patients and exams",
         ("what", "count"),
         rows,
-        "Of usable images. An exam of one breast is incomplete here, too.",
+        "Usable images only. An exam of one breast counts as incomplete.",
     )
 
 
@@ -245,9 +245,9 @@ def _doubles(found: "Survey") -> "CountTable":
                 found.repeated_pixels,
             ),
         ],
-        "By the length of the pixel data and 31 samples of them. preprocess keeps the first of "
-        "images with equal pixels, and leaves the others out as "
-        "duplicate_image. Two that share a UID and have other pixels are both kept.",
+        "Compared by the length of the pixel data and 31 samples of it. Of images with identical "
+        "pixels preprocess keeps the first and leaves the others out as duplicate_image. Two "
+        "images that share a UID but differ in pixels are both kept.",
     )
 
 
@@ -257,12 +257,14 @@ def _estimate(expected: "Estimate | None", start_seconds: float) -> "CountTable"
 
     title = "What preprocess would take"
     if expected is None:
-        return CountTable(title, ("what", "about"), [], "No file could be processed to tell it.")
+        return CountTable(
+            title, ("what", "about"), [], "No file could be processed, so there is no estimate."
+        )
     rows: list[tuple[str | int, ...]] = [
         (
             f"time, with {_processes(expected.workers)}",
-            f"{_duration(expected.seconds + start_seconds)} "
-            f"({_duration(start_seconds)} of it to start)",
+            f"{_duration(expected.seconds + start_seconds)} (including {_duration(start_seconds)} "
+            "to start)",
         ),
         ("size of the store, all levels", _size(expected.stored_bytes)),
     ]
@@ -270,14 +272,16 @@ def _estimate(expected: "Estimate | None", start_seconds: float) -> "CountTable"
         (f"measured: {syntax_name(syntax)}", f"{1000 * seconds:.0f} ms per megapixel")
         for syntax, seconds in expected.seconds_per_megapixel.items()
     ]
-    rows.append(("measured: stored for a pixel of a file", f"{expected.bytes_per_pixel:.2f} bytes"))
+    rows.append(
+        ("measured: stored bytes per pixel of a file", f"{expected.bytes_per_pixel:.2f} bytes")
+    )
     return CountTable(
         title,
         ("what", "about"),
         rows,
         f"Measured just now: {expected.timed} of {counted(expected.of_files, 'usable file')} were "
-        "read, decoded, cropped and written as preprocess does it, and that was scaled by pixels. "
-        "Not in it: a slower disk or network that files must come from.",
+        "read, decoded, cropped and written as preprocess does, and the result was scaled by the "
+        "number of pixels. It does not allow for files that come from a slower disk or network.",
     )
 
 
@@ -358,7 +362,7 @@ def _next(folder: Path, found: "Survey") -> str:
 
     # Pictures that are not DICOM are taken once a table names them.
     if not found.usable and not any(reason == Reason.NOT_IN_TABLE for _, reason in found.excluded):
-        return "preprocess would take nothing of this folder; why, is told above for each reason"
+        return "preprocess could use nothing in this folder; the reasons are listed above"
     public = look_like(folder)
     told = "" if public is None else in_words(public) + "\n"
     prefer = " --prefer ffdm" if found.paired_views else ""

@@ -128,4 +128,4 @@ def find_checkpoint(runs: Path, named: Path) -> Path:
 def tell_of_resamples(resamples: int | None) -> None:
     """Say that ``--resamples`` has no effect any more, where it was given."""
     if resamples is not None:
-        print("note: --resamples has no effect: the intervals are in closed form; leave it out.")
+        print("note: --resamples has no effect, since the intervals are in closed form; drop it.")

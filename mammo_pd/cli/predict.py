@@ -75,7 +75,7 @@ def predict(
     # What takes no model is refused before torch is imported.
     given_key = read_key(key)
     if workers is not None and workers < 1:
-        raise InputError(f"--workers {workers} is not 1 or above.")
+        raise InputError(f"--workers {workers} is below 1.")
     check_output_folder("--out", out)
     if dicom:
         from mammo_pd.report.dicom_results import require_highdicom
@@ -135,13 +135,13 @@ def predict(
             f"scored on {device}"
         )
     print(f"wrote {out}: predictions.csv (images), predictions_breast.csv, _exam, _patient")
-    print(f"{out / 'private' / target.crosswalk.name} names the file and study of each image_id")
+    print(f"{out / 'private' / target.crosswalk.name} lists the file and study of each image_id")
     if dicom:
         print(f"{counted(instances, 'DICOM instance')} for a PACS in {out / 'private' / 'dicom'}")
     if without:
         print(
-            f"warning: no DICOM result could be made of {counted(without, 'exam')}: the files lack "
-            "the UIDs of study or image, are of a private SOP class, or cannot be read any more"
+            f"warning: no DICOM result could be written for {counted(without, 'exam')}: the files "
+            "lack study or image UIDs, are of a private SOP class, or can no longer be read"
         )
     if not len(predictions.images):
         raise InputError(
@@ -149,7 +149,7 @@ def predict(
             f"{out / target.not_scored.name} lists the reasons."
         )
     if model.objective.target_columns == ("label",):
-        print("when outcomes are known, add a column label (1 or 0) to predictions.csv; then")
+        print("once outcomes are known, add a column label (1 or 0) to predictions.csv; then")
         table = shlex.quote(str(out / "predictions.csv"))
         print(f"next: mammo-pd evaluate --predictions {table}")
     else:
@@ -166,15 +166,14 @@ def _introduce(model: "TrainedModel", code: str) -> None:
     )
     if not model.operating_points:
         print(
-            "warning: the checkpoint holds no thresholds (an earlier version made it, or it is not "
-            "that of a finished run), so there are scores and no verdicts; mammo-pd evaluate RUN "
-            "locks them in it"
+            "warning: the checkpoint holds no thresholds (it comes from an earlier version or an "
+            "unfinished run), so there are scores but no verdicts; mammo-pd evaluate RUN adds them"
         )
     for target, points in model.operating_points.items():
         if not points.rules:
             print(
-                f"warning: no threshold of {target} could be locked, since its validation images "
-                "were of one class; there are scores and no verdicts"
+                f"warning: no threshold could be locked for {target}, because its validation "
+                "images were all of one class; there are scores but no verdicts"
             )
         else:
             print(

@@ -114,9 +114,9 @@ def preprocess(
     from mammo_pd.ingest import preprocess as ingest
 
     if workers is not None and scheduler is not None:
-        raise InputError("--workers and --scheduler exclude each other; give one of them.")
+        raise InputError("--workers and --scheduler exclude each other; give only one.")
     if bits_stored is not None and not 8 <= bits_stored <= 16:
-        raise InputError(f"--bits-stored {bits_stored} is not from 8 to 16.")
+        raise InputError(f"--bits-stored {bits_stored} is not between 8 and 16.")
     if replace_labels and labels is None:
         raise InputError("--replace-labels needs a table; name it with --labels.")
     columns = _parse_columns(column or [])
@@ -170,7 +170,7 @@ def preprocess(
             + unless_default("--voi", voi, VoiPolicy.AUTO)
             + ("" if bits_stored is None else f" --bits-stored {bits_stored}")
         )
-        print("no image has a label yet; with a table of them nothing is decoded again")
+        print("no image has a label yet; adding a label table decodes nothing again")
         print(f"next: mammo-pd preprocess {shlex.quote(str(folder))}{given}{labels_of(public)}")
 
 
@@ -186,7 +186,9 @@ def _parse_columns(given: list[str]) -> dict[str, str]:
         if not (name and equals and column):
             raise InputError(f"--column {pair}: write NAME=COLUMN, such as laterality=side.")
         if name in columns or column in columns.values():
-            raise InputError(f"--column {pair}: {name} or {column} was given before; give it once.")
+            raise InputError(
+                f"--column {pair}: {name} or {column} is already given; give each once."
+            )
         columns[name] = column
     return columns
 
@@ -211,7 +213,7 @@ def _read_labels(
         if label_column or positive or carry:
             raise InputError(
                 "--source defines the label (--definition) and the columns of the data set's own "
-                "table; leave --label-column, --positive and --carry out."
+                "table; drop --label-column, --positive and --carry."
             )
         return read_source(source, labels, folder, definition=definition, columns=columns)
     if labels is None:
@@ -235,7 +237,7 @@ def _read_labels(
     if table.left_out:
         print(
             f"columns of {labels} left out of the store: {column_names(table.left_out)}. They are "
-            "not among those known to describe images, findings or machines, and an unknown one "
-            "may identify a woman; take what you need with --carry A,B"
+            "not known to describe images, findings or machines, and an unknown column may "
+            "identify a woman; add what you need with --carry A,B"
         )
     return table

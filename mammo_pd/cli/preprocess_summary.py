@@ -40,8 +40,8 @@ def _counts(summary: "PreprocessSummary", has_table: bool) -> Iterator[str]:
         yield "passed over: " + "; ".join(f"{count} {reason}" for reason, count in counts)
     if summary.repeated_folders:
         yield (
-            f"{counted(summary.repeated_folders, 'link')} not followed: to folders that were read "
-            "already, or back to where the link lies"
+            f"{counted(summary.repeated_folders, 'link')} not followed: they lead to folders "
+            "already read, or back to their own"
         )
     if summary.labelled or has_table:
         yield (
@@ -93,8 +93,8 @@ def _missing(summary: "PreprocessSummary", out: Path) -> Iterator[str]:
             "warning: "
             + counted(
                 summary.lacking,
-                "image lacks a level that no other gives, and comes from another folder",
-                "images lack a level that no other gives, and come from other folders",
+                "image lacks a level that no other level can supply, and comes from another folder",
+                "images lack a level that no other level can supply, and come from other folders",
             )
             + "; run the same command with each folder that this store was made from"
         )
@@ -107,8 +107,8 @@ def _missing(summary: "PreprocessSummary", out: Path) -> Iterator[str]:
                 "image of the store has lost the file that it came from",
                 "images of the store have lost the files that they came from",
             )
-            + " (deleted, moved, or on a disk that is not mounted); to take out what "
-            f"was deleted: mammo-pd forget{store} --missing"
+            + " (deleted, moved, or on a disk that is not mounted); to remove deleted ones from "
+            f"the store: mammo-pd forget{store} --missing"
         )
 
 
@@ -117,8 +117,8 @@ def _chosen(summary: "PreprocessSummary") -> Iterator[str]:
     if summary.contradicted:
         yield (
             f"warning: {counted(summary.contradicted, 'image was', 'images were')} left out as a "
-            "duplicate of one that the label table labels otherwise, and that one's label was "
-            "taken; find out which is true"
+            "duplicate of an image with a different label in the label table, and the other "
+            "image's label was used; find out which is right"
         )
     if summary.only_label:
         yield (
@@ -129,18 +129,18 @@ def _chosen(summary: "PreprocessSummary") -> Iterator[str]:
         yield (
             "warning: "
             + counted(summary.unknown_kind, "image is", "images are")
-            + " taken whatever the kind: no file is there to tell how it was made"
+            + " used whatever the kind: there is no file to show how it was made"
         )
     if summary.repeated_views:
         yield (
             f"{counted(summary.repeated_views, 'view has', 'views have')} several images of the "
             "kind that --prefer takes (repeated exposures, parts of a breast, FOR PROCESSING "
-            "beside FOR PRESENTATION); all of these stay"
+            "beside FOR PRESENTATION); all of them are kept"
         )
     if summary.disagreeing:
         yield (
             "warning: the label table and DICOM disagree on the side of "
-            f"{counted(summary.disagreeing, 'image')}; the table's was taken"
+            f"{counted(summary.disagreeing, 'image')}; the table's was used"
         )
 
 
@@ -149,17 +149,18 @@ def _doubtful(summary: "PreprocessSummary") -> Iterator[str]:
     for count, what in (
         (
             summary.doubtful,
-            "breast and background cannot be told apart; these are kept whole (breast_verdict)",
+            "breast and background cannot be separated, so the image is kept whole "
+            "(breast_verdict)",
         ),
         (sum(summary.sides.values()), _contradictions(summary.sides)),
         (
             summary.turned_upright,
-            "Patient Orientation says that it was upside down, and it was turned (turned_upright)",
+            "Patient Orientation says that it is upside down, so it was turned (turned_upright)",
         ),
         (
             summary.shared_uid,
-            "another image has the same SOP Instance UID and other pixels; both are kept, and a "
-            "label table must name them by their paths",
+            "another image has the same SOP Instance UID but different pixels; both are kept, and "
+            "a label table must name them by path",
         ),
         (summary.burned_in, "the tag says that text is burned in (burned_in_annotation)"),
         (
@@ -168,7 +169,7 @@ def _doubtful(summary: "PreprocessSummary") -> Iterator[str]:
         ),
         (
             summary.odd_headers,
-            "a number of the grey scale in the header was mended or ignored (voi_applied)",
+            "a grey-scale value in the header was corrected or ignored (voi_applied)",
         ),
         (
             summary.hardly_filled,
@@ -184,14 +185,14 @@ def _doubtful(summary: "PreprocessSummary") -> Iterator[str]:
     if len(summary.raster_depths) > 1:
         shares = ", ".join(f"{n} of {depth}" for depth, n in sorted(summary.raster_depths.items()))
         yield (
-            f"warning: images that are not DICOM do not share one bit depth ({shares} bits), so "
-            "that one grey means two things; convert them alike"
+            f"warning: images that are not DICOM differ in bit depth ({shares} bits), so the same "
+            "grey value means different things; convert them all the same way"
         )
     if summary.shallow:
         yield (
             f"warning: {counted(sum(summary.shallow.values()), 'image')} of 16 bits with values up "
-            f"to {max(summary.shallow)} bits only, which come out dark; if that is the depth of "
-            f"the data set, make the store anew with --bits-stored {max(summary.shallow)}"
+            f"to {max(summary.shallow)} bits only, which come out dark; if that is the data set's "
+            f"bit depth, rebuild the store with --bits-stored {max(summary.shallow)}"
         )
 
 
@@ -205,15 +206,15 @@ def _misleading(summary: "PreprocessSummary") -> Iterator[str]:
             else f"{summary.ids_with_view} of {summary.ok} patient IDs name a side and a view"
         )
         yield (
-            f"warning: {reason}, so that images of one woman may come to lie on both sides of a "
-            "split; name the true patient in a column patient_id of the label table, or let "
-            "--source read a public data set's own table"
+            f"warning: {reason}, so images of one woman may end up on both sides of a split; give "
+            "the true patient in a column patient_id of the label table, or let --source read a "
+            "public data set's own table"
         )
     for machine, kinds in summary.mixed_voi.items():
         shares = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
         yield (
-            f"warning: images of {machine} do not share one kind of grey scale ({shares}; "
-            "voi_applied), which a model can learn in place of the disease; see --voi"
+            f"warning: images of {machine} come in different kinds of grey scale ({shares}; "
+            "voi_applied), which a model can learn instead of the disease; see --voi"
         )
 
 

@@ -128,15 +128,15 @@ def _config(settings: PretrainFlags, further: "dict[str, object]") -> "RunConfig
     """
     if settings.target:
         raise InputError(
-            "--target has no effect on pretrain, which predicts dropped patches and learns from no "
-            "label; leave it out, or use mammo-pd train."
+            "--target has no effect in pretrain, which predicts dropped patches and uses no "
+            "labels; drop it, or use mammo-pd train."
         )
     given = {assignment.partition("=")[0].strip() for assignment in settings.assignments or ()}
     for name in ("objective", *_OF_LABELS):
         if f"training.{name}" in given:
             raise InputError(
-                f"--set training.{name} has no effect on pretrain, which predicts dropped patches "
-                "and learns from no label; leave it out, or use mammo-pd train."
+                f"--set training.{name} has no effect in pretrain, which predicts dropped patches "
+                "and uses no labels; drop it, or use mammo-pd train."
             )
     config = settings.load(further, _DEFAULTS)
     without = dict.fromkeys(_OF_LABELS)
@@ -186,6 +186,6 @@ def write_reconstructions(run: "RunFolder", store: Path | None) -> Path:
 def _refuse_other_objective(run: "RunFolder") -> None:
     if run.config.training.objective != _OBJECTIVE:
         raise InputError(
-            f"the run {run.info.run_id} is not one of pretrain; name one that is, or continue this "
-            f"one with: mammo-pd train --resume {shlex.quote(str(run.path))}"
+            f"the run {run.info.run_id} was not made by pretrain; name one that was, or resume "
+            f"this one with: mammo-pd train --resume {shlex.quote(str(run.path))}"
         )

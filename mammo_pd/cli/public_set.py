@@ -30,7 +30,7 @@ def in_words(recognised: "Recognised") -> str:
     table = (
         f"its own table is {recognised.table}"
         if recognised.table is not None
-        else f"its own table ({SOURCES[recognised.source].table}) is not beside them"
+        else f"its own table ({SOURCES[recognised.source].table}) is not with the images"
     )
     return (
         f"{recognised.named} of {counted(recognised.of, 'file')} have names like those of {title}, "

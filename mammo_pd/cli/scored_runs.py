@@ -51,7 +51,7 @@ def context_of(scored: "Sequence[Scored]", target: str | None = None) -> "Report
         f"Weights of epoch {', '.join(map(str, epochs))}.",
     ]
     notes += [
-        f"The run {one.info.run_id} was not trained to its end; these are the weights of epoch "
+        f"The run {one.info.run_id} did not finish training; these are the weights of epoch "
         f"{one.epoch}."
         for one in scored
         if one.info.finished is None

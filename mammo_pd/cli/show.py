@@ -64,7 +64,7 @@ def _as_text(header: "CheckpointHeader") -> str:
 
     lines = []
     if header.card is None:
-        lines.append("made by an earlier version, which wrote no more than the metrics")
+        lines.append("made by an earlier version, which recorded only the metrics")
     else:
         card = asdict(header.card)
         height, width = card.pop("img_size")

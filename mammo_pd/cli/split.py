@@ -48,11 +48,11 @@ def split(
     from mammo_pd.data.store import open_store
 
     if fractions is not None and folds is not None:
-        raise InputError("--fractions and --folds exclude each other; give one of them.")
+        raise InputError("--fractions and --folds exclude each other; give only one.")
     if val is not None and folds is None:
         raise InputError(
-            "--val goes with --folds; without them, --fractions TRAIN VAL TEST says how many "
-            "patients validate."
+            "--val needs --folds; without folds, set the validation share with --fractions TRAIN "
+            "VAL TEST."
         )
     paths = open_store(store)
     made = split_store(

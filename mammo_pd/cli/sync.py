@@ -51,7 +51,7 @@ def pass_on_to_mlflow(run: "RunFolder") -> str | None:
         journal = Journal(run, said.append)
         if journal.count == 0:
             raise InputError(
-                f"the run {run.info.run_id} has kept nothing to tell MLflow: {run.journal} is "
+                f"the run {run.info.run_id} has nothing to send to MLflow: {run.journal} is "
                 "missing or empty; restore it from a copy."
             )
         if journal.sync():

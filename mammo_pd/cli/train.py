@@ -99,8 +99,8 @@ def run_to_resume(
         return None
     if settings.any_given or any(value is not None for value in others):
         raise InputError(
-            "--resume continues with the run's own configuration; drop the other settings "
-            f"({resuming(command, runs, None)}), or train anew without --resume."
+            "--resume uses the run's own configuration; drop the other settings "
+            f"({resuming(command, runs, None)}), or start a new run without --resume."
         )
     return find_run(runs, resume[0] if resume else None)
 
@@ -167,8 +167,8 @@ def _leave_finished(run: "RunFolder") -> Path | None:
     if os.environ.get("RANK", "0") != "0":
         return None  # one of torchrun's further processes
     print(
-        f"the run {run.info.run_id} is finished: nothing is left to train (for more epochs, train "
-        "anew with --epochs)"
+        f"the run {run.info.run_id} has finished: there is nothing left to train (for more epochs, "
+        "start a new run with --epochs)"
     )
     from mammo_pd.cli.sync import pass_on_to_mlflow
 

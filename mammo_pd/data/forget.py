@@ -296,9 +296,9 @@ def _of_patients(
             # Not what was given: it may identify her, and what is printed ends up in logs.
             which = "the patient" if len(patients) == 1 else f"patient number {number} of those"
             cause = (
-                "she was forgotten before"
+                "she has already been forgotten"
                 if any(record.is_kept_out(name) for name in names)
-                else "write her identifier as the label table or the files spell it, or give the "
+                else "give her identifier exactly as the label table or the files spell it, or the "
                 "manifest's patient_id"
             )
             raise InputError(
@@ -338,8 +338,8 @@ def _refuse_unmounted(rows: pd.DataFrame, folders: Sequence[Path]) -> None:
         inside = rows[[path.is_relative_to(folder) for path in rows["path"]]]
         if len(inside) and inside["gone"].all():
             raise InputError(
-                f"no file is left of the {counted(len(inside), 'image')} that came from {folder}; "
-                "is its disk mounted? If the folder was moved, run mammo-pd preprocess on "
-                "its new place, which recognises the images; if it was deleted for good, add "
-                "--whole-folders. Nothing was removed."
+                f"none of the files of the {counted(len(inside), 'image')} that came from {folder} "
+                "is left; is its disk mounted? If the folder was moved, run mammo-pd preprocess "
+                "on its new location, which recognises the images; if it was deleted for good, "
+                "add --whole-folders. Nothing was removed."
             )

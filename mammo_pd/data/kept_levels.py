@@ -29,7 +29,7 @@ def parse_levels(text: str) -> tuple[str, ...]:
     unknown = sorted(named - {*ALL_LEVELS})
     if unknown:
         raise InputError(
-            f"--levels {text}: there is no level {unknown[0]!r}; give some of "
+            f"--levels {text}: there is no level {unknown[0]!r}; choose from "
             f"{', '.join(ALL_LEVELS)}, separated by commas."
         )
     return tuple(level for level in ALL_LEVELS if level in named)

@@ -115,7 +115,7 @@ class LabelTable:
         if len(found) > 1:
             lines = ", ".join(str(row + 2) for row in sorted(found, key=str) if row is not None)
             raise InputError(
-                f"an image is named by more than one row of {self.source} (lines {lines}); keep "
+                f"more than one row of {self.source} names the same image (lines {lines}); keep "
                 "one row per image."
             )
         return found.pop() if found else None
@@ -213,7 +213,7 @@ def label_table(
     keys = [name for name in _KEYS if name in frame.columns]
     if not keys:
         raise InputError(
-            f"{source} has no column that finds an image; add one of path, sop_instance_uid or "
+            f"{source} has no column that identifies an image; add path, sop_instance_uid or "
             f"image_id. It has: {column_names(frame.columns)}."
         )
     for name in keys:
@@ -297,7 +297,8 @@ def read_as(frame: pd.DataFrame, columns: Mapping[str, str], path: Path) -> pd.D
         given = f"--column {name}={column}"
         if name not in _READ_AS:
             raise InputError(
-                f"{given}: {name} is no column that is read; choose one of {', '.join(_READ_AS)}."
+                f"{given}: {name} is not a column that can be read; choose one of "
+                f"{', '.join(_READ_AS)}."
             )
         if column not in frame.columns:
             raise InputError(
@@ -305,7 +306,7 @@ def read_as(frame: pd.DataFrame, columns: Mapping[str, str], path: Path) -> pd.D
             )
         if name in frame.columns and name != column:
             if (frame[name] != "").any():
-                raise InputError(f"{given}: {path} says the {name} itself; leave this out.")
+                raise InputError(f"{given}: {path} already has the {name}; drop this option.")
             frame = frame.drop(columns=name)
         if name == "laterality":
             _refuse_other_sides(frame[column], given, path)
@@ -335,8 +336,8 @@ def _refuse_repeats(frame: pd.DataFrame, key: str, path: Path) -> None:
     lines = ", ".join(str(index + 2) for index in same.index[:4])
     kind = "repeat" if len(same.drop_duplicates()) == 1 else "contradict"
     raise InputError(
-        f"{path}: {len(repeated)} rows share their {key} with another; lines {lines} {kind} one "
-        "another. Keep one row per image."
+        f"{path}: {len(repeated)} rows share their {key} with another row; lines {lines} {kind} "
+        "each other. Keep one row per image."
     )
 
 

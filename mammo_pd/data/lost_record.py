@@ -28,17 +28,17 @@ def refuse_lost_record(paths: StorePaths) -> None:
         return
     if not is_there and not key.is_file():
         raise InputError(
-            f"the store {paths.root} was handed on without its folder private, so it can be "
-            "trained on and scored, but not changed; put that folder back, or name another --out."
+            f"the store {paths.root} was copied without its folder private, so it can be used for "
+            "training and scoring but not changed; put that folder back, or name another --out."
         )
     if not is_there:
         raise InputError(
-            f"{record} is missing or cut short, and the store has images; {remedy(paths)}"
+            f"{record} is missing or truncated, although the store has images; {remedy(paths)}"
         )
     if not key.is_file():
         raise InputError(
-            f"{key} is missing, and the images of the store are named with it; restore it from a "
-            "copy, or make the store again with another --out."
+            f"{key} is missing, and the names of the store's images depend on it; restore it from "
+            "a copy, or rebuild the store with another --out."
         )
 
 
@@ -62,8 +62,8 @@ def record_file(paths: StorePaths) -> Path:
 def remedy(paths: StorePaths) -> str:
     """What helps against a record that is lost."""
     return (
-        "restore it from a copy, or make the store again with another --out and --key "
-        f"{paths.private / 'key'}, by which every image gets its name again."
+        "restore it from a copy, or rebuild the store with another --out and --key "
+        f"{paths.private / 'key'}, which gives every image the same name as before."
     )
 
 

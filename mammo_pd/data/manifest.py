@@ -129,8 +129,8 @@ def read_manifest(path: Path, *, status: Status | None = Status.OK) -> pd.DataFr
         )
     except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
         raise InputError(
-            f"{path} is not a manifest ({cause_of(error)}); "
-            "make it again with: mammo-pd preprocess DICOM_DIR"
+            f"{path} is not a manifest ({cause_of(error)}); recreate it with: mammo-pd preprocess "
+            "DICOM_DIR"
         ) from error
     table = _with_current_names(table)
     for name in _ADDED_LATER:
@@ -141,7 +141,7 @@ def read_manifest(path: Path, *, status: Status | None = Status.OK) -> pd.DataFr
     if missing:
         raise InputError(
             f"{path} lacks the columns {', '.join(missing)}; it was written by another version: "
-            "make it again with: mammo-pd preprocess DICOM_DIR"
+            "recreate it with: mammo-pd preprocess DICOM_DIR"
         )
     # pandas would turn integers with gaps into floats, and booleans into objects.
     types = {

@@ -38,8 +38,8 @@ class Overlap:
         """What was compared, and what could not be."""
         pixels = counted(self.images, "image has", "images have") if self.images else "no image has"
         compared = (
-            f"Compared with every image of the development store, those trained on too: {pixels} "
-            "the pixels of one of them"
+            "Compared with every image of the development store, including the training images: "
+            f"{pixels} the pixels of one of them"
         )
         if self.one_key or self.patients:
             found = self.patients or "none"
@@ -47,11 +47,11 @@ class Overlap:
         why = (
             "have different keys"
             if self.one_key is False
-            else "do not both come with the key of their hashes"
+            else "do not both include the key of their hashes"
         )
         return (
-            f"{compared}. Patient IDs could not be compared, for the stores {why}: other images of "
-            "the same women would not be noticed."
+            f"{compared}. Patient IDs could not be compared, because the stores {why}: other "
+            "images of the same women would go unnoticed."
         )
 
 

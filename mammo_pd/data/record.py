@@ -23,7 +23,7 @@ from mammo_pd.files import atomic_write
 from mammo_pd.locks import lock
 
 _AT_WORK = (
-    "the record in the folder private cannot be written; is another mammo-pd preprocess at work "
+    "the record in the folder private cannot be written; is another mammo-pd preprocess working "
     "on this store, or a mammo-pd predict on this --out? Wait for it, or name another --out."
 )
 _READERS_MS = 60_000
@@ -172,7 +172,7 @@ class Record:
                 raise
             raise InputError(
                 f"the record of the store cannot be written ({error}): another program, such as a "
-                "backup, has it open; close that, and run the same command again."
+                "backup, has it open; close it and run the same command again."
             ) from error
         self._begin()
 
@@ -444,12 +444,12 @@ def _read_or_make_key(path: Path, wanted: bytes | None) -> bytes:
     key = path.read_bytes()
     if len(key) != 32:
         raise InputError(
-            f"{path} is not a key of 32 bytes; restore it from a copy, or make the store again, "
-            "since without it new images would get other identifiers."
+            f"{path} is not a key of 32 bytes; restore it from a copy, or rebuild the store: "
+            "without the key, new images would get different identifiers."
         )
     if wanted is not None and key != wanted:
         raise InputError(
-            "the store has another key than the one given, and its images are named with its own; "
-            "leave out --key, or make another store with --out."
+            "the store has a key other than the one given, and its images are named with its own; "
+            "drop --key, or make another store with --out."
         )
     return key

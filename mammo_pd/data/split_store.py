@@ -115,8 +115,9 @@ def draw_split(
     if usable["label"].isna().all():
         say(
             f"warning: no image has a label yet, so the split {name} cannot be balanced by label, "
-            "and may later leave a part without a positive one. If the store is to be labelled, do "
-            "that first: what is pretrained on one split must not be tested on another"
+            "and one of its parts may turn out to have no positive image. If the store will be "
+            "labelled, do that first: a model pretrained on one split must not be tested on "
+            "another"
         )
     shares = {"folds": folds, "val": val} if folds else {"fractions": list(fractions)}
     return split, {"seed": seed, **shares}

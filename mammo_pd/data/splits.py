@@ -72,8 +72,8 @@ class SplitTable:
             return self.table["split"]
         if fold is None or not 0 <= fold < self.folds:
             raise InputError(
-                f"the split {self.name} has folds 0 to {self.folds - 1}; say which one to test on "
-                f"with --fold (was: {fold})."
+                f"the split {self.name} has folds 0 to {self.folds - 1}; choose the one to test on "
+                f"with --fold (got {fold})."
             )
         numbers = self.table["fold"]
         parts = pd.Series(str(Split.TRAIN), index=numbers.index, name="split")
@@ -158,14 +158,16 @@ def make_split(
     """
     if folds is None and (min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6):
         raise InputError(
-            f"the fractions {fractions} are not three positive numbers that add up to 1; "
-            "give for instance --fractions 0.7 0.1 0.2"
+            f"the fractions {fractions} are not three positive numbers that add up to 1; give "
+            "fractions such as --fractions 0.7 0.1 0.2"
         )
     if folds is not None and folds < 2:
-        raise InputError(f"--folds {folds}: it takes 2, to train on one and test on the other.")
+        raise InputError(
+            f"--folds {folds}: at least 2 are needed, one to train on and one to test on."
+        )
     if not 0 < val < 1:
         raise InputError(
-            f"a validation share of {val:g} is not between 0 and 1; give for instance --val 0.1"
+            f"a validation share of {val:g} is not between 0 and 1; give a share such as --val 0.1"
         )
     manifest, groups = _usable(manifest)
     patients = _one_row_per_group(manifest, groups)
@@ -200,14 +202,14 @@ def check_split(split: SplitTable, manifest: pd.DataFrame) -> None:
     if len(joined) < len(split.table):
         raise InputError(
             f"the split {split.name} names {counted(len(split.table) - len(joined), 'image')} that "
-            "the store does not have as usable; it belongs to another state of the store. Make a "
-            "new one: mammo-pd split --name NEW"
+            "are not usable images of the store; it was made for another state of the store. Make "
+            "a new one: mammo-pd split --name NEW"
         )
     leaks = int((joined.groupby("group")["side"].nunique() > 1).sum())
     if leaks:
         raise InputError(
             f"the split {split.name} has {counted(leaks, 'patient')} on more than one side (by "
-            "patient, exam or identical pixels), so its figures would be too good; make a new one "
+            "patient, exam or identical pixels), so its results would be too good; make a new one "
             "with: mammo-pd split --name NEW"
         )
 
@@ -325,7 +327,7 @@ def _read(folder: Path, name: str) -> tuple[SplitTable, dict[str, Any]]:
         table = pd.read_csv(path, dtype=dict.fromkeys(_TEXT_COLUMNS, "string"))
         made_with: dict[str, Any] = json.loads(path.with_suffix(".json").read_text("utf-8"))
         if not isinstance(made_with["hash"], str):
-            raise TypeError("its hash is no text")
+            raise TypeError("its hash is not text")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"the split {path} cannot be read ({cause_of(error)}); make a new one: mammo-pd split "
@@ -338,7 +340,7 @@ def _read(folder: Path, name: str) -> tuple[SplitTable, dict[str, Any]]:
         table["val_of"] = table["val_of"].fillna("")
     if table.isna().to_numpy().any():
         raise InputError(
-            f"{path} has rows without an image_id, a patient_id or a side, so it was cut off or "
+            f"{path} has rows without an image_id, a patient_id or a side: it was truncated or "
             "edited; restore it, or make a new one: mammo-pd split --name NEW"
         )
     table = table.sort_values("image_id", ignore_index=True)
@@ -405,17 +407,17 @@ def _refuse_too_few(
     if may_lack_labels and not {"0", "1"} & set(counts.index):
         if len(patients) < least:
             raise InputError(
-                f"the store has {counted(len(patients), 'patient')}, and it takes {least} for one "
-                f"in train, val and test {parts}{why}; add patients."
+                f"the store has {counted(len(patients), 'patient')}, and at least {least} are "
+                f"needed for one in train, val and test {parts}{why}; add patients."
             )
         return
     for label, word in (("1", "positive"), ("0", "negative")):
         found = int(counts.get(label, 0))
         if found < least:
             raise InputError(
-                f"only {counted(found, 'patient is', 'patients are')} {word}, and it takes {least} "
-                f"for one in train, val and test {parts}{why}; check the label table and its label "
-                "column (--labels, --label-column, --positive), or add patients."
+                f"only {counted(found, 'patient is', 'patients are')} {word}, and at least {least} "
+                f"are needed for one in train, val and test {parts}{why}; check the label table "
+                "and its label column (--labels, --label-column, --positive), or add patients."
             )
 
 

@@ -119,14 +119,14 @@ def read_store_info(paths: StorePaths) -> dict[str, Any]:
         Compression(info.get("compression", Compression.NONE))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"{paths.info} is damaged ({cause_of(error)}); restore it from a copy, or make the "
-            f"store again with another --out and --key {paths.private / 'key'}, by which every "
-            "image gets its name again."
+            f"{paths.info} is damaged ({cause_of(error)}); restore it from a copy, or rebuild the "
+            f"store with another --out and --key {paths.private / 'key'}, which gives every image "
+            "the same name as before."
         ) from error
     if found not in _READ_FORMATS:
         raise InputError(
             f"{paths.root} has store format {found}, and this version reads "
-            f"{' and '.join(map(str, _READ_FORMATS))}; make it again with: mammo-pd preprocess "
+            f"{' and '.join(map(str, _READ_FORMATS))}; rebuild it with: mammo-pd preprocess "
             "DICOM_DIR --out ANOTHER"
         )
     return info
@@ -156,9 +156,9 @@ def create_or_match(root: Path, settings: Mapping[str, Any]) -> StorePaths:
                 if before.get(name) != settings.get(name)
             ]
             raise InputError(
-                f"the store {root} was made with other settings ({'; '.join(changed)}: "
-                f"fingerprint {made_with['fingerprint']}, now {wanted}), and one store never mixes "
-                "two; use the same settings, or another --out."
+                f"the store {root} was made with other settings ({'; '.join(changed)}: fingerprint "
+                f"{made_with['fingerprint']}, now {wanted}), and a store never mixes settings; use "
+                "the same ones, or another --out."
             )
         return paths
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
@@ -338,11 +338,11 @@ def read_pyramid_level_into(
                 # Further levels were added to the image meanwhile, and this one lies elsewhere.
                 before, place = place, find(handle)
                 if place[:2] != before[:2]:
-                    raise ValueError("it was made anew, with another size, while it was in use")
+                    raise ValueError("it was rebuilt with another size while it was in use")
             pixels = out.data.cast("B")
             image_file.read_level_into(handle, place, pixels)
             if check and not image_file.has_checksum(pixels, place):
-                raise ValueError("its pixels have been damaged since they were written")
+                raise ValueError("its pixels were damaged after they were written")
         finally:
             os.close(handle)
     except (OSError, ValueError) as error:
@@ -387,5 +387,5 @@ def _lost_level(paths: StorePaths, image_id: str, level: str, error: Exception) 
     verifying = "" if isinstance(error, FileNotFoundError) else " with --verify"
     return InputError(
         f"the level {level} of {paths.image(image_id)} cannot be read ({cause_of(error)}); run the "
-        f"same mammo-pd preprocess again{verifying} to mend it."
+        f"same mammo-pd preprocess again{verifying} to repair it."
     )

@@ -149,15 +149,15 @@ def check_units(units: npt.NDArray[np.int64], batch_size: int | None, world_size
     if len(units) < world_size * largest:
         raise InputError(
             f"{world_size} devices cannot share {counted(len(units), 'training image')}, of which "
-            f"up to {largest} are judged together (training.fusion) and cannot be parted; use "
-            f"{len(units) // largest} at most."
+            f"up to {largest} are judged together (training.fusion) and must stay together; use at "
+            f"most {len(units) // largest}."
         )
     if batch_size is not None and batch_size < world_size * largest:
         beside = f" on {world_size} devices" if world_size > 1 else ""
         raise InputError(
             f"--batch-size {batch_size} is too small: {largest} images are judged together "
-            f"(training.fusion), and cannot be parted; give at least {world_size * largest}"
-            f"{beside}."
+            "(training.fusion) and must stay together; give at least "
+            f"{world_size * largest}{beside}."
         )
 
 

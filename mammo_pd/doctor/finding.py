@@ -59,6 +59,6 @@ def run_check(name: str, check: Check) -> list[Finding]:
             fails(
                 name,
                 f"the check itself failed ({type(error).__name__}: {cause_of(error)})",
-                "reinstall mammo-pd and its dependencies; if it stays, report it.",
+                "reinstall mammo-pd and its dependencies; if that does not help, report it.",
             )
         ]

@@ -64,7 +64,7 @@ def check_packages() -> Iterator[Finding]:
         names = " ".join(f"'{one.name}{one.specifier}'" for one, _ in wrong)
         yield fails("packages", found, f"pip install {names}")
     else:
-        yield ok("packages", f"all {len(base)} are there in versions that fit")
+        yield ok("packages", f"all {len(base)} are installed in compatible versions")
 
 
 def check_extras() -> Iterator[Finding]:
@@ -75,7 +75,7 @@ def check_extras() -> Iterator[Finding]:
         wrong = _unmet(own)
         name, install = f"extra {extra}", f"pip install 'mammo-pd[{extra}]'"
         if not own:
-            cause = "mammo-pd was installed before it had this one"
+            cause = "this mammo-pd installation is older than the extra"
             yield warning(name, f"not known, for {purpose}: {cause}", install)
         elif not wrong:
             yield ok(name, f"installed: {purpose}")
@@ -137,7 +137,7 @@ def check_gpu() -> Iterator[Finding]:
         if torch.version.cuda and _has_nvidia_device():
             yield fails(
                 name,
-                "an NVIDIA device is there, and its driver does not answer",
+                "there is an NVIDIA device, but its driver does not respond",
                 "install the driver, or start the container with --gpus all; nvidia-smi must work.",
             )
         else:
@@ -151,7 +151,7 @@ def check_gpu() -> Iterator[Finding]:
     if built is None:
         yield fails(
             name,
-            f"{found}, but torch {torch.__version__} is built for the CPU alone",
+            f"{found}, but torch {torch.__version__} is a CPU-only build",
             "install torch and torchvision from https://download.pytorch.org/whl/ for this CUDA.",
         )
         return
@@ -167,7 +167,7 @@ def check_gpu() -> Iterator[Finding]:
         yield fails(
             name,
             f"{found}, and torch for CUDA {built} sees no GPU",
-            "look at CUDA_VISIBLE_DEVICES and at the container's --gpus; nvidia-smi must work.",
+            "check CUDA_VISIBLE_DEVICES and the container's --gpus; nvidia-smi must work.",
         )
         return
     yield ok(name, f"{found}, torch for CUDA {built}")
@@ -189,14 +189,14 @@ def _check_card(device: int) -> Finding:
         return fails(
             name,
             f"{card}, compute capability {capability}: {str(error).splitlines()[0][:120]}",
-            f"torch is built for {', '.join(torch.cuda.get_arch_list())}; install one for this "
-            "card, or end what fills it.",
+            f"torch is built for {', '.join(torch.cuda.get_arch_list())}; install a build for this "
+            "card, or stop whatever is using its memory.",
         )
     if not right:
-        return fails(name, f"{card}: a product of ones is wrong", "have the card examined.")
+        return fails(name, f"{card}: a matrix product of ones is wrong", "have the card checked.")
     if not torch.cuda.is_bf16_supported(including_emulation=False):
-        return ok(name, f"{card}: no bf16, training runs in fp16")
-    return ok(name, f"{card}: a product is right, bf16")
+        return ok(name, f"{card}: computes correctly; no bf16, so training runs in fp16")
+    return ok(name, f"{card}: computes correctly, with bf16")
 
 
 def check_compiler() -> Iterator[Finding]:
@@ -211,14 +211,17 @@ def check_compiler() -> Iterator[Finding]:
         return
     hindrance = what_hinders_compiling()
     if hindrance is not None:
-        yield warning(name, hindrance[0] + ": training runs uncompiled, and slower", hindrance[1])
+        yield warning(
+            name, hindrance[0] + ": training runs uncompiled, which is slower", hindrance[1]
+        )
         return
     header = Path(sysconfig.get_path("include")) / "Python.h"
     if not header.is_file():
         yield warning(
             name,
-            "Python.h is not there, which Triton compiles against",
-            "install Python's headers (python3-dev), or training runs uncompiled, and slower.",
+            "Python.h is missing; Triton compiles against it",
+            "install Python's headers (python3-dev); without them training runs uncompiled, which "
+            "is slower.",
         )
         return
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or "cc"
@@ -232,12 +235,13 @@ def check_compiler() -> Iterator[Finding]:
         )
         works = compiled.returncode == 0 and subprocess.run([program]).returncode == 0
     if works:
-        yield ok(name, f"{compiler} makes programs that run")
+        yield ok(name, f"{compiler} compiles programs that run")
     else:
         yield warning(
             name,
-            f"{compiler} makes no program ({compiled.stderr.strip()[:120]})",
-            "install gcc with the C library's headers, or training runs uncompiled, and slower.",
+            f"{compiler} cannot compile a program ({compiled.stderr.strip()[:120]})",
+            "install gcc with the C library's headers; without them training runs uncompiled, "
+            "which is slower.",
         )
 
 
@@ -252,8 +256,8 @@ def check_memory() -> Iterator[Finding]:
         fitting = max(1, int(memory.available / _MEMORY_OF_A_WORKER))
         yield warning(
             "memory",
-            f"{found}: little for a worker on each core",
-            f"free some, or run preprocess with --workers {fitting}.",
+            f"{found}: too little for one worker per core",
+            f"free some memory, or run preprocess with --workers {fitting}.",
         )
     else:
         yield ok("memory", found)
@@ -276,9 +280,9 @@ def _check_shared_memory() -> Finding:
         # Semaphores of worker processes live there.
         get_context("forkserver").Lock()
     except OSError as error:
-        return fails(name, f"no semaphore can be made ({error.strerror})", remedy)
+        return fails(name, f"semaphores cannot be created ({error.strerror})", remedy)
     if not folder.is_dir():
-        return ok(name, "no /dev/shm, and semaphores can be made")
+        return ok(name, "no /dev/shm, but semaphores work")
     free = shutil.disk_usage(folder).free
     found = f"{free / 2**20:.0f} MiB free"
     if free < _LEAST_SHARED_MEMORY:

@@ -48,8 +48,8 @@ def _check_place(name: str, folder: Path) -> Finding:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         return fails(
             name,
-            f"nothing can be written in {existing} ({error.strerror})",
-            "free some space." if full else "get the right to write there, or name another folder.",
+            f"cannot write to {existing} ({error.strerror})",
+            "free some space." if full else "get write permission there, or name another folder.",
         )
     free = shutil.disk_usage(existing).free
     status = os.statvfs(existing)
@@ -61,9 +61,9 @@ def _check_place(name: str, folder: Path) -> Finding:
         return warning(
             name,
             f"room for {counted(status.f_favail, 'more file')}",
-            "delete small files: an image takes one for each level of its pyramid.",
+            "delete small files: each image takes one file per level of its pyramid.",
         )
-    return ok(name, f"can be written, {free / 1e9:.0f} GB free")
+    return ok(name, f"writable, {free / 1e9:.0f} GB free")
 
 
 def check_private(store: Path) -> Iterator[Finding]:
@@ -77,22 +77,22 @@ def check_private(store: Path) -> Iterator[Finding]:
         is_open = bool(private.stat().st_mode & 0o077)
         unreadable = [file for file in files if not os.access(file, os.R_OK | os.W_OK)]
     except OSError as error:
-        yield fails(name, f"cannot be looked at ({error.strerror})", "ask the store's owner.")
+        yield fails(name, f"cannot be inspected ({error.strerror})", "ask the store's owner.")
         return
     if is_open:
         yield fails(
             name,
-            "others may enter it: it holds paths and original identifiers",
+            "other users can enter it, and it holds paths and original identifiers",
             f"chmod -R go-rwx {shlex.quote(str(private))}",
         )
     elif unreadable:
         yield warning(
             name,
-            f"{counted(len(unreadable), 'file')} in it cannot be read and written by you",
-            "train goes without them; preprocess is for the store's owner.",
+            f"you cannot read and write {counted(len(unreadable), 'file')} in it",
+            "train does not need them; only the store's owner can run preprocess.",
         )
     else:
-        yield ok(name, "for its owner alone")
+        yield ok(name, "only its owner has access")
 
 
 def _write_and_rename(folder: Path) -> tuple[str, str] | None:
@@ -108,15 +108,15 @@ def _write_and_rename(folder: Path) -> tuple[str, str] | None:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             return (
-                "the file system has no locks",
-                "let one command at a time write there, or take a local disk.",
+                "the file system does not support locks",
+                "run only one command at a time there, or use a local disk.",
             )
     first.replace(second)
     second.chmod(0o600)
     if second.stat().st_mode & 0o077:
         return (
-            "the file system keeps no permissions, so that others may read what is private",
-            "take a disk with POSIX permissions for the store.",
+            "the file system does not store permissions, so others may read private files",
+            "use a disk with POSIX permissions for the store.",
         )
     return None
 
@@ -132,7 +132,7 @@ def check_room(folder: Path, store: Path) -> Iterator[Finding]:
     try:
         images = find_images(folder).images
     except InputError as error:
-        yield fails(name, str(error), "give the folder that holds the mammograms.")
+        yield fails(name, str(error), "name the folder that holds the mammograms.")
         return
     space = expected_space(images, Frames.EXCLUDE, ALL_LEVELS)
     disk = store.absolute()
@@ -160,12 +160,14 @@ def check_workers() -> Iterator[Finding]:
     # None where the worker was ended with what it was at, as in a decoder that never comes back.
     ((_, state),) = run_in_processes([_LIMIT], overstay, 1)
     if state in (None, "ended"):
-        yield ok(name, f"start, and end what takes too long ({time.monotonic() - started:.1f} s)")
+        yield ok(
+            name, f"start, and stop files that take too long ({time.monotonic() - started:.1f} s)"
+        )
     else:
         yield fails(
             name,
-            "a file that takes too long is not ended: a damaged one can hold up preprocess",
-            "SIGALRM must reach processes here: look at what starts this one.",
+            "a file that takes too long is not stopped: a damaged one can hang preprocess",
+            "SIGALRM must reach processes here: check what starts this one.",
         )
 
 
@@ -195,8 +197,8 @@ def check_time_outs() -> Iterator[Finding]:
         yield warning(
             name,
             found,
-            "training waits so long when the server is away: lower MLFLOW_HTTP_REQUEST_TIMEOUT or "
-            "MLFLOW_HTTP_REQUEST_MAX_RETRIES.",
+            "training waits that long whenever the server is unreachable: lower "
+            "MLFLOW_HTTP_REQUEST_TIMEOUT or MLFLOW_HTTP_REQUEST_MAX_RETRIES.",
         )
     else:
         yield ok(name, found)

@@ -52,12 +52,13 @@ def write_bundle(checkpoint: Path, folder: Path) -> None:
     # Within it, since it may be a mount, which no other folder can be renamed to.
     new = folder / _UNFINISHED
     if folder.exists() and not new.is_dir() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} exists and holds files; name a new or empty folder.")
+        raise InputError(f"{folder} is not empty; name a new or empty folder.")
     model = TrainedModel.load(checkpoint)
     WholeImageModel.of(model)
     if model.settings.frames is Frames.EACH:
         raise InputError(
-            "the model was trained on each frame of a file as an image, which a bundle cannot give."
+            "the model was trained on each frame of a file as its own image, which a bundle "
+            "cannot reproduce."
         )
     if model.settings.steps:
         raise InputError(

@@ -257,7 +257,7 @@ def embed(
         todo = [start for start in starts if start not in done]
         resumed = len(rows) - sum(min(_PART, len(rows) - start) for start in todo)
         if resumed:
-            say(f"{resumed} of {counted(len(rows), 'image')} were done before")
+            say(f"{resumed} of {counted(len(rows), 'image')} already done")
         with tqdm(
             total=len(rows), initial=resumed, desc="embed", unit="image", disable=None
         ) as bar:

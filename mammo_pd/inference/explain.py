@@ -210,7 +210,7 @@ class ErrorPictures:
     @property
     def legend(self) -> str:
         """What the pictures show, in a few sentences for the reader."""
-        said = "Images lie as they were acquired: none is mirrored."
+        said = "Images are shown as acquired, not mirrored."
         if self._unexplained is None:
             said += (
                 " Open where the model looked for attention roll-out over the image: the deeper "
@@ -264,7 +264,7 @@ def _refuse_too_slow(model: Backbone) -> None:
     on_cpu = next(model.parameters()).device.type == "cpu"
     if on_cpu and model.num_tokens > _MOST_PATCHES_ON_CPU:
         raise InputError(
-            f"attention roll-out over {model.num_tokens} patches takes minutes an image on a CPU; "
+            f"attention roll-out over {model.num_tokens} patches takes minutes per image on a CPU; "
             "evaluate on a GPU to see it."
         )
 

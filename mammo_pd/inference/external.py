@@ -52,8 +52,8 @@ def tell_apart(run: RunFolder, stores: Sequence[Path]) -> tuple[Path | None, lis
             return others[0], []
         raise InputError(
             f"the store that the run {run.info.run_id} was trained on is no longer at "
-            f"{run.info.store}, and its thresholds are chosen there: name it with a further "
-            "--store. (It is known by its split; none of those named has it.)"
+            f"{run.info.store}, and the run's thresholds are chosen on it: name it with another "
+            "--store. (It is recognised by its split, which none of the stores given has.)"
         )
     return (own[0] if own else None), others
 
@@ -92,15 +92,15 @@ def check_external(run: RunFolder, own: Path | None, store: Path) -> list[str]:
     }
     if "voi" in changed:
         raise InputError(
-            f"the grey values in {store} were made otherwise than those that the run "
-            f"{run.info.run_id} was trained on ({changed['voi']}), so the model would see other "
-            f"pictures; preprocess them with --voi {before.get('voi')}."
+            f"the grey values in {store} were made differently from those that the run "
+            f"{run.info.run_id} was trained on ({changed['voi']}), so the model would see "
+            f"different images; preprocess them with --voi {before.get('voi')}."
         )
     if "steps" in changed:
         raise InputError(
-            f"the images in {store} were prepared with other steps of your own than those that the "
-            f"run {run.info.run_id} was trained on ({changed['steps']}); preprocess them by the "
-            "program that has these."
+            f"the images in {store} were prepared with different custom steps from those that the "
+            f"run {run.info.run_id} was trained on ({changed['steps']}); preprocess them with the "
+            "program that has the run's steps."
         )
     rows = read_manifest(paths.manifest)
     objective = build_objective(run.config.training)
@@ -118,8 +118,8 @@ def check_external(run: RunFolder, own: Path | None, store: Path) -> list[str]:
         )
     if set(rows["image_id"]) <= set(read_manifest(developed.manifest)["image_id"]):
         raise InputError(
-            f"all images of {store} are in {developed.root} too, which the run {run.info.run_id} "
-            "was trained on: it is no external set."
+            f"all images of {store} are also in {developed.root}, which the run {run.info.run_id} "
+            "was trained on: it is not an external set."
         )
     notes = []
     if changed:
@@ -127,7 +127,7 @@ def check_external(run: RunFolder, own: Path | None, store: Path) -> list[str]:
         why = (
             "these settings follow the archive's files"
             if kind == "files"
-            else "some files may have come out otherwise; preprocess the older store again to be "
+            else "some files may have come out differently; preprocess the older store again to be "
             "certain"
         )
         notes.append(

@@ -34,8 +34,8 @@ class ScoringModel:
         card = CheckpointHeader.read(checkpoint).card
         if card is None:
             raise InputError(
-                f"{checkpoint} was made by an earlier version, and does not say what model it is "
-                "of; train again, or score its run: mammo-pd evaluate RUN"
+                f"{checkpoint} was made by an earlier version and does not record its model; train "
+                "again, or score its run: mammo-pd evaluate RUN"
             )
         config = RunConfig.model_validate(card.config)
         self._objective = build_objective(config.training)

@@ -53,7 +53,7 @@ _NOT_SCORED = ("image_id", "patient_id", "exam_id", "status", "reason", "detail"
 _TOKEN = "token"
 _WAITING = {
     "reason": "not_finished",
-    "detail": "it is scored once all images have been read: run the command again",
+    "detail": "it is scored only after all images have been read: run the command again",
 }
 _JUDGED = ("score", "recalibrated", "threshold", "flagged")
 # Files that give no image are committed at the latest after so many.
@@ -134,8 +134,8 @@ class PredictionFolder:
             if self.table(Level.IMAGE).is_file() and not has_record(self.paths):
                 raise InputError(
                     f"{self.root} holds predictions without their record, "
-                    f"{record_file(self.paths)}, so they would all be made anew and named "
-                    "otherwise; put that back from a copy, or name another --out."
+                    f"{record_file(self.paths)}, so they would all be recreated under other names; "
+                    "restore the record from a copy, or name another --out."
                 )
             return
         # But for what a command left that was killed as it wrote its first file.
@@ -144,8 +144,8 @@ class PredictionFolder:
             self.root.is_dir() and all(file.name.startswith(first) for file in self.root.iterdir())
         ):
             raise InputError(
-                f"{self.root} exists and holds no predictions; name a new or empty folder with "
-                "--out."
+                f"{self.root} exists and is not a folder of predictions; name a new or empty "
+                "folder with --out."
             )
         self.root.mkdir(parents=True, exist_ok=True)
         write_text(self.about, json.dumps({"made_by": made_by}, indent=2) + "\n")
@@ -345,8 +345,8 @@ def _warnings(
     found = [] if (line := model.preprocessing_warning()) is None else [line]
     if model.card.trained_on is None:
         found.append(
-            "the checkpoint does not say which machines it was trained on (an earlier version made "
-            "it), so machines that it has never seen cannot be told"
+            "the checkpoint does not record which machines it was trained on (it comes from an "
+            "earlier version), so unseen machines cannot be detected"
         )
     if unnamed:
         found.append(
@@ -359,8 +359,8 @@ def _warnings(
             told = ", ".join(f"{value}: {count}" for value, count in counts.most_common())
             found.append(
                 f"{counts.total()} of {counted(images, 'image')} came from {_KINDS[kind]} that the "
-                f"model was not trained on, or that cannot be told ({told}); nothing is known of "
-                "its scores there (column unseen)"
+                f"model was not trained on, or that are unknown ({told}); how well it scores them "
+                "is not known (column unseen)"
             )
     return found
 
@@ -369,8 +369,8 @@ def _doubts(images: pd.DataFrame, not_scored: pd.DataFrame) -> str | None:
     """What to look at before scores are believed, in one line; None where there is nothing."""
     found = []
     for column, what in (
-        ("breast_verdict", "with more or less than a breast, perhaps"),
-        ("side_verdict", "with the breast on another side than named"),
+        ("breast_verdict", "that may show more or less than one breast"),
+        ("side_verdict", "with the breast on a different side than stated"),
     ):
         doubtful = images.loc[images[column].notna() & (images[column] != "ok"), column]
         if len(doubtful):

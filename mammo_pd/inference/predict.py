@@ -103,8 +103,8 @@ def predict(
     run.refuse_scoring_on(cohort, labels, accept_other_split=accept_other_split)
     if run.info.finished is None:
         say(
-            f"warning: the run {run.info.run_id} was not trained to its end; what it has learnt "
-            "so far is scored"
+            f"warning: the run {run.info.run_id} did not finish training; scoring the weights "
+            "learnt so far"
         )
     images = cohort.rows[cohort.rows["split"] != Split.TRAIN].reset_index(drop=True)
     scored = score_images(run, cohort, images, checkpoint, run.predictions, reuse=reuse, say=say)
@@ -317,7 +317,7 @@ def join_folds(scored: Sequence[Scored]) -> pd.DataFrame:
     if len(scored) == 1:
         return scored[0].table
     if len({one.info.split_hash for one in scored}) > 1:
-        raise InputError("the runs rest on different splits; evaluate them one by one.")
+        raise InputError("the runs use different splits; evaluate them one by one.")
     folds = [one.info.fold for one in scored]
     if len(set(folds)) < len(folds):
         raise InputError(

@@ -58,8 +58,8 @@ def attention_rollout(
     attentions = recorder.attentions
     if len(attentions) != len(model.timm_model.blocks):
         raise InputError(
-            "attention roll-out reads queries and keys where timm hands them to PyTorch's fused "
-            "attention, which is switched off; unset TIMM_FUSED_ATTN."
+            "attention roll-out reads queries and keys where timm passes them to PyTorch's fused "
+            "attention, which is disabled; unset TIMM_FUSED_ATTN."
         )
     share = _read_by_head(model, attentions[-1].key)
     for attention in reversed(attentions):

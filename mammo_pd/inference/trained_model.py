@@ -75,20 +75,20 @@ class TrainedModel:
         card = header.card
         if card is None:
             raise InputError(
-                f"{checkpoint} was made by an earlier version, and does not say what model it is "
-                "of; train again, or score its run: mammo-pd evaluate RUN"
+                f"{checkpoint} was made by an earlier version and does not record its model; train "
+                "again, or score its run: mammo-pd evaluate RUN"
             )
         config = RunConfig.model_validate(card.config)
         objective = build_objective(config.training)
         if objective.is_pretext:
             raise InputError(
-                f"{checkpoint} was trained for {card.objective}, which judges nothing; it is the "
-                f"start of another run: mammo-pd train --weights {checkpoint}"
+                f"{checkpoint} was trained for {card.objective}, which gives no scores; use it to "
+                f"start another run: mammo-pd train --weights {checkpoint}"
             )
         if not objective.target_columns:
             raise InputError(
-                f"{checkpoint} was trained for {card.objective}, which learns no label of 0 and 1 "
-                "to give a verdict on; what it says of a store's images: mammo-pd evaluate RUN"
+                f"{checkpoint} was trained for {card.objective}, which has no 0/1 label to give a "
+                "verdict on; to score a store's images: mammo-pd evaluate RUN"
             )
         backbone = build_backbone(
             card.model,
@@ -148,16 +148,14 @@ class TrainedModel:
         given = self.card.preprocessing
         differing = []
         if (before := given.get("algorithm")) != ALGORITHM_VERSION:
-            differing.append(
-                f"by version {before} of the preprocessing, and not {ALGORITHM_VERSION}"
-            )
+            differing.append(f"by version {before} of the preprocessing, not {ALGORITHM_VERSION}")
         if (levels := given.get("levels")) != list(PYRAMID_LONG_SIDES):
-            differing.append(f"from levels of {levels} pixels, and not {list(PYRAMID_LONG_SIDES)}")
+            differing.append(f"from levels of {levels} pixels, not {list(PYRAMID_LONG_SIDES)}")
         if not differing:
             return None
         return (
             f"the model was trained on images prepared {' and '.join(differing)}: its scores may "
-            "differ from those that it was evaluated by; preprocess its images again and train anew"
+            "differ from those it was evaluated with; preprocess its images again and retrain"
         )
 
     def score(self, images: Sequence[npt.NDArray[np.uint16]]) -> npt.NDArray[np.float64]:

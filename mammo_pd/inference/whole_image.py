@@ -56,13 +56,13 @@ class WholeImageModel(nn.Module):
         if objective.judged is not Level.IMAGE:
             raise InputError(
                 f"the model judges all images of one {objective.judged} together "
-                "(training.fusion), and other tools give it one by one; score them by mammo-pd "
-                "predict."
+                "(training.fusion), and other tools pass them one by one; score them with "
+                "mammo-pd predict."
             )
         if type(objective).evaluation_inputs is not Objective.evaluation_inputs:
             raise InputError(
-                f"the objective {model.card.objective} reads images in a way of its own, which "
-                "other tools do not know."
+                f"the objective {model.card.objective} reads images in its own way, which other "
+                "tools cannot reproduce."
             )
         card = model.card
         return cls(

@@ -64,8 +64,8 @@ def join_labels(
         names = [record.known(path)[0][2] for path in paths[:2]]
         raise InputError(
             f"line {row + 2} of {labels.source} names {most} images, such as {names[0]} and "
-            f"{names[1]}; give paths that tell them apart (a run without --labels and with "
-            "--crosswalk FILE says which file is which). The images are in the store: run again "
+            f"{names[1]}; give paths that distinguish them (a run without --labels and with "
+            "--crosswalk FILE lists which file is which). The images are in the store: run again "
             "with the corrected table, and only it is read."
         )
     changes = _compare(labels, found, record)
@@ -171,8 +171,8 @@ def _compare(labels: LabelTable, found: dict[Path, int | None], record: Record) 
 def _refuse(labels: LabelTable, changes: LabelChanges) -> None:
     if changes:
         raise InputError(
-            f"of {counted(changes.labelled, 'image')} with a label, {labels.source} takes it from "
-            f"{changes.removed} and turns it round for {changes.turned}; no label was changed. "
-            "Give one table that holds every label (and the --label-column, --positive or "
-            "--definition of before), or --replace-labels if that is what you want."
+            f"of {counted(changes.labelled, 'image')} with a label, {labels.source} removes the "
+            f"label of {changes.removed} and reverses it for {changes.turned}; no label was "
+            "changed. Give one table that holds every label (and the --label-column, --positive "
+            "or --definition of before), or --replace-labels if that is what you want."
         )

@@ -294,7 +294,7 @@ def _check_grey_values(breast: np.ndarray, voi_applied: str) -> None:
     remedy = (
         "is it inverted (photometric_interpretation)?"
         if voi_applied.startswith("full_range")
-        else "--voi raw takes the stored range instead."
+        else "--voi raw uses the stored range instead."
     )
     for is_so, what in (
         (levels == 1, f"gives every pixel the value {breast[0] if breast.size else 0}"),

@@ -137,7 +137,7 @@ def read_new_images(
         InputError: ``workers`` is not positive.
     """
     if workers is not None and workers < 1:
-        raise InputError(f"--workers {workers} is not 1 or above.")
+        raise InputError(f"--workers {workers} is below 1.")
     lost = _drop_lost_files(found, record)
     jobs = []
     for source in found.images:
@@ -145,7 +145,7 @@ def read_new_images(
         if not _is_pending(job, record, lacks, read_copies=lost):
             continue
         if source.suffix.lower() in RASTER_SUFFIXES:
-            detail = "an image file that is not DICOM, so nothing tells whose mammogram it is"
+            detail = "an image file that is not DICOM, so nothing says whose mammogram it is"
             outcome = failed(ImageError(Reason.NOT_IN_TABLE, detail))
             _put(job, [outcome], folder, record)
         else:

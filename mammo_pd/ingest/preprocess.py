@@ -157,7 +157,7 @@ def preprocess(
             level.
     """
     if workers is not None and workers < 1:
-        raise InputError(f"--workers {workers} is not 1 or above.")
+        raise InputError(f"--workers {workers} is below 1.")
     if scheduler is None:
         refuse_unguarded_script()  # before anything is written
     settings = settings or ImagingSettings()
@@ -333,8 +333,8 @@ def _levels_to_keep(
     together = tuple(level for level in ALL_LEVELS if level in {*before, *asked})
     if not {*before} <= {*asked}:
         say(
-            f"the store keeps {', '.join(together)}: --levels adds and never removes; to keep "
-            "fewer, make another store with --out"
+            f"the store keeps {', '.join(together)}: --levels only adds levels; to keep fewer, "
+            "make another store with --out"
         )
     return together
 
@@ -351,7 +351,7 @@ def _compression_to_keep(
         return before
     if record.holds_pixels:
         say(
-            f"--compression {asked}: of images that are written from now on; those that are in the "
+            f"--compression {asked} applies to images written from now on; those already in the "
             "store stay as they are"
         )
     keep_compression(paths, asked)
@@ -374,8 +374,8 @@ def _add_levels(
     say(
         counted(
             len(jobs),
-            "image gets further levels out of larger ones, and is",
-            "images get further levels out of larger ones, and are",
+            "image gets further levels, computed from larger ones, and is",
+            "images get further levels, computed from larger ones, and are",
         )
         + " not decoded again"
     )
@@ -512,7 +512,7 @@ def _store_image(job: Job, outcome: Outcome, target: _Target) -> RecordedImage:
     uid = outcome.identifiers.get("sop_instance_uid")
     image_id = _name(job, outcome, target)
     if _is_forgotten(job, image_id, uid, outcome, target):
-        detail = "was taken out by mammo-pd forget; delete its file, or see forget --take-again"
+        detail = "was removed by mammo-pd forget; delete its file, or see forget --take-again"
         columns = failed(ImageError(Reason.FORGOTTEN, detail), outcome.frame).columns
         # Nothing more is kept of it than where it lies, to pass it over next time.
         image_id = name_by_path(job.source, outcome.frame, hasher)

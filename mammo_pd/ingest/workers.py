@@ -85,7 +85,7 @@ def run_on_cluster(
         client = Client(scheduler, timeout="10s")
     except (OSError, ValueError) as error:
         raise InputError(
-            f"no Dask scheduler answers at {scheduler} ({cause_of(error)}); start one with: dask "
+            f"no Dask scheduler responds at {scheduler} ({cause_of(error)}); start one with: dask "
             "scheduler"
         ) from error
     with client:

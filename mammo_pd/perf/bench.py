@@ -138,7 +138,7 @@ def bench(
                     try:
                         keep(_measure_epoch(machine, row, compiled, say), results.epochs)
                     except DoesNotFitError:
-                        say(f"{case}: whole epochs of this batch do not fit, left out")
+                        say(f"{case}: whole epochs with this batch do not fit; skipped")
             smallest = min(other.img_size for other in cases if other.model == case.model)
             if batch_size is None and size > _SMALL_BATCH and case.img_size == smallest:
                 for row in _measure(machine, case, _SMALL_BATCH, compiled, False, say):
@@ -146,7 +146,7 @@ def bench(
     rows = results.rows
     if not rows:
         raise InputError(
-            "nothing fits in this device's memory; give a smaller --res, --keep or --batch-size."
+            "nothing fits in this device's memory; lower --res, --keep or --batch-size."
         )
     plot_rows(rows, out / "bench.png")
     if runs is not None:
@@ -162,14 +162,14 @@ def _list_cases(
 ) -> list[_Case]:
     """Every combination, each one valid."""
     if batch_size is not None and batch_size < 1:
-        raise InputError(f"--batch-size {batch_size} is not 1 or above.")
+        raise InputError(f"--batch-size {batch_size} is below 1.")
     cases = []
     for name in models:
         shape = shape_of(name)
         for res in resolutions:
             if str(res) == "full":
                 raise InputError(
-                    "--res full depends on a split; give bench its image size, such as 3328x2560."
+                    "--res full depends on a split; give an image size, such as 3328x2560."
                 )
             window = window_of(shape, keep_rates)
             img_size = resolve_img_size(res, shape.patch_size, (0, 0), window=window)
@@ -215,7 +215,7 @@ def _measure(
         try:
             row = attempt()
         except torch.OutOfMemoryError:
-            say(f"{case}: a batch of {batch_size} does not fit, left out")
+            say(f"{case}: a batch of {batch_size} does not fit; skipped")
             continue
         memory = "" if math.isnan(row.peak_gib) else f", {row.peak_gib:.1f} GiB"
         # timm has no patch dropout of some models, and is then measured on every patch.

@@ -107,7 +107,7 @@ def budget(
         InputError: an invalid argument.
     """
     if (hours is None) != (images is None):
-        raise InputError("--hours and --images belong together: give both or neither.")
+        raise InputError("--hours and --images go together: give both or neither.")
     for name, value in (("--hours", hours), ("--images", images)):
         if value is not None and not value > 0:
             raise InputError(f"{name} {value} is not above 0.")
@@ -143,21 +143,22 @@ def budget(
         "|---|---|---|---|---|---|---|---|" + ("---|---|" if hours is not None else ""),
         *(_line(choice, images if hours is not None else None) for choice in choices),
         "",
-        "MB/s read is what the disk must give at these images/s, unless all images' pixels at this "
-        f"size stay in memory: of crops of {_USUAL_CROP[0]}x{_USUAL_CROP[1]} pixels, and about .7 "
-        "of it in a store made with --compression lz4.\n",
+        "MB/s read is what the disk must deliver at these images/s, unless the pixels of all "
+        "images at this size stay in memory. It assumes crops of "
+        f"{_USUAL_CROP[0]}x{_USUAL_CROP[1]} pixels; a store made with --compression lz4 needs "
+        "about .7 of it.\n",
     ]
     if calibration is not None and not all(c.is_measured(calibration) for c in choices):
         sizes, names = " ".join(map(str, resolutions)), " ".join(models)
         lines.append(
-            "Some of these are far from anything the bench measured, and their speeds are "
+            "Some of these are far from anything the bench measured, so their speeds are "
             f"extrapolated; to measure them: mammo-pd bench --res {sizes} --model {names}\n"
         )
     unfitted = [shape.name for shape in map(shape_of, models) if shape.window]
     if unfitted and calibration is None:
         lines.append(
-            f"Memory and speed of {', '.join(unfitted)} are by figures that were fitted to plain "
-            "vision transformers, and may be far off; to measure them: mammo-pd bench --model "
+            f"Memory and speed of {', '.join(unfitted)} come from figures fitted to plain vision "
+            "transformers, and may be far off; to measure them: mammo-pd bench --model "
             f"{' '.join(unfitted)}\n"
         )
     if best is None:
@@ -178,10 +179,10 @@ def budget(
         + f", then the keep rate nearest {_USUAL_KEEP:g}, then the largest model. Images/s are of "
         "the training step alone"
         + (
-            f"; the epochs are with validation on {percent(_VALIDATION_SHARE)} as many images, as "
-            "in the default split."
+            f"; epochs include validation on {percent(_VALIDATION_SHARE)} as many images, as in "
+            "the default split."
             if hours is not None
-            else "; validation comes on top."
+            else "; validation takes additional time."
         )
     )
     height, width = best.img_size

@@ -43,11 +43,14 @@ def cpu_advice(setup: RunSetup) -> str | None:
     epochs = config.training.epochs
     line = (
         f"training on the CPU: about {_in_words(on_cpu / epochs)} an epoch, {_in_words(on_cpu)} "
-        f"for all {epochs} (one block was measured just now); an H200 would take about "
+        f"for all {epochs} (estimated by timing one block just now); an H200 would take about "
         f"{_in_words(on_gpu)}"
     )
     if on_cpu > _LONG:
-        line += ". To see first that all works: --res 256 --epochs 2 --model vit_tiny_patch16_224"
+        line += (
+            ". To check first that everything works: --res 256 --epochs 2 --model "
+            "vit_tiny_patch16_224"
+        )
     return line
 
 

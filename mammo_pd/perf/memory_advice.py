@@ -88,7 +88,7 @@ def memory_warning(setup: RunSetup, memory: int | None = None) -> str | None:
         which = f"a step of the last epochs, which keep all {largest.num_keep} patches,"
     return (
         f"warning: {which} is estimated to take {largest.bytes / 2**30:.1f} GiB, and the device "
-        f"has {memory / 2**30:.1f}; trying it all the same. {suggest_batch(setup, memory)}"
+        f"has {memory / 2**30:.1f}; trying anyway. {suggest_batch(setup, memory)}"
     )
 
 
@@ -109,24 +109,24 @@ def suggest_batch(setup: RunSetup, memory: int | None = None) -> str:
     base, *last = (_largest_batch(setup, *kind, memory) for kind in setup.kinds_of_step)
     if not base:
         return (
-            f"By the estimate not even {setup.least_at_once} per device fits with "
-            f"{setup.num_keep} patches kept: lower --res or --keep, choose a smaller --model, "
-            "or set model.checkpointing=true."
+            f"According to the estimate, not even {setup.least_at_once} per device fits with "
+            f"{setup.num_keep} patches kept: lower --res or --keep, choose a smaller --model, or "
+            "set model.checkpointing=true."
         )
     if last and not last[0]:
         return (
-            f"By the estimate not even {setup.least_at_once} per device fits in the last epochs, "
-            f"in which --keep {setup.config.patch_dropout.keep_rate} keeps all "
-            f"{setup.backbone.num_tokens} patches: drop these epochs, lower --res, or set "
+            f"According to the estimate, not even {setup.least_at_once} per device fits in the "
+            f"last epochs, in which --keep {setup.config.patch_dropout.keep_rate} keeps all "
+            f"{setup.backbone.num_tokens} patches: drop those epochs, lower --res, or set "
             "model.checkpointing=true."
         )
     fits, given = min([base, *last]), setup.config.training.batch_size
     if isinstance(given, int) and fits < given:
         found = counted(fits, "image fits", "images fit")
-        return f"By the estimate {found}: try --batch-size {fits} first."
+        return f"According to the estimate, {found}: try --batch-size {fits} first."
     return (
-        f"By the estimate {counted(fits, 'image')} should fit: another process may be using the "
-        "memory, or this model needs more than estimated."
+        f"According to the estimate, {counted(fits, 'image')} should fit: another process may be "
+        "using the memory, or this model needs more than estimated."
     )
 
 

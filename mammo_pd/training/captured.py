@@ -117,7 +117,7 @@ class CapturedWork:
         self._gave_up = True
         self._memory.clear()
         torch.cuda.empty_cache()
-        self._say(f"warning: steps are not captured as CUDA graphs, and slower: {reason}")
+        self._say(f"warning: steps run without CUDA graphs, which is slower: {reason}")
 
     def _has_room(self) -> bool:
         peak = torch.cuda.max_memory_allocated(self._device)

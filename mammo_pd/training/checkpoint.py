@@ -170,7 +170,7 @@ def load_state(
             groups = json.loads(file.metadata()["param_groups"])
     except (KeyError, ValueError) as error:
         raise InputError(
-            f"{path} holds weights alone, and not what training needs to go on; train anew without "
+            f"{path} holds only weights, not the state needed to resume; start a new run without "
             "--resume."
         ) from error
     own_groups = [
@@ -184,9 +184,9 @@ def load_state(
         optimizer.load_state_dict({"state": state, "param_groups": groups})
     except ValueError as error:
         raise InputError(
-            f"{path} was written by a version that grouped the weights for the optimizer "
-            "otherwise, and cannot be gone on with exactly; train anew without --resume, or from "
-            "its weights with --weights."
+            f"{path} was written by a version that grouped the weights differently for the "
+            "optimizer, so training cannot resume exactly; start a new run without --resume, or "
+            "from its weights with --weights."
         ) from error
     return metadata
 
@@ -220,7 +220,7 @@ def newest_state(last: Path, midway: Path) -> Path | None:
         within = CheckpointHeader.read(midway).epochs
     except InputError as error:
         raise InputError(
-            f"{midway} is damaged; delete it, and training goes on after the last whole epoch."
+            f"{midway} is damaged; delete it to resume after the last whole epoch."
         ) from error
     if last.is_file() and CheckpointHeader.read(last).epochs > within:
         return last

@@ -83,8 +83,7 @@ class CrossValidation:
         holds = {one.name for one in path.iterdir()} if path.is_dir() else set()
         if "cv.json" not in holds and not holds <= {_LOCK, "config.yaml"}:
             raise InputError(
-                f"{path} holds something other than a cross-validation; name another place with "
-                "--out."
+                f"{path} exists and is not a cross-validation; name another folder with --out."
             )
         return planned
 
@@ -111,8 +110,8 @@ class CrossValidation:
                 return begun.update(store=self.info.store)
             if any(self.path.glob("fold*-seed*/run.json")):
                 raise InputError(
-                    f"{self.path} was begun otherwise: {'; '.join(differences)}; put that back to "
-                    "go on, or begin anew in another place with --out."
+                    f"{self.path} was started differently: {'; '.join(differences)}; restore that "
+                    "to continue, or start again in another folder with --out."
                 )
         write_text(self.path / "config.yaml", dump_config(self.config))
         # Last, since it is what a cross-validation is recognised by.
@@ -150,7 +149,7 @@ class CrossValidation:
         ]
         for name, word in (
             ("store_fingerprint", "the store was made with other settings"),
-            ("split_hash", f"the split {asked.config.data.split!r} is another one"),
+            ("split_hash", f"the split {asked.config.data.split!r} is a different one"),
             ("labels_hash", "the labels have changed"),
         ):
             # A split of another name has been spoken of.

@@ -72,8 +72,8 @@ def describe_shortage(
     return (
         f"waited {percent(1 - gives / takes)} of the time for data: the disk gives "
         f"{gives * size / 1e6:.0f} MB/s ({gives:.0f} images/s), and the steps of a process would "
-        f"take {takes * size / 1e6:.0f} MB/s ({takes:.0f} images/s). A faster disk mends it, or "
-        f"free memory for the {images * size / 1e9:.3g} GB that an epoch reads"
+        f"take {takes * size / 1e6:.0f} MB/s ({takes:.0f} images/s). A faster disk would fix this, "
+        f"or enough free memory for the {images * size / 1e9:.3g} GB that an epoch reads"
     )
 
 

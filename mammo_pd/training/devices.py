@@ -28,7 +28,7 @@ def count_devices(config: RunConfig) -> tuple[int, int]:
     if config.device.devices not in (1, local):
         raise InputError(
             f"--devices {config.device.devices} contradicts torchrun, which started "
-            f"{counted(local, 'process', 'processes')} on this machine; leave --devices out."
+            f"{counted(local, 'process', 'processes')} on this machine; drop --devices."
         )
     return local, world // local
 
@@ -71,7 +71,7 @@ def should_compile(config: RunConfig, say: Callable[[str], None]) -> bool:
     if hindrance is None:
         return True
     problem, remedy = hindrance
-    say(f"warning: {problem}: training runs uncompiled, and slower. {remedy}")
+    say(f"warning: {problem}: training runs uncompiled, which is slower. {remedy}")
     return False
 
 
@@ -86,7 +86,7 @@ def what_hinders_compiling() -> tuple[str, str] | None:
     cache = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or tempfile.gettempdir())
     if _is_noexec(cache):
         return (
-            f"what is compiled could not be executed in {cache}, which is mounted noexec",
+            f"compiled code cannot be executed in {cache}, which is mounted noexec",
             "In Docker, write --tmpfs /tmp:exec; elsewhere name another folder in "
             "TORCHINDUCTOR_CACHE_DIR and TRITON_CACHE_DIR.",
         )

@@ -174,9 +174,9 @@ class Journal:
             if not self._warned:
                 self._warned = True
                 self._say(
-                    f"warning: MLflow cannot be reached ({reason_of(error)}); training goes on, "
-                    f"and its metrics are kept in {self.run.journal.name}. Later: mammo-pd sync "
-                    f"{shlex.quote(str(self.run.path))}"
+                    f"warning: MLflow cannot be reached ({reason_of(error)}); training continues, "
+                    f"and its metrics are kept in {self.run.journal.name}. To send them later: "
+                    f"mammo-pd sync {shlex.quote(str(self.run.path))}"
                 )
 
     def _recall(self) -> tuple[str | None, int]:
@@ -212,6 +212,6 @@ def _read_lines(file: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in whole.splitlines()]
     except ValueError as error:
         raise InputError(
-            f"{file} is damaged ({error}); restore it from a copy, or delete it: MLflow is told "
-            "what comes later alone then."
+            f"{file} is damaged ({error}); restore it from a copy, or delete it: MLflow will then "
+            "only get the metrics from here on."
         ) from error

@@ -184,7 +184,7 @@ def _fit(
         if state.get("precision"):
             fabric.strategy.precision.load_state_dict(state["precision"])
         within = f" and {counted(progress.steps, 'step')}" if progress.steps else ""
-        setup.say(f"going on after epoch {len(history)} of {training.epochs}{within}")
+        setup.say(f"resuming after epoch {len(history)} of {training.epochs}{within}")
 
     def contents(progress: EpochProgress | None = None) -> Contents:
         facts = {
@@ -214,7 +214,7 @@ def _fit(
     with CheckpointWriter(run) as writer:
         for epoch in range(len(history), training.epochs):
             if _is_stale(history, objective, training.patience):
-                setup.say(f"no better epoch in the last {training.patience}: training stops")
+                setup.say(f"stopping early: no better epoch in the last {training.patience}")
                 break
             if setup.is_frozen(epoch) != frozen:
                 frozen = setup.is_frozen(epoch)
@@ -346,7 +346,7 @@ def _lock_operating_points(
         points = lock_operating_points(setup.objective, setup.parts[Split.VAL], scores)
     except InputError as error:
         # As of an objective whose scores are no probabilities.
-        setup.say(f"warning: no thresholds are locked for predict: {error}")
+        setup.say(f"warning: no thresholds were locked for predict: {error}")
         return
     if points:
         put_operating_points(run.best, points)
@@ -364,11 +364,11 @@ def _warn_if_nothing_is_learnt(setup: RunSetup, loss: float, epochs: int) -> Non
     if chance is not None and loss > _STANDSTILL * chance:
         start = "" if setup.config.model.weights else "--weights of a pretrained model with "
         setup.say(
-            f"warning: after {epochs} epochs the training loss, {loss:.3f}, has hardly fallen "
-            f"below that of a constant score, {chance:.3f}, if at all: nothing has been learnt. "
-            f"Try --lr ten times lower or higher, {start}training.layer_decay=0.65, weaker "
-            "augmentation, a higher --keep, or more --epochs; "
-            "and look at the images and labels (mammo-pd preprocess --contact-sheet)"
+            f"warning: after {epochs} epochs the training loss, {loss:.3f}, is hardly, if at all, "
+            f"below that of a constant score, {chance:.3f}: the model has learnt nothing yet. Try "
+            f"--lr ten times lower or higher, {start}training.layer_decay=0.65, weaker "
+            "augmentation, a higher --keep, or more --epochs; and look at the images and labels "
+            "(mammo-pd preprocess --contact-sheet)"
         )
 
 

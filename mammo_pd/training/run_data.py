@@ -50,7 +50,7 @@ class NewSplit:
 
     def write(self, paths: StorePaths, say: Callable[[str], None]) -> None:
         """Write it into the store, saying so."""
-        say("no split was made yet; making the default one: 70/10/20 % of the patients, seed 0")
+        say("there is no split yet; making the default one: 70/10/20 % of the patients, seed 0")
         for line in self.warnings:
             say(line)
         write_split(self.table, paths.splits, self.made_with)
@@ -163,7 +163,7 @@ def _balanced_draw(
         within = f" within any {column}" if column else ""
         raise InputError(
             f"training.positive_share {training.positive_share:g} needs positive and negative "
-            f"training images{within}, and there is one class only; leave it out."
+            f"training images{within}, and there is only one class; drop it."
         )
     return draw
 
@@ -173,7 +173,7 @@ def _refuse_keeping_all(config: RunConfig) -> None:
     schedule = config.patch_dropout.schedule
     if schedule.base == 1 or schedule.full_epochs:
         raise InputError(
-            f"--keep {config.patch_dropout.keep_rate} keeps every patch in some steps, and "
+            f"--keep {config.patch_dropout.keep_rate} keeps every patch in some steps, but "
             f"{config.training.objective} learns to predict dropped ones; give a rate below 1, "
             "such as --keep 0.25."
         )

@@ -89,8 +89,8 @@ def _start(run: RunProcess, environment: Mapping[str, str]) -> subprocess.Popen[
         # killed outright, nobody begins the run a second time while it is being trained.
         lock(
             log,
-            f"{run.name} is still being trained by a process that an earlier command left behind; "
-            "wait for it, or end it.",
+            f"{run.name} is still being trained by a process left behind by an earlier command; "
+            "wait for it, or stop it.",
         )
         return subprocess.Popen(
             run.command,

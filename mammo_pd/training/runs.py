@@ -111,8 +111,8 @@ class RunFolder:
         if not file.exists():
             if (path / "cv.json").is_file():
                 raise InputError(
-                    f"{path} is a cross-validation, and this takes one of its runs: name one, such "
-                    f"as {path / 'fold0-seed0'}."
+                    f"{path} is a cross-validation; name one of its runs, such as "
+                    f"{path / 'fold0-seed0'}."
                 )
             cause = "it holds no run.json" if path.is_dir() else "there is no such folder"
             raise InputError(

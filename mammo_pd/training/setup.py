@@ -430,16 +430,15 @@ class RunSetup:
             self.say(
                 "warning: "
                 + counted(self.cohort.unassigned, "usable image is", "usable images are")
-                + f" in no part of the split {self.cohort.split.name} (added after it was made); "
-                "to use all of them: mammo-pd split --name NEW"
+                + f" in no part of the split {self.cohort.split.name} (added after the split was "
+                "made); to use them all: mammo-pd split --name NEW"
             )
         if self.draw is not None and not self.draw.drawn.all():
             never = int((~self.draw.drawn).sum())
             self.say(
                 f"warning: {never} of "
                 f"{counted(len(self.draw.drawn), f'training {self.objective.judged}')} never "
-                f"drawn: where {self.config.training.balance_within} is theirs, only one class is "
-                "found"
+                f"drawn: their {self.config.training.balance_within} has images of one class only"
             )
         for line in self.objective.warnings(self.parts[Split.TRAIN]):
             self.say(f"warning: {line}")
@@ -514,8 +513,8 @@ def _refuse_narrow_residual(config: RunConfig, fabric: Fabric) -> None:
     precision = fabric.strategy.precision.precision
     if config.device.residual == "bfloat16" and precision != "bf16-mixed":
         raise InputError(
-            f"device.residual bfloat16 is for training at bf16-mixed, and the precision is "
-            f"{precision} here; give --set device.precision=bf16-mixed, or leave it out."
+            f"device.residual bfloat16 needs bf16-mixed precision, and this run uses {precision}; "
+            "give --set device.precision=bf16-mixed, or drop device.residual."
         )
 
 

@@ -45,7 +45,7 @@ def train_folds(
     }
     finished = [name for name, run in of.items() if validation.is_finished(*run)]
     if finished:
-        say(f"finished before: {len(finished)} of {counted(len(of), 'run')}")
+        say(f"already finished: {len(finished)} of {counted(len(of), 'run')}")
     waiting = [
         RunProcess(name, command(*run), validation.log_path(*run))
         for name, run in of.items()
@@ -95,7 +95,7 @@ def train_folds(
     if failures:
         raise InputError(
             f"{len(of) - len(finished)} of {counted(len(of), 'run')} not trained; {failures[0]}; "
-            "the same command goes on once that is mended."
+            "fix that and run the same command to continue."
         )
 
 

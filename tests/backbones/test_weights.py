@@ -354,7 +354,8 @@ def test_heads_of_another_width_are_refused_though_every_shape_fits(tmp_path: Pa
             with pytest.raises(InputError, match=f"attention heads of width .*{name}"):
                 build_backbone(name, (32, 32), weights=str(file))
     with pytest.raises(
-        InputError, match=r"nobody has published .* --model vit_small_patch16_224 --weights timm"
+        InputError,
+        match=r"there are no published weights .* --model vit_small_patch16_224 --weights timm",
     ):
         build_backbone(wide, (32, 32), weights="timm")
 

@@ -76,11 +76,11 @@ def write_npz(file: Path) -> None:
 
 UNREADABLE = {
     "text": (write_text, "w.pth", "without running code"),
-    "text, called safetensors": (write_text, "w.safetensors", "cut short, damaged"),
+    "text, called safetensors": (write_text, "w.safetensors", "truncated, damaged"),
     "empty": (write_nothing, "w.pth", "without running code"),
-    "cut short": (write_half, "w.safetensors", "cut short, damaged"),
+    "cut short": (write_half, "w.safetensors", "truncated, damaged"),
     "cut short, PyTorch's": (write_half_a_pth, "w.pth", "without running code"),
-    "header that lies": (write_header_that_lies, "w.safetensors", "cut short, damaged"),
+    "header that lies": (write_header_that_lies, "w.safetensors", "truncated, damaged"),
     "whole pickled model": (write_whole_model, "w.pth", "without running code"),
     "one tensor": (write_tensor, "w.pth", "without running code"),
     "a list": (write_list, "w.pth", "without running code"),

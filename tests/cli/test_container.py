@@ -60,7 +60,7 @@ def test_in_our_image_what_would_be_lost_is_said_before_the_work(
     monkeypatch.setenv(container.CONTAINER_VARIABLE, "1")
     assert main(words) == 2
     said = capsys.readouterr().err.splitlines()[0]
-    assert said.startswith("warning: no folder of the host is mounted at /lost")
+    assert said.startswith("warning: no host folder is mounted at /lost")
     assert said.endswith("--volume FOLDER:/lost")
     monkeypatch.setenv(variable, "/elsewhere/folder")
     assert main(words) == 2

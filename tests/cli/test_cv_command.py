@@ -312,7 +312,7 @@ def test_other_settings_are_refused_by_name(
     assert main(typed(store, whole, *words)) == 2
     error = capsys.readouterr().err
     assert said in error
-    assert "was begun otherwise" in error
+    assert "was started differently" in error
     assert error.count("\n") == 1
     assert not in_process
     assert sorted(path.stat().st_mtime_ns for path in whole.rglob("*")) == before
@@ -331,7 +331,7 @@ def test_other_split_of_the_same_name_is_refused(
         if not pd.read_csv(other / "splits" / "two.csv", comment="#").equals(first):
             break
     assert main(typed(other, whole)) == 2
-    assert "the split 'two' is another one" in capsys.readouterr().err
+    assert "the split 'two' is a different one" in capsys.readouterr().err
 
 
 def test_split_without_folds_and_other_folders_are_refused(
@@ -342,7 +342,7 @@ def test_split_without_folds_and_other_folders_are_refused(
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").touch()
     assert main(typed(store, tmp_path / "mine")) == 2
-    assert "holds something other than a cross-validation" in capsys.readouterr().err
+    assert "is not a cross-validation" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -411,7 +411,7 @@ def test_what_is_refused_is_mended_in_the_same_place(store: Path, tmp_path: Path
     assert CrossValidation.open(mended.path).config.device.precision == "auto"
     mended.run_path(0, 0).mkdir()
     (mended.run_path(0, 0) / "run.json").touch()
-    message = r"was begun otherwise: training\.lr was 0\.0003 and is now 1\.0; put that back"
+    message = r"was started differently: training\.lr was 0\.0003 and is now 1\.0; restore that"
     with pytest.raises(InputError, match=message), plan(training__lr=1.0).begun():
         pass
 

@@ -253,7 +253,7 @@ def test_stores_that_test_nothing_are_refused_before_scoring(
     store = tmp_path / "store"
     if kind == "copy":
         shutil.copytree(phantom_store, store, ignore=shutil.ignore_patterns("splits"))
-        said = "it is no external set"
+        said = "it is not an external set"
     elif kind == "steps":
         info = json.loads((shutil.copytree(elsewhere, store) / "store.json").read_text())
         info["settings"]["steps"] = ["brighten"]
@@ -314,4 +314,4 @@ def test_a_store_that_has_moved_is_the_runs_own(
     assert (
         main([*words, "--store", str(elsewhere), "--store", str(elsewhere.parent / "other")]) == 2
     )
-    assert "name it with a further --store" in capsys.readouterr().err
+    assert "name it with another --store" in capsys.readouterr().err

@@ -91,9 +91,9 @@ def test_runs_that_cannot_be_looked_through_are_not_said_to_be_innocent(
     assert main([*words, str(tmp_path / "none")]) == 0
     printed = capsys.readouterr().out
     assert "warning: there is no folder of runs at" in printed
-    assert "is known to have used them" not in printed
+    assert "is recorded as having used them" not in printed
     assert main([*words, str(tmp_path)]) == 0
-    assert f"no run in {tmp_path} is known to have used them" in capsys.readouterr().out
+    assert f"no run in {tmp_path} is recorded as having used them" in capsys.readouterr().out
 
 
 def test_nothing_missing_is_no_error(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -110,8 +110,8 @@ def test_nothing_missing_is_no_error(store: Path, capsys: pytest.CaptureFixture[
         ([], "say what to forget: --patient ID, --image IMAGE_ID or --missing"),
         (["--patient", "SECRET"], "no image of the patient given with --patient"),
         (["--image", "x", "y"], "the store has no image 'x'"),
-        (["--image", "x", "--whole-folders"], "--whole-folders goes with --missing"),
-        (["--missing", "--take-again"], "--take-again goes with --patient and --image alone"),
+        (["--image", "x", "--whole-folders"], "--whole-folders only works with --missing"),
+        (["--missing", "--take-again"], "--take-again only works with --patient or --image"),
         (["--image", "x", "--take-again"], "the image 'x' was not forgotten"),
     ],
 )
@@ -129,5 +129,5 @@ def test_a_store_that_was_handed_on_is_refused(
 ) -> None:
     shutil.rmtree(store / "private")
     assert main(["forget", str(store), "--missing"]) == 2
-    assert "forget the images in the store that it is a copy of" in capsys.readouterr().err
+    assert "forget the images in the original store" in capsys.readouterr().err
     assert not (store / "private").exists()

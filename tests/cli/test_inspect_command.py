@@ -23,7 +23,7 @@ def test_inspect_tells_writes_and_names_the_next_command(
         rows = {(row["table"], row["name"]): row["value"] for row in csv.DictReader(opened)}
     assert rows["Patients and exams", "exams with all four standard views"] == "12"
     # Every vendor of the phantoms, as preprocess takes them all.
-    assert rows["Files", "of them that preprocess would decode"] == "48"
+    assert rows["Files", "of these, preprocess would decode"] == "48"
     assert rows["Files", "image files"] == "48"
     assert rows["Views of usable images", "L MLO"] == "12"
     assert rows["What preprocess would take", "size of the store, all levels"].endswith("MB")
@@ -43,7 +43,7 @@ def test_what_preprocess_would_not_take_is_not_proposed_to_it(
     (tmp_path / "scans").mkdir()
     write_dicom(tmp_path / "scans" / "a.dcm", scan)
     assert main(["inspect", str(tmp_path / "scans")]) == 0
-    assert capsys.readouterr().out.splitlines()[-1].startswith("preprocess would take nothing")
+    assert capsys.readouterr().out.splitlines()[-1].startswith("preprocess could use nothing")
     # Pictures are left out only until a table names them.
     Image.fromarray(np.zeros((30, 20), np.uint16)).save(tmp_path / "scans" / "b.png")
     assert main(["inspect", str(tmp_path / "scans")]) == 0

@@ -38,7 +38,7 @@ def test_positive_takes_several_values(
     assert "48 of 48 usable images have a label; 48 of them are positive" in capsys.readouterr().out
     words = ["preprocess", str(phantoms), *labels, "--positive", "CC", *out]
     assert main(words) == 2
-    assert "takes it from 0 and turns it round for 24" in capsys.readouterr().err
+    assert "removes the label of 0 and reverses it for 24" in capsys.readouterr().err
     assert main([*words, "--replace-labels"]) == 0
     printed = capsys.readouterr().out
     assert "24 of them are positive" in printed

@@ -45,9 +45,9 @@ def prepared(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         (["train", "--model", "resnet18"], "'resnet18' cannot drop patches"),
         (["train", "--fold", "1"], "the split default has no folds"),
         (["train", "--target", "none"], "the store has no such column"),
-        (["train", "--weights", "FILE"], "the weights file FILE is cut short"),
+        (["train", "--weights", "FILE"], "the weights file FILE is truncated"),
         (["train", "--set", "device.precision=none"], "cannot use accelerator cpu"),
-        (["train", "--set", "device.residual=bfloat16"], "is for training at bf16-mixed"),
+        (["train", "--set", "device.residual=bfloat16"], "needs bf16-mixed precision"),
         (["train", "--set", "training.monitor=none"], "training.monitor 'none' does not exist"),
         (["train", "--set", "model.global_pool=none"], "with global_pool 'none'"),
         (["train", "--batch-size", "auto"], "and there is none here; give a number"),
@@ -202,7 +202,7 @@ def test_finished_run_that_is_resumed_is_only_told_to_mlflow(
     monkeypatch.setattr("mammo_pd.cli.sync.pass_on_to_mlflow", pass_on)
     assert main(["train", "--resume"]) == 0
     first, *_, last = capsys.readouterr().out.splitlines()
-    assert first.startswith("the run one is finished: nothing is left to train")
+    assert first.startswith("the run one has finished: there is nothing left to train")
     assert last == "next: mammo-pd evaluate runs/one"
     assert synced == ["one"]
     assert {file: file.read_bytes() for file in run.path.iterdir()} == before

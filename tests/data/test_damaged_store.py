@@ -46,10 +46,10 @@ def empty_record(paths: StorePaths) -> None:
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
-        (lose_private, "was handed on without its folder private"),
-        (lose_key, "key is missing, and the images of the store are named with it"),
-        (lose_record, "images.sqlite is missing or cut short"),
-        (empty_record, "images.sqlite is missing or cut short"),
+        (lose_private, "was copied without its folder private"),
+        (lose_key, "key is missing, and the names of the store's images depend on it"),
+        (lose_record, "images.sqlite is missing or truncated"),
+        (empty_record, "images.sqlite is missing or truncated"),
     ],
 )
 @pytest.mark.parametrize("command", ["preprocess", "forget"])

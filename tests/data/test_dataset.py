@@ -63,7 +63,7 @@ def test_level_that_was_cut_short_or_replaced_is_refused(
         # Without reading it, preprocess sees only that a file is missing or has another size.
         how = "again" if row == 2 else "again with --verify"
         with pytest.raises(
-            InputError, match=f"level native of .* cannot be read .* {how} to mend it"
+            InputError, match=f"level native of .* cannot be read .* {how} to repair it"
         ):
             copy.read([row])
     assert len(copy.read([4]).pixels)

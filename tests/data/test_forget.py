@@ -139,7 +139,9 @@ def test_who_was_named_is_kept_out_and_what_was_missing_is_not(
     assert all(map(record.is_kept_out, [image_id, hers]))
     assert not record.is_kept_out(record.hasher.hash("image", str(missing)))
     assert not record.is_kept_out(record.hasher.hash("patient", "W05"))
-    with pytest.raises(InputError, match=r"given with --patient .*: she was forgotten before"):
+    with pytest.raises(
+        InputError, match=r"given with --patient .*: she has already been forgotten"
+    ):
         plan_forgetting(paths, record, patients=["W03"])
     take_again(paths, record, patients=["W03"], images=[image_id])
     assert not record.keeps_anyone_out
@@ -167,7 +169,7 @@ def test_a_disk_that_is_not_mounted_is_not_taken_for_deleted_files(
     record_image(paths, record, tmp_path / "disk" / "x.dcm", "X", {})
     (tmp_path / "disk" / "x.dcm").unlink()
     with pytest.raises(
-        InputError, match=r"no file is left of the 1 image .*disk; is its disk mounted\?"
+        InputError, match=r"none of the files of the 1 image .*disk; is its disk mounted\?"
     ):
         plan_forgetting(paths, record, missing=True)
     plan = plan_forgetting(paths, record, missing=True, whole_folders=True)
@@ -235,7 +237,7 @@ def test_what_is_not_there_is_refused_and_not_repeated(paths: StorePaths, record
         plan_forgetting(paths, record, images=["x"])
     table = (paths.splits / "five.csv").read_text()
     for text, message in (
-        (table[:-30], "cut off or edited"),
+        (table[:-30], "truncated or edited"),
         (table.replace(",0,", ",1,", 1), "was changed after it was made"),
     ):
         (paths.splits / "five.csv").write_text(text)
@@ -265,7 +267,7 @@ def test_pixels_that_a_killed_preprocess_left_unrecorded_go_with_her(
         assert not left
         assert {file.stem for file in paths.root.rglob("*.safetensors")} == kept
         # Now that nothing is unrecorded, a name that is not there is an error again.
-        message = "forgotten before" if recorded else "holds no image"
+        message = "already been forgotten" if recorded else "holds no image"
         with pytest.raises(InputError, match=message):
             plan_forgetting(paths, record, patients=["W99"])
 

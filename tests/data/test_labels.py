@@ -152,7 +152,7 @@ def test_columns_of_other_names_are_read_as_what_they_are(tmp_path: Path) -> Non
     assert [row["patient_id"] for row in labels.rows] == ["P1", "P2"]
     assert labels.left_out == ()
     for columns, message in (
-        ({"side": "Side"}, "side is no column that is read; choose one of laterality, view"),
+        ({"side": "Side"}, "side is not a column that can be read; choose one of laterality, view"),
         ({"laterality": "side"}, "has no column side; it has: path, label, Side"),
         ({"laterality": "who"}, r"of 2 rows of .* 2 are neither .* \(the first in line 2\)"),
     ):
@@ -172,7 +172,7 @@ def test_counters_find_no_image_by_accident(tmp_path: Path) -> None:
 
 def test_image_that_two_rows_claim_is_refused(tmp_path: Path) -> None:
     labels = read_labels(table(tmp_path, "path,image_id,label\na.png,,1\n,a,0\n"))
-    with pytest.raises(InputError, match=r"named by more than one row .*lines 2, 3"):
+    with pytest.raises(InputError, match=r"more than one row .*lines 2, 3"):
         labels.find(tmp_path / "a.png")
 
 
@@ -181,7 +181,7 @@ def test_image_that_two_rows_claim_is_refused(tmp_path: Path) -> None:
     [
         ("", "cannot be read as CSV"),
         ("path,label\n", "no rows"),
-        ("file_no,label\n1,1\n", "no column that finds an image"),
+        ("file_no,label\n1,1\n", "no column that identifies an image"),
         ("path,malignant\na.png,1\n", "--label-column"),
         ("path,label\na.png,2\n", r"line 2: the label is neither 0 nor 1 \(the column holds 2\)"),
         ("path,label\na.png,1\nb.png,0\na.png,1\n", "lines 2, 4 repeat"),
@@ -191,7 +191,10 @@ def test_image_that_two_rows_claim_is_refused(tmp_path: Path) -> None:
         ("path,label,age\na.png,1,61,5\n", "a row has 4 cells and the header 3"),
         ("path,label,age\na.png,1,61\nb.png,1,61,5\n", "line 3 has 4 cells.*decimal comma"),
         ("path,label,label\na.png,1,0\n", "has the column label twice"),
-        ("path,Label,LABEL\na.png,1,0\n", r"more than one column that may be label \(Label, L"),
+        (
+            "path,Label,LABEL\na.png,1,0\n",
+            r"more than one candidate for the column label \(Label, L",
+        ),
     ],
 )
 def test_bad_tables_are_refused_with_cause_and_remedy(

@@ -161,7 +161,7 @@ def test_leak_is_refused(store: Path, tmp_path: Path) -> None:
         ({"part": "dev"}, "no part 'dev'; choose one of train, val, test"),
         ({"split": "other"}, "no split 'other'"),
         ({"fold": 0}, "has no folds"),
-        ({"split": "three"}, "say which one to test on"),
+        ({"split": "three"}, "choose the one to test on"),
     ],
 )
 def test_what_is_not_there_is_refused_with_the_choice(

@@ -61,7 +61,7 @@ def test_key_of_another_store_gives_its_names_and_is_not_replaced(
 ) -> None:
     with Record(paths, b"k" * 32) as record:
         assert record.hasher.hash("patient", "a") == Hasher(b"k" * 32).hash("patient", "a")
-    with pytest.raises(InputError, match=r"leave out --key, or make another store with --out"):
+    with pytest.raises(InputError, match=r"drop --key, or make another store with --out"):
         Record(paths, b"l" * 32)
 
 
@@ -149,13 +149,13 @@ def test_second_writer_is_refused_at_any_moment_and_the_first_never(paths: Store
             done.set()
             other.join()
     assert len(refused) > 10
-    assert all("is another mammo-pd preprocess at work" in sentence for sentence in refused)
+    assert all("is another mammo-pd preprocess working" in sentence for sentence in refused)
 
 
 def test_first_two_writers_of_a_store_do_not_make_two_keys(paths: StorePaths) -> None:
     with Record(paths):
         key = (paths.private / "key").read_bytes()
-        with pytest.raises(InputError, match="at work"):
+        with pytest.raises(InputError, match="preprocess working"):
             Record(paths)
     assert (paths.private / "key").read_bytes() == key
 
@@ -178,5 +178,5 @@ def test_program_that_keeps_the_record_open_is_named_as_the_cause(
 
 
 def test_second_writer_is_refused(paths: StorePaths) -> None:
-    with Record(paths), pytest.raises(InputError, match="is another mammo-pd preprocess at work"):
+    with Record(paths), pytest.raises(InputError, match="is another mammo-pd preprocess working"):
         Record(paths)

@@ -69,5 +69,5 @@ def test_a_sheet_without_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="names no image"):
         read_source("kau-bcmd", table(tmp_path, ROWS[-1:]), tmp_path)
     nameless = ("", "", "", "R", "CC", "BIRAD 1", "KAU/1.dcm")
-    with pytest.raises(InputError, match="1 image whose woman neither their name"):
+    with pytest.raises(InputError, match="1 image for which neither the file name"):
         read_source("kau-bcmd", table(tmp_path, [nameless]), tmp_path)

@@ -61,7 +61,7 @@ def test_either_reading_of_the_sides_can_be_taken(tmp_path: Path, reading: str, 
     films = ("mdb001", "mdb002")
     sides = [row_of(labels, Path(f"{film}.pgm"))["laterality"] for film in films]
     assert sides == [odd, "L" if odd == "R" else "R"]
-    with pytest.raises(InputError, match="the view itself; leave this out"):
+    with pytest.raises(InputError, match="already has the view; drop this option"):
         read_source("mias", path, tmp_path, columns={"view": "tissue"})
 
 

@@ -205,7 +205,9 @@ def test_validation_share_of_any_folds(
     frame = patients_of({"positive": positive, "negative": negative, "unknown": unknown})
     enough = 4 if folds == 2 else folds
     if min(positive, negative) < enough:
-        with pytest.raises(InputError, match=rf"and it takes {enough} for one in train, val"):
+        with pytest.raises(
+            InputError, match=rf"and at least {enough} are needed for one in train, val"
+        ):
             make_split(frame, folds=folds, val=val, seed=seed)
         return
     split = make_split(frame, folds=folds, val=val, seed=seed)
@@ -264,7 +266,7 @@ def test_share_that_is_none_is_refused() -> None:
     for val in (0, 1, -0.1, 1.5):
         with pytest.raises(InputError, match=r"validation share of .* --val 0\.1"):
             make_split(manifest_of(40), folds=5, val=val)
-    with pytest.raises(InputError, match="--folds 1: it takes 2"):
+    with pytest.raises(InputError, match="--folds 1: at least 2"):
         make_split(manifest_of(40), folds=1)
 
 

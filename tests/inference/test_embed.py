@@ -212,7 +212,7 @@ def test_killed_run_goes_on_and_another_starts_anew(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--out", "a.csv"], "does not end in .parquet"),
+        (["--out", "a.csv"], "must end in .parquet"),
         (["--keep", "0"], "--keep 0 is not above 0"),
         (["nowhere.safetensors", "--model", NAME], "the weights file nowhere.safetensors does not"),
     ],

@@ -279,5 +279,5 @@ def test_roll_out_that_would_take_minutes_on_a_cpu_is_left_out(
 ) -> None:
     monkeypatch.setattr(explain, "_MOST_PATCHES_ON_CPU", 10)
     pictures = explain.ErrorPictures([scored])
-    assert "takes minutes an image on a CPU" in pictures.legend
+    assert "takes minutes per image on a CPU" in pictures.legend
     assert len(pictures(scored.table["image_id"][0])) == 1

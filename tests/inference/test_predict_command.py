@@ -363,7 +363,7 @@ def test_bundle_is_whole_or_none_and_a_killed_one_is_made_by_the_same_command(
     with monkeypatch.context() as patch:
         patch.setattr(where, moment, killed)
         assert main(words) == 130
-    assert "the same command begins anew" in capsys.readouterr().err
+    assert "run the same command to start again" in capsys.readouterr().err
     assert (tmp_path / "b" / "configs").exists() == (moment == "rmdir")
     assert main(words) == 0
     assert sorted(path.name for path in (tmp_path / "b").iterdir()) == ["configs", "docs", "models"]
@@ -534,7 +534,7 @@ def test_what_the_model_does_not_know_is_warned_of(
     del header["operating_points"], card["trained_on"]
     printed = predict("old")
     assert "the checkpoint holds no thresholds" in printed
-    assert "does not say which machines it was trained on" in printed
+    assert "does not record which machines it was trained on" in printed
     table = pd.read_csv(tmp_path / "old" / "predictions.csv")
     assert table["score"].notna().all()
     assert table[["recalibrated", "threshold", "flagged"]].isna().all(axis=None)
@@ -564,7 +564,7 @@ def test_evaluate_locks_by_its_choices_and_leaves_the_weights(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["FILE", "FOLDER", "--out", "TAKEN"], "exists and holds no predictions"),
+        (["FILE", "FOLDER", "--out", "TAKEN"], "is not a folder of predictions"),
         (["FILE", "FOLDER", "--operating-point", "best"], "Invalid value"),
         (["FILE", "TAKEN"], "holds no images"),
         (["none.safetensors", "FOLDER"], "there is no checkpoint at none.safetensors"),

@@ -44,7 +44,7 @@ def test_a_table_that_loses_labels_says_how_many_and_asks(
     folder, labels = tmp_path / "d", table(tmp_path, rows)
     before = [dict(image.labels) for image in record.rows()]
     message = (
-        rf"of 2 images with a label, .*t\.csv takes it from {removed} and turns it round "
+        rf"of 2 images with a label, .*t\.csv removes the label of {removed} and reverses it "
         f"for {turned}; .* --replace-labels"
     )
     with pytest.raises(InputError, match=message):

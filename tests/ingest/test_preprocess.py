@@ -376,7 +376,7 @@ def test_cluster_that_does_not_answer_is_refused(
     phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("distributed")
-    with pytest.raises(InputError, match=r"no Dask scheduler answers at tcp://127\.0"):
+    with pytest.raises(InputError, match=r"no Dask scheduler responds at tcp://127\.0"):
         preprocess(phantoms, tmp_path / "s", scheduler="tcp://127.0.0.1:9", say=lambda _: None)
 
 
@@ -635,7 +635,7 @@ def test_folder_without_images_is_refused(tmp_path: Path) -> None:
 def test_no_worker_is_refused_before_anything_is_written(
     workers: int, phantoms: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match=f"--workers {workers} is not 1 or above"):
+    with pytest.raises(InputError, match=f"--workers {workers} is below 1"):
         preprocess(phantoms, tmp_path / "store", workers=workers, say=lambda _: None)
     assert not (tmp_path / "store").exists()
 

@@ -94,11 +94,13 @@ def test_a_level_is_added_out_of_a_larger_one_without_decoding(
     made(folder, tmp_path / "s", ("2048",))
     monkeypatch.setattr(stage, "process_file", refuse)
     said = made(folder, tmp_path / "s", ("1024", "512"))
-    assert "2 images get further levels out of larger ones, and are not decoded again" in said
+    assert (
+        "2 images get further levels, computed from larger ones, and are not decoded again" in said
+    )
     some = levels(tmp_path / "s")
     assert some.items() <= levels(whole).items()
     assert len(some) == 3 + 3 + 1
-    assert any("never removes" in line for line in made(folder, tmp_path / "s", ("512",)))
+    assert any("only adds levels" in line for line in made(folder, tmp_path / "s", ("512",)))
     assert levels(tmp_path / "s") == some
 
 
@@ -229,7 +231,7 @@ def test_a_compressed_store_reads_the_same_and_stays_compressed(
     assert "--verify: 1 image of the store has damaged or lost levels" in said
     assert pixels(out) == pixels(other)
     said = made(folder, out, compression=Compression.NONE)
-    assert any("those that are in the store stay as they are" in line for line in said)
+    assert any("those already in the store stay as they are" in line for line in said)
     assert pixels(out) == pixels(other)
 
 
@@ -270,7 +272,7 @@ def test_a_training_reads_on_while_levels_are_added(
     made(folder, out, ALL_LEVELS)
     assert torch.equal(data.read([0, 1, 2]).pixels, before)
     write_image_file(paths.image(data.image_ids[0]), {"512": np.ones((512, 3), np.uint16)})
-    with pytest.raises(InputError, match="it was made anew, with another size, while"):
+    with pytest.raises(InputError, match="it was rebuilt with another size while"):
         data.read([0])
 
 

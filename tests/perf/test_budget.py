@@ -128,7 +128,7 @@ def test_twice_as_slow_a_bench_halves_the_speed(measured: Path, tmp_path: Path) 
         ({"memory": "24 apples"}, "--memory 24 apples is not understood"),
         ({"memory": "0GB"}, "is not understood"),
         ({"memory": "1.2.3GB"}, "is not understood"),
-        ({"hours": 3}, "belong together"),
+        ({"hours": 3}, "go together"),
         ({"hours": 0, "images": 5}, "is not above 0"),
         ({"keep_rates": [1.5]}, "keep_rate 1.5"),
         ({"bench": Path("none.json")}, r"none\.json is not a file that mammo-pd bench"),

@@ -106,7 +106,7 @@ def test_warning_covers_last_epochs_that_keep_every_patch(unmasked_at_last: RunS
     warning = memory_warning(unmasked_at_last, memory)
     assert warning is not None
     assert "a step of the last epochs, which keep all 33280 patches," in warning
-    assert "--keep 0.05+1 keeps all 33280 patches: drop these epochs" in warning
+    assert "--keep 0.05+1 keeps all 33280 patches: drop those epochs" in warning
     masked_only = unmasked_at_last.config.replace(
         patch_dropout=unmasked_at_last.config.patch_dropout.replace(keep_rate=0.05),
     )
@@ -123,7 +123,7 @@ def test_not_even_one_image_fits(phantom_store: Path) -> None:
 
 def test_batch_that_should_fit_points_at_something_else(at_1024: RunSetup) -> None:
     advice = suggest_batch(with_batch(at_1024, 8), 24 * GIB)
-    assert re.match(r"By the estimate 1\d\d images should fit: another process", advice)
+    assert re.match(r"According to the estimate, 1\d\d images should fit: another process", advice)
 
 
 def test_estimate_knows_pooling_and_checkpointing(at_1024: RunSetup) -> None:

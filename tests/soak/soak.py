@@ -688,7 +688,7 @@ def two_writers(soak: Soak) -> dict[str, Any]:
         for ended in both:
             if "Traceback" in ended.errors or ended.status not in (0, 2):
                 problems.append(f"exit status {ended.status}: {ended.errors[-600:]}")
-            if ended.status == 2 and "is another mammo-pd preprocess at work" not in ended.errors:
+            if ended.status == 2 and "is another mammo-pd preprocess working" not in ended.errors:
                 problems.append(f"refused otherwise: {ended.errors[-600:]}")
         if all(ended.status == 2 for ended in both):
             problems.append("both were refused")

@@ -49,7 +49,7 @@ def test_where_nothing_can_be_executed_it_is_not_and_says_so(
     monkeypatch.setattr(os, "statvfs", statvfs)
     said: list[str] = []
     assert not should_compile(RunConfig(), said.append)
-    assert said[0].startswith(f"warning: what is compiled could not be executed in {on_gpu}")
+    assert said[0].startswith(f"warning: compiled code cannot be executed in {on_gpu}")
     assert "--tmpfs /tmp:exec" in said[0]
     # The nearest folder that exists.
     assert asked == [on_gpu.parents[1]]

@@ -106,7 +106,7 @@ def test_settings_that_do_not_go_together_are_refused() -> None:
         findings("cancer", positive_share=0.5)
     with pytest.raises(InputError, match=r"choose one of .* val_kappa_density"):
         findings("cancer", "density:4", monitor="val_auc_image")
-    with pytest.raises(InputError, match="targets are for training"):
+    with pytest.raises(InputError, match="targets needs training"):
         build_objective(TrainingSettings(targets=("cancer",)))
 
 

@@ -249,7 +249,7 @@ def test_what_pretraining_cannot_do_is_refused() -> None:
     pooled = build_backbone("test_vit", (80, 64), global_pool="map")
     with pytest.raises(InputError, match=r"model\.global_pool=avg"):
         objective().build_model(pooled)
-    with pytest.raises(InputError, match="learns from no label"):
+    with pytest.raises(InputError, match="uses no labels"):
         MaskedAutoencoder(TrainingSettings(monitor="val_auc_image"))
     with pytest.raises(InputError, match="no score of a whole image"):
         objective().evaluation_inputs(STILL, images())
@@ -315,8 +315,8 @@ def test_weights_that_have_seen_test_women_are_refused(
     said: list[str] = []
     elsewhere = config.replace(model=config.model.replace(weights=str(alone)))
     RunSetup.build(paths.root, elsewhere, say=said.append)
-    assert any("alone.safetensors are of a run on the split default" in line for line in said)
-    assert any("is not to be found: make sure" in line for line in said)
+    assert any("alone.safetensors come from a run on the split default" in line for line in said)
+    assert any("cannot be found: make sure" in line for line in said)
     for one_key, warnings in ((True, 0), (False, 1), (None, 1)):
         overlap = Overlap(0, 0, one_key)
         monkeypatch.setattr(

@@ -111,5 +111,5 @@ def test_another_run_takes_it_over_from_the_checkpoint(
     assert trained.info.normalization == GREY
     assert trained.info.weights is not None
     report = WeightsReport.from_dict(trained.info.weights)
-    assert "as the run was trained" in report.normalization_origin
+    assert "as in the run" in report.normalization_origin
     assert any("grid of 4x3 to 6x4" in row.detail for row in report.rows)

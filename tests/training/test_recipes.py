@@ -284,7 +284,7 @@ def test_columns_and_metrics_that_do_not_exist_are_refused(phantom_store: Path) 
     ):
         with pytest.raises(InputError, match=words):
             set_up(phantom_store, small(**changes))
-    with pytest.raises(InputError, match="positive_share too"):
+    with pytest.raises(InputError, match=r"also needs training\.positive_share"):
         small(training__balance_within="vendor")
 
 
@@ -323,7 +323,7 @@ def test_run_that_learns_nothing_says_so_once(
     monkeypatch.setattr(loop, "_STANDSTILL", 0.7)
     said: list[str] = []
     trained(phantom_store, tmp_path, said, training__epochs=6, training__lr=1e-12)
-    warnings = [line for line in said if "nothing has been learnt" in line]
+    warnings = [line for line in said if "the model has learnt nothing yet" in line]
     assert len(warnings) == 1
     assert "--weights of a pretrained model with training.layer_decay" in warnings[0]
 

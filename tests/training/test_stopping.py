@@ -143,7 +143,7 @@ def test_stopped_within_an_epoch_and_resumed_equals_unbroken(
     assert loaded == [scaler]
     # The step under way was ended, not broken off.
     epoch, steps = divmod(step + 1, steps_of(whole))
-    assert f"going on after epoch {epoch} of 2 and {steps} steps" in said
+    assert f"resuming after epoch {epoch} of 2 and {steps} steps" in said
     assert not again.midway.exists()
     assert_equal(whole, again)
 
@@ -174,7 +174,7 @@ def test_saved_within_an_epoch_that_goes_on_and_killed_later(
         (broken.path / name).touch()
     said: list[str] = []
     again = resumed(broken, said.append)
-    assert f"going on after epoch 0 of 2 and {steps} steps" in said
+    assert f"resuming after epoch 0 of 2 and {steps} steps" in said
     assert_equal(whole, again)
     assert not {*leftovers} & {file.name for file in again.path.iterdir()}
 

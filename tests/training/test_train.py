@@ -221,7 +221,7 @@ def test_resumed_run_equals_an_unbroken_one(
     assert broken.info.finished is None
     said: list[str] = []
     predict(broken, say=said.append)
-    assert any("was not trained to its end" in line for line in said)
+    assert any("did not finish training" in line for line in said)
     again = resumed(broken.path)
     assert again == broken.path
     for name in ("best.safetensors", "last.safetensors"):
@@ -448,7 +448,7 @@ def refusals() -> list[tuple[str, dict[str, object], str]]:
         ("fold of no folds", {"data__fold": 1}, "has no folds"),
         ("image size", {"data__res": 100}, "the nearest are 96 and 112"),
         ("model", {"model__name": "resnet18"}, "is a ResNet"),
-        ("residual", {"device__residual": "bfloat16"}, "32-true here; give --set device.precision"),
+        ("residual", {"device__residual": "bfloat16"}, "32-true; give --set device.precision"),
         ("no GPU", {"device__accelerator": "cuda"}, "Lightning Fabric cannot use"),
     ]
 

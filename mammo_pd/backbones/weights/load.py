@@ -90,7 +90,7 @@ def _expected_normalization(fitting: Fitting, channels: int, setting: str) -> Ch
     elif fitting.source.normalization is not None:
         expected = fitting.source.normalization
     elif channels == 1:
-        expected = ChannelNormalization((0.5,), (0.5,), "as earlier versions of mammo-pd had it")
+        expected = ChannelNormalization((0.5,), (0.5,), "as in earlier versions of mammo-pd")
     else:
         head = fitting.state.get("head.weight", fitting.state.get("head.fc.weight"))
         has_scale = any(map(is_layer_scale, fitting.state))
@@ -153,8 +153,8 @@ def _fill_gaps(fitting: Fitting) -> None:
 def _refuse_essential(fitting: Fitting, key: str, difference: str) -> None:
     if key.startswith(_ESSENTIAL):
         raise InputError(
-            f"the weights {fitting.source.name} ({fitting.looks_like}) are of another architecture "
-            f"than {fitting.name}: {difference}; choose the --model that they are of "
+            f"the weights {fitting.source.name} ({fitting.looks_like}) are for a different "
+            f"architecture than {fitting.name}: {difference}; choose the --model they belong to "
             "(docs/models.md), or other weights."
         )
 

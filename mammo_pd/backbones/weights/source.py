@@ -111,9 +111,9 @@ def find_weights(weights: str, model_name: str) -> SourceWeights:
     name = model_name if weights == HUB else weights
     if has_wide_heads(name):
         raise InputError(
-            f"nobody has published weights of {name}, which is mammo-pd's own; leave --weights "
-            "out, make weights with mammo-pd pretrain, or take "
-            f"--model {name.replace('_hd128_', '_')} --weights timm."
+            f"there are no published weights for {name}, which is mammo-pd's own model; drop "
+            "--weights, make weights with mammo-pd pretrain, or use --model "
+            f"{name.replace('_hd128_', '_')} --weights timm."
         )
     if name.startswith(HUB_PREFIXES) or (file.name == weights and timm.is_model(name)):
         return _fetch(name)
@@ -134,14 +134,14 @@ def _read_file(file: Path) -> SourceWeights:
             content = load_state_dict(str(file), weights_only=True)
     except SafetensorError as error:
         raise InputError(
-            f"the weights file {file} is cut short, damaged or no safetensors file at all "
+            f"the weights file {file} is truncated, damaged or not a safetensors file "
             f"({cause_of(error)}); copy it again."
         ) from error
     except _UNREADABLE as error:
         raise InputError(
             f"the weights file {file} cannot be read as safetensors or as a PyTorch state dict "
-            f"without running code ({cause_of(error)}); save the model's state_dict() "
-            "alone, best as safetensors."
+            f"without running code ({cause_of(error)}); save only the model's state_dict(), "
+            "preferably as safetensors."
         ) from error
     return _unwrap(file.name, content, metadata)
 
@@ -181,8 +181,8 @@ def _fetch(name: str) -> SourceWeights:
         model = timm.create_model(name, pretrained=True)
     except (EntryNotFoundError, *_UNREADABLE) as error:
         raise InputError(
-            f"the weights {name!r} cannot be fetched ({cause_of(error)}); where there is no "
-            "network, download them elsewhere and give the file: --weights FILE."
+            f"the weights {name!r} cannot be fetched ({cause_of(error)}); without a network, "
+            "download them elsewhere and give the file: --weights FILE."
         ) from error
     source = _unwrap(name, model.state_dict(), {})
     grid = getattr(model.patch_embed, "grid_size", None)
@@ -292,5 +292,5 @@ def _own_facts(
         mean, std = float(own["mean"]), float(own["std"])
     except (KeyError, TypeError, ValueError):
         return None, None
-    normalization = ChannelNormalization((mean,), (std,), "as the run was trained with it")
+    normalization = ChannelNormalization((mean,), (std,), "as in the run")
     return (int(rows), int(columns)), normalization

@@ -22,7 +22,7 @@ def image_files(folder: Path) -> Iterator[Path]:
 def _refuse(folder: Path, error: OSError) -> None:
     # Not its name, which may be a woman's.
     raise InputError(
-        f"a folder under {folder} cannot be listed ({error.strerror}); make all readable."
+        f"a folder under {folder} cannot be listed ({error.strerror}); make all folders readable."
     ) from error
 
 

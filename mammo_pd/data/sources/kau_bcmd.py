@@ -68,9 +68,9 @@ def read(table: Path, definition: str) -> pd.DataFrame:
     nameless = int((frame["woman"] == "").sum())
     if nameless:
         raise InputError(
-            f"{table} has {counted(nameless, 'image')} whose woman neither their name (such as "
-            "2018_BC005421_CC_R) nor PatientID tells, so hers could not be kept together; fill in "
-            "PatientID."
+            f"{table} has {counted(nameless, 'image')} for which neither the file name (such as "
+            "2018_BC005421_CC_R) nor PatientID identifies the woman, so her images could not be "
+            "kept together; fill in PatientID."
         )
     frame = frame.sort_values("birads", kind="stable", ascending=False)
     frame = frame.drop_duplicates("image_id").sort_index()

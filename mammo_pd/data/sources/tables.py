@@ -106,7 +106,7 @@ def _read_excel(path: Path, sheet: str | None = None, **options: Any) -> pd.Data
     except Exception as error:  # a damaged archive can raise almost anything
         # Not its words, which may quote a cell: "could not convert string to float: 'Doe'".
         raise InputError(
-            f"{path} is no Excel sheet that can be read ({type(error).__name__}); save it as CSV."
+            f"{path} is not a readable Excel sheet ({type(error).__name__}); save it as CSV."
         ) from error
     if "header" not in options:
         frame.columns = frame.columns.str.strip()

@@ -32,8 +32,8 @@ def build_objective(settings: TrainingSettings) -> Objective:
     if build is None:
         raise InputError(
             f"training.objective {settings.objective!r} does not exist; choose one of "
-            f"{', '.join(OBJECTIVES)}; one of your own is known to the program that adds it "
-            "(docs/extending.md)."
+            f"{', '.join(OBJECTIVES)}; an objective of your own exists only in the program that "
+            "adds it (docs/extending.md)."
         )
     objective = build(settings)
     return objective if settings.fusion is None else FusedViews(objective, settings)

@@ -50,8 +50,8 @@ class BinaryLabel(Objective):
     def __init__(self, settings: TrainingSettings) -> None:
         if settings.targets:
             raise InputError(
-                "training.targets are for training.objective findings, and this run's is "
-                "binary_label; set it, or leave the targets out."
+                "training.targets needs training.objective findings, and this run's is "
+                "binary_label; set the objective, or drop the targets."
             )
         self._settings = settings
         self.monitor = settings.monitor or "val_auc_image"

@@ -125,8 +125,8 @@ class Target:
             kind = f"the categories {', '.join(self.categories)}" if self.categories else "0 and 1"
             raise InputError(
                 f"--target {self.column}: values of {counted(int(other.sum()), 'image')} are not "
-                f"{kind}{such_as(text[other])}; {_FORMS}. A value that is to count as "
-                "unknown has to be empty in the label table."
+                f"{kind}{such_as(text[other])}; {_FORMS}. Leave unknown values empty in the label "
+                "table."
             )
         return found
 
@@ -148,8 +148,8 @@ class Findings(Objective):
         for name in ("target_column", "positive_share", "label_smoothing", "positive_weight"):
             if getattr(settings, name) != type(settings).model_fields[name].default:
                 raise InputError(
-                    f"training.{name} is for one label alone, and --target learns "
-                    f"{', '.join(settings.targets)}; leave it out, or weigh targets by @WEIGHT."
+                    f"training.{name} applies to a single label, and --target names "
+                    f"{', '.join(settings.targets)}; drop it, or weight targets with @WEIGHT."
                 )
         self.given = tuple(map(Target.parse, settings.targets))
         columns = [target.column for target in self.given]

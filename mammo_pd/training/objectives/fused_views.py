@@ -48,7 +48,7 @@ class FusedViews(Objective):
         if objective.is_pretext:
             raise InputError(
                 f"training.fusion {settings.fusion} joins views to judge a breast, and "
-                f"{settings.objective} judges nothing; leave it out, and give it to the run that "
+                f"{settings.objective} judges nothing; drop it here, and give it to the run that "
                 "starts from these weights."
             )
         if settings.fusion == "exam" and settings.positive_share is not None:

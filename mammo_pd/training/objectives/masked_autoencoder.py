@@ -54,7 +54,7 @@ class MaskedAutoencoder(Objective):
         if settings.monitor not in (None, self.monitor):
             raise InputError(
                 f"training.monitor {settings.monitor!r} does not exist for a masked autoencoder, "
-                "which learns from no label; leave it out (val_loss)."
+                "which uses no labels; drop it (val_loss is used)."
             )
 
     def targets(self, rows: pd.DataFrame) -> npt.NDArray[np.float32]:
