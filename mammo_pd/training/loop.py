@@ -1,7 +1,9 @@
 """The training loop, top to bottom: epochs of steps, validation on all patches, checkpoints.
 
-It knows the objective and the backbone by their protocols alone. Everything random follows from
-(seed, epoch, image), so a resumed run equals an unbroken one.
+Read `fit`, then `_fit` (a whole run), `_train_epoch` (an epoch) and `training.step` (a step); the
+classes below them save, count and log. The loop knows the objective and the backbone only through
+their base classes. Everything random follows from (seed, epoch, image), so a resumed run equals an
+uninterrupted one.
 """
 
 import hashlib
@@ -22,6 +24,7 @@ from tqdm import tqdm
 
 from mammo_pd import __version__
 from mammo_pd.config import dump_config
+from mammo_pd.data.loader import BatchLoader
 from mammo_pd.errors import InputError
 from mammo_pd.files import write_text
 from mammo_pd.locks import locked
@@ -61,23 +64,23 @@ from mammo_pd.training.setup import RunSetup
 from mammo_pd.training.step import TrainingStep, can_fuse, image_keys
 from mammo_pd.wording import counted
 
-# A training loss above this share of a constant score's is no progress.
+# A training loss above this fraction of a constant score's counts as no progress.
 _STANDSTILL = 0.98
-# Reading the loss waits for the device, so it is read this seldom.
+# Steps between reads of the loss: reading it waits for the device.
 _LOG_EVERY = 20
 
 
 @dataclass(frozen=True)
 class EpochProgress:
-    """How far an epoch has come, as a checkpoint within it says.
+    """How far an epoch has come, as recorded in a checkpoint.
 
     Attributes:
-        steps: that are done.
-        images: that they have seen, over all processes.
-        seconds: that they took.
-        waited: seconds of these that the loader made them wait.
-        loss: sum of the losses that were read.
-        window: losses of the last steps, not read yet.
+        steps: completed.
+        images: seen in those steps, over all processes.
+        seconds: spent on those steps.
+        waited: the part of those seconds spent waiting for the loader.
+        loss: sum of the losses that have been read from the device.
+        window: losses of the latest steps, not yet read.
     """
 
     steps: int = 0
@@ -89,20 +92,20 @@ class EpochProgress:
 
 
 def fit(setup: RunSetup, run: RunFolder) -> list[dict[str, float]]:
-    """Train, validate and checkpoint; go on from the last checkpoint where there is one.
+    """Train, validate and checkpoint, resuming from the last checkpoint if there is one.
 
     Args:
         setup: of the run.
-        run: takes checkpoints and history.
+        run: where checkpoints and history are written.
 
     Returns:
         One dictionary of metrics per epoch.
 
     Raises:
-        InputError: the loss is no longer finite, or another process trains the run.
-        KeyboardInterrupt: after Ctrl-C or SIGTERM; what could be saved of the epoch is.
-        DoesNotFitError: the batch does not fit in memory; a run without a checkpoint is removed, so
-            that it is not taken for the latest.
+        InputError: the loss is no longer finite, or another process is training the run.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, with the epoch saved as far as possible.
+        DoesNotFitError: the batch does not fit in memory. A run without a checkpoint is removed, so
+            that it is not mistaken for the latest run.
     """
     setup.introduce()
     with StopSignals() as signals:
@@ -119,9 +122,9 @@ def fit(setup: RunSetup, run: RunFolder) -> list[dict[str, float]]:
 
 
 def fit_untracked(setup: RunSetup, run: RunFolder) -> list[dict[str, float]]:
-    """The epochs of `fit` alone: no MLflow is told, nothing said, the best not scored once more.
+    """Only the epochs of `fit`, for timing them: no MLflow, no introduction, no final scoring.
 
-    For measuring them; arguments, metrics and errors are those of `fit`.
+    Arguments, return value and errors are those of `fit`.
     """
     with StopSignals() as signals:
         return _fit(setup, run, NoTracking(), signals)
@@ -170,38 +173,13 @@ def _fit(
     optimizer = make_optimizer(groups, training.lr, fused=can_fuse(fabric), captured_on=captured_on)
     frozen, backbone = setup.is_frozen(0), backbone_parameters(timm_model)
     step = _make_step(setup, optimizer, backbone, frozen=frozen)
-    average = WeightAverage(setup.model, training.ema_decay)
 
-    # ---- checkpoint
-    history: list[dict[str, float]] = []
-    progress = EpochProgress()
-    card = setup.card
-    newest = newest_state(run.last, run.midway)
-    if newest is not None:
-        state = load_state(newest, setup.model, step.optimizer, average)
-        history, progress = state["history"], EpochProgress(**state.get("progress", {}))
-        # Checkpoints of earlier versions lack the scale of the loss in fp16.
-        if state.get("precision"):
-            fabric.strategy.precision.load_state_dict(state["precision"])
-        within = f" and {counted(progress.steps, 'step')}" if progress.steps else ""
-        setup.say(f"resuming after epoch {len(history)} of {training.epochs}{within}")
-
-    def contents(progress: EpochProgress | None = None) -> Contents:
-        facts = {
-            "history": history,
-            "progress": asdict(progress or EpochProgress()),
-            "precision": fabric.strategy.precision.state_dict(),
-        }
-        return state_of(setup.model, optimizer, average, facts, card)
-
-    def save(progress: EpochProgress) -> None:
-        """Save within an epoch, unless the weights are spoilt already: the loop will say so."""
-        if fabric.is_global_zero and is_finite(setup.model):
-            with signals.saving():
-                writer.flush_best()
-                contents(progress).write(run.midway)
-
-    saver = _Saver(signals, save, training.checkpoint_minutes, alone=fabric.world_size == 1)
+    # ---- checkpoint: resume where a stopped run left off
+    state = _RunState(setup, optimizer)
+    history = state.history
+    progress = state.restore(run, step.optimizer)
+    writer = CheckpointWriter(run)
+    saver = _MidwaySaver(setup, run, state, writer, signals)
 
     # ---- data
     batches = setup.train_batches()
@@ -211,7 +189,7 @@ def _fit(
     # ---- epochs
     mark = time.perf_counter() - progress.seconds
     clock: StepClock | None = StepClock(setup.device)
-    with CheckpointWriter(run) as writer:
+    with writer:
         for epoch in range(len(history), training.epochs):
             if _is_stale(history, objective, training.patience):
                 setup.say(f"stopping early: no better epoch in the last {training.patience}")
@@ -219,12 +197,13 @@ def _fit(
             if setup.is_frozen(epoch) != frozen:
                 frozen = setup.is_frozen(epoch)
                 step = _make_step(setup, optimizer, backbone, frozen=frozen)
+            # Train, then validate with the averaged weights.
             batches.epoch, batches.first = epoch, progress.steps
             try:
                 done = _train_epoch(
-                    setup, step, train_loader, epoch, tracker, average, progress, saver, clock
+                    setup, step, train_loader, epoch, tracker, state.average, progress, saver, clock
                 )
-                with saver.saving_if_interrupted(done), average.in_place():
+                with saver.saving_if_interrupted(done), state.average.in_place():
                     kept = setup.val_kept if setup.validates_on_some else None
                     scores = _validate(setup, step.model, val_loader, kept, step.captured)
             except torch.OutOfMemoryError as error:
@@ -233,47 +212,34 @@ def _fit(
                 # The epoch's last update: the loss of each step was finite.
                 raise _no_longer_finite("the scores of validation images are", f"epoch {epoch + 1}")
             progress = EpochProgress()
-            loss, images = done.loss / done.steps, done.images
-            metrics = {
-                "epoch": epoch + 1,
-                "train_loss": loss,
-                "train_images_per_second": images / done.seconds,
-                "train_wait_share": done.waited / done.seconds,
-                "train_memory_gib": peak_memory_gib(setup.device),
-                **objective.metrics(setup.parts[Split.VAL], scores),
-            }
-            # From the end of the epoch before: with validation and that epoch's checkpoints.
-            metrics["epoch_seconds"] = time.perf_counter() - mark
-            metrics["epoch_images_per_second"] = images / metrics["epoch_seconds"]
+            # Record what came of it, and advise.
+            metrics = _epoch_metrics(setup, epoch, done, scores, began=mark)
             mark += metrics["epoch_seconds"]
             history.append(metrics)
             tracker.log(metrics, step=(epoch + 1) * len(batches))
             setup.say(_epoch_line(metrics, objective.monitor, training.epochs))
             if clock is not None:
-                own = images / done.steps / fabric.world_size
-                shortage = describe_shortage(
-                    train_loader.read, clock.seconds(), own, len(setup.train_set)
-                )
-                if shortage is not None:
-                    setup.say(shortage)
+                _say_if_data_is_short(setup, train_loader, clock, done)
                 clock = None  # once is enough
-            # Rates of the warm-up teach little, and of a run that is over there is no more to say.
+            # Not during warm-up, which learns little, nor at the end, when it is too late to act.
             due = max(math.ceil(training.epochs / 3), math.floor(training.warmup_epochs) + 1)
             if epoch + 1 == due < training.epochs:
-                _warn_if_nothing_is_learnt(setup, loss, due)
+                _warn_if_nothing_is_learnt(setup, metrics["train_loss"], due)
+            # Hand the checkpoint to the writer; a signal then ends the run between two epochs.
             if fabric.is_global_zero:
                 with signals.saving():
                     if best_epoch(history, objective) == len(history):
-                        with average.in_place():
-                            writer.take_best(weights_of(setup.model, timm_model, metrics, card))
-                    writer.save(contents)
+                        # The writer copies the weights, so the average need not stay in place.
+                        with state.average.in_place():
+                            writer.take_best(state.weights(metrics))
+                    writer.save(state.after_epoch)
             fabric.barrier()
             try:
                 saver.after_epoch()
             except KeyboardInterrupt:
-                writer.flush(contents)
+                writer.flush(state.after_epoch)
                 raise
-        writer.flush(contents)
+        writer.flush(state.after_epoch)
     return history
 
 
@@ -284,7 +250,7 @@ def _make_step(
     *,
     frozen: bool,
 ) -> TrainingStep:
-    """Set model and optimiser up for a phase: DDP must know which weights learn in it."""
+    """Set up model and optimiser for a phase: DDP must know which weights are trained in it."""
     for weight in backbone:
         weight.requires_grad_(not frozen)
     with on_capture_stream(setup.device) if setup.captures_steps else nullcontext():
@@ -297,7 +263,7 @@ def _make_step(
         setup.sampler,
         setup.objective,
         clip_norm,
-        # Anew in each phase: a graph holds what learns in it.
+        # New in each phase: a graph is captured for a fixed set of trained weights.
         setup.make_captured() if setup.captures_steps else None,
     )
 
@@ -323,9 +289,10 @@ def _is_stale(history: list[dict[str, float]], objective: Objective, patience: i
 
 
 def _score_best(setup: RunSetup, run: RunFolder) -> npt.NDArray[np.float64]:
-    """Score the validation images by the best epoch, on every patch: (images, T).
+    """Score the validation images with the best epoch's weights, on every patch: (images, T).
 
-    On some, where the others are what is predicted. The model is left with its weights.
+    A pretext task, which predicts dropped patches, is scored on the kept ones. The model is left
+    with the best weights.
     """
     if setup.fabric.is_global_zero:
         load_weights(run.best, setup.model, setup.backbone.timm_model)
@@ -338,14 +305,59 @@ def _score_best(setup: RunSetup, run: RunFolder) -> npt.NDArray[np.float64]:
     return _validate(setup, model, loader, None if on_all else setup.val_kept)
 
 
+def _epoch_metrics(
+    setup: RunSetup,
+    epoch: int,
+    done: EpochProgress,
+    scores: npt.NDArray[np.float64],
+    *,
+    began: float,
+) -> dict[str, float]:
+    """One row of history.csv.
+
+    Args:
+        setup: of the run.
+        epoch: counted from 0.
+        done: all of its steps.
+        scores: of the validation images.
+        began: when the epoch before ended. The epoch's seconds count from there, so that they hold
+            validation and the checkpoints of that epoch too.
+    """
+    metrics = {
+        "epoch": epoch + 1,
+        "train_loss": done.loss / done.steps,
+        "train_images_per_second": done.images / done.seconds,
+        "train_wait_share": done.waited / done.seconds,
+        "train_memory_gib": peak_memory_gib(setup.device),
+        **setup.objective.metrics(setup.parts[Split.VAL], scores),
+    }
+    seconds = time.perf_counter() - began
+    return metrics | {
+        "epoch_seconds": seconds,
+        "epoch_images_per_second": done.images / seconds,
+    }
+
+
+def _say_if_data_is_short(
+    setup: RunSetup, loader: BatchLoader, clock: StepClock, done: EpochProgress
+) -> None:
+    """Say by how much the disk is too slow for the steps of the epoch that was timed."""
+    images_per_step = done.images / done.steps / setup.fabric.world_size
+    shortage = describe_shortage(
+        loader.read, clock.seconds(), images_per_step, len(setup.train_set)
+    )
+    if shortage is not None:
+        setup.say(shortage)
+
+
 def _lock_operating_points(
     setup: RunSetup, run: RunFolder, scores: npt.NDArray[np.float64]
 ) -> None:
-    """Lock them on the validation images; `predict` is given the checkpoint's file alone."""
+    """Choose them on the validation images and store them in the checkpoint, for `predict`."""
     try:
         points = lock_operating_points(setup.objective, setup.parts[Split.VAL], scores)
     except InputError as error:
-        # As of an objective whose scores are no probabilities.
+        # For instance an objective whose scores are not probabilities.
         setup.say(f"warning: no thresholds were locked for predict: {error}")
         return
     if points:
@@ -393,57 +405,33 @@ def _warn_if_best_had_learnt_nothing(
 def _train_epoch(
     setup: RunSetup,
     step: TrainingStep,
-    loader: Any,
+    loader: BatchLoader,
     epoch: int,
     tracker: Tracker,
     average: WeightAverage,
     before: EpochProgress,
-    saver: "_Saver",
+    saver: "_MidwaySaver",
     clock: StepClock | None,
 ) -> EpochProgress:
-    """One pass over the training images, or what is left of it; all of it is then done."""
+    """One pass over the training images, or the rest of one; returns the finished epoch."""
     training, world = setup.config.training, setup.fabric.world_size
     batches = setup.train_batches()
     batches.epoch = epoch
     steps, turns, sizes = len(batches), batches.turns(), batches.sizes()
     warmup = round(training.warmup_epochs * steps)
-    images = before.images
-    started = time.perf_counter() - before.seconds
-    bar = tqdm(
-        total=steps,
-        initial=before.steps,
-        desc=f"epoch {epoch + 1}",
-        unit="step",
-        leave=False,
-        # None shows it on a terminal only.
-        disable=None if setup.fabric.is_global_zero else True,
-    )
 
-    def report(mean: float, number: int, rate: float) -> None:
-        if not math.isfinite(mean):
-            raise _no_longer_finite("the loss is", f"epoch {epoch + 1}, by step {number + 1}")
-        tracker.log({"step_loss": mean, "learning_rate": rate}, step=epoch * steps + number + 1)
-        elapsed = time.perf_counter() - started
-        memory = peak_memory_gib(setup.device)
-        bar.set_postfix_str(f"loss {mean:.3f}, {images / elapsed:.0f} images/s, {memory:.1f} GiB")
+    def rate_of(number: int) -> float:
+        return learning_rate(epoch * steps + number, training.epochs * steps, warmup, training.lr)
 
     step.model.train()
     if setup.is_frozen(epoch):
         # Frozen features are those of evaluation: without stochastic depth.
         setup.backbone.eval()
-
-    def rate_of(number: int) -> float:
-        return learning_rate(epoch * steps + number, training.epochs * steps, warmup, training.lr)
-
     last = before.steps - 1
-    losses = _AsyncLosses(setup.fabric, report, before, (last, rate_of(max(0, last))))
-
-    def progress(steps: int) -> EpochProgress:
-        total, window = losses.state()
-        seconds, waited = time.perf_counter() - started, before.waited + loader.waited
-        return EpochProgress(steps, images, seconds, waited, total, window)
-
-    with bar:
+    meter = _EpochMeter(
+        setup, tracker, loader, epoch, steps, before, at=(last, rate_of(max(0, last)))
+    )
+    with meter.bar:
         for number, batch in enumerate(loader, start=before.steps):
             done = epoch * steps + number
             # Dropout inside a model draws from torch's own generator.
@@ -454,29 +442,28 @@ def _train_epoch(
                 setup.train_set, batch.rows, training.seed, epoch, setup.device, turns[number]
             )
             num_keep, parts = setup.keep_at(epoch, number)
+            # Whole breasts or exams cannot be shared evenly: each process counts by its images.
             weight = len(batch) * world / sizes[number]
             with clock.timing() if clock is not None else nullcontext():
                 loss = step(batch, keys, num_keep, parts, weight)
             average.update(done)
-            images += sizes[number]
-            losses.add(loss, number, rate)
-            bar.update()
-            saver.after_step(number + 1, progress)
-        losses.finish()
-        return progress(steps)
+            meter.add(loss, number, rate, sizes[number])
+            saver.after_step(number + 1, meter.progress)
+        meter.finish()
+        return meter.progress(steps)
 
 
 def _validate(
     setup: RunSetup,
     model: nn.Module,
-    loader: Any,
+    loader: BatchLoader,
     kept: Callable[[Tensor], Kept] | None,
     captured: CapturedWork | None = None,
 ) -> npt.NDArray[np.float64]:
-    """Score every validation image, on all its patches or some: (images, T), in the set's order."""
+    """Score every validation image, on all or some patches: (images, T), in data set order."""
     model.eval()
     columns = len(setup.objective.score_columns)
-    # Not empty even where there are fewer images than processes.
+    # An empty start, so that a process without any image has something to concatenate.
     scored = [torch.empty(0, columns, device=setup.device)]
     rows = [torch.empty(0, dtype=torch.int64)]
     for index, scores in score_batches(
@@ -511,33 +498,101 @@ def peak_memory_gib(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-class _Saver:
-    """Saves within an epoch: when a signal asks for it, and when the last time is long ago.
+class _RunState:
+    """What a checkpoint holds: weights, their average, the optimiser's state and the history.
+
+    Attributes:
+        history: the metrics of each epoch that is done.
+        average: of the weights.
 
     Args:
+        setup: of the run, its model on its device.
+        optimizer: as it was made, before Fabric wrapped it.
+    """
+
+    def __init__(self, setup: RunSetup, optimizer: torch.optim.Optimizer) -> None:
+        self.history: list[dict[str, float]] = []
+        self.average = WeightAverage(setup.model, setup.config.training.ema_decay)
+        self._setup = setup
+        self._optimizer = optimizer
+        self._card = setup.card
+
+    def restore(self, run: RunFolder, optimizer: torch.optim.Optimizer) -> EpochProgress:
+        """Load the run's newest checkpoint into model, optimiser and this; nothing if it has none.
+
+        Args:
+            run: of the checkpoints.
+            optimizer: set up by Fabric.
+
+        Returns:
+            How far the epoch has come that is to be trained next.
+        """
+        newest = newest_state(run.last, run.midway)
+        if newest is None:
+            return EpochProgress()
+        setup = self._setup
+        state = load_state(newest, setup.model, optimizer, self.average)
+        self.history.extend(state["history"])
+        progress = EpochProgress(**state.get("progress", {}))
+        # Checkpoints of earlier versions lack the scale of the loss in fp16.
+        if state.get("precision"):
+            setup.fabric.strategy.precision.load_state_dict(state["precision"])
+        within = f" and {counted(progress.steps, 'step')}" if progress.steps else ""
+        epochs = setup.config.training.epochs
+        setup.say(f"resuming after epoch {len(self.history)} of {epochs}{within}")
+        return progress
+
+    def after_epoch(self) -> Contents:
+        """The state between two epochs."""
+        return self.within_epoch(EpochProgress())
+
+    def within_epoch(self, progress: EpochProgress) -> Contents:
+        """The state after some steps of the epoch that follows the history."""
+        facts = {
+            "history": self.history,
+            "progress": asdict(progress),
+            "precision": self._setup.fabric.strategy.precision.state_dict(),
+        }
+        return state_of(self._setup.model, self._optimizer, self.average, facts, self._card)
+
+    def weights(self, metrics: dict[str, float]) -> Contents:
+        """The weights that are in the model now, not copied, with their epoch's metrics."""
+        timm_model = self._setup.backbone.timm_model
+        return weights_of(self._setup.model, timm_model, metrics, self._card)
+
+
+class _MidwaySaver:
+    """Saves within an epoch: when a signal asks for it, or the last save was too long ago.
+
+    Args:
+        setup: of the run.
+        run: takes the checkpoint.
+        state: what is saved.
+        writer: of the checkpoints between epochs, which may still be writing the best weights.
         signals: of this process.
-        save: writes the checkpoint.
-        minutes: between two of them; None for no limit.
-        alone: whether this process trains by itself. Beside others it saves only where they have
-            all read the same losses.
     """
 
     def __init__(
         self,
+        setup: RunSetup,
+        run: RunFolder,
+        state: _RunState,
+        writer: CheckpointWriter,
         signals: StopSignals,
-        save: Callable[[EpochProgress], None],
-        minutes: float | None,
-        *,
-        alone: bool,
     ) -> None:
+        minutes = setup.config.training.checkpoint_minutes
+        self._setup = setup
+        self._run = run
+        self._state = state
+        self._writer = writer
         self._signals = signals
-        self._save = save
         self._seconds = math.inf if minutes is None else 60 * minutes
-        self._every = 1 if alone else _LOG_EVERY
+        # Beside other processes only where all of them have read the same losses.
+        self._every = 1 if setup.fabric.world_size == 1 else _LOG_EVERY
         self._saved = time.perf_counter()
 
     def after_epoch(self) -> None:
-        """Take the epoch's own checkpoint for what was asked for, and end if that was.
+        """Count the epoch's own checkpoint as the one requested, and end if that was requested.
 
         Raises:
             KeyboardInterrupt: after Ctrl-C or SIGTERM.
@@ -547,26 +602,34 @@ class _Saver:
         self._signals.raise_if_ending()
 
     def after_step(self, steps: int, progress: Callable[[int], EpochProgress]) -> None:
-        """Save if it is time to, and end the training if a signal asked for that.
+        """Save if it is time, and end the training if a signal asked for it.
 
         Args:
-            steps: of the epoch that are done.
-            progress: tells how far that is.
+            steps: completed in this epoch.
+            progress: describes the epoch after that many steps.
 
         Raises:
             KeyboardInterrupt: after Ctrl-C or SIGTERM.
         """
         if steps % self._every:
             return
-        # In this order: a request is taken when it comes.
+        # In this order: the request must be taken even if a save is due anyway.
         if self._signals.take_request() or time.perf_counter() - self._saved > self._seconds:
             self._save(progress(steps))
             self._saved = time.perf_counter()
         self._signals.raise_if_ending()
 
+    def _save(self, progress: EpochProgress) -> None:
+        # Weights that are no longer finite are not saved; the loop will soon report the loss.
+        if self._setup.fabric.is_global_zero and is_finite(self._setup.model):
+            with self._signals.saving():
+                # First the best weights: no saved history may name an epoch whose weights are lost.
+                self._writer.flush_best()
+                self._state.within_epoch(progress).write(self._run.midway)
+
     @contextmanager
     def saving_if_interrupted(self, done: EpochProgress) -> Iterator[None]:
-        """Within the block, which validates, nothing more is learnt: an interrupt may come."""
+        """Save the finished epoch if its validation, the block, is interrupted."""
         try:
             yield
         except KeyboardInterrupt:
@@ -574,14 +637,86 @@ class _Saver:
             raise
 
 
+class _EpochMeter:
+    """How far an epoch has come: shown on a bar, logged, and told to checkpoints.
+
+    Args:
+        setup: of the run.
+        tracker: takes losses and learning rates.
+        loader: of the epoch's batches, which knows how long it was waited for.
+        epoch: counted from 0.
+        steps: of the whole epoch.
+        before: what was done of it before the run was stopped.
+        at: number and learning rate of the last step of that.
+    """
+
+    def __init__(
+        self,
+        setup: RunSetup,
+        tracker: Tracker,
+        loader: BatchLoader,
+        epoch: int,
+        steps: int,
+        before: EpochProgress,
+        *,
+        at: tuple[int, float],
+    ) -> None:
+        self._device = setup.device
+        self._tracker = tracker
+        self._loader = loader
+        self._epoch = epoch
+        self._steps = steps
+        self._before = before
+        self._images = before.images
+        self._started = time.perf_counter() - before.seconds
+        self._losses = _AsyncLosses(setup.fabric, self._report, before, at)
+        self.bar = tqdm(
+            total=steps,
+            initial=before.steps,
+            desc=f"epoch {epoch + 1}",
+            unit="step",
+            leave=False,
+            # None shows it on a terminal only.
+            disable=None if setup.fabric.is_global_zero else True,
+        )
+
+    def add(self, loss: Tensor, number: int, rate: float, images: int) -> None:
+        """Count one step; its loss is read later, since reading it waits for the device."""
+        self._images += images
+        self._losses.add(loss, number, rate)
+        self.bar.update()
+
+    def finish(self) -> None:
+        """Read the losses that are left."""
+        self._losses.finish()
+
+    def progress(self, steps: int) -> EpochProgress:
+        """What a checkpoint notes after that many steps of the epoch."""
+        total, window = self._losses.state()
+        seconds = time.perf_counter() - self._started
+        waited = self._before.waited + self._loader.waited
+        return EpochProgress(steps, self._images, seconds, waited, total, window)
+
+    def _report(self, mean: float, number: int, rate: float) -> None:
+        if not math.isfinite(mean):
+            raise _no_longer_finite("the loss is", f"epoch {self._epoch + 1}, by step {number + 1}")
+        step = self._epoch * self._steps + number + 1
+        self._tracker.log({"step_loss": mean, "learning_rate": rate}, step=step)
+        images_per_second = self._images / (time.perf_counter() - self._started)
+        memory = peak_memory_gib(self._device)
+        self.bar.set_postfix_str(
+            f"loss {mean:.3f}, {images_per_second:.0f} images/s, {memory:.1f} GiB"
+        )
+
+
 class _AsyncLosses:
     """Asynchronous loss logging: a window of losses is copied while the next one is computed.
 
     Args:
         fabric: of the run.
-        report: takes the mean of a window, the number of its last step, and the learning rate.
-        before: the steps of the epoch that are done already.
-        at: number and learning rate of the last of these.
+        report: called with the mean of a window, the number of its last step and its learning rate.
+        before: the part of the epoch done before the run was stopped.
+        at: number and learning rate of its last step.
     """
 
     def __init__(
@@ -605,19 +740,19 @@ class _AsyncLosses:
             self._copy()
 
     def finish(self) -> None:
-        """Read what is left."""
+        """Read the remaining losses."""
         if self._window:
             self._copy()
         self._read()
 
     def state(self) -> tuple[float, list[float]]:
-        """The sum of the losses that were read, and the window of those that are not."""
-        # A window on its way is read now and not later, which changes no sum.
+        """The sum of the losses read so far, and the window of those not yet read."""
+        # Reading a window in flight now rather than later changes no sum.
         self._read()
         return self._total, [loss.item() for loss in self._window]
 
     def _copy(self) -> None:
-        # The window before has long been computed: reading it does not wait.
+        # The previous window was computed long ago, so reading it does not wait.
         self._read()
         # The mean across ranks: each holds an equal share of the images.
         values = self._fabric.all_reduce(torch.stack(self._window), reduce_op="mean")
@@ -642,7 +777,7 @@ class _AsyncLosses:
 
 
 def _describe(setup: RunSetup, tracker: Journal) -> None:
-    """Log to MLflow what the run was made with; its metrics follow."""
+    """Log the run's configuration, environment and data sets; its metrics follow."""
     config = without_paths(setup.config)
     tracker.describe(
         parameters={
@@ -663,10 +798,10 @@ def _describe(setup: RunSetup, tracker: Journal) -> None:
 
 
 def _tracked_datasets(setup: RunSetup) -> list[TrackedDataset]:
-    """The images of the split's parts, by hashes and counts."""
+    """The training and validation parts of the split, identified by hashes and counts."""
     cohort = setup.cohort
     fold = "" if cohort.fold is None else f", fold {cohort.fold}"
-    # Another fold, or other labels, make other data sets of one split.
+    # The same split with another fold or other labels is a different data set.
     digest = hashlib.sha256(f"{cohort.split.hash}{fold}{setup.labels_hash}".encode()).hexdigest()
     counts = setup.counts
     return [
