@@ -27,12 +27,12 @@ from mammo_pd.terms import Draw
 from mammo_pd.wording import counted
 
 IMG_ASPECT = 0.8
-# Pixels on a side: three times what a mammogram has. More is a slip of the keyboard.
+# Pixels per side, three times a mammogram's. Anything larger is a typing error.
 _MAX_SIDE = 16384
 
 
 def _read_number(value: Any) -> Any:
-    """Read text as a number where it is one: to YAML 1.1, ``1e-4`` is a string."""
+    """Parse text that is a number: YAML 1.1 reads ``1e-4`` as a string."""
     if isinstance(value, str):
         try:
             return float(value)
@@ -41,8 +41,8 @@ def _read_number(value: Any) -> Any:
     return value
 
 
-# Fields are strict: they take no text for a number and no bool for an integer. These two read the
-# numbers that YAML 1.1 and the command line hand over as text.
+# Fields are strict: text is not accepted as a number, nor a bool as an integer. These two types
+# also accept numbers that YAML 1.1 and the command line deliver as text.
 _Number = Annotated[float, BeforeValidator(_read_number)]
 _NumberOrText = Annotated[float | str, BeforeValidator(_read_number)]
 
@@ -71,7 +71,7 @@ class DataSettings(_Settings):
     """The training data."""
 
     split: str = "default"
-    """Name of a split of the store."""
+    """Name of one of the store's splits."""
 
     fold: int | None = None
     """Fold to test on, where the split has folds."""
@@ -81,7 +81,7 @@ class DataSettings(_Settings):
     largest native breast crop of the split."""
 
     workers: Annotated[int, Field(ge=1)] | None = None
-    """Reader threads; null for one less than the cores, at most 8 (one on a CPU)."""
+    """Reader threads; null for one fewer than the cores, at most 8 (one if training on a CPU)."""
 
 
 class PatchDropoutSettings(_Settings):
@@ -89,7 +89,7 @@ class PatchDropoutSettings(_Settings):
 
     keep_rate: _NumberOrText = 0.25
     """Fraction of the patches kept: a number; 0.5:0.25 for a linear schedule over the epochs; or
-    random, as in the official code. +N after it keeps every patch in the last N epochs."""
+    random, as in the official code. Append +N to keep every patch in the last N epochs."""
 
     draw: Annotated[Draw, Field(strict=False)] = Draw.UNIFORM
     """How patches are drawn: uniform, tissue (patches with breast first) or grid (evenly
@@ -149,26 +149,27 @@ class ModelSettings(_Settings):
     those of timm's hub under the model's name; another timm name; or hf-hub:OWNER/NAME."""
 
     normalization: Literal["auto", "imagenet", "clip", "half"] = "auto"
-    """Mean and deviation of the input: auto for what the weights expect, as far as they or timm
-    tell (0.5 and 0.5 for random weights); or ImageNet's, CLIP's, or 0.5 and 0.5."""
+    """Mean and standard deviation that normalise the input: auto for what the weights expect, as
+    far as the file or timm says (0.5 and 0.5 for random weights); or ImageNet's, CLIP's, or half
+    for 0.5 and 0.5."""
 
     drop_path_rate: Annotated[_Number, Field(ge=0, lt=1)] = 0.1
     """Stochastic depth rate."""
 
     global_pool: str | None = None
-    """timm's pooling; null for the model's own."""
+    """timm's pooling; null for the model's default."""
 
     checkpointing: bool = False
-    """Recompute the blocks in the backward pass: a fraction of the memory for about a third more
-    time."""
+    """Recompute the blocks in the backward pass, which takes a fraction of the memory and about a
+    third more time."""
 
 
 class TrainingSettings(_Settings):
-    """What is learnt, and the optimisation."""
+    """What is learnt, and how it is optimised."""
 
     objective: str = "binary_label"
-    """What is learnt: binary_label is cancer or not, from the label column; findings are the
-    columns that targets names; masked_autoencoder is to predict dropped patches, without labels."""
+    """What is learnt: binary_label for cancer or not, from the label column; findings for the
+    columns listed in targets; masked_autoencoder for predicting dropped patches, without labels."""
 
     epochs: Annotated[int, Field(ge=1)] = 30
     """Passes over the training images."""
@@ -183,68 +184,68 @@ class TrainingSettings(_Settings):
     """Peak learning rate of AdamW."""
 
     weight_decay: Annotated[_Number, Field(ge=0)] = 0.05
-    """AdamW's weight decay, on matrices only: not on biases, norms, tokens or position
+    """AdamW's weight decay, applied to matrices but not to biases, norms, tokens or position
     embeddings."""
 
     warmup_epochs: Annotated[_Number, Field(ge=0)] = 2.0
     """Epochs of linear warm-up before the cosine; may be fractional."""
 
     layer_decay: Annotated[_Number, Field(gt=0, le=1)] = 1.0
-    """Learning rate of each block as a share of that of the block after it; 1 for one rate."""
+    """Learning rate of each block as a fraction of the next block's; 1 for a single rate."""
 
     frozen_epochs: Annotated[int, Field(ge=0)] | Literal["all"] = 0
-    """First epochs in which the head alone learns; all for a linear probe."""
+    """Number of initial epochs that train only the head; all for a linear probe."""
 
     clip_norm: Annotated[_Number, Field(ge=0)] = 1.0
     """Maximum gradient norm; 0 for no clipping."""
 
     ema_decay: Annotated[_Number, Field(ge=0, lt=1)] = 0.0
-    """Decay, at each step, of a moving average of the weights, which is then validated and kept as
-    the best; 0 for the weights themselves."""
+    """Decay per step of an exponential moving average of the weights, which is then validated and
+    saved as the best; 0 for no averaging."""
 
     targets: Annotated[tuple[str, ...], Field(strict=False)] | None = None
-    """Columns that findings learns: of 0 and 1 (cancer), of categories (density:4), or of listed
-    ones from the lowest (birads:1,2,0); with a weight (density:4@0.5). An empty cell counts for
-    nothing. null for other objectives."""
+    """Columns that findings learns: 0 and 1 (cancer), a number of categories (density:4), or
+    categories listed from the lowest (birads:1,2,0); optionally weighted (density:4@0.5). Empty
+    cells are ignored. null for other objectives."""
 
     fusion: Literal["breast", "exam"] | None = None
-    """Images that are judged together, by a small transformer over their class tokens, so that each
-    has the score of its breast: those of a breast, or of an exam, whose other breast is then looked
-    at too. null for each image by itself."""
+    """Judge all images of a breast, or of an exam, together with a small transformer over their
+    class tokens; every image then gets the score of its breast. With exam, each breast is also
+    compared with the other one. null to judge each image by itself."""
 
     target_column: str | None = None
     """Column of the label table with targets in [0, 1] to train on; null for the label. Validation
     and test are judged by the label."""
 
     label_smoothing: Annotated[_Number, Field(ge=0, lt=1)] = 0.0
-    """Share of each training target that is replaced by 0.5."""
+    """Label smoothing: the fraction of each training target that is replaced by 0.5."""
 
     positive_weight: Annotated[_Number, Field(gt=0)] = 1.0
-    """Weight of a positive image in the loss; scores are corrected for it."""
+    """Weight of positive images in the loss; scores are corrected for it."""
 
     positive_share: Annotated[_Number, Field(gt=0, lt=1)] | None = None
-    """Share of positives among the images that each epoch draws; scores are corrected for it. null
-    for every image once."""
+    """Fraction of positives among the images that each epoch draws; scores are corrected for it.
+    null to use every image once."""
 
     balance_within: str | None = None
-    """Column of the label table within whose values the share of positives is kept, such as the
-    machine; it then says nothing of the label."""
+    """Column of the label table, such as the machine: positive_share then holds within each of its
+    values, so that the column says nothing about the label."""
 
     validate_on: Literal["kept", "all"] = "kept"
-    """Patches that validation reads after each epoch: as many as training keeps, the same in every
-    epoch; or all. The best epoch is scored on all in any case."""
+    """Patches that validation reads after each epoch: as many as training keeps (the same ones in
+    every epoch), or all. The best epoch is always scored on all."""
 
     monitor: str | None = None
-    """What chooses the best epoch: val_auc_LEVEL, val_average_precision_LEVEL (image, breast, exam,
-    patient) or val_loss; null for val_auc_image. Of findings it is val_auc_COLUMN_LEVEL (image,
-    breast), val_kappa_COLUMN or val_loss; null for the first column's val_auc_COLUMN_image."""
+    """Metric that chooses the best epoch: val_auc_LEVEL, val_average_precision_LEVEL (image,
+    breast, exam, patient) or val_loss; null for val_auc_image. For findings: val_auc_COLUMN_LEVEL
+    (image, breast), val_kappa_COLUMN or val_loss; null for the first column's
+    val_auc_COLUMN_image."""
 
     patience: Annotated[int, Field(ge=1)] | None = None
-    """Epochs without a better one after which training stops; null to train all epochs."""
+    """Stop training after this many epochs without improvement; null to train all epochs."""
 
     checkpoint_minutes: Annotated[_Number, Field(gt=0)] | None = 30.0
-    """Minutes after which a checkpoint is written within an epoch that still goes on; null for one
-    after each epoch alone."""
+    """Minutes between checkpoints within a long epoch; null to save only after each epoch."""
 
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the weights, the order of images, the patch draws and the augmentation."""
@@ -263,35 +264,35 @@ class DeviceSettings(_Settings):
     """Lightning Fabric's accelerator: auto, cpu or cuda."""
 
     devices: Annotated[int, Field(ge=1)] = 1
-    """Number of devices; under torchrun its own number counts."""
+    """Number of devices; torchrun's own number takes precedence."""
 
     precision: str = "auto"
-    """Lightning Fabric's precision, such as bf16-mixed or 32-true; auto takes bf16 where the
-    device has it."""
+    """Lightning Fabric's precision, such as bf16-mixed or 32-true; auto uses bf16 where the device
+    supports it."""
 
     residual: Literal["float32", "bfloat16"] = "float32"
-    """Type in which blocks hand on their tokens in training at bf16-mixed: bfloat16 is faster and
-    takes less memory, at about twice the rounding error of the gradient (docs/speed.md)."""
+    """Type of the tokens passed between blocks when training in bf16-mixed: bfloat16 is faster and
+    takes less memory, at about twice the rounding error in the gradient (docs/speed.md)."""
 
     compile: bool | None = None
-    """Compile the blocks; null to do so on a GPU where a C compiler is found."""
+    """Compile the blocks; null to compile on a GPU if a C compiler is found."""
 
 
 class StudySettings(_Settings):
-    """What a report must state and no image tells; null is reported as not stated."""
+    """Facts that a report must state and that no image contains; null is reported as not stated."""
 
     intended_use: str | None = None
-    """Who is to be examined with the model, at which point of their care, and what it decides."""
+    """Who the model is meant for, at which point of their care, and what it decides."""
 
     reference_standard: str | None = None
-    """How it was established who has cancer, such as biopsy or a registry."""
+    """How cancer was established, such as by biopsy or from a registry."""
 
     follow_up: str | None = None
-    """How long those without cancer were followed."""
+    """How long women without cancer were followed up."""
 
 
 class RunConfig(_Settings):
-    """Everything that decides a run, except where the store and the runs are."""
+    """Everything that determines a run, except where the store and the runs are."""
 
     data: DataSettings = DataSettings()
     patch_dropout: PatchDropoutSettings = PatchDropoutSettings()
@@ -325,7 +326,7 @@ class RunConfig(_Settings):
 
 
 class _FieldError(ValueError):
-    """What a check of the whole configuration holds against one field.
+    """A check of the whole configuration failed because of one field.
 
     The message begins with the field's value.
     """
@@ -352,13 +353,14 @@ def load_config(
     overrides: Mapping[str, Any] | None = None,
     defaults: Mapping[str, Any] | None = None,
 ) -> RunConfig:
-    """Build and check the configuration of a run.
+    """Build and validate a run's configuration.
 
     Args:
         file: YAML; keys that are missing keep their defaults.
         overrides: values by dotted path, such as ``{"training.lr": 1e-4}``, which take precedence
             over the file; a `Given` says where its value came from.
-        defaults: values by dotted path for what neither says, in place of our own.
+        defaults: values by dotted path, used instead of the built-in defaults where neither sets a
+            key.
 
     Raises:
         InputError: an unknown key, a wrong type or a value out of range. The message names the
@@ -368,7 +370,7 @@ def load_config(
     values: Any = {} if file is None else _read_yaml(file)
     if not isinstance(values, dict):
         raise InputError(f"{where} is not a mapping of sections ({_keys_of(RunConfig)}).")
-    # Before the overrides, which may give the new name beside the file's old one.
+    # Before the overrides are applied: they may use the new name where the file has the old one.
     _rename_old_keys(values)
     origins = {}
     for path, default in (defaults or {}).items():
@@ -407,12 +409,12 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Given]:
 
 
 def dump_config(config: RunConfig) -> str:
-    """The whole configuration as YAML that `load_config` reads back."""
+    """The whole configuration as YAML, for `load_config` to read back."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
 def dump_schema() -> str:
-    """The JSON schema of a configuration file, as editors and ``configs/schema.json`` have it."""
+    """The JSON schema of a configuration file, as in ``configs/schema.json``, which editors use."""
     return json.dumps(RunConfig.model_json_schema(), indent=2) + "\n"
 
 
@@ -425,7 +427,8 @@ def resolve_img_size(
         res: as in `DataSettings`.
         patch_size: P, in pixels.
         largest: (height, width) of the largest native crop, for ``full``.
-        window: side of the windows, in patches, of which the image is to have a whole number.
+        window: side of the attention windows, in patches; the image must hold a whole number of
+            them.
 
     Returns:
         img_size, both sides multiples of ``patch_size``, or of the windows' side.
@@ -479,7 +482,7 @@ def _read_yaml(file: Path) -> Any:
 
 
 def _rename_old_keys(values: dict[Any, Any]) -> None:
-    """Rename what files made by earlier versions call otherwise: their runs must still be read."""
+    """Accept the names that earlier versions used: their runs must stay readable."""
     training = values.get("training")
     if not isinstance(training, dict) or "grad_accum_steps" in training:
         return
@@ -496,7 +499,8 @@ def _set(values: dict[str, Any], path: str, given: Given) -> None:
     values[name] = given.value
 
 
-# What each of pydantic's error types asks for, to follow "it must be"; filled from its context.
+# What each of pydantic's error types requires, as a phrase to follow "it must be"; the braces are
+# filled from the error's context.
 _BOUNDS = {
     "finite_number": "finite",
     "greater_than": "above {gt}",
@@ -523,7 +527,7 @@ def _explain(error: ValidationError, where: str, origins: Mapping[tuple[str, ...
     # A union appends its member to the location; sections and fields are two levels deep.
     loc = cause.loc if isinstance(cause, _FieldError) else tuple(map(str, first["loc"][:2]))
     key = ".".join(loc)
-    # What was typed may lie deeper than the error: --set no_such_section.key=1.
+    # What was typed may be deeper than the error: --set no_such_section.key=1.
     typed = (origin for path, origin in origins.items() if path[: len(loc)] == loc)
     origin = next(typed, f"{where}: {key}")
     if first["type"] in ("extra_forbidden", "invalid_key"):

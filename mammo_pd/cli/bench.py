@@ -41,8 +41,8 @@ def bench(
 ) -> None:
     """Measure training steps on this machine, beside timm's patch_drop_rate.
 
-    Gives images/s, memory, host time and waiting, of steps at a full and at a
-    small batch and of whole epochs.
+    Reports images/s, memory, host time and waiting time for steps with a full and a
+    small batch, and for whole epochs.
 
     For example:
 
@@ -53,12 +53,12 @@ def bench(
         keep: Fractions of the patches kept, each constant.
         model: timm model names.
         batch_size: Images per step.
-        pretrain: Measure steps of pretrain as well.
-        epochs: Measure whole epochs, with validation and checkpoints, on images of noise; by
+        pretrain: Also measure steps of pretrain.
+        epochs: Measure whole epochs, with validation and checkpoints, on noise images; on by
             default on a GPU.
         store: Read the images of this store.
         out: Where to write the results.
-        mlflow: Log to the MLflow database of --runs as well.
+        mlflow: Also log to the MLflow database of --runs.
         runs: The folder of runs.
     """
     check_output_folder("--out", out)

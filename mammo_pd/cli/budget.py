@@ -1,4 +1,4 @@
-"""``mammo-pd budget``: what fits a GPU, and in how much time."""
+"""``mammo-pd budget``: what fits on a GPU, and how long it takes."""
 
 from pathlib import Path
 from typing import Annotated

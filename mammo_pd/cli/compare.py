@@ -40,10 +40,11 @@ def compare(
     Args:
         models: Two or more evaluated runs, or CSV files of predictions.
         out: Where to write the report.
-        intersect: Where the images differ, compare on those that all have.
-        aggregation: How image scores become those of a breast, exam or patient.
-        resamples: Without effect; accepted so that older scripts run.
-        margin: Say of each pair whether one model's AUC is at most this much lower, such as 0.02.
+        intersect: If the sets of images differ, compare on those they have in common.
+        aggregation: How image scores are combined for a breast, exam or patient.
+        resamples: No effect; accepted so that older scripts keep working.
+        margin: Non-inferiority margin: say for each pair whether one model's AUC is at most this
+            much lower, such as 0.02.
         runs: The folder of runs.
     """
     if len(models) < 2:

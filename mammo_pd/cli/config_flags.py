@@ -1,4 +1,4 @@
-"""The flags of a run's configuration, which ``train`` and ``cv`` share."""
+"""The configuration flags that ``train`` and ``cv`` share."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from mammo_pd.config import RunConfig
 
-# The key of the configuration that each flag stands for.
+# The configuration key that each flag sets.
 CONFIG_KEYS = {
     "--res": "data.res",
     "--keep": "patch_dropout.keep_rate",
@@ -51,20 +51,21 @@ class ConfigFlags:
     Attributes:
         res: Input size: a height in pixels (the width is 4/5 of it), HEIGHTxWIDTH, or full for
             native resolution.
-        keep: Fraction of the patches kept. 0.5:0.25 is linear over the epochs, random is drawn for
-            each step; +N after it keeps every patch in the last N epochs.
-        draw: Which patches: any (uniform), those with breast first (tissue), evenly spread (grid).
+        keep: Fraction of the patches kept. 0.5:0.25 changes it linearly over the epochs, random
+            draws it for each step; append +N to keep every patch in the last N epochs.
+        draw: Which patches to keep: any (uniform), those with breast first (tissue), or evenly
+            spread ones (grid).
         model: timm model name.
-        weights: File of initial weights (timm, DINO, MAE, DeiT, CLIP); or with a network timm for
-            its hub's, a timm name, or hf-hub:OWNER/NAME.
+        weights: File of initial weights (timm, DINO, MAE, DeiT, CLIP). With a network also: timm
+            for the model's own, a timm name, or hf-hub:OWNER/NAME.
         target: A column to learn instead of the label; several are learnt at once. COLUMN holds 0
-            and 1, COLUMN:4 four categories, COLUMN:1,2,0 these from the lowest; COLUMN@0.5 weighs
-            half. Repeatable.
+            and 1, COLUMN:4 four categories, COLUMN:1,2,0 these categories from the lowest;
+            COLUMN@0.5 has half the weight. Repeatable.
         epochs: Passes over the training images.
-        batch_size: Images per step over all devices; auto for as many as fit.
+        batch_size: Images per optimiser step over all devices; auto for as many as fit.
         lr: Peak learning rate.
         devices: Number of devices.
-        split: A split of the store.
+        split: Name of the split.
         config: YAML file of settings, as in configs/.
         assignments: Set any configuration key, such as training.weight_decay=0.1. Repeatable.
     """

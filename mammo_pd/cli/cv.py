@@ -55,7 +55,8 @@ def cv(
 ) -> None:
     """Cross-validate: train and score all folds of a split, and write one report.
 
-    Run it again after a stop: finished runs are kept, the others go on.
+    If it was interrupted, run it again: finished runs are kept, the others
+    continue.
 
     For example:
 
@@ -65,13 +66,13 @@ def cv(
     Args:
         store: The store that preprocess made.
         settings: See `ConfigFlags`.
-        seeds: How many seeds, counted from training.seed, or which: 0,1,2. The report is of each
-            image's mean score over them.
-        out: Folder of the cross-validation; MLflow's records of it lie beside it.
-        parallel: Runs at the same time on the same device.
-        checkpoint: Weights of the run's best epoch, or of its last one.
-        aggregation: How image scores become those of a breast, exam or patient.
-        resamples: Without effect; accepted so that older scripts run.
+        seeds: How many seeds, counted from training.seed, or a list: 0,1,2. The report uses each
+            image's mean score over the seeds.
+        out: Folder of the cross-validation; its MLflow records go next to it.
+        parallel: Number of runs to train at the same time on one device.
+        checkpoint: Use the weights of each run's best epoch, or of its last.
+        aggregation: How image scores are combined for a breast, exam or patient.
+        resamples: No effect; accepted so that older scripts keep working.
         prevalence: Reweight to this fraction (0 to 1) of positive exams; the other levels follow.
         prevalence_level: The level that --prevalence is a fraction of.
     """
@@ -92,7 +93,7 @@ def cv(
             "cv starts its own processes; run it without torchrun, and give --devices."
         )
     if parallel < 1:
-        raise InputError(f"--parallel {parallel} would run nothing; give at least 1.")
+        raise InputError(f"--parallel {parallel} runs nothing; give at least 1.")
     if parallel > 1 and config.training.batch_size == "auto":
         raise InputError(
             "--batch-size auto cannot measure memory while other runs are using it; give a "

@@ -16,7 +16,7 @@ _TRAINING = "--res 384x304 --keep 0.25 --model test_vit --epochs 30 --batch-size
 
 
 def demo(*, out: Annotated[Path, Parameter(metavar="DIR")] = Path("demo")) -> None:
-    """Run the whole job on phantom mammograms: DICOM files, store, training, report.
+    """Run the whole pipeline on phantoms: DICOM files, store, training, report.
 
     Takes a few minutes on two CPU cores.
 

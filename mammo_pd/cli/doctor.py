@@ -19,7 +19,7 @@ def doctor(
     *,
     json: bool = False,
 ) -> None:
-    """Check whether this machine can do the work, and say how to mend what fails.
+    """Check whether this machine can do the work, and say how to fix what fails.
 
     Python, packages and extras, torch, driver and card, compiler, a decoder for
     each transfer syntax, disks and permissions, MLflow. Exit status 2 if any fails.
@@ -30,7 +30,7 @@ def doctor(
         mammo-pd doctor DICOM_DIR --json
 
     Args:
-        folder: A folder of images, whose store the disk must have room for.
+        folder: A folder of images: also check that the disk has room for its store.
         json: Print the findings as JSON, for other programs to read.
     """
     if folder is not None and not folder.is_dir():

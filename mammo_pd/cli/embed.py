@@ -45,10 +45,10 @@ def embed(
     batch_size: Annotated[WholeNumber, Parameter(metavar="N")] = 8,
     runs: RunsOption = DEFAULT_RUNS,
 ) -> None:
-    """Write features of each image of a store to a Parquet file.
+    """Write the features of each image in a store to a Parquet file.
 
-    The class token and the mean of the patch tokens, as timm's forward_features
-    gives them, of all patches unless --keep says less.
+    The features are the class token and the mean of the patch tokens from timm's
+    forward_features, over all patches unless --keep says fewer.
 
     For example:
 
@@ -56,14 +56,14 @@ def embed(
         mammo-pd embed dinov2.safetensors --model vit_small_patch14_dinov2 --res 518
 
     Args:
-        run_or_weights: A run, its best.safetensors, or weights as of train: a file, timm or a timm
+        run_or_weights: A run, its best.safetensors, or weights as for train: a file, timm or a timm
             name.
         store: The store that preprocess made.
         out: The Parquet file to write.
-        keep: Fraction of the patches that is read, drawn for each image by its image_id.
-        model: timm name of the model that WEIGHTS are of; of a run its own.
-        res: Input size for WEIGHTS, as of train; of a run its own.
-        checkpoint: Weights of the run's best epoch, or of its last one.
+        keep: Fraction of the patches to read; which ones follows from the image_id.
+        model: timm name of the model that WEIGHTS belong to; a run has its own.
+        res: Input size for WEIGHTS, as for train; a run has its own.
+        checkpoint: Use the weights of the run's best epoch, or of its last.
         batch_size: Images per step.
         runs: The folder of runs.
     """

@@ -82,24 +82,25 @@ def evaluate(
 
     Args:
         run_folders: A run, or the runs of all folds; by default the latest run.
-        store: The run's own store, if it has moved since the training; or another, to test on all
-            its images with thresholds and calibration locked before. It may be given several times.
+        store: The run's own store, if it has moved since training; or another store, to test on all
+            of its images with thresholds and calibration locked beforehand. Repeatable.
         runs: The folder of runs.
         predictions: Report on this table instead of a run: image_id, patient_id, exam_id,
-            laterality, view, label, score. Of several the first is the development set: thresholds
-            and calibration are decided on it and locked before the others are read.
+            laterality, view, label, score. With several tables, the first is the development set:
+            thresholds and calibration are chosen on it and locked before the others are read.
         out: Where to write the report.
-        checkpoint: Weights of the run's best epoch, or of its last one.
-        aggregation: How image scores become those of a breast, exam or patient.
-        resamples: Without effect; accepted so that older scripts run.
+        checkpoint: Use the weights of the run's best epoch, or of its last.
+        aggregation: How image scores are combined for a breast, exam or patient.
+        resamples: No effect; accepted so that older scripts keep working.
         prevalence: Reweight to this fraction (0 to 1) of positive exams; the other levels follow.
         prevalence_level: The level that --prevalence is a fraction of.
-        miss_cost: False alarms that one miss is worth, for the cost-based threshold.
-        reader: The radiologists' operating point, to compare with at exam level.
-        within: Also compare each positive only with the negatives that share its values of these
-            columns, such as machine_id and age (in bands): the AUC within strata.
-        config: YAML file whose section study states intended use, reference standard and follow-up.
-        accept_other_split: Use the current split and labels, though the run was trained on others.
+        miss_cost: Cost of one missed cancer, in false alarms, for the cost-based threshold.
+        reader: The radiologists' operating point, to compare the model with at exam level.
+        within: Also report the AUC within strata: each positive is compared only with negatives
+            that share its values in these columns, such as machine_id and age (in bands).
+        config: YAML file whose section study gives intended use, reference standard and follow-up.
+        accept_other_split: Use the current split and labels even though the run was trained on
+            others.
     """
     from mammo_pd.cli.provenance import provenance
     from mammo_pd.evaluation.thresholds import Reader

@@ -20,10 +20,10 @@ def export(
     bundle: Annotated[Path | None, Parameter(metavar="DIR")] = None,
     runs: RunsOption = DEFAULT_RUNS,
 ) -> None:
-    """Write a model for other tools: as ONNX, or as a MONAI bundle.
+    """Export a model for other tools, as ONNX or as a MONAI bundle.
 
-    Its input is an image as a store has it, at any size; its output, the scores
-    that predict gives, on all patches.
+    The input is an image as stored by preprocess, of any size; the output is the
+    scores that predict gives, using all patches.
 
     For example:
 
@@ -31,7 +31,7 @@ def export(
         mammo-pd export best.safetensors --bundle bundle
 
     Args:
-        run: A run, whose best epoch is taken, or a checkpoint's file.
+        run: A run, whose best epoch is used, or a checkpoint file.
         onnx: Write it as ONNX, which runs on a CPU without torch. Needs mammo-pd[onnx].
         bundle: Write a MONAI bundle, which python -m monai.bundle runs on a folder of DICOM files.
         runs: The folder of runs.

@@ -37,10 +37,10 @@ def forget(
     dry_run: bool = False,
     runs: RunsOption = DEFAULT_RUNS,
 ) -> None:
-    """Remove images from a store for good, and name the runs that used them.
+    """Permanently remove images from a store, and list the runs that used them.
 
-    Pixels, manifest rows and places in splits are removed. The source files stay,
-    and preprocess passes over those of the patients and images that were named.
+    Removes pixels, manifest rows and entries in splits. The source files stay, but
+    preprocess will skip those of the patients and images named here.
 
     For example:
 
@@ -49,12 +49,13 @@ def forget(
 
     Args:
         store: The store to remove them from.
-        patient: All images of these patients: their original identifiers, or the manifest's
-            patient_id.
-        image: These images, by the manifest's image_id.
-        missing: All images whose source files were deleted.
-        whole_folders: With --missing, also where nothing is left of a source folder.
-        take_again: Let the next preprocess take in these patients or images again.
+        patient: Remove all images of these patients, given by original identifier or by the
+            manifest's patient_id.
+        image: Remove these images, given by the manifest's image_id.
+        missing: Remove all images whose source files were deleted.
+        whole_folders: With --missing, also remove images whose whole source folder is gone.
+        take_again: Undo an earlier forget: let the next preprocess add these patients or images
+            again.
         dry_run: Only say what would be removed.
         runs: The folder of runs.
     """

@@ -32,11 +32,11 @@ def inspect(
     html: Annotated[Path | None, Parameter(metavar="FILE")] = None,
     workers: WorkersOption = None,
 ) -> None:
-    """Show what a folder of mammograms holds, before hours are spent on it.
+    """Show what a folder of mammograms holds before you spend hours on it.
 
-    Reads headers alone: machines, transfer syntaxes, views, exams, copies, and what
-    preprocess would leave out. Then some files are processed, to estimate what it
-    would take.
+    Reads only headers: machines, transfer syntaxes, views, exams, copies, and what
+    preprocess would leave out. Then processes a few files to estimate time and disk
+    space.
 
     For example:
 

@@ -48,10 +48,11 @@ def predict(
     workers: WorkersOption = None,
     runs: RunsOption = DEFAULT_RUNS,
 ) -> int | None:
-    """Score new studies, without labels, from DICOM files to tables.
+    """Score new, unlabelled studies: DICOM files in, tables out.
 
-    A checkpoint's file alone is enough. Run it again to go on after a stop, or with
-    new files. The exit status is 3 where some of the images could not be read.
+    Needs nothing but a checkpoint file. Run it again to continue after an
+    interruption or to add new files. The exit status is 3 if some images could not
+    be read.
 
     For example:
 
@@ -59,14 +60,14 @@ def predict(
         mammo-pd predict best.safetensors DICOM_DIR --saliency
 
     Args:
-        run: A run, whose best epoch is taken, or a checkpoint's file.
+        run: A run, whose best epoch is used, or a checkpoint file.
         folder: Folder of DICOM files.
         out: Where to write the tables; DIR/private holds what identifies a woman.
-        operating_point: The locked threshold that gives the verdict.
-        saliency: Draw where the model looked, a PNG for each image.
-        dicom: Write results for a PACS to DIR/private/dicom: a structured report of each exam, and
-            with --saliency a secondary capture of each image. Needs mammo-pd[dicom].
-        key: private/key of a store, to give images the same names as there.
+        operating_point: Which locked threshold decides the verdict.
+        saliency: Draw where the model looked, one PNG per image.
+        dicom: Write results for a PACS to DIR/private/dicom: one structured report per exam, and
+            with --saliency one secondary capture per image. Needs mammo-pd[dicom].
+        key: private/key of a store, so that images get the same names as there.
         workers: Number of processes.
         runs: The folder of runs.
     """

@@ -63,7 +63,7 @@ def preprocess(
 ) -> None:
     """Convert a folder of mammograms to a store of tensors.
 
-    Run it again to add images or change labels: no image is decoded twice.
+    Run it again to add images or change labels; no image is decoded twice.
 
     For example:
 
@@ -74,36 +74,37 @@ def preprocess(
         folder: Folder of DICOM files, or of PNG, PGM and TIFF files that TABLE names.
         out: The store to create or extend.
         labels: CSV with a column path, sop_instance_uid or image_id, and a label.
-        source: Read TABLE as a public data set's own table (for some, a folder of tables): rsna,
-            vindr-mammo, cbis-ddsm, cdd-cesm, cmmd, inbreast, dmid, kau-bcmd, bmcd, nlbs, embed,
-            csaw-cc, optimam or mias.
+        source: Read TABLE as the original table of a public data set (for some, a folder of
+            tables): rsna, vindr-mammo, cbis-ddsm, cdd-cesm, cmmd, inbreast, dmid, kau-bcmd, bmcd,
+            nlbs, embed, csaw-cc, optimam or mias.
         definition: Which of the data set's label definitions to use, with --source.
         label_column: Column of TABLE that holds the label.
         positive: Values that count as positive; all others are negative.
-        carry: Further columns of TABLE for the manifest, such as hormone,ward. Those that are not
-            known to describe images, findings or machines are left out: they may identify a woman.
+        carry: Further columns of TABLE to copy to the manifest, such as hormone,ward. Columns not
+            known to describe images, findings or machines are otherwise left out, because they may
+            identify a woman.
         column: Read COLUMN of TABLE as NAME, such as laterality=side: laterality, view, patient_id,
             exam_id, age, implant, manufacturer or model. Repeatable.
         replace_labels: Allow TABLE to remove or reverse labels that images already have.
         voi: Grey scale: VOI LUT, else window, else the full stored range (auto); or only a LUT
             (lut), only a window (window), always the full range (raw).
-        frames: What to take of multi-frame files (tomosynthesis): nothing, the middle frame, the
-            maximum intensity projection (mip), or each frame as an image.
-        bits_stored: Bits in use of 16-bit PNG, PGM and TIFF files, from 8 to 16.
+        frames: What to use from multi-frame files (tomosynthesis): nothing, the middle frame, the
+            maximum intensity projection (mip), or each frame as its own image.
+        bits_stored: Number of bits actually used in 16-bit PNG, PGM and TIFF files, from 8 to 16.
         workers: Number of processes.
         scheduler: Use the workers of this Dask scheduler, such as tcp://host:8786.
-        contact_sheet: Draw every crop to this file, for you to look at; first what is refused for
-            its pixels and what is doubtful.
+        contact_sheet: Draw every crop to this file for visual checking; images refused for their
+            pixels and doubtful ones come first.
         crosswalk: Write image_id, path and original identifiers to this file, in the clear.
-        key: private/key of another store, to give images the same names as there.
-        levels: Pyramid levels to keep, of native,4096,2048,1024,512, beside those that the store
-            keeps already; 1024 is enough for --res 1024.
-        compression: How pixels are written from now on; lz4 loses nothing, takes about two thirds
-            of the disk, and is decompressed faster than disks read.
-        prefer: Of a view that has an exposure and an image computed from tomosynthesis, take the
-            one (ffdm) or the other (synthetic). The store remembers the choice and keeps the pixels
-            of both.
-        verify: Read all pixels of the store; make anew what is damaged.
+        key: private/key of another store, so that images get the same names as there.
+        levels: Pyramid levels to store, out of native,4096,2048,1024,512, in addition to those
+            already in the store; 1024 is enough for --res 1024.
+        compression: How pixels are written from now on; lz4 is lossless, takes about two thirds of
+            the space, and decompresses faster than disks read.
+        prefer: If a view has both a digital exposure and an image computed from tomosynthesis, use
+            the former (ffdm) or the latter (synthetic). The store remembers the choice and keeps
+            the pixels of both.
+        verify: Read all pixels in the store and rebuild what is damaged.
     """
     check_output_file("--contact-sheet", contact_sheet)
     check_output_file("--crosswalk", crosswalk)

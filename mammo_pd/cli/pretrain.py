@@ -47,7 +47,7 @@ class PretrainFlags(ConfigFlags):
 
     Attributes:
         epochs: Passes over the training images.
-        target: Not for pretrain, which learns from no label.
+        target: Not available in pretrain, which uses no labels.
     """
 
     epochs: Annotated[WholeNumber | None, Parameter(metavar="N", show_default="200")] = None
@@ -68,9 +68,9 @@ def pretrain(
 ) -> None:
     """Pretrain on images without labels, as a masked autoencoder.
 
-    It predicts dropped patches of the training part of the split, labelled or not,
-    and never sees a woman of the test part. Its best.safetensors holds weights for
-    train, on the same split and fold.
+    Learns to predict dropped patches from the training part of the split, labelled
+    or not, and never sees a woman of the test part. Start train from its
+    best.safetensors, on the same split and fold.
 
     For example:
 
@@ -83,7 +83,7 @@ def pretrain(
         runs: The folder of runs.
         settings: See `ConfigFlags`.
         seed: Seed of the weights, the order of images, the patch draws and the augmentation.
-        fold: Fold whose women are left out, of a split with folds.
+        fold: Fold whose women are left out, if the split has folds.
         resume: Continue a run from its last checkpoint, by default the latest run.
     """
     stopped = run_to_resume("pretrain", runs, resume, settings, (seed, fold))

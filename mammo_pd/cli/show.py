@@ -21,7 +21,7 @@ def show(
     runs: RunsOption = DEFAULT_RUNS,
     json: bool = False,
 ) -> None:
-    """Show what a checkpoint was made with, and its metrics, as the file itself says.
+    """Show a checkpoint's settings and metrics, as recorded in the file itself.
 
     For example:
 
@@ -29,8 +29,8 @@ def show(
         mammo-pd show best.safetensors --json
 
     Args:
-        run: A run, or a checkpoint's file.
-        checkpoint: Weights of the run's best epoch, or of its last one.
+        run: A run, or a checkpoint file.
+        checkpoint: Use the weights of the run's best epoch, or of its last.
         runs: The folder of runs.
         json: Print it as JSON, for other programs to read.
     """

@@ -37,8 +37,9 @@ def split(
         store: The store to split.
         name: Name of the split.
         fractions: Fractions of the patients.
-        folds: Make K folds instead.
-        val: With folds, the share of the patients outside the tested fold that validates.
+        folds: Make K folds instead of three parts.
+        val: With folds, the fraction of the patients outside the test fold that is used for
+            validation.
         seed: Seed of the shuffle.
     """
     from mammo_pd.data.kept_levels import usual_res

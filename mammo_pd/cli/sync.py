@@ -19,7 +19,7 @@ def sync(
     *,
     runs: RunsOption = DEFAULT_RUNS,
 ) -> None:
-    """Send MLflow what it has missed of a run, as after an outage or offline training.
+    """Send MLflow what it missed of a run, as after an outage or offline training.
 
     For example:
 

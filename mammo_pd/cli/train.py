@@ -54,7 +54,7 @@ def train(
         runs: The folder of runs.
         settings: See `ConfigFlags`.
         seed: Seed of the weights, the order of images, the patch draws and the augmentation.
-        fold: Fold to test on, of a split with folds.
+        fold: Fold to test on, if the split has folds.
         resume: Continue a run from its last checkpoint, by default the latest run.
     """
     run = run_to_resume("train", runs, resume, settings, (seed, fold))
