@@ -116,7 +116,7 @@ def with_known_names(frame: pd.DataFrame, names: Iterable[str], path: Path) -> p
     for name in names:
         # So pandas calls the second of two.
         if f"{name}.1" in frame.columns:
-            raise InputError(f"{path} has two columns {name}; rename or remove one.")
+            raise InputError(f"{path} has two columns named {name}; rename or remove one.")
     absent = {plain_name(name): name for name in names if name not in frame.columns}
     found: dict[str, str] = {}
     for column in frame.columns:

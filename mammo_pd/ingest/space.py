@@ -82,7 +82,7 @@ def tell_space(paths: StorePaths, space: Space) -> str:
     needed = f"about {_in_words(space.likely)}, at most {_in_words(space.most)}"
     if space.likely > free:
         raise InputError(
-            f"the store {paths.root} is expected to take another {needed}, and its disk has "
+            f"the store {paths.root} is expected to take {needed} more, and its disk has "
             f"{_in_words(free)} free; free some space, name another --out, or keep fewer levels, "
             "such as --levels 1024 for training at --res 1024."
         )

@@ -157,11 +157,11 @@ def test_run_that_is_being_trained_is_not_trained_or_told_of_a_second_time(
     run = make_run(tmp_path / "runs" / "one")
     with locked(run.lock):
         assert main(["sync", str(run.path)]) == 2
-        assert "another process is at" in capsys.readouterr().err
+        assert "another process is using" in capsys.readouterr().err
         setup: Any = SimpleNamespace(
             introduce=lambda: None, fabric=SimpleNamespace(is_global_zero=True), say=print
         )
-        with pytest.raises(InputError, match="another process is at"):
+        with pytest.raises(InputError, match="another process is using"):
             fit(setup, run)
 
 

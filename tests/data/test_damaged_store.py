@@ -98,7 +98,7 @@ def test_truncated_record_is_said_to_be_damaged(
     assert main(["forget", str(copy.root), "--missing", "--dry-run"]) == 2
     printed = capsys.readouterr().err
     assert "images.sqlite" in printed
-    assert "is damaged" in printed or "cut short" in printed
+    assert "is damaged" in printed or "truncated" in printed
     assert "restore it from a copy" in printed
     assert printed.count("\n") == 1
     assert copy.manifest.read_bytes() == manifest

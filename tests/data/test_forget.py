@@ -169,7 +169,7 @@ def test_a_disk_that_is_not_mounted_is_not_taken_for_deleted_files(
     record_image(paths, record, tmp_path / "disk" / "x.dcm", "X", {})
     (tmp_path / "disk" / "x.dcm").unlink()
     with pytest.raises(
-        InputError, match=r"none of the files of the 1 image .*disk; is its disk mounted\?"
+        InputError, match=r"none of the files of the 1 image .*disk is left; is its disk mounted\?"
     ):
         plan_forgetting(paths, record, missing=True)
     plan = plan_forgetting(paths, record, missing=True, whole_folders=True)

@@ -159,7 +159,7 @@ def test_columns_of_other_names_are_read_as_what_they_are(tmp_path: Path) -> Non
         with pytest.raises(InputError, match=message):
             read_labels(path, columns=columns)
     path.write_text("path,label,laterality,side\na.dcm,1,L,R\n")
-    with pytest.raises(InputError, match="says the laterality itself"):
+    with pytest.raises(InputError, match="already has the laterality"):
         read_labels(path, columns={"laterality": "side"})
 
 
@@ -190,7 +190,7 @@ def test_image_that_two_rows_claim_is_refused(tmp_path: Path) -> None:
         ("path,label\na/é.png,1\na/e\u0301.png,0\n", "lines 2 and 3 name the same"),
         ("path,label,age\na.png,1,61,5\n", "a row has 4 cells and the header 3"),
         ("path,label,age\na.png,1,61\nb.png,1,61,5\n", "line 3 has 4 cells.*decimal comma"),
-        ("path,label,label\na.png,1,0\n", "has the column label twice"),
+        ("path,label,label\na.png,1,0\n", "has two columns named label"),
         (
             "path,Label,LABEL\na.png,1,0\n",
             r"more than one candidate for the column label \(Label, L",

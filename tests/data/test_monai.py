@@ -179,7 +179,7 @@ def test_lost_level_is_refused_with_the_remedy(store: Path, tmp_path: Path) -> N
     with pytest.raises(RuntimeError) as raised:
         MammogramStoreDataset(broken)[0]
     assert isinstance(raised.value.__cause__, InputError)
-    assert "again to mend it" in str(raised.value.__cause__)
+    assert "again to repair it" in str(raised.value.__cause__)
 
 
 def test_monais_loader_batches_it_in_other_processes(store: Path) -> None:

@@ -68,7 +68,9 @@ def test_processes_share_what_one_would_see(sizes: list[int], world: int, balanc
     """Every one has images in each step, and a unit's turn is that which one process counts."""
     most = sum(sizes) // max(sizes)
     if world > most:
-        with pytest.raises(InputError, match=rf"{world} devices cannot share .* use {most} at"):
+        with pytest.raises(
+            InputError, match=rf"{world} devices cannot share .* use at most {most}"
+        ):
             UnitBatches(shuffled(sizes), 24, seed=0, world_size=world)
         world = most
     units = shuffled(sizes)

@@ -287,7 +287,10 @@ def test_the_expected_size_is_told_and_a_full_disk_foreseen(
     assert taken < space.most
     usage = namedtuple("usage", "free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(space.likely - 1))
-    with monkeypatch.context() as patch, pytest.raises(InputError, match=r"MB free; free some,"):
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(InputError, match=r"MB free; free some space,"),
+    ):
         patch.setattr(stage, "process_file", refuse)
         made(folder, tmp_path / "s")
     # What the error advises works, and takes the levels that are named then.
