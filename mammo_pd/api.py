@@ -1,8 +1,8 @@
-"""The names that programs of your own are made of, each from where it is defined.
+"""The public names for programs of your own, re-exported from where they are defined.
 
-A module is loaded when one of its names is first asked for: all of them together take seconds and
-a gigabyte, which a worker of ``preprocess``, for one, has no use for. How they are used:
-docs/extending.md.
+Each module is imported when one of its names is first used: importing all of them takes seconds and
+a gigabyte, which a ``preprocess`` worker, for example, does not need. See docs/extending.md for
+their use.
 """
 
 from importlib import import_module

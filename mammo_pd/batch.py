@@ -1,4 +1,4 @@
-"""A batch of stored images of different sizes: the one type from the loader to the sampler."""
+"""A batch of stored images of different sizes: the only batch type between loader and sampler."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """Images end to end in one buffer, so that a batch holds no padding.
+    """Images stored end to end in one buffer, without padding.
 
     Attributes:
         pixels: (sum of height x width,) int16, a view of uint16: torch has few operations on
@@ -19,11 +19,11 @@ class ImageBatch:
         offsets: (B,) int64, where each image starts in ``pixels``.
         heights: (B,) int64, pixels.
         widths: (B,) int64, pixels.
-        targets: (B, T) float32, what the objective learns; NaN where it is missing.
+        targets: (B, T) float32, what the objective learns; NaN if missing.
         rows: (B,) int64, of the images in the data set; always on the CPU.
-        views: (B, 3) int64 where images are judged together: the unit that each is of, numbered
-            within the batch; its breast, within the unit; and its kind of view, as the objective
-            numbers them. None where each is judged by itself.
+        views: (B, 3) int64 if images are judged together: the unit each image belongs to, numbered
+            within the batch; its breast within the unit; and its kind of view, as numbered by the
+            objective. None if each image is judged by itself.
         units: how many images each unit has, in order; None as above.
     """
 
@@ -54,7 +54,7 @@ class ImageBatch:
         return len(self.rows)
 
     def to(self, device: torch.device) -> "ImageBatch":
-        """Copy to a device, without waiting; what is there already stays."""
+        """Copy to a device without waiting; tensors already there are not copied."""
         on_device = {
             name: getattr(self, name).to(device, non_blocking=True)
             for name in ("pixels", *self.numbers)
@@ -63,14 +63,14 @@ class ImageBatch:
 
     @property
     def numbers(self) -> tuple[str, ...]:
-        """Names of the tensors on the device that hold a few numbers of each image."""
+        """Names of the small tensors on the device: a few numbers per image."""
         names = ("offsets", "heights", "widths", "targets")
         return names if self.views is None else (*names, "views")
 
     def edges(self, parts: int) -> tuple[int, ...]:
-        """Where to cut the batch into parts of nearly equal size: from 0 to B, no unit torn.
+        """Where to cut the batch into parts of nearly equal size, from 0 to B.
 
-        Of units there may be fewer parts.
+        No unit is split, so there may be fewer parts than asked for.
         """
         wanted = [len(self) * number // parts for number in range(parts + 1)]
         if self.units is None:
@@ -80,7 +80,7 @@ class ImageBatch:
         return tuple(dict.fromkeys(nearest))
 
     def slice(self, start: int, end: int) -> "ImageBatch":
-        """Images ``start`` to ``end``, which tear no unit; the pixels are shared, not copied."""
+        """Images ``start`` to ``end``, which must not split a unit; pixels are not copied."""
         views = units = None
         if self.views is not None and self.units is not None:
             views = self.views[start:end]

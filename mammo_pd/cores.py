@@ -6,22 +6,22 @@ import os
 def available_cores() -> int:
     """The cores that this process may use: at least 1.
 
-    Of those that the machine has, those of the process's affinity (taskset, SLURM), and no more
-    than a container's quota of processor time, rounded up (``docker run --cpus``, Kubernetes'
-    limits): with more threads than that, the kernel stops all of them for part of each period.
-    ``LOKY_MAX_CPU_COUNT`` lowers it further.
+    Counts the machine's cores within the process's affinity (taskset, SLURM), limited to a
+    container's CPU quota, rounded up (``docker run --cpus``, Kubernetes limits): with more threads
+    than that, the kernel stops all of them for part of each period. ``LOKY_MAX_CPU_COUNT`` lowers
+    the number further.
     """
-    # Not at the top: it is a third of what mammo-pd --help takes.
+    # Not at the top: importing it takes a third of the time of mammo-pd --help.
     from joblib import cpu_count
 
     return int(cpu_count())
 
 
 def keep_threads_within_quota() -> None:
-    """Have OpenMP start no more threads than the quota allows, unless the user has said how many.
+    """Limit OpenMP to as many threads as the quota allows, unless the user has set a number.
 
-    Torch and the linear algebra libraries ask OpenMP, which knows the affinity and no quota. They
-    do so when they are imported: call this before.
+    Torch and the linear algebra libraries ask OpenMP for the number of threads when they are
+    imported, and OpenMP respects the affinity but not the quota: call this before importing them.
     """
     cores = available_cores()
     if cores < len(os.sched_getaffinity(0)):

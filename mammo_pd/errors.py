@@ -1,4 +1,4 @@
-"""What can go wrong: input that a user can mend, and one image that cannot be used."""
+"""The two expected errors: input that the user can fix, and an image that cannot be used."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -11,19 +11,19 @@ if TYPE_CHECKING:
 
 
 class InputError(ValueError):
-    """Something that the user gave cannot be used.
+    """Something given by the user cannot be used.
 
     The message names what was given, the cause and the remedy in a sentence or two; the command
     line prints it without a traceback and exits with status 2.
     """
 
 
-# Longer ones are cut: they go into a sentence.
+# Longer texts are cut, since they become part of a sentence.
 _LONGEST_CAUSE = 200
 
 
 def cause_of(error: BaseException) -> str:
-    """Why something failed, to be put into a sentence: one line, without ``[Errno 2]`` and paths.
+    """The cause of an error, for use in a sentence: one line, without ``[Errno 2]`` and paths.
 
     Args:
         error: as it was raised by Python or a library.

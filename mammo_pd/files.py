@@ -1,4 +1,4 @@
-"""Files that are whole or absent: write beside, then rename."""
+"""Files that are either complete or absent: write next to the target, then rename."""
 
 import os
 import tempfile
@@ -17,7 +17,7 @@ def atomic_write(path: Path, *, mode: int = 0o666) -> Iterator[Path]:
 
     Args:
         path: the file to be written.
-        mode: its rights, less the process's umask; 0o600 is for the owner alone.
+        mode: its permissions, before the process's umask; 0o600 restricts it to the owner.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
@@ -34,11 +34,11 @@ def atomic_write(path: Path, *, mode: int = 0o666) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path, *names: str) -> None:
-    """Remove what killed writers left in a folder, which `atomic_write` would have renamed.
+    """Remove temporary files that killed writers of `atomic_write` left in a folder.
 
     Args:
         folder: of the files.
-        names: of files that no other process writes now, or patterns of them.
+        names: of files that no other process is writing, or glob patterns.
     """
     for name in names:
         for beside in folder.glob(f".{name}.????????{Path(name).suffix}"):
@@ -46,7 +46,7 @@ def remove_leftovers(folder: Path, *names: str) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make names that were put into a folder survive a power cut."""
+    """Make a folder's new entries survive a power cut."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
@@ -55,13 +55,13 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole, as UTF-8."""
+    """Write a text file atomically, as UTF-8."""
     with atomic_write(path) as beside:
         beside.write_text(text, encoding="utf-8")
 
 
 def _umask() -> int:
-    # Not by os.umask, which reads it by setting it: another thread would write without one.
+    # os.umask can only read the umask by setting it, and another thread would then write without.
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("Umask:"):
             return int(line.split()[1], 8)
@@ -75,22 +75,22 @@ def each_file(
 ) -> Iterator[Path]:
     """Every file under ``folder`` in sorted order, then those of the folders that it links to.
 
-    Each folder is read once: a link to one that is read anyway adds nothing, and one that leads
-    back to a folder around itself is not followed.
+    Each folder is read once: links to folders that are read anyway add nothing, and links back to
+    an enclosing folder are not followed.
 
     Args:
         folder: where to begin.
-        closed: is told of each folder that cannot be listed.
-        read_before: is told of each link, or folder behind one, that is passed over.
+        closed: called with each folder that cannot be listed.
+        read_before: called with each link, or folder behind one, that is skipped.
     """
     seen: set[tuple[int, int]] = set()
-    # Links wait until the tree itself is read, so that a file keeps its own path.
+    # Links are followed after the tree itself, so that a file in the tree keeps its own path.
     waiting = deque([folder])
     while waiting:
         for root, folders, names in os.walk(waiting.popleft(), onerror=closed):
             try:
                 status = Path(root).stat()
-            except OSError as error:  # removed while the rest was read
+            except OSError as error:  # removed while the others were being read
                 closed(error)
                 folders.clear()
                 continue

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from mammo_pd.errors import InputError
 
-# Compiled code is specialised by the number of kept patches, so a linear schedule moves in steps.
+# Compiled code is specialised for the number of kept patches, so a linear schedule has few steps.
 _LINEAR_STEPS = 8
-# Attention kernels work on tiles of this many tokens: one token more costs a whole tile.
+# Attention kernels work on tiles of this many tokens: one more token costs a whole tile.
 _TILE = 128
 _FORMS = (
     "give a rate such as 0.25, a linear schedule such as 0.5:0.25 (quoted in YAML), or random, "
@@ -23,7 +23,7 @@ class KeepSchedule:
         first: keep rate of the first epoch.
         last: keep rate of the last epoch before the full ones; linear in between, in at most 8
             steps.
-        random: draw the rate anew for each step instead, as the paper's code does.
+        random: instead draw a new rate for each step, as the paper's code does.
         full_epochs: number of final epochs that keep every patch, like FLIP's unmasked tuning.
 
     Source: random: the official code's ``random_keep_rate``. Unmasked tuning: Li et al. 2023,
@@ -135,15 +135,15 @@ def choose_num_keep(num_tokens: int, keep_rate: float, num_prefix: int) -> int:
 
 
 def choose_rows_kept(window: int, keep_rate: float) -> int:
-    """Return n, the rows and the columns kept of every window: n x n patches of each.
+    """Return n: n rows and n columns of every window are kept, n x n patches in each.
 
     Args:
         window: side of the windows, in patches.
-        keep_rate: in (0, 1]; n is that whose share of the patches is nearest to it.
+        keep_rate: in (0, 1]; n is chosen so that n x n is nearest to this fraction of the patches.
 
     Raises:
         ValueError: ``keep_rate`` is not in (0, 1].
-        InputError: n would be 1: in a window of one token there is nothing to attend to.
+        InputError: n would be 1, and a window of one token has nothing to attend to.
     """
     count_kept(1, keep_rate)
     kept = min(range(1, window + 1), key=lambda rows: abs(rows**2 / window**2 - keep_rate))

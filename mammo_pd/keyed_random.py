@@ -13,11 +13,10 @@ _MIX_2 = 0x94D049BB133111EB - (1 << 64)
 
 
 def image_key(seed: int, epoch: int, image_id: str, turn: int = 0) -> int:
-    """A signed 64-bit key from which everything random about one image in one epoch follows.
+    """A signed 64-bit key that determines everything random about one image in one epoch.
 
-    ``turn`` is how often the image has come in that epoch before.
-
-    So a draw depends on neither batch, order, worker, rank nor on how often a run was resumed.
+    ``turn`` counts earlier occurrences of the image in that epoch. So a draw does not depend on
+    batch, order, worker or rank, nor on how often a run was resumed.
     """
     text = f"{seed}/{epoch}/{image_id}" + (f"/{turn}" if turn else "")
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()

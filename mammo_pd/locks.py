@@ -1,4 +1,4 @@
-"""Locks of files: one process at a time, and none is left when a process dies, however it does."""
+"""File locks: one process at a time, released even if the process is killed."""
 
 import fcntl
 from collections.abc import Iterator
@@ -10,17 +10,17 @@ from mammo_pd.errors import InputError
 
 
 def lock(file: IO[bytes], message: str) -> None:
-    """Take an open file's lock, which is let go when the file is closed.
+    """Lock an open file; the lock is released when the file is closed.
 
     Raises:
-        InputError: with the message, where another process has it.
+        InputError: with this message, if another process holds it.
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise InputError(message) from error
     except OSError:
-        # A file system without locks: nothing can be told apart there.
+        # A file system without locks: nothing can be checked there.
         return
 
 

@@ -1,8 +1,8 @@
-"""Names of mammography machines: from what headers and tables write to one fixed name each.
+"""Names of mammography machines: map the spellings of headers and tables to fixed names.
 
 Manufacturer (0008,0070) and Manufacturer's Model Name (0008,1090) are free text, into which
-anything can be typed. Only names of the tables below are ever shown; a text that holds none of them
-is told apart from others by a hash (`machine_name`).
+anything can be typed. Only names from the tables below are ever shown; any other text is replaced
+by a hash, which keeps different texts distinguishable (`machine_name`).
 
 Sources: headers of the public sets (RSNA, VinDr-Mammo, EMBED, CMMD, INbreast, CSAW, OPTIMAM as
 their papers and loaders list them) and the vendors' DICOM conformance statements.
@@ -194,7 +194,7 @@ _MODELS = {
     "Phantom": ("phantom",),
 }
 
-# What is told of a name that is not known, in front of a hash where one can be made.
+# Shown in place of an unknown name, followed by a hash if one can be made.
 OTHER = "other"
 
 # GE's version of the acquisition software, which decides the grey scale and stands in the model.
@@ -205,7 +205,7 @@ _SITE_OR_MACHINE = re.compile(r"\d{1,3}(?:\.0+)?")
 # Columns of a label table that say the same.
 MANUFACTURER_COLUMNS = frozenset({"manufacturer", "vendor"})
 MODEL_COLUMNS = frozenset({"model", "scanner"})
-# Columns of codes, which may be the name of a hospital or the serial number of a machine.
+# Columns of codes, which may contain a hospital's name or a machine's serial number.
 CODE_COLUMNS = frozenset({"site_id", "machine_id"})
 
 
@@ -222,13 +222,13 @@ def machine_column(name: str) -> str | None:
 
 @lru_cache(maxsize=4096)
 def known_manufacturer(text: str) -> str | None:
-    """The manufacturer that a text names at its beginning, such as Hologic; None for none."""
+    """The known manufacturer that a text begins with, such as Hologic; None if there is none."""
     return _find(_plain(text), _beginnings(manufacturers=True))
 
 
 @lru_cache(maxsize=4096)
 def known_model(text: str) -> str | None:
-    """The model that a text names at its beginning, with GE's software version; None for none."""
+    """The known model that a text begins with, with GE's software version; None without one."""
     plain = _plain(text)
     models = _beginnings(manufacturers=False)
     found = _find(plain, models)
@@ -244,7 +244,7 @@ def known_model(text: str) -> str | None:
 
 
 def machine_name(column: str, text: str, hash_of: Callable[[str, str], str]) -> str:
-    """What a store tells of a manufacturer, model, site or machine code.
+    """What a store shows for a manufacturer, model, site or machine code.
 
     Args:
         column: one of `MANUFACTURER_COLUMNS`, `MODEL_COLUMNS` and `CODE_COLUMNS`.
@@ -254,7 +254,7 @@ def machine_name(column: str, text: str, hash_of: Callable[[str, str], str]) -> 
     Returns:
         The known name; a site's or machine's code of at most three digits as it is; else ``other-``
         and eight hexadecimal digits, equal for texts that differ in case and punctuation alone. A
-        name that this function gave stays what it is.
+        name returned by this function maps to itself.
     """
     if _HASHED.fullmatch(text):
         return text
@@ -268,16 +268,16 @@ def machine_name(column: str, text: str, hash_of: Callable[[str, str], str]) -> 
 
 
 def machine_key(manufacturer: str | None, model: str | None) -> str | None:
-    """Manufacturer and model in one text that can be compared between stores; None for neither.
+    """Manufacturer and model as one text that can be compared between stores; None without either.
 
-    A name that is not known is ``other``: its hash is another in each store.
+    An unknown name is ``other``, since its hash differs from store to store.
     """
     known = (OTHER if _HASHED.fullmatch(name) else name for name in (manufacturer, model) if name)
     return " ".join(known) or None
 
 
 def is_machine_name(column: str, text: str) -> bool:
-    """Whether a text is one that `machine_name` gives, and not one that a header gave."""
+    """Whether a text was returned by `machine_name`, rather than read from a header."""
     return text == OTHER or text == machine_name(column, text, lambda *_: "-")
 
 

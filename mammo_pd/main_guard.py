@@ -1,4 +1,4 @@
-"""Scripts that start processes from their own lines, which every process would run again."""
+"""Detect scripts that start processes at top level, which every worker would run again."""
 
 import ast
 import inspect
@@ -11,8 +11,8 @@ from mammo_pd.errors import InputError
 def refuse_unguarded_script() -> None:
     """Refuse to start processes from a script's top level.
 
-    Python imports the script anew in every worker. Where it starts workers by being imported, each
-    of them dies with a traceback, and is replaced by one that does the same.
+    Python imports the script again in every worker. If importing it starts workers, each of them
+    dies with a traceback and is replaced by another that does the same.
 
     Raises:
         InputError: the line of the script that is being run is not below
@@ -27,7 +27,7 @@ def refuse_unguarded_script() -> None:
     if file is None or frame is None:
         return  # a console, a notebook, or another thread than the main one
     if Path(frame.f_code.co_filename).absolute() != Path(file).absolute():
-        return  # a profiler or a tracer runs the script, and is what the processes import
+        return  # a profiler or tracer runs the script, and is what the workers import
     try:
         source = Path(file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
@@ -41,7 +41,7 @@ def refuse_unguarded_script() -> None:
 
 
 def is_guarded(source: str, line: int) -> bool:
-    """Whether a line is run only where the script itself is, by what encloses it.
+    """Whether a line runs only if the script itself is run, judging by the enclosing ``if``.
 
     Args:
         source: of the script; what cannot be parsed counts as guarded.

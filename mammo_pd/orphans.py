@@ -1,4 +1,4 @@
-"""Processes that end with their parent, however that died: nothing is left to work for nobody."""
+"""End processes when their parent dies, however it died, so that no orphan keeps working."""
 
 import ctypes
 import multiprocessing
@@ -11,12 +11,12 @@ _PR_SET_PDEATHSIG = 1
 
 
 def signal_when_parent_dies(number: int) -> None:
-    """Have the kernel send this process a signal when the one that started it dies (Linux).
+    """Have the kernel send this process a signal when its parent dies (Linux).
 
     Args:
         number: of the signal.
     """
-    # Where there is no such call, a process that was killed outright leaves its children behind.
+    # On other systems, a process that is killed outright leaves its children behind.
     call = getattr(ctypes.CDLL(None), "prctl", None)
     if call is not None:
         call(_PR_SET_PDEATHSIG, number)
@@ -25,8 +25,8 @@ def signal_when_parent_dies(number: int) -> None:
 def end_with_parent() -> None:
     """End this worker when the process that uses it dies.
 
-    The kernel would look at the fork server, its true parent, which outlives that one as long as
-    there are workers.
+    The kernel would watch the fork server, the worker's actual parent, which lives as long as there
+    are workers.
     """
     parent = multiprocessing.parent_process()
     if parent is None:

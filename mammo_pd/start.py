@@ -1,4 +1,4 @@
-"""Where ``mammo-pd`` starts: a Ctrl-C while it is still being imported is no traceback."""
+"""Entry point of ``mammo-pd``: Ctrl-C during imports ends without a traceback."""
 
 import os
 import sys
@@ -9,8 +9,8 @@ from mammo_pd.stopping import end_at_once, pass_over_save_requests
 def main() -> int:
     """Run the command line; see `mammo_pd.cli.app.main`."""
     pass_over_save_requests()
-    # Arrow's own allocator keeps what columns of text took; the C library's gives it back. Read
-    # once, when pandas is imported.
+    # Arrow's own allocator keeps the memory of text columns; the C library's returns it. The
+    # setting is read once, when pandas is imported.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     try:
         from mammo_pd.cli import app

@@ -1,4 +1,4 @@
-"""Signals that end a process: SIGTERM does so as Ctrl-C does, and a training saves itself first."""
+"""Signals that end a process: SIGTERM acts like Ctrl-C, and training saves itself first."""
 
 import atexit
 import contextlib
@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn, Self
 
-# The step under way may take so long to end; then it is interrupted where it is.
+# Seconds that the current step may take to finish before it is interrupted.
 _PATIENCE_SECONDS = 2.0
-# One request may come twice: SLURM signals every process of a job, and Apptainer passes it on.
+# One request may arrive twice: SLURM signals every process of a job, and Apptainer forwards it.
 _SAME_REQUEST_SECONDS = 0.5
-# After SIGTERM, a process that answers nothing is ended; docker stop kills after ten seconds.
+# After SIGTERM, an unresponsive process is ended; docker stop kills after ten seconds.
 _LIMIT_SECONDS = 8.0
 
 
@@ -29,7 +29,7 @@ class TerminatedError(KeyboardInterrupt):
 def sigterm_interrupts() -> Iterator[None]:
     """Within the block, SIGTERM raises `TerminatedError`, unless it is ignored or handled.
 
-    As the first process of a container, one would not even end by it otherwise.
+    Otherwise the first process of a container would not even end on SIGTERM.
     """
     # Only the main thread may set handlers.
     if not _in_main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
@@ -43,19 +43,19 @@ def sigterm_interrupts() -> Iterator[None]:
 
 
 def pass_over_save_requests() -> None:
-    """Let SIGUSR1 do nothing while there is nothing to save; by default it would end the process.
+    """Ignore SIGUSR1 while there is nothing to save; by default it would end the process.
 
-    SLURM sends it to every process of a job, also to one that is importing, or scores.
+    SLURM sends it to every process of a job, including one that is still importing or is scoring.
     """
     if _in_main_thread() and signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL:
         signal.signal(signal.SIGUSR1, _nothing_to_save)
 
 
 def end_at_once(status: int) -> NoReturn:
-    """End a process that a signal has asked to, once all that it had to do is done.
+    """End a process at once that a signal asked to end, after it has done all it had to.
 
-    The interpreter would clear up every object first. With torch and MLflow imported that is 2 s of
-    a core, and several times as much on a machine that is busy, where docker stop kills after ten
+    The interpreter would first clean up every object. With torch and MLflow imported that takes 2 s
+    of a core, and several times as long on a busy machine, while docker stop kills after ten
     seconds.
     """
     atexit._run_exitfuncs()
@@ -66,11 +66,11 @@ def end_at_once(status: int) -> NoReturn:
 
 
 class StopSignals:
-    """Within the block, a signal asks for a checkpoint and does not break a step in half.
+    """Within the block, a signal requests a checkpoint instead of interrupting a step.
 
-    SIGINT and SIGTERM ask for a checkpoint and the end, SIGUSR1, by which SLURM announces a
-    requeue, for a checkpoint alone. What does not answer within seconds, or is asked a second time,
-    is interrupted where it is.
+    SIGINT and SIGTERM request a checkpoint and then the end; SIGUSR1, with which SLURM announces a
+    requeue, only a checkpoint. If the training does not respond within seconds, or is asked a
+    second time, it is interrupted where it is.
     """
 
     def __init__(self) -> None:
@@ -93,7 +93,7 @@ class StopSignals:
             (signal.SIGUSR1, self._save),
         ):
             before = signal.getsignal(number)
-            # One that is ignored, as by nohup, or the caller's own, stays.
+            # A handler that ignores the signal, as with nohup, or the caller's own, stays in place.
             default = before in (signal.SIG_DFL, signal.default_int_handler, _nothing_to_save)
             if default or isinstance(before, _Terminate):
                 self._before[number] = signal.signal(number, handler)
@@ -105,7 +105,7 @@ class StopSignals:
             signal.signal(number, handler)
 
     def take_request(self) -> bool:
-        """Whether a checkpoint was asked for since the last call; it is then the caller's to do."""
+        """Whether a checkpoint was requested since the last call; the caller must then write it."""
         asked, self._asked = self._asked, False
         if asked:
             self._answered.set()
@@ -113,9 +113,9 @@ class StopSignals:
 
     @contextmanager
     def saving(self) -> Iterator[None]:
-        """Within the block a first signal interrupts nothing for as long as there is time.
+        """Within the block, a first signal does not interrupt as long as there is time.
 
-        What is being written would be lost, and it is what the signal asks for.
+        Otherwise the file being written, which is what the signal asks for, would be lost.
         """
         self._is_saving = True
         try:
@@ -124,7 +124,7 @@ class StopSignals:
             self._is_saving = False
 
     def raise_if_ending(self) -> None:
-        """End what is under way, if that was asked for.
+        """End the training, if that was requested.
 
         Raises:
             KeyboardInterrupt: after Ctrl-C; `TerminatedError` after SIGTERM.
@@ -154,17 +154,17 @@ class StopSignals:
             return
         # This time it is meant.
         self._asked_at = -math.inf
-        # To the main thread, which may be waiting for something that only a signal interrupts.
+        # Sent to the main thread, which may be blocked in a call that only a signal interrupts.
         with contextlib.suppress(ProcessLookupError):
             signal.pthread_kill(threading.main_thread().ident or 0, number)
         if number != signal.SIGTERM or self._answered.wait(_LIMIT_SECONDS - _PATIENCE_SECONDS):
             return
-        # A device that waits for another that is gone returns to Python never.
+        # A device waiting for another that is gone never returns to Python.
         os._exit(128 + number)
 
 
 class _Terminate:
-    """Handles SIGTERM, and knows later that it came: an import may swallow what is raised in it."""
+    """Handles SIGTERM and remembers it: an import may swallow the exception raised during it."""
 
     def __init__(self) -> None:
         self.came = False

@@ -1,8 +1,7 @@
-"""Tables as people save them: a CSV of any common separator and encoding to text, and back.
+"""Tables as people save them: read CSV files of any common separator and encoding, and write them.
 
-What a spreadsheet of another country or system writes is recognised (semicolons, tabs, UTF-16,
-``sep=;``, the case of a header). What cannot be recognised without a guess is refused, with its
-cause.
+Formats of spreadsheets from other countries or systems are recognised (semicolons, tabs, UTF-16,
+``sep=;``, the case of a header). Anything that would need a guess is refused, with the cause.
 """
 
 import codecs
@@ -20,26 +19,26 @@ from mammo_pd.wording import counted
 
 _SEPARATORS = (",", ";", "\t", "|")
 _SEPARATOR_NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
-# The longest mark first: that of UTF-32 begins as that of UTF-16 does.
+# Longest byte order mark first: UTF-32's begins like UTF-16's.
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-# How Excel's sheets begin, new and old: a ZIP archive and a compound file.
+# The first bytes of Excel files, new and old: a ZIP archive and a compound file.
 _SHEET_MARKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
 # Enough for any header.
 _HEAD_BYTES = 2**18
-# Spreadsheets understand a first line that names the separator, and some programs write it.
+# A first line that names the separator: spreadsheets understand it, and some programs write it.
 _NAMED_SEPARATOR = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
-# What a spreadsheet takes for the beginning of a formula, in East Asian ones also the wide forms;
-# tabs and line ends in front of it are skipped by some.
+# Characters that spreadsheets read as the start of a formula (East Asian ones also the full-width
+# forms); some skip tabs and line ends before them.
 _FORMULA_MARKS = r"[=+\-@\t\r\n＝＋－＠]"
 _FORMULA = re.compile(_FORMULA_MARKS)
 _GUARDED = re.compile(f"^'(?={_FORMULA_MARKS})")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-# What no column is called: a number, a date, a path or a file.
+# Values that are never a column's name: a number, a date, a path or a file name.
 _IS_VALUE = re.compile(
     r"^[+-]?[\d.,:/-]+$|[/\\]|\.(?:dcm|dicom|png|pgm|tiff?|jpe?g)$", re.IGNORECASE
 )
@@ -56,8 +55,8 @@ def read_csv(path: Path, called: str = "the label table", *, whole: bool = False
     Args:
         path: of the table.
         called: what the table is, for errors.
-        whole: refuse rows shorter than the header, too; a cell that is missing from the middle
-            moves all that follow.
+        whole: also refuse rows shorter than the header: a cell missing from the middle shifts all
+            that follow.
 
     Raises:
         InputError: no such file, not CSV, rows longer than the header, or no rows.
@@ -90,9 +89,9 @@ def read_csv(path: Path, called: str = "the label table", *, whole: bool = False
     if whole:
         _refuse_short_rows(path, called, encoding, separator, to_skip)
     frame.columns = frame.columns.str.strip()
-    # A short row lacks its last cells, even where empty cells are text.
+    # A short row has missing values at its end, even though empty cells are read as text.
     stripped = frame.fillna("").apply(unless_equal, args=(lambda cells: cells.str.strip(),))
-    # A separator at the end of the header makes a column of nothing, which pandas names.
+    # A separator at the end of the header makes an empty column, which pandas names.
     nothing = [
         name
         for name in stripped
@@ -102,19 +101,19 @@ def read_csv(path: Path, called: str = "the label table", *, whole: bool = False
 
 
 def with_known_names(frame: pd.DataFrame, names: Iterable[str], path: Path) -> pd.DataFrame:
-    """Rename the columns that are written like one of ``names`` but for case and punctuation.
+    """Rename columns that equal one of ``names`` apart from case and punctuation.
 
     Args:
         frame: the table; ``PatientID`` becomes ``patient_id`` where that is among the names.
-        names: as the code spells them; a column that is spelt so already stays what it is.
+        names: as spelt in the code; columns already spelt that way are left alone.
         path: of the table, for the error.
 
     Raises:
-        InputError: two columns are the same one.
+        InputError: two columns map to the same name.
     """
     names = tuple(names)
     for name in names:
-        # So pandas calls the second of two.
+        # Pandas' name for the second of two equal columns.
         if f"{name}.1" in frame.columns:
             raise InputError(f"{path} has two columns named {name}; rename or remove one.")
     absent = {plain_name(name): name for name in names if name not in frame.columns}
@@ -134,10 +133,10 @@ def with_known_names(frame: pd.DataFrame, names: Iterable[str], path: Path) -> p
 
 
 def without_formulas(cell: str) -> str:
-    """Text that no spreadsheet takes for a formula: an apostrophe goes before = + - @.
+    """Text that no spreadsheet reads as a formula: an apostrophe is put before = + - @.
 
-    Numbers stay as they are. A formula can run programs on the machine of whoever opens the table.
-    A lone carriage return becomes a line feed: pandas does not quote it, and it would end the row.
+    Numbers are left alone. A formula can run programs on the computer of whoever opens the table. A
+    lone carriage return becomes a line feed: pandas does not quote it, so it would end the row.
     """
     cell = cell.replace("\r\n", "\n").replace("\r", "\n")
     return f"'{cell}" if _FORMULA.match(cell) and not _NUMBER.fullmatch(cell) else cell
@@ -146,7 +145,7 @@ def without_formulas(cell: str) -> str:
 def write_csv(frame: pd.DataFrame, file: Path) -> None:
     """Write a table without its index and without formulas; ``with_formulas`` undoes the latter.
 
-    All tables for people are written by this, `csv_text` or `write_rows`, and by nothing else.
+    All tables for people must be written by this, `csv_text` or `write_rows`.
     """
     with file.open("w", encoding="utf-8", newline="") as opened:
         _write(frame, opened)
@@ -172,7 +171,7 @@ def csv_text(frame: pd.DataFrame) -> str:
 
 
 def _write(frame: pd.DataFrame, opened: TextIO) -> None:
-    # Some rows at a time: guarded cells are Python's strings, many times as large as the table.
+    # A few rows at a time: guarded cells are Python strings, many times larger than the table.
     for start in range(0, max(len(frame), 1), _ROWS_AT_ONCE):
         some = _harmless(frame.iloc[start : start + _ROWS_AT_ONCE])
         some.to_csv(opened, index=False, header=start == 0)
@@ -189,7 +188,7 @@ def _harmless(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_formulas(frame: pd.DataFrame) -> pd.DataFrame:
-    """Cells of text as they were before ``write_csv``."""
+    """Undo the apostrophes that ``write_csv`` put before cells of text."""
     cells = frame.apply(
         unless_equal, args=(lambda column: column.str.replace(_GUARDED, "", regex=True),)
     )
@@ -200,16 +199,16 @@ def with_formulas(frame: pd.DataFrame) -> pd.DataFrame:
 def unless_equal(
     column: "pd.Series[str]", change: "Callable[[pd.Series[str]], pd.Series[str]]"
 ) -> "pd.Series[str]":
-    """A column changed, or the column itself where that alters nothing.
+    """The changed column, or the original if nothing changed.
 
-    The text of a large table is then in memory once and not after each step.
+    So a large table's text is in memory once, not once per step.
     """
     changed = change(column)
     return column if changed.equals(column) else changed
 
 
 def column_names(columns: Iterable[str]) -> str:
-    """Names of columns, for an error; none of a table without a header, whose first row is data."""
+    """Column names for an error message, withheld if the first row seems to be data."""
     names = [str(name) for name in columns]
     if any(_IS_VALUE.search(name) for name in names):
         return "values instead of names in its first line: the header may be missing"
@@ -217,7 +216,7 @@ def column_names(columns: Iterable[str]) -> str:
 
 
 def plain_name(name: str) -> str:
-    """A column's name without case and punctuation: ``PatientID`` and ``patient_id`` are one."""
+    """A column's name without case and punctuation: ``PatientID`` equals ``patient_id``."""
     return re.sub(r"[\W_]+", "", name.casefold())
 
 
@@ -229,7 +228,7 @@ def _encoding(path: Path, called: str) -> str:
     for mark, name in _BYTE_ORDER_MARKS:
         if head.startswith(mark):
             return name
-    # No text but UTF-16 holds zero bytes; that of a header in Latin letters is every second one.
+    # Only UTF-16 text holds zero bytes: in a header of Latin letters, every second byte.
     if head[1::2].count(0) > len(head) // 4:
         return "utf-16-le"
     if head[::2].count(0) > len(head) // 4:
@@ -238,7 +237,7 @@ def _encoding(path: Path, called: str) -> str:
 
 
 def _separator(path: Path, encoding: str) -> tuple[str, int]:
-    """What separates cells, and how many lines before the header only say so."""
+    """The separator, and the number of lines before the header that only name it."""
     with path.open(encoding=encoding, errors="replace") as opened:
         header = opened.readline(_HEAD_BYTES)
     named = _NAMED_SEPARATOR.fullmatch(header.rstrip("\r\n"))
@@ -250,7 +249,7 @@ def _separator(path: Path, encoding: str) -> tuple[str, int]:
 
 
 def _refuse_long_rows(frame: pd.DataFrame, called: str, separator: str) -> pd.DataFrame:
-    """Undo what pandas makes of rows longer than the header: their first cells become its index.
+    """Undo how pandas reads rows longer than the header: it turns their first cells into the index.
 
     A separator at the end of each row adds an empty cell, which is dropped.
 
@@ -272,7 +271,7 @@ def _refuse_long_rows(frame: pd.DataFrame, called: str, separator: str) -> pd.Da
 def _refuse_short_rows(
     path: Path, called: str, encoding: str, separator: str, to_skip: int
 ) -> None:
-    """Refuse rows shorter than the header, which pandas fills up in silence.
+    """Refuse rows shorter than the header, which pandas silently pads.
 
     Raises:
         InputError: there is one.

@@ -1,9 +1,9 @@
-"""The words of the project as enumerations, in DICOM's own codes where DICOM has one."""
+"""The project's vocabulary as enumerations, using DICOM's own codes where they exist."""
 
 from enum import StrEnum
 
-# Long sides in pixels of the levels that every stored image has below its native size; no level is
-# more than twice as fine as the next, so a bilinear read between two skips no pixel.
+# Long sides in pixels of the pyramid levels below the native size. No level is more than twice as
+# fine as the next, so a bilinear read between two of them skips no pixel.
 PYRAMID_LONG_SIDES = (4096, 2048, 1024, 512)
 # View Position (0018,5101) as the ACR abbreviates the views of CID 4014, and what archives add.
 VIEWS = frozenset(
@@ -13,10 +13,10 @@ VIEWS = frozenset(
 
 
 class Status(StrEnum):
-    """What became of one image found in the folder."""
+    """The outcome for one image found in the folder."""
 
     OK = "ok"
-    EXCLUDED = "excluded"  # read, and by its nature not for training
+    EXCLUDED = "excluded"  # read, but by its nature not for training
     FAILED = "failed"  # could not be read
 
 
@@ -44,7 +44,7 @@ class Reason(StrEnum):
 
     @property
     def may_pass(self) -> bool:
-        """Whether the cause may lie outside the file, so that the next run tries again."""
+        """Whether the cause may be outside the file, so that the next run should try again."""
         return self in (Reason.UNREADABLE, Reason.WORKER_DIED, Reason.TOO_SLOW)
 
     @property
@@ -81,10 +81,10 @@ class ImageKind(StrEnum):
 
 
 class Prefer(StrEnum):
-    """Which kind of image is taken of a view that has both.
+    """Which kind of image is used if a view has both.
 
     ``ffdm``: the full-field digital exposure; ``synthetic``: the image computed from tomosynthesis;
-    ``both``: every image, as without any choice.
+    ``both``: every image, as if nothing was chosen.
     """
 
     FFDM = "ffdm"
@@ -113,7 +113,7 @@ class VoiPolicy(StrEnum):
 
 
 class Frames(StrEnum):
-    """What is taken of a file of several frames, as of tomosynthesis.
+    """What is used from a file of several frames, such as tomosynthesis.
 
     ``exclude``: nothing; ``middle``: the middle frame; ``mip``: the maximum over all frames, each
     in its own grey scale; ``each``: every frame, as an image of its own.
@@ -133,7 +133,7 @@ class Compression(StrEnum):
 
 
 class Level(StrEnum):
-    """The unit that a figure speaks of."""
+    """The unit that a result refers to."""
 
     IMAGE = "image"
     BREAST = "breast"

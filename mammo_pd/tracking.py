@@ -1,4 +1,4 @@
-"""MLflow, the only place that imports it: a local SQLite store by default."""
+"""The only module that imports MLflow, which uses a local SQLite database by default."""
 
 import contextlib
 import fcntl
@@ -25,19 +25,19 @@ from mammo_pd.wording import counted
 
 EXPERIMENT = "mammo-pd"
 _DATABASE = "mlflow.db"
-# MLflow's own, which names a server.
+# MLflow's own variable, which names a server.
 TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
-# MLflow's tag of what an experiment is for.
+# MLflow's tag for the purpose of an experiment.
 _KIND = ("mlflow.experimentKind", "custom_model_development")
 
 
 @dataclass(frozen=True)
 class TrackedDataset:
-    """Images that a run used, as MLflow lists them beside it.
+    """Images that a run used, as MLflow lists them with the run.
 
     Attributes:
         name: of the split's part.
-        digest: hash of what decides which images those are; MLflow keeps 36 characters.
+        digest: hash of what determines those images; MLflow keeps 36 characters.
         context: what they were used for, such as ``training``.
         source: where they come from, without a path.
         profile: counts.
@@ -51,10 +51,10 @@ class TrackedDataset:
 
 
 class Tracker(Protocol):
-    """What takes the metrics of a run."""
+    """Receives the metrics of a run."""
 
     def log(self, metrics: dict[str, float], step: int) -> None:
-        """Take metrics of one step or epoch."""
+        """Receive the metrics of one step or epoch."""
 
 
 class MlflowRun:
@@ -64,9 +64,9 @@ class MlflowRun:
         runs: the folder of runs; ``mlflow.db`` and ``mlartifacts`` go into it, unless the
             environment variable ``MLFLOW_TRACKING_URI`` names a server.
         name: of the run.
-        mlflow_run_id: a run to go on with.
-        parent_run_id: MLflow's ID of the run that a new one is nested under, such as that of a
-            cross-validation; a run that is gone on with keeps its own.
+        mlflow_run_id: a run to continue.
+        parent_run_id: MLflow's ID of the run that a new one is nested under, such as a
+            cross-validation's; a continued run keeps its own.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class MlflowRun:
         experiment = self._client.get_experiment_by_name(EXPERIMENT)
         if experiment is not None:
             experiment_id = experiment.experiment_id
-            # Earlier versions set no kind; one that the user chose stays.
+            # Earlier versions set no kind; one chosen by the user stays.
             if _KIND[0] not in experiment.tags:
                 self._client.set_experiment_tag(experiment_id, *_KIND)
         else:
@@ -104,7 +104,7 @@ class MlflowRun:
             try:
                 self._client.update_run(mlflow_run_id, status="RUNNING")
             except MlflowException:
-                # The record of metrics is gone; the run itself is not.
+                # The MLflow record is gone, but the run itself is not.
                 self.run_id = ""
         if not self.run_id:
             tags = _origin()
@@ -127,7 +127,7 @@ class MlflowRun:
         self._client.set_terminated(self.run_id, status)
 
     def describe(self, parameters: dict[str, Any], tags: dict[str, str]) -> None:
-        """Log what the run was made with; nested parameters are named with dots.
+        """Log the run's settings; nested parameters get dotted names.
 
         Raises:
             InputError: a parameter differs from what was logged when the run began.
@@ -151,7 +151,7 @@ class MlflowRun:
             ) from error
 
     def log(self, metrics: dict[str, float], step: int, *, milliseconds: int | None = None) -> None:
-        """Log metrics of one step or epoch, as of now or of a time in ms since 1970."""
+        """Log metrics of one step or epoch, with the current time or one in ms since 1970."""
         from mlflow.entities import Metric
 
         at = milliseconds or int(time.time() * 1000)
@@ -160,11 +160,11 @@ class MlflowRun:
         )
 
     def keep(self, name: str, text: str) -> None:
-        """Keep a text as an artifact of the run."""
+        """Store a text as an artifact of the run."""
         self._client.log_text(self.run_id, text, name)
 
     def use(self, datasets: Sequence[TrackedDataset]) -> None:
-        """List data sets as the run's input."""
+        """List data sets as the run's inputs."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         self._client.log_inputs(
@@ -202,7 +202,7 @@ class MlflowRun:
         """Log a checkpoint as a model that ``mlflow.pyfunc.load_model`` loads.
 
         Args:
-            checkpoint: one file, which says of itself what it is.
+            checkpoint: one self-describing file.
             loader: module whose ``_load_pyfunc`` takes that file.
             outputs: names of the scores.
         """
@@ -212,7 +212,7 @@ class MlflowRun:
         from mlflow.pyfunc import save_model
         from mlflow.types.schema import Schema, TensorSpec
 
-        # Images of any size, and their scores; without names, since there is one array of each.
+        # Images of any size, and their scores; unnamed, since there is one array of each.
         signature = ModelSignature(
             Schema([TensorSpec(np.dtype(np.uint16), (-1, -1, -1))]),
             Schema([TensorSpec(np.dtype(np.float64), (-1, len(outputs)))]),
@@ -222,7 +222,7 @@ class MlflowRun:
             run.info.experiment_id, name="model", source_run_id=self.run_id
         )
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-            # It asks for an example of the input, which would be somebody's mammogram.
+            # MLflow asks for an example input, which would be somebody's mammogram.
             warnings.simplefilter("ignore")
             path = Path(folder) / "model"
             save_model(
@@ -240,21 +240,21 @@ class MlflowRun:
 
 
 class NoTracking:
-    """Tracks nothing: for every process but the first."""
+    """Tracks nothing, for every process but the first."""
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         """Log nothing."""
 
 
 def tracking_uri(runs: Path) -> str:
-    """Where the runs of a folder are recorded: the user's server, else a file in the folder."""
+    """Where a folder's runs are recorded: the user's server, or else a file in the folder."""
     return os.environ.get(TRACKING_VARIABLE, _local_uri(runs))
 
 
 def try_store(runs: Path) -> str:
-    """Try what records the runs of a folder: a server is asked, a database is opened and read.
+    """Check that a folder's runs can be recorded: query the server, or open and read the database.
 
-    Where there is neither, a database is made in a temporary folder and a metric logged to it.
+    If there is neither, a database is created in a temporary folder and a metric logged to it.
 
     Returns:
         What was found, in a few words.
@@ -280,10 +280,10 @@ def try_store(runs: Path) -> str:
 
 
 def keep_report(runs: Path, mlflow_run_id: str, report: Path, folder: str = "report") -> str | None:
-    """Keep a report's summary beside the run that it is of.
+    """Store a report's summary with its run.
 
-    The page itself holds images and hashed patients, so it goes no further than this machine: a
-    server gets the figures and the metrics alone.
+    The page itself holds images and hashed patients, so it never leaves this machine: a server only
+    gets figures and metrics.
 
     Args:
         runs: the folder of runs.
@@ -302,7 +302,7 @@ def keep_report(runs: Path, mlflow_run_id: str, report: Path, folder: str = "rep
     files = [report / "metrics.json", *sorted(report.glob("roc*.png"))]
     if uri == _local_uri(runs):
         if not (runs / _DATABASE).is_file():
-            # A run of a cross-validation, whose report is kept beside the whole.
+            # A run of a cross-validation; its report is stored with the whole.
             return None
         files.append(report / "index.html")
     try:
@@ -315,7 +315,7 @@ def keep_report(runs: Path, mlflow_run_id: str, report: Path, folder: str = "rep
 
 
 def keep_page(runs: Path, mlflow_run_id: str, page: Path) -> str | None:
-    """Keep a page that holds images beside its run, on this machine alone; a server gets none.
+    """Store a page that holds images with its run, on this machine only; a server never gets it.
 
     Args:
         runs: the folder of runs.
@@ -323,7 +323,7 @@ def keep_page(runs: Path, mlflow_run_id: str, page: Path) -> str | None:
         page: a file.
 
     Returns:
-        Why it could not be kept, in a sentence; None if it was, or is not to be.
+        Why it could not be stored, in a sentence; None if it was, or should not be.
     """
     _quieten()
     from mlflow import MlflowClient
@@ -340,13 +340,13 @@ def keep_page(runs: Path, mlflow_run_id: str, page: Path) -> str | None:
 
 
 def reason_of(error: Exception) -> str:
-    """What failed in MLflow, in a line: of its database the database's own words."""
+    """What failed in MLflow, in one line; for its database, the database's own message."""
     found = re.search(r"\(sqlite3\.\w+\) (.+)", str(error))
     return found[1][:200] if found else cause_of(error)
 
 
 def patience_with_server() -> float:
-    """Seconds that MLflow waits for a server that is away, at each message, as the user set it."""
+    """Seconds that MLflow waits for an unreachable server at each call, by the user's settings."""
     _set_defaults()
     waits = float(os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"])
     return waits * (1 + int(os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]))
@@ -354,27 +354,27 @@ def patience_with_server() -> float:
 
 def _set_defaults() -> None:
     """Set what MLflow reads from the environment, unless the user has."""
-    # MLflow reports its use over the network unless told not to.
+    # MLflow sends telemetry over the network unless told not to.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    # By default it asks a server that is away for many minutes, and the GPU waits.
+    # By default it retries an unreachable server for many minutes while the GPU waits.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 
 
 def _quieten() -> None:
-    """Leave to us what MLflow logs of its database: what fails there is raised as well."""
-    # The first call makes the database by a hundred migrations, each logged.
+    """Silence MLflow's logging about its database: failures there are raised as well."""
+    # The first call creates the database by a hundred migrations, each of them logged.
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    # A traceback for each call on a database that is locked or gone, with what was to be written.
+    # It logs a traceback, with the data, for each call on a database that is locked or gone.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 def page_of_runs(runs: Path) -> str:
-    """How to look at the runs of a folder in MLflow's own page."""
+    """How to view a folder's runs in MLflow's web page."""
     uri = tracking_uri(runs)
     if uri != _local_uri(runs):
         return f"open {uri}"
-    # Without the workflow, a browser that is new to MLflow opens its pages for language models.
+    # Without workflowType, a browser new to MLflow opens its pages for language models.
     return (
         f"mlflow ui --backend-store-uri {shlex.quote(uri)}, and open "
         "http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning"
@@ -386,7 +386,7 @@ def _local_uri(runs: Path) -> str:
 
 
 def _sqlite_uri(file: Path) -> str:
-    """A database's file as SQLAlchemy's URI, also where its path holds what means something there.
+    """A database file as a SQLAlchemy URI, with special characters in its path escaped.
 
     In a URI, a ``?`` begins the options and a ``%`` a character's code: MLflow would write to
     another file, beside the folder of runs.
@@ -396,22 +396,22 @@ def _sqlite_uri(file: Path) -> str:
         return f"sqlite:///{path}"
     from sqlalchemy.engine import make_url
 
-    # With the driver's name, since MLflow makes the folder that it finds written after "sqlite:///".
+    # Includes the driver's name: MLflow creates whatever folder follows "sqlite:///".
     quoted = f"sqlite+pysqlite:///{quote(path)}"
     if make_url(quoted).database == path:
         return quoted
-    # SQLAlchemy reads codes from 2.1 on; before, SQLite itself is told to.
+    # SQLAlchemy decodes escapes from 2.1 on; before that, SQLite itself has to.
     return f"sqlite+pysqlite:///file:{quote(path)}?uri=true"
 
 
 def _make_database(runs: Path) -> None:
-    """Make MLflow's database, whole or not at all; several processes may begin together."""
+    """Create MLflow's database atomically; several processes may start at once."""
     from mlflow import MlflowClient
 
     if (runs / _DATABASE).exists():
         return
     with (runs / f".{_DATABASE}.lock").open("w") as lock:
-        # A file system without locks has one process at a time, as far as we can tell.
+        # Without locks in the file system we have to assume a single process.
         with contextlib.suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_EX)
         if (runs / _DATABASE).exists():
@@ -424,10 +424,10 @@ def _make_database(runs: Path) -> None:
 
 
 def _origin() -> dict[str, str]:
-    """MLflow's tags of who made a run, and with what."""
-    # MLflow's own source name is the path of the script on this machine.
+    """MLflow's tags for who made a run, and with what."""
+    # MLflow's default source name is the script's path on this machine.
     tags = {"mlflow.source.name": "mammo-pd", "mlflow.source.type": "LOCAL"}
-    # A container's user may have no name.
+    # A user in a container may have no name.
     with contextlib.suppress(KeyError, OSError):
         tags["mlflow.user"] = getpass.getuser()
     commit = _git_commit(Path(__file__))
@@ -437,7 +437,7 @@ def _origin() -> dict[str, str]:
 
 
 def _git_commit(file: Path) -> str | None:
-    """The commit that is checked out around a file; None where git does not track the file."""
+    """The checked-out commit of a file's repository; None if git does not track the file."""
 
     def git(*words: str) -> str:
         return subprocess.run(
@@ -449,7 +449,7 @@ def _git_commit(file: Path) -> str | None:
         ).stdout.strip()
 
     try:
-        # An installed package may lie within the repository of another project.
+        # An installed package may be inside another project's repository.
         git("ls-files", "--error-unmatch", file.name)
         return git("rev-parse", "HEAD")
     except (OSError, subprocess.SubprocessError):

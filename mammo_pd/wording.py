@@ -7,7 +7,7 @@ def counted(count: int, one: str, many: str | None = None) -> str:
     Args:
         count: how many.
         one: what stands after 1; with a verb, if the verb has to agree.
-        many: what stands after any other number; by default ``one`` and an s.
+        many: what stands after any other number; ``one`` plus an s by default.
 
     Returns:
         Such as ``1 image`` or ``2 images``; ``0 images`` for none.
@@ -16,7 +16,7 @@ def counted(count: int, one: str, many: str | None = None) -> str:
 
 
 def percent(share: float, digits: int = 0) -> str:
-    """A share in percent, as all of ours is written: ``0.12`` is ``12 %``.
+    """A share in percent, as written everywhere in this project: ``0.12`` is ``12 %``.
 
     Args:
         share: 1 for all.

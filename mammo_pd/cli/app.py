@@ -1,7 +1,7 @@
-"""The command line ``mammo-pd COMMAND``: registers the commands and turns an error into a sentence.
+"""The command line ``mammo-pd COMMAND``: registers the commands and turns errors into sentences.
 
-A command is a module of this package with a function of the same name, whose signature and
-docstring are its options and its ``--help``. It imports what is heavy inside that function.
+Each command is a module of this package with a function of the same name, whose signature and
+docstring become its options and its ``--help``. Heavy imports go inside that function.
 """
 
 import errno
@@ -20,7 +20,7 @@ from mammo_pd.cores import keep_threads_within_quota
 from mammo_pd.errors import InputError
 from mammo_pd.stopping import TerminatedError, sigterm_interrupts
 
-# In the order of a project, which is the order of --help.
+# In the order in which a project uses them; --help lists them in this order.
 COMMANDS = (
     "inspect",
     "preprocess",
@@ -41,7 +41,7 @@ COMMANDS = (
     "doctor",
     "demo",
 )
-# Those of minutes at most, which keep nothing to go on from.
+# Commands that take minutes at most and keep nothing to resume from.
 _BEGIN_ANEW = ("inspect", "export", "compare", "show", "budget", "doctor")
 
 app = App(
@@ -81,14 +81,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the words after ``mammo-pd``; by default those of this process.
 
     Returns:
-        The exit status: 0; 2 after an error that the user can mend; 3 where some of the images
-        could not be read, and the others are done (``predict``); 130 after Ctrl-C; 143 after
-        SIGTERM; 141 where what was printed has no reader any more, as after ``| head``.
+        The exit status: 0; 2 after an error that the user can fix; 3 if some images could not be
+        read and the others are done (``predict``); 130 after Ctrl-C; 143 after SIGTERM; 141 if the
+        reader of the output has gone, as after ``| head``.
     """
     with sigterm_interrupts():
         try:
             status = _main(arguments)
-            # Here and not as the interpreter ends, which would print an error of its own.
+            # Flush here: if it fails while the interpreter exits, Python prints its own error.
             for stream in (sys.stdout, sys.stderr):
                 if stream is not None:
                     stream.flush()
@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _drop_output_without_a_reader() -> bool:
-    """Whether a stream's reader has gone; what is still printed to it is then dropped."""
+    """Whether the reader of a stream has gone; further output to it is then discarded."""
     gone = False
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -117,7 +117,7 @@ def _drop_output_without_a_reader() -> bool:
 
 def _main(arguments: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
-    # Threads that spin while they wait take a shared machine's cores from others' work.
+    # Threads that busy-wait would take cores from other work on a shared machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         if not words:
@@ -125,7 +125,7 @@ def _main(arguments: Sequence[str] | None) -> int:
                 f"no command; choose one of {', '.join(COMMANDS)} (mammo-pd --help explains them)."
             )
         if words[0] in app.help_flags:
-            # Commands are imported when used; the list of them quotes their docstrings.
+            # Commands are imported lazily; the list of commands needs all of their docstrings.
             for command in COMMANDS:
                 app[command]
         elif not {*app.help_flags, *app.version_flags} & {*words}:
@@ -162,11 +162,11 @@ def _folders_of_images(words: Sequence[str]) -> list[Path]:
 
 
 def explain(error: Exception, images: Sequence[Path] = ()) -> str | None:
-    """A sentence for an error that the user or the machine caused; None for a bug of ours.
+    """A sentence for an error caused by the user or the machine; None for a bug of ours.
 
     Args:
         error: what was raised.
-        images: folders whose files' names may be those of women, and so are not told.
+        images: folders whose file names may contain patients' names and must not be shown.
     """
     text = str(error)
     if isinstance(error, InputError):
@@ -175,7 +175,7 @@ def explain(error: Exception, images: Sequence[Path] = ()) -> str | None:
         command = " ".join(["mammo-pd", *(error.command_chain or ())])
         return f"unexpected {' '.join(error.unused_tokens or ())}; see {command} --help."
     if isinstance(error, UnknownOptionError):
-        # What others know by this name was not misspelt.
+        # An option that another command has was not misspelt.
         known = _where_else(error)
         return text.partition(" Did you mean")[0] + known if known else text
     if isinstance(error, CycloptsError):
@@ -197,7 +197,7 @@ def explain(error: Exception, images: Sequence[Path] = ()) -> str | None:
             "command again."
         )
     if isinstance(error, sqlite3.DatabaseError):
-        # Its first statement names the file: this is damage further down.
+        # Opening the record already checks where it begins: this is damage further in.
         return (
             f"the record of the store, private/images.sqlite, is damaged ({text}); restore it from "
             "a copy, or rebuild the store under another --out with this store's --key."
@@ -206,7 +206,7 @@ def explain(error: Exception, images: Sequence[Path] = ()) -> str | None:
         name = error.filename
         file = Path(os.fsdecode(name)).absolute()
         for folder in images:
-            # Commands follow links to the folder before they read it.
+            # Commands resolve links to the folder before reading it.
             if any(map(file.is_relative_to, (folder.absolute(), folder.resolve()))):
                 name = f"a file or folder in {folder}"
         return (
@@ -234,6 +234,6 @@ def _where_else(error: UnknownOptionError) -> str:
 def _is_disk_full(error: Exception) -> bool:
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return True
-    # numpy, SQLite and safetensors raise their own errors, each in its own words.
+    # numpy, SQLite and safetensors raise their own errors with their own wording.
     words = ("No space left", "disk is full", "requested and", "File too large", "quota exceeded")
     return any(word in str(error) for word in words)

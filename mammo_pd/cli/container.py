@@ -1,4 +1,4 @@
-"""What would be lost with the container that a command runs in."""
+"""Warn about results that would be lost together with the container."""
 
 import os
 import re
@@ -11,7 +11,7 @@ _MOUNTS = Path("/proc/self/mountinfo")
 
 
 def warn_unless_mounted(folder: Path) -> None:
-    """Say so where a folder for results lies in a container of ours and is mounted from nowhere."""
+    """Warn if a results folder is inside our container and not mounted from the host."""
     if CONTAINER_VARIABLE in os.environ and not is_mounted(folder, _MOUNTS.read_text()):
         print(
             f"warning: no host folder is mounted at {folder}: anything written there is lost when "
@@ -25,8 +25,8 @@ def is_mounted(folder: Path, mountinfo: str) -> bool:
 
     Args:
         folder: need not exist.
-        mountinfo: what Linux tells in ``/proc/self/mountinfo``. Devices would not do: a folder of
-            the host can be on the one that the root is on.
+        mountinfo: the content of ``/proc/self/mountinfo``. Comparing devices would not work: a host
+            folder can be on the same device as the root.
     """
     points = {
         re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), line.split()[4])

@@ -1,4 +1,4 @@
-"""``mammo-pd cv``: all folds of a split, and several seeds, to one report."""
+"""``mammo-pd cv``: train all folds of a split, for several seeds, and write one report."""
 
 import os
 import shlex
@@ -129,7 +129,7 @@ def cv(
     if pages:  # none of an objective without labels
         print(f"look at: {shlex.quote(str(pages[0]))}")
     store_given = unless_default("--store", Path(validation.info.store), default_store().resolve())
-    # One model for use, with the same settings.
+    # Suggest training one model for use, with the same settings.
     print(
         f"next: mammo-pd train --config {shlex.quote(str(path / 'config.yaml'))} --split default"
         + store_given
@@ -137,7 +137,7 @@ def cv(
 
 
 def parse_seeds(text: str, first: int) -> list[int]:
-    """Read ``3`` as that many seeds from ``first`` on, and ``0,5,7`` as those.
+    """Read ``3`` as three seeds starting at ``first``, and ``0,5,7`` as exactly those.
 
     Raises:
         InputError: neither, or a seed given twice.
@@ -155,14 +155,14 @@ def parse_seeds(text: str, first: int) -> list[int]:
 
 
 def _keep_report(validation: "CrossValidation") -> None:
-    """In MLflow, of each target."""
+    """Keep each target's report in MLflow."""
     report = validation.path / "report"
     for page in sorted(report.rglob("index.html")):
         keep_in_mlflow(validation.path.parent, validation.info.mlflow_run_id, page.parent, report)
 
 
 def _this_program() -> tuple[str, ...]:
-    """How this process was started: it may be a user's program with an objective of its own."""
+    """How this process was started: perhaps as a user's program with its own objective."""
     spec = sys.modules["__main__"].__spec__
     if spec is not None:
         return (sys.executable, "-m", spec.name.removesuffix(".__main__"))
@@ -176,7 +176,7 @@ def _report(
     choices: dict[str, Any],
     told: dict[str, Any],
 ) -> dict[str, float]:
-    """Score what is not scored yet, write the report, and print what it comes to.
+    """Score the runs not yet scored, write the report, and print a summary.
 
     Returns:
         The AUCs with their intervals, for MLflow.
@@ -223,7 +223,7 @@ def _report_on(
     told: dict[str, Any],
     target: str | None,
 ) -> dict[str, float]:
-    """Report on the objective's only target, or on one of several."""
+    """Report on the objective's only target, or on one of several targets."""
     import pandas as pd
 
     from mammo_pd.evaluation.cross_validation import average_seeds, run_aucs, seed_aucs

@@ -10,7 +10,7 @@ from mammo_pd.cli.train import fit_with_advice
 def cv_run(
     folder: Path, fold: int, seed: int, /, *, checkpoint: Literal["best", "last"] = "best"
 ) -> None:
-    """Train one run of a cross-validation, or go on with it, and score it.
+    """Train or resume one run of a cross-validation, and score it.
 
     Args:
         folder: The cross-validation's, begun by mammo-pd cv.

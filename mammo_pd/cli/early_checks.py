@@ -1,4 +1,4 @@
-"""What can be refused before torch, MONAI or MLflow is imported, which takes seconds."""
+"""Checks that run before torch, MONAI or MLflow is imported, which takes seconds."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,7 +15,7 @@ _KEY_BYTES = 32
 
 
 def check_training(store: Path, config: "RunConfig", stopped: "RunFolder | None" = None) -> None:
-    """Check what a run is to be trained on, as far as it takes no model and no manifest.
+    """Check a run's inputs, as far as possible without building a model or reading the manifest.
 
     Args:
         store: that was named, or is taken by default.
@@ -30,7 +30,7 @@ def check_training(store: Path, config: "RunConfig", stopped: "RunFolder | None"
 
     split = config.data.split
     paths = check_store(store)
-    # Of a store without any, training makes the default split.
+    # If the store has no split, training makes the default one.
     if split != "default" or split in list_splits(paths.splits):
         read_split(paths.splits, split).parts(config.data.fold)
     check_resolutions([str(config.data.res)])
@@ -49,7 +49,7 @@ def check_folds(store: Path, config: "RunConfig") -> None:
 
     paths = check_store(store)
     if config.training.objective != "masked_autoencoder":
-        # Which no split could be cross-validated by; that is told later.
+        # A masked autoencoder has no scores to cross-validate; that error comes later.
         read_folds(paths.splits, config.data.split)
     check_resolutions([str(config.data.res)])
     check_models([config.model.name])
@@ -70,7 +70,7 @@ def check_store(store: Path) -> "StorePaths":
 
 
 def check_resolutions(resolutions: Iterable[str]) -> None:
-    """Check that sizes are written as ``--res`` takes them, whatever patches the model has.
+    """Check that sizes have a form that ``--res`` accepts, whatever the model's patch size.
 
     Raises:
         InputError: one of them is not.
@@ -82,7 +82,7 @@ def check_resolutions(resolutions: Iterable[str]) -> None:
 
 
 def check_models(names: Iterable[str]) -> None:
-    """Check timm's names of models, as far as its sources tell.
+    """Check timm model names, as far as timm's source files show.
 
     Raises:
         InputError: there is no such model.
@@ -105,7 +105,7 @@ def check_keep_rates(rates: Iterable[float]) -> None:
 
 
 def check_weights_file(weights: str | None) -> None:
-    """Check that a file of weights is there, where no more than a file can be meant.
+    """Check that a weights file exists, if the value can only mean a file.
 
     Raises:
         InputError: it is not.
@@ -117,7 +117,7 @@ def check_weights_file(weights: str | None) -> None:
 
 
 def read_key(file: Path | None) -> bytes | None:
-    """Read what was given with ``--key``, before a store takes it over; None for nothing.
+    """Read and check the file given with ``--key``; None if none was given.
 
     Raises:
         InputError: there is no such file, or it holds no key.
@@ -138,7 +138,7 @@ def read_key(file: Path | None) -> bytes | None:
 
 
 def check_output_folder(option: str, folder: Path | None) -> None:
-    """Check that a folder is there or can be made.
+    """Check that a folder exists or can be created.
 
     Raises:
         InputError: a file is in its place, or on the way to it.
@@ -148,7 +148,7 @@ def check_output_folder(option: str, folder: Path | None) -> None:
 
 
 def check_output_file(option: str, file: Path | None) -> None:
-    """Check that a file is not asked for where a folder is.
+    """Check that an output file is not an existing folder.
 
     Raises:
         InputError: it is a folder, or a file is on the way to it.
@@ -161,7 +161,7 @@ def check_output_file(option: str, file: Path | None) -> None:
 
 
 def _refuse_file_among(option: str, given: Path, places: Iterable[Path]) -> None:
-    """Refuse what would lie in a file: the innermost of the places that exists must be a folder."""
+    """Refuse a path below a file: its innermost existing parent must be a folder."""
     innermost = next((place for place in places if place.exists()), None)
     if innermost is not None and not innermost.is_dir():
         raise InputError(f"{option} {given}: {innermost} is a file; name a folder.")

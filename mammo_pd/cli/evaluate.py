@@ -1,4 +1,4 @@
-"""``mammo-pd evaluate``: runs, or anyone's predictions, to the ROC report."""
+"""``mammo-pd evaluate``: write the ROC report for runs, or for anyone's predictions."""
 
 import shlex
 from collections.abc import Sequence
@@ -117,12 +117,12 @@ def evaluate(
     }
     # Before hours of scoring.
     check_choices(**choices)
-    # What can be refused without torch is, before it is imported.
+    # Refuse whatever can be refused before importing torch.
     check_output_folder("--out", out)
     tell_of_resamples(resamples)
     study = None
     if config is not None:
-        # Only then: it loads Pydantic, and a table of predictions needs no configuration.
+        # Imported late: it loads Pydantic, and a table of predictions needs no configuration.
         from mammo_pd.config import load_config
 
         study = load_config(config).study.model_dump()
@@ -237,7 +237,7 @@ def _predict(
 
 
 def _check_within(columns: Sequence[str], run: "RunFolder", store: Path | None) -> None:
-    """Refuse what no AUC can be compared within; store is None for the run's own."""
+    """Refuse columns that an AUC cannot be stratified by; store is None for the run's own."""
     from mammo_pd.evaluation.within import check_columns
     from mammo_pd.inference.predict import columns_of_predictions
     from mammo_pd.training.objectives import build_objective
@@ -258,7 +258,7 @@ def _check_within(columns: Sequence[str], run: "RunFolder", store: Path | None) 
 
 
 def lock_in_checkpoint(scored: "Scored", choices: dict[str, Any]) -> None:
-    """Lock operating points by these choices in the checkpoint, unless it has them."""
+    """Lock operating points for these choices in the checkpoint, unless it already has them."""
     import numpy as np
 
     from mammo_pd.evaluation.levels import Aggregation
@@ -291,7 +291,7 @@ def lock_in_checkpoint(scored: "Scored", choices: dict[str, Any]) -> None:
 
 
 def _refuse_unreported(run: "RunFolder") -> None:
-    """Refuse a run of a pretext task, which has learnt nothing to score by, before it is scored."""
+    """Refuse a pretext task's run before scoring: it has learnt no scores."""
     from mammo_pd.training.objectives import build_objective
 
     if build_objective(run.config.training).is_pretext:

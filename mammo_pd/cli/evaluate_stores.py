@@ -1,4 +1,4 @@
-"""A run on stores that it was not trained on: what is locked before, and the report on all sets."""
+"""Test a run on other stores: lock its choices, score them, and report on all sets."""
 
 import shlex
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def tell_apart_stores(
     runs: "Sequence[RunFolder]", stores: Sequence[Path], accept_other_split: bool
 ) -> tuple[Path | None, list[Path]]:
-    """The runs' own store, where one is named, and those that they are tested on besides."""
+    """Separate the runs' own store, if it is named, from the external stores."""
     from mammo_pd.inference.external import tell_apart
 
     if accept_other_split and len(stores) == 1:
@@ -43,7 +43,7 @@ def tell_apart_stores(
 
 
 def refuse_without_labels(run: "RunFolder") -> None:
-    """Refuse to test a run on another store where there is no threshold to lock before."""
+    """Refuse to test a run on another store if it has no threshold to lock beforehand."""
     from mammo_pd.training.objectives import build_objective
 
     if not build_objective(run.config.training).target_columns:
@@ -57,7 +57,7 @@ def refuse_without_labels(run: "RunFolder") -> None:
 def check_others(
     run: "RunFolder", own: Path | None, others: Sequence[Path]
 ) -> dict[Path, list[str]]:
-    """By store what the reader must know of its preprocessing."""
+    """For each store, what the reader must know about its preprocessing."""
     from mammo_pd.inference.external import check_external
 
     return {other: check_external(run, own, other) for other in others}
@@ -72,7 +72,7 @@ def evaluate_on_others(
     choices: dict[str, Any],
     told: dict[str, Any],
 ) -> None:
-    """Lock what the run's own store decides, then score the others, and report on all of them."""
+    """Lock what the run's own store decides, then score the other stores and report on all."""
     from mammo_pd.evaluation.predictions import check_predictions
     from mammo_pd.inference.explain import ErrorPictures
     from mammo_pd.inference.external import overlap_with, predict_store
@@ -148,7 +148,7 @@ def evaluate_on_others(
                 sources, place, context=context, **choices_for(target, own.objective, choices)
             )
         except NothingToLockOnError as error:
-            # Of several targets the others have their reports all the same.
+            # With several targets, the other targets still get their reports.
             if target is None:
                 raise
             print(f"{target}\nnote: no report, {error}\n")

@@ -96,11 +96,12 @@ def forget(
             print("no file of the store is missing; nothing was removed")
             print(f"next: {_training(store)}")
             return
-        # Told first: once the splits have lost the images, nothing tells who saw them.
+        # Print this first: once the images are gone from the splits, nothing shows which runs saw
+        # them.
         used, unknown = runs_on_images(runs, paths.root, plan.splits, plan.image_ids)
         _print_plan(plan, used, unknown, runs)
         if dry_run:
-            # Not written out: the IDs that were typed may be those of women.
+            # Not echoed: the IDs that were typed may identify women.
             print("\nnothing was removed")
             print("next: the same command without --dry-run, which removes it")
             return

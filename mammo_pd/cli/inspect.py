@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from mammo_pd.ingest.survey import Survey
     from mammo_pd.report.inspection import CountTable
 
-# Rows of a table on the terminal; the CSV and the page hold all.
+# Maximum rows of a table on the terminal; the CSV and the page have all rows.
 _MOST_ROWS = 12
-# Of so few files the speed says nothing.
+# With fewer files than this, the speed means nothing.
 _FEW = 1000
 # Characters of a line of text, and of a cell.
 _WIDTH, _WIDEST_CELL = 100, 60
@@ -107,7 +107,7 @@ def _files(found: "Survey") -> "CountTable":
     note = (
         f"{found.files:,} {'header' if found.files == 1 else 'headers'} read in "
         f"{found.seconds:.1f} s by {_processes(found.workers)}"
-        # The first files of a process take as long as hundreds of others.
+        # A process takes as long for its first files as for hundreds of later ones.
         + (f": {found.files / found.seconds:,.0f} files/s." if found.files > _FEW else ".")
     )
     return CountTable("Files", ("what", "files"), rows, note)
@@ -319,7 +319,7 @@ def _write_csv(file: Path, tables: list["CountTable"]) -> None:
     rows = []
     for table in tables:
         for row in table.rows:
-            # The texts in front of the count name it; what follows explains it.
+            # The cells before the count are its name; those after it explain it.
             count = next((at for at, cell in enumerate(row) if isinstance(cell, int)), len(row) - 1)
             name = " / ".join(map(str, row[:count]))
             rows.append((table.title, name, row[count], " ".join(map(str, row[count + 1 :]))))
@@ -360,7 +360,7 @@ def _next(folder: Path, found: "Survey") -> str:
     from mammo_pd.cli.public_set import in_words, labels_of, look_like
     from mammo_pd.terms import Reason
 
-    # Pictures that are not DICOM are taken once a table names them.
+    # Images that are not DICOM become usable once a table names them.
     if not found.usable and not any(reason == Reason.NOT_IN_TABLE for _, reason in found.excluded):
         return "preprocess could use nothing in this folder; the reasons are listed above"
     public = look_like(folder)

@@ -1,4 +1,4 @@
-"""Options that several commands share, and the commands that they suggest next."""
+"""Options that several commands share, and helpers for the commands they suggest next."""
 
 import os
 import shlex
@@ -31,19 +31,19 @@ def _whole(_: object, tokens: "tuple[Token, ...]") -> int:
         raise ValueError(f"{text} is not a whole number.") from None
 
 
-# Of 1.5, cyclopts itself makes a 2.
+# Cyclopts itself would round 1.5 to 2.
 WholeNumber = Annotated[int, Parameter(converter=_whole)]
 StoreOption = Annotated[
     Path, Parameter(env_var="MAMMO_PD_STORE", metavar="STORE", validator=_would_be_kept)
 ]
-# Of commands that are about a store; elsewhere it goes by --store alone, and so here, too.
+# For commands about a store: a positional argument that --store also sets, as elsewhere.
 StoreArgument = Annotated[
     Path, Parameter(name="--store", env_var="MAMMO_PD_STORE", metavar="STORE")
 ]
 RunsOption = Annotated[
     Path, Parameter(env_var="MAMMO_PD_RUNS", metavar="DIR", validator=_would_be_kept)
 ]
-# None for the default, so that what was named can be told from what was not.
+# None by default, to distinguish an explicit store from the default one.
 NamedStoreOption = Annotated[
     Path | None, Parameter(metavar="STORE", show_default="$MAMMO_PD_STORE, else store")
 ]
@@ -51,7 +51,7 @@ SeedOption = Annotated[WholeNumber | None, Parameter(metavar="N", show_default="
 FoldOption = Annotated[WholeNumber | None, Parameter(metavar="I")]
 ResumeOption = Annotated[list[Path] | None, Parameter(metavar="[RUN]", consume_multiple=(0, 1))]
 WorkersOption = Annotated[WholeNumber | None, Parameter(metavar="N", show_default="one per core")]
-# Scripts give it; since intervals are in closed form it has no effect, and says so.
+# Kept for older scripts: intervals are now in closed form, so it only prints a note.
 ResamplesOption = Annotated[WholeNumber | None, Parameter(metavar="N", show_default=False)]
 # The values of `mammo_pd.evaluation.levels.Aggregation`, whose module is too heavy for --help.
 AggregationOption = Literal["mean", "max", "noisy_or"]
@@ -84,22 +84,22 @@ ModelsOption = Annotated[
 
 
 def default_store() -> Path:
-    """The store that a command takes where none is named."""
+    """The store that a command uses if none is named."""
     return Path(os.environ.get("MAMMO_PD_STORE", DEFAULT_STORE))
 
 
 def default_runs() -> Path:
-    """The folder of runs that a command takes where none is named."""
+    """The folder of runs that a command uses if none is named."""
     return Path(os.environ.get("MAMMO_PD_RUNS", DEFAULT_RUNS))
 
 
 def unless_default(flag: str, value: object, default: object) -> str:
-    """An option to append to a suggested command; empty where its value is the default."""
+    """An option to append to a suggested command; empty if its value is the default."""
     return "" if value == default else f" {flag} {shlex.quote(str(value))}"
 
 
 def find_run(runs: Path, named: Path | None) -> "RunFolder":
-    """A run by its folder, or by its ID in ``runs``; None for the run started last.
+    """Find a run by its folder or by its ID in ``runs``; None finds the run started last.
 
     Raises:
         InputError: there is no such run.
@@ -112,7 +112,7 @@ def find_run(runs: Path, named: Path | None) -> "RunFolder":
 
 
 def find_checkpoint(runs: Path, named: Path) -> Path:
-    """A checkpoint's file, or that of a run's best epoch.
+    """Find a checkpoint file: the one named, or that of a run's best epoch.
 
     Raises:
         InputError: there is no such run.
@@ -126,6 +126,6 @@ def find_checkpoint(runs: Path, named: Path) -> Path:
 
 
 def tell_of_resamples(resamples: int | None) -> None:
-    """Say that ``--resamples`` has no effect any more, where it was given."""
+    """Say that ``--resamples`` no longer has an effect, if it was given."""
     if resamples is not None:
         print("note: --resamples has no effect, since the intervals are in closed form; drop it.")

@@ -1,4 +1,4 @@
-"""``mammo-pd predict``: new studies, without labels, to scores and verdicts."""
+"""``mammo-pd predict``: scores and verdicts for new, unlabelled studies."""
 
 import shlex
 import time
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from mammo_pd.ingest.walk import FoundFiles
     from mammo_pd.terms import Level
 
-# The exit status where some images could not be read.
+# The exit status if some images could not be read.
 PARTIAL = 3
-# Fewer hold a handful of cancers or none.
+# Fewer images than this contain few cancers or none.
 _FEW = 300
 
 
@@ -73,7 +73,7 @@ def predict(
     """
     from mammo_pd.ingest.walk import find_images
 
-    # What takes no model is refused before torch is imported.
+    # Refuse whatever needs no model before importing torch.
     given_key = read_key(key)
     if workers is not None and workers < 1:
         raise InputError(f"--workers {workers} is below 1.")
@@ -154,7 +154,7 @@ def predict(
         table = shlex.quote(str(out / "predictions.csv"))
         print(f"next: mammo-pd evaluate --predictions {table}")
     else:
-        # What evaluate needs of several targets is in a store.
+        # With several targets, evaluate needs a store.
         print(f"next: mammo-pd show {shlex.quote(str(checkpoint))}")
     return PARTIAL if predictions.failed or _closed(found) else None
 

@@ -67,9 +67,9 @@ def write_dicom_results(
             written += len(write_exam(exam, maker, target.dicom / exam_id))
         except OSError:
             raise
-        except Exception:  # a header of an archive can raise almost anything
+        except Exception:  # archive headers can raise almost anything
             failed += 1
-    # Images without a study belong into none.
+    # Images without a study UID belong to no study.
     return written, failed + int(tables[Level.IMAGE]["exam_id"].isna().sum())
 
 

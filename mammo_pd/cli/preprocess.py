@@ -164,7 +164,7 @@ def preprocess(
         store = unless_default("--store", out, default_store())
         print(f"next: mammo-pd train{store} --res {usual_res(StorePaths(out))} --keep 0.25")
     else:
-        # Same settings: a store made with others would be refused.
+        # Suggest the same settings: the store would refuse others.
         given = (
             unless_default("--out", out, default_store())
             + unless_default("--frames", frames, Frames.EXCLUDE)

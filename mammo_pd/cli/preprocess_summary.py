@@ -1,4 +1,4 @@
-"""What `preprocess` tells of a store that it has made: a line for each thing, warnings last."""
+"""What `preprocess` reports about the store it has made: one line per item, warnings last."""
 
 import shlex
 from collections.abc import Iterator
@@ -11,12 +11,12 @@ from mammo_pd.wording import counted
 if TYPE_CHECKING:
     from mammo_pd.ingest.summary import PreprocessSummary
 
-# Up to so many, one image of each patient is no surprise.
+# With no more patients than this, one image per patient is not suspicious.
 _FEW_IMAGES = 4
 
 
 def summary_lines(summary: "PreprocessSummary", out: Path, *, has_table: bool) -> Iterator[str]:
-    """Tell what was found, and what to look at.
+    """Report what was found, and what to check.
 
     Args:
         summary: of the store.
@@ -60,7 +60,7 @@ def _counts(summary: "PreprocessSummary", has_table: bool) -> Iterator[str]:
 
 
 def _missing(summary: "PreprocessSummary", out: Path) -> Iterator[str]:
-    """What may be missing from the store, and what the store has that is gone."""
+    """What may be missing from the store, and what it has whose file is gone."""
     from mammo_pd.ingest.walk import PassedOver
 
     if summary.unmatched_labels:
@@ -113,7 +113,7 @@ def _missing(summary: "PreprocessSummary", out: Path) -> Iterator[str]:
 
 
 def _chosen(summary: "PreprocessSummary") -> Iterator[str]:
-    """Where two images or two sources contradict one another, which was taken."""
+    """Which image or source was used where two contradict each other."""
     if summary.contradicted:
         yield (
             f"warning: {counted(summary.contradicted, 'image was', 'images were')} left out as a "
@@ -145,7 +145,7 @@ def _chosen(summary: "PreprocessSummary") -> Iterator[str]:
 
 
 def _doubtful(summary: "PreprocessSummary") -> Iterator[str]:
-    """Images to look at, by what is doubtful about them."""
+    """Images to check, by what is doubtful about them."""
     for count, what in (
         (
             summary.doubtful,
@@ -197,8 +197,8 @@ def _doubtful(summary: "PreprocessSummary") -> Iterator[str]:
 
 
 def _misleading(summary: "PreprocessSummary") -> Iterator[str]:
-    """What a model might learn, or a split get wrong, from how the images are named and made."""
-    # One image is all that there may be of a woman, but not of every one of several.
+    """How images' names and origins could mislead a model or a split."""
+    # One woman may well have a single image, but hardly every one of many women.
     if summary.ok == summary.patients > _FEW_IMAGES or summary.ids_with_view > summary.ok // 2:
         reason = (
             f"every one of the {summary.patients} patients has just one image"

@@ -36,7 +36,7 @@ _DEFAULTS = {
     "training.warmup_epochs": 10.0,
     "model.drop_path_rate": 0.0,
 }
-# What a file of train's may say of labels, of which nothing is learnt here.
+# Settings about labels that a configuration for train may contain; unused here.
 _OF_LABELS = ("monitor", "positive_share", "balance_within")
 
 
@@ -108,7 +108,7 @@ def pretrain(
 
 
 def _training_from(run: "RunFolder", store: Path | None) -> str:
-    """The command that trains from a run's weights, on the same split and fold."""
+    """The command that starts training from a run's weights, on the same split and fold."""
     height, width = run.info.img_size
     stored = store or Path(run.info.store)
     return (
@@ -121,7 +121,7 @@ def _training_from(run: "RunFolder", store: Path | None) -> str:
 
 
 def _config(settings: PretrainFlags, further: "dict[str, object]") -> "RunConfig":
-    """The run's configuration; a file may be one of train's.
+    """The run's configuration; the file may be one written for train.
 
     Raises:
         InputError: a value is refused, or is given beside the file and says how labels are learnt.
@@ -144,7 +144,7 @@ def _config(settings: PretrainFlags, further: "dict[str, object]") -> "RunConfig
 
 
 def write_reconstructions(run: "RunFolder", store: Path | None) -> Path:
-    """Write the page of a finished run's reconstructions, and keep it in MLflow if that is here.
+    """Write a finished run's page of reconstructions, and keep it in a local MLflow.
 
     Args:
         run: of a masked autoencoder.

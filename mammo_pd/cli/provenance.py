@@ -1,4 +1,4 @@
-"""What a report was made with: version, command and the hashes of its inputs."""
+"""What a report was made with: version, command and hashes of the inputs."""
 
 import hashlib
 import shlex
@@ -10,7 +10,7 @@ import mammo_pd
 
 
 def provenance(inputs: Mapping[str, Path]) -> dict[str, str]:
-    """What stands on the page of how it came about.
+    """The provenance shown on the page.
 
     Args:
         inputs: files to hash, by what they are.
@@ -26,7 +26,7 @@ def provenance(inputs: Mapping[str, Path]) -> dict[str, str]:
 
 
 def _command(words: list[str]) -> str:
-    """The command as typed, with the last component of each path: folders can bear names."""
+    """The command as typed, with paths cut to their last component: folders can contain names."""
     return shlex.join(["mammo-pd", *map(_without_folder, words)])
 
 

@@ -1,4 +1,4 @@
-"""What a report says of the runs that were scored for it, and where it is kept."""
+"""What a report says about the runs scored for it, and keeping it in MLflow."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def context_of(scored: "Sequence[Scored]", target: str | None = None) -> "ReportContext":
-    """What the report says about the runs behind the predictions; several runs are folds.
+    """What the report says about the runs behind the predictions; several runs are taken as folds.
 
     Args:
         scored: the runs.
@@ -95,9 +95,9 @@ def _with_target(
 
 
 def only_target(table: "pd.DataFrame", objective: "Objective", target: str) -> "pd.DataFrame":
-    """Predictions of one of several targets, as a report takes them."""
+    """The predictions for one of several targets, in the form that a report needs."""
     score = objective.score_columns[objective.target_columns.index(target)]
-    # A label that is not this report's would not be told from it.
+    # Another target's label could be mistaken for this report's.
     others = {"label", "score"} - {target, score}
     table = table.drop(columns=[name for name in others if name in table])
     return table.rename(columns={target: "label", score: "score"})
@@ -125,7 +125,7 @@ def without_own(columns: "Sequence[str]", target: str, objective: "Objective") -
 
 
 def provenance_of(scored: "Sequence[Scored]", checkpoint: str) -> dict[str, str]:
-    """What the predictions of some runs were made with: also the hashes of labels and weights."""
+    """What the runs' predictions were made with, including hashes of labels and weights."""
     from mammo_pd.cli.provenance import provenance
     from mammo_pd.training.run_data import labels_hash
 
@@ -141,7 +141,7 @@ def provenance_of(scored: "Sequence[Scored]", checkpoint: str) -> dict[str, str]
 
 
 def of_target(target: str, metrics: "Mapping[str, Any]") -> list[dict[str, object]]:
-    """One row for each level of a target's metrics: units, positives and the AUC."""
+    """One row per level of a target's metrics: units, positives and the AUC."""
     wanted = ("n", "n_positive", "auc", "auc_ci_low", "auc_ci_high")
     return [
         {"target": target, "level": level.value, **{name: metrics[level][name] for name in wanted}}
@@ -163,7 +163,7 @@ def write_targets(rows: list[dict[str, object]], out: Path) -> None:
 def keep_in_mlflow(
     runs: Path, mlflow_run_id: str | None, report: Path, whole: Path, *, folder: str = "report"
 ) -> None:
-    """Keep a report, or that of one target within the whole, beside its run; a failure is said."""
+    """Keep a report, or one target's part of it, in its run's MLflow record; print any failure."""
     from mammo_pd.tracking import keep_report
 
     if mlflow_run_id is not None:
@@ -174,7 +174,7 @@ def keep_in_mlflow(
 
 
 def tell_metrics(scored: "Sequence[Scored]") -> None:
-    """Print the objective's metrics of each run's test images, where no label is reported on."""
+    """Print the objective's metrics for each run's test images, instead of a report."""
     for one in scored:
         tested = (one.images["split"] == Split.TEST) & one.objective.usable(one.images)
         scores = one.table.loc[tested, list(one.objective.score_columns)].to_numpy(float)
@@ -187,5 +187,5 @@ def tell_metrics(scored: "Sequence[Scored]") -> None:
 
 
 def predicting(run: "RunFolder") -> str:
-    """The command that applies a run that was evaluated."""
+    """The command that applies an evaluated run."""
     return f"mammo-pd predict {shlex.quote(str(run.path))} DICOM_DIR"

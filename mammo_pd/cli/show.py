@@ -1,4 +1,4 @@
-"""``mammo-pd show``: what a checkpoint says of itself."""
+"""``mammo-pd show``: what a checkpoint records about itself."""
 
 import shlex
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""``mammo-pd split``: the patients of a store to train, val and test, or to folds."""
+"""``mammo-pd split``: divide a store's patients into train, val and test, or into folds."""
 
 from typing import Annotated
 
@@ -63,7 +63,8 @@ def split(
         folds=folds,
         val=VAL_SHARE if val is None else val,
         seed=seed,
-        # To be pretrained or embedded; that nothing is labelled is warned of.
+        # Unlabelled stores can be pretrained on or embedded; a warning says that nothing is
+        # labelled.
         may_lack_labels=True,
     )
     counts = count_parts(read_manifest(paths.manifest, status=None), made)

@@ -1,4 +1,4 @@
-"""``mammo-pd sync``: what MLflow has missed of a run."""
+"""``mammo-pd sync``: send MLflow what it missed of a run."""
 
 import shlex
 from pathlib import Path
@@ -42,7 +42,7 @@ def sync(
 
 
 def pass_on_to_mlflow(run: "RunFolder") -> str | None:
-    """Pass on to MLflow what it has missed of a run; why that could not be done, or None."""
+    """Send MLflow what it missed of a run; returns why that failed, or None."""
     from mammo_pd.locks import locked
     from mammo_pd.training.journal import Journal
 

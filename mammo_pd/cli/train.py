@@ -1,4 +1,4 @@
-"""``mammo-pd train``: a store to a run folder."""
+"""``mammo-pd train``: train on a store, into a run folder."""
 
 import os
 import shlex
@@ -83,7 +83,7 @@ def run_to_resume(
     settings: ConfigFlags,
     others: tuple[object, ...],
 ) -> "RunFolder | None":
-    """The run that ``--resume`` names; None where it was not given.
+    """The run that ``--resume`` names; None if it was not given.
 
     Args:
         command: that was typed.
@@ -106,7 +106,7 @@ def run_to_resume(
 
 
 def resuming(command: str, runs: Path, resume: list[Path] | None) -> str:
-    """The command that goes on with a run."""
+    """The command that resumes a run."""
     named = f" {shlex.quote(str(resume[0]))}" if resume else ""
     return f"mammo-pd {command}{unless_default('--runs', runs, default_runs())} --resume{named}"
 
@@ -119,7 +119,7 @@ def train_or_resume(
     config: "RunConfig",
     stopped: "RunFolder | None",
 ) -> Path | None:
-    """Train, or continue a stopped run; the run's folder, in the first of several processes.
+    """Train a new run or resume a stopped one; returns its folder, in the first process only.
 
     Args:
         command: that was typed, and is typed again with ``--resume`` after an interrupt.
@@ -131,8 +131,8 @@ def train_or_resume(
 
     Raises:
         InputError: something given cannot be used.
-        KeyboardInterrupt: after Ctrl-C or SIGTERM; its text is the command to type again, if that
-            is not the same.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM; its text is the command to run next, if it
+            differs from the one typed.
     """
     if stopped is not None and stopped.info.finished is not None:
         return _leave_finished(stopped)
@@ -156,14 +156,14 @@ def train_or_resume(
     try:
         return fit_with_advice(prepare)
     except KeyboardInterrupt as interrupt:
-        # Without a run of its own, --resume would go on with an earlier one.
+        # If no run was started yet, --resume would pick up an earlier one.
         if not begun:
             raise
         raise type(interrupt)(resuming(command, runs, resume)) from None
 
 
 def _leave_finished(run: "RunFolder") -> Path | None:
-    """Say that a run needs no more training; MLflow gets what it has missed of it."""
+    """Say that a run has finished training, and send MLflow what it missed of it."""
     if os.environ.get("RANK", "0") != "0":
         return None  # one of torchrun's further processes
     print(
@@ -178,7 +178,7 @@ def _leave_finished(run: "RunFolder") -> Path | None:
 
 
 def fit_with_advice(prepare: "Callable[[], tuple[RunSetup, RunFolder]]") -> Path | None:
-    """Train what is prepared, and say where its memory may not suffice, and what a CPU takes.
+    """Train, with advice about memory, and about the time that a CPU takes.
 
     Args:
         prepare: makes the set-up and the run, or opens a stopped one.

@@ -1,1 +1,1 @@
-"""Whether this machine can do the work: one finding for each thing that it needs."""
+"""Whether this machine can do the work: one finding for each requirement."""

@@ -1,4 +1,4 @@
-"""Every transfer syntax, decoded from a small image in the package by the decoder of preprocess."""
+"""Decode a small test image in every transfer syntax, with the decoders that preprocess uses."""
 
 import base64
 import json
@@ -27,9 +27,9 @@ _NATIVE = (
     uid.ExplicitVRBigEndian,
 )
 _SHAPE = (96, 64)
-# A lossy decoder may be off by this share of the range.
+# A lossy decoder may be off by this fraction of the range.
 _LOSSY_ERROR = 0.05
-# How long each is decoded again and again, to tell its speed.
+# How long each image is decoded repeatedly, to measure the speed.
 _SECONDS = 0.05
 
 
@@ -44,7 +44,7 @@ def drawn_image() -> npt.NDArray[np.uint16]:
 
 
 def check_codecs() -> Iterator[Finding]:
-    """Decode the drawn image from each transfer syntax, and compare it with the drawing."""
+    """Decode the drawn image from each transfer syntax, and compare it with the original."""
     frames = {
         uid.UID(syntax): base64.b64decode(text)
         for syntax, text in json.loads(CODESTREAMS.read_text(encoding="utf-8")).items()
@@ -71,12 +71,12 @@ def _check_codec(syntax: uid.UID, frame: bytes | None) -> Finding:
             count += 1
     except ImageError as error:
         return fails(name, error.detail, remedy)
-    # Of several decoders the first that succeeds answers; its values are to be right.
+    # If several decoders exist, the first that succeeds is used, and its values must be right.
     most = int(np.abs(stored.values.astype(np.int64) - expected.astype(np.int64)).max())
     allowed = _LOSSY_ERROR * (256 if eight else 4096) if syntax in LOSSY_SYNTAXES else 0
     if most > allowed:
         return fails(name, f"{stored.decoder} gives values that are off by {most}", remedy)
-    # Of a small image, whose header costs as much as its pixels: large ones are faster.
+    # For a small image, whose header costs as much as its pixels: large ones decode faster.
     speed = f"{stored.decoder}, {1e3 * spent / count:.1f} ms for {_SHAPE[0]} x {_SHAPE[1]} pixels"
     if frame is not None and stored.decoder != PLUGIN:
         return warning(name, f"{speed}: not the fastest decoder", remedy)
@@ -99,7 +99,7 @@ def _dataset(
         order = "<" if syntax.is_little_endian else ">"
         dataset.PixelData = pixels.astype(f"{order}u2").tobytes()
         dataset["PixelData"].VR = "OW"
-        # Written and read again: deflating and the byte order are part of these syntaxes.
+        # Written and read back: deflating and byte order are part of these transfer syntaxes.
         written = BytesIO()
         dataset.save_as(written, enforce_file_format=True)
         return dcmread(BytesIO(written.getvalue()))

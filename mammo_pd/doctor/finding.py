@@ -1,4 +1,4 @@
-"""What a check finds: that all is well, or what is wrong and what mends it."""
+"""The result of a check: all is well, or what is wrong and how to fix it."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from mammo_pd.errors import cause_of
 
 
 class State(StrEnum):
-    """How it is with one thing."""
+    """The state of one requirement."""
 
     OK = "ok"
     WARNING = "warning"  # works, but slowly or not for everything
@@ -17,13 +17,13 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the doctor.
+    """One line of the doctor's output.
 
     Attributes:
-        name: of what was looked at.
-        state: how it is.
+        name: what was checked.
+        state: of the requirement.
         detail: what was found, in a sentence or a few figures.
-        remedy: what mends it; empty if it is ok.
+        remedy: how to fix it; empty if it is ok.
     """
 
     name: str
@@ -51,10 +51,10 @@ def fails(name: str, detail: str, remedy: str) -> Finding:
 
 
 def run_check(name: str, check: Check) -> list[Finding]:
-    """Run one check; what it raises is a finding, too, so that the others are still made."""
+    """Run one check; an exception becomes a finding, so that the other checks still run."""
     try:
         return list(check())
-    except Exception as error:  # a doctor is called where anything may be broken
+    except Exception as error:  # anything may be broken where a doctor is needed
         return [
             fails(
                 name,

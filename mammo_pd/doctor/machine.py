@@ -1,4 +1,4 @@
-"""Python, its packages, torch against driver and card, the compiler, memory."""
+"""Check Python, its packages, torch against driver and card, the compiler, and memory."""
 
 import os
 import platform
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
 _LEAST_PYTHON = (3, 11)
-# NCCL maps some tens of MB for each pair of GPUs; Docker gives 64 MiB for all.
+# NCCL maps some tens of MB per pair of GPUs; Docker's default is 64 MiB in total.
 _SHARED_MEMORY_OF_GPUS = 2**29
 _LEAST_SHARED_MEMORY = 2**23
-# Files that training holds open: levels that are read at once, sockets, logs.
+# Files that training keeps open: levels being read, sockets, logs.
 _OPEN_FILES = 512
-# A worker of preprocess with a full-resolution image, and what is left for all else.
+# Memory of a preprocess worker with a full-resolution image, and a reserve for everything else.
 _MEMORY_OF_A_WORKER = 1.5e9
 _ABSENT = "absent"
-# What each optional part is for; dev is for those who change mammo-pd.
+# What each extra is for; dev is for people who change mammo-pd.
 EXTRAS = {
     "cluster": "preprocess on a Dask cluster (--scheduler)",
     "gpu": "lossless JPEG 2000 decoded on an NVIDIA GPU (preprocess, inspect, predict)",
@@ -43,7 +43,7 @@ EXTRAS = {
 
 
 def check_python() -> Iterator[Finding]:
-    """Python's version and word size."""
+    """Check Python's version and word size."""
     found = f"{platform.python_implementation()} {platform.python_version()}"
     if sys.version_info < _LEAST_PYTHON or sys.maxsize < 2**32:
         yield fails("Python", found, "install 64-bit CPython 3.11 or newer.")
@@ -52,7 +52,7 @@ def check_python() -> Iterator[Finding]:
 
 
 def check_packages() -> Iterator[Finding]:
-    """Whether every dependency is installed in a version that mammo-pd takes."""
+    """Check that every dependency is installed in a compatible version."""
     try:
         base = _requirements("")
     except metadata.PackageNotFoundError:
@@ -68,7 +68,7 @@ def check_packages() -> Iterator[Finding]:
 
 
 def check_extras() -> Iterator[Finding]:
-    """Which optional parts are installed, and what they are for; none of them has to be."""
+    """List which extras are installed and what they are for; none is required."""
     base = {str(requirement) for requirement in _requirements("")}
     for extra, purpose in EXTRAS.items():
         own = [one for one in _requirements(extra) if str(one) not in base]
@@ -87,7 +87,7 @@ def check_extras() -> Iterator[Finding]:
 
 
 def _requirements(extra: str) -> "list[Requirement]":
-    """What mammo-pd requires with one of its extras; without any for an empty name."""
+    """The requirements of one of mammo-pd's extras; of the base package for an empty name."""
     from packaging.requirements import Requirement
 
     wanted = [Requirement(text) for text in metadata.requires("mammo-pd") or []]
@@ -95,7 +95,7 @@ def _requirements(extra: str) -> "list[Requirement]":
 
 
 def _unmet(requirements: "list[Requirement]") -> "list[tuple[Requirement, str]]":
-    """Those that are not installed, or in a version that is not taken, with what is there."""
+    """The requirements that are not met, each with the installed version, if any."""
     unmet = []
     for requirement in requirements:
         try:
@@ -109,7 +109,7 @@ def _unmet(requirements: "list[Requirement]") -> "list[tuple[Requirement, str]]"
 
 
 def check_torch() -> Iterator[Finding]:
-    """Whether torch and torchvision are of one build."""
+    """Check that torch and torchvision match."""
     import torch
 
     try:
@@ -128,7 +128,7 @@ def check_torch() -> Iterator[Finding]:
 
 
 def check_gpu() -> Iterator[Finding]:
-    """Driver, card and torch's CUDA against one another, and a product on each card."""
+    """Check driver, card and torch's CUDA against each other; multiply matrices on each card."""
     import torch
 
     name = "GPU"
@@ -155,7 +155,7 @@ def check_gpu() -> Iterator[Finding]:
             "install torch and torchvision from https://download.pytorch.org/whl/ for this CUDA.",
         )
         return
-    # Within one major version an older driver runs a newer toolkit's programs (CUDA 11 on).
+    # From CUDA 11 on, an older driver runs programs of a newer toolkit of the same major version.
     if int(built.split(".")[0]) > newest[0]:
         yield fails(
             name,
@@ -200,7 +200,7 @@ def _check_card(device: int) -> Finding:
 
 
 def check_compiler() -> Iterator[Finding]:
-    """What torch.compile needs on a GPU: a C compiler that works, and Python's headers."""
+    """Check what torch.compile needs on a GPU: a working C compiler and Python's headers."""
     import torch
 
     from mammo_pd.training.devices import what_hinders_compiling
@@ -246,7 +246,7 @@ def check_compiler() -> Iterator[Finding]:
 
 
 def check_memory() -> Iterator[Finding]:
-    """Cores, memory, shared memory, and how many files may be open."""
+    """Check cores, memory, shared memory, and the limit on open files."""
     import psutil  # type: ignore[import-untyped]
 
     cores, memory = available_cores(), psutil.virtual_memory()

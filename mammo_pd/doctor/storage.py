@@ -1,4 +1,4 @@
-"""Disks, permissions, the time limit of workers, and MLflow's store."""
+"""Check disks, permissions, the workers' time limit, and MLflow's database."""
 
 import errno
 import fcntl
@@ -16,20 +16,20 @@ from mammo_pd.doctor.finding import Finding, fails, ok, warning
 from mammo_pd.errors import ImageError, InputError
 from mammo_pd.wording import counted
 
-# Room for checkpoints, reports and MLflow's database of some runs.
+# Space for the checkpoints, reports and MLflow database of a few runs.
 _LEAST_FREE = 5e9
 _LEAST_INODES = 100_000
 # Seconds that a message to MLflow may wait.
 _PATIENCE = 60
-# Seconds within which a worker is to give up.
+# Seconds after which a worker must give up.
 _LIMIT = 0.1
 
 
 def check_places(*folders: tuple[str, Path]) -> Iterator[Finding]:
-    """Whether files can be written, renamed, mapped and locked where results go.
+    """Check that files can be written, renamed, mapped and locked where results go.
 
     Args:
-        folders: what each is for, and where it is or will be.
+        folders: each folder's purpose, and where it is or will be.
     """
     for what, folder in folders:
         yield _check_place(f"{what} ({folder})", folder)
@@ -67,7 +67,7 @@ def _check_place(name: str, folder: Path) -> Finding:
 
 
 def check_private(store: Path) -> Iterator[Finding]:
-    """Whether what identifies women in a store that is there is for its owner alone."""
+    """Check that only the owner of an existing store can read what identifies women."""
     private = StorePaths(store).private
     if not private.is_dir():
         return
@@ -96,7 +96,7 @@ def check_private(store: Path) -> Iterator[Finding]:
 
 
 def _write_and_rename(folder: Path) -> tuple[str, str] | None:
-    """Do what commands do with files; what does not work and its remedy, None if all does."""
+    """Use files as the commands do; returns what failed and its remedy, or None."""
     first, second = folder / "a", folder / "b"
     with first.open("w+b") as file:
         file.write(b"mammo-pd")
@@ -122,7 +122,7 @@ def _write_and_rename(folder: Path) -> tuple[str, str] | None:
 
 
 def check_room(folder: Path, store: Path) -> Iterator[Finding]:
-    """Whether the store's disk has room for what ``preprocess`` would make of a folder."""
+    """Check that the store's disk has room for what ``preprocess`` would make of a folder."""
     from mammo_pd.data.kept_levels import ALL_LEVELS
     from mammo_pd.ingest.space import expected_space
     from mammo_pd.ingest.walk import find_images
@@ -153,11 +153,11 @@ def check_room(folder: Path, store: Path) -> Iterator[Finding]:
 
 
 def check_workers() -> Iterator[Finding]:
-    """Whether worker processes start, and give up a file that takes too long."""
+    """Check that worker processes start, and give up on a file that takes too long."""
     from mammo_pd.ingest.workers import run_in_processes
 
     name, started = "workers", time.monotonic()
-    # None where the worker was ended with what it was at, as in a decoder that never comes back.
+    # None if the worker was killed along with its task, as in a decoder that never returns.
     ((_, state),) = run_in_processes([_LIMIT], overstay, 1)
     if state in (None, "ended"):
         yield ok(
@@ -172,7 +172,7 @@ def check_workers() -> Iterator[Finding]:
 
 
 def overstay(limit: float) -> str:
-    """Take longer than a limit of seconds, in a worker; ``ended`` if that is noticed."""
+    """Exceed a limit of some seconds, in a worker; returns ``ended`` if that is noticed."""
     from mammo_pd.ingest.time_limit import time_limit
 
     try:
@@ -184,7 +184,7 @@ def overstay(limit: float) -> str:
 
 
 def check_time_outs() -> Iterator[Finding]:
-    """How long commands wait for what may never come: a file, a server."""
+    """Report how long commands wait for a file or a server that may never respond."""
     from mammo_pd.ingest.process import time_limit_of
     from mammo_pd.tracking import patience_with_server
 
@@ -205,7 +205,7 @@ def check_time_outs() -> Iterator[Finding]:
 
 
 def check_mlflow(runs: Path) -> Iterator[Finding]:
-    """Whether MLflow takes a run where this folder's runs are recorded, or would be.
+    """Check that MLflow accepts a run where this folder's runs are or would be recorded.
 
     A local database is tried beside, since a run of the doctor is none of the user's.
     """

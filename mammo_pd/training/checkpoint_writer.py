@@ -17,13 +17,13 @@ _ALIGNMENT = 64
 
 
 class CheckpointWriter:
-    """Writes the best weights and the state of each epoch, by a thread.
+    """Writes the best weights and the state of each epoch in a thread.
 
-    Epochs that end while one is still being written are passed over: what is there stays whole, and
-    as new as the disk allows. `flush` makes it that of the last epoch. On leaving its block the
-    writer waits for what is being written.
+    Epochs that end while another is still being written are skipped: the file on disk is always
+    complete, and as recent as the disk's speed allows. `flush` brings it up to the last epoch. On
+    exit the writer waits for the file being written.
 
-    The best weights of an epoch are on the disk before any state that knows of that epoch.
+    An epoch's best weights are on disk before any state whose history includes that epoch.
 
     Args:
         run: takes the files.
@@ -34,7 +34,7 @@ class CheckpointWriter:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._job: Future[None] | None = None
         self._last_memory = _HostMemory()
-        # The second of them is taken while the first is being written.
+        # The second one is filled while the first is being written.
         self._best_memory = [_HostMemory(), _HostMemory()]
         self._best: Contents | None = None
         self._is_behind = False
@@ -53,27 +53,27 @@ class CheckpointWriter:
             self._wait()
 
     def take_best(self, weights: Contents) -> None:
-        """Take the weights of an epoch that is the best so far; to be written by `save`."""
+        """Copy the weights of the best epoch so far; `save` writes them."""
         self._best = self._best_memory[0].copy(weights)
 
     def save(self, last: Callable[[], Contents]) -> None:
-        """Take what an epoch leaves; nothing waits for the disk.
+        """Copy the state after an epoch, to be written without waiting for the disk.
 
         Args:
-            last: gives the state after it, if it is to be written.
+            last: returns the state after the epoch; called only if it will be written.
 
         Raises:
-            OSError: what was to be written before could not be.
+            OSError: an earlier file could not be written.
         """
         self._is_behind = self._job is not None and not self._job.done()
         if not self._is_behind:
             self._start(last)
 
     def flush(self, last: Callable[[], Contents]) -> None:
-        """Wait until the last epoch that was given to `save` is on the disk.
+        """Wait until the last epoch passed to `save` is on disk.
 
         Args:
-            last: gives the state after it.
+            last: returns the state after it.
         """
         self._wait()
         if self._is_behind:
@@ -82,7 +82,7 @@ class CheckpointWriter:
             self._is_behind = False
 
     def flush_best(self) -> None:
-        """Wait until the best weights are on the disk."""
+        """Wait until the best weights are on disk."""
         self._wait()
         if self._best is not None:
             self._best.write(self._run.best)
@@ -112,12 +112,12 @@ def _allocate(size: int, *, pinned: bool) -> Tensor:
     try:
         return torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
     except RuntimeError:
-        # A container may not let so much be pinned; copies are then slower.
+        # A container may limit pinned memory; copies are then slower.
         return torch.empty(size, dtype=torch.uint8)
 
 
 class _HostMemory:
-    """One piece of the host's memory, used again and again; pinned for copies from a GPU."""
+    """A reusable block of host memory, pinned for copies from a GPU."""
 
     def __init__(self) -> None:
         self._memory = torch.empty(0, dtype=torch.uint8)

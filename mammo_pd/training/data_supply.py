@@ -1,4 +1,4 @@
-"""Whether reading keeps up with the training steps, and by how much the disk is short if not."""
+"""Whether reading keeps up with the training steps, and by how much the disk falls short."""
 
 import statistics
 import time
@@ -13,15 +13,15 @@ from mammo_pd.wording import percent
 
 # The last steps of an epoch: the first ones compile.
 _STEPS = 200
-# Reading that is slower than the step by less is within what a measurement tells.
+# A smaller shortage than this is within measurement error.
 _TOLERANCE = 0.95
 
 
 class StepClock:
     """Times steps on their device without waiting for them.
 
-    A GPU's time is that of its own events, so what the host waits for between two steps, data above
-    all, is no part of it.
+    On a GPU the times come from CUDA events, so waiting on the host between two steps, mostly for
+    data, is not included.
 
     Args:
         device: that the steps run on.
@@ -61,7 +61,7 @@ def describe_shortage(
         images: of an epoch.
 
     Returns:
-        A sentence; None where reading keeps up, or where too little was read to tell.
+        A sentence; None if reading keeps up, or if too little was read to tell.
     """
     if step_seconds is None or not read.seconds:
         return None
@@ -78,7 +78,7 @@ def describe_shortage(
 
 
 def mark(*, on_gpu: bool) -> "torch.cuda.Event | float":
-    """A point in the time of the GPU, or of the processor, for `elapsed`; nothing is waited for."""
+    """A time stamp of the GPU or the processor, for `elapsed`; does not wait."""
     if not on_gpu:
         return time.perf_counter()
     event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
@@ -87,7 +87,7 @@ def mark(*, on_gpu: bool) -> "torch.cuda.Event | float":
 
 
 def elapsed(start: "torch.cuda.Event | float", end: "torch.cuda.Event | float") -> float:
-    """Seconds between two points that the device has reached."""
+    """Seconds between two time stamps that the device has passed."""
     if isinstance(start, float) or isinstance(end, float):
         assert isinstance(start, float) and isinstance(end, float)
         return end - start

@@ -1,4 +1,4 @@
-"""Which weights are trained, and at which rates: weight decay, decay by layer, frozen backbones."""
+"""Which weights are trained, and at which rates: weight decay, layer decay, frozen backbones."""
 
 import warnings
 from typing import Any
@@ -19,8 +19,9 @@ def make_optimizer(
         groups: from `parameter_groups`.
         lr: peak learning rate.
         fused: whether one kernel updates many weights.
-        captured_on: the GPU, if steps are captured as CUDA graphs: learning rates then lie there
-            and each step reads them anew. One on the host would stay what it was at the capture.
+        captured_on: the GPU, if steps are captured as CUDA graphs: learning rates are then stored
+            there and read in every step. A rate on the host would be frozen at its value during the
+            capture.
     """
     optimizer = torch.optim.AdamW(
         groups, lr=lr, betas=(0.9, 0.95), fused=fused, capturable=captured_on is not None
@@ -34,7 +35,7 @@ def make_optimizer(
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the rate of every group, each by its own scale."""
+    """Set the learning rate of every group, times the group's own scale."""
     for group in optimizer.param_groups:
         scaled = rate * group.get("lr_scale", 1.0)
         if isinstance(group["lr"], Tensor):
@@ -48,9 +49,9 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Group a model's parameters for AdamW, by timm's own rules.
 
-    Without weight decay are biases, norms, tokens and embeddings. With a layer decay, a
-    group's ``lr_scale`` is what its learning rate is multiplied by: 1 for the head and what lies
-    around timm's model, the decay for the last block, its square for the one before, and so on.
+    Biases, norms, tokens and embeddings get no weight decay. With a layer decay, a group's learning
+    rate is multiplied by its ``lr_scale``: 1 for the head and anything around timm's model, the
+    decay for the last block, its square for the block before, and so on.
 
     Args:
         model: what is trained.
@@ -86,7 +87,7 @@ def parameter_groups(
 
 
 def backbone_parameters(timm_model: Any) -> list[nn.Parameter]:
-    """What a frozen phase holds still: what learns in timm's model up to its pooled features."""
+    """The weights that a frozen phase holds fixed: timm's, up to the pooled features."""
     head = [getattr(timm_model, name, None) for name in ("attn_pool", "fc_norm", "head")]
     learning = {id(weight) for module in head if module for weight in module.parameters()}
     return [

@@ -1,4 +1,4 @@
-"""Scores of images on all their patches: what validation and prediction have in common."""
+"""Score images on all their patches, for validation and prediction."""
 
 from collections.abc import Callable, Iterable, Iterator
 

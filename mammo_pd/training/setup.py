@@ -1,4 +1,4 @@
-"""The set-up of a run: everything that its functions need, built and checked once, then frozen."""
+"""The set-up of a run: everything that training needs, built and checked once, then frozen."""
 
 import math
 import os
@@ -52,7 +52,7 @@ from mammo_pd.training.step import can_capture, image_keys
 from mammo_pd.wording import counted, percent
 
 _MAX_THREADS = 8
-# Images from which the share of tissue in the input is estimated.
+# Number of images for estimating the share of tissue in the input.
 _TISSUE_SAMPLE = 64
 
 
@@ -61,23 +61,23 @@ class RunSetup:
     """A run that is ready to be fitted.
 
     Attributes:
-        config: everything that decides the run, the batch size resolved.
+        config: everything that determines the run, with the batch size resolved.
         fabric: Lightning Fabric, launched.
         compiled: whether blocks and sampler are compiled.
         cohort: the store's images and their split.
-        parts: of each part of the split, the manifest rows that the objective can use.
+        parts: for each part of the split, the manifest rows that the objective can use.
         img_size: (height, width) in pixels that the model sees.
         objective: what is learnt.
-        backbone: encodes the patches; its weights are what a checkpoint hands on.
-        model: what is trained: the backbone, or what the objective puts around it; not yet set up
-            by Fabric.
+        backbone: encodes the patches; its weights are what later runs start from.
+        model: the module to train: the backbone, or what the objective puts around it; not yet set
+            up by Fabric.
         sampler: draws and reads the patches.
         weights_report: what became of pretrained weights, as `WeightsReport` makes it; None for
             random ones.
         train_set: images to train on, with targets.
         val_set: images to validate on, with targets.
-        draw: draws an epoch with a set share of positives; None for every image once.
-        say: takes one line for people; does nothing but in the first process.
+        draw: draws an epoch with a fixed share of positives; None to use every image once.
+        say: prints one line; does nothing except in the first process.
     """
 
     config: RunConfig
@@ -111,9 +111,9 @@ class RunSetup:
         Args:
             store: made by preprocess.
             config: of the run.
-            stopped: of a run whose checkpoint will replace the initial weights: the file that they
-                came from need not exist any more, and the input stays normalised as it was.
-            sampler: what draws and reads the patches; a subclass to try a draw of one's own.
+            stopped: the run to resume, whose checkpoint will replace the initial weights: their
+                file need not exist any more, and the input normalisation stays the same.
+            sampler: the class that draws and reads patches; pass a subclass to try your own draw.
             say: takes one line for people.
 
         Raises:
@@ -187,7 +187,7 @@ class RunSetup:
             say(f"batch size {setup.config.training.batch_size}: the largest that fits")
         if compiled:
             compile_blocks(setup.model)
-        # Last: what is refused has written nothing.
+        # Last, so that a refused run has written nothing.
         if data.new_split is not None and fabric.is_global_zero:
             data.new_split.write(data.cohort.paths, say)
         return setup
@@ -245,17 +245,17 @@ class RunSetup:
 
     @property
     def num_keep(self) -> int:
-        """K of most epochs: the largest, but for last epochs that keep every patch."""
+        """K of most epochs: the largest one, except in last epochs that keep every patch."""
         return self.backbone.allowed_keep(self.schedule.base)
 
     @property
     def most_parts(self) -> int:
-        """The most parts that a step is cut into."""
+        """The largest number of parts that a step is cut into."""
         return self._count_parts(1.0 if self.schedule.full_epochs else self.schedule.base)
 
     @property
     def kinds_of_step(self) -> list[tuple[int, int]]:
-        """K and the most parts: of most epochs, and of last ones that keep every patch."""
+        """K and the number of parts: of most epochs, then of last epochs that keep every patch."""
         kinds = [(self.num_keep, self.config.training.grad_accum_steps)]
         if self.schedule.full_epochs:
             kinds.append((self.backbone.num_tokens, self.most_parts))
@@ -263,18 +263,18 @@ class RunSetup:
 
     @property
     def largest_unit(self) -> int:
-        """The most training images that are judged together, and so computed together."""
+        """The largest number of training images judged, and so computed, together."""
         views = self.train_set.views
         return 1 if views is None else largest_unit(views[:, 0])
 
     @property
     def least_at_once(self) -> str:
-        """What cannot be computed in parts, in words."""
+        """The smallest amount of images that can be computed at once, in words."""
         most = self.largest_unit
         return "one image" if most == 1 else f"one {self.objective.judged} of {most} images"
 
     def most_at_once(self, batch_size: int, parts: int) -> int:
-        """The most images of one forward pass.
+        """The largest number of images in one forward pass.
 
         Args:
             batch_size: images per step over all devices.
@@ -285,12 +285,13 @@ class RunSetup:
         at_once = math.ceil(own / min(own, parts))
         if self.train_set.views is None:
             return at_once
-        # Dealt out to devices and cut into parts, whole units come within one of equal shares.
+        # Whole units, dealt to devices and cut into parts, differ from equal shares by at most one
+        # unit.
         shared = world_size > 1 or parts > 1
         return min(batch_size, max(at_once, self.largest_unit) + shared * self.largest_unit)
 
     def keep_at(self, epoch: int, step: int) -> tuple[int, int]:
-        """K of one step, and the parts that it is cut into: more patches take more parts."""
+        """K of one step, and the number of parts it is cut into: more patches need more parts."""
         training = self.config.training
         rate = self.schedule.keep_rate(epoch, training.epochs, step, training.seed)
         return self.backbone.allowed_keep(rate), self._count_parts(rate)
@@ -300,7 +301,7 @@ class RunSetup:
         return steps * math.ceil(rate / self.schedule.base)
 
     def train_batches(self) -> EpochBatches | UnitBatches:
-        """Which images each training step of this process takes; its ``epoch`` is to be set."""
+        """The images of each training step in this process; set its ``epoch`` before iterating."""
         training, fabric = self.config.training, self.fabric
         settings: dict[str, Any] = {
             "seed": training.seed,
@@ -314,7 +315,7 @@ class RunSetup:
         return EpochBatches(len(self.train_set), size, **settings)
 
     def is_frozen(self, epoch: int) -> bool:
-        """Whether the head alone learns in an epoch, from 0."""
+        """Whether only the head is trained in an epoch, counted from 0."""
         frozen = self.config.training.frozen_epochs
         return frozen == "all" or epoch < frozen
 
@@ -325,26 +326,26 @@ class RunSetup:
         return can_capture(self.fabric, compiled=self.compiled, checkpointing=checkpointing)
 
     def make_captured(self) -> CapturedWork:
-        """What captures steps of this run's images."""
+        """Create what captures this run's steps as CUDA graphs."""
         most = max(self.train_set.most_pixels, self.val_set.most_pixels)
         return CapturedWork(self.device, most, self.say)
 
     @property
     def validates_on_some(self) -> bool:
-        """Whether validation reads as few patches as training."""
+        """Whether validation reads only as many patches as training."""
         wanted = self.objective.is_pretext or self.config.training.validate_on == "kept"
         return wanted and self.schedule.base < 1
 
     def val_kept(self, rows: Tensor) -> Kept:
-        """The patches that validation reads of images (B,) of the set: the same in every epoch."""
+        """The patches that validation reads of images (B,), the same in every epoch."""
         seed = self.config.training.seed
         return Kept(self.num_keep, image_keys(self.val_set, rows, seed, -1, self.device))
 
     def val_batches(self, *, on_all: bool = False) -> list[list[int]]:
-        """Which validation images this process scores at a time: every patch takes more memory.
+        """The batches of validation images in this process: smaller if every patch is read.
 
         Args:
-            on_all: whether each is scored on all its patches.
+            on_all: whether images are scored on all their patches.
         """
         training, fabric = self.config.training, self.fabric
         at_once = training.known_batch_size / fabric.world_size / training.grad_accum_steps
@@ -363,7 +364,7 @@ class RunSetup:
         """Read batches of a data set ahead of the device."""
         return make_loader(dataset, batches, self.config.data.workers, self.device)
 
-    # ---- what is told and written of it
+    # ---- what is printed and recorded
 
     @cached_property
     def environment(self) -> dict[str, Any]:
@@ -381,11 +382,11 @@ class RunSetup:
 
     @cached_property
     def labels_hash(self) -> str:
-        """Of the targets of all images that the objective can use, in every part."""
+        """The hash of the targets of all images that the objective can use, in every part."""
         return labels_hash(self.cohort, self.objective)
 
     def new_run(self, runs: Path, run_id: str) -> RunFolder:
-        """Describe a run of this set-up; nothing is written yet."""
+        """Describe a run with this set-up; nothing is written yet."""
         info = RunInfo(
             run_id=run_id,
             started=timestamp(),
@@ -408,7 +409,7 @@ class RunSetup:
         return RunFolder(runs / run_id, info, self.config)
 
     def introduce(self) -> None:
-        """Say what is about to be trained, and warn of what the user may not expect."""
+        """Print what is about to be trained, with warnings about anything unexpected."""
         precision = self.fabric.strategy.precision.precision
         height, width = self.img_size
         self.say(
@@ -445,7 +446,7 @@ class RunSetup:
         if self.fabric.is_global_zero and self.config.patch_dropout.draw == Draw.TISSUE:
             share = self._tissue_share()
             kept_patches = self.num_keep / self.backbone.num_tokens
-            # Images of a sample may hold none at all.
+            # The images of a sample may hold no tissue at all.
             kept = min(1.0, kept_patches / share) if share else 1.0
             self.say(f"tissue is {percent(share)} of the input; {percent(kept)} of it is kept")
 
@@ -466,7 +467,7 @@ class RunSetup:
         )
 
     def _tissue_share(self) -> float:
-        """The share of the patches that hold breast, over a sample of the training images."""
+        """The share of patches that hold breast, over a sample of the training images."""
         step = max(1, len(self.train_set) // _TISSUE_SAMPLE)
         shares = [
             self.sampler.tissue(self.train_set.read([row]).to(self.device)).float().mean().item()
@@ -487,7 +488,7 @@ def make_loader(
 ) -> BatchLoader:
     """Read batches ahead in threads, into pinned memory where there is a GPU."""
     if workers is None:
-        # On a CPU the model needs every core, and reading is the smaller share of the work.
+        # On a CPU the model needs every core, and reading is the smaller part of the work.
         cores = available_cores() if device.type == "cuda" else 1
         workers = max(1, min(_MAX_THREADS, cores - 1))
     return BatchLoader(dataset, batches, device, workers)

@@ -1,6 +1,6 @@
 """One optimiser step: draw, read the kept patches, forward, backward, update.
 
-Nothing in a step waits for the GPU, so the host stays ahead of it.
+Nothing in a step waits for the GPU, so the host stays ahead.
 """
 
 from collections.abc import Sequence
@@ -22,14 +22,15 @@ from mammo_pd.training.objectives import Objective
 
 @dataclass(frozen=True)
 class TrainingStep:
-    """What every step of a run has in common.
+    """Everything that the steps of a run have in common.
 
     Attributes:
         fabric: a launched Lightning Fabric.
-        model: set up by it, in training mode; takes what the objective's `training_inputs` gives.
-        optimizer: set up by it.
+        model: set up by Fabric, in training mode; takes what the objective's `training_inputs`
+            returns.
+        optimizer: set up by Fabric.
         sampler: draws and reads the patches.
-        objective: says what is read, and gives the loss.
+        objective: decides what is read, and computes the loss.
         clip_norm: largest norm of the gradient; 0 for no limit.
         captured: launches whole steps; None to launch their kernels one by one.
     """
@@ -56,10 +57,10 @@ class TrainingStep:
             batch: B images.
             keys: (B,) int64 on the device, from `image_keys`.
             num_keep: K.
-            parts: forward and backward passes that the batch is cut into, of nearly equal size;
-                patches are drawn and read only when their part is due.
-            weight: of this process's images beside the others': 1 where each has as many. All
-                processes' weights add up to their number.
+            parts: number of forward and backward passes, of nearly equal size; patches are drawn
+                and read part by part.
+            weight: of this process's images relative to the others': 1 if all processes have
+                equally many. The weights of all processes add up to their number.
 
         Returns:
             () the mean loss over this process's share times the weight, on the device.
@@ -68,7 +69,7 @@ class TrainingStep:
         edges = batch.edges(min(parts, len(batch)))
         if self.captured is None:
             return self._learn(batch, keys, num_keep, edges, weight)
-        # With the edges: where units are not to be torn, they are not the same in each batch.
+        # The edges are part of the name: if units must not be split, they vary from batch to batch.
         name = ("step", num_keep, edges)
         if self.fabric.world_size == 1:
             learn = partial(self._learn, num_keep=num_keep, edges=edges)
@@ -93,10 +94,10 @@ class TrainingStep:
     def _gradients(
         self, batch: ImageBatch, keys: Tensor, num_keep: int, edges: Sequence[int]
     ) -> Tensor:
-        """This process's loss and gradients, end to end, for one exchange with the others'.
+        """This process's loss and gradients in one vector, for a single exchange between processes.
 
-        DDP exchanges gradients while more are computed, which no graph that is replayed can hold
-        safely; one exchange of them all takes about as long as its last piece would.
+        DDP exchanges gradients while others are still being computed, which is not safe in a
+        replayed graph; exchanging all of them at once takes about as long as DDP's last piece.
         """
         self._drop_gradients()
         with self.fabric.no_backward_sync(self.model):
@@ -116,7 +117,7 @@ class TrainingStep:
         return loss.squeeze(0)
 
     def _drop_gradients(self) -> None:
-        """Also those that a capture which failed has left, in memory that was never written."""
+        """Drop all gradients, including uninitialised ones left by a failed capture."""
         for weight in self._learning:
             weight.grad = None
 
@@ -134,7 +135,7 @@ class TrainingStep:
     ) -> Tensor:
         losses = []
         for start, end in pairwise(edges):
-            # Gradients are exchanged once a step, with the last part.
+            # Gradients are exchanged once per step, with the last part.
             with self.fabric.no_backward_sync(self.model, enabled=end < len(batch)):
                 loss = self._loss(batch.slice(start, end), keys[start:end], num_keep)
                 loss = loss * (weight * (end - start) / len(batch))
@@ -169,7 +170,7 @@ def image_keys(
     device: torch.device,
     turns: Sequence[int] | None = None,
 ) -> Tensor:
-    """The keys (B,) int64 of some images in one epoch, on the device.
+    """The keys (B,) int64 of images in one epoch, on the device.
 
     Args:
         dataset: of the images.
@@ -177,7 +178,7 @@ def image_keys(
         seed: of the run.
         epoch: counted from 0.
         device: where the keys are needed.
-        turns: how often each image has come in the epoch before; None for never.
+        turns: how often each image has already occurred in this epoch; None for never.
     """
     drawn = zip(rows.tolist(), turns or [0] * len(rows), strict=True)
     keys = torch.tensor(
@@ -191,8 +192,8 @@ def image_keys(
 def can_capture(fabric: Any, *, compiled: bool, checkpointing: bool) -> bool:
     """Whether whole steps may be captured as CUDA graphs.
 
-    Not in fp16, whose loss scaling waits for the device, nor where activations are computed again,
-    which reads the state of random numbers.
+    Not in fp16, whose loss scaling waits for the device, nor with activation checkpointing, which
+    reads the random number generator's state.
     """
     return compiled and not checkpointing and can_fuse(fabric)
 

@@ -1,4 +1,4 @@
-"""Train a run, or go on with one that was stopped."""
+"""Train a run, or resume one that was stopped."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -38,7 +38,7 @@ def train(
 def resume(
     folder: Path, *, store: Path | None = None, say: Callable[[str], None] = print
 ) -> RunFolder | None:
-    """Go on with a run from its last checkpoint, to the result that an unbroken run has.
+    """Resume a run from its last checkpoint, with the same result as an uninterrupted run.
 
     Args:
         folder: of the run.
@@ -63,12 +63,12 @@ def start_run(
     run_id: str | None = None,
     mlflow_parent_run_id: str | None = None,
 ) -> RunFolder:
-    """Make the folder of a new run; every process gets the same one.
+    """Create the folder of a new run, the same one in every process.
 
     Args:
         runs: the folder of runs.
         setup: of the run.
-        run_id: the folder's name; None for one by the time.
+        run_id: the folder's name; None for one derived from the time.
         mlflow_parent_run_id: of the record in MLflow that its own is nested under.
     """
     run = setup.new_run(runs, run_id or str(setup.fabric.broadcast(new_run_id())))

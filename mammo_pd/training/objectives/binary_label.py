@@ -1,7 +1,7 @@
 """Cancer or not, by the column ``label``: one logit, binary cross-entropy.
 
-Training may draw positives more often, or weigh them more, than they are frequent. In the loss, and
-there alone, the logit is shifted by what that changes in the log odds. So a score is a probability
+Training may draw positives more often than they occur, or give them more weight. The loss, and
+nothing else, shifts the logit by the resulting change in the log odds. So a score is a probability
 at the prevalence of the training images, and a checkpoint needs no correction afterwards.
 """
 
@@ -28,7 +28,7 @@ from mammo_pd.wording import counted
 
 _MEASURES = {"auc": auc, "average_precision": average_precision_score}
 _Targets = TypeVar("_Targets", Tensor, float)
-# A part that holds one class alone in training still has finite log odds.
+# Keeps the log odds finite if the training part holds only one class.
 _RAREST = 1e-4
 
 
@@ -110,7 +110,7 @@ class BinaryLabel(Objective):
         return f"{len(rows)} ({int(rows['label'].sum())} positive)"
 
     def prepare(self, backbone: Backbone, targets: npt.NDArray[np.float32]) -> None:
-        """Start the head at the prevalence, and find the shift of the log odds in the loss."""
+        """Start the head at the prevalence, and compute the loss's shift of the log odds."""
         prevalence = float(np.nanmean(targets))
         bias = backbone.timm_model.get_classifier().bias
         with torch.no_grad():
@@ -120,14 +120,14 @@ class BinaryLabel(Objective):
             self._shift += _log_odds(self._drawn_share(targets)) - _log_odds(prevalence)
 
     def chance_loss(self, targets: npt.NDArray[np.float32]) -> float:
-        """The entropy of the training targets as they are drawn, smoothed and weighted."""
+        """The entropy of the training targets as drawn, smoothed and weighted."""
         mean = self._smoothed(self._drawn_share(targets))
         positive, negative = self._settings.positive_weight * mean, 1 - mean
         total = positive + negative
         return -positive * math.log(positive / total) - negative * math.log(negative / total)
 
     def prior_note(self) -> str | None:
-        """What was done to the positives, and that the loss allows for it."""
+        """How positives were over-sampled or weighted, and that the loss corrects for it."""
         share, weight = self._settings.positive_share, self._settings.positive_weight
         done = [] if share is None else [f"drew positives as {share * 100:g} % of its images"]
         if weight != 1.0:
@@ -142,7 +142,7 @@ class BinaryLabel(Objective):
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Binary cross-entropy of (B, 1) logits, mean over the images."""
         known = ~targets.isnan()
-        # Filled on the device: a tensor made from a Python number on the host would wait for it.
+        # Filled on the device: copying a Python number from the host would wait for the device.
         weight = torch.full((1,), self._settings.positive_weight, device=outputs.device)
         loss = F.binary_cross_entropy_with_logits(
             outputs + self._shift,
