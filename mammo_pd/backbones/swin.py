@@ -158,8 +158,8 @@ class SwinBackbone(Backbone):
             unit = self.window * self.patch_size
             raise InputError(
                 f"patches can be dropped from whole windows only, of {unit}x{unit} pixels, and "
-                f"{rows * self.patch_size}x{columns * self.patch_size} is no whole number of them; "
-                f"choose multiples of {unit} pixels, or keep every patch (--keep 1)."
+                f"{rows * self.patch_size}x{columns * self.patch_size} is not a whole number of "
+                f"them; choose multiples of {unit} pixels, or keep every patch (--keep 1)."
             )
         return rows * columns // self.window**2 * kept**2
 

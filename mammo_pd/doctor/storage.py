@@ -40,7 +40,7 @@ def _check_place(name: str, folder: Path) -> Finding:
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
     if not existing.is_dir():
-        return fails(name, f"{existing} is no folder", "remove it, or name another folder.")
+        return fails(name, f"{existing} is not a folder", "remove it, or name another folder.")
     try:
         with tempfile.TemporaryDirectory(prefix=".mammo-pd-", dir=existing) as made:
             problem = _write_and_rename(Path(made))

@@ -290,7 +290,7 @@ def _opening_line(found: FoundFiles, folder: Path, pending: int, redrawn: int) -
 
 
 def _others(found: FoundFiles) -> str:
-    return f"; {counted(found.other, 'other file')} passed over" if found.other else ""
+    return f"; {counted(found.other, 'other file')} skipped" if found.other else ""
 
 
 def _do(

@@ -257,18 +257,18 @@ class RunFolder:
         if info.split_hash != cohort.split.hash:
             raise InputError(
                 f"the run {info.run_id} was started on another split {cohort.split.name!r}; "
-                "restore that split, or train anew without --resume."
+                "restore that split, or start a new run without --resume."
             )
         if info.store_fingerprint != cohort.fingerprint:
             raise InputError(
-                f"the run {info.run_id} was started on a store made with other settings; train "
-                "anew without --resume."
+                f"the run {info.run_id} was started on a store made with other settings; start a "
+                "new run without --resume."
             )
         if info.labels_hash != labels_hash:
             raise InputError(
                 f"the labels in {cohort.paths.root} have changed since the run {info.run_id} was "
-                "started; put them back with mammo-pd preprocess --labels, or train anew without "
-                "--resume."
+                "started; restore them with mammo-pd preprocess --labels, or start a new run "
+                "without --resume."
             )
 
     def refuse_scoring_on(
@@ -302,7 +302,7 @@ class RunFolder:
         if info.labels_hash != labels_hash:
             raise InputError(
                 f"the labels in {cohort.paths.root} have changed since the run {info.run_id} was "
-                "trained; put them back with mammo-pd preprocess --labels, or give "
+                "trained; restore them with mammo-pd preprocess --labels, or give "
                 "--accept-other-split to score the run by the labels as they are now."
             )
 

@@ -101,8 +101,9 @@ def reopen_run(
         raise InputError(
             f"the run {run.info.run_id} was started with patches drawn by "
             f"{run.info.sampler or 'its configuration'}, not by "
-            f"{name_of_own(sampler) or 'its configuration'}; go on from the program that started "
-            "it: reopen_run(folder, sampler=...) and fit, or train anew without --resume."
+            f"{name_of_own(sampler) or 'its configuration'}; resume it from the program that "
+            "started it, with reopen_run(folder, sampler=...) and fit, or start a new run without "
+            "--resume."
         )
     setup = RunSetup.build(
         store or Path(run.info.store),

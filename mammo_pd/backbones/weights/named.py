@@ -27,5 +27,5 @@ def no_such_weights(weights: str) -> InputError:
     problem = "is a folder" if weights and Path(weights).is_dir() else "does not exist"
     return InputError(
         f"the weights file {weights or repr(weights)} {problem}; give a local file (.safetensors, "
-        ".pth, .npz), or where there is a network 'timm', a timm name or hf-hub:OWNER/NAME."
+        ".pth, .npz) or, with a network, 'timm', a timm name or hf-hub:OWNER/NAME."
     )

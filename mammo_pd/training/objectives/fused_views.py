@@ -203,7 +203,7 @@ class FusedViews(Objective):
         if self._inner.build_model(backbone) is not backbone:
             raise InputError(
                 f"training.fusion {self.judged} reads the backbone's class tokens, and this "
-                "objective puts a module of its own around it; leave one of them out."
+                "objective puts its own module around it; drop one of them."
             )
         return FusedModel(backbone, across_breasts=self.judged is Level.EXAM)
 
