@@ -1,12 +1,12 @@
-"""mammo-pd with parts of your own: a program that adds them, and is then used as ``mammo-pd`` is.
+"""mammo-pd with parts of your own: a program that adds them, then used just like ``mammo-pd``.
 
     python examples/own_parts.py preprocess DICOM_DIR --labels outcomes.csv --source ours
     python examples/own_parts.py train --model looped_vit --set training.objective=focal
     python examples/own_parts.py evaluate
 
-It adds a label table in an archive's own words, a step of `preprocess`, a backbone, a loss, a draw,
-another target and (`own_decoder.py`) a decoder. Workers and further devices start this file again,
-so what they need is added at its top level, and nothing is run there.
+It adds a label table in an archive's own format, a step of `preprocess`, a backbone, a loss, a
+draw, another target and (`own_decoder.py`) a decoder. Worker processes and further devices import
+this file again, so everything they need is added at its top level, and nothing runs there.
 """
 
 import sys
@@ -45,9 +45,9 @@ from mammo_pd.api import (
 )
 
 
-# ---- a label table in an archive's own words
+# ---- a label table in an archive's own format
 def read_outcomes(table: Path, definition: str) -> pd.DataFrame:
-    """One row per image: what finds it, the woman, and a label of "1", "0" or ""."""
+    """One row per image: a column that identifies it, the woman, and a label of "1", "0" or ""."""
     rows = pd.read_csv(table, dtype=str, keep_default_na=False)
     known = {"malignant": "1", "benign": "0", "normal": "0" if definition == "cancer" else ""}
     return pd.DataFrame(
@@ -75,8 +75,8 @@ SOURCES["ours"] = Source(
 
 # ---- a step of preprocess, between the grey scale and the crop
 def brighten(key: str) -> Callable[[dict[Any, Any]], Any]:
-    """One of MONAI's transforms, or yours: (1, H, W) of 0 to 65535 in and out."""
-    # Imported where it is needed: MONAI takes seconds.
+    """A MONAI transform, or your own: (1, H, W) in and out, values from 0 to 65535."""
+    # Imported only where needed: importing MONAI takes seconds.
     from monai.transforms import AdjustContrastd
 
     return AdjustContrastd(key, gamma=0.8)
@@ -85,23 +85,23 @@ def brighten(key: str) -> Callable[[dict[Any, Any]], Any]:
 STEPS["brighten"] = brighten
 
 
-# ---- a backbone: a model in timm's registry, and how it takes a subset of its patches
+# ---- a backbone: a model in timm's registry, and how it runs on a subset of its patches
 class LoopedViT(VisionTransformer):  # type: ignore[misc]
     """A ViT that runs its blocks twice, with the same weights."""
 
     def forward_features(self, x: Tensor, **masks: object) -> Tensor:
-        """Embed whole images and run the blocks, as timm's own `forward` asks."""
+        """Embed whole images and run the blocks, as timm's own `forward` expects."""
         x = self.norm_pre(self._pos_embed(self.patch_embed(x)))
         normed: Tensor = self.norm(self.blocks(self.blocks(x)))
         return normed
 
 
 class LoopedBackbone(VitBackbone):
-    """The same on kept patches; embedding, pooling and head are those of any ViT."""
+    """The same model on kept patches; embedding, pooling and head are those of any ViT."""
 
     def __init__(self, timm_model: LoopedViT) -> None:
         super().__init__(timm_model)
-        # What is computed of the last block alone would not be the last any more.
+        # The shortcut for the last block does not apply: each block runs twice.
         self.class_token_alone = False
         self.plain_attention = False
 
@@ -115,7 +115,7 @@ class LoopedBackbone(VitBackbone):
         return normed
 
 
-# By this name timm's `register_model` looks for where pretrained weights are.
+# timm's `register_model` looks up pretrained weights under this name.
 default_cfgs = generate_default_cfgs({"looped_vit": {}})
 
 
@@ -134,10 +134,10 @@ FAMILIES[LoopedViT] = LoopedBackbone
 
 # ---- another loss for the label 0 or 1
 class Focal(BinaryLabel):
-    """Focal loss of gamma 2 (Lin et al., ICCV 2017); targets, scores and metrics as before."""
+    """Focal loss with gamma 2 (Lin et al., ICCV 2017); all else is as in `BinaryLabel`."""
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Mean over the images; one without a label contributes 0."""
+        """Mean over the images; an image without a label contributes 0."""
         known = ~targets.isnan()
         target = torch.where(known, targets, 0.0)
         loss = F.binary_cross_entropy_with_logits(outputs, target, reduction="none")
@@ -147,9 +147,9 @@ class Focal(BinaryLabel):
 OBJECTIVES["focal"] = Focal
 
 
-# ---- another draw: what a step reads is an objective's to say
+# ---- another draw: the objective decides what a step reads
 class NearChestWall(BinaryLabel):
-    """Trained on patches of the half at the chest wall, the left one, and then on others."""
+    """Trained on patches from the half at the chest wall (the left one) first, then on others."""
 
     def training_inputs(
         self, sampler: PatchSampler, batch: ImageBatch, keys: Tensor, num_keep: int
@@ -166,25 +166,25 @@ class NearChestWall(BinaryLabel):
 OBJECTIVES["near_chest_wall"] = NearChestWall
 
 
-# ---- a number to learn: no label of 0 and 1, so `evaluate` prints `metrics` in place of a report
+# ---- a number to learn: without a 0/1 label, `evaluate` prints `metrics` instead of a report
 class Age(Objective):
-    """The woman's age in years, by the mean absolute error."""
+    """The woman's age in years, judged by the mean absolute error."""
 
     num_outputs = 1
     target_columns = ()
     score_columns = ("age_predicted",)
-    # By its end the smaller is the better.
+    # The name ends with "loss", so smaller is better.
     monitor = "val_mae_loss"
 
     def __init__(self, settings: TrainingSettings) -> None:
-        """Nothing of the settings is used."""
+        """No settings are used."""
 
     def targets(self, rows: pd.DataFrame) -> npt.NDArray[np.float32]:
         """(rows, 1) float32, in years."""
         return rows[["age"]].to_numpy(np.float32, na_value=np.nan)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Mean absolute error in tens of years, from 60."""
+        """Mean absolute error, in decades relative to 60 years."""
         known = ~targets.isnan()
         wanted = (torch.where(known, targets, 60.0) - 60) / 10
         return ((outputs - wanted).abs() * known).mean()

@@ -1,18 +1,16 @@
 """The training loop, top to bottom: epochs of steps, validation on all patches, checkpoints.
 
-Read `fit`, then `_fit` (a whole run), `_train_epoch` (an epoch) and `training.step` (a step); the
-classes below them save, count and log. The loop knows the objective and the backbone only through
-their base classes. Everything random follows from (seed, epoch, image), so a resumed run equals an
-uninterrupted one.
+Read `fit`, then `_fit` (a whole run), `_train_epoch` (an epoch) and `step.TrainingStep` (a step);
+`RunState` is what a checkpoint holds, and `EpochMeter` counts and logs. The loop knows objective
+and backbone only through their base classes. Everything random follows from (seed, epoch, image),
+so a resumed run equals an uninterrupted one.
 """
 
 import hashlib
 import math
-import resource
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -20,7 +18,6 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from mammo_pd import __version__
 from mammo_pd.config import dump_config
@@ -37,17 +34,17 @@ from mammo_pd.training.averaging import WeightAverage
 from mammo_pd.training.batch_size import DoesNotFitError
 from mammo_pd.training.captured import CapturedWork, on_capture_stream
 from mammo_pd.training.checkpoint import (
-    Contents,
-    is_finite,
-    load_state,
     load_weights,
-    newest_state,
     put_operating_points,
-    state_of,
-    weights_of,
 )
 from mammo_pd.training.checkpoint_writer import CheckpointWriter
 from mammo_pd.training.data_supply import StepClock, describe_shortage
+from mammo_pd.training.epoch_meter import (
+    EpochMeter,
+    EpochProgress,
+    no_longer_finite,
+    peak_memory_gib,
+)
 from mammo_pd.training.journal import Journal
 from mammo_pd.training.model_card import without_paths
 from mammo_pd.training.objectives import Objective
@@ -58,37 +55,14 @@ from mammo_pd.training.optimizer import (
     parameter_groups,
     set_learning_rate,
 )
+from mammo_pd.training.run_state import MidwaySaver, RunState
 from mammo_pd.training.runs import RunFolder, timestamp
 from mammo_pd.training.scoring import score_batches
 from mammo_pd.training.setup import RunSetup
 from mammo_pd.training.step import TrainingStep, can_fuse, image_keys
-from mammo_pd.wording import counted
 
 # A training loss above this fraction of a constant score's counts as no progress.
 _STANDSTILL = 0.98
-# Steps between reads of the loss: reading it waits for the device.
-_LOG_EVERY = 20
-
-
-@dataclass(frozen=True)
-class EpochProgress:
-    """How far an epoch has come, as recorded in a checkpoint.
-
-    Attributes:
-        steps: completed.
-        images: seen in those steps, over all processes.
-        seconds: spent on those steps.
-        waited: the part of those seconds spent waiting for the loader.
-        loss: sum of the losses that have been read from the device.
-        window: losses of the latest steps, not yet read.
-    """
-
-    steps: int = 0
-    images: int = 0
-    seconds: float = 0.0
-    waited: float = 0.0
-    loss: float = 0.0
-    window: list[float] = field(default_factory=list)
 
 
 def fit(setup: RunSetup, run: RunFolder) -> list[dict[str, float]]:
@@ -175,11 +149,11 @@ def _fit(
     step = _make_step(setup, optimizer, backbone, frozen=frozen)
 
     # ---- checkpoint: resume where a stopped run left off
-    state = _RunState(setup, optimizer)
+    state = RunState(setup, optimizer)
     history = state.history
     progress = state.restore(run, step.optimizer)
     writer = CheckpointWriter(run)
-    saver = _MidwaySaver(setup, run, state, writer, signals)
+    saver = MidwaySaver(setup, run, state, writer, signals)
 
     # ---- data
     batches = setup.train_batches()
@@ -210,7 +184,7 @@ def _fit(
                 raise DoesNotFitError(setup) from error
             if not objective.is_pretext and np.isnan(scores).any():
                 # The epoch's last update: the loss of each step was finite.
-                raise _no_longer_finite("the scores of validation images are", f"epoch {epoch + 1}")
+                raise no_longer_finite("the scores of validation images are", f"epoch {epoch + 1}")
             progress = EpochProgress()
             # Record what came of it, and advise.
             metrics = _epoch_metrics(setup, epoch, done, scores, began=mark)
@@ -364,13 +338,6 @@ def _lock_operating_points(
         put_operating_points(run.best, points)
 
 
-def _no_longer_finite(what: str, when: str) -> InputError:
-    return InputError(
-        f"{what} no longer finite in {when}; "
-        "start again with a lower --lr (or from the last checkpoint: --resume)."
-    )
-
-
 def _warn_if_nothing_is_learnt(setup: RunSetup, loss: float, epochs: int) -> None:
     chance = setup.objective.chance_loss(setup.train_set.judged_targets.numpy())
     if chance is not None and loss > _STANDSTILL * chance:
@@ -410,7 +377,7 @@ def _train_epoch(
     tracker: Tracker,
     average: WeightAverage,
     before: EpochProgress,
-    saver: "_MidwaySaver",
+    saver: MidwaySaver,
     clock: StepClock | None,
 ) -> EpochProgress:
     """One pass over the training images, or the rest of one; returns the finished epoch."""
@@ -428,7 +395,7 @@ def _train_epoch(
         # Frozen features are those of evaluation: without stochastic depth.
         setup.backbone.eval()
     last = before.steps - 1
-    meter = _EpochMeter(
+    meter = EpochMeter(
         setup, tracker, loader, epoch, steps, before, at=(last, rate_of(max(0, last)))
     )
     with meter.bar:
@@ -489,291 +456,6 @@ def learning_rate(step: int, steps: int, warmup: int, peak: float) -> float:
         return peak * (step + 1) / warmup
     done = (step - warmup) / max(1, steps - warmup)
     return peak * 0.5 * (1 + math.cos(math.pi * done))
-
-
-def peak_memory_gib(device: torch.device) -> float:
-    """Most memory held so far: by the GPU's allocator, or resident on a CPU; in GiB."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
-class _RunState:
-    """What a checkpoint holds: weights, their average, the optimiser's state and the history.
-
-    Attributes:
-        history: the metrics of each epoch that is done.
-        average: of the weights.
-
-    Args:
-        setup: of the run, its model on its device.
-        optimizer: as it was made, before Fabric wrapped it.
-    """
-
-    def __init__(self, setup: RunSetup, optimizer: torch.optim.Optimizer) -> None:
-        self.history: list[dict[str, float]] = []
-        self.average = WeightAverage(setup.model, setup.config.training.ema_decay)
-        self._setup = setup
-        self._optimizer = optimizer
-        self._card = setup.card
-
-    def restore(self, run: RunFolder, optimizer: torch.optim.Optimizer) -> EpochProgress:
-        """Load the run's newest checkpoint into model, optimiser and this; nothing if it has none.
-
-        Args:
-            run: of the checkpoints.
-            optimizer: set up by Fabric.
-
-        Returns:
-            How far the epoch has come that is to be trained next.
-        """
-        newest = newest_state(run.last, run.midway)
-        if newest is None:
-            return EpochProgress()
-        setup = self._setup
-        state = load_state(newest, setup.model, optimizer, self.average)
-        self.history.extend(state["history"])
-        progress = EpochProgress(**state.get("progress", {}))
-        # Checkpoints of earlier versions lack the scale of the loss in fp16.
-        if state.get("precision"):
-            setup.fabric.strategy.precision.load_state_dict(state["precision"])
-        within = f" and {counted(progress.steps, 'step')}" if progress.steps else ""
-        epochs = setup.config.training.epochs
-        setup.say(f"resuming after epoch {len(self.history)} of {epochs}{within}")
-        return progress
-
-    def after_epoch(self) -> Contents:
-        """The state between two epochs."""
-        return self.within_epoch(EpochProgress())
-
-    def within_epoch(self, progress: EpochProgress) -> Contents:
-        """The state after some steps of the epoch that follows the history."""
-        facts = {
-            "history": self.history,
-            "progress": asdict(progress),
-            "precision": self._setup.fabric.strategy.precision.state_dict(),
-        }
-        return state_of(self._setup.model, self._optimizer, self.average, facts, self._card)
-
-    def weights(self, metrics: dict[str, float]) -> Contents:
-        """The weights that are in the model now, not copied, with their epoch's metrics."""
-        timm_model = self._setup.backbone.timm_model
-        return weights_of(self._setup.model, timm_model, metrics, self._card)
-
-
-class _MidwaySaver:
-    """Saves within an epoch: when a signal asks for it, or the last save was too long ago.
-
-    Args:
-        setup: of the run.
-        run: takes the checkpoint.
-        state: what is saved.
-        writer: of the checkpoints between epochs, which may still be writing the best weights.
-        signals: of this process.
-    """
-
-    def __init__(
-        self,
-        setup: RunSetup,
-        run: RunFolder,
-        state: _RunState,
-        writer: CheckpointWriter,
-        signals: StopSignals,
-    ) -> None:
-        minutes = setup.config.training.checkpoint_minutes
-        self._setup = setup
-        self._run = run
-        self._state = state
-        self._writer = writer
-        self._signals = signals
-        self._seconds = math.inf if minutes is None else 60 * minutes
-        # Beside other processes only where all of them have read the same losses.
-        self._every = 1 if setup.fabric.world_size == 1 else _LOG_EVERY
-        self._saved = time.perf_counter()
-
-    def after_epoch(self) -> None:
-        """Count the epoch's own checkpoint as the one requested, and end if that was requested.
-
-        Raises:
-            KeyboardInterrupt: after Ctrl-C or SIGTERM.
-        """
-        self._signals.take_request()
-        self._saved = time.perf_counter()
-        self._signals.raise_if_ending()
-
-    def after_step(self, steps: int, progress: Callable[[int], EpochProgress]) -> None:
-        """Save if it is time, and end the training if a signal asked for it.
-
-        Args:
-            steps: completed in this epoch.
-            progress: describes the epoch after that many steps.
-
-        Raises:
-            KeyboardInterrupt: after Ctrl-C or SIGTERM.
-        """
-        if steps % self._every:
-            return
-        # In this order: the request must be taken even if a save is due anyway.
-        if self._signals.take_request() or time.perf_counter() - self._saved > self._seconds:
-            self._save(progress(steps))
-            self._saved = time.perf_counter()
-        self._signals.raise_if_ending()
-
-    def _save(self, progress: EpochProgress) -> None:
-        # Weights that are no longer finite are not saved; the loop will soon report the loss.
-        if self._setup.fabric.is_global_zero and is_finite(self._setup.model):
-            with self._signals.saving():
-                # First the best weights: no saved history may name an epoch whose weights are lost.
-                self._writer.flush_best()
-                self._state.within_epoch(progress).write(self._run.midway)
-
-    @contextmanager
-    def saving_if_interrupted(self, done: EpochProgress) -> Iterator[None]:
-        """Save the finished epoch if its validation, the block, is interrupted."""
-        try:
-            yield
-        except KeyboardInterrupt:
-            self._save(done)
-            raise
-
-
-class _EpochMeter:
-    """How far an epoch has come: shown on a bar, logged, and told to checkpoints.
-
-    Args:
-        setup: of the run.
-        tracker: takes losses and learning rates.
-        loader: of the epoch's batches, which knows how long it was waited for.
-        epoch: counted from 0.
-        steps: of the whole epoch.
-        before: what was done of it before the run was stopped.
-        at: number and learning rate of the last step of that.
-    """
-
-    def __init__(
-        self,
-        setup: RunSetup,
-        tracker: Tracker,
-        loader: BatchLoader,
-        epoch: int,
-        steps: int,
-        before: EpochProgress,
-        *,
-        at: tuple[int, float],
-    ) -> None:
-        self._device = setup.device
-        self._tracker = tracker
-        self._loader = loader
-        self._epoch = epoch
-        self._steps = steps
-        self._before = before
-        self._images = before.images
-        self._started = time.perf_counter() - before.seconds
-        self._losses = _AsyncLosses(setup.fabric, self._report, before, at)
-        self.bar = tqdm(
-            total=steps,
-            initial=before.steps,
-            desc=f"epoch {epoch + 1}",
-            unit="step",
-            leave=False,
-            # None shows it on a terminal only.
-            disable=None if setup.fabric.is_global_zero else True,
-        )
-
-    def add(self, loss: Tensor, number: int, rate: float, images: int) -> None:
-        """Count one step; its loss is read later, since reading it waits for the device."""
-        self._images += images
-        self._losses.add(loss, number, rate)
-        self.bar.update()
-
-    def finish(self) -> None:
-        """Read the losses that are left."""
-        self._losses.finish()
-
-    def progress(self, steps: int) -> EpochProgress:
-        """What a checkpoint notes after that many steps of the epoch."""
-        total, window = self._losses.state()
-        seconds = time.perf_counter() - self._started
-        waited = self._before.waited + self._loader.waited
-        return EpochProgress(steps, self._images, seconds, waited, total, window)
-
-    def _report(self, mean: float, number: int, rate: float) -> None:
-        if not math.isfinite(mean):
-            raise _no_longer_finite("the loss is", f"epoch {self._epoch + 1}, by step {number + 1}")
-        step = self._epoch * self._steps + number + 1
-        self._tracker.log({"step_loss": mean, "learning_rate": rate}, step=step)
-        images_per_second = self._images / (time.perf_counter() - self._started)
-        memory = peak_memory_gib(self._device)
-        self.bar.set_postfix_str(
-            f"loss {mean:.3f}, {images_per_second:.0f} images/s, {memory:.1f} GiB"
-        )
-
-
-class _AsyncLosses:
-    """Asynchronous loss logging: a window of losses is copied while the next one is computed.
-
-    Args:
-        fabric: of the run.
-        report: called with the mean of a window, the number of its last step and its learning rate.
-        before: the part of the epoch done before the run was stopped.
-        at: number and learning rate of its last step.
-    """
-
-    def __init__(
-        self,
-        fabric: Any,
-        report: Callable[[float, int, float], None],
-        before: EpochProgress,
-        at: tuple[int, float],
-    ) -> None:
-        self._fabric = fabric
-        self._report = report
-        self._window = [torch.tensor(loss, device=fabric.device) for loss in before.window]
-        self._at = at
-        self._copied: tuple[Tensor, torch.cuda.Event | None, int, float] | None = None
-        self._total = before.loss
-
-    def add(self, loss: Tensor, number: int, rate: float) -> None:
-        self._window.append(loss)
-        self._at = (number, rate)
-        if len(self._window) == _LOG_EVERY:
-            self._copy()
-
-    def finish(self) -> None:
-        """Read the remaining losses."""
-        if self._window:
-            self._copy()
-        self._read()
-
-    def state(self) -> tuple[float, list[float]]:
-        """The sum of the losses read so far, and the window of those not yet read."""
-        # Reading a window in flight now rather than later changes no sum.
-        self._read()
-        return self._total, [loss.item() for loss in self._window]
-
-    def _copy(self) -> None:
-        # The previous window was computed long ago, so reading it does not wait.
-        self._read()
-        # The mean across ranks: each holds an equal share of the images.
-        values = self._fabric.all_reduce(torch.stack(self._window), reduce_op="mean")
-        self._window.clear()
-        event = None
-        if values.is_cuda:
-            host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-            values = host.copy_(values, non_blocking=True)
-            event = torch.cuda.current_stream().record_event()
-        self._copied = (values, event, *self._at)
-
-    def _read(self) -> None:
-        if self._copied is None:
-            return
-        values, event, number, rate = self._copied
-        self._copied = None
-        if event is not None:
-            event.synchronize()
-        losses = values.tolist()
-        self._total += sum(losses)
-        self._report(sum(losses) / len(losses), number, rate)
 
 
 def _describe(setup: RunSetup, tracker: Journal) -> None:

@@ -403,7 +403,7 @@ def test_what_is_refused_is_mended_in_the_same_place(store: Path, tmp_path: Path
         refused.update(mlflow_run_id="of its refusal")
     with (
         plan().begun() as mended,
-        pytest.raises(InputError, match="another process is at"),
+        pytest.raises(InputError, match="another process is using"),
         plan().begun(),
     ):
         pass

@@ -118,7 +118,7 @@ def test_without_validation_rows_all_of_the_first_decides_and_is_no_test(files, 
     assert (metrics["locked"]["part"], metrics["locked"]["images"]) == ("all", 240)
     assert metrics["sets"]["a"]["exam"]["operating_points"] == []
     assert metrics["recalibrated"]["a"] == {}
-    assert "its own column is no test of them" in (tmp_path / "out" / "index.html").read_text()
+    assert "its own column does not test them" in (tmp_path / "out" / "index.html").read_text()
 
 
 @pytest.mark.usefixtures("blank_figures")

@@ -220,12 +220,12 @@ def test_errors_are_whole_exams_on_their_side_of_the_threshold(report):
 
 
 def test_right_hangs_beside_left_only_where_sides_are_known(report, tmp_path):
-    assert "the right breast beside that of the left" in (report / "index.html").read_text()
+    assert "the right breast next to that of the left" in (report / "index.html").read_text()
     table = made_up(40).drop(columns="laterality")
     context = ReportContext(title="T", pictures="Images are shown as acquired.")
     evaluate_predictions(table, tmp_path, context=context, thumbnail=lambda _: (b"png",))
     text = (tmp_path / "index.html").read_text(encoding="utf-8")
-    assert "the right breast beside that of the left" not in text
+    assert "the right breast next to that of the left" not in text
     assert "nothing says which breast they show" in text
 
 

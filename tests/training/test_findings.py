@@ -102,7 +102,7 @@ def test_settings_that_do_not_go_together_are_refused() -> None:
         findings()
     with pytest.raises(InputError, match="--target cancer is given more than once"):
         findings("cancer", "cancer@2")
-    with pytest.raises(InputError, match="positive_share is for one label alone"):
+    with pytest.raises(InputError, match="positive_share applies to a single label"):
         findings("cancer", positive_share=0.5)
     with pytest.raises(InputError, match=r"choose one of .* val_kappa_density"):
         findings("cancer", "density:4", monitor="val_auc_image")

@@ -169,7 +169,7 @@ run_processes([run], at_once=1, environment=os.environ, ended=print, tick=lambda
 def test_lock_is_held_by_one_and_let_go(tmp_path: Path) -> None:
     with (
         locked(tmp_path / "lock"),
-        pytest.raises(InputError, match="another process is at"),
+        pytest.raises(InputError, match="another process is using"),
         locked(tmp_path / "lock"),
     ):
         pass

@@ -23,7 +23,7 @@ from mammo_pd.config import dump_config
 from mammo_pd.errors import InputError
 from mammo_pd.patches.sampler import PatchSampler
 from mammo_pd.stopping import StopSignals, TerminatedError
-from mammo_pd.training import loop
+from mammo_pd.training import epoch_meter, loop, run_state
 from mammo_pd.training.averaging import WeightAverage
 from mammo_pd.training.checkpoint import is_finite, newest_state, state_of
 from mammo_pd.training.checkpoint_writer import CheckpointWriter
@@ -43,7 +43,8 @@ class KilledError(Exception):
 @pytest.fixture(scope="module", autouse=True)
 def _short_windows() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "_LOG_EVERY", WINDOW)
+        for module in (epoch_meter, run_state):
+            patch.setattr(module, "LOG_EVERY", WINDOW)
         yield
 
 

@@ -1,0 +1,164 @@
+"""The state of a run in training: what a checkpoint holds, and saving it within an epoch."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+
+import torch
+
+from mammo_pd.stopping import StopSignals
+from mammo_pd.training.averaging import WeightAverage
+from mammo_pd.training.checkpoint import (
+    Contents,
+    is_finite,
+    load_state,
+    newest_state,
+    state_of,
+    weights_of,
+)
+from mammo_pd.training.checkpoint_writer import CheckpointWriter
+from mammo_pd.training.epoch_meter import LOG_EVERY, EpochProgress
+from mammo_pd.training.runs import RunFolder
+from mammo_pd.training.setup import RunSetup
+from mammo_pd.wording import counted
+
+
+class RunState:
+    """What a checkpoint holds: weights, their average, the optimiser's state and the history.
+
+    Args:
+        setup: of the run, with its model already on the device.
+        optimizer: the original one, not Fabric's wrapper.
+
+    Attributes:
+        history: the metrics of each finished epoch.
+        average: the moving average of the weights.
+    """
+
+    def __init__(self, setup: RunSetup, optimizer: torch.optim.Optimizer) -> None:
+        self.history: list[dict[str, float]] = []
+        self.average = WeightAverage(setup.model, setup.config.training.ema_decay)
+        self._setup = setup
+        self._optimizer = optimizer
+        self._card = setup.card
+
+    def restore(self, run: RunFolder, optimizer: torch.optim.Optimizer) -> EpochProgress:
+        """Load the run's newest checkpoint, if it has one, into model, optimiser and this state.
+
+        Args:
+            run: that holds the checkpoints.
+            optimizer: Fabric's wrapper of the optimiser.
+
+        Returns:
+            How far the next epoch to train has already come.
+        """
+        newest = newest_state(run.last, run.midway)
+        if newest is None:
+            return EpochProgress()
+        setup = self._setup
+        state = load_state(newest, setup.model, optimizer, self.average)
+        self.history.extend(state["history"])
+        progress = EpochProgress(**state.get("progress", {}))
+        # Checkpoints of earlier versions lack the scale of the loss in fp16.
+        if state.get("precision"):
+            setup.fabric.strategy.precision.load_state_dict(state["precision"])
+        within = f" and {counted(progress.steps, 'step')}" if progress.steps else ""
+        epochs = setup.config.training.epochs
+        setup.say(f"resuming after epoch {len(self.history)} of {epochs}{within}")
+        return progress
+
+    def after_epoch(self) -> Contents:
+        """The state between two epochs."""
+        return self.within_epoch(EpochProgress())
+
+    def within_epoch(self, progress: EpochProgress) -> Contents:
+        """The state after some steps of the epoch that follows the history."""
+        facts = {
+            "history": self.history,
+            "progress": asdict(progress),
+            "precision": self._setup.fabric.strategy.precision.state_dict(),
+        }
+        return state_of(self._setup.model, self._optimizer, self.average, facts, self._card)
+
+    def weights(self, metrics: dict[str, float]) -> Contents:
+        """The weights that are in the model now, not copied, with their epoch's metrics."""
+        timm_model = self._setup.backbone.timm_model
+        return weights_of(self._setup.model, timm_model, metrics, self._card)
+
+
+class MidwaySaver:
+    """Saves within an epoch: when a signal asks for it, or the last save was too long ago.
+
+    Args:
+        setup: of the run.
+        run: where the checkpoint is written.
+        state: what is saved.
+        writer: of the checkpoints between epochs, which may still hold unwritten best weights.
+        signals: of this process.
+    """
+
+    def __init__(
+        self,
+        setup: RunSetup,
+        run: RunFolder,
+        state: RunState,
+        writer: CheckpointWriter,
+        signals: StopSignals,
+    ) -> None:
+        minutes = setup.config.training.checkpoint_minutes
+        self._setup = setup
+        self._run = run
+        self._state = state
+        self._writer = writer
+        self._signals = signals
+        self._seconds = math.inf if minutes is None else 60 * minutes
+        # With several processes, save only at steps where all of them have read the same losses.
+        self._every = 1 if setup.fabric.world_size == 1 else LOG_EVERY
+        self._saved = time.perf_counter()
+
+    def after_epoch(self) -> None:
+        """Count the epoch's own checkpoint as the one requested, and end if that was requested.
+
+        Raises:
+            KeyboardInterrupt: after Ctrl-C or SIGTERM.
+        """
+        self._signals.take_request()
+        self._saved = time.perf_counter()
+        self._signals.raise_if_ending()
+
+    def after_step(self, steps: int, progress: Callable[[int], EpochProgress]) -> None:
+        """Save if it is time, and end the training if a signal asked for it.
+
+        Args:
+            steps: completed in this epoch.
+            progress: describes the epoch after that many steps.
+
+        Raises:
+            KeyboardInterrupt: after Ctrl-C or SIGTERM.
+        """
+        if steps % self._every:
+            return
+        # In this order: the request must be taken even if a save is due anyway.
+        if self._signals.take_request() or time.perf_counter() - self._saved > self._seconds:
+            self._save(progress(steps))
+            self._saved = time.perf_counter()
+        self._signals.raise_if_ending()
+
+    def _save(self, progress: EpochProgress) -> None:
+        # Weights that are no longer finite are not saved; the loop will soon report the loss.
+        if self._setup.fabric.is_global_zero and is_finite(self._setup.model):
+            with self._signals.saving():
+                # First the best weights: no saved history may name an epoch whose weights are lost.
+                self._writer.flush_best()
+                self._state.within_epoch(progress).write(self._run.midway)
+
+    @contextmanager
+    def saving_if_interrupted(self, done: EpochProgress) -> Iterator[None]:
+        """Save the finished epoch if its validation, the block, is interrupted."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            self._save(done)
+            raise
