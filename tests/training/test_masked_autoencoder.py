@@ -337,7 +337,7 @@ def test_weights_that_have_seen_test_women_are_refused(
         assert all("make sure" in line for line in told[1:])
     for file in (phantom_store / "splits").glob("default.*"):
         shutil.copy(file, paths.splits)
-    with pytest.raises(InputError, match=r"learnt from \d of the \d women of the test part"):
+    with pytest.raises(InputError, match=r"trained on \d of the \d women of the test part"):
         set_up(paths.root, config)
     # Nor may pretraining begin with them.
     with pytest.raises(InputError, match="women of the test part"):

@@ -229,7 +229,7 @@ def test_spoilt_weights_are_not_saved_within_an_epoch(
 ) -> None:
     """Losses are read late: weights may hold no numbers long before the loop knows."""
     at_step({3: die})
-    monkeypatch.setattr(loop, "is_finite", lambda _: False)
+    monkeypatch.setattr(run_state, "is_finite", lambda _: False)
     with pytest.raises(KilledError):
         trained(phantom_store, tmp_path, minutes=1e-9)
     assert not RunFolder.latest(tmp_path).midway.exists()
