@@ -115,7 +115,7 @@ def test_an_excel_sheet_that_cannot_be_read_is_refused_with_the_remedy(
     with pytest.raises(InputError, match="does not exist"):
         read_table(sheet, [], "a table")
     sheet.write_bytes(b"no archive")
-    with pytest.raises(InputError, match="is not an Excel sheet"):
+    with pytest.raises(InputError, match="is not a readable Excel sheet"):
         read_table(sheet, [], "a table")
     with zipfile.ZipFile(sheet, "w") as archive:
         archive.writestr("xl/workbook.xml", "")
