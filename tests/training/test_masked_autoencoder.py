@@ -315,8 +315,8 @@ def test_weights_that_have_seen_test_women_are_refused(
     said: list[str] = []
     elsewhere = config.replace(model=config.model.replace(weights=str(alone)))
     RunSetup.build(paths.root, elsewhere, say=said.append)
-    assert any("alone.safetensors come from a run on the split default" in line for line in said)
-    assert any("cannot be found: make sure" in line for line in said)
+    assert any("alone.safetensors are of a run on the split default" in line for line in said)
+    assert any("is not to be found: make sure" in line for line in said)
     for one_key, warnings in ((True, 0), (False, 1), (None, 1)):
         overlap = Overlap(0, 0, one_key)
         monkeypatch.setattr(
@@ -337,7 +337,7 @@ def test_weights_that_have_seen_test_women_are_refused(
         assert all("make sure" in line for line in told[1:])
     for file in (phantom_store / "splits").glob("default.*"):
         shutil.copy(file, paths.splits)
-    with pytest.raises(InputError, match=r"trained on \d of the \d women of the test part"):
+    with pytest.raises(InputError, match=r"learnt from \d of the \d women of the test part"):
         set_up(paths.root, config)
     # Nor may pretraining begin with them.
     with pytest.raises(InputError, match="women of the test part"):
