@@ -314,8 +314,8 @@ def apply_in_full(layer: nn.Module, x: Tensor) -> Tensor:
     in steps of 1/32: many images would share a score, and no threshold lie between them.
     """
     device = x.device.type
-    # Asked first, so that an export to ONNX is traced without autocast.
-    if not torch.is_autocast_enabled(device):
+    # Asked first, so that an export to ONNX is traced without autocast; meta tensors have none.
+    if device == "meta" or not torch.is_autocast_enabled(device):
         return layer(x)  # type: ignore[no-any-return]
     with torch.autocast(device, enabled=False):
         return layer(x.to(next(layer.parameters()).dtype))  # type: ignore[no-any-return]

@@ -47,7 +47,8 @@ def test_several_tables_are_one_report_on_external_sets(
 
     def evaluate_sets(files: tuple[Path, ...], out: Path, **how: object) -> dict[str, object]:
         asked.update(files=files, out=out, **how)
-        return {"sets": {}, "locked": {"images": 7, "digest": "0" * 64}}
+        locked = {"images": 7, "digest": "0" * 64}
+        return {"sets": {}, "shared_patients": {}, "locked": locked}
 
     monkeypatch.setattr("mammo_pd.report.external.evaluate_sets", evaluate_sets)
     files = [str(tmp_path / name) for name in ("own.csv", "b.csv", "c.csv")]
