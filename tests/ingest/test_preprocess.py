@@ -534,7 +534,7 @@ def test_one_key_gives_one_set_of_names(phantoms: Path, tmp_path: Path) -> None:
         for name in ("one", "two")
     )
     assert first == second
-    with pytest.raises(InputError, match="another key"):
+    with pytest.raises(InputError, match="key other than the one given"):
         quiet(folder, tmp_path / "one", key=b"l" * 32)
 
 
