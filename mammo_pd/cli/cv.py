@@ -76,7 +76,7 @@ def cv(
         prevalence: Reweight to this fraction (0 to 1) of positive exams; the other levels follow.
         prevalence_level: The level that --prevalence is a fraction of.
     """
-    from mammo_pd.report.evaluate import check_choices
+    from mammo_pd.report.choices import check_choices
 
     choices: dict[str, Any] = {
         "aggregation": aggregation,

@@ -104,8 +104,9 @@ def evaluate(
     """
     from mammo_pd.cli.provenance import provenance
     from mammo_pd.evaluation.thresholds import Reader
+    from mammo_pd.report.choices import check_choices
     from mammo_pd.report.content import ReportContext
-    from mammo_pd.report.evaluate import check_choices, evaluate_file, summary_table
+    from mammo_pd.report.evaluate import evaluate_file, summary_table
 
     choices: dict[str, Any] = {
         "aggregation": aggregation,

@@ -44,6 +44,11 @@ class Cutoff:
         """One threshold for all units."""
         return cls(threshold.code, threshold.rule, threshold.value)
 
+    @property
+    def threshold(self) -> Threshold:
+        """The rule and its value, without the folds."""
+        return Threshold(self.code, self.rule, self.value)
+
     def lowest(self, units: pd.DataFrame) -> NDArray[np.float64]:
         """(n,) the lowest score at which each unit is flagged."""
         if self.by_fold is None or self.fold_of is None:

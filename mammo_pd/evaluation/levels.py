@@ -157,6 +157,16 @@ def _aggregate_scores(
     return within
 
 
+def units_by_level(
+    predictions: pd.DataFrame, aggregation: Aggregation
+) -> dict[Level, pd.DataFrame]:
+    """The units of known label at every level, as ``aggregate`` returns them."""
+    return {
+        level: aggregate(with_known_label(predictions, level), level, aggregation)
+        for level in Level
+    }
+
+
 def without_rounding_error(values: np.ndarray) -> np.ndarray:
     """Make sums and products equal that are equal on paper, so that they tie in a ranking.
 

@@ -14,21 +14,18 @@ import numpy as np
 import pandas as pd
 
 from mammo_pd.errors import InputError
-from mammo_pd.evaluation.levels import Aggregation, aggregate, with_known_label
+from mammo_pd.evaluation.levels import Aggregation, units_by_level
 from mammo_pd.evaluation.locked import Locked, lock
 from mammo_pd.evaluation.measures import Row, calibration_of
 from mammo_pd.evaluation.predictions import read_predictions
 from mammo_pd.evaluation.prevalence import prevalence_by_level
 from mammo_pd.evaluation.thresholds import MISS_COST
+from mammo_pd.report.choices import check_choices
 from mammo_pd.report.content import ExternalValidation, ReportContext, SetResults
-from mammo_pd.report.evaluate import (
-    check_choices,
-    dated,
-    evaluate_predictions,
-    select_rows,
-)
+from mammo_pd.report.evaluate import dated, evaluate_predictions
 from mammo_pd.report.folder import replacement, write_external
 from mammo_pd.report.numbers import with_interval
+from mammo_pd.report.row_selection import select_rows
 from mammo_pd.terms import Level, Split
 from mammo_pd.wording import counted
 
@@ -168,10 +165,7 @@ def evaluate_sources(
                 **how,
             )
             rows, _, _ = select_rows(given.table, None)
-            units = {
-                level: aggregate(with_known_label(rows, level), level, aggregated_by)
-                for level in Level
-            }
+            units = units_by_level(rows, aggregated_by)
             shared = given.shared_patients
             if shared is None:
                 shared = len(patients & set(given.table["patient_id"]))
@@ -228,10 +222,7 @@ def _lock(
     part, rows = (Split.VAL.value, chosen_on) if len(chosen_on) else ("all", evaluated)
     intended: dict[Level, float] = {}
     if how["prevalence"] is not None:
-        units = {
-            level: aggregate(with_known_label(evaluated, level), level, aggregation)
-            for level in Level
-        }
+        units = units_by_level(evaluated, aggregation)
         intended = prevalence_by_level(units, how["prevalence"], Level(how["prevalence_level"]))
     locked = lock(
         rows, part=part, aggregation=aggregation, miss_cost=how["miss_cost"], prevalence=intended
