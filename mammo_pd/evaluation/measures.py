@@ -51,7 +51,7 @@ from mammo_pd.evaluation.uncertainty import Uncertainty, auc_interval_by_patient
 from mammo_pd.terms import Level
 
 PARTIAL_FROM = 0.90
-_PARTIAL_AUC = f"partial_auc_{PARTIAL_FROM * 100:.0f}"
+PARTIAL_AUC = f"partial_auc_{PARTIAL_FROM * 100:.0f}"
 # With fewer than 20 units in a bin, its share of positives is mostly noise.
 _BINS, _PER_BIN = 10, 20
 _GRID = np.linspace(0.0, 1.0, 101)
@@ -271,7 +271,7 @@ def _measured(
     # scikit-learn's, where it has a metric.
     measured = {
         "auc": float(roc_auc_score(label, score)),
-        _PARTIAL_AUC: float(roc_auc_score(label, score, max_fpr=1.0 - PARTIAL_FROM)),
+        PARTIAL_AUC: float(roc_auc_score(label, score, max_fpr=1.0 - PARTIAL_FROM)),
         "average_precision": float(average_precision_score(label, score)),
     }
     for rate in FIXED_RATES:
@@ -305,7 +305,7 @@ def _intervals(
     of_data = replace(known, prevalence=None)
     intervals: dict[str, Interval | None] = {
         "auc": known.auc(),
-        _PARTIAL_AUC: known.partial_auc(PARTIAL_FROM),
+        PARTIAL_AUC: known.partial_auc(PARTIAL_FROM),
         "average_precision": of_data.average_precision(),
     }
     for rate in FIXED_RATES:

@@ -1,8 +1,8 @@
 """The JSON Schema of metrics.json: what other programs may rely on."""
 
 from mammo_pd.evaluation.measures import LIFT, OPERATING
+from mammo_pd.evaluation.metric_names import METRICS
 from mammo_pd.evaluation.screening import OUTCOMES
-from mammo_pd.evaluation.thresholds import FIXED_RATES
 from mammo_pd.terms import Level
 
 SCHEMA_VERSION = 1
@@ -42,14 +42,9 @@ def metrics_schema() -> dict[str, object]:
         **_with_interval("auc", _SHARE),
     }
     level = dict(counted)
-    for name in ("partial_auc_90", "average_precision", "pf1", "brier"):
-        level |= _with_interval(name, _SHARE)
-    for rate in FIXED_RATES:
-        level |= _with_interval(f"sensitivity_at_specificity_{rate * 100:.0f}", _SHARE)
-        level |= _with_interval(f"specificity_at_sensitivity_{rate * 100:.0f}", _SHARE)
-    for name in ("calibration_slope", "calibration_intercept", "expected_observed_ratio"):
-        level |= _with_interval(name, _NUMBER)
-    level["brier_of_prevalence"] = _SHARE
+    for metric in METRICS:
+        kind = _SHARE if metric.is_share else _NUMBER
+        level |= _with_interval(metric.name, kind) if metric.has_interval else {metric.name: kind}
     level |= {"auc_delong_se": _NUMBER, "auc_delong_ci_low": _SHARE, "auc_delong_ci_high": _SHARE}
     point = {"code": _TEXT, "rule": _TEXT, "threshold": {"type": "number"}}
     point |= dict.fromkeys(("tp", "fp", "fn", "tn"), _COUNT) | _rates(OPERATING)

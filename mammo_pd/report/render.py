@@ -15,6 +15,7 @@ from markupsafe import Markup, escape
 
 from mammo_pd.evaluation.cutoffs import FIXED_RULE
 from mammo_pd.evaluation.levels import Aggregation
+from mammo_pd.evaluation.metric_names import titles
 from mammo_pd.evaluation.screening import SCREENED
 from mammo_pd.report.checklist import checklist
 from mammo_pd.report.content import (
@@ -43,31 +44,6 @@ from mammo_pd.report.numbers import (
 )
 from mammo_pd.terms import Level
 
-_METRIC_NAMES = {
-    "discrimination": {
-        "auc": "AUC",
-        "partial_auc_90": "Partial AUC, specificity 90–100 % (0.5 is chance)",
-        "average_precision": "Average precision",
-        "average_precision_at_prevalence": "Average precision, re-weighted",
-        "pf1": "Probabilistic F1 (RSNA)",
-        "sensitivity_at_specificity_80": "Sensitivity at 80 % specificity",
-        "sensitivity_at_specificity_90": "Sensitivity at 90 % specificity",
-        "sensitivity_at_specificity_95": "Sensitivity at 95 % specificity",
-        "specificity_at_sensitivity_80": "Specificity at 80 % sensitivity",
-        "specificity_at_sensitivity_90": "Specificity at 90 % sensitivity",
-        "specificity_at_sensitivity_95": "Specificity at 95 % sensitivity",
-        "specificity_at_reader_sensitivity": "Specificity at the radiologists' sensitivity",
-        "recall_rate_at_reader_sensitivity": "Share flagged at the radiologists' sensitivity",
-        "sensitivity_at_reader_specificity": "Sensitivity at the radiologists' specificity",
-    },
-    "calibration": {
-        "brier": "Brier score",
-        "brier_of_prevalence": "Brier score of the prevalence alone",
-        "expected_observed_ratio": "Expected over observed positives (E:O)",
-        "calibration_slope": "Calibration slope",
-        "calibration_intercept": "Calibration intercept",
-    },
-}
 _AGGREGATION = {
     Aggregation.MEAN: "the mean of its images' scores",
     Aggregation.MAX: "the highest of its images' scores",
@@ -142,7 +118,7 @@ def report_page(report: Report, figures: Sequence[Figure]) -> str:
         notes=data_notes(report.counts),
         headline=HEADLINE,
         plural=_PLURAL,
-        metric_names=_METRIC_NAMES,
+        metric_names=titles(),
     )
 
 
@@ -192,7 +168,7 @@ def external_page(external: ExternalValidation, figures: Sequence[Figure]) -> st
         prevalence=external.sets[0].metrics["computation"]["prevalences"].get(HEADLINE.value),
         headline=HEADLINE,
         levels=list(headline_first(dict.fromkeys(Level))),
-        metric_names=_METRIC_NAMES,
+        metric_names=titles(),
         words=words_of(external.context.label_definition),
         figures={figure.name: figure for figure in figures},
     )

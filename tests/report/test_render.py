@@ -13,6 +13,7 @@ from browser import browser, missing
 from prediction_tables import made_up
 
 import mammo_pd
+from mammo_pd.evaluation.metric_names import METRICS
 from mammo_pd.evaluation.thresholds import Reader
 from mammo_pd.report.content import ReportContext
 from mammo_pd.report.evaluate import compare_predictions, evaluate_predictions
@@ -181,7 +182,8 @@ def test_a_prevalence_and_readers_are_named(tmp_path):
     )
     text = parsed(tmp_path / "r" / "index.html").text
     assert "re-weighted to a prevalence of 0.006" in text
-    assert "Specificity at the radiologists' sensitivity" in text
+    for metric in METRICS:
+        assert metric.title in text, f"no part of the page shows {metric.name}"
 
 
 def test_the_templates_are_shipped():
