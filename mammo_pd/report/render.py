@@ -13,6 +13,7 @@ from hashlib import sha256
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from mammo_pd.evaluation.compare import FOR_PAIRED_DELONG
 from mammo_pd.evaluation.cutoffs import FIXED_RULE
 from mammo_pd.evaluation.levels import Aggregation
 from mammo_pd.evaluation.metric_names import titles
@@ -137,6 +138,7 @@ def comparison_page(comparison: Comparison, figures: Sequence[Figure]) -> str:
         sections,
         comparison.context,
         comparison=comparison,
+        for_delong=FOR_PAIRED_DELONG,
         verdicts=margin_verdicts(comparison.paired, comparison.margin),
         several=len({(row["first"], row["second"]) for row in comparison.paired}) > 1,
         figures={figure.name: figure for figure in figures},

@@ -8,6 +8,7 @@ from test_roc import PAIRED_A, PAIRED_B, PAIRED_LABEL
 
 from mammo_pd.errors import InputError
 from mammo_pd.evaluation.compare import (
+    FOR_PAIRED_DELONG,
     compare,
     holm,
     on_the_same_images,
@@ -16,11 +17,22 @@ from mammo_pd.evaluation.compare import (
 )
 from mammo_pd.evaluation.levels import Aggregation
 from mammo_pd.evaluation.predictions import check_predictions
+from mammo_pd.terms import Level
 
 
 @pytest.fixture
 def two():
-    first = check_predictions(made_up(40))
+    return noisy_pair(40)
+
+
+@pytest.fixture
+def many():
+    """Patients enough for DeLong's test."""
+    return noisy_pair(100)
+
+
+def noisy_pair(patients):
+    first = check_predictions(made_up(patients))
     noise = np.random.default_rng(5).normal(0, 0.2, len(first))
     second = first.assign(score=np.clip(first["score"] + noise, 0, 1))
     return {"a": first, "b": second}
@@ -37,8 +49,8 @@ def test_paired_delong_equals_proc():
     assert found.difference + reach == pytest.approx(0.343351753177301, rel=1e-9)
 
 
-def test_a_model_does_not_differ_from_itself(two):
-    _, paired = compare({"a": two["a"], "b": two["a"]}, **how())
+def test_a_model_does_not_differ_from_itself(many):
+    _, paired = compare({"a": many["a"], "b": many["a"]}, **how())
     for row in paired:
         assert row["difference"] == 0
         # A zero width would read as certainty.
@@ -60,8 +72,8 @@ def test_by_patient_equals_delong_where_patients_are_units():
     assert paired_delong(*thrice).p < plain.p / 100
 
 
-def test_the_interval_and_p_agree_and_delongs_is_where_it_holds(two):
-    _, paired = compare(two, **how())
+def test_the_interval_and_p_agree_and_delongs_is_where_it_holds(many):
+    _, paired = compare(many, **how())
     for row in paired:
         includes_0 = row["difference_ci_low"] <= 0 <= row["difference_ci_high"]
         assert includes_0 == (row["p"] > 0.05)
@@ -71,6 +83,28 @@ def test_the_interval_and_p_agree_and_delongs_is_where_it_holds(two):
             assert row["se"] == pytest.approx(row["delong_se"])
             assert row["p"] > row["delong_p"]
         assert row["p_holm"] == row["p"]
+
+
+@pytest.mark.parametrize("few", ["positives", "negatives"])
+@pytest.mark.parametrize("short_by", [1, 0])
+def test_of_too_few_of_a_class_delongs_is_not_given_and_the_test_by_patient_is(few, short_by):
+    count = FOR_PAIRED_DELONG - short_by
+    label = np.arange(count + 3 * FOR_PAIRED_DELONG) < count
+    draw = np.random.default_rng(0)
+    shared = draw.normal(label, 1)
+    tables = {}
+    for name in "ab":
+        table = made_up(len(label)).drop_duplicates("patient_id")
+        logit = shared + draw.normal(0, 0.5, len(label))
+        table["label"] = (label if few == "positives" else ~label).astype(int)
+        tables[name] = check_predictions(table.assign(score=1 / (1 + np.exp(-logit))))
+    _, paired = compare(tables, **how())
+    assert len(paired) == len(Level)
+    for row in paired:
+        given = [name for name in row if name.startswith("delong_")]
+        assert len(given) == 5
+        assert {row[name] is None for name in given} == {short_by == 1}
+        assert None not in (row["p"], row["se"], row["difference_ci_low"], row["p_holm"])
 
 
 def test_the_standard_error_is_that_of_copied_patients(two):
@@ -183,9 +217,9 @@ def how(**more):
     return {"aggregation": Aggregation.MEAN} | more
 
 
-def test_turning_the_pair_round_turns_the_sign(two):
-    _, paired = compare(two, **how())
-    _, turned = compare(dict(reversed(two.items())), **how())
+def test_turning_the_pair_round_turns_the_sign(many):
+    _, paired = compare(many, **how())
+    _, turned = compare(dict(reversed(many.items())), **how())
     for row, back in zip(paired, turned, strict=True):
         assert row["difference"] == pytest.approx(-back["difference"])
         assert row["difference_ci_low"] == pytest.approx(-back["difference_ci_high"])

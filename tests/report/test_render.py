@@ -13,6 +13,7 @@ from browser import browser, missing
 from prediction_tables import made_up
 
 import mammo_pd
+from mammo_pd.evaluation.compare import FOR_PAIRED_DELONG
 from mammo_pd.evaluation.metric_names import METRICS
 from mammo_pd.evaluation.thresholds import Reader
 from mammo_pd.report.content import ReportContext
@@ -502,6 +503,12 @@ def test_two_models_are_named_once_above_their_differences(compared):
     two, three = (parsed(compared / name / "index.html").text for name in ("two", "three"))
     assert "AUC of model of text alone minus that of another model, with 95 % intervals" in two
     assert "AUC of the first model minus that of the second, with 95 % intervals" in three
+
+
+def test_the_page_says_how_many_of_a_class_delongs_test_takes(compared):
+    for name in ("two", "three"):
+        text = parsed(compared / name / "index.html").text
+        assert f"every patient is one unit and each class has {FOR_PAIRED_DELONG};" in text
 
 
 def test_the_table_of_contents_follows(report, chromium):
