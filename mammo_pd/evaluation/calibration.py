@@ -19,12 +19,12 @@ from mammo_pd.evaluation.roc import Curve, Floats, Ranking, total_of_products
 # A score of exactly 0 or 1 has no finite logit.
 _CLIP = 1e-7
 _STEPS = 50
-# Logits that differ by less are one number to whoever reads them.
+# Logits closer than this are the same number to any reader.
 _NEARLY_EQUAL = 1e-3
 _FOR_FOUR_KNOTS = 50
 _GRID_POINTS = 61
 _CONVERGED = 1e-10
-# On the logit: what rounding leaves where the influences of every patient cancel out.
+# On the logit scale: the rounding error left where all patients' influences cancel.
 _NO_REACH = 1e-9
 _ROWS_AT_ONCE = 2**15
 
@@ -49,7 +49,7 @@ class CalibrationLine:
     Attributes:
         slope: None where there is no finite one.
         intercept: None with one class only.
-        remark: why there is no slope, or what it must not be taken for.
+        remark: why there is no slope, or how not to read it.
     """
 
     slope: Coefficient | None
@@ -87,7 +87,7 @@ def calibration_line(label: ArrayLike, score: ArrayLike, patient: ArrayLike) -> 
     spread = float(logit.max() - logit.min())
     if spread == 0.0:
         return CalibrationLine(None, intercept, "No calibration slope: all scores are equal.")
-    # Without overlap the likelihood rises for ever with the slope.
+    # Without overlap the likelihood keeps increasing with the slope, without a maximum.
     if positives.min() >= negatives.max() or negatives.min() >= positives.max():
         return CalibrationLine(
             None,
@@ -173,7 +173,7 @@ def smooth_calibration(
     if np.any(np.diff(knots) < _NEARLY_EQUAL):
         knots = np.empty(0)
         remark = "The smooth calibration curve is a straight line: too many scores are equal."
-    # Between the central 98 % of the scores: beyond, the ends of a curve rest on a unit or two.
+    # Within the central 98 % of the scores: beyond, the curve rests on a unit or two.
     ends = np.quantile(logit, (0.01, 0.99))
     grid = np.linspace(float(ends[0]), float(ends[1]), _GRID_POINTS)
     middle, spread = logit.mean(), float(np.ptp(logit))
@@ -184,7 +184,7 @@ def smooth_calibration(
         return without("No smooth calibration curve: the logistic fit does not converge.")
     beta, influence = fitted
     linear = on_grid @ beta
-    # A point at a time: all points by all patients would be the largest array of the report.
+    # One point at a time: points by patients would be the largest array of the report.
     reach = np.array([Spread.of(point @ influence).reach for point in on_grid])
     reach[reach <= _NO_REACH] = np.nan
     return SmoothCalibration(
@@ -259,7 +259,7 @@ def _fit(
 
 
 def _blocks(n: int) -> Iterator[slice]:
-    """Some rows at a time: the products of all would be the largest arrays of a report."""
+    """Rows in blocks: products over all rows would be the largest arrays of a report."""
     for start in range(0, n, _ROWS_AT_ONCE):
         yield slice(start, min(start + _ROWS_AT_ONCE, n))
 

@@ -1,4 +1,4 @@
-"""Who was examined, with what: images and their part go in, counts by characteristic come out."""
+"""Who was examined and how: images and their part go in, counts by characteristic come out."""
 
 from collections.abc import Sequence
 
@@ -9,9 +9,9 @@ from mammo_pd.evaluation.measures import Row
 from mammo_pd.evaluation.strata import NOT_KNOWN, in_order, values_of_units
 from mammo_pd.terms import Level
 
-# Columns that name where an image comes from.
+# Columns that name the origin of an image.
 MACHINES = ("manufacturer", "model", "vendor", "scanner", "machine_id", "site", "site_id")
-# A view is of an image; all else is the same throughout an exam.
+# A view belongs to an image; everything else is constant within an exam.
 _CHARACTERISTICS = {
     "age": Level.EXAM,
     "density": Level.EXAM,
@@ -19,7 +19,7 @@ _CHARACTERISTICS = {
     **dict.fromkeys(MACHINES, Level.EXAM),
     "view": Level.IMAGE,
 }
-# What tells the units of these levels apart.
+# The columns that identify an exam.
 _KEYS = ["patient_id", "exam_id"]
 
 

@@ -46,7 +46,7 @@ _SAME = ("patient_id", "exam_id", "laterality", "label")
 
 @dataclass(frozen=True)
 class PairedTest:
-    """The difference in AUC of two scores of the same units, tested.
+    """A tested difference in AUC between two scores of the same units.
 
     Attributes:
         difference: the first AUC minus the second.
@@ -94,11 +94,12 @@ def paired_by_patient(
     patient: ArrayLike,
     stratum: ArrayLike | None = None,
 ) -> PairedTest:
-    """Compare two scores of the same units, of which those of one patient are correlated.
+    """Compare two scores of the same units, treating those of one patient as correlated.
 
-    Where every patient has one unit, the standard error is DeLong's. The ratio is held against t,
-    with the degrees of freedom of the patients of the smaller class: against a normal one, five
-    patients with positives would call equal models different in one case of seven.
+    Where every patient has one unit, the standard error is DeLong's. The ratio is compared with t,
+    whose degrees of freedom are the patients of the smaller class minus one: compared with the
+    normal distribution, five patients with positives would call equal models different in one case
+    of seven.
 
     Args:
         label: (n,) 0 or 1, both present.
@@ -130,7 +131,7 @@ def paired_by_patient(
 
 
 def _tested(difference: float, error: float, freedom: float = np.inf) -> PairedTest:
-    # Placements of equal rankings cancel out but for rounding.
+    # The placements of identical rankings cancel up to rounding.
     if error < _NO_ERROR:
         return PairedTest(difference, 0.0, *[float("nan")] * 3)
     z = difference / error
@@ -139,7 +140,7 @@ def _tested(difference: float, error: float, freedom: float = np.inf) -> PairedT
 
 
 def holm(p_values: Sequence[Scalar]) -> list[float | None]:
-    """P-values adjusted for being several, after Holm 1979; None stays None and is not counted."""
+    """Adjust p-values for multiple comparisons (Holm 1979); None stays None and is not counted."""
     known = sorted((float(p), i) for i, p in enumerate(p_values) if p is not None)
     adjusted: list[float | None] = [None] * len(p_values)
     largest = 0.0
@@ -203,8 +204,8 @@ def compare(
 ) -> tuple[list[Row], list[Row]]:
     """AUC of each model and paired difference of each pair of models, at every level.
 
-    Within the folds of every table that is out of fold; such rows have ``n_strata`` and
-    ``n_positive_left_out`` as well.
+    If any table is out of fold, both are computed within folds, and rows also have ``n_strata`` and
+    ``n_positive_left_out``.
 
     Args:
         tables: as ``on_the_same_images`` returns them.
@@ -253,7 +254,7 @@ def compare(
 
 
 def _not_worse(row: Row, margin: float | None) -> Row:
-    """Whether the first and the second model are shown to be not worse, by their difference."""
+    """Whether the difference shows the first, and the second, model to be not worse."""
     low, high = row["difference_ci_low"], row["difference_ci_high"]
     if margin is None or not isinstance(low, float) or not isinstance(high, float):
         return {"first_not_worse": None, "second_not_worse": None}
@@ -267,7 +268,7 @@ def folds_of_tables(tables: Mapping[str, pd.DataFrame]) -> "list[pd.Series[str]]
 
 
 def _crossed(folds: "Sequence[pd.Series[str]]", units: pd.DataFrame) -> NDArray[np.intp]:
-    """(n,) the stratum of each unit: in it, each table's scores are of one model."""
+    """(n,) the stratum of each unit, within which each table's scores come from one model."""
     values = pd.DataFrame({place: units["patient_id"].map(of) for place, of in enumerate(folds)})
     return np.asarray(values.groupby(list(values.columns)).ngroup(), dtype=np.intp)
 
@@ -290,7 +291,7 @@ def _difference(
         return undefined | _columns("", tested)
     tested = paired_by_patient(label, first["score"], second["score"], patient)
     row = undefined | _columns("", tested)
-    # It takes units for independent: of several units of a patient its p-value is too small.
+    # DeLong's test assumes independent units: with several per patient its p is too small.
     if len(first) > first["patient_id"].nunique():
         return row
     if min(label.sum(), (~label).sum()) < FOR_PAIRED_DELONG:
@@ -299,7 +300,7 @@ def _difference(
 
 
 def _columns(prefix: str, tested: PairedTest) -> Row:
-    # Two models that rank alike do not differ in these patients, and may in others: no interval.
+    # Identical rankings do not differ in these patients but may in others, so no interval.
     known = tested.reach > 0.0
     interval = {
         "ci_low": tested.difference - tested.reach if known else None,

@@ -1,4 +1,4 @@
-"""Cross-validations: predictions by fold and seed go in; what each is worth, and their mean."""
+"""Cross-validations: predictions by fold and seed go in; AUCs and mean scores come out."""
 
 from collections.abc import Mapping, Sequence
 
@@ -30,7 +30,7 @@ def run_aucs(predictions: pd.DataFrame, aggregation: Aggregation) -> Row:
         ``val_auc_image, val_auc_breast, test_auc_image, test_auc_breast``; None where a class is
         missing.
     """
-    # A rare target may be unknown of every image of a run.
+    # A rare target may be unknown for every image of a run.
     unknown = bool(predictions["label"].isna().all())
     checked = predictions[:0] if unknown else check_predictions(predictions)
     return {
@@ -86,7 +86,7 @@ def average_seeds(predictions: Sequence[pd.DataFrame]) -> pd.DataFrame:
             raise InputError("the seeds were scored on different images; score them again.")
         scores.append(of_image.loc[first["image_id"]].to_numpy(np.float64))
     mean = without_rounding_error(np.mean(np.sort(scores, axis=0), axis=0))
-    # The mean over one seed is its score, with all of its digits.
+    # The mean over a single seed is its score, unrounded.
     return first.assign(score=np.clip(mean, np.min(scores, axis=0), np.max(scores, axis=0)))
 
 

@@ -1,9 +1,9 @@
-"""Cutoffs: a threshold with the units it decides on, one for all or one for each fold.
+"""Cutoffs: thresholds and the units they apply to, one for all or one for each fold.
 
 In a cross-validation every fold is scored by a model of its own, on a scale of its own. Its
-threshold is chosen on validation images that the same model scored, as it would be for use. Of a
-table without these, it is chosen on the out-of-fold scores of the other folds: the patients are
-others, but so are the models.
+threshold is chosen on validation images that the same model scored, as it would be for use. Without
+these, it is chosen on the out-of-fold scores of the other folds: the patients are different, but so
+are the models.
 """
 
 from collections.abc import Mapping, Sequence
@@ -144,7 +144,7 @@ def validated_by_fold(
 def operating_points(
     units: pd.DataFrame, cutoffs: Sequence[Cutoff], prevalence: float | None = None
 ) -> list[Row]:
-    """What becomes of units at cutoffs that differ between folds.
+    """The operating points of cutoffs that differ between folds.
 
     Args:
         units: ``patient_id, label, score``, one row per unit, both classes.

@@ -39,8 +39,8 @@ def decision_curve(
 
     Returns:
         By threshold probability: ``threshold_probability``, ``threshold`` (of the score as it is),
-        ``net_benefit`` with limits, ``net_benefit_all`` (everyone flagged; of no one it is 0),
-        ``net_benefit_reader`` (None without).
+        ``net_benefit`` with limits, ``net_benefit_all`` (everyone flagged; with no one it is 0),
+        ``net_benefit_reader`` (None without a reader).
 
     Source: Vickers and Elkin 2006.
     """
@@ -55,7 +55,7 @@ def decision_curve(
         threshold = at
     else:
         odds = cost * (own / (1.0 - own)) / (share / (1.0 - share))
-        # A score that meets the threshold exactly must not miss it by one rounding.
+        # A score that equals the threshold must not miss it through rounding.
         threshold = odds / (1.0 + odds) * (1.0 - 1e-12)
     index = [ranking.index_of(value) for value in threshold]
     decisions = Decisions.of(units, curve.true_positives[index], curve.false_positives[index])

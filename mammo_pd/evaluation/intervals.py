@@ -1,9 +1,9 @@
-"""Confidence limits that hold at few patients: estimates and their spread go in, limits come out.
+"""Confidence limits for few patients: estimates and their spread go in, limits come out.
 
-Units of one patient are correlated, so every variance is a sum over patients. Few patients make a
-variance that is itself uncertain: its degrees of freedom are those of the patients who make it, and
-where one or two do, the variance that patients would have on their own joins in. How often each
-limit holds is measured in benchmarks/interval_coverage.py; docs/statistics.md has the table.
+Units of one patient are correlated, so every variance is a sum over patients. With few patients the
+variance is itself uncertain: its degrees of freedom come from the patients who contribute to it,
+and where only one or two do, the variance of independent patients is added. How often each limit
+holds is measured in benchmarks/interval_coverage.py; docs/statistics.md has the table.
 
 Shapes: n units, m patients, k limits asked for at once.
 """
@@ -37,7 +37,7 @@ class Spread:
 
     Attributes:
         variance: the sum of the squares of the patients' influences.
-        patients: how many patients of equal influence would make it (Kish 1965).
+        patients: how many patients of equal influence would give it (Kish 1965).
     """
 
     variance: float
@@ -111,7 +111,7 @@ def count_ratio_limits(expected: float, observed: float, spread: Spread) -> Inte
 
 
 def effective_size(share: float, units: ArrayLike, away: ArrayLike) -> float:
-    """How many independent units know as much of a share as these units do.
+    """The number of independent units that determine a share as precisely as these units.
 
     Args:
         share: of the units that are hit.
@@ -129,7 +129,7 @@ def effective_size(share: float, units: ArrayLike, away: ArrayLike) -> float:
 
 
 def size_of_a_mean(mean: float, spread: Spread, alike: float) -> float:
-    """How many independent zeros and ones have a mean of the same variance.
+    """The number of independent zeros and ones whose mean has the same variance.
 
     Args:
         mean: of numbers in [0, 1].
@@ -170,7 +170,7 @@ def share_limits(share: ArrayLike, size: ArrayLike) -> tuple[Floats, Floats]:
 
 
 def _where_tail_is(tail: float, hits: Floats, misses: Floats) -> Floats:
-    """The probability at which so many hits or more have mid-p ``tail``, by Newton's method."""
+    """The probability at which this many hits or more have mid-p ``tail``, by Newton's method."""
     # betainc is undefined where a shape is 0: the limit is that of a shape of nearly 0.
     hits, misses = np.maximum(hits, _NEARLY_0), np.maximum(misses, _NEARLY_0)
     # It lies between the exact limits that count a tie wholly and not at all.
@@ -273,8 +273,8 @@ def interval_at_the_end(value: float, n: int) -> Interval:
     """Clopper and Pearson's interval of a share that is 0 or 1 in ``n`` independent trials.
 
     For an AUC the trials are pairs that share no patient: all of them are in order with
-    probability AUC to the power of n, so the limits hold for an AUC of 1 at whatever shape of
-    the scores.
+    probability AUC to the power of n, so the limits hold for an AUC of 1 whatever the
+    distribution of the scores.
 
     Args:
         value: 0 or 1.

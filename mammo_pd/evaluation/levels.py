@@ -41,7 +41,7 @@ def units_of(predictions: pd.DataFrame, level: Level) -> np.ndarray:
     if level is Level.BREAST:
         side = predictions["laterality"]
         if side.isna().any():
-            # A breast that is not known cannot be shared: two such images may show opposite sides.
+            # Images of unknown laterality may show opposite breasts, so each is its own unit.
             side = side.where(side.notna(), "image " + predictions["image_id"])
         keys.append(side)
     return np.asarray(predictions.groupby(keys, sort=True).ngroup(), dtype=np.int64)
@@ -66,7 +66,7 @@ def with_known_label(predictions: pd.DataFrame, level: Level) -> pd.DataFrame:
     known = by_unit.transform("max").eq(1.0) | by_unit.transform("count").eq(
         by_unit.transform("size")
     )
-    # Where all are known, the columns are shared and not copied.
+    # If all are known, the columns are shared, not copied.
     return (predictions if known.all() else predictions[known]).reset_index(drop=True)
 
 
@@ -95,7 +95,7 @@ def aggregate(
 def aggregate_scores(
     predictions: pd.DataFrame, level: Level, aggregation: Aggregation = Aggregation.MEAN
 ) -> pd.DataFrame:
-    """One row per unit of a level, of images that need no label.
+    """One row per unit of a level; labels are not needed.
 
     A unit's score is the mean, the maximum or the noisy-or of its images' scores. Incomplete units
     (an exam of one view) are kept. The order of the rows changes nothing, and scores that are equal
@@ -151,7 +151,7 @@ def _aggregate_scores(
         none_positive = np.multiply.reduceat(1.0 - score, starts)
         return np.where(counts == 1, score[starts], 1.0 - without_rounding_error(none_positive))
     mean = without_rounding_error(np.add.reduceat(score, starts) / counts)
-    # The mean of equal scores is that score, with all of its digits.
+    # The mean of equal scores is exactly that score.
     lowest, highest = np.minimum.reduceat(score, starts), np.maximum.reduceat(score, starts)
     within: np.ndarray = np.minimum(np.maximum(mean, lowest), highest)
     return within
@@ -168,7 +168,7 @@ def units_by_level(
 
 
 def without_rounding_error(values: np.ndarray) -> np.ndarray:
-    """Make sums and products equal that are equal on paper, so that they tie in a ranking.
+    """Round sums and products so that those that are equal on paper tie in a ranking.
 
     The last bit of a sum depends on its terms: (0.1 + 0.2) / 2 exceeds 0.15. A ranking that took
     the difference for one of the model would turn many ties at once.

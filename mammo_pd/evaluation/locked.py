@@ -47,7 +47,7 @@ class Recalibration:
         if not len(positive) or not len(negative) or np.ptp(score) == 0.0:
             return None
         if positive.min() >= negative.max() or negative.min() >= positive.max():
-            return None  # the classes do not overlap: the slope grows without end
+            return None  # the classes do not overlap: the slope grows without bound
         fitted = LogisticRegression(C=np.inf, tol=1e-8, max_iter=1000)
         fitted.fit(_logit(score)[:, None], label)
         return cls(float(fitted.coef_[0, 0]), float(fitted.intercept_[0]))

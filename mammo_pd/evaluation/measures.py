@@ -55,9 +55,9 @@ PARTIAL_AUC = f"partial_auc_{PARTIAL_FROM * 100:.0f}"
 # With fewer than 20 units in a bin, its share of positives is mostly noise.
 _BINS, _PER_BIN = 10, 20
 _GRID = np.linspace(0.0, 1.0, 101)
-# Intervals were seen to hold from five patients of a class on (docs/statistics.md).
+# Intervals have been shown to hold from five patients per class (docs/statistics.md).
 _FEW_PATIENTS = 5
-# DeLong's was seen to hold with so many patients of each class, and to be too narrow with 72.
+# DeLong's interval holds with about this many patients per class; with 72 it is too narrow.
 _FOR_DELONG = 100
 
 OPERATING = ("sensitivity", "specificity", "recall_rate", "ppv", "npv")
@@ -173,7 +173,7 @@ def can_have_intervals(units: pd.DataFrame) -> bool:
 
 
 def few_patients(units: pd.DataFrame) -> str | None:
-    """What to say where few patients make an interval, or none."""
+    """The remark where patients are few, or too few for an interval."""
     positive, negative = _patients_of_each_class(units)
     if min(positive, negative) < 2:
         return (
@@ -190,7 +190,7 @@ def few_patients(units: pd.DataFrame) -> str | None:
 
 
 def _at_the_end(auc: float) -> str | None:
-    """What to say where the scores of the classes do not overlap."""
+    """The remark where the scores of the classes do not overlap."""
     if auc not in (0.0, 1.0):
         return None
     return (
@@ -201,7 +201,7 @@ def _at_the_end(auc: float) -> str | None:
 
 
 def auc_with_interval(units: pd.DataFrame) -> Row:
-    """The AUC of some units with its interval, and nothing else: for strata and folds.
+    """The AUC and its interval alone, for strata and folds.
 
     Args:
         units: ``patient_id, label, score``.
@@ -333,7 +333,7 @@ def _on_grid(curve: Curve) -> tuple[Floats, Floats]:
     """Sensitivity at each false-positive rate of the grid, and precision at each recall of it."""
     tp, fp = curve.true_positives, curve.false_positives
     sensitivity = np.interp(_GRID * curve.negatives, fp, tp) / curve.positives
-    # The factor keeps a recall that is met exactly from being missed by one rounding.
+    # The factor keeps a recall that is met exactly from being missed through rounding.
     wanted = _GRID[1:] * curve.positives * (1.0 - 1e-12)
     point = np.searchsorted(tp, wanted, side="left")
     return sensitivity, tp[point] / (tp[point] + fp[point])
@@ -384,7 +384,7 @@ def assess(
         known = Uncertainty(ranking, patient, score, prevalence)
         reliability = Band(bins.mean_score, observed, *known.bins(bins.n))
         intervals = _intervals(known, points, reader)
-        # Of equal scores there is one point, and no threshold or ranking that others could change.
+        # Equal scores give a single point: no threshold or ranking could be uncertain.
         if len(ranking.thresholds) == 1:
             intervals = {
                 name: interval
@@ -445,7 +445,7 @@ def assess(
 
 
 def calibration_of(units: pd.DataFrame) -> Row:
-    """The calibration of some units and nothing else: for scores that were recalibrated.
+    """The calibration metrics alone, for recalibrated scores.
 
     Args:
         units: ``patient_id, label`` (both classes), ``score``.
@@ -485,7 +485,7 @@ def _confusion(label: Floats, score: Floats, threshold: float) -> Row:
 def _delong(label: Floats, score: Floats, auc: float, *, fit: bool) -> Row:
     error = delong_standard_error(label, score)
     low, high = normal_interval(auc, error)
-    # At an AUC of 0 or 1 it is 0, which is no certainty.
+    # It is 0 at an AUC of 0 or 1, which does not mean certainty.
     known = error > 0.0
     return {
         "auc_delong_se": number(error) if known else None,
@@ -498,7 +498,7 @@ def _calibration(
     score: Floats, line: CalibrationLine, smooth: SmoothCalibration, remarks: list[str]
 ) -> Row:
     if line.remark is not None:
-        # What leaves no slope leaves no curve either.
+        # Without a slope there is no curve either.
         remarks.append(
             line.remark.replace("No calibration slope:", "No calibration slope, no smooth curve:")
         )

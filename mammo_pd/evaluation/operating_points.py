@@ -19,7 +19,7 @@ from mammo_pd.terms import Level
 
 @dataclass(frozen=True)
 class Choices:
-    """What operating points are chosen by.
+    """How operating points are chosen.
 
     Attributes:
         aggregation: how the scores of a unit's images are aggregated.
@@ -36,11 +36,11 @@ class Choices:
 
 @dataclass(frozen=True)
 class OperatingPoints:
-    """Thresholds and calibration of every level, and what they were chosen by.
+    """Thresholds and calibration of every level, and how they were chosen.
 
     Attributes:
         choices: the rules.
-        locked: what they gave.
+        locked: the outcome.
     """
 
     choices: Choices
@@ -55,7 +55,7 @@ class OperatingPoints:
         part: str,
         evaluated: pd.DataFrame | None = None,
     ) -> "OperatingPoints":
-        """Lock them on labelled rows.
+        """Lock operating points on labelled rows.
 
         Args:
             rows: one row per image, as ``check_predictions`` returns them.
@@ -83,7 +83,7 @@ class OperatingPoints:
 
     @classmethod
     def none(cls) -> "OperatingPoints":
-        """Those of a model that has none: scores are aggregated, and nothing is judged."""
+        """For a model without operating points: scores are aggregated, and nothing is judged."""
         return cls(Choices(), Locked(0, "", {}, {}))
 
     @property
@@ -134,7 +134,7 @@ class OperatingPoints:
 
     @classmethod
     def load(cls, given: Mapping[str, Any]) -> "OperatingPoints":
-        """What `dump` gave.
+        """The inverse of `dump`.
 
         Raises:
             KeyError, TypeError, ValueError: it is something else.

@@ -32,9 +32,9 @@ _PARTS = ("split", "fold")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+")
 _PERCENT = re.compile(r"[+-]?[\d.,]+\s*%")
 _BI_RADS = re.compile(r"(bi-?rads)?\s*[0-6]\s*[abc]?", re.IGNORECASE)
-# A score that is further outside of [0, 1] is no matter of rounding.
+# A score further outside [0, 1] than this is not a rounding error.
 _ROUNDING = 1e-3
-# No logit is so large, and most percentages are.
+# Larger than any logit; most percentages are larger still.
 _CERTAINLY_PERCENT = 40.0
 _NO_BI_RADS = (
     "BI-RADS categories are no probabilities; give the score of a model, or of each category the "
@@ -116,7 +116,7 @@ def check_predictions(table: pd.DataFrame, *, source: str = "the predictions") -
     for name in table.columns:
         if name not in checked.columns:
             checked[str(name)] = table[name].to_numpy()
-    if "fold" in checked.columns:  # an empty cell of a CSV is no fold of its own
+    if "fold" in checked.columns:  # an empty cell of a CSV is not a fold
         blank = checked["fold"].astype("str").str.strip() == ""
         checked["fold"] = checked["fold"].mask(blank, np.nan) if blank.any() else checked["fold"]
     return checked
@@ -134,7 +134,7 @@ def _text(table: pd.DataFrame, name: str) -> pd.Series:
         return pd.Series([None] * len(table), dtype="str")
     column = table[name].reset_index(drop=True)
     known = column.notna()
-    # One spelling for letters with accents: a woman whose name is written in two is one woman.
+    # Unicode writes accented letters in two ways: both spellings name the same patient.
     text = unless_equal(column.astype("str"), lambda cells: cells.str.strip().str.normalize("NFC"))
     # "NA" is a legitimate identifier; only an empty one is missing.
     there = known & (text != "")
@@ -153,10 +153,10 @@ def _laterality(text: pd.Series, source: str) -> pd.Series:
 
 
 def _numbers(column: pd.Series) -> tuple[np.ndarray, np.ndarray]:
-    """The column as float64, NaN where it is not a number; and which rows are not even empty."""
+    """The column as float64, NaN where it is not a number; and which cells hold something else."""
     column = column.reset_index(drop=True)
     if not pd.api.types.is_numeric_dtype(column):
-        # Spreadsheets of half of the world write 0,25; no thousands are expected here.
+        # Many locales write 0,25; thousands separators are not expected here.
         column = column.map(
             lambda cell: (
                 cell.replace(",", ".")

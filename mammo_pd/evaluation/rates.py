@@ -94,15 +94,15 @@ def rate_by_patient(rate: ArrayLike, patients: float) -> Rate:
 
 
 def predictive_value(right: Rate, wrong: Rate, prevalence: float) -> Rate:
-    """The share of those called by a name who bear it, by Bayes' rule.
+    """The predictive value of a decision, by Bayes' rule.
 
     Args:
-        right: share of the bearers who are called so (for the PPV the sensitivity).
-        wrong: share of the others who are called so (for the PPV the share of false alarms).
-        prevalence: share of bearers among all, in (0, 1).
+        right: share of the class that is decided so (for the PPV the sensitivity).
+        wrong: share of the other class decided so (for the PPV the false-alarm rate).
+        prevalence: share of the class among all units, in (0, 1).
 
     Returns:
-        NaN where none is called so.
+        NaN where no unit is decided so.
 
     Source: Donner and Zou 2012, for the ratio of two independent rates.
     """
@@ -130,7 +130,7 @@ def predictive_value(right: Rate, wrong: Rate, prevalence: float) -> Rate:
 
 @dataclass(frozen=True)
 class Decisions:
-    """What becomes of a level's units at each threshold.
+    """The decisions on a level's units at each threshold.
 
     Attributes:
         tp: (k,) int64, flagged positives.
@@ -150,7 +150,7 @@ class Decisions:
 
     @classmethod
     def of(cls, units: pd.DataFrame, tp: ArrayLike, fp: ArrayLike) -> "Decisions":
-        """Of counts at some thresholds.
+        """From counts at some thresholds.
 
         Args:
             units: ``patient_id, label``, one row per unit.
@@ -169,7 +169,7 @@ class Decisions:
 
     @classmethod
     def where(cls, units: pd.DataFrame, flagged: ArrayLike) -> "Decisions":
-        """Of one decision.
+        """From one decision per unit.
 
         Args:
             units: ``patient_id, label``, one row per unit.

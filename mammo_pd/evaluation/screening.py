@@ -21,7 +21,7 @@ def per_thousand(
     prevalence: float,
     reader: Reader | None = None,
 ) -> list[Row]:
-    """Of 1,000 women screened: recalled, cancers found and missed, recalled in vain.
+    """Per 1,000 women screened: recalls, cancers found and missed, false alarms.
 
     Args:
         points: operating points of the level, as ``LevelResults`` has them.

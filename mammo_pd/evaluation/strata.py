@@ -13,7 +13,7 @@ from mammo_pd.evaluation.measures import Row, auc_with_interval, counted
 from mammo_pd.evaluation.rates import Decisions
 from mammo_pd.terms import Level
 
-# What describes a cancer; whatever stands there of a negative says nothing.
+# Columns that describe a cancer; values on negatives are meaningless.
 LESION_COLUMNS = ("lesion_type", "cancer_type", "invasive", "tumour_size_mm", "cancer_size_mm")
 KNOWN_COLUMNS = (
     "view",
@@ -29,7 +29,7 @@ KNOWN_COLUMNS = (
     *LESION_COLUMNS,
 )
 
-# An AUC of fewer is hardly informative, and would be quoted all the same.
+# An AUC of fewer is hardly informative, but would be quoted anyway.
 MIN_PER_CLASS = 10
 _MOST_VALUES = 12
 NOT_KNOWN = "not known"
@@ -46,7 +46,7 @@ _RATES = [
 
 
 def known_strata(predictions: pd.DataFrame) -> list[str]:
-    """Those of ``KNOWN_COLUMNS`` that the table has and that are not empty."""
+    """The ``KNOWN_COLUMNS`` that the table has, without empty ones."""
     return [
         name
         for name in KNOWN_COLUMNS
@@ -189,7 +189,7 @@ def _auc_if_enough(units: pd.DataFrame) -> Row:
 
 def _values(predictions: pd.DataFrame, column: str) -> np.ndarray:
     """The column as text; empty where it is unknown."""
-    # Each value that occurs is read once: a column of many rows has few.
+    # Parse each distinct value once: long columns have few.
     code, kinds = pd.factorize(predictions[column], use_na_sentinel=False)
     named: np.ndarray = _as_text(pd.Series(kinds), column)[code]
     return named
@@ -210,7 +210,7 @@ def _as_text(given: pd.Series, column: str) -> np.ndarray:
 
 
 def _numbers(text: pd.Series) -> pd.Series:
-    """Numbers of text: with a decimal point or comma, or DICOM's Age Strings such as 045Y."""
+    """Parse numbers from text: decimal point or comma, or DICOM Age Strings such as 045Y."""
     years = {"D": 365.25, "W": 365.25 / 7.0, "M": 12.0, "Y": 1.0}
     age = text.str.upper().str.extract(r"^(\d{3})([DWMY])$")
     in_years = pd.to_numeric(age[0]) / age[1].map(years).astype(float)

@@ -1,6 +1,6 @@
-"""What every threshold would do: units go in, one row of counts and rates per threshold comes out.
+"""The effect of every threshold: units go in, one row of counts and rates per threshold comes out.
 
-For looking, not for choosing: a threshold that is chosen on the units it is judged by looks too
+For inspection, not for choosing: a threshold chosen on the units that it is judged on looks too
 good.
 """
 

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from mammo_pd.evaluation.roc import Curve, Ranking
 from mammo_pd.wording import percent
 
-# False alarms that a miss is worth, where nobody says otherwise.
+# The default cost of a miss, in false alarms.
 MISS_COST = 10.0
 FIXED_RATES = (0.80, 0.90, 0.95)
 FLAGGED_SHARES = (0.01, 0.02, 0.05, 0.10, 0.20)
@@ -134,7 +134,7 @@ def rates_at(curve: Curve, point: int, prevalence: float | None = None) -> dict[
         "specificity": specificity,
         "recall_rate": flagged,
         "ppv": share * sensitivity / flagged if flagged > 0 else nan,
-        # Without a miss it is 1 but for rounding.
+        # Without a miss it is 1 up to rounding.
         "npv": min((1.0 - share) * specificity / (1.0 - flagged), 1.0) if flagged < 1 else nan,
     }
 

@@ -1,4 +1,4 @@
-"""The 95 % interval of every figure of one level: ranked units of patients go in.
+"""The 95 % intervals of every figure of a level: ranked units go in, limits come out.
 
 A figure whose interval would not hold has none; ``Uncertainty.remarks`` says why. The method of
 each figure, its source and how often it holds: docs/statistics.md.
@@ -39,10 +39,10 @@ _ALL = 1.0 - 1e-9
 
 
 def patients_for_rate(rate: float) -> int:
-    """Patients of a class below which a threshold that keeps this share of it has no limit.
+    """The fewest patients of a class for which a threshold that keeps this share of it has a limit.
 
     All of n patients lie beyond such a threshold with probability ``rate`` to the power of n; where
-    that exceeds 2.5 %, the threshold may lie beyond every score seen, by how much nobody can tell.
+    that exceeds 2.5 %, the threshold may lie beyond every score seen, by an unknown amount.
 
     Source: the order statistics' interval of a quantile (Thompson 1936).
     """
@@ -123,12 +123,12 @@ class _Units:
         return self._sizes[first]
 
     def interval(self, first: int) -> Interval:
-        """Of the share of units among the ``first``."""
+        """Interval of the share of units among the ``first``."""
         return share_interval(first / len(self.patient), self.size(first))
 
 
 def _turned(interval: Interval) -> Interval:
-    """Of one minus a share."""
+    """Interval of one minus a share."""
     return 1.0 - interval[1], 1.0 - interval[0]
 
 
@@ -139,7 +139,7 @@ def _as_share(odds: Interval) -> Interval:
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """Intervals of the figures of some units.
+    """The intervals of the figures of some units.
 
     Attributes:
         ranking: of the units; both classes are present, each in two patients at least.
@@ -180,7 +180,7 @@ class Uncertainty:
         return counted if self.prevalence is None else self.prevalence
 
     def _share_interval(self) -> Interval:
-        """Of the prevalence: known where it is given."""
+        """Interval of the prevalence; a given prevalence has no width."""
         if self.prevalence is not None:
             return self.prevalence, self.prevalence
         return share_interval(self._share, self._everyone.size_of(self.ranking.positive == 1))
@@ -191,13 +191,13 @@ class Uncertainty:
         return round(curve.true_positives[point]), round(curve.false_positives[point])
 
     def auc(self) -> Interval:
-        """Of the AUC."""
+        """Interval of the AUC."""
         label = np.empty(len(self.patient))
         label[self.ranking.order] = self.ranking.positive
         return auc_interval_by_patient(label, self.score, self.patient)
 
     def rates(self, point: int) -> dict[str, Interval | None]:
-        """Of what ``thresholds.rates_at`` returns, at a threshold that is fixed."""
+        """Intervals of what ``thresholds.rates_at`` returns, at a fixed threshold."""
         hits, alarms = self._counts(point)
         sensitivity, false_alarm = self._positives.interval(hits), self._negatives.interval(alarms)
         found: dict[str, Interval | None] = {
@@ -248,7 +248,7 @@ class Uncertainty:
     def _sum(
         value: float, positive: tuple[float, float, Interval], negative: tuple[float, Interval]
     ) -> Interval:
-        """Of ``share * rate + (1 - share) * other``."""
+        """Interval of ``share * rate + (1 - share) * other``."""
         share, rate, (low, high) = positive
         other, (other_low, other_high) = negative
         return joined(
@@ -261,7 +261,7 @@ class Uncertainty:
         )
 
     def sensitivity_at(self, specificity: float) -> Interval | None:
-        """Of the sensitivity at a specificity; the threshold is as uncertain as the negatives are.
+        """Interval of the sensitivity at a specificity, with the uncertainty of the threshold.
 
         Returns:
             None with fewer patients with negatives than ``patients_for_rate`` asks for.
@@ -281,7 +281,7 @@ class Uncertainty:
         )
 
     def specificity_at(self, sensitivity: float) -> Interval | None:
-        """Of the specificity at a sensitivity, as ``sensitivity_at``."""
+        """Interval of the specificity at a sensitivity, like ``sensitivity_at``."""
         curve = self._curve
         if self._positives.patients < patients_for_rate(sensitivity):
             return None
@@ -297,7 +297,7 @@ class Uncertainty:
         )
 
     def recall_rate_at(self, sensitivity: float) -> Interval | None:
-        """Of the share of units flagged at a sensitivity."""
+        """Interval of the share of units flagged at a sensitivity."""
         specificity = self.specificity_at(sensitivity)
         if specificity is None:
             return None
@@ -317,9 +317,9 @@ class Uncertainty:
         )
 
     def lift(self, limit: float) -> dict[str, Interval | None]:
-        """Of what ``thresholds.lift`` returns for one share of units flagged.
+        """Intervals of what ``thresholds.lift`` returns for one share of units flagged.
 
-        The threshold is a quantile of all units, and as uncertain as they are.
+        The threshold is a quantile of all units, with its own uncertainty.
         """
         curve, share = self._curve, self._share
         flagged = share * curve.sensitivity + (1.0 - share) * curve.false_positive_rate
@@ -358,7 +358,7 @@ class Uncertainty:
         return {"sensitivity": sensitivity, "ppv": ppv, "lift": lifted}
 
     def partial_auc(self, min_specificity: float) -> Interval:
-        """Of ``Curve.partial_auc``, as that of the mean sensitivity over those specificities.
+        """Interval of ``Curve.partial_auc``, as the mean sensitivity over those specificities.
 
         Source: Dodd and Pepe 2003 for the parts of the area.
         """
@@ -398,7 +398,7 @@ class Uncertainty:
         return standardised(low), standardised(high)
 
     def average_precision(self) -> Interval | None:
-        """Of the average precision, re-weighted if a prevalence is given.
+        """Interval of the average precision, re-weighted if a prevalence is given.
 
         Returns:
             None where it is 1, or where too few negatives score among the positives.
@@ -434,13 +434,13 @@ class Uncertainty:
         return self._negatives.patients * odds >= _NEGATIVES_AMONG_POSITIVES
 
     def brier(self) -> Interval | None:
-        """Of the mean squared error."""
+        """Interval of the mean squared error."""
         error = (self._falling - self.ranking.positive) ** 2
         value = float(error.mean())
         return log_limits(value, self._spread((error - value) / len(error)))
 
     def pf1(self) -> Interval | None:
-        """Of the probabilistic F1."""
+        """Interval of the probabilistic F1."""
         score, label = self._falling, self.ranking.positive
         total = float((score + label).sum())
         value = 2.0 * total_of_products(score, label) / total
@@ -448,7 +448,7 @@ class Uncertainty:
         return logit_limits(value, self._spread(influence))
 
     def expected_observed_ratio(self) -> Interval | None:
-        """Of the sum of the scores over the number of positives."""
+        """Interval of the sum of the scores over the number of positives."""
         observed, expected = self._curve.positives, float(self._falling.sum())
         if expected <= 0.0:
             return None
@@ -456,7 +456,7 @@ class Uncertainty:
         return count_ratio_limits(expected, observed, self._spread(away))
 
     def roc_band(self, rate: Floats, sensitivity: Floats) -> tuple[Floats, Floats]:
-        """Of the sensitivity at each false-positive rate of a grid, pointwise.
+        """Interval of the sensitivity at each false-positive rate of a grid, pointwise.
 
         Args:
             rate: (g,) false-positive rates.
@@ -477,7 +477,7 @@ class Uncertainty:
         return _known(low, high, 1.0 - rate, self._negatives.patients)
 
     def precision_band(self, recall: Floats, precision: Floats) -> tuple[Floats, Floats]:
-        """Of the precision at each recall of a grid, pointwise.
+        """Interval of the precision at each recall of a grid, pointwise.
 
         Args:
             recall: (g,) in (0, 1].
@@ -520,7 +520,7 @@ class Uncertainty:
         return _known(lower, upper, recall, self._positives.patients)
 
     def bins(self, counted: NDArray[np.int64]) -> tuple[Floats, Floats]:
-        """Of the share of positives in bins of units by falling score.
+        """Interval of the share of positives in bins of units by falling score.
 
         Args:
             counted: (bins,) units in each.

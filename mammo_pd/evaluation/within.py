@@ -1,7 +1,7 @@
 """The AUC within strata: units and their strata go in; what is left of the AUC comes out.
 
 A model may tell positives from negatives by the machine or the woman's age. A positive that is
-compared only with negatives of the same machine and age band has no help from either.
+compared only with negatives of the same machine and age band gains nothing from either.
 
 The folds of a cross-validation are strata, too: within them, scores of one model are compared.
 
@@ -26,7 +26,7 @@ from mammo_pd.evaluation.strata import values_of_units
 from mammo_pd.terms import Level
 from mammo_pd.wording import counted
 
-# What an AUC is made of, and what no two women share: neither makes strata.
+# An AUC is made of the former, and no two women share the latter: neither makes strata.
 OUTCOME = ("label", "score")
 IDENTITIES = ("image_id", "exam_id", "patient_id")
 # With one patient's negatives alone, chance decides whether her stratum is easy or hard.
@@ -40,8 +40,8 @@ def within_strata(
 
     Args:
         predictions: as ``check_predictions`` returns it.
-        columns: whose values together make a stratum; ages and tumour sizes are banded, what is not
-            known is a value of its own, and so are several values of a unit's images together.
+        columns: whose values together make a stratum; ages and tumour sizes are banded; an unknown
+            value is a value of its own, and so is a combination of values within a unit.
         aggregation: how the scores of a unit's images are aggregated.
 
     Returns:
@@ -64,11 +64,11 @@ def within_strata(
 
 
 def within_folds(predictions: pd.DataFrame, *, aggregation: Aggregation) -> list[Row]:
-    """The AUC of out-of-fold scores at every level, each fold for itself and then averaged.
+    """The AUC of out-of-fold scores at every level, each fold on its own and then averaged.
 
     Every fold is scored by a model of its own, on a scale of its own: where one model was stopped
     early, its scores lie close together. Pooled, a positive of one model is compared with negatives
-    of another, which costs AUC that none of the models lacks.
+    of another, which lowers the AUC though no single model is worse.
 
     Args:
         predictions: as ``check_predictions`` returns it.
@@ -193,13 +193,13 @@ def _estimate(
         # All pairs can be in order though a stratum of few pairs, or of much weight, is not easy.
         both = np.intersect1d(with_positives, with_negatives).size
         pairs.append(min(few, (few + many - both) // 2) * total // int(positive.sum()))
-    # So many patients with negatives, in one stratum, would know the AUC as well.
+    # This many patients with negatives, in one stratum, would give the same precision.
     return found.auc, auc_interval(found.auc, spread, positives, 1.0 / of_negatives, min(pairs))
 
 
 @dataclass(frozen=True)
 class Influence:
-    """How far each patient moves an AUC within strata.
+    """The influence of each patient on an AUC within strata.
 
     That of a positive is how far its placement lies from the AUC; that of a negative, how far its
     placement lies from its own stratum's AUC, which counts as much as the stratum has positives.
@@ -225,7 +225,7 @@ class Influence:
         patient: NDArray[np.intp],
         stratum: NDArray[np.intp],
     ) -> "Influence":
-        """Those on the AUC of one score.
+        """The influences on the AUC of one score.
 
         Args:
             label: (n,).
@@ -255,7 +255,7 @@ class Influence:
         return cls(auc, by_positives, by_negatives, corrected)
 
     def __sub__(self, other: "Influence") -> "Influence":
-        """Those on the difference of two scores of the same units."""
+        """The influences on the difference in AUC of two scores of the same units."""
         return Influence(
             self.auc - other.auc,
             self.positives - other.positives,
@@ -264,7 +264,7 @@ class Influence:
         )
 
     def variance(self, positives: int, patients: int) -> float:
-        """Of the AUC or the difference.
+        """The variance of the AUC or of the difference.
 
         Args:
             positives: number of patients with positives, at least 2.

@@ -1,4 +1,4 @@
-"""Where on the page each item of a reporting guideline is answered, or that it is not.
+"""Where on the page each item of a reporting guideline is answered, if it is.
 
 A page of results cannot answer what only authors know; it says so rather than leaving the item out.
 """
@@ -20,7 +20,7 @@ class Item:
         number: in the guideline.
         about: in a few words.
         section: of the page that answers it; None where none does.
-        where: what stands there, or why nothing does.
+        where: what is said there, or why nothing is.
     """
 
     number: str

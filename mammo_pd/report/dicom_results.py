@@ -1,6 +1,6 @@
-"""Results that a PACS takes: scores of one exam go in, a structured report and pictures come out.
+"""Results for a PACS: scores of one exam go in, a structured report and pictures come out.
 
-Both are instances of the exam's own study, so they hold what identifies the woman: they belong into
+Both are instances of the exam's own study, so they hold what identifies the woman: they belong in
 the owner-only folder, and to nobody but the archive that her images come from. Needs highdicom.
 
 Source: DICOM PS3.16 TID 1500 (Measurement Report), PS3.3 A.8.1 (Secondary Capture Image).
@@ -59,7 +59,7 @@ _MARGIN = 6
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a model says of a unit about one target.
+    """What a model says about one target in a unit.
 
     Attributes:
         target: name.
@@ -118,7 +118,7 @@ class ScoredExam:
 
 @dataclass(frozen=True)
 class ScoringModel:
-    """What made the scores.
+    """The model that made the scores.
 
     Attributes:
         name: timm's, with the input size.
@@ -132,7 +132,7 @@ class ScoringModel:
 
 
 def require_highdicom() -> None:
-    """Check that highdicom is there.
+    """Check that highdicom is installed.
 
     Raises:
         InputError: it is not installed.
@@ -243,7 +243,7 @@ def _is_whole(item: Dataset) -> bool:
 
 
 def _is_valid(element: DataElement) -> bool:
-    """Whether a value is one of its kind. Source: DICOM PS3.5 6.2, PS3.6 6."""
+    """Whether a value is valid for its kind. Source: DICOM PS3.5 6.2, PS3.6 6."""
     if element.is_empty:
         return True
     values = element.value if element.VM > 1 else [element.value]
@@ -262,7 +262,7 @@ def _is_valid(element: DataElement) -> bool:
 
 @contextmanager
 def _tolerant() -> Iterator[None]:
-    """Values that archives hold are copied, whatever their form; warnings would quote them."""
+    """Accept values that archives hold, whatever their form; pydicom's warnings quote them."""
     with warnings.catch_warnings(), config.disable_value_validation():
         warnings.simplefilter("ignore")
         yield

@@ -145,7 +145,7 @@ def evaluate_predictions(
         reader=reader,
         within=within,
     )
-    # In the order that the rows are evaluated in, so that they are in memory once.
+    # Sorted as they will be evaluated, so that memory holds only one copy.
     table = by_image(check_predictions(predictions))
     del predictions
     evaluated, of_validation, training_rows = select_rows(
@@ -247,7 +247,7 @@ def _judged(
     results.remarks[:0] = caveats
     if len(common) == len(cutoffs):
         return results
-    # Thresholds that differ between folds are no points of the pooled curve.
+    # Thresholds that differ between folds are not points of the pooled curve.
     return replace(results, operating_points=operating_points(units, cutoffs, prevalence))
 
 
@@ -266,7 +266,7 @@ def _completed(
 
 
 def _return_freed_memory() -> None:
-    """Give the system back what columns took that are gone; allocators keep it for later ones."""
+    """Return the memory of freed columns to the system, which allocators keep for later ones."""
     # The first holds text, the second is the C library's, which also serves NumPy.
     for pool in (pa.default_memory_pool(), pa.system_memory_pool()):
         pool.release_unused()
@@ -391,7 +391,7 @@ def _within_lines(rows: object) -> list[str]:
 
 
 def dated(context: ReportContext) -> ReportContext:
-    """The same, created now."""
+    """The same context, created now."""
     return replace(context, created=datetime.now().astimezone().isoformat(timespec="seconds"))
 
 
@@ -445,7 +445,7 @@ def _programme(
         ),
         lesions=lesions,
         decision_curve=decision_curve(units, prevalence=prevalence, reader=reader),
-        # Thresholds that differ between folds are no points of the pooled scores.
+        # Thresholds that differ between folds are not points of the pooled scores.
         sweep=sweep_thresholds(
             units, [cutoff.value for cutoff in cutoffs if cutoff.by_fold is None], prevalence
         ),

@@ -65,7 +65,7 @@ class SetSource:
     Attributes:
         name: for people.
         stem: what its folder in the report is named after.
-        read: gives the set; called once everything is locked, but of the development set.
+        read: returns the set; called after locking, except for the development set.
     """
 
     name: str
@@ -151,9 +151,9 @@ def evaluate_sources(
         patients = set(first.table["patient_id"])
         sets = []
         for number, source in enumerate((development, *others), start=1):
-            # Read only now: nothing of it can have moved what is locked.
+            # Read only now, so that it cannot have influenced what is locked.
             given = first if source is development else source.read()
-            # Of the development set only the rows that were not decided on are a test.
+            # Of the development set, only rows not used for locking are a test.
             tested = locked if source is not development or locked.part == Split.VAL else None
             inside = _folder_name(number, source.stem)
             metrics = evaluate_predictions(
@@ -250,7 +250,7 @@ def _recalibrated(units: Mapping[Level, pd.DataFrame], locked: Locked) -> dict[L
 
 
 def names_of(places: Sequence[Path], stems: Sequence[str]) -> list[str]:
-    """What each set is called: its own name, with its folder's or a number where two have one."""
+    """A name for each set: its own, with its folder's or a number where two are the same."""
     names: list[str] = []
     for number, (place, own) in enumerate(zip(places, stems, strict=True), start=1):
         name = own if own not in names else f"{place.parent.name}/{own}"
@@ -259,6 +259,6 @@ def names_of(places: Sequence[Path], stems: Sequence[str]) -> list[str]:
 
 
 def _folder_name(number: int, stem: str) -> str:
-    """Of letters, digits, dots and dashes."""
+    """A folder name of letters, digits, dots and dashes."""
     inside = re.sub(r"[^A-Za-z0-9.-]+", "-", stem).strip(".-")[:_MOST_OF_A_NAME]
     return f"{number}-{inside}" if inside else str(number)

@@ -1,7 +1,7 @@
 """The report's figures: results go in, plots as SVG and PNG come out.
 
 A figure is drawn once, in the light palette; the page replaces those colours with CSS variables, so
-that the inlined SVG follows the light or dark theme. matplotlib takes long to import and is loaded
+that the inlined SVG follows the light or dark theme. matplotlib is slow to import and is loaded
 when the first figure is drawn.
 """
 
@@ -497,7 +497,7 @@ def _forest_panel(
     measure: Measure,
     overall: Mapping[str, float],
 ) -> list[str]:
-    """Draw one measure, and return what is drawn in words."""
+    """Draw one measure, and return its description in words."""
     height, ticks, names, listed = 0.0, [], [], []
     key = measure.key
     for group in groups:

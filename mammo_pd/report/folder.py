@@ -199,7 +199,7 @@ def metrics_of(report: Report) -> dict[str, object]:
 
 
 def _programme(programme: Programme | None) -> dict[str, object] | None:
-    """What metrics.json holds of it; every threshold stands in thresholds.csv alone."""
+    """Its part of metrics.json; the full sweep of thresholds is in thresholds.csv alone."""
     if programme is None:
         return None
     return {

@@ -16,7 +16,7 @@ _LISTED = 8
 def clearest_errors(
     evaluated: pd.DataFrame, units: pd.DataFrame, cutoff: Cutoff | None
 ) -> list[Row]:
-    """All images of the exams that are decided wrongly and most clearly so.
+    """All images of the exams with the clearest wrong decisions.
 
     Args:
         evaluated: one row per image.
@@ -35,7 +35,7 @@ def clearest_errors(
     unit = units_of(of_image, HEADLINE)
     rows: list[Row] = []
     for kind, chosen in kinds.items():
-        # With thresholds of their own, folds are on scales of their own: by distance from it.
+        # Folds with their own thresholds have their own scales: rank by distance from it.
         clear = units["score"] if lowest is None else units["score"] - lowest
         order = (-clear if kind in ("false alarm", "high negative") else clear)[chosen]
         for place, index in enumerate(order.sort_values(kind="stable").index[:_LISTED], start=1):

@@ -59,7 +59,7 @@ def fixed(value: Scalar, digits: int = 3, sign: str = "") -> str:
 
 
 def in_100(share: Scalar) -> str:
-    """A share as times in 100: ``81``; only 1 is 100 and only 0 is 0, so 0.9996 is ``99.96``."""
+    """A share as a count in 100: ``81``; only 1 is 100 and only 0 is 0, so 0.9996 is ``99.96``."""
     return NONE if share is None else f"{(Decimal(fixed(share, 2)) * 100).normalize():f}"
 
 
@@ -74,7 +74,7 @@ def significance(p: Scalar) -> str:
 
 
 def women(value: Scalar) -> str:
-    """Women per 1,000, with the digits that such a number bears: ``105``, ``5.1``, ``0.87``."""
+    """Women per 1,000, with the digits such a number supports: ``105``, ``5.1``, ``0.87``."""
     if value is None:
         return NONE
     number = float(value)

@@ -14,7 +14,7 @@ from mammo_pd.terms import Level, Split
 def with_participants(
     context: ReportContext, table: pd.DataFrame, evaluated: pd.DataFrame, chosen_on: pd.DataFrame
 ) -> ReportContext:
-    """The flow and the characteristics of the rows given, where nobody told more of them."""
+    """The context with the flow and characteristics of the rows, where it has none of its own."""
     whole = table
     if len(chosen_on) and not chosen_on["image_id"].isin(table["image_id"]).all():
         whole = pd.concat([table, chosen_on]).drop_duplicates("image_id", ignore_index=True)

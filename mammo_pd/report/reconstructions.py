@@ -31,7 +31,7 @@ class ReconstructionRow:
 def reconstructions_page(
     rows: Sequence[ReconstructionRow], *, run_id: str, model: str, made_with: str, phantom: bool
 ) -> str:
-    """A page that fetches nothing.
+    """A self-contained page.
 
     Args:
         rows: of the images.

@@ -264,7 +264,7 @@ def _cases(errors: Sequence[Row]) -> dict[str, list[list[Row]]]:
             of_kind.append([row])
     for of_kind in cases.values():
         for images in of_kind:
-            # As they hang in front of a reader: both CC, then both MLO, the right breast first.
+            # In hanging order: both CC, then both MLO, the right breast first.
             images.sort(key=lambda row: (str(row["view"]), str(row["laterality"] or "") != "R"))
     return cases
 
@@ -340,7 +340,7 @@ def _svg(figure: Figure) -> Markup:
 
 
 def _breakable(name: object) -> Markup:
-    """A name that a narrow column may break where its words end."""
+    """A name that a narrow column may break after each of its words."""
     return Markup(re.sub(r"(?<=[_/.-])(?=\w)", "<wbr>", str(escape(name))))
 
 
