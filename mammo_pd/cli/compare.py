@@ -1,6 +1,7 @@
 """``mammo-pd compare``: the predictions of several models to their paired differences."""
 
 import shlex
+from collections.abc import Sequence
 from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -38,7 +39,7 @@ def compare(
         mammo-pd compare runs/KEEP1 runs/KEEP25 --margin 0.02
 
     Args:
-        models: Two or more evaluated runs, or CSV files of predictions.
+        models: Two or more evaluated runs, cross-validations, or CSV files of predictions.
         out: Where to write the report.
         intersect: If the sets of images differ, compare on those they have in common.
         aggregation: How image scores are combined for a breast, exam or patient.
@@ -48,7 +49,9 @@ def compare(
         runs: The folder of runs.
     """
     if len(models) < 2:
-        raise InputError("name two or more runs, or files of predictions, to compare.")
+        raise InputError(
+            "name two or more runs, cross-validations or files of predictions to compare."
+        )
     check_output_folder("--out", out)
     tell_of_resamples(resamples)
     files = [_predictions_of(model, runs) for model in models]
@@ -57,13 +60,9 @@ def compare(
     from mammo_pd.report.evaluate import compare_predictions, difference_table
 
     tables: dict[str, pd.DataFrame] = {}
-    names = [model.name if model.is_dir() else model.stem for model in models]
-    for model, name, file in zip(models, names, files, strict=True):
-        # Models of one name are told apart by their folders' names, and by their order where these
-        # are alike, too: the paths of this machine stay on it.
-        told = f"{model.absolute().parent.name}/{name}" if names.count(name) > 1 else name
-        numbered = (f"{told} ({number})" for number in count(2))
-        tables[next(name for name in chain([told], numbered) if name not in tables)] = (
+    for name, file in zip(_names(models), files, strict=True):
+        numbered = (f"{name} ({number})" for number in count(2))
+        tables[next(name for name in chain([name], numbered) if name not in tables)] = (
             read_predictions(file)
         )
     metrics = compare_predictions(
@@ -77,19 +76,48 @@ def compare(
     print(difference_table(metrics))
     print(f"\nwrote {out}: index.html, metrics.json")
     print(f"look at: {shlex.quote(str(out / 'index.html'))}")
-    first = shlex.quote(str(files[0].parent if models[0] != files[0] else files[0]))
-    if models[0] == files[0]:
-        print(f"next: mammo-pd evaluate --predictions {first}")
+    run = files[0].parent
+    if models[0] != files[0] and (run / "run.json").is_file():
+        print(f"next: mammo-pd predict {shlex.quote(str(run))} DICOM_DIR")
     else:
-        print(f"next: mammo-pd predict {first} DICOM_DIR")
+        print(f"next: mammo-pd evaluate --predictions {shlex.quote(str(files[0]))}")
+
+
+def _names(models: Sequence[Path]) -> list[str]:
+    """What each model is called.
+
+    Models of one name are told apart by the names of up to two folders above them, and by their
+    order where these are alike, too: the paths of this machine stay on it.
+    """
+    tails = [
+        (model.absolute() if model.is_dir() else model.absolute().with_suffix("")).parts[-3:]
+        for model in models
+    ]
+    names = []
+    for tail in tails:
+        alike = [other for other in tails if other[-1] == tail[-1] and other != tail]
+        alike_here = tails.count(tail) > 1
+        depth = 2 if alike_here else 1
+        while depth < len(tail) and any(other[-depth:] == tail[-depth:] for other in alike):
+            depth += 1
+        names.append("/".join(tail[-depth:]))
+    return names
 
 
 def _predictions_of(model: Path, runs: Path) -> Path:
-    """The file of a run's predictions, or the one that was named."""
+    """The predictions of a run or a cross-validation, or the file that was named."""
     if not model.exists():
         if not (runs / model).is_dir():
             raise InputError(f"there is no run or file of predictions {model}.")
         model = runs / model
+    if (model / "cv.json").is_file():
+        file = model / "report" / "predictions.csv"
+        if not file.is_file():
+            raise InputError(
+                f"{model} has no predictions yet: the cross-validation did not finish; continue it "
+                "with the mammo-pd cv command that started it."
+            )
+        return file
     file = model / "predictions.csv" if model.is_dir() else model
     if not file.is_file():
         raise InputError(

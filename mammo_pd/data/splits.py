@@ -10,6 +10,7 @@ docs/log.md), and splits already made, by which runs are compared, would change.
 
 import hashlib
 import json
+import shlex
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +74,7 @@ class SplitTable:
         if fold is None or not 0 <= fold < self.folds:
             raise InputError(
                 f"the split {self.name} has folds 0 to {self.folds - 1}; choose the one to test on "
-                f"with --fold (got {fold})."
+                "with --fold" + ("." if fold is None else f" (got {fold}).")
             )
         numbers = self.table["fold"]
         parts = pd.Series(str(Split.TRAIN), index=numbers.index, name="split")
@@ -268,7 +269,7 @@ def read_folds(folder: Path, name: str) -> SplitTable:
             return split
     raise InputError(
         f"there is no split {name!r} with folds in {folder}; name one with --split, or make one "
-        "with: mammo-pd split --folds 5 --name five"
+        f"with: {_split_command(folder)} --folds 5 --name five"
     )
 
 
@@ -312,6 +313,11 @@ def remove_from_split(folder: Path, name: str, image_ids: Collection[str]) -> Sp
     return smaller
 
 
+def _split_command(folder: Path) -> str:
+    """The command that makes a split beside the others in ``folder``, to complete with a name."""
+    return f"mammo-pd split --store {shlex.quote(str(folder.parent))}"
+
+
 def _read(folder: Path, name: str) -> tuple[SplitTable, dict[str, Any]]:
     """The split as its table is, and what its JSON file says."""
     path = folder / f"{name}.csv"
@@ -321,7 +327,7 @@ def _read(folder: Path, name: str) -> tuple[SplitTable, dict[str, Any]]:
         raise InputError(
             f"there is no split {name!r} in {folder}"
             + (f" (there are: {', '.join(made)})" if made else "")
-            + f"; make it with: mammo-pd split --name {name}"
+            + f"; make it with: {_split_command(folder)} --name {name}"
         )
     try:
         table = pd.read_csv(path, dtype=dict.fromkeys(_TEXT_COLUMNS, "string"))
@@ -330,8 +336,8 @@ def _read(folder: Path, name: str) -> tuple[SplitTable, dict[str, Any]]:
             raise TypeError("its hash is not text")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"the split {path} cannot be read ({cause_of(error)}); make a new one: mammo-pd split "
-            "--name NEW"
+            f"the split {path} cannot be read ({cause_of(error)}); make a new one: "
+            f"{_split_command(folder)} --name NEW"
         ) from error
     missing = {"image_id", "patient_id"} - set(table.columns)
     if missing or not {"split", "fold"} & set(table.columns):
@@ -341,7 +347,7 @@ def _read(folder: Path, name: str) -> tuple[SplitTable, dict[str, Any]]:
     if table.isna().to_numpy().any():
         raise InputError(
             f"{path} has rows without an image_id, a patient_id or a side: it was truncated or "
-            "edited; restore it, or make a new one: mammo-pd split --name NEW"
+            f"edited; restore it, or make a new one: {_split_command(folder)} --name NEW"
         )
     table = table.sort_values("image_id", ignore_index=True)
     return SplitTable(name, table, _hash(table)), made_with
@@ -350,7 +356,8 @@ def _read(folder: Path, name: str) -> tuple[SplitTable, dict[str, Any]]:
 def _edited(folder: Path, split: SplitTable, made_with: dict[str, Any]) -> InputError:
     return InputError(
         f"{folder / split.name}.csv was changed after it was made (hash {split.hash[:12]}, was "
-        f"{made_with['hash'][:12]}); restore it, or make a new one: mammo-pd split --name NEW"
+        f"{made_with['hash'][:12]}); restore it, or make a new one: "
+        f"{_split_command(folder)} --name NEW"
     )
 
 
@@ -414,8 +421,11 @@ def _refuse_too_few(
     for label, word in (("1", "positive"), ("0", "negative")):
         found = int(counts.get(label, 0))
         if found < least:
+            have = "no patient is"
+            if found:
+                have = f"only {counted(found, 'patient is', 'patients are')}"
             raise InputError(
-                f"only {counted(found, 'patient is', 'patients are')} {word}, and at least {least} "
+                f"{have} {word}, and at least {least} "
                 f"are needed for one in train, val and test {parts}{why}; check the label table "
                 "and its label column (--labels, --label-column, --positive), or add patients."
             )

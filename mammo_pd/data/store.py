@@ -97,11 +97,22 @@ def open_store(root: Path) -> StorePaths:
     """
     paths = StorePaths(root)
     if not paths.info.is_file():
+        if _is_foreign(root):
+            # preprocess would refuse to write there, too.
+            raise InputError(
+                f"{root} is not a mammo-pd store; name one with --store or the environment "
+                "variable MAMMO_PD_STORE, or make one with: mammo-pd preprocess DICOM_DIR --out NEW"
+            )
         raise InputError(
             f"there is no store at {root}; make it with: mammo-pd preprocess DICOM_DIR --out {root}"
             " (or name another with --store or the environment variable MAMMO_PD_STORE)"
         )
     return paths
+
+
+def _is_foreign(root: Path) -> bool:
+    """Whether something is at ``root`` that is neither a store nor an empty folder."""
+    return root.exists() and (not root.is_dir() or any(root.iterdir()))
 
 
 def read_store_info(paths: StorePaths) -> dict[str, Any]:
@@ -161,7 +172,7 @@ def create_or_match(root: Path, settings: Mapping[str, Any]) -> StorePaths:
                 "the same ones, or another --out."
             )
         return paths
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+    if _is_foreign(root):
         raise InputError(
             f"{root} exists and is not a mammo-pd store; name a new or empty folder with --out."
         )

@@ -1,6 +1,7 @@
 """Score the validation and test images of a run with its checkpoint, on all patches."""
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -102,6 +103,12 @@ def predict(
     labels = labels_hash(cohort, objective)
     run.refuse_scoring_on(cohort, labels, accept_other_split=accept_other_split)
     if run.info.finished is None:
+        if not run.best.is_file():
+            raise InputError(
+                f"the run {run.info.run_id} stopped before its first checkpoint, so there are no "
+                f"weights to score; continue it with: mammo-pd train --resume "
+                f"{shlex.quote(str(run.path))}"
+            )
         say(
             f"warning: the run {run.info.run_id} did not finish training; scoring the weights "
             "learnt so far"
@@ -201,11 +208,11 @@ def score_images(
         _write_predictions(file, table, made_of)
         tested = int((table["split"] == Split.TEST).sum())
         if say is not None:
-            reported = ", which the report is of," if objective.target_columns else ""
+            reported = " for the report" if objective.target_columns else ""
             say(
                 f"scored {counted(tested, 'test image')}{reported} and "
-                f"{len(table) - tested} of validation, on all {backbone.num_tokens} patches with "
-                f"the weights of epoch {epoch}"
+                f"{counted(len(table) - tested, 'validation image')}, on all "
+                f"{backbone.num_tokens} patches with the weights of epoch {epoch}"
             )
     return Scored(
         file=file,

@@ -16,7 +16,9 @@ from mammo_pd.evaluation.thresholds import choose_thresholds
 # In the order in which they are run: the first that imports something heavy is named.
 REFUSED = [
     (["train", "--store", "NOWHERE"], "there is no store at NOWHERE"),
-    (["train", "--store", "STORE", "--split", "none"], "there is no split 'none'"),
+    (["train", "--store", "STORE", "--split", "none"], "split --store STORE --name none"),
+    (["train", "--store", "FILE"], "FILE is not a mammo-pd store"),
+    (["train", "--store", "CV"], "CV is not a mammo-pd store"),
     (["train", "--store", "STORE", "--split", "parts", "--fold", "1"], "has no folds"),
     (["train", "--store", "STORE", "--weights", "none.safetensors"], "does not exist"),
     (["train", "--store", "STORE", "--split", "parts", "--weights", ""], "'' does not exist"),
@@ -31,7 +33,7 @@ REFUSED = [
     (["train", "--resume", "NOWHERE"], "NOWHERE is not a run"),
     (["pretrain", "--store", "NOWHERE"], "there is no store at NOWHERE"),
     (["cv", "--store", "NOWHERE"], "there is no store at NOWHERE"),
-    (["cv", "--store", "STORE", "--split", "parts"], "with folds"),
+    (["cv", "--store", "STORE", "--split", "parts"], "split --store STORE --folds 5"),
     (["cv", "--store", "STORE", "--seeds", "none"], "--seeds none is not understood"),
     (["evaluate", "NOWHERE"], "NOWHERE is not a run"),
     (["evaluate", "CV"], "CV is a cross-validation; name one of its runs"),

@@ -83,3 +83,34 @@ def test_models_of_one_name_are_told_apart(
     assert "Comparison of one/predictions and two/predictions" in page
     assert str(tmp_path) not in page
     assert next_command(capsys) == f"mammo-pd evaluate --predictions {files[0]}"
+
+
+@pytest.mark.usefixtures("blank_figures")
+def test_cross_validations_are_compared_by_their_folders(
+    predictions: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Or by their files, which all have one name in folders of one name."""
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:
+        (folder / "report").mkdir(parents=True)
+        (folder / "cv.json").write_text("{}")
+    out = ["--out", str(tmp_path / "out")]
+    assert main(["compare", *map(str, folders), *out]) == 2
+    assert "one has no predictions yet: the cross-validation did not finish" in (
+        capsys.readouterr().err
+    )
+    files = [folder / "report" / "predictions.csv" for folder in folders]
+    folds = predictions["patient_id"].factorize()[0] % 2
+    for file in files:
+        predictions.assign(fold=folds).to_csv(file, index=False)
+    page = tmp_path / "out" / "index.html"
+    assert main(["compare", *map(str, folders), *out]) == 0
+    assert "Comparison of one and two" in page.read_text()
+    # The table says what it shows, and has no column of a test that knows no folds.
+    assert "AUC within folds of one minus that of two" in page.read_text()
+    assert "DeLong" not in page.read_text()
+    assert next_command(capsys) == f"mammo-pd evaluate --predictions {files[0]}"
+    assert main(["compare", *map(str, files), *out]) == 0
+    named = "Comparison of one/report/predictions and two/report/predictions"
+    assert named in page.read_text()
+    assert str(tmp_path) not in page.read_text()

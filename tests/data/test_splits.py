@@ -318,7 +318,7 @@ def test_edited_split_is_refused(tmp_path: Path) -> None:
 
 def test_missing_split_names_those_there_are(tmp_path: Path) -> None:
     write_split(make_split(manifest_of(30), name="five"), tmp_path, {})
-    with pytest.raises(InputError, match=r"there are: five.*mammo-pd split --name other"):
+    with pytest.raises(InputError, match=r"there are: five.*split --store \S+ --name other"):
         read_split(tmp_path, "other")
 
 

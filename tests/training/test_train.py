@@ -222,6 +222,12 @@ def test_resumed_run_equals_an_unbroken_one(
     said: list[str] = []
     predict(broken, say=said.append)
     assert any("did not finish training" in line for line in said)
+    with killed_at_step(1, monkeypatch):
+        quiet(phantom_store, tmp_path / "begun", config)
+    begun = RunFolder.latest(tmp_path / "begun")
+    # Not announced as scored and then refused.
+    with pytest.raises(InputError, match=f"continue it with: mammo-pd train --resume {begun.path}"):
+        predict(begun, say=lambda line: pytest.fail(line))
     again = resumed(broken.path)
     assert again == broken.path
     for name in ("best.safetensors", "last.safetensors"):
