@@ -100,7 +100,7 @@ def _files(found: "Survey") -> "CountTable":
     rows: list[tuple[str | int, ...]] = [
         ("image files", found.files),
         ("of these, preprocess would decode", found.usable),
-        *((f"passed over: {reason}", count) for reason, count in found.passed_over.items()),
+        *((f"skipped: {reason}", count) for reason, count in found.passed_over.items()),
     ]
     if found.closed_folders:
         rows.append(("folders that could not be listed", found.closed_folders))
@@ -133,7 +133,9 @@ def _machines(found: "Survey") -> "CountTable":
     from mammo_pd.report.inspection import CountTable
 
     ordered = sorted(found.machines.items(), key=lambda entry: (-entry[1], str(entry[0])))
-    rows = [(maker or "not told", model or "not told", count) for (maker, model), count in ordered]
+    rows = [
+        (maker or "not stated", model or "not stated", count) for (maker, model), count in ordered
+    ]
     return CountTable(
         "Machines",
         ("manufacturer", "model", "files"),

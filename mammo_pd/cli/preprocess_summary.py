@@ -37,7 +37,7 @@ def _counts(summary: "PreprocessSummary", has_table: bool) -> Iterator[str]:
         yield line + (f"   such as {summary.details[reason]}" if reason else "")
     if summary.passed_over:
         counts = sorted(summary.passed_over.items(), key=lambda item: -item[1])
-        yield "passed over: " + "; ".join(f"{count} {reason}" for reason, count in counts)
+        yield "skipped: " + "; ".join(f"{count} {reason}" for reason, count in counts)
     if summary.repeated_folders:
         yield (
             f"{counted(summary.repeated_folders, 'link')} not followed: they lead to folders "

@@ -59,9 +59,9 @@ _JUDGED = ("score", "recalibrated", "threshold", "flagged")
 # Files that give no image are committed at the latest after so many.
 _FILES_AT_ONCE = 64
 _KINDS = {
-    "machine": "machines",
-    "presentation_intent": "presentation intents",
-    "voi": "kinds of grey scale",
+    "machine": "came from machines",
+    "presentation_intent": "had presentation intents",
+    "voi": "had kinds of grey scale",
 }
 
 
@@ -358,7 +358,7 @@ def _warnings(
         if counts:
             told = ", ".join(f"{value}: {count}" for value, count in counts.most_common())
             found.append(
-                f"{counts.total()} of {counted(images, 'image')} came from {_KINDS[kind]} that the "
+                f"{counts.total()} of {counted(images, 'image')} {_KINDS[kind]} that the "
                 f"model was not trained on, or that are unknown ({told}); how well it scores them "
                 "is not known (column unseen)"
             )

@@ -205,7 +205,7 @@ def _chosen_on(report: Report) -> str:
     if report.computation.cross_fitted:
         return "the out-of-fold scores of the other folds"
     if report.computation.by_fold:
-        return "the validation images of each fold, scored by the model that it tests"
+        return "each fold's own validation images as scored by that fold's model"
     return f"{plain(report.computation.thresholds_from)} validation images of other patients"
 
 

@@ -260,7 +260,7 @@ def test_each_fold_is_judged_by_the_threshold_of_its_own_model(predictions, tmp_
         },
     )
     assert again == metrics
-    assert "scored by the model that it tests" in (tmp_path / "index.html").read_text()
+    assert "as scored by that fold&#39;s model" in (tmp_path / "index.html").read_text()
 
 
 def test_validation_of_other_folds_or_of_tested_women_is_refused(predictions, tmp_path):
