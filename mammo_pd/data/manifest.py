@@ -1,5 +1,6 @@
 """The manifest, one row per image found: its columns, reader and writer."""
 
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -120,8 +121,10 @@ def read_manifest(path: Path, *, status: Status | None = Status.OK) -> pd.DataFr
         InputError: the file does not exist, is not Parquet, or lacks a column.
     """
     if not path.is_file():
+        store = shlex.quote(str(path.parent))
         raise InputError(
-            f"there is no manifest at {path}; make the store with: mammo-pd preprocess DICOM_DIR"
+            f"there is no manifest at {path}: preprocess did not finish, or the file was deleted; "
+            f"run it again, with the options it had: mammo-pd preprocess DICOM_DIR --out {store}"
         )
     try:
         table = pq.read_table(

@@ -557,16 +557,17 @@ class Uncertainty:
                 said.append(
                     f"No interval of the {figure} at a {fixed} of {asked} %: the threshold that "
                     f"has it may lie beyond the scores of all {units.patients:,} patients with "
-                    f"{sign}. It takes {needed}."
+                    f"{sign}. At least {needed} are needed."
                 )
         if self.prevalence is not None and not self._enough_negatives():
             odds = self._share / (1.0 - self._share)
             said.append(
                 "No interval of the average precision re-weighted to a prevalence of "
-                f"{self._share:.3g}: at so low a prevalence it depends on how many of very many "
-                f"negatives score as high as positives do, and {self._negatives.patients:,} "
-                "patients with negatives do not show it; the value is likely too high. It takes "
-                f"{int(np.ceil(_NEGATIVES_AMONG_POSITIVES / odds)):,}."
+                f"{self._share:.3g}: at so low a prevalence it depends on the rare "
+                "negatives that score as high as positives, and "
+                f"{self._negatives.patients:,} patients with negatives are too few to show them; "
+                "the value is likely too high. At least "
+                f"{int(np.ceil(_NEGATIVES_AMONG_POSITIVES / odds)):,} are needed."
             )
         return said
 

@@ -236,7 +236,7 @@ def test_a_specificity_without_interval_is_a_sentence():
             assert one.metrics[f"sensitivity_at_specificity_{rate}_ci_low"] is not None
         missing = [remark for remark in one.remarks if "No interval of the specificity" in remark]
         assert f"all {positives} patients with positives" in missing[0]
-        assert missing[0].endswith("72.")
+        assert missing[0].endswith("72 are needed.")
 
 
 def test_an_average_precision_that_few_negatives_make_has_no_interval():
@@ -244,7 +244,7 @@ def test_an_average_precision_that_few_negatives_make_has_no_interval():
     rare = assessed(units, prevalence=0.006)
     assert rare.metrics["average_precision_at_prevalence_ci_low"] is None
     assert any("re-weighted to a prevalence of 0.006" in remark for remark in rare.remarks)
-    assert any("It takes 829." in remark for remark in rare.remarks)
+    assert any("At least 829 are needed." in remark for remark in rare.remarks)
     common = assessed(units, prevalence=0.1)
     assert common.metrics["average_precision_at_prevalence_ci_low"] is not None
 
