@@ -338,7 +338,7 @@ def test_split_without_folds_and_other_folders_are_refused(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(typed(store, tmp_path / "cv", "--split", "none")) == 2
-    assert "mammo-pd split --folds 5" in capsys.readouterr().err
+    assert f"mammo-pd split --store {store} --folds 5" in capsys.readouterr().err
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").touch()
     assert main(typed(store, tmp_path / "mine")) == 2

@@ -246,7 +246,7 @@ def test_run_killed_before_its_first_step_is_resumed_from_the_start(
     with killed_at_step(0, monkeypatch):
         quiet(phantom_store, tmp_path, load_config(run / "config.yaml"))
     broken = RunFolder.latest(tmp_path).path
-    with pytest.raises(InputError, match="there is no checkpoint"):
+    with pytest.raises(InputError, match="stopped before its first checkpoint"):
         scored_of(broken)
     again = resumed(broken)
     expected = load_file(run / "last.safetensors")
