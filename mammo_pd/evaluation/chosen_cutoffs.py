@@ -138,7 +138,7 @@ def _validated(
 def _units_by_fold(
     validation: Mapping[str, pd.DataFrame], fold_of: "pd.Series[str]", aggregation: Aggregation
 ) -> dict[Level, dict[str, pd.DataFrame]]:
-    """The units to choose thresholds on, by level and fold; none where one has one class only.
+    """The units to choose thresholds on, by level and fold; none if one lacks a class.
 
     Raises:
         InputError: other folds than are tested, or a patient both validates and is tested by one
@@ -150,6 +150,9 @@ def _units_by_fold(
             f"The validation rows are of the folds {', '.join(sorted(validation))}, and the "
             f"predictions of {', '.join(folds)}: give both of every fold."
         )
+    # A rare target may be unknown of every image that validates a fold.
+    if any(table["label"].isna().all() for table in validation.values()):
+        return {}
     units: dict[Level, dict[str, pd.DataFrame]] = {level: {} for level in Level}
     for name, table in validation.items():
         checked = check_predictions(table, source=f"the validation rows of fold {name}")

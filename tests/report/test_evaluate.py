@@ -276,10 +276,17 @@ def test_validation_of_other_folds_or_of_tested_women_is_refused(predictions, tm
         evaluated(tested, tmp_path, validation_by_fold=validation)
 
 
+@pytest.mark.parametrize("lacking", ["a class", "labels", "rows"])
 @pytest.mark.usefixtures("no_drawing")
-def test_without_both_classes_the_other_folds_choose(predictions, tmp_path):
+def test_without_both_classes_the_other_folds_choose(predictions, tmp_path, lacking):
+    """A rare target may be unknown of all validation images of a fold; training took hours."""
     tested, validation = in_folds(predictions)
-    validation["0"] = validation["0"].assign(label=0)
+    own = validation["0"]
+    validation["0"] = {
+        "a class": own.assign(label=0),
+        "labels": own.assign(label=np.nan),
+        "rows": own[:0],
+    }[lacking]
     metrics = evaluated(tested, tmp_path, validation_by_fold=validation)
     assert metrics["computation"]["cross_fitted"] is True
     assert metrics["computation"]["by_fold"] is False
