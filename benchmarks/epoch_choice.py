@@ -13,7 +13,7 @@ more than that: its error is too small.
 
 ``--less`` compares seed 0 of one recipe with a cell of `resolution_vs_keep.py`
 (predictions.parquet) on the same images: pooled over the folds, within them, and of the folds that
-were unlearnt or not. Intervals: percentiles over 2,000 resamples of the women.
+were unlearnt or not, as `mammo-pd compare` does.
 """
 
 import argparse
@@ -24,11 +24,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mammo_pd.evaluation.compare import compare, on_the_same_images
+from mammo_pd.evaluation.levels import Aggregation
+from mammo_pd.evaluation.predictions import check_predictions
 from mammo_pd.evaluation.roc import auc
+from mammo_pd.terms import Level
 
 # As `mammo_pd.training.loop` has it.
 _STANDSTILL = 0.98
-_RESAMPLES = 2000
+_KEPT = ["image_id", "patient_id", "exam_id", "laterality", "label", "score", "fold"]
 
 
 def read_runs(folders: list[Path], recipes: list[str] | None) -> pd.DataFrame:
@@ -78,51 +82,30 @@ def change_where_unlearnt(runs: pd.DataFrame, column: str) -> tuple[float, float
     return float(found[-1]), float(np.sqrt(variance * np.linalg.inv(known.T @ known)[-1, -1]))
 
 
-def within_folds(table: pd.DataFrame, score: str) -> float:
-    """AUC over the pairs of one fold, all folds' together."""
-    value = pairs = 0.0
-    for _, fold in table.groupby("fold"):
-        positives = int((fold["label"] == 1).sum())
-        number = positives * (len(fold) - positives)
-        if number:
-            value += number * float(auc(fold["label"], fold[score]))
-            pairs += number
-    return value / pairs
-
-
 def differences(own: pd.DataFrame, other: pd.DataFrame, unlearnt: set[int]) -> list[list[str]]:
     """Rows of the table that ``--less`` prints."""
-    both = own.merge(other[["image_id", "score"]], on="image_id", suffixes=("", "_other"))
-    measures = {
-        "all folds pooled": (lambda t, s: float(auc(t["label"], t[s])), set(both["fold"])),
-        "within folds": (within_folds, set(both["fold"])),
-        "within the others": (within_folds, set(both["fold"]) - unlearnt),
-        "within unlearnt folds": (within_folds, unlearnt),
-    }
-    women = both.groupby("patient_id").indices
-    names = list(women)
-    rng = np.random.default_rng(0)
-    drawn = [
-        both.iloc[
-            np.concatenate([women[names[n]] for n in rng.integers(0, len(names), len(names))])
-        ]
-        for _ in range(_RESAMPLES)
-    ]
-    rows = []
-    for name, (measure, folds) in measures.items():
-        if not folds:
-            continue
-
-        def less(table: pd.DataFrame, measure: Any = measure, folds: Any = folds) -> list[float]:
-            some = table[table["fold"].isin(folds)]
-            return [measure(some, "score"), measure(some, "score_other")]
-
-        first, second = less(both)
-        resampled = [a - b for a, b in map(less, drawn)]
-        low, high = np.quantile(resampled, [0.025, 0.975])
-        values = f"{first:.3f}", f"{second:.3f}", f"{first - second:+.3f} [{low:+.3f}, {high:+.3f}]"
-        rows.append([f"{name} ({', '.join(map(str, sorted(folds)))})", *values])
+    aligned, _ = on_the_same_images({"own": own, "other": other}, intersect=True)
+    every = set(aligned["own"]["fold"])
+    subsets = {"within folds": every, "within the others": every - unlearnt}
+    subsets["within unlearnt folds"] = unlearnt
+    pooled = {name: table.drop(columns="fold") for name, table in aligned.items()}
+    rows = [_compared("all folds pooled", pooled, every)]
+    for name, folds in subsets.items():
+        if folds:
+            # One fold alone is compared as it is.
+            some = {key: table[table["fold"].isin(folds)] for key, table in aligned.items()}
+            rows.append(_compared(name, some, folds))
     return rows
+
+
+def _compared(name: str, tables: dict[str, pd.DataFrame], folds: set[int]) -> list[str]:
+    alone, paired = compare(tables, aggregation=Aggregation.MEAN)
+    own, other = (row["auc"] for row in alone if row["level"] == Level.IMAGE)
+    row = next(row for row in paired if row["level"] == Level.IMAGE)
+    low, high = row["difference_ci_low"], row["difference_ci_high"]
+    interval = "" if low is None else f" [{low:+.3f}, {high:+.3f}]"
+    told = f"{name} ({', '.join(map(str, sorted(folds)))})"
+    return [told, f"{own:.3f}", f"{other:.3f}", f"{row['difference']:+.3f}{interval}"]
 
 
 def _markdown(rows: list[list[str]]) -> str:
@@ -160,7 +143,9 @@ def main() -> None:
     cell = pd.read_parquet(given.less).query("name == @given.cell and seed == 0")
     unlearnt = set(mine.loc[mine["unlearnt"], "fold"])
     head = ["AUC per image", given.recipe, given.cell, "difference"]
-    print("\n" + _markdown([head, *differences(own, cell[cell["split"] == "test"], unlearnt)]))
+    known = cell[(cell["split"] == "test") & cell["label"].notna()]
+    one, other = (check_predictions(table[_KEPT]) for table in (own, known))
+    print("\n" + _markdown([head, *differences(one, other, unlearnt)]))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mammo_pd.evaluation.predictions import check_predictions
+
 
 def test_choices_before_anything_was_learnt_are_found_and_weighed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -34,7 +36,17 @@ def test_choices_before_anything_was_learnt_are_found_and_weighed(
     assert runs["unlearnt"].tolist() == [False, True]
     assert runs["test AUC within the fold"].tolist() == [1.0, 0.5]
     each = [pd.read_csv(tmp_path / f"a.{fold}.0.csv").assign(fold=fold) for fold in curves]
-    assert script.within_folds(pd.concat(each), "score") == pytest.approx(0.75)
+    table = pd.concat(each, ignore_index=True)
+    names = table.index.astype(str)
+    named = table.assign(image_id=names, patient_id=names, score=table["score"] / 2)
+    own = check_predictions(named)
+    rows = script.differences(own, own.assign(score=1 - own["score"]), {1})
+    assert [row[:3] for row in rows[1:]] == [
+        ["within folds (0, 1)", "0.750", "0.250"],
+        ["within the others (0)", "1.000", "0.000"],
+        ["within unlearnt folds (1)", "0.500", "0.500"],
+    ]
+    assert rows[0][1] != "0.750"  # pooled
     # Two folds, each with a run of either kind, .2 apart.
     some = pd.DataFrame({"fold": [0, 0, 1, 1], "unlearnt": [False, True] * 2})
     some["auc"] = np.array([0.7, 0.5, 0.9, 0.7])
