@@ -154,18 +154,23 @@ def test_a_target_is_not_compared_within_its_own_column(
     assert happened == []
 
 
-@pytest.mark.slow
-def test_targets_are_reported_on_within_one_anothers_columns(
-    phantom_store: Path, tmp_path: Path
-) -> None:
+def trained_on_six_targets(store: Path, folder: Path) -> RunFolder:
     vendors = ",".join(f"Phantom vendor {letter}" for letter in "ABCDEF")
     config = small(
         training__epochs=1,
         training__objective="findings",
         training__targets=(f"vendor:{vendors}", "label"),
     )
-    trained = train(phantom_store, tmp_path / "runs", config, say=lambda _: None)
+    trained = train(store, folder, config, say=lambda _: None)
     assert trained is not None
+    return trained
+
+
+@pytest.mark.slow
+def test_targets_are_reported_on_within_one_anothers_columns(
+    phantom_store: Path, tmp_path: Path
+) -> None:
+    trained = trained_on_six_targets(phantom_store, tmp_path / "runs")
     words = ["evaluate", str(trained.path), "--out", str(tmp_path / "out"), "--resamples", "20"]
     assert main([*words, "--within", "vendor", "age"]) == 0
     reports = {path.name for path in (tmp_path / "out").iterdir() if path.is_dir()}
@@ -183,14 +188,7 @@ def test_a_target_that_cannot_be_locked_leaves_the_others_their_reports(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    vendors = ",".join(f"Phantom vendor {letter}" for letter in "ABCDEF")
-    config = small(
-        training__epochs=1,
-        training__objective="findings",
-        training__targets=(f"vendor:{vendors}", "label"),
-    )
-    trained = train(phantom_store, tmp_path / "runs", config, say=lambda _: None)
-    assert trained is not None
+    trained = trained_on_six_targets(phantom_store, tmp_path / "runs")
     decide, asked = report.lock, []
 
     def no_threshold_but_for_the_last(rows: pd.DataFrame, **how: object) -> object:
