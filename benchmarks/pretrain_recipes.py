@@ -196,7 +196,7 @@ def _work(
         file.write(json.dumps({**line, **shares}) + "\n")
     if "error" not in line:
         folder = _folder(out, job)
-        for weights in ("last", "best") if job.scored else ("last",):
+        for weights in ("last", "model") if job.scored else ("last",):
             (folder / f"{weights}.safetensors").unlink(missing_ok=True)
 
 
@@ -217,7 +217,7 @@ def _run(job: Job, store: Path, out: Path, split: str) -> dict[str, Any]:
         own["data.workers"] = 2
         if job.start is not None:
             pretrained = out / "pretraining" / job.start / f"{job.fold}.0"
-            own["model.weights"] = str(pretrained / "best.safetensors")
+            own["model.weights"] = str(pretrained / "model.safetensors")
         config = load_config(None, own | job.settings)
         setup = RunSetup.build(store, config, say=lambda _: None)
         if job.start is not None:

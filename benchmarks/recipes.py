@@ -12,7 +12,8 @@ again, `train` goes on with the runs that OUT lacks.
 
 A recipe may name a "trial", a draw of `ideas_patches.TRIALS`. "also": ["on tissue", "as drawn"] has
 the same weights score fewer patches as well (`ideas_patches.score_again`); "last" scores with the
-weights of the last epoch, beside those of the best: each a line of its own.
+weights of the last epoch, beside those of the best, which the recipe's training.choose_epoch keeps:
+each a line of its own.
 """
 
 import argparse
@@ -91,7 +92,7 @@ def _work(gpu: int | None, runs: Any, results: Any, store: Path, out: Path, spli
             # another store of the same images has other names for them.
             table = scored.table.assign(**again)
             table.to_csv(out / f"{name}.{fold}.{seed}.csv", index=False)
-            for file in (run.best, run.last):
+            for file in (run.chosen, run.last):
                 file.unlink()
             memory = max(epoch["train_memory_gib"] for epoch in history)
             line |= {"seconds": seconds, "gib": memory, "best": run.info.validation}
@@ -167,6 +168,9 @@ def _refuse_unknown(recipes: dict[str, dict[str, Any]]) -> None:
     from ideas_patches import TRIALS, WAYS
 
     for name, recipe in recipes.items():
+        keeps_best = recipe["set"].get("training.choose_epoch") == "best"
+        if LAST in recipe.get("also", ()) and not keeps_best:
+            raise SystemExit(f"{name}: {LAST!r} beside the best needs training.choose_epoch: best")
         named = {"trial": {recipe["trial"]} if "trial" in recipe else set()}
         named["also"] = set(recipe.get("also", ()))
         for key, allowed in (("trial", TRIALS), ("also", (*WAYS, LAST))):

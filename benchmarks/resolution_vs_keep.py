@@ -222,7 +222,7 @@ def _run(cell: Cell, store: Path, out: Path) -> dict[str, Any]:
     table = predict(run, store=store, checkpoint="last", say=lambda _: None).table
     kept = [name for name in (*_FACTS, "lesion_type", "lesion_contrast") if name in table]
     table[[*kept, "score"]].to_csv(folder / "scored.csv", index=False)
-    for file in (run.best, run.last, run.midway):
+    for file in (run.chosen, run.last, run.midway):
         file.unlink(missing_ok=True)
     images = sum(e["epoch_images_per_second"] * e["epoch_seconds"] for e in history)
     # The first epoch compiles and captures; of several later ones the median.

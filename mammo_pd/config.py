@@ -233,16 +233,21 @@ class TrainingSettings(_Settings):
 
     validate_on: Literal["kept", "all"] = "kept"
     """Patches that validation reads after each epoch: as many as training keeps (the same ones in
-    every epoch), or all. The best epoch is always scored on all."""
+    every epoch), or all. The epoch that is kept is always scored on all."""
+
+    choose_epoch: Literal["last", "best"] = "last"
+    """Epoch whose weights are the run's model: the last one, or the best by the validation metric
+    monitor, which on few validation women is mostly chance."""
 
     monitor: str | None = None
-    """Metric that chooses the best epoch: val_auc_LEVEL, val_average_precision_LEVEL (image,
-    breast, exam, patient) or val_loss; null for val_auc_image. For findings: val_auc_COLUMN_LEVEL
-    (image, breast), val_kappa_COLUMN or val_loss; null for the first column's
-    val_auc_COLUMN_image."""
+    """Validation metric that is shown, and tells the best epoch: val_auc_LEVEL,
+    val_average_precision_LEVEL (image, breast, exam, patient) or val_loss; null for val_auc_image.
+    For findings: val_auc_COLUMN_LEVEL (image, breast), val_kappa_COLUMN or val_loss; null for the
+    first column's val_auc_COLUMN_image."""
 
     patience: Annotated[int, Field(ge=1)] | None = None
-    """Stop training after this many epochs without improvement; null to train all epochs."""
+    """Stop training after this many epochs without improvement, with choose_epoch best; null to
+    train all epochs."""
 
     checkpoint_minutes: Annotated[_Number, Field(gt=0)] | None = 30.0
     """Minutes between checkpoints within a long epoch; null to save only after each epoch."""
@@ -311,6 +316,16 @@ class RunConfig(_Settings):
                 f"{self.patch_dropout.keep_rate} keeps every patch in the last "
                 f"{counted(full, 'epoch')}, but the run has only {self.training.epochs}; train "
                 "longer, or lower the number after the +",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _patience_has_a_best_epoch(self) -> Self:
+        if self.training.patience is not None and self.training.choose_epoch == "last":
+            raise _FieldError(
+                ("training", "patience"),
+                f"{self.training.patience} stops training after its best epoch, but the last one "
+                "is kept; add training.choose_epoch=best, or leave patience out",
             )
         return self
 

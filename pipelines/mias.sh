@@ -23,7 +23,6 @@ mammo-pd preprocess "$films" --labels "$films/labels.csv" --label-column tissue 
 mammo-pd split --folds 5 --val 0.1 --name five
 
 # 3. One run for each fold, and a report in which each woman is scored by the run that has not seen
-# her. The last weights are used: so few women are not enough to choose the best by. Killed and
-# started again, this goes on where it was.
+# her. Killed and started again, this goes on where it was.
 mammo-pd cv --split five --res 384x240 --keep 0.25 --model vit_tiny_patch16_224 \
-  --epochs 12 --batch-size 16 --lr 5e-4 --checkpoint last --out "$out/cv"
+  --epochs 12 --batch-size 16 --lr 5e-4 --out "$out/cv"

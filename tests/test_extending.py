@@ -156,7 +156,7 @@ def test_a_bundle_would_leave_a_step_out(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setattr(bundle.TrainedModel, "load", lambda _: model)
     monkeypatch.setattr(bundle.WholeImageModel, "of", lambda _: None)
     with pytest.raises(InputError, match=r"\(brighten\), which a bundle does not hold"):
-        bundle.write_bundle(tmp_path / "best.safetensors", tmp_path / "bundle")
+        bundle.write_bundle(tmp_path / "model.safetensors", tmp_path / "bundle")
 
 
 def test_a_decoder_is_asked_in_its_place(parts: ModuleType) -> None:
@@ -207,7 +207,7 @@ def test_a_number_is_learnt_judged_and_written(
     other = shutil.copytree(store, tmp_path / "other")
     shutil.rmtree(other / "splits")
     for command, said in (
-        (["predict", str(run / "best.safetensors"), str(phantoms)], "to give a verdict on"),
+        (["predict", str(run / "model.safetensors"), str(phantoms)], "to give a verdict on"),
         (["evaluate", str(run), "--store", str(other)], "has no 0/1 label"),
         (["evaluate", str(run), "--within", "age"], "--within compares positives with negatives"),
     ):

@@ -47,7 +47,7 @@ def cv(
     seeds: Annotated[str, Parameter(metavar="N")] = "1",
     out: Annotated[Path | None, Parameter(metavar="DIR", show_default="runs/cv-SPLIT")] = None,
     parallel: Annotated[WholeNumber, Parameter(metavar="N")] = 1,
-    checkpoint: Literal["best", "last"] = "best",
+    checkpoint: Literal["model", "last"] = "model",
     aggregation: AggregationOption = "mean",
     resamples: ResamplesOption = None,
     prevalence: Annotated[float | None, Parameter(metavar="P")] = None,
@@ -70,7 +70,7 @@ def cv(
             image's mean score over the seeds.
         out: Folder of the cross-validation; its MLflow records go next to it.
         parallel: Number of runs to train at the same time on one device.
-        checkpoint: Use the weights of each run's best epoch, or of its last.
+        checkpoint: Use the weights of each run's model, or those of its last epoch.
         aggregation: How image scores are combined for a breast, exam or patient.
         resamples: No effect; accepted so that older scripts keep working.
         prevalence: Reweight to this fraction (0 to 1) of positive exams; the other levels follow.

@@ -8,7 +8,7 @@ from mammo_pd.cli.train import fit_with_advice
 
 
 def cv_run(
-    folder: Path, fold: int, seed: int, /, *, checkpoint: Literal["best", "last"] = "best"
+    folder: Path, fold: int, seed: int, /, *, checkpoint: Literal["model", "last"] = "model"
 ) -> None:
     """Train or resume one run of a cross-validation, and score it.
 

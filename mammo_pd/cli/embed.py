@@ -41,7 +41,7 @@ def embed(
     keep: Annotated[float, Parameter(metavar="RATE")] = 1.0,
     model: Annotated[str | None, Parameter(metavar="NAME", show_default=False)] = None,
     res: Annotated[str | None, Parameter(metavar="RES", show_default="1024")] = None,
-    checkpoint: Literal["best", "last"] = "best",
+    checkpoint: Literal["model", "last"] = "model",
     batch_size: Annotated[WholeNumber, Parameter(metavar="N")] = 8,
     runs: RunsOption = DEFAULT_RUNS,
 ) -> None:
@@ -56,14 +56,14 @@ def embed(
         mammo-pd embed dinov2.safetensors --model vit_small_patch14_dinov2 --res 518
 
     Args:
-        run_or_weights: A run, its best.safetensors, or weights as for train: a file, timm or a timm
-            name.
+        run_or_weights: A run, its model.safetensors, or weights as for train: a file, timm or a
+            timm name.
         store: The store that preprocess made.
         out: The Parquet file to write.
         keep: Fraction of the patches to read; which ones follows from the image_id.
         model: timm name of the model that WEIGHTS belong to; a run has its own.
         res: Input size for WEIGHTS, as for train; a run has its own.
-        checkpoint: Use the weights of the run's best epoch, or of its last.
+        checkpoint: Use the weights of the run's model, or those of its last epoch.
         batch_size: Images per step.
         runs: The folder of runs.
     """
@@ -108,7 +108,7 @@ def _encoder(
     store: Path,
     model: str | None,
     res: str | None,
-    checkpoint: Literal["best", "last"],
+    checkpoint: Literal["model", "last"],
     runs: Path,
 ) -> "Encoder":
     from mammo_pd.inference.embed import (

@@ -54,7 +54,7 @@ def evaluate(
         tuple[Path, ...], Parameter(consume_multiple=True, metavar="CSV...", show_default=False)
     ] = (),
     out: Annotated[Path | None, Parameter(metavar="DIR", show_default="RUN/report")] = None,
-    checkpoint: Literal["best", "last"] = "best",
+    checkpoint: Literal["model", "last"] = "model",
     aggregation: AggregationOption = "mean",
     resamples: ResamplesOption = None,
     prevalence: Annotated[float | None, Parameter(metavar="P")] = None,
@@ -89,7 +89,7 @@ def evaluate(
             laterality, view, label, score. With several tables, the first is the development set:
             thresholds and calibration are chosen on it and locked before the others are read.
         out: Where to write the report.
-        checkpoint: Use the weights of the run's best epoch, or of its last.
+        checkpoint: Use the weights of the run's model, or those of its last epoch.
         aggregation: How image scores are combined for a breast, exam or patient.
         resamples: No effect; accepted so that older scripts keep working.
         prevalence: Reweight to this fraction (0 to 1) of positive exams; the other levels follow.
@@ -133,7 +133,7 @@ def evaluate(
             raise InputError("give runs or --predictions, not both.")
         of_runs = {
             "--store": bool(store),
-            "--checkpoint": checkpoint != "best",
+            "--checkpoint": checkpoint != "model",
             "--accept-other-split": accept_other_split,
         }
         for option, given in of_runs.items():
@@ -176,7 +176,7 @@ def evaluate(
             for place in (own, *others):
                 _check_within(within, chosen[0], place)
         scored = [_predict(run, own, checkpoint, accept_other_split) for run in chosen]
-        if len(scored) == 1 and checkpoint == "best" and not accept_other_split:
+        if len(scored) == 1 and checkpoint == "model" and not accept_other_split:
             # Before the report tells the file's hash.
             lock_in_checkpoint(scored[0], choices)
         told = {
@@ -267,6 +267,7 @@ def lock_in_checkpoint(scored: "Scored", choices: dict[str, Any]) -> None:
     from mammo_pd.training.checkpoint import put_operating_points
     from mammo_pd.training.model_card import CheckpointHeader
     from mammo_pd.training.operating_points import lock_operating_points
+    from mammo_pd.training.runs import weights_in
 
     wanted = Choices(
         Aggregation(choices["aggregation"]),
@@ -274,7 +275,7 @@ def lock_in_checkpoint(scored: "Scored", choices: dict[str, Any]) -> None:
         choices["prevalence"],
         Level(choices["prevalence_level"]),
     )
-    path = scored.file.with_name("best.safetensors")
+    path = weights_in(scored.file.parent)
     locked = CheckpointHeader.read(path).operating_points
     if locked and all(OperatingPoints.load(one).choices == wanted for one in locked.values()):
         return
@@ -298,8 +299,8 @@ def _refuse_unreported(run: "RunFolder") -> None:
     if build_objective(run.config.training).is_pretext:
         raise InputError(
             f"the run {run.info.run_id} was trained for {run.config.training.objective}, which has "
-            "no labels to report on; use its best.safetensors to start another run: mammo-pd "
-            f"train --weights {run.best}"
+            "no labels to report on; use its weights to start another run: mammo-pd "
+            f"train --weights {run.chosen}"
         )
 
 

@@ -28,10 +28,10 @@ def export(
     For example:
 
         mammo-pd export runs/RUN --onnx model.onnx
-        mammo-pd export best.safetensors --bundle bundle
+        mammo-pd export model.safetensors --bundle bundle
 
     Args:
-        run: A run, whose best epoch is used, or a checkpoint file.
+        run: A run, whose model is used, or a checkpoint file.
         onnx: Write it as ONNX, which runs on a CPU without torch. Needs mammo-pd[onnx].
         bundle: Write a MONAI bundle, which python -m monai.bundle runs on a folder of DICOM files.
         runs: The folder of runs.

@@ -112,17 +112,17 @@ def find_run(runs: Path, named: Path | None) -> "RunFolder":
 
 
 def find_checkpoint(runs: Path, named: Path) -> Path:
-    """Find a checkpoint file: the one named, or that of a run's best epoch.
+    """Find a checkpoint file: the one named, or that of a run.
 
     Raises:
         InputError: there is no such run.
     """
     if named.is_file():
         return named
-    best = named if named.suffix == ".safetensors" else find_run(runs, named).best
-    if not best.is_file():
-        raise InputError(f"there is no checkpoint at {best}; name a run that has one.")
-    return best
+    file = named if named.suffix == ".safetensors" else find_run(runs, named).chosen
+    if not file.is_file():
+        raise InputError(f"there is no checkpoint at {file}; name a run that has one.")
+    return file
 
 
 def tell_of_resamples(resamples: int | None) -> None:

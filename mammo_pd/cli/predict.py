@@ -57,10 +57,10 @@ def predict(
     For example:
 
         mammo-pd predict runs/RUN DICOM_DIR --out predictions
-        mammo-pd predict best.safetensors DICOM_DIR --saliency
+        mammo-pd predict model.safetensors DICOM_DIR --saliency
 
     Args:
-        run: A run, whose best epoch is used, or a checkpoint file.
+        run: A run, whose model is used, or a checkpoint file.
         folder: Folder of DICOM files.
         out: Where to write the tables; DIR/private holds what identifies a woman.
         operating_point: Which locked threshold decides the verdict.

@@ -70,7 +70,7 @@ def pretrain(
 
     Learns to predict dropped patches from the training part of the split, labelled
     or not, and never sees a woman of the test part. Start train from its
-    best.safetensors, on the same split and fold.
+    model.safetensors, on the same split and fold.
 
     For example:
 
@@ -101,7 +101,7 @@ def pretrain(
         page = write_reconstructions(run, store)
     except KeyboardInterrupt as interrupt:
         raise type(interrupt)(resuming("pretrain", runs, [folder])) from None
-    print(f"\nwrote {folder}: best.safetensors, last.safetensors, history.csv, config.yaml")
+    print(f"\nwrote {folder}: model.safetensors, last.safetensors, history.csv, config.yaml")
     print(f"look at: {shlex.quote(str(page))}")
     print(f"metrics: {page_of_runs(folder.parent)}")
     print(f"next: {_training_from(run, store)}")
@@ -112,7 +112,7 @@ def _training_from(run: "RunFolder", store: Path | None) -> str:
     height, width = run.info.img_size
     stored = store or Path(run.info.store)
     return (
-        f"mammo-pd train --weights {shlex.quote(str(run.best))} --model {run.info.model} "
+        f"mammo-pd train --weights {shlex.quote(str(run.chosen))} --model {run.info.model} "
         f"--res {height}x{width} --set training.layer_decay=0.65"
         + unless_default("--store", stored.resolve(), default_store().resolve())
         + unless_default("--split", run.info.split, "default")

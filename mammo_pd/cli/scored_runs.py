@@ -128,10 +128,11 @@ def provenance_of(scored: "Sequence[Scored]", checkpoint: str) -> dict[str, str]
     """What the runs' predictions were made with, including hashes of labels and weights."""
     from mammo_pd.cli.provenance import provenance
     from mammo_pd.training.run_data import labels_hash
+    from mammo_pd.training.runs import weights_in
 
     weights = {
         f"checkpoint {one.info.run_id}" if len(scored) > 1 else "checkpoint": (
-            one.file.with_name(f"{checkpoint}.safetensors")
+            weights_in(one.file.parent, checkpoint)
         )
         for one in scored
     }

@@ -17,7 +17,7 @@ def show(
     run: Annotated[Path | None, Parameter(name="RUN|FILE", show_default="the latest run")] = None,
     /,
     *,
-    checkpoint: Literal["best", "last"] = "best",
+    checkpoint: Literal["model", "last"] = "model",
     runs: RunsOption = DEFAULT_RUNS,
     json: bool = False,
 ) -> None:
@@ -26,11 +26,11 @@ def show(
     For example:
 
         mammo-pd show runs/RUN
-        mammo-pd show best.safetensors --json
+        mammo-pd show model.safetensors --json
 
     Args:
         run: A run, or a checkpoint file.
-        checkpoint: Use the weights of the run's best epoch, or of its last.
+        checkpoint: Use the weights of the run's model, or those of its last epoch.
         runs: The folder of runs.
         json: Print it as JSON, for other programs to read.
     """
@@ -38,7 +38,7 @@ def show(
         path, then = run, f"embed {shlex.quote(str(run))} --store STORE"
     else:
         folder = find_run(runs, run)
-        path = folder.best if checkpoint == "best" else folder.last
+        path = folder.chosen if checkpoint == "model" else folder.last
         then = f"evaluate {shlex.quote(str(folder.path))}"
     if not path.is_file():
         raise InputError(f"there is no checkpoint at {path}; name a run that has one.")

@@ -43,7 +43,7 @@ def write_bundle(checkpoint: Path, folder: Path) -> None:
     """Write a bundle.
 
     Args:
-        checkpoint: a run's best.safetensors.
+        checkpoint: a run's model.safetensors.
         folder: new or empty, or one that a killed command has left unfinished.
 
     Raises:
@@ -241,7 +241,7 @@ def fine_tune(store: str, runs: str, settings: Mapping[str, Mapping[str, Any]]) 
     except InputError as error:
         raise SystemExit(f"mammo-pd: error: {error}") from error
     if run is not None:
-        print(f"\nwrote {run.path}: best.safetensors, last.safetensors, history.csv, config.yaml")
+        print(f"\nwrote {run.path}: model.safetensors, last.safetensors, history.csv, config.yaml")
         print(f"next: mammo-pd evaluate {shlex.quote(str(run.path))}")
 
 

@@ -96,12 +96,12 @@ class Embedded:
     resumed: int
 
 
-def encoder_of_run(run: RunFolder, checkpoint: str = "best") -> Encoder:
+def encoder_of_run(run: RunFolder, checkpoint: str = "model") -> Encoder:
     """The backbone of a run, as trained.
 
     Args:
         run: that has a checkpoint.
-        checkpoint: ``best`` or ``last``.
+        checkpoint: ``model``, or ``last`` for the last epoch.
     """
     _, backbone, epoch = load_model(run, build_objective(run.config.training), checkpoint)
     backbone.normalization = run.info.normalization
@@ -126,7 +126,7 @@ def is_checkpoint(file: Path) -> bool:
 
 
 def encoder_of_checkpoint(file: Path) -> Encoder:
-    """The backbone in a run's best.safetensors, wherever the file lies.
+    """The backbone in a run's model.safetensors, wherever the file lies.
 
     Raises:
         InputError: not such a file.

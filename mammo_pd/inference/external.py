@@ -141,7 +141,7 @@ def predict_store(
     run: RunFolder,
     store: Path,
     *,
-    checkpoint: str = "best",
+    checkpoint: str = "model",
     say: Callable[[str], None] = print,
 ) -> Scored:
     """Score all usable images of a store that a run was not trained on.
@@ -152,7 +152,7 @@ def predict_store(
     Args:
         run: to be tested.
         store: another store than its own.
-        checkpoint: ``best`` by validation metric, or ``last``.
+        checkpoint: ``model``, or ``last`` for the last epoch.
         say: takes one line for people.
 
     Raises:

@@ -24,7 +24,7 @@ class ScoringModel:
     """Scores images as `mammo_pd.inference.predict` does, from a checkpoint's file alone.
 
     Args:
-        checkpoint: a run's best.safetensors.
+        checkpoint: a run's model.safetensors.
 
     Raises:
         InputError: not a checkpoint, or one of a version that did not say what it is.

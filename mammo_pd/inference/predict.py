@@ -79,7 +79,7 @@ def predict(
     run: RunFolder,
     *,
     store: Path | None = None,
-    checkpoint: str = "best",
+    checkpoint: str = "model",
     accept_other_split: bool = False,
     reuse: bool = False,
     say: Callable[[str], None] = print,
@@ -89,7 +89,7 @@ def predict(
     Args:
         run: to be scored.
         store: where the store lies now; None for where the run was trained from.
-        checkpoint: ``best`` by validation metric, or ``last``.
+        checkpoint: ``model``, or ``last`` for the last epoch.
         accept_other_split: score the split as it is now, though the run was trained on another.
         reuse: take the ``predictions.csv`` that is there, if these weights made it of these images.
         say: takes one line for people.
@@ -103,7 +103,7 @@ def predict(
     labels = labels_hash(cohort, objective)
     run.refuse_scoring_on(cohort, labels, accept_other_split=accept_other_split)
     if run.info.finished is None:
-        if not run.best.is_file():
+        if not run.chosen.is_file():
             raise InputError(
                 f"the run {run.info.run_id} stopped before its first checkpoint, so there are no "
                 f"weights to score; continue it with: mammo-pd train --resume "
@@ -167,7 +167,7 @@ def score_images(
         run: whose model scores them.
         cohort: they are of; not checked.
         images: manifest rows, with the column ``split``.
-        checkpoint: ``best`` or ``last``.
+        checkpoint: ``model``, or ``last`` for the last epoch.
         file: CSV of the predictions; a JSON file beside it says what they were made of.
         reuse: take the file that is there, if these weights made it of these images.
         say: takes one line for people, on how many of each part; None to say nothing.
@@ -229,14 +229,14 @@ def score_images(
 
 
 def load_model(
-    run: RunFolder, objective: Objective, checkpoint: str = "best"
+    run: RunFolder, objective: Objective, checkpoint: str = "model"
 ) -> tuple[nn.Module, Backbone, int]:
     """Build a run's model from its checkpoint.
 
     Args:
         run: that has one.
         objective: of the run.
-        checkpoint: ``best`` or ``last``.
+        checkpoint: ``model``, or ``last`` for the last epoch.
 
     Returns:
         What was trained, on the CPU; the backbone in it; and the epoch that its weights are of.
@@ -251,8 +251,8 @@ def load_model(
         global_pool=run.config.model.global_pool,
     )
     model = objective.build_model(backbone)
-    if checkpoint == "best":
-        return model, backbone, int(load_weights(run.best, model, backbone.timm_model)["epoch"])
+    if checkpoint == "model":
+        return model, backbone, int(load_weights(run.chosen, model, backbone.timm_model)["epoch"])
     return model, backbone, len(load_state(run.last, model)["history"])
 
 

@@ -58,7 +58,7 @@ class Reconstruction:
 def reconstruct(
     run: RunFolder, *, store: Path | None = None, count: int = 8
 ) -> list[Reconstruction]:
-    """Reconstruct some validation images with a run's best weights.
+    """Reconstruct some validation images with a run's weights.
 
     Every dropped patch that holds breast is predicted, where training predicts some of them.
 

@@ -65,7 +65,7 @@ class TrainedModel:
 
     @classmethod
     def load(cls, checkpoint: Path) -> "TrainedModel":
-        """Load best.safetensors or last.safetensors, onto the device that there is.
+        """Load model.safetensors or last.safetensors, onto the device that there is.
 
         Raises:
             InputError: not a checkpoint, one of a version that did not say what it is, or one of a

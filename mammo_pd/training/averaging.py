@@ -1,4 +1,4 @@
-"""Exponential moving average of the weights, which is then validated and saved as the best."""
+"""Exponential moving average of the weights, which is then validated and kept."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

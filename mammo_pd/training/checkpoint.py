@@ -192,7 +192,7 @@ def load_state(
 
 
 def load_either(path: Path, model: nn.Module, timm_model: nn.Module) -> None:
-    """Load a model from best.safetensors or last.safetensors.
+    """Load a model from model.safetensors or last.safetensors.
 
     Raises:
         InputError: no such file, not one of ours, or of another architecture.

@@ -17,13 +17,13 @@ _ALIGNMENT = 64
 
 
 class CheckpointWriter:
-    """Writes the best weights and the state of each epoch in a thread.
+    """Writes the weights that are kept and the state of each epoch in a thread.
 
     Epochs that end while another is still being written are skipped: the file on disk is always
     complete, and as recent as the disk's speed allows. `flush` brings it up to the last epoch. On
     exit the writer waits for the file being written.
 
-    An epoch's best weights are on disk before any state whose history includes that epoch.
+    An epoch's weights are on disk before any state whose history includes that epoch.
 
     Args:
         run: takes the files.
@@ -35,8 +35,8 @@ class CheckpointWriter:
         self._job: Future[None] | None = None
         self._last_memory = _HostMemory()
         # The second one is filled while the first is being written.
-        self._best_memory = [_HostMemory(), _HostMemory()]
-        self._best: Contents | None = None
+        self._chosen_memory = [_HostMemory(), _HostMemory()]
+        self._chosen: Contents | None = None
         self._is_behind = False
 
     def __enter__(self) -> Self:
@@ -52,9 +52,9 @@ class CheckpointWriter:
         if error is None:
             self._wait()
 
-    def take_best(self, weights: Contents) -> None:
-        """Copy the weights of the best epoch so far; `save` writes them."""
-        self._best = self._best_memory[0].copy(weights)
+    def take_chosen(self, weights: Contents) -> None:
+        """Copy the weights of the epoch that is kept so far; `save` writes them."""
+        self._chosen = self._chosen_memory[0].copy(weights)
 
     def save(self, last: Callable[[], Contents]) -> None:
         """Copy the state after an epoch, to be written without waiting for the disk.
@@ -81,29 +81,29 @@ class CheckpointWriter:
             self._wait()
             self._is_behind = False
 
-    def flush_best(self) -> None:
-        """Wait until the best weights are on disk."""
+    def flush_chosen(self) -> None:
+        """Wait until the weights that are kept are on disk."""
         self._wait()
-        if self._best is not None:
-            self._best.write(self._run.best)
-            self._best = None
+        if self._chosen is not None:
+            self._chosen.write(self._run.chosen)
+            self._chosen = None
 
     def _start(self, last: Callable[[], Contents]) -> None:
         self._wait()
         state = self._last_memory.copy(last())
-        self._job = self._thread.submit(self._write, self._best, state)
-        if self._best is not None:
-            self._best = None
-            self._best_memory.reverse()
+        self._job = self._thread.submit(self._write, self._chosen, state)
+        if self._chosen is not None:
+            self._chosen = None
+            self._chosen_memory.reverse()
 
     def _wait(self) -> None:
         job, self._job = self._job, None
         if job is not None:
             job.result()
 
-    def _write(self, best: Contents | None, last: Contents) -> None:
-        if best is not None:
-            best.write(self._run.best)
+    def _write(self, chosen: Contents | None, last: Contents) -> None:
+        if chosen is not None:
+            chosen.write(self._run.chosen)
         last.write(self._run.last)
         self._run.midway.unlink(missing_ok=True)
 

@@ -115,7 +115,7 @@ class Journal:
         self._tell("use", datasets=[dataclasses.asdict(dataset) for dataset in datasets])
 
     def keep_model(self, outputs: Sequence[str]) -> None:
-        """Log the best weights as a model, with the names of its scores."""
+        """Log the weights that are kept as a model, with the names of its scores."""
         self._tell("keep_model", outputs=list(outputs))
 
     def _tell(self, message: str, **content: Any) -> None:
@@ -157,8 +157,8 @@ class Journal:
             mlflow.use([TrackedDataset(**dataset) for dataset in line["datasets"]])
         elif message == "keep_model":
             # A run whose weights were removed is still one to look at.
-            if self.run.best.is_file():
-                mlflow.keep_model(self.run.best, loader=_LOADER, outputs=line["outputs"])
+            if self.run.chosen.is_file():
+                mlflow.keep_model(self.run.chosen, loader=_LOADER, outputs=line["outputs"])
         else:
             getattr(mlflow, message)(**line)
 

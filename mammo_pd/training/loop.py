@@ -85,7 +85,7 @@ def fit(setup: RunSetup, run: RunFolder) -> list[dict[str, float]]:
     with StopSignals() as signals:
         if not setup.fabric.is_global_zero:
             history = _fit(setup, run, NoTracking(), signals)
-            _score_best(setup, run)
+            _score_chosen(setup, run)
             return history
         try:
             return _fit_tracked(setup, run, signals)
@@ -110,12 +110,12 @@ def _fit_tracked(setup: RunSetup, run: RunFolder, signals: StopSignals) -> list[
         _describe(setup, tracker)
         with tracker.watching_the_machine():
             history = _fit(setup, run, tracker, signals)
-        scores = _score_best(setup, run)
-        of_best = setup.objective.metrics(setup.parts[Split.VAL], scores)
+        scores = _score_chosen(setup, run)
+        of_chosen = setup.objective.metrics(setup.parts[Split.VAL], scores)
         # Before MLflow takes a copy of the file.
         if not setup.objective.is_pretext:
             _lock_operating_points(setup, run, scores)
-        tracker.log({f"best_{name}": value for name, value in of_best.items()}, step=0)
+        tracker.log({f"chosen_{name}": value for name, value in of_chosen.items()}, step=0)
         table = csv_text(pd.DataFrame(history))
         write_text(run.history, table)
         tracker.keep("history.csv", table)
@@ -123,10 +123,11 @@ def _fit_tracked(setup: RunSetup, run: RunFolder, signals: StopSignals) -> list[
         scores_images = setup.objective.score_columns and setup.objective.judged is Level.IMAGE
         if scores_images and not setup.objective.is_pretext:
             tracker.keep_model(setup.objective.score_columns)
-    tracker.run.update(finished=timestamp(), validation=of_best)
-    best = best_epoch(history, setup.objective)
-    setup.say(_best_line(best, of_best, setup.objective))
-    _warn_if_best_had_learnt_nothing(setup, history, best)
+    tracker.run.update(finished=timestamp(), validation=of_chosen)
+    choice = setup.config.training.choose_epoch
+    chosen = chosen_epoch(history, setup.objective, choice)
+    setup.say(_chosen_line(choice, chosen, of_chosen, setup.objective))
+    _warn_if_chosen_had_learnt_nothing(setup, history, chosen)
     return history
 
 
@@ -202,10 +203,10 @@ def _fit(
             # Hand the checkpoint to the writer; a signal then ends the run between two epochs.
             if fabric.is_global_zero:
                 with signals.saving():
-                    if best_epoch(history, objective) == len(history):
+                    if chosen_epoch(history, objective, training.choose_epoch) == len(history):
                         # The writer copies the weights, so the average need not stay in place.
                         with state.average.in_place():
-                            writer.take_best(state.weights(metrics))
+                            writer.take_chosen(state.weights(metrics))
                     writer.save(state.after_epoch)
             fabric.barrier()
             try:
@@ -242,8 +243,16 @@ def _make_step(
     )
 
 
-def best_epoch(history: list[dict[str, float]], objective: Objective) -> int:
-    """The epoch, from 1, that the objective's monitor chooses; the last of equals."""
+def chosen_epoch(history: list[dict[str, float]], objective: Objective, choice: str) -> int:
+    """The epoch, from 1, whose weights are kept.
+
+    Args:
+        history: metrics of each epoch.
+        objective: whose monitor judges them.
+        choice: ``last``, or ``best`` by the monitor; of equals the last.
+    """
+    if choice == "last":
+        return len(history)
     values = _monitored(history, objective)
     return len(values) - int(np.argmax(values[::-1]))
 
@@ -262,14 +271,14 @@ def _is_stale(history: list[dict[str, float]], objective: Objective, patience: i
     return len(history) - first_best >= patience
 
 
-def _score_best(setup: RunSetup, run: RunFolder) -> npt.NDArray[np.float64]:
-    """Score the validation images with the best epoch's weights, on every patch: (images, T).
+def _score_chosen(setup: RunSetup, run: RunFolder) -> npt.NDArray[np.float64]:
+    """Score the validation images with the weights that are kept, on every patch: (images, T).
 
     A pretext task, which predicts dropped patches, is scored on the kept ones. The model is left
-    with the best weights.
+    with these weights.
     """
     if setup.fabric.is_global_zero:
-        load_weights(run.best, setup.model, setup.backbone.timm_model)
+        load_weights(run.chosen, setup.model, setup.backbone.timm_model)
     if setup.fabric.world_size > 1:
         for value in setup.model.state_dict().values():
             torch.distributed.broadcast(value, 0)
@@ -335,7 +344,7 @@ def _lock_operating_points(
         setup.say(f"warning: no thresholds were locked for predict: {error}")
         return
     if points:
-        put_operating_points(run.best, points)
+        put_operating_points(run.chosen, points)
 
 
 def _warn_if_nothing_is_learnt(setup: RunSetup, loss: float, epochs: int) -> None:
@@ -351,21 +360,21 @@ def _warn_if_nothing_is_learnt(setup: RunSetup, loss: float, epochs: int) -> Non
         )
 
 
-def _warn_if_best_had_learnt_nothing(
-    setup: RunSetup, history: list[dict[str, float]], best: int
+def _warn_if_chosen_had_learnt_nothing(
+    setup: RunSetup, history: list[dict[str, float]], chosen: int
 ) -> None:
     """Where validation images are few, an epoch before anything was learnt may rank them best."""
     chance = setup.objective.chance_loss(setup.train_set.judged_targets.numpy())
     if chance is None:
         return
-    then, last = history[best - 1]["train_loss"], history[-1]["train_loss"]
+    then, last = history[chosen - 1]["train_loss"], history[-1]["train_loss"]
     if last <= _STANDSTILL * chance < then:
         setup.say(
-            f"warning: the best epoch by validation, {best} of {len(history)}, was chosen before "
+            f"warning: the best epoch by validation, {chosen} of {len(history)}, was chosen before "
             f"much was learnt: its training loss, {then:.3f}, has hardly fallen below that of a "
             f"constant score, {chance:.3f}; in the last epoch it is {last:.3f}. On few validation "
-            "images such a choice is mostly chance; to score the last epoch: mammo-pd evaluate RUN "
-            "--checkpoint last"
+            "images such a choice is mostly chance; leave out training.choose_epoch=best, or score "
+            "the last epoch: mammo-pd evaluate RUN --checkpoint last"
         )
 
 
@@ -511,6 +520,7 @@ def _epoch_line(metrics: dict[str, float], monitor: str, epochs: int) -> str:
     )
 
 
-def _best_line(epoch: int, metrics: dict[str, float], objective: Objective) -> str:
+def _chosen_line(choice: str, epoch: int, metrics: dict[str, float], objective: Objective) -> str:
     on = "dropped patches" if objective.is_pretext else "all patches"
-    return f"best epoch {epoch}; on {on}: {objective.monitor} {metrics[objective.monitor]:.3f}"
+    value = metrics[objective.monitor]
+    return f"{choice} epoch, {epoch}; on {on}: {objective.monitor} {value:.3f}"

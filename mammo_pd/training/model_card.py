@@ -101,7 +101,7 @@ class CheckpointHeader:
 
     @classmethod
     def read(cls, path: Path) -> "CheckpointHeader":
-        """Read the header of best.safetensors or last.safetensors; no weights are read.
+        """Read the header of model.safetensors or last.safetensors; no weights are read.
 
         Raises:
             InputError: no such file, damaged, or not one of ours.
@@ -122,7 +122,7 @@ class CheckpointHeader:
             raise InputError(
                 f"{path} is not a checkpoint of mammo-pd, or is damaged ({cause_of(error)}); name "
                 "a run, "
-                "or its best.safetensors or last.safetensors."
+                "or its model.safetensors or last.safetensors."
             ) from error
 
 

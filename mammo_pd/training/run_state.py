@@ -95,7 +95,7 @@ class MidwaySaver:
         setup: of the run.
         run: where the checkpoint is written.
         state: what is saved.
-        writer: of the checkpoints between epochs, which may still hold unwritten best weights.
+        writer: of the checkpoints between epochs, which may still hold unwritten weights.
         signals: of this process.
     """
 
@@ -150,8 +150,8 @@ class MidwaySaver:
         # Weights that are no longer finite are not saved; the loop will soon report the loss.
         if self._setup.fabric.is_global_zero and is_finite(self._setup.model):
             with self._signals.saving():
-                # First the best weights: no saved history may name an epoch whose weights are lost.
-                self._writer.flush_best()
+                # First the kept weights: no saved history may name an epoch whose weights are lost.
+                self._writer.flush_chosen()
                 self._state.within_epoch(progress).write(self._run.midway)
 
     @contextmanager

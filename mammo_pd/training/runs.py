@@ -4,7 +4,7 @@ runs/ID/
 run.json              what the run was made with
 config.yaml           its whole configuration
 history.csv           one row per epoch
-best.safetensors      weights of the best epoch, under timm's names
+model.safetensors     weights of the epoch that is kept, under timm's names
 last.safetensors      everything that training needs to go on after a whole epoch
 midway.safetensors    the same within an epoch, while it lasts
 predictions.csv       of evaluate; predictions.json says of which weights and images
@@ -29,6 +29,8 @@ from mammo_pd.normalization import Normalization
 
 # Keys of run.json that earlier versions wrote under another name.
 _RENAMED = {"canvas": "img_size"}
+# What runs did that were started before there was a choice.
+_BEFORE = {"training.choose_epoch": "best"}
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ class RunInfo:
         number: one above that of the runs that were there: later runs have higher ones, whatever
             the clock says; 0 in earlier versions.
         finished: when, once it is.
-        validation: then, metrics of the best epoch on all patches of the validation images.
+        validation: then, metrics of the epoch that is kept, on all patches of the validation
+            images.
         sampler: the class that drew its patches, if it is not the package's own.
     """
 
@@ -84,6 +87,19 @@ class RunInfo:
     finished: str | None = None
     validation: dict[str, float] | None = None
     sampler: str | None = None
+
+
+def weights_in(folder: Path, checkpoint: str = "model") -> Path:
+    """The file with the weights of a run's model, or of its last epoch.
+
+    Args:
+        folder: of the run.
+        checkpoint: ``model``, or ``last`` for the last epoch.
+    """
+    file = folder / f"{checkpoint}.safetensors"
+    # As it is called in runs that were started before there was a choice of the epoch.
+    before = folder / "best.safetensors"
+    return before if checkpoint == "model" and before.is_file() else file
 
 
 @dataclass(frozen=True)
@@ -132,7 +148,7 @@ class RunFolder:
                 f"{path} is not a run ({file.name} cannot be read: {cause_of(error)}); name a "
                 "folder that mammo-pd train made."
             ) from error
-        return cls(path, info, load_config(path / "config.yaml"))
+        return cls(path, info, load_config(path / "config.yaml", defaults=_BEFORE))
 
     @classmethod
     def latest(cls, runs: Path) -> "RunFolder":
@@ -156,9 +172,9 @@ class RunFolder:
         return cls.open(by_id if not named.exists() and by_id.is_dir() else named)
 
     @property
-    def best(self) -> Path:
-        """Weights of the best epoch."""
-        return self.path / "best.safetensors"
+    def chosen(self) -> Path:
+        """Weights of the epoch that is kept: the run's model."""
+        return weights_in(self.path)
 
     @property
     def last(self) -> Path:
@@ -237,7 +253,7 @@ class RunFolder:
 
     def remove_leftovers(self) -> None:
         """Remove what a killed training was writing; checkpoints are gigabytes."""
-        written = (self.best, self.last, self.midway, self.history, self.journal_state)
+        written = (self.chosen, self.last, self.midway, self.history, self.journal_state)
         remove_leftovers(self.path, *(file.name for file in written))
         # safetensors has a temporary file of its own.
         for beside in self.path.glob(".tmp??????"):

@@ -17,7 +17,7 @@ class RunOnImages:
     Attributes:
         path: the run's folder.
         train: images of the part that it was trained on; an unlabelled one is read by no step.
-        val: images by which its best epoch was chosen.
+        val: images by which its epoch may have been chosen.
         test: images that it is tested on.
     """
 

@@ -183,7 +183,7 @@ def test_bad_input_is_one_sentence_and_a_status(
         (["train", "--draw", "crop"], ("uniform", "tissue", "grid")),
         (["preprocess", "x", "--voi", "y"], ("auto", "lut", "window", "raw")),
         (["preprocess", "x", "--frames", "y"], ("exclude", "middle", "mip", "each")),
-        (["evaluate", "--checkpoint", "first"], ("best", "last")),
+        (["evaluate", "--checkpoint", "first"], ("model", "last")),
         (["evaluate", "--aggregation", "median"], ("mean", "max", "noisy_or")),
         (["train", "--batch-size", "x"], ("x is neither a number nor auto",)),
     ],

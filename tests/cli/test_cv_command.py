@@ -265,7 +265,7 @@ def test_interrupted_and_gone_on_with_equals_unbroken(
     assert in_process[len(begun) :] == [broken] + ["fold1-seed0"] * (broken == "fold0-seed0")
     for fold in range(2):
         name = f"fold{fold}-seed0"
-        for file in ("best.safetensors", "last.safetensors"):
+        for file in ("model.safetensors", "last.safetensors"):
             expected = load_file(whole / name / file)
             for key, tensor in load_file(out / name / file).items():
                 assert torch.equal(tensor, expected[key]), (name, file, key)

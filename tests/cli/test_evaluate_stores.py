@@ -146,7 +146,7 @@ def test_a_target_is_not_compared_within_its_own_column(
 
     # A run of that column alone is refused before it is scored.
     settings = small(training__objective="findings", training__targets=("density:4",))
-    monkeypatch.setattr(runs, "load_config", lambda _: settings)
+    monkeypatch.setattr(runs, "load_config", lambda *_, **__: settings)
     happened: list[str] = []
     note_calls(monkeypatch, predicting, "score_dataset", happened)
     assert main(["evaluate", str(run), "--within", "density"]) == 2

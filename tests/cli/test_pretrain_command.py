@@ -82,12 +82,12 @@ def test_from_a_store_to_weights_and_a_page_to_look_at(
     run = RunFolder.latest(tmp_path)
     resume = ["pretrain", *runs, "--resume", str(run.path)]
     assert f"mammo-pd {' '.join(resume)} continues from there" in capsys.readouterr().err
-    weights = run.best.read_bytes()
+    weights = run.chosen.read_bytes()
     assert not run.reconstructions.exists()
     assert main(resume) == 0
-    assert run.best.read_bytes() == weights
+    assert run.chosen.read_bytes() == weights
     told = capsys.readouterr().out
-    assert f"mammo-pd train --weights {run.best} --model test_vit --res 96x64" in told
+    assert f"mammo-pd train --weights {run.chosen} --model test_vit --res 96x64" in told
     page = run.reconstructions.read_text()
     assert "These images are phantoms" in page
     pictures = [
@@ -113,7 +113,7 @@ def test_from_a_store_to_weights_and_a_page_to_look_at(
     assert list(tmp_path.glob("mlartifacts/*/artifacts/reconstructions.html"))
     # There is nothing to evaluate, and nothing of another kind to go on with.
     assert main(["evaluate", *runs]) == 2
-    assert f"mammo-pd train --weights {run.best}" in capsys.readouterr().err
+    assert f"mammo-pd train --weights {run.chosen}" in capsys.readouterr().err
     words = ["cv", "--store", str(phantom_store), "--out", str(tmp_path / "cv"), *SETTINGS]
     assert main([*words, "--set", "training.objective=masked_autoencoder"]) == 2
     assert "mammo-pd pretrain --fold I" in capsys.readouterr().err
@@ -123,7 +123,7 @@ def test_from_a_store_to_weights_and_a_page_to_look_at(
     capsys.readouterr()
     assert main(["train", "--resume", *runs]) == 0
     told = capsys.readouterr().out
-    assert f"next: mammo-pd train --weights {run.best}" in told
+    assert f"next: mammo-pd train --weights {run.chosen}" in told
     assert "mammo-pd evaluate" not in told
     settings = run.path / "config.yaml"
     settings.write_text(settings.read_text().replace("masked_autoencoder", "binary_label"))

@@ -21,7 +21,7 @@ def test_checkpoints_say_what_they_are_without_their_run(
     setup = set_up(phantom_store, small(training__epochs=1))
     run = start_run(tmp_path / "runs", setup)
     history = fit(setup, run)
-    for file in (run.best, run.last):
+    for file in (run.chosen, run.last):
         alone = file.rename(tmp_path / file.name)
         assert main(["show", str(alone), "--json"]) == 0
         printed = capsys.readouterr().out

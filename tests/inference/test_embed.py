@@ -115,9 +115,9 @@ def test_run_and_its_file_alone_give_the_same(phantom_store: Path, tmp_path: Pat
     learnt = {"training__objective": "findings", "training__targets": ("label",)}
     setup = set_up(phantom_store, small(data__res="96x64", patch_dropout__draw="tissue", **learnt))
     run = start_run(tmp_path / "runs", setup)
-    weights_of(setup.model, setup.backbone.timm_model, {"epoch": 1}, setup.card).write(run.best)
+    weights_of(setup.model, setup.backbone.timm_model, {"epoch": 1}, setup.card).write(run.chosen)
     moved = tmp_path / "handed_on.safetensors"
-    moved.write_bytes(run.best.read_bytes())
+    moved.write_bytes(run.chosen.read_bytes())
     files = []
     for number, named in enumerate((run.path, moved)):
         files.append(tmp_path / f"{number}.parquet")

@@ -56,12 +56,12 @@ def run(phantom_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = train(phantom_store, tmp_path_factory.mktemp("runs"), config, say=lambda _: None)
     assert run is not None
     # One score for all, so that some are wrong whatever the store's key dealt to the test part.
-    with safe_open(run.best, "pt") as file:
+    with safe_open(run.chosen, "pt") as file:
         header = file.metadata()
-    weights = load_file(run.best)
+    weights = load_file(run.chosen)
     for name in ("head.weight", "head.bias"):
         weights[name].zero_()
-    save_file(weights, run.best, header)
+    save_file(weights, run.chosen, header)
     return run.path
 
 

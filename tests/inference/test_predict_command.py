@@ -94,7 +94,7 @@ def trained(phantoms: Path, phantom_store: Path, tmp_path_factory: pytest.TempPa
     (folder / "Z").mkdir()
     (folder / "Z" / "copy.dcm").write_bytes(content)
     (folder / "scan.png").write_bytes(b"\x89PNG")
-    return Trained(scored, run.best, phantom_store / "private" / "key", folder)
+    return Trained(scored, run.chosen, phantom_store / "private" / "key", folder)
 
 
 @pytest.fixture(autouse=True)
@@ -330,7 +330,7 @@ def test_bundle_fine_tunes_by_monai(
     with pytest.raises(SystemExit, match="--settings#training#epochs is 0; it must be at least 1"):
         run_bundle(**given, epochs=0)
     run_bundle(**given, epochs=1, **{"settings#device#accelerator": "cpu"})
-    (folder,) = (tmp_path / "runs").glob("*/best.safetensors")
+    (folder,) = (tmp_path / "runs").glob("*/model.safetensors")
     card = CheckpointHeader.read(folder).card
     before = CheckpointHeader.read(bundle / "models" / "model.safetensors").card
     assert card is not None and before is not None
@@ -544,7 +544,7 @@ def test_evaluate_locks_by_its_choices_and_leaves_the_weights(
     trained: Trained, tmp_path: Path
 ) -> None:
     """And leaves the file as it is where it holds the same choices already."""
-    place = tmp_path / "best.safetensors"
+    place = tmp_path / "model.safetensors"
     shutil.copy(trained.checkpoint, place)
     scored = Scored(**{**vars(trained.scored), "file": tmp_path / "predictions.csv"})
     choices = {"prevalence": None, "prevalence_level": "exam"}

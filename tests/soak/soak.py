@@ -454,7 +454,7 @@ def runs_content(folder: Path) -> dict[str, Any]:
 def run_content(path: Path) -> dict[str, Any]:
     kept: dict[str, Any] = {
         name: {key: value.tobytes() for key, value in load_file(path / name).items()}
-        for name in ("best.safetensors", "last.safetensors")
+        for name in ("model.safetensors", "last.safetensors")
     }
     kept["history"] = without_times(pd.read_csv(path / "history.csv").to_dict("records"))
     kept["config"] = (path / "config.yaml").read_text()

@@ -16,7 +16,7 @@ from mammo_pd.training.checkpoint_writer import CheckpointWriter
 
 @pytest.fixture
 def run(tmp_path: Path) -> Any:
-    names = ("best", "last", "midway")
+    names = ("chosen", "last", "midway")
     return SimpleNamespace(**{name: tmp_path / f"{name}.safetensors" for name in names})
 
 
@@ -61,13 +61,13 @@ def test_what_is_written_is_the_epochs_though_the_model_learns_on(
 ) -> None:
     live = contents(1)
     with CheckpointWriter(run) as writer:
-        writer.take_best(live)
+        writer.take_chosen(live)
         writer.save(lambda: live)
         for tensor in live.tensors.values():
             tensor.fill_(99)
         assert not run.last.exists()
         gate.set()
-    assert (number_in(run.best), number_in(run.last)) == (1, 1)
+    assert (number_in(run.chosen), number_in(run.last)) == (1, 1)
 
 
 def test_epochs_that_end_while_one_is_written_are_passed_over_but_not_the_last(
@@ -77,38 +77,38 @@ def test_epochs_that_end_while_one_is_written_are_passed_over_but_not_the_last(
     with CheckpointWriter(run) as writer:
         for epoch, is_best in ((1, True), (2, False), (3, True), (4, True), (5, False)):
             if is_best:
-                writer.take_best(contents(epoch))
+                writer.take_chosen(contents(epoch))
             writer.save(state(epoch))
         gate.set()
         writer.flush(state(5))
         # The best of those passed over as well.
-        assert (number_in(run.best), number_in(run.last)) == (4, 5)
+        assert (number_in(run.chosen), number_in(run.last)) == (4, 5)
         assert not run.midway.exists()
-        writer.take_best(contents(6))
+        writer.take_chosen(contents(6))
         writer.save(state(6))
         writer.flush(state(6))
-    assert (number_in(run.best), number_in(run.last)) == (6, 6)
+    assert (number_in(run.chosen), number_in(run.last)) == (6, 6)
 
 
-def test_the_best_weights_can_be_had_before_a_checkpoint_within_an_epoch(
+def test_the_kept_weights_can_be_had_before_a_checkpoint_within_an_epoch(
     run: Any, gate: threading.Event
 ) -> None:
     with CheckpointWriter(run) as writer:
         writer.save(state(1))
-        writer.take_best(contents(2))
+        writer.take_chosen(contents(2))
         writer.save(state(2))
         gate.set()
-        writer.flush_best()
-        assert (number_in(run.best), number_in(run.last)) == (2, 1)
+        writer.flush_chosen()
+        assert (number_in(run.chosen), number_in(run.last)) == (2, 1)
 
 
-def test_no_state_is_newer_than_the_best_weights(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_state_is_newer_than_the_kept_weights(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
     monkeypatch.setattr(Contents, "write", lambda _, path: order.append(path.stem))
     with CheckpointWriter(run) as writer:
-        writer.take_best(contents(1))
+        writer.take_chosen(contents(1))
         writer.save(state(1))
-    assert order == ["best", "last"]
+    assert order == ["chosen", "last"]
 
 
 def test_a_disk_that_is_full_is_told_by_the_next_epoch_and_at_the_end(

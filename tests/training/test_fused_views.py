@@ -424,7 +424,7 @@ def test_resumed_run_equals_an_unbroken_one(
             train(phantom_store, tmp_path, run.config, say=lambda _: None)
     broken = RunFolder.latest(tmp_path)
     assert resume(broken.path, say=lambda _: None) is not None
-    for whole, after in ((run.best, broken.best), (run.last, broken.last)):
+    for whole, after in ((run.chosen, broken.chosen), (run.last, broken.last)):
         first, second = load_file(whole), load_file(after)
         assert first.keys() == second.keys()
         for name, tensor in first.items():
@@ -496,9 +496,9 @@ def interrupted(*_: object) -> None:
 
 def test_tools_that_take_images_one_by_one_refuse(run: RunFolder) -> None:
     with pytest.raises(InputError, match="judges all images of one exam together"):
-        WholeImageModel.of(TrainedModel.load(run.best))
+        WholeImageModel.of(TrainedModel.load(run.chosen))
     with pytest.raises(InputError, match="MLflow gives images one by one"):
-        ScoringModel(run.best)
+        ScoringModel(run.chosen)
 
 
 @pytest.mark.slow

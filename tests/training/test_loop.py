@@ -2,6 +2,7 @@ import dataclasses
 import itertools
 import json
 import math
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -146,12 +147,29 @@ def test_losses_are_read_late_and_all_of_them(
     assert history[0]["train_loss"] == pytest.approx(mean, abs=1e-6)
 
 
-def test_best_weights_are_those_of_the_best_epoch(phantom_store: Path, tmp_path: Path) -> None:
-    run, history = fitted(set_up(phantom_store, small(training__epochs=5)), tmp_path)
+@pytest.mark.parametrize("choice", ["last", "best"])
+def test_weights_that_are_kept_are_those_of_the_chosen_epoch(
+    choice: str, phantom_store: Path, tmp_path: Path
+) -> None:
+    config = small(training__epochs=5, training__choose_epoch=choice)
+    run, history = fitted(set_up(phantom_store, config), tmp_path)
     # Of two equally good epochs the later one is kept.
     best = max(history, key=lambda metrics: (metrics["val_auc_image"], metrics["epoch"]))
-    with safe_open(run.best, "pt") as file:
-        assert json.loads(file.metadata()["facts"])["epoch"] == best["epoch"]
+    with safe_open(run.chosen, "pt") as file:
+        kept = json.loads(file.metadata()["facts"])["epoch"]
+    assert kept == (5 if choice == "last" else best["epoch"])
+
+
+def test_earlier_runs_keep_their_best_epoch(phantom_store: Path, tmp_path: Path) -> None:
+    """Their configuration has no choose_epoch, and their weights another name."""
+    run, _ = fitted(set_up(phantom_store, small(training__epochs=2)), tmp_path)
+    file = run.path / "config.yaml"
+    file.write_text(re.sub(r"\n  choose_epoch: .*", "", file.read_text()))
+    run.chosen.rename(run.path / "best.safetensors")
+    earlier = RunFolder.open(run.path)
+    assert earlier.config.training.choose_epoch == "best"
+    assert earlier.chosen.name == "best.safetensors"
+    assert not (run.path / "model.safetensors").exists()
 
 
 def test_a_disk_that_is_too_slow_is_named_once(
@@ -213,7 +231,7 @@ def test_last_update_of_an_epoch_that_spoils_the_weights_stops_with_the_remedy(
         ((0.69, 0.69, 0.69, 0.69), 2, False),  # that is told by then
     ],
 )
-def test_best_epoch_that_had_learnt_nothing_is_told_of(
+def test_chosen_epoch_that_had_learnt_nothing_is_told_of(
     phantom_store: Path, losses: tuple[float, ...], best: int, told: bool
 ) -> None:
     said: list[str] = []
@@ -221,7 +239,7 @@ def test_best_epoch_that_had_learnt_nothing_is_told_of(
     chance = setup.objective.chance_loss(setup.train_set.judged_targets.numpy())
     assert chance is not None
     history = [{"train_loss": chance * loss / 0.69} for loss in losses]
-    loop._warn_if_best_had_learnt_nothing(setup, history, best)
+    loop._warn_if_chosen_had_learnt_nothing(setup, history, best)
     assert len(said) == told
     assert not told or (f"{best} of 4" in said[0] and "--checkpoint last" in said[0])
 
@@ -299,7 +317,7 @@ def test_three_findings_with_missing_targets_train_through_the_same_loop(
     # What is never known has no gradient; weight decay alone moved it.
     after = setup.backbone.timm_model.get_classifier().weight[2].detach()
     assert F.cosine_similarity(after, never, dim=0) == pytest.approx(1, abs=1e-5)
-    assert run.best.is_file()
+    assert run.chosen.is_file()
 
 
 def test_missing_labels_change_neither_loss_nor_gradient(phantom_store: Path) -> None:

@@ -212,7 +212,7 @@ def test_resumed_run_equals_an_unbroken_one(
     broken = RunFolder.latest(tmp_path)
     assert broken.has_checkpoint
     assert resume(broken.path, say=lambda _: None) is not None
-    for name in ("best.safetensors", "last.safetensors"):
+    for name in ("model.safetensors", "last.safetensors"):
         whole, after = load_file(run / name), load_file(broken.path / name)
         assert whole.keys() == after.keys()
         for key, tensor in whole.items():
@@ -223,8 +223,8 @@ def test_resumed_run_equals_an_unbroken_one(
 
 
 def test_encoder_is_handed_on_tensor_by_tensor(run: Path, phantom_store: Path) -> None:
-    trained = load_file(run / "best.safetensors")
-    weights = str(run / "best.safetensors")
+    trained = load_file(run / "model.safetensors")
+    weights = str(run / "model.safetensors")
     setup = set_up(
         phantom_store, small(model__name="test_vit", data__res="96x64", model__weights=weights)
     )
@@ -273,7 +273,7 @@ def test_weights_remember_the_women_of_the_weights_that_they_were_started_from(
     split_store(elsewhere, name="elsewhere", fractions=(0.5, 0.25, 0.25), say=lambda _: None)
     nothing = Overlap(0, 0, True)
     monkeypatch.setattr("mammo_pd.training.earlier_weights.find_overlap", lambda *_: nothing)
-    changes = {"model__weights": str(run / "best.safetensors"), "data__split": "elsewhere"}
+    changes = {"model__weights": str(run / "model.safetensors"), "data__split": "elsewhere"}
     between = set_up(elsewhere.root, small(model__name="test_vit", data__res="96x64", **changes))
     weights = tmp_path / "between.safetensors"
     card = between.card
@@ -305,14 +305,14 @@ def test_weights_that_have_seen_test_women_are_refused(
         model__name="test_vit",
         data__res="96x64",
         data__split="other",
-        model__weights=str(run / "best.safetensors"),
+        model__weights=str(run / "model.safetensors"),
     )
     # Where the store does not have the split that they were made on, the run's own store tells.
     with pytest.raises(InputError, match=r"run on another store, .* learnt from \d wom.n of the"):
         set_up(paths.root, config)
     # Weights that were taken out of their run cannot be asked.
     alone = tmp_path / "alone.safetensors"
-    shutil.copy(run / "best.safetensors", alone)
+    shutil.copy(run / "model.safetensors", alone)
     said: list[str] = []
     elsewhere = config.replace(model=config.model.replace(weights=str(alone)))
     RunSetup.build(paths.root, elsewhere, say=said.append)
@@ -325,7 +325,7 @@ def test_weights_that_have_seen_test_women_are_refused(
         )
         told: list[str] = []
         cohort = Cohort.read(paths, "other")
-        refuse_seen_test_women(str(run / "best.safetensors"), cohort, told.append)
+        refuse_seen_test_women(str(run / "model.safetensors"), cohort, told.append)
         assert len(told) == warnings
     monkeypatch.undo()
     # Nor can weights of a version that did not note it; others' weights are not asked.

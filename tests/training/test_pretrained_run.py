@@ -76,7 +76,7 @@ def test_what_became_of_the_weights_is_said_and_kept(run: Path, said: list[str])
 
 def test_normalization_is_in_the_run_and_in_both_checkpoints(run: Path) -> None:
     assert RunFolder.open(run).info.normalization == GREY
-    for name in ("best.safetensors", "last.safetensors"):
+    for name in ("model.safetensors", "last.safetensors"):
         card = header(run / name)
         assert card["normalization"] == asdict(GREY)
         assert card["grid_size"] == [4, 3]
@@ -105,7 +105,7 @@ def test_run_goes_on_with_its_normalization_and_without_the_weights(run: Path) -
 def test_another_run_takes_it_over_from_the_checkpoint(
     run: Path, phantom_store: Path, tmp_path: Path
 ) -> None:
-    changes = {"model.weights": str(run / "best.safetensors"), "data.res": "96x64"}
+    changes = {"model.weights": str(run / "model.safetensors"), "data.res": "96x64"}
     trained = train(phantom_store, tmp_path, load_config(None, SMALL | changes), say=silent)
     assert trained is not None
     assert trained.info.normalization == GREY

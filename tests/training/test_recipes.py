@@ -20,7 +20,7 @@ from mammo_pd.data.balanced import BalancedDraw
 from mammo_pd.errors import InputError
 from mammo_pd.training import loop
 from mammo_pd.training.averaging import WeightAverage
-from mammo_pd.training.loop import best_epoch
+from mammo_pd.training.loop import chosen_epoch
 from mammo_pd.training.objectives.binary_label import BinaryLabel
 from mammo_pd.training.optimizer import backbone_parameters, parameter_groups
 from mammo_pd.training.runs import RunFolder
@@ -79,7 +79,7 @@ def test_rates_are_used(phantom_store: Path, tmp_path: Path) -> None:
     """With so steep a decay that the first blocks' steps vanish beside their weights."""
     config = {"training__layer_decay": 0.01, "training__epochs": 1}
     before = set_up(phantom_store, small(**config)).backbone.timm_model.state_dict()
-    after = load_file(trained(phantom_store, tmp_path, **config).best)
+    after = load_file(trained(phantom_store, tmp_path, **config).chosen)
     names = ("blocks.0.mlp.fc1.weight", "blocks.5.mlp.fc1.weight", "head.weight")
     moved = [float((after[name] - before[name]).abs().max()) for name in names]
     assert moved[0] == 0 < moved[1] < moved[2]
@@ -148,7 +148,7 @@ def test_average_is_the_sum_that_its_definition_gives() -> None:
 
 def test_averaged_weights_are_what_is_kept_as_the_best(phantom_store: Path, tmp_path: Path) -> None:
     run = trained(phantom_store, tmp_path, training__ema_decay=0.9, training__epochs=1)
-    best, last = load_file(run.best), load_file(run.last)
+    best, last = load_file(run.chosen), load_file(run.last)
     name = "blocks.0.mlp.fc1.weight"
     assert torch.equal(best[name], last[f"average.timm_model.{name}"])
     assert not torch.equal(best[name], last[f"model.timm_model.{name}"])
@@ -286,6 +286,8 @@ def test_columns_and_metrics_that_do_not_exist_are_refused(phantom_store: Path) 
             set_up(phantom_store, small(**changes))
     with pytest.raises(InputError, match=r"also needs training\.positive_share"):
         small(training__balance_within="vendor")
+    with pytest.raises(InputError, match=r"add training\.choose_epoch=best"):
+        small(training__patience=3)
 
 
 @pytest.mark.parametrize(
@@ -298,7 +300,8 @@ def test_best_epoch_is_the_monitors(monitor: str, expected: int) -> None:
         {"val_auc_image": 0.7, "val_loss": 0.5, "val_auc_breast": 0.7},
     ]
     objective = BinaryLabel(TrainingSettings(monitor=monitor))
-    assert best_epoch(history, objective) == expected
+    assert chosen_epoch(history, objective, "best") == expected
+    assert chosen_epoch(history, objective, "last") == 3
 
 
 def test_training_stops_where_nothing_gets_better(phantom_store: Path, tmp_path: Path) -> None:
@@ -310,6 +313,7 @@ def test_training_stops_where_nothing_gets_better(phantom_store: Path, tmp_path:
         training__epochs=40,
         training__lr=1e-12,
         training__patience=2,
+        training__choose_epoch="best",
     )
     # The order of the scores stays as it is, and no change is no improvement.
     assert len(pd.read_csv(run.history)) == 3

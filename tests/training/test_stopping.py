@@ -97,7 +97,7 @@ def steps_of(run: RunFolder) -> int:
 
 
 def assert_equal(one: RunFolder, other: RunFolder) -> None:
-    for first, second in ((one.best, other.best), (one.last, other.last)):
+    for first, second in ((one.chosen, other.chosen), (one.last, other.last)):
         weights, others = load_file(first), load_file(second)
         assert weights.keys() == others.keys()
         for name, tensor in weights.items():

@@ -91,7 +91,7 @@ def test_run_folder_says_everything(run: Path, phantom_store: Path) -> None:
     history = pd.read_csv(run / "history.csv")
     assert history["epoch"].tolist() == [1, 2, 3, 4]
     assert np.isfinite(history[["train_loss", "val_auc_image", "val_auc_breast"]]).all().all()
-    assert (run / "best.safetensors").is_file()
+    assert (run / "model.safetensors").is_file()
     assert RunFolder.latest(run.parent).path == run
 
 
@@ -230,7 +230,7 @@ def test_resumed_run_equals_an_unbroken_one(
         predict(begun, say=lambda line: pytest.fail(line))
     again = resumed(broken.path)
     assert again == broken.path
-    for name in ("best.safetensors", "last.safetensors"):
+    for name in ("model.safetensors", "last.safetensors"):
         whole, after = load_file(run / name), load_file(again / name)
         assert whole.keys() == after.keys()
         for key, tensor in whole.items():
@@ -284,7 +284,7 @@ def test_run_with_a_sampler_of_its_own_is_resumed_with_that_one_alone(
 def test_run_that_began_with_weights_is_resumed_without_them(
     run: Path, phantom_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    weights = Path(shutil.copy(run / "best.safetensors", tmp_path / "w.safetensors"))
+    weights = Path(shutil.copy(run / "model.safetensors", tmp_path / "w.safetensors"))
     config = small(model__weights=str(weights), training__epochs=2)
     with killed_at_step(5, monkeypatch):
         quiet(phantom_store, tmp_path / "runs", config)
@@ -440,7 +440,7 @@ def test_folds_are_joined_out_of_fold(phantom_store: Path, tmp_path: Path) -> No
 
 
 def test_weights_of_a_run_start_another(run: Path, phantom_store: Path) -> None:
-    weights = str(run / "best.safetensors")
+    weights = str(run / "model.safetensors")
     model = build_backbone("test_vit", (128, 96), weights=weights)
     trained = load_file(weights)
     assert torch.equal(
@@ -546,14 +546,14 @@ def test_labels_that_changed_under_a_run_are_refused(run: Path, tmp_path: Path) 
         resumed(copy)
     scored = scored_of(copy, accept_other_split=True)
     assert "labels are not those that the run" in scored.caveats[0]
-    told = provenance_of([scored], "best")["labels, SHA-256"]
+    told = provenance_of([scored], "model")["labels, SHA-256"]
     assert told == RunFolder.open(run).info.labels_hash
 
 
 def test_path_of_the_weights_stays_out_of_mlflow(
     run: Path, phantom_store: Path, tmp_path: Path
 ) -> None:
-    weights = shutil.copy(run / "best.safetensors", tmp_path / "secret-place.safetensors")
+    weights = shutil.copy(run / "model.safetensors", tmp_path / "secret-place.safetensors")
     folder = quiet(
         phantom_store, tmp_path / "runs", small(model__weights=str(weights), training__epochs=1)
     )
@@ -616,12 +616,12 @@ def test_two_processes_equal_one(
     pair = fitted(phantom_store, tmp_path / "two", accelerator, *command)
     columns = ["epoch", "train_loss", "val_auc_image", "val_auc_breast"]
     expected = pd.read_csv(alone / "history.csv")[columns]
-    weights = load_file(alone / "best.safetensors")
+    weights = load_file(alone / "model.safetensors")
     assert RunFolder.open(pair).info.environment["devices"] == 2
     assert len(list(pair.parent.glob("*/run.json"))) == 1
     history = pd.read_csv(pair / "history.csv")[columns]
     pd.testing.assert_frame_equal(history, expected, rtol=1e-4)
-    for name, weight in load_file(pair / "best.safetensors").items():
+    for name, weight in load_file(pair / "model.safetensors").items():
         torch.testing.assert_close(weight, weights[name], atol=2e-4, rtol=1e-3)
 
 

@@ -37,8 +37,8 @@ class Objective(ABC):
             `metrics` of the test images.
         score_columns: names of the scores in predictions.csv, one for each of ``target_columns``,
             in [0, 1], and possibly more that are kept but not reported on.
-        monitor: the entry of `metrics` that chooses the best epoch; larger is better unless its
-            name ends with "loss".
+        monitor: the entry of `metrics` that is shown and tells the best epoch; larger is better
+            unless its name ends with "loss".
         judged: the level that is judged and drawn: each image by itself, or all images of a breast
             or exam together (`views`). A score belongs to an image or, with fusion, to its breast.
         is_pretext: whether the task is to predict dropped patches. Validation then always keeps as
