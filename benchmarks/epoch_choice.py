@@ -11,6 +11,10 @@ different models, and one chosen at epoch 7 has other spreads than one chosen at
 AUC on that, with a constant for each fold. Runs of one fold share their women, and runs of one seed
 more than that: its error is too small.
 
+Where `recipes.py` scored the last epoch as well ("also": ["last"]), printed is what its weights are
+worth more within the folds: the mean over a recipe's runs, with a percentile interval of 1,000
+resamples of each fold's women, the same ones for all runs.
+
 ``--less`` compares seed 0 of one recipe with a cell of `resolution_vs_keep.py`
 (predictions.parquet) on the same images: pooled over the folds, within them, and of the folds that
 were unlearnt or not, as `mammo-pd compare` does.
@@ -22,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from mammo_pd.evaluation.compare import compare, on_the_same_images
@@ -32,6 +37,8 @@ from mammo_pd.terms import Level
 
 # As `mammo_pd.training.loop` has it.
 _STANDSTILL = 0.98
+_LAST = "score last"
+_RESAMPLES = 1000
 _KEPT = ["image_id", "patient_id", "exam_id", "laterality", "label", "score", "fold"]
 
 
@@ -58,6 +65,7 @@ def _describe(line: dict[str, Any], file: Path) -> dict[str, Any]:
     chance = -share * np.log(share) - (1 - share) * np.log(1 - share)
     loss = history[best - 1]["train_loss"]
     test = scored[(scored["split"] == "test") & scored["label"].notna()]
+    last = {"of the last": float(auc(test["label"], test[_LAST]))} if _LAST in test else {}
     return {
         "recipe": line["name"],
         "fold": line["fold"],
@@ -69,7 +77,54 @@ def _describe(line: dict[str, Any], file: Path) -> dict[str, Any]:
         "validation, kept patches": values[best - 1],
         "all patches": line["best"][monitor],
         "test AUC within the fold": float(auc(test["label"], test["score"])),
+        **last,
     }
+
+
+def last_less_best(folders: list[Path], runs: pd.DataFrame) -> list[list[str]]:
+    """Rows of a table: what the last epoch's weights are worth more than the best one's.
+
+    Args:
+        folders: where the predictions are.
+        runs: of `read_runs`, of which the last epoch was scored as well.
+    """
+    known = runs[runs["of the last"].notna()]
+    gains: dict[str, list[npt.NDArray[np.float64]]] = {name: [] for name in known["recipe"]}
+    rng = np.random.default_rng(0)
+    for fold, of_fold in known.groupby("fold"):
+        scored = [
+            _test_rows(folders, f"{run.recipe}.{fold}.{run.seed}.csv")
+            for run in of_fold.itertuples()
+        ]
+        (patients,) = {tuple(table["patient_id"]) for table in scored}
+        rows_of = list(pd.Series(range(len(patients))).groupby(list(patients)).indices.values())
+        chosen = [
+            np.concatenate([rows_of[one] for one in rng.integers(len(rows_of), size=len(rows_of))])
+            for _ in range(_RESAMPLES)
+        ]
+        # The first is of the women as they are.
+        drawn = [np.arange(len(patients)), *chosen]
+        for recipe, table in zip(of_fold["recipe"], scored, strict=True):
+            label, best, last = (table[name].to_numpy() for name in ("label", "score", _LAST))
+            gains[recipe].append(
+                np.array([auc(label[r], last[r]) - auc(label[r], best[r]) for r in drawn])
+            )
+    rows = [["recipe", "runs", "best", "last", "difference"]]
+    every = [one for of_recipe in gains.values() for one in of_recipe]
+    for name, of_recipe in {**gains, "all": every}.items():
+        mean = np.mean(of_recipe, axis=0)
+        low, high = np.percentile(mean[1:], [2.5, 97.5])
+        some = known if name == "all" else known[known["recipe"] == name]
+        aucs = (some["test AUC within the fold"].mean(), some["of the last"].mean())
+        cells = [name, str(len(of_recipe)), *(f"{value:.3f}" for value in aucs)]
+        rows.append([*cells, f"{mean[0]:+.3f} [{low:+.3f}, {high:+.3f}]"])
+    return rows
+
+
+def _test_rows(folders: list[Path], name: str) -> pd.DataFrame:
+    table = pd.read_csv(next(folder / name for folder in folders if (folder / name).is_file()))
+    tested = table[(table["split"] == "test") & table["label"].notna()]
+    return tested.sort_values("image_id", ignore_index=True)
 
 
 def change_where_unlearnt(runs: pd.DataFrame, column: str) -> tuple[float, float]:
@@ -130,6 +185,8 @@ def main() -> None:
     print(f"\n{int(runs['unlearnt'].sum())} of {len(runs)} runs unlearnt")
     change, error = change_where_unlearnt(runs, "test AUC within the fold")
     print(f"their test AUC within the fold: {change:+.3f} (standard error {error:.3f})")
+    if "of the last" in runs:
+        print("\n" + _markdown(last_less_best(given.out, runs)))
     if given.less is None:
         return
     mine = runs[(runs["recipe"] == given.recipe) & (runs["seed"] == 0)]

@@ -47,6 +47,15 @@ def test_choices_before_anything_was_learnt_are_found_and_weighed(
         ["within unlearnt folds (1)", "0.500", "0.500"],
     ]
     assert rows[0][1] != "0.750"  # pooled
+    assert "of the last" not in runs
+    for fold in curves:
+        file = tmp_path / f"a.{fold}.0.csv"
+        told = {"image_id": range(4), "patient_id": "one", "score last": [0, 0, 1, 1]}
+        pd.read_csv(file).assign(**told).to_csv(file, index=False)
+    rows = script.last_less_best([tmp_path], script.read_runs([tmp_path], None))
+    # Women are drawn, not images: of one woman there is one resample.
+    assert rows[1] == ["a", "2", "0.750", "1.000", "+0.250 [+0.250, +0.250]"]
+    assert rows[2] == ["all", *rows[1][1:]]
     # Two folds, each with a run of either kind, .2 apart.
     some = pd.DataFrame({"fold": [0, 0, 1, 1], "unlearnt": [False, True] * 2})
     some["auc"] = np.array([0.7, 0.5, 0.9, 0.7])
