@@ -8,7 +8,8 @@ Markdown, on the images of the store's split that each table scores out of fold:
 1. the floor: a logistic regression on the shortcuts alone, for each fold trained on its training
    women, beside the AUC of each group of shortcuts;
 2. the AUC of floor and models within strata, where a positive is compared only with negatives of
-   the same machine, of the same machine and age band, or of the same tenth of the floor's scores;
+   the same machine, of the same machine and age band, or of the same tenth of the floor's scores,
+   and always of the same fold, which one model has scored;
 3. whether a model adds to the floor: the logistic regression with the model's logit as a further
    input, on the same women, against the one without. The logit of a training woman is out of fold,
    too, so that a model that has learnt its training women by heart adds nothing.
@@ -20,8 +21,10 @@ import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from scipy.special import logit
 from sklearn.compose import ColumnTransformer
@@ -37,6 +40,7 @@ from mammo_pd.evaluation.compare import compare, on_the_same_images
 from mammo_pd.evaluation.cross_validation import average_seeds
 from mammo_pd.evaluation.levels import Aggregation, aggregate, with_known_label
 from mammo_pd.evaluation.predictions import check_predictions
+from mammo_pd.evaluation.strata import values_of_units
 from mammo_pd.evaluation.within import auc_within_strata, within_strata
 from mammo_pd.terms import Level
 
@@ -108,15 +112,19 @@ def out_of_fold(
 
 
 def read_scores(path: Path) -> dict[str, pd.DataFrame]:
-    """Out-of-fold predictions by name; of several seeds, the mean of those that have all folds."""
+    """Out-of-fold predictions by name; of several seeds, the mean of those that have all folds.
+
+    Columns that ``recipes.py`` scored in other ways are models of their own.
+    """
     if path.is_file():
-        return {path.stem: _tested(path)}
+        return _tested(path, path.stem)
     if not list(path.glob("*.*.*.csv")):
         raise InputError(f"{path} is neither a table nor a folder of NAME.FOLD.SEED.csv.")
     found: dict[str, dict[str, dict[str, pd.DataFrame]]] = {}
     for file in sorted(path.glob("*.*.*.csv")):
-        name, fold, seed = file.stem.rsplit(".", 2)
-        found.setdefault(name, {}).setdefault(seed, {})[fold] = _tested(file)
+        recipe, fold, seed = file.stem.rsplit(".", 2)
+        for name, table in _tested(file, recipe).items():
+            found.setdefault(name, {}).setdefault(seed, {})[fold] = table
     scores = {}
     for name, seeds in found.items():
         most = max(len(folds) for folds in seeds.values())
@@ -127,11 +135,17 @@ def read_scores(path: Path) -> dict[str, pd.DataFrame]:
     return scores
 
 
-def _tested(file: Path) -> pd.DataFrame:
+def _tested(file: Path, name: str) -> dict[str, pd.DataFrame]:
     table = pd.read_csv(file, dtype=_IDENTITY)
     if "split" in table:
         table = table[table["split"] == "test"]
-    return check_predictions(table[table["label"].notna()].reset_index(drop=True))
+    table = table[table["label"].notna()].reset_index(drop=True)
+    further = [column for column in table if column.startswith("score ")]
+    found = {name: check_predictions(table.drop(columns=further))}
+    for column in further:
+        other = table.drop(columns=further).assign(score=table[column])
+        found[f"{name}, scored {column.removeprefix('score ')}"] = check_predictions(other)
+    return found
 
 
 def _interval(row: dict, name: str = "auc", sign: str = "") -> str:
@@ -149,7 +163,7 @@ def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def _aucs(tables: dict[str, pd.DataFrame]) -> dict[tuple[str, str], str]:
-    """AUC with its interval by table and level."""
+    """AUC within folds with its interval by table and level."""
     # ``compare`` wants two tables at least.
     aligned, _ = on_the_same_images(tables | {"": next(iter(tables.values()))})
     alone, _ = compare(aligned, aggregation=Aggregation.MEAN)
@@ -169,7 +183,7 @@ def _print_floor(
         ),
     }
     found = _aucs(tables)
-    head = ["shortcuts", *(f"AUC per {level}" for level in LEVELS)]
+    head = ["shortcuts", *(f"AUC within folds per {level}" for level in LEVELS)]
     _print_table(head, [[name, *(found[name, level] for level in LEVELS)] for name in tables])
 
 
@@ -195,25 +209,40 @@ def _judge(
 
 
 def _within(judged: _Judged, table: pd.DataFrame, level: Level, machine: str) -> list[dict]:
-    """AUC within machine, within machine and age band, and within tenths of the floor's scores."""
+    """AUC within machine, within machine and age band, and within tenths of the floor's scores.
+
+    All within folds.
+    """
     known = [
         next(
             row
             for row in within_strata(table, columns, aggregation=Aggregation.MEAN)
             if row["level"] == level
         )
-        for columns in ([machine], [machine, "age"])
+        for columns in (["fold", machine], ["fold", machine, "age"])
     ]
+    images = with_known_label(judged.floor, level)
     units, of_floor = (
         aggregate(with_known_label(one, level), level, Aggregation.MEAN)
         for one in (table, judged.floor)
     )
-    tenth = pd.qcut(of_floor["score"], 10, labels=False, duplicates="drop")
-    return [*known, auc_within_strata(units, tenth)]
+    fold = values_of_units(images, "fold", level, joined=False)
+    tenth = (
+        of_floor["score"]
+        .groupby(fold)
+        .transform(lambda scores: pd.qcut(scores, 10, labels=False, duplicates="drop"))
+    )
+    return [*known, auc_within_strata(units, _numbered(fold, tenth.to_numpy()))]
+
+
+def _numbered(*columns: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
+    """One number for each combination of values: (units,)."""
+    together = pd.DataFrame(dict(enumerate(columns)))
+    return together.groupby(list(together), sort=True).ngroup().to_numpy()
 
 
 def _print_within(models: Mapping[str, _Judged], machine: str) -> None:
-    head = ["scores", "AUC of all", "within machine", "within machine and age band"]
+    head = ["scores", "AUC within folds", "within machine", "within machine and age band"]
     head.append("within tenths of the floor")
     for level in LEVELS:
         lines: dict[str, list[str]] = {}
@@ -269,6 +298,8 @@ def main() -> None:
         Cohort.read(paths, given.split, fold).rows.set_index("image_id")["split"] for fold in folds
     ]
     rows = cohort.rows.drop(columns="split")
+    # That of the model which scores an image out of fold.
+    rows["fold"] = rows["image_id"].map(cohort.split.table.set_index("image_id")["fold"])
     rows = add_grey_values(paths, rows[rows["label"].notna()].reset_index(drop=True))
     rows["age_known"] = rows["age"].notna().astype(str)
     kinds = [machine, "view", "laterality", "photometric_interpretation"]

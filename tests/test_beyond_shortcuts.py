@@ -61,9 +61,27 @@ def test_seeds_that_lack_a_fold_are_left_out(
     for seed in range(3):
         for fold, part in enumerate(parts):
             if (seed, fold) != (2, 1):
-                scored = rows.assign(split=part.to_numpy(), score=0.1 * (seed + 1))
+                score = 0.1 * (seed + 1)
+                scored = rows.assign(split=part.to_numpy(), score=score)
+                scored["score last"] = score / 2
                 scored.to_csv(tmp_path / f"keep .25.{fold}.{seed}.csv", index=False)
-    ((name, table),) = beyond.read_scores(tmp_path).items()
-    assert name == "keep .25 (seeds 0, 1; 3 folds)"
-    assert len(table) == len(rows)
-    assert np.allclose(table["score"], 0.15)
+    found = beyond.read_scores(tmp_path)
+    of_seeds = "(seeds 0, 1; 3 folds)"
+    assert list(found) == [f"keep .25 {of_seeds}", f"keep .25, scored last {of_seeds}"]
+    for table, score in zip(found.values(), (0.15, 0.075), strict=True):
+        assert len(table) == len(rows)
+        assert np.allclose(table["score"], score)
+
+
+def test_folds_whose_scores_lie_elsewhere_change_nothing(
+    beyond: ModuleType, rows: pd.DataFrame, parts: list[pd.Series]
+) -> None:
+    rows["fold"] = np.arange(240) // 4 % FOLDS
+    moved = rows.assign(score=(rows["score"] + rows["fold"]) / FOLDS)
+    found = []
+    for model in (check_predictions(rows), check_predictions(moved)):
+        judged = beyond._judge(model, rows, parts, ["machine"])
+        tables = {"model": judged.model}
+        within = beyond._within(judged, judged.model, beyond.LEVELS[0], "machine")
+        found.append((beyond._aucs(tables), [row["auc"] for row in within]))
+    assert found[0] == found[1]
