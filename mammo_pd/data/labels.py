@@ -184,6 +184,23 @@ def read_labels(
     )
 
 
+def read_rows(path: Path, *, columns: Mapping[str, str] | None = None) -> LabelTable:
+    """Read which images a table names and what it says of them, whatever its label is.
+
+    Args:
+        path: CSV with a header.
+        columns: as for `read_labels`.
+
+    Returns:
+        The table, without labels and further columns.
+
+    Raises:
+        InputError: no such file, no column to match images by, or an image named twice.
+    """
+    frame = with_known_names(read_as(read_csv(path), columns or {}, path), _NAMES, path)
+    return label_table(frame, [None] * len(frame), source=path, definition="", carry=())
+
+
 def label_table(
     frame: pd.DataFrame,
     label: Sequence[int | None],

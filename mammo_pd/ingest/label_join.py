@@ -54,7 +54,7 @@ def join_labels(
     times = Counter(row for row in found.values() if row is not None)
     if not times:
         raise InputError(
-            f"{_naming_none(labels, folder)} The images are in the store: run again with the "
+            f"{naming_none(labels, folder)} The images are in the store: run again with the "
             "corrected table, and only it is read."
         )
     row, most = times.most_common(1)[0]
@@ -86,10 +86,11 @@ def refuse_naming_none(labels: LabelTable, folder: Path, files: Iterable[Path]) 
         InputError: no row names a file.
     """
     if not labels.needs_headers and all(labels.find(file) is None for file in files):
-        raise InputError(f"{_naming_none(labels, folder)} Nothing was decoded.")
+        raise InputError(f"{naming_none(labels, folder)} Nothing was decoded.")
 
 
-def _naming_none(labels: LabelTable, folder: Path) -> str:
+def naming_none(labels: LabelTable, folder: Path) -> str:
+    """The sentence on a table that names none of the images."""
     return (
         f"no row of {labels.source} names an image in {folder}; its path must be relative to the "
         "table or to that folder, or give sop_instance_uid or the data set's image_id (a public "
