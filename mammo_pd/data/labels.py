@@ -88,6 +88,11 @@ class LabelTable:
         """Whether a row may name its image by a UID, which only the file's header tells."""
         return bool(self._by_uid) or self.uid_ends_in_image_id
 
+    @property
+    def rows_by_uid(self) -> Mapping[str, int]:
+        """The index in `rows` of each SOP Instance UID that a row names."""
+        return self._by_uid
+
     def find(self, path: Path, sop_instance_uid: str | None = None) -> int | None:
         """The index in `rows` of an image, or None.
 

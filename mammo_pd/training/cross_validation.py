@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from mammo_pd.config import RunConfig, dump_config, load_config
-from mammo_pd.data.splits import read_folds
-from mammo_pd.data.store import open_store
+from mammo_pd.data.splits import has_lost_images, read_folds
+from mammo_pd.data.store import StorePaths, open_store
 from mammo_pd.errors import InputError, cause_of
 from mammo_pd.files import write_text
 from mammo_pd.locks import locked
@@ -109,6 +109,14 @@ class CrossValidation:
             if not differences:
                 return begun.update(store=self.info.store)
             if any(self.path.glob("fold*-seed*/run.json")):
+                name, splits = self.config.data.split, StorePaths(Path(self.info.store)).splits
+                if has_lost_images(splits, name, begun.info.split_hash):
+                    raise InputError(
+                        f"images were removed from the split {name!r} (mammo-pd forget) since "
+                        f"{self.path} was started; start again in another folder with --out. Runs "
+                        "that are trained can be scored with: mammo-pd evaluate RUN... "
+                        "--accept-other-split"
+                    )
                 raise InputError(
                     f"{self.path} was started differently: {'; '.join(differences)}; restore that "
                     "to continue, or start again in another folder with --out."

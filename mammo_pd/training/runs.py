@@ -23,6 +23,7 @@ from typing import Any
 
 from mammo_pd.config import RunConfig, dump_config, load_config
 from mammo_pd.data.cohort import Cohort
+from mammo_pd.data.splits import has_lost_images
 from mammo_pd.errors import InputError, cause_of
 from mammo_pd.files import remove_leftovers, write_text
 from mammo_pd.normalization import Normalization
@@ -270,6 +271,12 @@ class RunFolder:
             InputError: split, store settings or labels are others.
         """
         info = self.info
+        if self._lost_images(cohort):
+            raise InputError(
+                f"images were removed from the split {cohort.split.name!r} (mammo-pd forget) since "
+                f"the run {info.run_id} was started; start a new run without --resume, which "
+                "learns from those that are left."
+            )
         if info.split_hash != cohort.split.hash:
             raise InputError(
                 f"the run {info.run_id} was started on another split {cohort.split.name!r}; "
@@ -308,6 +315,13 @@ class RunFolder:
             )
         if accept_other_split:
             return
+        if self._lost_images(cohort):
+            raise InputError(
+                f"images were removed from the split {cohort.split.name!r} of {cohort.paths.root} "
+                f"(mammo-pd forget) since the run {info.run_id} was trained; the others are on the "
+                "sides that they were on, so none that is tested was trained on. Give "
+                "--accept-other-split to score those that are left."
+            )
         if info.split_hash != cohort.split.hash:
             raise InputError(
                 f"the split {cohort.split.name!r} of {cohort.paths.root} is not the one that the "
@@ -321,6 +335,9 @@ class RunFolder:
                 "trained; restore them with mammo-pd preprocess --labels, or give "
                 "--accept-other-split to score the run by the labels as they are now."
             )
+
+    def _lost_images(self, cohort: Cohort) -> bool:
+        return has_lost_images(cohort.paths.splits, cohort.split.name, self.info.split_hash)
 
     def _write(self) -> None:
         write_text(self.path / "run.json", json.dumps(asdict(self.info), indent=2) + "\n")

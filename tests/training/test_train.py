@@ -511,6 +511,15 @@ def test_a_split_that_lost_images_is_no_other_one(
     shutil.copytree(run, copy)
     tested = read_split(store / "splits", "default").table.query("split == 'test'")
     remove_from_split(store / "splits", "default", tested["image_id"][:1])
+    # What was removed is not to be restored, and nobody is on another side.
+    for act in (scored_of, resumed):
+        with pytest.raises(
+            InputError, match=r"images were removed.*\(mammo-pd forget\)"
+        ) as refused:
+            act(copy, store=store)
+        assert "restore" not in str(refused.value)
+        remedy = "--accept-other-split" if act is scored_of else "start a new run"
+        assert remedy in str(refused.value)
     caveats = scored_of(copy, store=store, accept_other_split=True).caveats
     assert not any("another split" in caveat for caveat in caveats)
     assert any("or images were removed" in caveat for caveat in caveats)
