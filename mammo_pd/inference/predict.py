@@ -97,18 +97,8 @@ def predict(
     Raises:
         InputError: no checkpoint yet, or a store or split other than the run was trained on.
     """
-    paths = open_store(store or Path(run.info.store))
-    cohort = Cohort.read(paths, run.config.data.split, run.config.data.fold)
-    objective = build_objective(run.config.training)
-    labels = labels_hash(cohort, objective)
-    run.refuse_scoring_on(cohort, labels, accept_other_split=accept_other_split)
+    cohort, labels = _checked(run, store, accept_other_split=accept_other_split)
     if run.info.finished is None:
-        if not run.chosen.is_file():
-            raise InputError(
-                f"the run {run.info.run_id} stopped before its first checkpoint, so there are no "
-                f"weights to score; continue it with: mammo-pd train --resume "
-                f"{shlex.quote(str(run.path))}"
-            )
         say(
             f"warning: the run {run.info.run_id} did not finish training; scoring the weights "
             "learnt so far"
@@ -116,6 +106,42 @@ def predict(
     images = cohort.rows[cohort.rows["split"] != Split.TRAIN].reset_index(drop=True)
     scored = score_images(run, cohort, images, checkpoint, run.predictions, reuse=reuse, say=say)
     return replace(scored, caveats=_caveats(run.info, cohort, labels))
+
+
+def check_runs(
+    runs: Sequence[RunFolder], *, store: Path | None = None, accept_other_split: bool = False
+) -> None:
+    """Refuse, before hours of scoring, runs of which one cannot be scored or fits no other.
+
+    Args:
+        runs: to be scored and reported on together.
+        store: as for `predict`.
+        accept_other_split: as for `predict`.
+
+    Raises:
+        InputError: as `predict` and `join_folds`, or the runs learnt different targets.
+    """
+    _refuse_joining([run.info for run in runs])
+    learnt = {tuple(build_objective(run.config.training).score_columns) for run in runs}
+    if len(learnt) > 1:
+        raise InputError("the runs learnt different targets; evaluate them one by one.")
+    for run in runs:
+        _checked(run, store, accept_other_split=accept_other_split)
+
+
+def _checked(run: RunFolder, store: Path | None, *, accept_other_split: bool) -> tuple[Cohort, str]:
+    """What a run is to be scored on, and the hash of its labels; refused as `predict` says."""
+    paths = open_store(store or Path(run.info.store))
+    cohort = Cohort.read(paths, run.config.data.split, run.config.data.fold)
+    labels = labels_hash(cohort, build_objective(run.config.training))
+    run.refuse_scoring_on(cohort, labels, accept_other_split=accept_other_split)
+    if run.info.finished is None and not run.chosen.is_file():
+        raise InputError(
+            f"the run {run.info.run_id} stopped before its first checkpoint, so there are no "
+            "weights to score; continue it with: mammo-pd train --resume "
+            f"{shlex.quote(str(run.path))}"
+        )
+    return cohort, labels
 
 
 def _caveats(trained: RunInfo, cohort: Cohort, labels: str) -> list[str]:
@@ -323,16 +349,26 @@ def join_folds(scored: Sequence[Scored]) -> pd.DataFrame:
     """
     if len(scored) == 1:
         return scored[0].table
-    if len({one.info.split_hash for one in scored}) > 1:
-        raise InputError("the runs use different splits; evaluate them one by one.")
-    folds = [one.info.fold for one in scored]
-    if len(set(folds)) < len(folds):
-        raise InputError(
-            f"the runs test the folds {', '.join(map(str, folds))}; give one run for each fold, or "
-            "one run alone."
-        )
+    _refuse_joining([one.info for one in scored])
     tested = [one.table[one.table["split"] == Split.TEST] for one in scored]
     return pd.concat(tested, ignore_index=True).drop(columns="split")
+
+
+def _refuse_joining(runs: Sequence[RunInfo]) -> None:
+    if len({run.split_hash for run in runs}) > 1:
+        raise InputError("the runs use different splits; evaluate them one by one.")
+    folds = [run.fold for run in runs]
+    if len(set(folds)) == len(folds):
+        return
+    if set(folds) == {None}:
+        raise InputError(
+            f"the {len(runs)} runs test the same images, since their split has no folds; evaluate "
+            "them one by one, and compare their predictions: mammo-pd compare RUN RUN"
+        )
+    raise InputError(
+        f"the runs test the folds {', '.join(map(str, folds))}; give one run for each fold, or "
+        "one run alone."
+    )
 
 
 def validation_by_fold(scored: Sequence[Scored]) -> dict[str, pd.DataFrame] | None:

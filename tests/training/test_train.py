@@ -23,7 +23,7 @@ from mammo_pd.backbones.base import Backbone
 from mammo_pd.backbones.build import build_backbone
 from mammo_pd.cli.app import main
 from mammo_pd.cli.scored_runs import context_of, provenance_of
-from mammo_pd.config import RunConfig, load_config
+from mammo_pd.config import RunConfig, dump_config, load_config
 from mammo_pd.data.dataset import MammogramDataset
 from mammo_pd.data.manifest import read_manifest
 from mammo_pd.data.split_store import split_store
@@ -437,6 +437,67 @@ def test_folds_are_joined_out_of_fold(phantom_store: Path, tmp_path: Path) -> No
     assert sorted(set(table["fold"])) == [0, 1, 2]
     with pytest.raises(InputError, match="folds"):
         join_folds([scored[0], scored[0]])
+
+
+def _of_findings(run: Path) -> None:
+    config = load_config(run / "config.yaml")
+    training = config.training.replace(objective="findings", targets=("label", "implant"))
+    (run / "config.yaml").write_text(dump_config(config.replace(training=training)))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda _: None, "the 2 runs test the same images"),
+        (lambda run: edit(run / "run.json", lambda info: info.update(fold=1)), None),
+        (
+            lambda run: edit(run / "run.json", lambda info: info.update(split_hash="0")),
+            "different splits",
+        ),
+        (
+            lambda run: edit(run / "run.json", lambda info: info.update(labels_hash="0", fold=1)),
+            "the labels in",
+        ),
+        (
+            lambda run: (
+                edit(run / "run.json", lambda info: info.update(finished=None, fold=1)),
+                (run / "model.safetensors").unlink(),
+            ),
+            "stopped before its first checkpoint",
+        ),
+        (
+            lambda run: (
+                edit(run / "run.json", lambda info: info.update(fold=1)),
+                _of_findings(run),
+            ),
+            "different targets",
+        ),
+    ],
+)
+def test_runs_that_cannot_be_judged_together_are_refused_before_any_is_scored(
+    spoil: Callable[[Path], object],
+    said: str | None,
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class ScoredError(Exception):
+        pass
+
+    def score(*_: object, **__: object) -> None:
+        raise ScoredError
+
+    monkeypatch.setattr("mammo_pd.inference.predict.score_dataset", score)
+    folders = [shutil.copytree(run, tmp_path / name) for name in ("one", "two")]
+    spoil(folders[1])
+    words = ["evaluate", *map(str, folders)]
+    if said is None:
+        with pytest.raises(ScoredError):
+            main(words)
+    else:
+        assert main(words) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_weights_of_a_run_start_another(run: Path, phantom_store: Path) -> None:
