@@ -30,7 +30,7 @@ from mammo_pd.terms import Split, Status
 from mammo_pd.training.checkpoint import load_state, load_weights
 from mammo_pd.training.devices import make_fabric
 from mammo_pd.training.objectives import Objective, build_objective
-from mammo_pd.training.run_data import labels_hash
+from mammo_pd.training.run_data import labels_hash, targets_hash
 from mammo_pd.training.runs import RunFolder, RunInfo
 from mammo_pd.wording import counted
 
@@ -97,7 +97,7 @@ def predict(
     Raises:
         InputError: no checkpoint yet, or a store or split other than the run was trained on.
     """
-    cohort, labels = _checked(run, store, accept_other_split=accept_other_split)
+    cohort, labels, targets = _checked(run, store, accept_other_split=accept_other_split)
     if run.info.finished is None:
         say(
             f"warning: the run {run.info.run_id} did not finish training; scoring the weights "
@@ -105,7 +105,7 @@ def predict(
         )
     images = cohort.rows[cohort.rows["split"] != Split.TRAIN].reset_index(drop=True)
     scored = score_images(run, cohort, images, checkpoint, run.predictions, reuse=reuse, say=say)
-    return replace(scored, caveats=_caveats(run.info, cohort, labels))
+    return replace(scored, caveats=_caveats(run, cohort, labels, targets))
 
 
 def check_runs(
@@ -129,24 +129,34 @@ def check_runs(
         _checked(run, store, accept_other_split=accept_other_split)
 
 
-def _checked(run: RunFolder, store: Path | None, *, accept_other_split: bool) -> tuple[Cohort, str]:
-    """What a run is to be scored on, and the hash of its labels; refused as `predict` says."""
+def _checked(
+    run: RunFolder, store: Path | None, *, accept_other_split: bool
+) -> tuple[Cohort, str, str | None]:
+    """What a run is to be scored on, with the hashes of its labels and of its training targets.
+
+    Refused as `predict` says. The last is None where the store has lost a column.
+    """
     paths = open_store(store or Path(run.info.store))
     cohort = Cohort.read(paths, run.config.data.split, run.config.data.fold)
-    labels = labels_hash(cohort, build_objective(run.config.training))
-    run.refuse_scoring_on(cohort, labels, accept_other_split=accept_other_split)
+    objective = build_objective(run.config.training)
+    labels = labels_hash(cohort, objective)
+    try:
+        targets = targets_hash(cohort, objective, run.config.training)
+    except InputError:
+        targets = None
+    run.refuse_scoring_on(cohort, labels, targets, accept_other_split=accept_other_split)
     if run.info.finished is None and not run.chosen.is_file():
         raise InputError(
             f"the run {run.info.run_id} stopped before its first checkpoint, so there are no "
             "weights to score; continue it with: mammo-pd train --resume "
             f"{shlex.quote(str(run.path))}"
         )
-    return cohort, labels
+    return cohort, labels, targets
 
 
-def _caveats(trained: RunInfo, cohort: Cohort, labels: str) -> list[str]:
+def _caveats(run: RunFolder, cohort: Cohort, labels: str, targets: str | None) -> list[str]:
     """What the user vouched for with --accept-other-split, for whoever reads the results."""
-    caveats = []
+    caveats, trained = [], run.info
     # A split that lost images has kept its sides.
     _, hashes = read_split_and_past(cohort.paths.splits, cohort.split.name)
     if trained.split_hash not in hashes:
@@ -159,6 +169,11 @@ def _caveats(trained: RunInfo, cohort: Cohort, labels: str) -> list[str]:
         caveats.append(
             f"The labels are not those that the run {trained.run_id} was trained by: they have "
             "changed since, or images were removed."
+        )
+    elif run.has_other_targets(targets):
+        caveats.append(
+            f"The targets that the run {trained.run_id} was trained by are no longer in the store: "
+            "they have changed since."
         )
     return caveats
 

@@ -335,6 +335,19 @@ def test_other_split_of_the_same_name_is_refused(
     assert "the split 'two' is a different one" in capsys.readouterr().err
 
 
+def test_targets_that_changed_are_refused_and_unknown_of_earlier_versions(
+    whole: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = copy_of(whole, tmp_path)
+    info = json.loads((copy / "cv.json").read_text())
+    (copy / "cv.json").write_text(json.dumps({**info, "targets_hash": "0"}))
+    assert main(typed(store, copy)) == 2
+    assert "values of target_column or balance_within have changed" in capsys.readouterr().err
+    del info["targets_hash"]
+    (copy / "cv.json").write_text(json.dumps(info))
+    assert main(typed(store, copy)) == 0
+
+
 def test_a_split_that_lost_images_is_not_to_be_restored(
     whole: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

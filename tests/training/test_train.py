@@ -13,6 +13,7 @@ from typing import Any
 import mlflow
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -618,6 +619,68 @@ def test_labels_that_changed_under_a_run_are_refused(run: Path, tmp_path: Path) 
     assert "labels are not those that the run" in scored.caveats[0]
     told = provenance_of([scored], "model")["labels, SHA-256"]
     assert told == RunFolder.open(run).info.labels_hash
+
+
+def _with_column(store: Path, name: str, values: list[object] | None) -> None:
+    """Give the manifest a column, as a label table would; None takes it away."""
+    manifest = pq.read_table(store / "manifest.parquet")
+    if name in manifest.column_names:
+        manifest = manifest.drop_columns([name])
+    if values is not None:
+        manifest = manifest.append_column(name, pa.array(values))
+    pq.write_table(manifest, store / "manifest.parquet")
+
+
+@pytest.mark.parametrize("change", ["one value", "the column is gone"])
+@pytest.mark.parametrize(
+    ("column", "settings"),
+    [
+        ("soft", {"training__target_column": "soft"}),
+        ("ward", {"training__positive_share": 0.4, "training__balance_within": "ward"}),
+    ],
+)
+def test_targets_and_groups_that_changed_under_a_run_are_refused(
+    column: str,
+    settings: dict[str, object],
+    change: str,
+    phantom_store: Path,
+    tmp_path: Path,
+) -> None:
+    """They decide what is learnt as labels do, though validation goes by the label."""
+    store = shutil.copytree(phantom_store, tmp_path / "store")
+    rows = read_manifest(store / "manifest.parquet", status=None)
+    label = rows["label"].fillna(0).astype(float)
+    columns: dict[str, list[object]] = {
+        "soft": (0.1 + 0.8 * label).tolist(),
+        "ward": [f"w{number % 2}" for number in range(len(rows))],
+    }
+    for name, values in columns.items():
+        _with_column(store, name, values)
+    run = quiet(store, tmp_path / "runs", small(training__epochs=1, **settings))
+    assert scored_of(run).caveats == []
+    resumed(run)
+    # Another column is none of its business, nor is what is not trained on.
+    other = next(name for name in columns if name != column)
+    _with_column(store, other, None)
+    split = read_split(store / "splits", "default").table.set_index("image_id")["split"]
+    parts = rows["image_id"].map(split)
+    replaced = {"soft": 0.5, "ward": "w2"}[column]
+    values = columns[column]
+    tested = [replaced if part == "test" else v for v, part in zip(values, parts, strict=True)]
+    _with_column(store, column, tested)
+    assert scored_of(run).caveats == []
+    resumed(run)
+    first = int((parts == "train").to_numpy().argmax())
+    values[first] = replaced
+    _with_column(store, column, None if change != "one value" else values)
+    with pytest.raises(InputError, match=rf"training\.\w+ '?{column}"):
+        resumed(run)
+    with pytest.raises(InputError, match=rf"{column} in .* have changed.*--accept-other-split"):
+        scored_of(run)
+    assert "targets that the run" in scored_of(run, accept_other_split=True).caveats[0]
+    # Earlier versions recorded no hash of them.
+    edit(run / "run.json", lambda info: info.pop("targets_hash"))
+    assert scored_of(run).caveats == []
 
 
 def test_path_of_the_weights_stays_out_of_mlflow(
