@@ -11,6 +11,7 @@ import sqlite3
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args, get_origin
 
 from cyclopts import App, CycloptsError, Parameter, UnknownOptionError, UnusedCliTokensError
 
@@ -146,7 +147,7 @@ def _main(arguments: Sequence[str] | None) -> int:
     except BrokenPipeError:
         raise
     except Exception as error:
-        message = explain(error, _folders_of_images(words))
+        message = explain(error, _folders_of_images(words), words)
         if message is None:
             raise
         print(f"mammo-pd: error: {message}", file=sys.stderr)
@@ -161,19 +162,22 @@ def _folders_of_images(words: Sequence[str]) -> list[Path]:
     return [Path(word) for word in words[1:] if word[:1] != "-" and Path(word).is_dir()]
 
 
-def explain(error: Exception, images: Sequence[Path] = ()) -> str | None:
+def explain(error: Exception, images: Sequence[Path] = (), words: Sequence[str] = ()) -> str | None:
     """A sentence for an error caused by the user or the machine; None for a bug of ours.
 
     Args:
         error: what was raised.
         images: folders whose file names may contain patients' names and must not be shown.
+        words: that were typed, for errors about them.
     """
     text = str(error)
     if isinstance(error, InputError):
         return text
     if isinstance(error, UnusedCliTokensError):
         command = " ".join(["mammo-pd", *(error.command_chain or ())])
-        return f"unexpected {' '.join(error.unused_tokens or ())}; see {command} --help."
+        unused = error.unused_tokens or []
+        hint = _several_values(unused, words)
+        return f"unexpected {' '.join(unused)}; {hint}see {command} --help."
     if isinstance(error, UnknownOptionError):
         # An option that another command has was not misspelt.
         known = _where_else(error)
@@ -214,6 +218,23 @@ def explain(error: Exception, images: Sequence[Path] = ()) -> str | None:
             "and that you have permission."
         )
     return None
+
+
+def _several_values(unused: Sequence[str], words: Sequence[str]) -> str:
+    """How to give several values to the option that the unused words follow; empty if none can."""
+    count = len(unused)
+    ends = [at for at in range(3, len(words)) if [*words[at : at + count]] == [*unused]]
+    if not unused or not ends:
+        return ""
+    option, given = words[ends[-1] - 2 : ends[-1]]
+    for one in app[words[0]].assemble_argument_collection() if option[:2] == "--" else ():
+        if option not in one.names:
+            continue
+        if "," in (one.parameter.metavar or ""):
+            return f"write a list with commas: {option} {','.join([given, *unused])}; "
+        if any(get_origin(hint) is list for hint in (one.hint, *get_args(one.hint))):
+            return f"repeat {option} before each value; "
+    return ""
 
 
 def _where_else(error: UnknownOptionError) -> str:

@@ -44,7 +44,7 @@ def cv(
     *,
     store: NamedStoreOption = None,
     settings: ConfigFlags = NONE_GIVEN,
-    seeds: Annotated[str, Parameter(metavar="N")] = "1",
+    seeds: Annotated[str, Parameter(metavar="N,...")] = "1",
     out: Annotated[Path | None, Parameter(metavar="DIR", show_default="runs/cv-SPLIT")] = None,
     parallel: Annotated[WholeNumber, Parameter(metavar="N")] = 1,
     checkpoint: Literal["model", "last"] = "model",

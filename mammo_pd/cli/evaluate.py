@@ -163,6 +163,8 @@ def evaluate(
             return
         metrics = evaluate_file(predictions[0], out, context=context, **choices)
     else:
+        from mammo_pd.inference.predict import check_runs
+
         for run in chosen:
             _refuse_unreported(run)
         own, others = tell_apart_stores(chosen, store, accept_other_split)
@@ -171,6 +173,8 @@ def evaluate(
         out = out or _report_folder([run.path for run in chosen], external=bool(others))
         print(f"evaluating {', '.join(str(run.path) for run in chosen)}")
         # Before hours of scoring, too.
+        if len(chosen) > 1:
+            check_runs(chosen, store=own, accept_other_split=accept_other_split)
         notes = check_others(chosen[0], own, others)
         if within:
             for place in (own, *others):

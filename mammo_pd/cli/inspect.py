@@ -7,11 +7,20 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from mammo_pd.cli.early_checks import check_output_file
-from mammo_pd.cli.options import WorkersOption
+from mammo_pd.cli.options import (
+    ColumnOption,
+    LabelsOption,
+    SourceOption,
+    WorkersOption,
+    parse_columns,
+    source_without_table,
+    unless_default,
+)
 from mammo_pd.errors import InputError
 from mammo_pd.wording import counted
 
 if TYPE_CHECKING:
+    from mammo_pd.data.labels import LabelTable
     from mammo_pd.ingest.estimate import Estimate
     from mammo_pd.ingest.survey import Survey
     from mammo_pd.report.inspection import CountTable
@@ -28,6 +37,9 @@ def inspect(
     folder: Annotated[Path, Parameter(name="DICOM_DIR")],
     /,
     *,
+    labels: LabelsOption = None,
+    source: SourceOption = None,
+    column: ColumnOption = None,
     csv: Annotated[Path | None, Parameter(metavar="FILE")] = None,
     html: Annotated[Path | None, Parameter(metavar="FILE")] = None,
     workers: WorkersOption = None,
@@ -41,10 +53,16 @@ def inspect(
     For example:
 
         mammo-pd inspect DICOM_DIR
+        mammo-pd inspect DICOM_DIR --labels labels.csv
         mammo-pd inspect DICOM_DIR --csv folder.csv --html folder.html
 
     Args:
-        folder: Folder of DICOM files.
+        folder: Folder of DICOM files, or of PNG, PGM, TIFF and JPEG files that TABLE names.
+        labels: The label table that you will give to preprocess: it says which files that are not
+            DICOM are mammograms, and may say of any image the patient, exam, side and view.
+        source: Read TABLE as the original table of a public data set, as preprocess does.
+        column: Read COLUMN of TABLE as NAME, such as laterality=side, as preprocess does.
+            Repeatable.
         csv: Write the tables to a CSV file.
         html: Write the tables as a web page.
         workers: Number of processes.
@@ -58,7 +76,8 @@ def inspect(
 
     if workers is not None and workers < 1:
         raise InputError(f"--workers {workers} is below 1.")
-    found = survey(folder, workers=workers)
+    label_table = _read_table(folder, labels, source, column or [])
+    found = survey(folder, labels=label_table, workers=workers)
     expected = estimate(
         found.samples,
         found.pixels,
@@ -76,7 +95,35 @@ def inspect(
     if html is not None:
         write_text(html, _page(found, expected, tables))
         print(f"wrote {html}")
-    print(_next(folder, found))
+    given = (
+        unless_default("--labels", labels, None)
+        + unless_default("--source", source, None)
+        + "".join(f" --column {shlex.quote(pair)}" for pair in column or [])
+    )
+    print(_next(folder, found, given))
+
+
+def _read_table(
+    folder: Path, labels: Path | None, source: str | None, columns: list[str]
+) -> "LabelTable | None":
+    """The label table, of which only labels do not matter here.
+
+    Raises:
+        InputError: it cannot be used, or options about it without it.
+    """
+    if labels is None:
+        if source is not None:
+            raise source_without_table(source)
+        if columns:
+            raise InputError("--column needs a table; name it with --labels.")
+        return None
+    if source is not None:
+        from mammo_pd.data.sources import read_source
+
+        return read_source(source, labels, folder, columns=parse_columns(columns))
+    from mammo_pd.data.labels import read_rows
+
+    return read_rows(labels, columns=parse_columns(columns))
 
 
 def _tables(found: "Survey", expected: "Estimate | None") -> list["CountTable"]:
@@ -104,6 +151,15 @@ def _files(found: "Survey") -> "CountTable":
     ]
     if found.closed_folders:
         rows.append(("folders that could not be listed", found.closed_folders))
+    if found.unmatched_rows is not None:
+        rows.append(("rows of the label table that name none of them", found.unmatched_rows))
+    if found.ambiguous_rows:
+        rows.append(
+            (
+                "rows that name several, which preprocess refuses: give longer paths",
+                found.ambiguous_rows,
+            )
+        )
     note = (
         f"{found.files:,} {'header' if found.files == 1 else 'headers'} read in "
         f"{found.seconds:.1f} s by {_processes(found.workers)}"
@@ -149,11 +205,12 @@ def _kinds(found: "Survey") -> "CountTable":
     from mammo_pd.report.inspection import CountTable
     from mammo_pd.terms import ImageKind
 
-    words = {
+    words: dict[ImageKind | None, str] = {
         ImageKind.FFDM: "full-field digital (ffdm)",
         ImageKind.SYNTHETIC: "computed from tomosynthesis (synthetic)",
         ImageKind.TOMOSYNTHESIS: "tomosynthesis slices or projections",
         ImageKind.OTHER: "scanned film, computed radiography, secondary captures",
+        None: "not told: the file is not DICOM",
     }
     rows: list[tuple[str | int, ...]] = [
         (word, found.kinds[kind]) for kind, word in words.items() if found.kinds.get(kind)
@@ -183,7 +240,7 @@ def _syntaxes(found: "Survey") -> "CountTable":
 
     ordered = sorted(found.syntaxes.items(), key=lambda entry: -entry[1])
     rows = [(syntax_name(syntax), count) for syntax, count in ordered]
-    return CountTable("Transfer syntaxes", ("transfer syntax", "files"), rows)
+    return CountTable("Transfer syntaxes and formats", ("transfer syntax", "files"), rows)
 
 
 def _sizes(found: "Survey") -> "CountTable":
@@ -243,7 +300,7 @@ def _doubles(found: "Survey") -> "CountTable":
         [
             ("with the SOP Instance UID of an earlier file", found.repeated_uids),
             (
-                "usable, with the pixel data of an earlier usable file",
+                "usable DICOM, with the pixel data of an earlier usable file",
                 found.repeated_pixels,
             ),
         ],
@@ -358,17 +415,26 @@ def _page(found: "Survey", expected: "Estimate | None", tables: list["CountTable
     return inspection_page(tables, tiles, f"mammo-pd {__version__} · {date.today().isoformat()}")
 
 
-def _next(folder: Path, found: "Survey") -> str:
+def _next(folder: Path, found: "Survey", given: str) -> str:
     from mammo_pd.cli.public_set import in_words, labels_of, look_like
     from mammo_pd.terms import Reason
 
     # Images that are not DICOM become usable once a table names them.
     if not found.usable and not any(reason == Reason.NOT_IN_TABLE for _, reason in found.excluded):
         return "preprocess could use nothing in this folder; the reasons are listed above"
-    public = look_like(folder)
+    if given:
+        public, options = None, given
+    else:
+        public = look_like(folder)
+        options = labels_of(public)
     told = "" if public is None else in_words(public) + "\n"
+    if not given and any(reason == Reason.NOT_IN_TABLE for _, reason in found.excluded):
+        told += (
+            "images that are not DICOM count if a label table names them; give it to inspect, "
+            f"too: mammo-pd inspect {shlex.quote(str(folder))}{options}\n"
+        )
     prefer = " --prefer ffdm" if found.paired_views else ""
-    return f"{told}next: mammo-pd preprocess {shlex.quote(str(folder))}{labels_of(public)}{prefer}"
+    return f"{told}next: mammo-pd preprocess {shlex.quote(str(folder))}{options}{prefer}"
 
 
 def _processes(count: int) -> str:

@@ -50,6 +50,9 @@ NamedStoreOption = Annotated[
 SeedOption = Annotated[WholeNumber | None, Parameter(metavar="N", show_default="0")]
 FoldOption = Annotated[WholeNumber | None, Parameter(metavar="I")]
 ResumeOption = Annotated[list[Path] | None, Parameter(metavar="[RUN]", consume_multiple=(0, 1))]
+LabelsOption = Annotated[Path | None, Parameter(metavar="TABLE")]
+SourceOption = Annotated[str | None, Parameter(metavar="NAME")]
+ColumnOption = Annotated[list[str] | None, Parameter(metavar="NAME=COLUMN")]
 WorkersOption = Annotated[WholeNumber | None, Parameter(metavar="N", show_default="one per core")]
 # Kept for older scripts: intervals are now in closed form, so it only prints a note.
 ResamplesOption = Annotated[WholeNumber | None, Parameter(metavar="N", show_default=False)]
@@ -123,6 +126,30 @@ def find_checkpoint(runs: Path, named: Path) -> Path:
     if not file.is_file():
         raise InputError(f"there is no checkpoint at {file}; name a run that has one.")
     return file
+
+
+def parse_columns(given: list[str]) -> dict[str, str]:
+    """Read the ``NAME=COLUMN`` pairs of ``--column``.
+
+    Raises:
+        InputError: no equals sign, or a name or a column given twice.
+    """
+    columns: dict[str, str] = {}
+    for pair in given:
+        name, equals, column = (part.strip() for part in pair.partition("="))
+        if not (name and equals and column):
+            raise InputError(f"--column {pair}: write NAME=COLUMN, such as laterality=side.")
+        if name in columns or column in columns.values():
+            raise InputError(
+                f"--column {pair}: {name} or {column} is already given; give each once."
+            )
+        columns[name] = column
+    return columns
+
+
+def source_without_table(source: str) -> InputError:
+    """The error of ``--source`` without ``--labels``."""
+    return InputError(f"--source {source} reads the data set's own table; name it with --labels.")
 
 
 def tell_of_resamples(resamples: int | None) -> None:

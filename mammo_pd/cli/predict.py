@@ -2,6 +2,7 @@
 
 import shlex
 import time
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -123,7 +124,7 @@ def predict(
             raise
         seconds = time.perf_counter() - started
         predictions, tables = _write(record, target, model, operating_point, found, complete=True)
-        instances = without = 0
+        instances, without = 0, Counter[str]()
         if dicom and len(predictions.images):
             from mammo_pd.cli.predict_dicom import write_dicom_results
 
@@ -139,11 +140,8 @@ def predict(
     print(f"{out / 'private' / target.crosswalk.name} lists the file and study of each image_id")
     if dicom:
         print(f"{counted(instances, 'DICOM instance')} for a PACS in {out / 'private' / 'dicom'}")
-    if without:
-        print(
-            f"warning: no DICOM result could be written for {counted(without, 'exam')}: the files "
-            "lack study or image UIDs, are of a private SOP class, or can no longer be read"
-        )
+    for reason, exams in without.most_common():
+        print(f"warning: no DICOM result for {counted(exams, 'exam')}: {reason}")
     if not len(predictions.images):
         raise InputError(
             f"none of {counted(len(found.images), 'image')} in {folder} could be scored; "

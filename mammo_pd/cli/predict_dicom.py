@@ -1,5 +1,6 @@
 """The part of ``mammo-pd predict`` that writes results for a PACS."""
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ from mammo_pd.data.record import ImageOrigin, Record
 from mammo_pd.inference.new_studies import PredictionFolder, column_of
 from mammo_pd.inference.trained_model import TrainedModel
 from mammo_pd.report.dicom_results import (
+    NoResultError,
     ScoredExam,
     ScoredImage,
     ScoringModel,
@@ -28,7 +30,7 @@ def write_dicom_results(
     model: TrainedModel,
     tables: Mapping[Level, pd.DataFrame],
     code: str,
-) -> tuple[int, int]:
+) -> tuple[int, Counter[str]]:
     """Write the results of every exam, one at a time.
 
     Args:
@@ -39,7 +41,7 @@ def write_dicom_results(
         code: of the operating point.
 
     Returns:
-        How many instances there are, and for how many exams none could be made.
+        How many instances there are, and for how many exams none could be made, by the reason.
     """
     height, width = model.card.img_size
     maker = ScoringModel(
@@ -52,7 +54,7 @@ def write_dicom_results(
     }
     breasts = _by_exam(tables[Level.BREAST])
     exams = {row["exam_id"]: row for row in tables[Level.EXAM].to_dict("records")}
-    written = failed = 0
+    written, without = 0, Counter[str]()
     for exam_id, images in _by_exam(tables[Level.IMAGE]).items():
         exam = ScoredExam(
             [_image(row, facts, target, model, code) for row in images],
@@ -67,10 +69,14 @@ def write_dicom_results(
             written += len(write_exam(exam, maker, target.dicom / exam_id))
         except OSError:
             raise
-        except Exception:  # archive headers can raise almost anything
-            failed += 1
-    # Images without a study UID belong to no study.
-    return written, failed + int(tables[Level.IMAGE]["exam_id"].isna().sum())
+        except NoResultError as error:
+            without[str(error)] += 1
+        except Exception as error:  # archive headers can raise almost anything
+            without[f"a header holds something that a result cannot ({type(error).__name__})"] += 1
+    # They belong to no study.
+    if stray := int(tables[Level.IMAGE]["exam_id"].isna().sum()):
+        without["an image without the UID of its study"] += stray
+    return written, without
 
 
 def _by_exam(table: pd.DataFrame) -> "dict[str, list[dict[Hashable, Any]]]":

@@ -9,10 +9,15 @@ from cyclopts import Parameter
 from mammo_pd.cli.early_checks import check_output_file, read_key
 from mammo_pd.cli.options import (
     DEFAULT_STORE,
+    ColumnOption,
+    LabelsOption,
+    SourceOption,
     StoreOption,
     WholeNumber,
     WorkersOption,
     default_store,
+    parse_columns,
+    source_without_table,
     unless_default,
 )
 from mammo_pd.cli.preprocess_summary import summary_lines
@@ -30,8 +35,8 @@ def preprocess(
     /,
     *,
     out: StoreOption = DEFAULT_STORE,
-    labels: Annotated[Path | None, Parameter(metavar="TABLE")] = None,
-    source: Annotated[str | None, Parameter(metavar="NAME")] = None,
+    labels: LabelsOption = None,
+    source: SourceOption = None,
     definition: Annotated[
         str | None, Parameter(metavar="NAME", show_default="the data set's first")
     ] = None,
@@ -42,7 +47,7 @@ def preprocess(
         list[str] | None, Parameter(consume_multiple=1, metavar="VALUE...", show_default="1")
     ] = None,
     carry: Annotated[str | None, Parameter(metavar="A,B")] = None,
-    column: Annotated[list[str] | None, Parameter(metavar="NAME=COLUMN")] = None,
+    column: ColumnOption = None,
     replace_labels: bool = False,
     voi: VoiPolicy = VoiPolicy.AUTO,
     frames: Frames = Frames.EXCLUDE,
@@ -120,7 +125,7 @@ def preprocess(
         raise InputError(f"--bits-stored {bits_stored} is not between 8 and 16.")
     if replace_labels and labels is None:
         raise InputError("--replace-labels needs a table; name it with --labels.")
-    columns = _parse_columns(column or [])
+    columns = parse_columns(column or [])
     table = _read_labels(folder, labels, source, definition, label_column, positive, carry, columns)
     public = look_like(folder) if labels is None else None
     if public is not None:
@@ -175,25 +180,6 @@ def preprocess(
         print(f"next: mammo-pd preprocess {shlex.quote(str(folder))}{given}{labels_of(public)}")
 
 
-def _parse_columns(given: list[str]) -> dict[str, str]:
-    """Read ``NAME=COLUMN`` pairs.
-
-    Raises:
-        InputError: no equals sign, or a name or a column given twice.
-    """
-    columns: dict[str, str] = {}
-    for pair in given:
-        name, equals, column = (part.strip() for part in pair.partition("="))
-        if not (name and equals and column):
-            raise InputError(f"--column {pair}: write NAME=COLUMN, such as laterality=side.")
-        if name in columns or column in columns.values():
-            raise InputError(
-                f"--column {pair}: {name} or {column} is already given; give each once."
-            )
-        columns[name] = column
-    return columns
-
-
 def _read_labels(
     folder: Path,
     labels: Path | None,
@@ -208,9 +194,7 @@ def _read_labels(
         from mammo_pd.data.sources import read_source
 
         if labels is None:
-            raise InputError(
-                f"--source {source} reads the data set's own table; name it with --labels."
-            )
+            raise source_without_table(source)
         if label_column or positive or carry:
             raise InputError(
                 "--source defines the label (--definition) and the columns of the data set's own "

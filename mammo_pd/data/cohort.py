@@ -1,6 +1,7 @@
 """The usable images of a store, each with its part of a split: what a run trains on or scores."""
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -103,15 +104,20 @@ class Cohort:
         return self.manifest[self.manifest["status"] == Status.OK]
 
 
-def hash_targets(image_ids: pd.Series, targets: npt.NDArray[np.float32]) -> str:
+def hash_targets(
+    image_ids: pd.Series, targets: npt.NDArray[np.float32], groups: Iterable[str] | None = None
+) -> str:
     """Of which images are labelled, and how; it changes if one label does, not with the order.
 
     Args:
         image_ids: of the labelled images.
         targets: (images, T) float32, NaN where one is missing.
+        groups: of the images, where it matters which are together.
     """
     lines = [
         f"{image_id},{','.join(f'{value:.9g}' for value in values)}"
         for image_id, values in zip(image_ids, targets.tolist(), strict=True)
     ]
+    if groups is not None:
+        lines = [f"{line},{group}" for line, group in zip(lines, groups, strict=True)]
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()

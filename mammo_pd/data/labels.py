@@ -88,6 +88,11 @@ class LabelTable:
         """Whether a row may name its image by a UID, which only the file's header tells."""
         return bool(self._by_uid) or self.uid_ends_in_image_id
 
+    @property
+    def rows_by_uid(self) -> Mapping[str, int]:
+        """The index in `rows` of each SOP Instance UID that a row names."""
+        return self._by_uid
+
     def find(self, path: Path, sop_instance_uid: str | None = None) -> int | None:
         """The index in `rows` of an image, or None.
 
@@ -182,6 +187,23 @@ def read_labels(
         # The label's own column says no more than the label does.
         carry=[*carry, *([label_column] if label_column else []), *_known(frame.columns)],
     )
+
+
+def read_rows(path: Path, *, columns: Mapping[str, str] | None = None) -> LabelTable:
+    """Read which images a table names and what it says of them, whatever its label is.
+
+    Args:
+        path: CSV with a header.
+        columns: as for `read_labels`.
+
+    Returns:
+        The table, without labels and further columns.
+
+    Raises:
+        InputError: no such file, no column to match images by, or an image named twice.
+    """
+    frame = with_known_names(read_as(read_csv(path), columns or {}, path), _NAMES, path)
+    return label_table(frame, [None] * len(frame), source=path, definition="", carry=())
 
 
 def label_table(

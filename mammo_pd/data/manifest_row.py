@@ -49,7 +49,7 @@ def manifest_row(image: RecordedImage, hasher: Hasher) -> dict[str, Any]:
         if labelled.get(name) is not None:
             row[name] = labelled[name]
     if row.get("view") is not None and row["view"] not in VIEWS:
-        row["view"] = _view(row["view"])
+        row["view"] = view_code(row["view"])
     for name in ("manufacturer", "model"):
         # In the columns in stores of earlier versions; of a table where the file says nothing.
         given = identifiers.get(name) or columns.get(name) or labelled.get(name)
@@ -63,7 +63,7 @@ def _as_text(value: str | float) -> str:
     return value.strip() if isinstance(value, str) else f"{value:g}"
 
 
-def _view(given: str) -> str:
+def view_code(given: str) -> str:
     """A view of a label table by its code; one that is not known may be any text."""
     code = re.sub(r"[\W_]+", "", given).upper()
     return code if code in VIEWS else "other"

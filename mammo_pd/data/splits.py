@@ -288,6 +288,23 @@ def read_split_and_past(folder: Path, name: str) -> tuple[SplitTable, frozenset[
     return split, hashes
 
 
+def has_lost_images(folder: Path, name: str, split_hash: str) -> bool:
+    """Whether the split with this hash became the present one by losing images alone.
+
+    The others are on the sides that they were on, so no patient has changed hers.
+
+    Args:
+        folder: of the store's splits.
+        name: of the split, which need not be there.
+        split_hash: of its content, once.
+    """
+    try:
+        split, hashes = read_split_and_past(folder, name)
+    except InputError:
+        return False
+    return split_hash != split.hash and split_hash in hashes
+
+
 def remove_from_split(folder: Path, name: str, image_ids: Collection[str]) -> SplitTable | None:
     """Write a split without some of its images; the sides of the others stay.
 

@@ -1,5 +1,7 @@
 """Images that are not DICOM: a grey 8 or 16-bit PNG, PGM, TIFF or JPEG file in, an array out."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +37,32 @@ class RasterImage:
     lossy: bool
 
 
+@dataclass(frozen=True)
+class RasterHeader:
+    """What a raster file says in front of its pixels.
+
+    Attributes:
+        size: (rows, columns).
+        file_format: such as PNG or JPEG, as Pillow calls it.
+    """
+
+    size: tuple[int, int]
+    file_format: str
+
+
+def read_raster_header(path: Path) -> RasterHeader:
+    """Read the header of a grey image; whether a colour file is grey only its pixels show.
+
+    Args:
+        path: a PNG, PGM, TIFF or JPEG file.
+
+    Raises:
+        ImageError: as `read_raster`, as far as the header shows.
+    """
+    with _opened(path) as image:
+        return RasterHeader((image.height, image.width), image.format or "")
+
+
 def read_raster(path: Path) -> RasterImage:
     """Read a grey image; a colour file whose channels are equal counts as grey.
 
@@ -45,6 +73,22 @@ def read_raster(path: Path) -> RasterImage:
         ImageError: the file is missing, damaged, in colour, multi-page, neither 8 nor 16-bit,
             or constant.
     """
+    with _opened(path) as image:
+        pixels = _grey(image)
+        tags = getattr(image, "tag_v2", {})
+        photometric = _PHOTOMETRIC.get(tags.get(_PHOTOMETRIC_TAG, -1))
+        lossy = image.format in _LOSSY_FORMATS
+    if pixels.min() == pixels.max():
+        raise ImageError(Reason.EMPTY_PIXELS, f"Every pixel has the value {pixels.flat[0]}.")
+    if photometric == "MONOCHROME1" and pixels.dtype == np.uint8:
+        # Pillow has turned these; those of 16 bits it leaves as they are.
+        pixels = 255 - pixels
+    return RasterImage(pixels, photometric, lossy)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Open a file of one page; whatever fails in opening it or within is an ImageError."""
     try:
         with Image.open(path) as image:
             if _has_pages(image):
@@ -52,10 +96,7 @@ def read_raster(path: Path) -> RasterImage:
                     Reason.MULTI_FRAME,
                     "The file holds more than one page; only single images are used.",
                 )
-            pixels = _grey(image)
-            tags = getattr(image, "tag_v2", {})
-            photometric = _PHOTOMETRIC.get(tags.get(_PHOTOMETRIC_TAG, -1))
-            lossy = image.format in _LOSSY_FORMATS
+            yield image
     except ImageError:
         raise
     except FileNotFoundError:
@@ -72,12 +113,6 @@ def read_raster(path: Path) -> RasterImage:
         raise ImageError(
             Reason.UNREADABLE, f"The file is damaged or cut off ({type(error).__name__})."
         ) from error
-    if pixels.min() == pixels.max():
-        raise ImageError(Reason.EMPTY_PIXELS, f"Every pixel has the value {pixels.flat[0]}.")
-    if photometric == "MONOCHROME1" and pixels.dtype == np.uint8:
-        # Pillow has turned these; those of 16 bits it leaves as they are.
-        pixels = 255 - pixels
-    return RasterImage(pixels, photometric, lossy)
 
 
 def reached_depth(pixels: np.ndarray) -> int:

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from mammo_pd.backbones.base import Backbone
 from mammo_pd.backbones.build import build_backbone, describe_backbone
-from mammo_pd.backbones.weights.source import CARD_KEY
+from mammo_pd.backbones.weights.report import CARD_KEY
 from mammo_pd.batch import ImageBatch
 from mammo_pd.config import RunConfig, resolve_img_size
 from mammo_pd.data.dataset import MammogramDataset

@@ -378,17 +378,24 @@ def _doubts(images: pd.DataFrame, not_scored: pd.DataFrame) -> str | None:
             found.append(
                 f"{len(doubtful)} of {counted(len(images), 'image')} {what} ({column}: {told})"
             )
-    # Of a breast whose images do not all say their view nothing is known to be missing.
+    if without_side := int(images["laterality"].isna().sum()):
+        found.append(
+            f"{without_side} of {counted(len(images), 'image')} of unknown side, each scored as a "
+            "breast of its own"
+        )
     sides = images[images["laterality"].notna()]
     views = [
-        set(of)
-        for _, of in sides.groupby(["patient_id", "exam_id", "laterality"], dropna=False)["view"]
-        if of.notna().all()
+        of for _, of in sides.groupby(["patient_id", "exam_id", "laterality"], dropna=False)["view"]
     ]
-    if incomplete := sum(not {*STANDARD_VIEWS} <= of for of in views):
-        found.append(
-            f"{incomplete} of {counted(len(views), 'breast')} scored without both CC and MLO"
-        )
+    lacking = [of for of in views if not {*STANDARD_VIEWS} <= set(of)]
+    # Where not all images say their view, what seems to be missing may be there.
+    unknown = sum(of.isna().any() for of in lacking)
+    for count, what in (
+        (len(lacking) - unknown, "scored without both CC and MLO"),
+        (unknown, "with an image of unknown view, so that CC or MLO may be missing"),
+    ):
+        if count:
+            found.append(f"{count} of {counted(len(views), 'breast')} {what}")
     exams = set(images["exam_id"].dropna())
     unread = not_scored.loc[not_scored["status"] == Status.FAILED, "exam_id"]
     if partial := len(exams & set(unread.dropna())):

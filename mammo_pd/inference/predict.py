@@ -30,7 +30,7 @@ from mammo_pd.terms import Split, Status
 from mammo_pd.training.checkpoint import load_state, load_weights
 from mammo_pd.training.devices import make_fabric
 from mammo_pd.training.objectives import Objective, build_objective
-from mammo_pd.training.run_data import labels_hash
+from mammo_pd.training.run_data import labels_hash, targets_hash
 from mammo_pd.training.runs import RunFolder, RunInfo
 from mammo_pd.wording import counted
 
@@ -97,30 +97,66 @@ def predict(
     Raises:
         InputError: no checkpoint yet, or a store or split other than the run was trained on.
     """
-    paths = open_store(store or Path(run.info.store))
-    cohort = Cohort.read(paths, run.config.data.split, run.config.data.fold)
-    objective = build_objective(run.config.training)
-    labels = labels_hash(cohort, objective)
-    run.refuse_scoring_on(cohort, labels, accept_other_split=accept_other_split)
+    cohort, labels, targets = _checked(run, store, accept_other_split=accept_other_split)
     if run.info.finished is None:
-        if not run.chosen.is_file():
-            raise InputError(
-                f"the run {run.info.run_id} stopped before its first checkpoint, so there are no "
-                f"weights to score; continue it with: mammo-pd train --resume "
-                f"{shlex.quote(str(run.path))}"
-            )
         say(
             f"warning: the run {run.info.run_id} did not finish training; scoring the weights "
             "learnt so far"
         )
     images = cohort.rows[cohort.rows["split"] != Split.TRAIN].reset_index(drop=True)
     scored = score_images(run, cohort, images, checkpoint, run.predictions, reuse=reuse, say=say)
-    return replace(scored, caveats=_caveats(run.info, cohort, labels))
+    return replace(scored, caveats=_caveats(run, cohort, labels, targets))
 
 
-def _caveats(trained: RunInfo, cohort: Cohort, labels: str) -> list[str]:
+def check_runs(
+    runs: Sequence[RunFolder], *, store: Path | None = None, accept_other_split: bool = False
+) -> None:
+    """Refuse, before hours of scoring, runs of which one cannot be scored or fits no other.
+
+    Args:
+        runs: to be scored and reported on together.
+        store: as for `predict`.
+        accept_other_split: as for `predict`.
+
+    Raises:
+        InputError: as `predict` and `join_folds`, or the runs learnt different targets.
+    """
+    _refuse_joining([run.info for run in runs])
+    learnt = {tuple(build_objective(run.config.training).score_columns) for run in runs}
+    if len(learnt) > 1:
+        raise InputError("the runs learnt different targets; evaluate them one by one.")
+    for run in runs:
+        _checked(run, store, accept_other_split=accept_other_split)
+
+
+def _checked(
+    run: RunFolder, store: Path | None, *, accept_other_split: bool
+) -> tuple[Cohort, str, str | None]:
+    """What a run is to be scored on, with the hashes of its labels and of its training targets.
+
+    Refused as `predict` says. The last is None where the store has lost a column.
+    """
+    paths = open_store(store or Path(run.info.store))
+    cohort = Cohort.read(paths, run.config.data.split, run.config.data.fold)
+    objective = build_objective(run.config.training)
+    labels = labels_hash(cohort, objective)
+    try:
+        targets = targets_hash(cohort, objective, run.config.training)
+    except InputError:
+        targets = None
+    run.refuse_scoring_on(cohort, labels, targets, accept_other_split=accept_other_split)
+    if run.info.finished is None and not run.chosen.is_file():
+        raise InputError(
+            f"the run {run.info.run_id} stopped before its first checkpoint, so there are no "
+            "weights to score; continue it with: mammo-pd train --resume "
+            f"{shlex.quote(str(run.path))}"
+        )
+    return cohort, labels, targets
+
+
+def _caveats(run: RunFolder, cohort: Cohort, labels: str, targets: str | None) -> list[str]:
     """What the user vouched for with --accept-other-split, for whoever reads the results."""
-    caveats = []
+    caveats, trained = [], run.info
     # A split that lost images has kept its sides.
     _, hashes = read_split_and_past(cohort.paths.splits, cohort.split.name)
     if trained.split_hash not in hashes:
@@ -133,6 +169,11 @@ def _caveats(trained: RunInfo, cohort: Cohort, labels: str) -> list[str]:
         caveats.append(
             f"The labels are not those that the run {trained.run_id} was trained by: they have "
             "changed since, or images were removed."
+        )
+    elif run.has_other_targets(targets):
+        caveats.append(
+            f"The targets that the run {trained.run_id} was trained by are no longer in the store: "
+            "they have changed since."
         )
     return caveats
 
@@ -323,16 +364,26 @@ def join_folds(scored: Sequence[Scored]) -> pd.DataFrame:
     """
     if len(scored) == 1:
         return scored[0].table
-    if len({one.info.split_hash for one in scored}) > 1:
-        raise InputError("the runs use different splits; evaluate them one by one.")
-    folds = [one.info.fold for one in scored]
-    if len(set(folds)) < len(folds):
-        raise InputError(
-            f"the runs test the folds {', '.join(map(str, folds))}; give one run for each fold, or "
-            "one run alone."
-        )
+    _refuse_joining([one.info for one in scored])
     tested = [one.table[one.table["split"] == Split.TEST] for one in scored]
     return pd.concat(tested, ignore_index=True).drop(columns="split")
+
+
+def _refuse_joining(runs: Sequence[RunInfo]) -> None:
+    if len({run.split_hash for run in runs}) > 1:
+        raise InputError("the runs use different splits; evaluate them one by one.")
+    folds = [run.fold for run in runs]
+    if len(set(folds)) == len(folds):
+        return
+    if set(folds) == {None}:
+        raise InputError(
+            f"the {len(runs)} runs test the same images, since their split has no folds; evaluate "
+            "them one by one, and compare their predictions: mammo-pd compare RUN RUN"
+        )
+    raise InputError(
+        f"the runs test the folds {', '.join(map(str, folds))}; give one run for each fold, or "
+        "one run alone."
+    )
 
 
 def validation_by_fold(scored: Sequence[Scored]) -> dict[str, pd.DataFrame] | None:

@@ -79,10 +79,11 @@ def estimate(
             Job(
                 sample.path,
                 (sample.path.stat().st_size, 0),
-                False,
+                sample.named,
                 ImagingSettings(),
                 Path(folder),
                 False,
+                sample.photometric_interpretation,
             )
             for sample in chosen
         ]

@@ -45,19 +45,21 @@ def join_labels(
         replace: the user means it to take labels away or to turn them round.
 
     Returns:
-        The number of rows without an image, and what became of earlier labels.
+        The number of rows without an image, and what became of earlier labels. A row of a
+        duplicate, or of who was forgotten, has an image, if none that takes its label.
 
     Raises:
         InputError: no row names an image, one names several, or labels would be lost.
     """
-    found = _match(labels, folder, record)
+    found, unused = _match(labels, folder, record)
+    unused |= _rows_of_forgotten(labels, record)
     times = Counter(row for row in found.values() if row is not None)
-    if not times:
+    if not times and not unused:
         raise InputError(
-            f"{_naming_none(labels, folder)} The images are in the store: run again with the "
+            f"{naming_none(labels, folder)} The images are in the store: run again with the "
             "corrected table, and only it is read."
         )
-    row, most = times.most_common(1)[0]
+    row, most = max(times.items(), key=lambda item: item[1], default=(0, 0))
     if most > 1:
         # Not their paths, which may hold a woman's name: what is printed ends up in logs.
         paths = sorted(source for source, at in found.items() if at == row)
@@ -74,7 +76,7 @@ def join_labels(
     for source, at in found.items():
         record.put_labels(source, None if at is None else labels.rows[at])
     record.commit()
-    return len(labels.rows) - len(times), changes
+    return len(labels.rows) - len(unused.union(times)), changes
 
 
 def refuse_naming_none(labels: LabelTable, folder: Path, files: Iterable[Path]) -> None:
@@ -86,10 +88,11 @@ def refuse_naming_none(labels: LabelTable, folder: Path, files: Iterable[Path]) 
         InputError: no row names a file.
     """
     if not labels.needs_headers and all(labels.find(file) is None for file in files):
-        raise InputError(f"{_naming_none(labels, folder)} Nothing was decoded.")
+        raise InputError(f"{naming_none(labels, folder)} Nothing was decoded.")
 
 
-def _naming_none(labels: LabelTable, folder: Path) -> str:
+def naming_none(labels: LabelTable, folder: Path) -> str:
+    """The sentence on a table that names none of the images."""
     return (
         f"no row of {labels.source} names an image in {folder}; its path must be relative to the "
         "table or to that folder, or give sop_instance_uid or the data set's image_id (a public "
@@ -103,7 +106,7 @@ def refuse_losing_labels(labels: LabelTable, folder: Path, record: Record) -> No
     Raises:
         InputError: labels would be lost.
     """
-    found = _match(labels, folder, record)
+    found, _ = _match(labels, folder, record)
     # A table that names none of the images may be of new ones; if not, `join_labels` says so.
     if any(row is not None for row in found.values()):
         _refuse(labels, _compare(labels, found, record))
@@ -132,9 +135,24 @@ def _own_label(labels: LabelTable, image: RecordedImage) -> int | None:
     return None if row is None else labels.rows[row]["label"]
 
 
-def _match(labels: LabelTable, folder: Path, record: Record) -> dict[Path, int | None]:
-    """The row of each file of the folder; None without one."""
+def _rows_of_forgotten(labels: LabelTable, record: Record) -> set[int]:
+    """Rows of who was forgotten, by what the table itself tells: her files may be gone."""
+    if not record.keeps_anyone_out:
+        return set()
+    hasher = record.hasher
+    names = [
+        *((row["patient_id"], "patient", at) for at, row in enumerate(labels.rows)),
+        *((uid, "image", at) for uid, at in labels.rows_by_uid.items()),
+    ]
+    return {at for name, kind, at in names if name and record.is_kept_out(hasher.hash(kind, name))}
+
+
+def _match(
+    labels: LabelTable, folder: Path, record: Record
+) -> tuple[dict[Path, int | None], set[int]]:
+    """The row of each file of the folder, None without one; and rows of files without a label."""
     found: dict[Path, int | None] = {}
+    unused: set[int] = set()
     without_label: set[Path] = set()
     for image in record.rows():
         path = image.source.path
@@ -146,8 +164,11 @@ def _match(labels: LabelTable, folder: Path, record: Record) -> dict[Path, int |
             row = labels.find(path, image.identifiers.get("sop_instance_uid"))
             if row is None:
                 row = found.get(path)
-            found[path] = None if path in without_label else row
-    return found
+            if path in without_label and row is not None:
+                unused.add(row)
+                row = None
+            found[path] = row
+    return found, unused
 
 
 def _compare(labels: LabelTable, found: dict[Path, int | None], record: Record) -> LabelChanges:

@@ -40,6 +40,8 @@ from mammo_pd.data.store import (
 from mammo_pd.errors import ImageError, InputError
 from mammo_pd.files import atomic_write, is_gone, remove_leftovers
 from mammo_pd.imaging.box import Box
+from mammo_pd.imaging.dicom_file import read_header
+from mammo_pd.imaging.header import read_identifiers, reading_quietly
 from mammo_pd.imaging.raster import RASTER_SUFFIXES
 from mammo_pd.imaging.settings import ALGORITHM_VERSION, ImagingSettings
 from mammo_pd.ingest.add_levels import (
@@ -212,8 +214,14 @@ def preprocess(
         redrawn = 0 if contact_sheet is None else _count_lacking_thumbnail(jobs, target)
         say(_opening_line(found, folder, pending, redrawn))
         if jobs:
-            sources = [job.source for job in jobs]
-            say(tell_space(paths, expected_space(sources, settings.frames, kept, compression)))
+            space = expected_space(
+                [job.source for job in jobs],
+                settings.frames,
+                kept,
+                compression,
+                is_left_out=partial(_is_of_forgotten, target=target),
+            )
+            say(tell_space(paths, space))
         keep_levels(paths, kept)
         for job in unnamed_rasters:
             outcome = replace(failed(not_in_table()), file_content=content_digest(job.source))
@@ -459,21 +467,37 @@ def _show_refused(job: Job, image: RecordedImage, outcome: Outcome, target: _Tar
     if reason is None or outcome.thumbnail is None or len(target.refused) == _MOST_REFUSED:
         return
     seen = replace(outcome, identifiers=outcome.shown_of)
-    uid = seen.identifiers.get("sop_instance_uid")
-    if not _is_forgotten(job, _name(job, seen, target), uid, seen, target):
+    if not _is_forgotten(job.source, _name(job, seen, target), seen.identifiers, target):
         target.refused.append((outcome.thumbnail, f"{image.image_id[:6]} refused: {reason}"))
 
 
+def _is_of_forgotten(source: Path, target: _Target) -> bool:
+    """Whether a file that is still to be decoded is of who was taken out, by its header."""
+    if not target.record.keeps_anyone_out:
+        return False
+    identifiers: Mapping[str, str] = {}
+    if source.suffix.lower() not in RASTER_SUFFIXES:
+        try:
+            with reading_quietly():
+                identifiers = read_identifiers(read_header(source).dataset)
+        except ImageError:
+            return False
+    image_id = image_name(source, target.folder, identifiers, None, target.record.hasher)
+    return _is_forgotten(source, image_id, identifiers, target)
+
+
 def _is_forgotten(
-    job: Job, image_id: str, uid: str | None, outcome: Outcome, target: _Target
+    source: Path, image_id: str, identifiers: Mapping[str, str], target: _Target
 ) -> bool:
     """Whether an image, or its patient by the file's tag or the label table, was taken out."""
     record, labels = target.record, target.labels
     if not record.keeps_anyone_out:
         return False
     names = [image_id]
-    patients = [outcome.identifiers.get("patient_id")]
-    row = None if labels is None else labels.find(job.source, uid)
+    patients = [identifiers.get("patient_id")]
+    row = None
+    if labels is not None:
+        row = labels.find(source, identifiers.get("sop_instance_uid"))
     if labels is not None and row is not None:
         patients.append(labels.rows[row]["patient_id"])
     names += [record.hasher.hash("patient", patient) for patient in patients if patient]
@@ -511,7 +535,7 @@ def _store_image(job: Job, outcome: Outcome, target: _Target) -> RecordedImage:
     origin = ImageOrigin(job.source, outcome.frame)
     uid = outcome.identifiers.get("sop_instance_uid")
     image_id = _name(job, outcome, target)
-    if _is_forgotten(job, image_id, uid, outcome, target):
+    if _is_forgotten(job.source, image_id, outcome.identifiers, target):
         detail = "was removed by mammo-pd forget; delete its file, or see forget --take-again"
         columns = failed(ImageError(Reason.FORGOTTEN, detail), outcome.frame).columns
         # Nothing more is kept of it than where it lies, to pass it over next time.

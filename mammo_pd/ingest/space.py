@@ -3,7 +3,7 @@
 import io
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +46,8 @@ def expected_space(
     frames: Frames,
     kept: Sequence[str],
     compression: Compression = Compression.NONE,
+    *,
+    is_left_out: Callable[[Path], bool] = lambda _: False,
 ) -> Space:
     """Estimate what some files will take in a store.
 
@@ -54,6 +56,7 @@ def expected_space(
         frames: what is taken of files of several frames.
         kept: the levels that the store keeps.
         compression: of what is written.
+        is_left_out: whether a file, though it is decoded, will not be stored.
 
     Returns:
         0 for files whose header cannot be read, or whose frames are not taken.
@@ -61,7 +64,7 @@ def expected_space(
     sample = files[:: max(1, -(-len(files) // _SAMPLE))]
     likely = most = 0
     for file in sample:
-        height, width, count = _frame_shape(file)
+        height, width, count = (0, 0, 0) if is_left_out(file) else _frame_shape(file)
         taken = {Frames.EXCLUDE: int(count == 1), Frames.EACH: count}.get(frames, min(count, 1))
         for share in (_CROP_SHARE, 1.0):
             crop = height, max(1, round(width * share))

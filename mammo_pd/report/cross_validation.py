@@ -32,7 +32,8 @@ def seed_table(seeds: Sequence[Row]) -> str:
     head = "".join(f"{level:>9}" for level in Level)
     return "\n".join(
         [
-            f"{'seed':>5}{head}   AUC within folds",
+            f"{'':5}{'AUC within folds':^{len(head)}}".rstrip(),
+            f"{'seed':>5}{head}",
             *(
                 f"{row['seed']:>5}" + "".join(f"{fixed(row[level]):>9}" for level in Level)
                 for row in seeds

@@ -131,6 +131,10 @@ class ScoringModel:
     definition: str | None
 
 
+class NoResultError(ValueError):
+    """No result can be made of an exam; the message says why in words that quote no header."""
+
+
 def require_highdicom() -> None:
     """Check that highdicom is installed.
 
@@ -160,11 +164,15 @@ def write_exam(exam: ScoredExam, model: ScoringModel, folder: Path) -> list[Path
         The files.
 
     Raises:
-        ValueError: the files lack what a result needs: the UIDs of study and image.
+        NoResultError: the files are gone, lack what a result needs (the UIDs of study and image),
+            or are of a private SOP class, of which no standard says what a result has of it.
     """
-    headers = [_read_header(image.source) for image in exam.images]
+    try:
+        headers = [_read_header(image.source) for image in exam.images]
+    except OSError as error:
+        raise NoResultError("a file can no longer be read") from error
     if len({str(header.StudyInstanceUID) for header in headers}) != 1:
-        raise ValueError("the images are of several studies.")
+        raise NoResultError("the images are of several studies")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     wanted = [_write_report(exam, headers, model, folder)]
     for number, (image, header) in enumerate(zip(exam.images, headers, strict=True), start=1):
@@ -185,7 +193,9 @@ def _read_header(path: Path) -> Dataset:
                 setattr(header, keyword, told)
         for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"):
             if not header.get(keyword):
-                raise ValueError(f"{keyword} is missing.")
+                raise NoResultError("a file lacks the UID of its study, series, image or SOP class")
+        if pydicom.uid.UID(header.SOPClassUID).is_private:
+            raise NoResultError("a file is of a private SOP class")
         _name_character_set(header)
         for tag in [*header.keys()]:
             if not _may_be_copied(header, tag):

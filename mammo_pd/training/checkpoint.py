@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mammo_pd.backbones.weights.source import CARD_KEY
+from mammo_pd.backbones.weights.report import CARD_KEY
 from mammo_pd.errors import InputError, cause_of
 from mammo_pd.evaluation.operating_points import OperatingPoints
 from mammo_pd.files import atomic_write

@@ -8,6 +8,7 @@ fold0-seed0.log       what that run printed
 report/               of the out-of-fold predictions
 """
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from mammo_pd.config import RunConfig, dump_config, load_config
-from mammo_pd.data.splits import read_folds
-from mammo_pd.data.store import open_store
+from mammo_pd.data.splits import has_lost_images, read_folds
+from mammo_pd.data.store import StorePaths, open_store
 from mammo_pd.errors import InputError, cause_of
 from mammo_pd.files import write_text
 from mammo_pd.locks import locked
 from mammo_pd.training.model_card import without_paths
 from mammo_pd.training.objectives import build_objective
-from mammo_pd.training.run_data import RunData, labels_hash
+from mammo_pd.training.run_data import RunData, labels_hash, targets_hash
 from mammo_pd.training.runs import RunFolder
 from mammo_pd.training.setup import RunSetup
 from mammo_pd.training.train import reopen_run, start_run
@@ -42,6 +43,7 @@ class CrossValidationInfo:
         labels_hash: of which images are labelled, and how.
         folds: of the split.
         mlflow_run_id: of its record in MLflow, once that was begun.
+        targets_hash: of all folds' training targets and groups; None in earlier versions.
     """
 
     store: str
@@ -50,6 +52,7 @@ class CrossValidationInfo:
     labels_hash: str
     folds: int
     mlflow_run_id: str | None = None
+    targets_hash: str | None = None
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,14 @@ class CrossValidation:
             if not differences:
                 return begun.update(store=self.info.store)
             if any(self.path.glob("fold*-seed*/run.json")):
+                name, splits = self.config.data.split, StorePaths(Path(self.info.store)).splits
+                if has_lost_images(splits, name, begun.info.split_hash):
+                    raise InputError(
+                        f"images were removed from the split {name!r} (mammo-pd forget) since "
+                        f"{self.path} was started; start again in another folder with --out. Runs "
+                        "that are trained can be scored with: mammo-pd evaluate RUN... "
+                        "--accept-other-split"
+                    )
                 raise InputError(
                     f"{self.path} was started differently: {'; '.join(differences)}; restore that "
                     "to continue, or start again in another folder with --out."
@@ -151,9 +162,11 @@ class CrossValidation:
             ("store_fingerprint", "the store was made with other settings"),
             ("split_hash", f"the split {asked.config.data.split!r} is a different one"),
             ("labels_hash", "the labels have changed"),
+            ("targets_hash", "the values of target_column or balance_within have changed"),
         ):
+            before = getattr(self.info, name)
             # A split of another name has been spoken of.
-            if getattr(self.info, name) != getattr(asked.info, name) and not differences:
+            if before not in (None, getattr(asked.info, name)) and not differences:
                 differences.append(word)
         return differences
 
@@ -218,10 +231,12 @@ def _describe(store: Path, config: RunConfig) -> CrossValidationInfo:
             "weights with: mammo-pd pretrain --fold I"
         )
     folds = read_folds(paths.splits, name).folds or 0
+    targets = []
     for fold in range(folds):
         of_fold = config.replace(data=config.data.replace(fold=fold))
         # What is to be said of it, its run says.
         cohort = RunData.read(store, of_fold, say=lambda _: None).cohort
+        targets.append(targets_hash(cohort, objective, config.training))
     return CrossValidationInfo(
         store=str(paths.root.resolve()),
         store_fingerprint=cohort.fingerprint,
@@ -229,6 +244,7 @@ def _describe(store: Path, config: RunConfig) -> CrossValidationInfo:
         # The parts of any fold together are all images.
         labels_hash=labels_hash(cohort, objective),
         folds=folds,
+        targets_hash=hashlib.sha256("".join(targets).encode()).hexdigest(),
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from mammo_pd.backbones.weights.source import CARD_KEY
+from mammo_pd.backbones.weights.report import CARD_KEY
 from mammo_pd.config import RunConfig
 from mammo_pd.errors import InputError, cause_of
 from mammo_pd.evaluation.operating_points import OperatingPoints
@@ -109,7 +109,7 @@ class CheckpointHeader:
         if not path.is_file():
             raise InputError(f"there is no checkpoint at {path}; name a run that has one.")
         try:
-            with safe_open(path, "pt") as file:
+            with safe_open(path, "np") as file:
                 header = file.metadata() or {}
             metadata: dict[str, Any] = json.loads(header[METADATA_KEY])
             history = metadata.get("history", [metadata])

@@ -11,7 +11,7 @@ import pandas as pd
 
 from mammo_pd.backbones.base import Backbone
 from mammo_pd.backbones.build import describe_backbone
-from mammo_pd.config import RunConfig, resolve_img_size
+from mammo_pd.config import RunConfig, TrainingSettings, resolve_img_size
 from mammo_pd.data.balanced import BalancedDraw
 from mammo_pd.data.cohort import Cohort, hash_targets
 from mammo_pd.data.dataset import MammogramDataset
@@ -145,13 +145,7 @@ def _balanced_draw(
         return None
     groups, column = None, training.balance_within
     if column is not None:
-        if column not in rows:
-            raise InputError(
-                f"training.balance_within {column!r} is not in the store; give the label table "
-                f"that has it: mammo-pd preprocess --labels TABLE --carry {column}"
-            )
-        # An unknown value is a group of its own.
-        groups = pd.factorize(rows[column].astype("string").fillna(""))[0].astype(np.int64)
+        groups = pd.factorize(_groups(rows, column))[0].astype(np.int64)
     positive = objective.positive(train_set.targets.numpy())
     if train_set.views is not None:
         members = members_of(train_set.views[:, 0])
@@ -200,6 +194,36 @@ def labels_hash(cohort: Cohort, objective: Objective) -> str:
     """Of the targets that an objective reads in all parts of a split."""
     rows = pd.concat(usable_parts(cohort, objective).values())
     return hash_targets(rows["image_id"], objective.targets(rows))
+
+
+def targets_hash(cohort: Cohort, objective: Objective, training: TrainingSettings) -> str:
+    """Of what a run is trained by beside its labels.
+
+    These are the targets of the training images, which ``target_column`` may tell apart from their
+    labels, and the groups within which ``balance_within`` balances them.
+
+    Raises:
+        InputError: the store lacks one of these columns, or has other values than targets in it.
+    """
+    rows = cohort.part(Split.TRAIN)
+    rows = rows[objective.usable(rows)].reset_index(drop=True)
+    column = training.balance_within
+    groups = None if column is None else _groups(rows, column)
+    return hash_targets(rows["image_id"], objective.training_targets(rows), groups)
+
+
+def _groups(rows: pd.DataFrame, column: str) -> "pd.Series[str]":
+    """The group of each row for ``balance_within``; an unknown value is a group of its own.
+
+    Raises:
+        InputError: there is no such column.
+    """
+    if column not in rows:
+        raise InputError(
+            f"training.balance_within {column!r} is not in the store; give the label table "
+            f"that has it: mammo-pd preprocess --labels TABLE --carry {column}"
+        )
+    return rows[column].astype("string").fillna("")
 
 
 def _check_model(config: RunConfig) -> Backbone:

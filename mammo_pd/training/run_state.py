@@ -64,9 +64,7 @@ class RunState:
         # Checkpoints of earlier versions lack the scale of the loss in fp16.
         if state.get("precision"):
             setup.fabric.strategy.precision.load_state_dict(state["precision"])
-        within = f" and {counted(progress.steps, 'step')}" if progress.steps else ""
-        epochs = setup.config.training.epochs
-        setup.say(f"resuming after epoch {len(self.history)} of {epochs}{within}")
+        setup.say(_where(len(self.history), setup.config.training.epochs, progress.steps))
         return progress
 
     def after_epoch(self) -> Contents:
@@ -86,6 +84,14 @@ class RunState:
         """The weights that are in the model now, not copied, with their epoch's metrics."""
         timm_model = self._setup.backbone.timm_model
         return weights_of(self._setup.model, timm_model, metrics, self._card)
+
+
+def _where(finished: int, epochs: int, steps: int) -> str:
+    """Where training goes on, after some finished epochs and some steps of the next."""
+    if finished == epochs:
+        return f"resuming after the last of {counted(epochs, 'epoch')}"
+    place = f"after {counted(steps, 'step')}" if steps else "from its start"
+    return f"resuming in epoch {finished + 1} of {epochs}, {place}"
 
 
 class MidwaySaver:

@@ -23,6 +23,7 @@ from typing import Any
 
 from mammo_pd.config import RunConfig, dump_config, load_config
 from mammo_pd.data.cohort import Cohort
+from mammo_pd.data.splits import has_lost_images
 from mammo_pd.errors import InputError, cause_of
 from mammo_pd.files import remove_leftovers, write_text
 from mammo_pd.normalization import Normalization
@@ -63,6 +64,8 @@ class RunInfo:
         validation: then, metrics of the epoch that is kept, on all patches of the validation
             images.
         sampler: the class that drew its patches, if it is not the package's own.
+        targets_hash: of the training images' targets, and of their groups where classes are
+            balanced within such; None in earlier versions.
     """
 
     run_id: str
@@ -87,6 +90,7 @@ class RunInfo:
     finished: str | None = None
     validation: dict[str, float] | None = None
     sampler: str | None = None
+    targets_hash: str | None = None
 
 
 def weights_in(folder: Path, checkpoint: str = "model") -> Path:
@@ -259,17 +263,24 @@ class RunFolder:
         for beside in self.path.glob(".tmp??????"):
             beside.unlink(missing_ok=True)
 
-    def refuse_resuming_on(self, cohort: Cohort, labels_hash: str) -> None:
+    def refuse_resuming_on(self, cohort: Cohort, labels_hash: str, targets_hash: str) -> None:
         """Check that a run goes on with what it was started on.
 
         Args:
             cohort: to be trained on.
             labels_hash: of it, for the run's objective.
+            targets_hash: of it, for the run's objective and settings.
 
         Raises:
-            InputError: split, store settings or labels are others.
+            InputError: split, store settings, labels or targets are others.
         """
         info = self.info
+        if self._lost_images(cohort):
+            raise InputError(
+                f"images were removed from the split {cohort.split.name!r} (mammo-pd forget) since "
+                f"the run {info.run_id} was started; start a new run without --resume, which "
+                "learns from those that are left."
+            )
         if info.split_hash != cohort.split.hash:
             raise InputError(
                 f"the run {info.run_id} was started on another split {cohort.split.name!r}; "
@@ -286,19 +297,31 @@ class RunFolder:
                 "started; restore them with mammo-pd preprocess --labels, or start a new run "
                 "without --resume."
             )
+        if self.has_other_targets(targets_hash):
+            raise InputError(
+                f"the values of {self._target_columns()} in {cohort.paths.root} have changed since "
+                f"the run {info.run_id} was started; restore them with mammo-pd preprocess "
+                "--labels, or start a new run without --resume."
+            )
 
     def refuse_scoring_on(
-        self, cohort: Cohort, labels_hash: str, *, accept_other_split: bool
+        self,
+        cohort: Cohort,
+        labels_hash: str,
+        targets_hash: str | None,
+        *,
+        accept_other_split: bool,
     ) -> None:
         """Check that a run is judged on the images that were kept from it.
 
         Args:
             cohort: to be scored.
             labels_hash: of it, for the run's objective.
+            targets_hash: of it, for the run's objective and settings; None where it has none.
             accept_other_split: the user vouches for another split or other labels.
 
         Raises:
-            InputError: store settings, and unless accepted split or labels, are others.
+            InputError: store settings, and unless accepted split, labels or targets, are others.
         """
         info = self.info
         if info.store_fingerprint != cohort.fingerprint:
@@ -308,6 +331,13 @@ class RunFolder:
             )
         if accept_other_split:
             return
+        if self._lost_images(cohort):
+            raise InputError(
+                f"images were removed from the split {cohort.split.name!r} of {cohort.paths.root} "
+                f"(mammo-pd forget) since the run {info.run_id} was trained; the others are on the "
+                "sides that they were on, so none that is tested was trained on. Give "
+                "--accept-other-split to score those that are left."
+            )
         if info.split_hash != cohort.split.hash:
             raise InputError(
                 f"the split {cohort.split.name!r} of {cohort.paths.root} is not the one that the "
@@ -321,6 +351,28 @@ class RunFolder:
                 "trained; restore them with mammo-pd preprocess --labels, or give "
                 "--accept-other-split to score the run by the labels as they are now."
             )
+        if self.has_other_targets(targets_hash):
+            raise InputError(
+                f"the values of {self._target_columns()} in {cohort.paths.root} have changed since "
+                f"the run {info.run_id} was trained by them; restore them with mammo-pd preprocess "
+                "--labels, or give --accept-other-split to score the run as it is."
+            )
+
+    def has_other_targets(self, targets_hash: str | None) -> bool:
+        """Whether it was trained by other targets or groups; False where an earlier version was."""
+        return self.info.targets_hash not in (None, targets_hash)
+
+    def _target_columns(self) -> str:
+        training = self.config.training
+        named = {
+            "target_column": training.target_column,
+            "balance_within": training.balance_within,
+        }
+        told = [f"training.{key} {column}" for key, column in named.items() if column is not None]
+        return " and ".join(told) or "the training targets"
+
+    def _lost_images(self, cohort: Cohort) -> bool:
+        return has_lost_images(cohort.paths.splits, cohort.split.name, self.info.split_hash)
 
     def _write(self) -> None:
         write_text(self.path / "run.json", json.dumps(asdict(self.info), indent=2) + "\n")

@@ -46,7 +46,7 @@ from mammo_pd.training.devices import (
 )
 from mammo_pd.training.model_card import ModelCard, count_kinds, without_paths
 from mammo_pd.training.objectives import Objective
-from mammo_pd.training.run_data import RunData, labels_hash
+from mammo_pd.training.run_data import RunData, labels_hash, targets_hash
 from mammo_pd.training.runs import RunFolder, RunInfo, timestamp
 from mammo_pd.training.step import can_capture, image_keys
 from mammo_pd.wording import counted, percent
@@ -385,6 +385,11 @@ class RunSetup:
         """The hash of the targets of all images that the objective can use, in every part."""
         return labels_hash(self.cohort, self.objective)
 
+    @cached_property
+    def targets_hash(self) -> str:
+        """The hash of the targets and groups of the training images."""
+        return targets_hash(self.cohort, self.objective, self.config.training)
+
     def new_run(self, runs: Path, run_id: str) -> RunFolder:
         """Describe a run with this set-up; nothing is written yet."""
         info = RunInfo(
@@ -396,6 +401,7 @@ class RunSetup:
             split=self.cohort.split.name,
             split_hash=self.cohort.split.hash,
             labels_hash=self.labels_hash,
+            targets_hash=self.targets_hash,
             fold=self.cohort.fold,
             model=self.config.model.name,
             img_size=self.img_size,

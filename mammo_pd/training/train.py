@@ -112,5 +112,5 @@ def reopen_run(
         sampler=sampler,
         say=say,
     )
-    run.refuse_resuming_on(setup.cohort, setup.labels_hash)
+    run.refuse_resuming_on(setup.cohort, setup.labels_hash, setup.targets_hash)
     return setup, run

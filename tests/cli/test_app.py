@@ -91,6 +91,35 @@ def test_a_part_of_a_whole_number_is_refused(command: str) -> None:
             )
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_of_every_option_that_takes_a_list_a_second_word_is_told_how_to_write_it(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    needed = [
+        "x"
+        for one in inspect.signature(
+            getattr(importlib.import_module(f"mammo_pd.cli.{command}"), command)
+        ).parameters.values()
+        if one.kind is one.POSITIONAL_ONLY and one.default is one.empty
+    ]
+    seen = set()
+    for argument in app[command].assemble_argument_collection():
+        name, text = argument.names[0] if argument.names else "", str(argument.hint)
+        if not name.startswith("--"):
+            continue
+        given = [command, *needed, name, "1", "2", "3"]
+        with_commas = "," in (argument.parameter.metavar or "")
+        if with_commas or ("list[" in text and argument.parameter.consume_multiple is None):
+            assert main(given) == 2
+            told = capsys.readouterr().err
+            if "unexpected" in told:
+                how = f"commas: {name} 1,2,3;" if with_commas else f"repeat {name} before each"
+                assert how in told
+                seen.add(name)
+    expected = {"cv": {"--seeds"}, "preprocess": {"--carry", "--levels", "--column"}}
+    assert expected.get(command, set()) <= seen
+
+
 def test_help_lists_the_commands_in_the_order_of_a_project(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -145,6 +174,8 @@ def test_module_is_the_command_and_gives_its_status(tmp_path: Path) -> None:
         (["cv"], "mammo-pd preprocess DICOM_DIR"),
         (["cv", "--keep", "0"], r"--keep 0.0 is not in \(0, 1\]"),
         (["cv", "--seeds", "x"], "--seeds x is not understood; give a count"),
+        (["cv", "--seeds", "0", "1"], "unexpected 1; write a list with commas: --seeds 0,1; see"),
+        (["cv", "--seeds", "1", "1"], "commas: --seeds 1,1; see"),
         (["cv", "--seeds", "1,1"], "--seeds 1,1 names a seed twice"),
         (["cv", "--parallel", "0"], "--parallel 0 runs nothing"),
         (["cv", "--parallel", "2", "--batch-size", "auto"], "--batch-size auto cannot measure"),

@@ -21,6 +21,7 @@ from small_runs import small
 from mammo_pd.cli import cv
 from mammo_pd.cli.app import main
 from mammo_pd.data.split_store import split_store
+from mammo_pd.data.splits import read_split, remove_from_split
 from mammo_pd.data.store import open_store
 from mammo_pd.errors import InputError
 from mammo_pd.patches.sampler import PatchSampler
@@ -332,6 +333,32 @@ def test_other_split_of_the_same_name_is_refused(
             break
     assert main(typed(other, whole)) == 2
     assert "the split 'two' is a different one" in capsys.readouterr().err
+
+
+def test_targets_that_changed_are_refused_and_unknown_of_earlier_versions(
+    whole: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = copy_of(whole, tmp_path)
+    info = json.loads((copy / "cv.json").read_text())
+    (copy / "cv.json").write_text(json.dumps({**info, "targets_hash": "0"}))
+    assert main(typed(store, copy)) == 2
+    assert "values of target_column or balance_within have changed" in capsys.readouterr().err
+    del info["targets_hash"]
+    (copy / "cv.json").write_text(json.dumps(info))
+    assert main(typed(store, copy)) == 0
+
+
+def test_a_split_that_lost_images_is_not_to_be_restored(
+    whole: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    smaller = shutil.copytree(store, tmp_path / "store")
+    images = read_split(smaller / "splits", "two").table["image_id"]
+    remove_from_split(smaller / "splits", "two", images[:1])
+    assert main(typed(smaller, whole)) == 2
+    error = capsys.readouterr().err
+    assert "images were removed from the split 'two' (mammo-pd forget)" in error
+    assert "another folder with --out" in error
+    assert "restore" not in error
 
 
 def test_split_without_folds_and_other_folders_are_refused(

@@ -1,5 +1,8 @@
+import ast
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,6 +53,23 @@ def test_checkpoints_say_what_they_are_without_their_run(
         assert not re.search(r": [{(\[]|\b(?:None|True|False|nan)\b", text)  # no Python is shown
         # What JSON has no value of is missing by the same word, whether null or text.
         assert text.count(": none\n") == sum(map(_is_missing, _leaves(found)))
+        assert _imported_by_showing(alone) == []
+
+
+def _imported_by_showing(file: Path) -> list[str]:
+    """Of what takes seconds to load, and a header has no use for; in a process of its own."""
+    program = (
+        "import sys\n"
+        "from mammo_pd.cli.app import main\n"
+        f"assert main(['show', {str(file)!r}]) == 0\n"
+        "heavy = ('torch', 'torchvision', 'timm', 'monai', 'lightning', 'mlflow')\n"
+        "print([name for name in heavy if name in sys.modules], file=sys.stderr)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    imported: list[str] = ast.literal_eval(done.stderr)
+    return imported
 
 
 def _leaves(found: object) -> list[object]:

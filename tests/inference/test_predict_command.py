@@ -223,6 +223,32 @@ def test_dicom_results_are_of_their_study_and_hold_the_scores(
 
 
 @pytest.mark.skipif(not HAS_HIGHDICOM, reason="highdicom is not installed (mammo-pd[dicom])")
+def test_exams_without_a_dicom_result_are_counted_by_the_reason(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder := tmp_path / "new").mkdir()
+    files = sorted(trained.folder.rglob("L_CC.dcm"))[:4]
+    assert len(files) == 4
+    for number, file in enumerate(files):
+        dataset = pydicom.dcmread(file)
+        if number in (1, 2):
+            dataset.SOPClassUID = "1.3.6.1.4.1.999.1"
+            dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+        elif number == 3:
+            del dataset.StudyInstanceUID
+        dataset.save_as(folder / f"{number}.dcm")
+    out = tmp_path / "out"
+    words = ["predict", str(trained.checkpoint), str(folder), "--out", str(out), "--dicom"]
+    assert main(words) == 0
+    told = capsys.readouterr().out
+    assert "1 DICOM instance for a PACS" in told
+    assert "warning: no DICOM result for 2 exams: a file is of a private SOP class" in told
+    assert "warning: no DICOM result for 1 exam: an image without the UID of its study" in told
+    # No folder of an exam that has none.
+    assert len(list((out / "private" / "dicom").iterdir())) == 1
+
+
+@pytest.mark.skipif(not HAS_HIGHDICOM, reason="highdicom is not installed (mammo-pd[dicom])")
 @pytest.mark.skipif(
     shutil.which("dciodvfy") is None, reason="dciodvfy is not installed (Debian: dicom3tools)"
 )
@@ -538,6 +564,71 @@ def test_what_the_model_does_not_know_is_warned_of(
     table = pd.read_csv(tmp_path / "old" / "predictions.csv")
     assert table["score"].notna().all()
     assert table[["recalibrated", "threshold", "flagged"]].isna().all(axis=None)
+
+
+# Beside its own tags, what a side and a view are read from.
+_TELL_A_VIEW = ("SeriesDescription", "PatientOrientation")
+
+
+@pytest.mark.parametrize(
+    ("views", "incomplete", "unknown"),
+    [
+        ({"L": ["CC", "MLO"], "R": ["CC", "MLO", "ML"]}, 0, 0),
+        ({"L": ["CC"], "R": ["CC", "MLO"]}, 1, 0),
+        ({"L": [None], "R": ["CC", "MLO"]}, 0, 1),
+        ({"L": ["CC", None], "R": ["MLO", "MLO"]}, 1, 1),
+        # Neither is missing, whatever the third shows.
+        ({"L": ["CC", "MLO", None]}, 0, 0),
+    ],
+)
+def test_every_breast_that_may_lack_a_view_is_counted_among_the_doubts(
+    views: dict[str, list[str | None]],
+    incomplete: int,
+    unknown: int,
+    trained: Trained,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (folder := tmp_path / "new").mkdir()
+    source = pydicom.dcmread(next(trained.folder.rglob("L_CC.dcm")))
+    if source.file_meta.TransferSyntaxUID.is_compressed:
+        source.decompress(generate_instance_uid=False)
+    pixels = source.pixel_array.copy()
+    for side, of_side in views.items():
+        for number, view in enumerate(of_side):
+            for keyword in (*_TELL_A_VIEW, "ViewPosition", "ViewCodeSequence"):
+                source.pop(keyword, None)
+            source.ImageLaterality = side
+            if view is not None:
+                source.ViewPosition = view
+            source.SOPInstanceUID = f"1.2.{ord(side)}.{number}"
+            # Not a copy of another's pixels.
+            pixels[pixels.shape[0] // 2, 4:40] -= 1
+            source.PixelData = pixels.tobytes()
+            source.save_as(folder / f"{side}{number}.dcm")
+    out = tmp_path / "out"
+    assert main(["predict", str(trained.checkpoint), str(folder), "--out", str(out)]) == 0
+    told = capsys.readouterr().out
+    assert (f" {incomplete} of {len(views)} breast" in told) == bool(incomplete)
+    assert ("scored without both CC and MLO" in told) == bool(incomplete)
+    assert (f"{unknown} of {len(views)} breasts with an image of unknown view" in told) == (
+        bool(unknown)
+    )
+    written = json.loads((out / "predictions.json").read_text())["warnings"]
+    assert any("unknown view" in line for line in written) == bool(unknown)
+
+
+def test_images_of_unknown_side_are_counted_among_the_doubts(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder := tmp_path / "new").mkdir()
+    source = pydicom.dcmread(next(trained.folder.rglob("L_CC.dcm")))
+    for keyword in (*_TELL_A_VIEW, "ImageLaterality", "Laterality"):
+        source.pop(keyword, None)
+    source.save_as(folder / "1.dcm")
+    words = ["predict", str(trained.checkpoint), str(folder), "--out", str(tmp_path / "out")]
+    assert main(words) == 0
+    assert "1 of 1 image of unknown side" in capsys.readouterr().out
 
 
 def test_evaluate_locks_by_its_choices_and_leaves_the_weights(

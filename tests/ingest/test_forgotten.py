@@ -1,5 +1,5 @@
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -80,6 +80,7 @@ def test_who_was_forgotten_is_passed_over_until_taken_again(phantoms: Path, tmp_
         summary = again()
         assert summary.by_status == {("ok", ""): 4, ("excluded", "forgotten"): 5}
         assert summary.labelled == 4
+        assert summary.unmatched_labels == 0
     manifest = read_manifest(paths.manifest, status=None)
     passed_over = manifest[manifest["status"] == "excluded"]
     assert passed_over["label"].isna().all()
@@ -94,3 +95,66 @@ def test_who_was_forgotten_is_passed_over_until_taken_again(phantoms: Path, tmp_
     # Of equal pixels under two UIDs one is taken.
     assert summary.by_status == {("ok", ""): 8, ("excluded", "duplicate_image"): 1}
     assert summary.labelled == 8
+
+
+@pytest.mark.parametrize("columns", [["path"], ["path", "patient_id"], ["sop_instance_uid"]])
+@pytest.mark.parametrize("option", ["patients", "images"])
+@pytest.mark.parametrize("kept_files", [True, False])
+def test_who_was_forgotten_takes_no_space_and_is_no_row_too_many(
+    kept_files: bool, option: str, columns: list[str], phantoms: Path, tmp_path: Path
+) -> None:
+    """Her files are read once more to be passed over, and her rows are in the hospital's table."""
+    folder, store = tmp_path / "d", tmp_path / "s"
+    women = [path.name for path in sorted(phantoms.glob("PHANTOM*"))[:2]]
+    for woman in women:
+        shutil.copytree(phantoms / woman, folder / woman)
+    table = pd.read_csv(phantoms / "labels.csv", dtype=str)
+    table = table[table["patient_id"].isin(women)]
+    table[[*columns, "label"]].to_csv(folder / "labels.csv", index=False)
+    said: list[str] = []
+
+    def again(say: Callable[[str], None] = said.append) -> PreprocessSummary:
+        labels = read_labels(folder / "labels.csv")
+        return preprocess(folder, store, labels=labels, workers=1, say=say)
+
+    again()
+    paths = open_store(store)
+    with Record(paths) as record:
+        hers = [
+            image.image_id for image in record.rows() if image.identifiers["patient_id"] == women[0]
+        ]
+        named = [women[0]] if option == "patients" else hers
+        forget(paths, record, plan_forgetting(paths, record, **{option: named}))
+    said.clear()
+    if not kept_files:
+        shutil.rmtree(folder / women[0])
+    for _ in range(2):
+        summary = again()
+        assert summary.labelled == 4
+        # Of files that are gone a path tells nothing: such a row is one too many.
+        lost = not kept_files and not (option == "patients" and "patient_id" in columns)
+        assert summary.unmatched_labels == (4 if lost and columns[0] == "path" else 0)
+    told = [line for line in said if line.startswith("expected size")]
+    assert told == ["expected size of the pixels: about 0 bytes, at most 0 bytes"] * kept_files
+    # The files of another woman have their size, beside hers.
+    shutil.copytree(phantoms / "PHANTOM0003", folder / "PHANTOM0003")
+    alone: list[str] = []
+    preprocess(phantoms / "PHANTOM0003", tmp_path / "alone", workers=1, say=alone.append)
+    if kept_files:
+        for file in (folder / women[0]).rglob("*.dcm"):
+            file.touch()
+    said.clear()
+    again()
+    of_her = [line for line in alone if line.startswith("expected size")]
+    assert of_her
+    assert [line for line in said if line.startswith("expected size")] == of_her
+    # All of a folder may have been forgotten.
+    if kept_files:
+        summary = preprocess(
+            folder / women[0],
+            store,
+            labels=read_labels(folder / "labels.csv"),
+            workers=1,
+            say=lambda _: None,
+        )
+        assert summary.by_status == {("excluded", "forgotten"): 4}

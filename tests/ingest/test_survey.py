@@ -1,11 +1,13 @@
 """What headers tell of a folder, and that preprocess, which decodes, does not say otherwise."""
 
 import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from dicom_files import ENCODERS, half_disk, make_dataset, write_dicom
 from PIL import Image
@@ -14,9 +16,13 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
 
+from mammo_pd.data.labels import read_labels, read_rows
+from mammo_pd.errors import InputError
 from mammo_pd.imaging.dicom_file import read_dataset, read_header
 from mammo_pd.imaging.settings import ImagingSettings
 from mammo_pd.ingest import survey as module
+from mammo_pd.ingest.estimate import estimate
+from mammo_pd.ingest.preprocess import preprocess
 from mammo_pd.ingest.process import Job, process_file
 from mammo_pd.ingest.survey import FileFacts, read_facts, survey
 from mammo_pd.terms import ImageKind, Reason, Status
@@ -221,6 +227,102 @@ def test_survey_counts(exam: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A time may well be 1.1e-05.
     told = repr(replace(found, seconds=0, start_seconds=0))
     assert not any(secret in told for secret in ("Doe", "Anna", "1.9.", "1.1"))
+
+
+@pytest.fixture
+def labelled(tmp_path: Path) -> Path:
+    """Files that only a table makes mammograms, files of which it knows better, and others."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in ("one.png", "two.jpg", "three.tiff", "unnamed.png"):
+        Image.fromarray((half_disk() / 16).astype(np.uint8)).save(folder / name)
+    colour = np.random.default_rng(0).integers(0, 255, (9, 9, 3), dtype=np.uint8)
+    Image.fromarray(colour).save(folder / "colour.png")
+    (folder / "text.png").write_text("no image")
+    pages = [Image.fromarray(half_disk())] * 2
+    pages[0].save(folder / "pages.tiff", save_all=True, append_images=pages[1:])
+    for number, tags in enumerate(
+        (
+            {"ImageLaterality": "L", "ViewPosition": "CC"},
+            {"ImageLaterality": "L", "ViewPosition": "CC", "PatientID": "other"},
+            {"Modality": "CR", "SOPClassUID": "1.2"},
+            {"ImageLaterality": "R", "ViewPosition": "MLO", "PatientID": None},
+        ),
+        start=1,
+    ):
+        dataset = make_dataset(
+            half_disk() + np.uint16(number),
+            SOPInstanceUID=f"1.9.{number}",
+            StudyInstanceUID=f"1.8.{number}",
+            **tags,
+        )
+        write_dicom(folder / f"d{number}.dcm", dataset)
+    return folder
+
+
+ROWS = (
+    # name, patient_id, exam_id, laterality, view
+    ("one.png", "w1", "e1", "L", "CC"),
+    ("two.jpg", "w1", "e1", "R", "cranio-caudal"),
+    ("three.tiff", "", "", "", "MLO"),
+    ("colour.png", "w2", "", "", ""),
+    ("text.png", "w2", "", "", ""),
+    ("pages.tiff", "w2", "", "", ""),
+    ("d2.dcm", "SECRET-ID", "e1", "R", ""),
+    ("d3.dcm", "w3", "", "L", "CC"),
+    ("gone.png", "w4", "", "", ""),
+)
+
+
+@pytest.mark.parametrize("key", ["path", "sop_instance_uid"])
+def test_with_a_table_the_survey_says_what_the_manifest_says(
+    key: str, labelled: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "t.csv"
+    # By a UID a table names DICOM files alone; then d3, which names no breast, is out for both.
+    lines = [
+        ",".join((f"1.9.{name[1]}" if key == "sop_instance_uid" else name, *row))
+        for name, *row in ROWS
+        if key == "path" or name.startswith("d")
+    ]
+    header = f"{key},patient_id,exam_id,laterality,view"
+    table.write_text("\n".join([header, *lines]) + "\n")
+    found = survey(labelled, labels=read_rows(table), workers=1, say=lambda _: None)
+    table.write_text("\n".join([f"{header},label", *(f"{line},0" for line in lines)]) + "\n")
+    summary = preprocess(
+        labelled, tmp_path / "store", labels=read_labels(table), workers=1, say=lambda _: None
+    )
+    rows = pq.read_table(tmp_path / "store" / "manifest.parquet").to_pylist()
+    used = [row for row in rows if row["status"] == "ok"]
+    of_pixels = [row for row in rows if row["reason"] == Reason.COLOUR]
+    assert found.unmatched_rows == summary.unmatched_labels == 1
+    assert found.ambiguous_rows == 0
+    assert found.usable == len(used) + len(of_pixels)
+    assert {str(reason): count for (_, reason), (count, _) in found.excluded.items()} == Counter(
+        row["reason"] for row in rows if row["reason"] and row not in of_pixels
+    )
+    assert found.views == Counter((row["laterality"], row["view"]) for row in used + of_pixels)
+    assert found.patients == len({row["patient_id"] for row in used + of_pixels})
+    assert found.exams == len({row["exam_id"] for row in used + of_pixels} - {None})
+    # What is timed is what will be done, so that it can be.
+    expected = estimate(found.samples, found.pixels, found.usable, 1)
+    assert expected is not None
+    assert expected.timed == len(used)
+
+
+def test_a_table_that_preprocess_refuses_is_refused_and_rows_for_several_files_are_counted(
+    labelled: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "t.csv"
+    for key, value in (("path", "elsewhere.png"), ("sop_instance_uid", "1.2.99")):
+        table.write_text(f"{key}\n{value}\n")
+        with pytest.raises(InputError, match="no row of"):
+            survey(labelled, labels=read_rows(table), workers=1, say=lambda _: None)
+    (labelled / "again").mkdir()
+    shutil.copy(labelled / "one.png", labelled / "again" / "one.png")
+    table.write_text("path\none.png\n")
+    found = survey(labelled, labels=read_rows(table), workers=1, say=lambda _: None)
+    assert (found.usable - 3, found.ambiguous_rows) == (2, 1)
 
 
 @pytest.mark.corpus

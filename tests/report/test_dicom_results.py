@@ -19,6 +19,7 @@ from pydicom.dataset import Dataset
 from pydicom.valuerep import STR_VR, validate_value
 
 from mammo_pd.report.dicom_results import (
+    NoResultError,
     ScoredExam,
     ScoredImage,
     ScoringModel,
@@ -207,6 +208,34 @@ def test_value_that_cannot_be_read_costs_no_exam(tmp_path: Path) -> None:
     opened = pydicom.dcmread(report)
     assert "PatientWeight" not in opened
     assert opened.StudyID == "MARK"
+
+
+@pytest.mark.parametrize(
+    ("tags", "why"),
+    [
+        ({"SOPClassUID": "1.3.6.1.4.1.999.1"}, "a file is of a private SOP class"),
+        ({"SeriesInstanceUID": None}, "a file lacks the UID of its study, series, image or SOP"),
+        ({"StudyInstanceUID": "1.2.3.9"}, "the images are of several studies"),
+        (None, "a file can no longer be read"),
+    ],
+)
+def test_exam_without_a_result_says_why(
+    tags: dict[str, Any] | None, why: str, tmp_path: Path
+) -> None:
+    results(tmp_path, {})
+    other = make_dataset(half_disk(), **{**WHOLE, "SOPInstanceUID": "1.2.3.4.9", **(tags or {})})
+    other.file_meta.MediaStorageSOPClassUID = other.SOPClassUID
+    write_dicom(tmp_path / "9.dcm", other)
+    if tags is None:
+        (tmp_path / "9.dcm").unlink()
+    images = [
+        ScoredImage(tmp_path / name, None, "L", "CC", [Verdict("cancer", 0.5)])
+        for name in ("1.dcm", "9.dcm")
+    ]
+    exam = ScoredExam(images, {}, images[0].verdicts)
+    with pytest.raises(NoResultError, match=why):
+        write_exam(exam, MODEL, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
 
 
 def test_capture_says_of_its_pixels_what_the_image_says(tmp_path: Path) -> None:

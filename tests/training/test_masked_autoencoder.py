@@ -19,7 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from mammo_pd.backbones.build import build_backbone
-from mammo_pd.backbones.weights.source import CARD_KEY
+from mammo_pd.backbones.weights.report import CARD_KEY
 from mammo_pd.batch import ImageBatch
 from mammo_pd.config import AugmentSettings, RunConfig, TrainingSettings
 from mammo_pd.data.cohort import Cohort

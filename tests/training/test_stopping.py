@@ -144,7 +144,7 @@ def test_stopped_within_an_epoch_and_resumed_equals_unbroken(
     assert loaded == [scaler]
     # The step under way was ended, not broken off.
     epoch, steps = divmod(step + 1, steps_of(whole))
-    assert f"resuming after epoch {epoch} of 2 and {steps} steps" in said
+    assert f"resuming in epoch {epoch + 1} of 2, after {steps} steps" in said
     assert not again.midway.exists()
     assert_equal(whole, again)
 
@@ -175,9 +175,24 @@ def test_saved_within_an_epoch_that_goes_on_and_killed_later(
         (broken.path / name).touch()
     said: list[str] = []
     again = resumed(broken, said.append)
-    assert f"resuming after epoch 0 of 2 and {steps} steps" in said
+    assert f"resuming in epoch 1 of 2, after {steps} steps" in said
     assert_equal(whole, again)
     assert not {*leftovers} & {file.name for file in again.path.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("finished", "steps", "said"),
+    [
+        (0, 3, "resuming in epoch 1 of 6, after 3 steps"),
+        (2, 1, "resuming in epoch 3 of 6, after 1 step"),
+        (2, 0, "resuming in epoch 3 of 6, from its start"),
+        (6, 0, "resuming after the last of 6 epochs"),
+    ],
+)
+def test_where_a_run_goes_on_is_said_in_epochs_as_they_are_counted(
+    finished: int, steps: int, said: str
+) -> None:
+    assert run_state._where(finished, 6, steps) == said
 
 
 @pytest.mark.slow

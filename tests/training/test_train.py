@@ -13,6 +13,7 @@ from typing import Any
 import mlflow
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -23,7 +24,7 @@ from mammo_pd.backbones.base import Backbone
 from mammo_pd.backbones.build import build_backbone
 from mammo_pd.cli.app import main
 from mammo_pd.cli.scored_runs import context_of, provenance_of
-from mammo_pd.config import RunConfig, load_config
+from mammo_pd.config import RunConfig, dump_config, load_config
 from mammo_pd.data.dataset import MammogramDataset
 from mammo_pd.data.manifest import read_manifest
 from mammo_pd.data.split_store import split_store
@@ -439,6 +440,67 @@ def test_folds_are_joined_out_of_fold(phantom_store: Path, tmp_path: Path) -> No
         join_folds([scored[0], scored[0]])
 
 
+def _of_findings(run: Path) -> None:
+    config = load_config(run / "config.yaml")
+    training = config.training.replace(objective="findings", targets=("label", "implant"))
+    (run / "config.yaml").write_text(dump_config(config.replace(training=training)))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda _: None, "the 2 runs test the same images"),
+        (lambda run: edit(run / "run.json", lambda info: info.update(fold=1)), None),
+        (
+            lambda run: edit(run / "run.json", lambda info: info.update(split_hash="0")),
+            "different splits",
+        ),
+        (
+            lambda run: edit(run / "run.json", lambda info: info.update(labels_hash="0", fold=1)),
+            "the labels in",
+        ),
+        (
+            lambda run: (
+                edit(run / "run.json", lambda info: info.update(finished=None, fold=1)),
+                (run / "model.safetensors").unlink(),
+            ),
+            "stopped before its first checkpoint",
+        ),
+        (
+            lambda run: (
+                edit(run / "run.json", lambda info: info.update(fold=1)),
+                _of_findings(run),
+            ),
+            "different targets",
+        ),
+    ],
+)
+def test_runs_that_cannot_be_judged_together_are_refused_before_any_is_scored(
+    spoil: Callable[[Path], object],
+    said: str | None,
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class ScoredError(Exception):
+        pass
+
+    def score(*_: object, **__: object) -> None:
+        raise ScoredError
+
+    monkeypatch.setattr("mammo_pd.inference.predict.score_dataset", score)
+    folders = [shutil.copytree(run, tmp_path / name) for name in ("one", "two")]
+    spoil(folders[1])
+    words = ["evaluate", *map(str, folders)]
+    if said is None:
+        with pytest.raises(ScoredError):
+            main(words)
+    else:
+        assert main(words) == 2
+        assert said in capsys.readouterr().err
+
+
 def test_weights_of_a_run_start_another(run: Path, phantom_store: Path) -> None:
     weights = str(run / "model.safetensors")
     model = build_backbone("test_vit", (128, 96), weights=weights)
@@ -511,6 +573,15 @@ def test_a_split_that_lost_images_is_no_other_one(
     shutil.copytree(run, copy)
     tested = read_split(store / "splits", "default").table.query("split == 'test'")
     remove_from_split(store / "splits", "default", tested["image_id"][:1])
+    # What was removed is not to be restored, and nobody is on another side.
+    for act in (scored_of, resumed):
+        with pytest.raises(
+            InputError, match=r"images were removed.*\(mammo-pd forget\)"
+        ) as refused:
+            act(copy, store=store)
+        assert "restore" not in str(refused.value)
+        remedy = "--accept-other-split" if act is scored_of else "start a new run"
+        assert remedy in str(refused.value)
     caveats = scored_of(copy, store=store, accept_other_split=True).caveats
     assert not any("another split" in caveat for caveat in caveats)
     assert any("or images were removed" in caveat for caveat in caveats)
@@ -548,6 +619,68 @@ def test_labels_that_changed_under_a_run_are_refused(run: Path, tmp_path: Path) 
     assert "labels are not those that the run" in scored.caveats[0]
     told = provenance_of([scored], "model")["labels, SHA-256"]
     assert told == RunFolder.open(run).info.labels_hash
+
+
+def _with_column(store: Path, name: str, values: list[object] | None) -> None:
+    """Give the manifest a column, as a label table would; None takes it away."""
+    manifest = pq.read_table(store / "manifest.parquet")
+    if name in manifest.column_names:
+        manifest = manifest.drop_columns([name])
+    if values is not None:
+        manifest = manifest.append_column(name, pa.array(values))
+    pq.write_table(manifest, store / "manifest.parquet")
+
+
+@pytest.mark.parametrize("change", ["one value", "the column is gone"])
+@pytest.mark.parametrize(
+    ("column", "settings"),
+    [
+        ("soft", {"training__target_column": "soft"}),
+        ("ward", {"training__positive_share": 0.4, "training__balance_within": "ward"}),
+    ],
+)
+def test_targets_and_groups_that_changed_under_a_run_are_refused(
+    column: str,
+    settings: dict[str, object],
+    change: str,
+    phantom_store: Path,
+    tmp_path: Path,
+) -> None:
+    """They decide what is learnt as labels do, though validation goes by the label."""
+    store = shutil.copytree(phantom_store, tmp_path / "store")
+    rows = read_manifest(store / "manifest.parquet", status=None)
+    label = rows["label"].fillna(0).astype(float)
+    columns: dict[str, list[object]] = {
+        "soft": (0.1 + 0.8 * label).tolist(),
+        "ward": [f"w{number % 2}" for number in range(len(rows))],
+    }
+    for name, values in columns.items():
+        _with_column(store, name, values)
+    run = quiet(store, tmp_path / "runs", small(training__epochs=1, **settings))
+    assert scored_of(run).caveats == []
+    resumed(run)
+    # Another column is none of its business, nor is what is not trained on.
+    other = next(name for name in columns if name != column)
+    _with_column(store, other, None)
+    split = read_split(store / "splits", "default").table.set_index("image_id")["split"]
+    parts = rows["image_id"].map(split)
+    replaced = {"soft": 0.5, "ward": "w2"}[column]
+    values = columns[column]
+    tested = [replaced if part == "test" else v for v, part in zip(values, parts, strict=True)]
+    _with_column(store, column, tested)
+    assert scored_of(run).caveats == []
+    resumed(run)
+    first = int((parts == "train").to_numpy().argmax())
+    values[first] = replaced
+    _with_column(store, column, None if change != "one value" else values)
+    with pytest.raises(InputError, match=rf"training\.\w+ '?{column}"):
+        resumed(run)
+    with pytest.raises(InputError, match=rf"{column} in .* have changed.*--accept-other-split"):
+        scored_of(run)
+    assert "targets that the run" in scored_of(run, accept_other_split=True).caveats[0]
+    # Earlier versions recorded no hash of them.
+    edit(run / "run.json", lambda info: info.pop("targets_hash"))
+    assert scored_of(run).caveats == []
 
 
 def test_path_of_the_weights_stays_out_of_mlflow(

@@ -6,6 +6,9 @@ from typing import Any, Self
 
 from mammo_pd.normalization import Normalization
 
+# Where a checkpoint of ours says in its header what it is.
+CARD_KEY = "model_card"
+
 
 @dataclass(frozen=True)
 class WeightsRow:

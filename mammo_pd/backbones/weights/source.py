@@ -25,13 +25,11 @@ from torch import Tensor
 
 from mammo_pd.backbones.weights.named import HUB, HUB_PREFIXES, no_such_weights
 from mammo_pd.backbones.weights.normalization import ChannelNormalization, normalization_of
-from mammo_pd.backbones.weights.report import LearntFrom
+from mammo_pd.backbones.weights.report import CARD_KEY, LearntFrom
 from mammo_pd.backbones.wide_heads import has_wide_heads
 from mammo_pd.errors import InputError, cause_of
 from mammo_pd.wording import counted
 
-# Where a checkpoint of ours says in its header what it is.
-CARD_KEY = "model_card"
 # Around a state dict, by those who train; where two stand side by side, the first is evaluated.
 _WRAPPERS = (
     "state_dict_ema",
