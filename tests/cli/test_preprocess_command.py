@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dicom_files import half_disk, make_dataset, write_dicom
+from pydicom.dataset import Dataset
 from typed_commands import next_command
 
 from mammo_pd.cli.app import main
@@ -101,3 +102,26 @@ def test_two_films_on_one_image_are_kept_whole_and_told(
     assert (pair["crop_height"], pair["crop_width"]) == two.shape
     native = read_pyramid_level(open_store(out), pair["image_id"], "native")
     np.testing.assert_allclose(native, two / 4095 * 65535, atol=1)
+
+
+def test_a_modality_lut_that_turns_back_fails_with_its_cause(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "d"
+    folder.mkdir()
+    for number, turn in enumerate((4096, 1500)):
+        pixels = half_disk((480, 320))
+        entries = turn - np.abs(np.arange(4096) - turn)
+        table = Dataset()
+        table.LUTDescriptor = [4096, 0, 16]
+        table.LUTData = (entries - entries.min()).astype("<u2").tobytes()
+        tags = {"ModalityLUTSequence": [table], "SOPInstanceUID": f"1.2.{number + 1}"}
+        write_dicom(folder / f"{number}.dcm", make_dataset(pixels, **tags))
+    out = tmp_path / "s"
+    assert main(["preprocess", str(folder), "--out", str(out), "--workers", "1"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "1 failed header_contradicts_pixels such as" in printed
+    rows = read_manifest(out / "manifest.parquet", status=None)
+    assert sorted(rows["status"]) == ["failed", "ok"]
+    (detail,) = rows.loc[rows["status"] == "failed", "detail"]
+    assert detail in printed and "Modality LUT Sequence both rises and falls" in detail
