@@ -152,6 +152,12 @@ def _doubtful(summary: "PreprocessSummary") -> Iterator[str]:
             "breast and background cannot be separated, so the image is kept whole "
             "(breast_verdict)",
         ),
+        (
+            summary.two_breasts,
+            "there is a second breast beside the first, so the image is kept whole, with its one "
+            "label and side; if two films were scanned together, cut them apart "
+            "(breast_verdict two_breasts)",
+        ),
         (sum(summary.sides.values()), _contradictions(summary.sides)),
         (
             summary.turned_upright,

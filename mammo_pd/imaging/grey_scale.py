@@ -14,14 +14,18 @@ from pydicom.pixels.processing import apply_modality_lut, apply_windowing
 
 from mammo_pd.errors import ImageError
 from mammo_pd.imaging.header import functional_group, integer, items, readable_numbers, text
-from mammo_pd.imaging.lut import read_lut
+from mammo_pd.imaging.lut import LookUpTable, read_lut
 from mammo_pd.imaging.raster import reached_depth
 from mammo_pd.terms import Reason, VoiPolicy
+from mammo_pd.wording import percent
 
 WHITE = 65535
 # What spans less of black to white was stored at another depth than the header says, or has the
 # window of an image of another depth: 12 bits read as 14 span a quarter, read as 16 a sixteenth.
 _LITTLE = 0.25
+# Of the span of a modality LUT's outputs: less than a step of an 8-bit display, as measured or
+# rounded curves turn back.
+_ROUNDING = 1 / 256
 _WINDOW_FUNCTIONS = frozenset({"LINEAR", "LINEAR_EXACT", "SIGMOID"})
 
 
@@ -62,8 +66,8 @@ def apply_grey_scale(
         is relative to the fixed range, so it does not depend on the image's own maximum.
 
     Raises:
-        ImageError: the policy requires a LUT or window that the header lacks, or a look-up table
-            cannot be read.
+        ImageError: the policy requires a LUT or window that the header lacks, a look-up table
+            cannot be read, or the modality LUT both rises and falls over the values of the image.
 
     Source: DICOM PS3.3 C.11.1 (modality LUT), C.11.2 (VOI), C.7.6.3.1.2 (MONOCHROME1), C.11.6
         (Presentation LUT Shape), C.7.5.1.1.2 (pixel padding).
@@ -79,6 +83,9 @@ def apply_grey_scale(
     every_value = _every_value(stored.dtype)
     padding = _is_padding(every_value, header)
     index = stored.view(np.dtype(f"u{stored.dtype.itemsize}"))
+    for lut in _modality_luts(header):
+        occurs = np.bincount(index.ravel(), minlength=every_value.size) > 0
+        _refuse_a_reversal(lut, every_value[occurs & ~padding])
 
     def look_up(policy: VoiPolicy) -> tuple[np.ndarray, str]:
         grey, voi_applied = _presentation_values(every_value.astype(np.float64), header, policy)
@@ -166,12 +173,15 @@ def _presentation_values(
     stored: np.ndarray, header: Dataset, policy: VoiPolicy
 ) -> tuple[np.ndarray, str]:
     """Presentation values (float64, 0..65535) of stored values, and which VOI was applied."""
-    # The ends of the stored range take the same way, since a rescale or LUT moves them too.
+    # The stored range takes the same way, since a rescale or LUT moves it too: all of it, and not
+    # only its ends, beyond which a LUT may reach in between.
     low, high = _stored_range(header)
+    given = np.concatenate([stored, [low, high]])
     notes: list[str] = []
-    modality = _apply_modality(np.concatenate([stored, [low, high]]), header, notes)
-    of_interest, ends = modality[:-2], modality[-2:]
-    grey, voi_applied = _apply_voi(of_interest, ends, header, policy, notes)
+    modality = _apply_modality(given, header, notes)
+    reachable = modality[(given >= low) & (given <= high)]
+    ends = np.array([reachable.min(), reachable.max()])
+    grey, voi_applied = _apply_voi(modality[:-2], ends, header, policy, notes)
     voi_applied = ":".join((voi_applied, *dict.fromkeys(notes)))
     inverse = (
         text(header, "PhotometricInterpretation") == "MONOCHROME1"
@@ -188,8 +198,7 @@ def _stored_range(header: Dataset) -> tuple[int, int]:
 
 
 def _apply_modality(stored: np.ndarray, header: Dataset, notes: list[str]) -> np.ndarray:
-    for table in items(header, "ModalityLUTSequence")[:1]:
-        lut = read_lut(table, header, _stored_range(header))
+    for lut in _modality_luts(header):
         notes.extend(lut.oddities)
         return lut.apply(stored)
     for holder in _with_frames_own(header, "PixelValueTransformationSequence"):
@@ -204,6 +213,36 @@ def _apply_modality(stored: np.ndarray, header: Dataset, notes: list[str]) -> np
         if (slope is None) != (intercept is None):
             notes.append("incomplete_Rescale")
     return stored
+
+
+def _modality_luts(header: Dataset) -> list[LookUpTable]:
+    """The modality LUT, of which there is at most one."""
+    tables = items(header, "ModalityLUTSequence")[:1]
+    return [read_lut(table, header, _stored_range(header)) for table in tables]
+
+
+def _refuse_a_reversal(lut: LookUpTable, values: np.ndarray) -> None:
+    """Refuse a modality LUT that gives one grey to thin and to dense tissue.
+
+    DICOM does not require a LUT to rise or fall throughout, but attenuation does. What the table
+    has for values that the image does not hold, such as a tail of zeros, harms nothing.
+
+    Args:
+        lut: the table.
+        values: (n,) stored values that the image holds, without padding.
+
+    Raises:
+        ImageError: ``header_contradicts_pixels``.
+    """
+    reversal = lut.reversal(values) if values.size else 0.0
+    if reversal > _ROUNDING:
+        raise ImageError(
+            Reason.HEADER_CONTRADICTS,
+            "The header's Modality LUT Sequence both rises and falls over the image's own values "
+            f"(it turns back by {percent(reversal, 1)} of its span), so different tissue would "
+            "get the same grey: the table is damaged or belongs to another image. Export the "
+            "image again, or correct or remove the table.",
+        )
 
 
 def _first_number(header: Dataset, keyword: str, notes: list[str]) -> float | None:

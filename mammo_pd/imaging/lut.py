@@ -35,6 +35,23 @@ class LookUpTable:
         index = np.clip(np.rint(values) - self.first, 0, len(self.entries) - 1)
         return np.asarray(self.entries[index.astype(np.intp)])
 
+    def reversal(self, values: np.ndarray) -> float:
+        """How far the outputs turn back while the input values increase.
+
+        Args:
+            values: (n,) input values, in any order.
+
+        Returns:
+            Share of the outputs' span, 0 for a table that only rises or only falls.
+        """
+        outputs = self.apply(np.sort(values))
+        span = float(np.ptp(outputs))
+        if span == 0:
+            return 0.0
+        fall = (np.maximum.accumulate(outputs) - outputs).max()
+        rise = (outputs - np.minimum.accumulate(outputs)).max()
+        return float(min(fall, rise)) / span
+
 
 def read_lut(item: Dataset, header: Dataset, input_range: tuple[float, float]) -> LookUpTable:
     """Read an item of Modality LUT Sequence or VOI LUT Sequence.

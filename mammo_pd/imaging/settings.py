@@ -9,7 +9,7 @@ from mammo_pd.registry import Registry
 from mammo_pd.terms import Frames, VoiPolicy
 
 # Part of the store's fingerprint: increased whenever the same file gives different pixels.
-ALGORITHM_VERSION = 7
+ALGORITHM_VERSION = 8
 
 # Steps that a program adds between the grey scale and the crop, by name: from the image's key to a
 # MONAI dictionary transform (docs/extending.md).

@@ -39,6 +39,8 @@ class PreprocessSummary:
         disagreeing: images whose laterality differs between table and tag.
         doubtful: of the folder's ok images, those in which it is doubtful what is breast; they are
             kept whole.
+        two_breasts: of the folder's ok images, those that show another breast beside the one found;
+            they are kept whole, too, and not counted as doubtful.
         sides: of the folder's ok images, how many have each ``SideVerdict`` but ``ok``.
         turned_upright: of the folder's ok images, those that Patient Orientation says to have been
             upside down.
@@ -88,6 +90,7 @@ class PreprocessSummary:
     contradicted: int
     disagreeing: int
     doubtful: int
+    two_breasts: int
     sides: dict[str, int]
     turned_upright: int
     burned_in: int
@@ -161,9 +164,9 @@ class FolderTally:
     def fields(self) -> dict[str, Any]:
         """What `PreprocessSummary` takes from here, by name."""
         plain = (
-            *("labelled", "positive", "disagreeing", "doubtful", "turned_upright", "burned_in"),
-            *("shared_uid", "ids_with_view", "for_processing", "odd_headers"),
-            "hardly_filled",
+            *("labelled", "positive", "disagreeing", "doubtful", "two_breasts"),
+            *("turned_upright", "burned_in", "shared_uid", "ids_with_view", "for_processing"),
+            *("odd_headers", "hardly_filled"),
         )
         mixed = {machine: kinds for machine, kinds in sorted(self.voi.items()) if len(kinds) > 1}
         return {name: self.counts[name] for name in plain} | {
@@ -186,7 +189,8 @@ def _counted(row: Mapping[str, Any], image: RecordedImage) -> dict[str, int]:
     return disagreeing | {
         "labelled": int(row["label"] is not None),
         "positive": row["label"] or 0,
-        "doubtful": int(row["breast_verdict"] != "ok"),
+        "doubtful": int(row["breast_verdict"] not in ("ok", "two_breasts")),
+        "two_breasts": int(row["breast_verdict"] == "two_breasts"),
         "turned_upright": int(row.get("turned_upright") is True),
         "burned_in": int(row.get("burned_in_annotation") is True),
         "ids_with_view": int(_SIDE_AND_VIEW.search(_given_patient_id(image)) is not None),

@@ -3,10 +3,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dicom_files import half_disk, make_dataset, write_dicom
+from pydicom.dataset import Dataset
 from typed_commands import next_command
 
 from mammo_pd.cli.app import main
+from mammo_pd.data.manifest import read_manifest
 from mammo_pd.data.sources import SOURCES
+from mammo_pd.data.store import open_store, read_pyramid_level
 
 
 def test_next_command_of_preprocess_can_be_typed(
@@ -75,3 +78,50 @@ def test_patient_ids_that_are_none_are_told(
     assert main(["preprocess", str(folder), "--out", str(tmp_path / "s"), "--workers", "1"]) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert (warned in printed) if warned else ("both sides of a split" not in printed)
+
+
+def test_two_films_on_one_image_are_kept_whole_and_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = np.maximum(half_disk((480, 320)), 20)
+    two = np.hstack([one, np.zeros((480, 40), np.uint16), one[:, ::-1]])
+    folder = tmp_path / "d"
+    folder.mkdir()
+    for number, pixels in enumerate((one, two)):
+        tags = {"ImageLaterality": "L", "SOPInstanceUID": f"1.2.{number + 1}"}
+        write_dicom(folder / f"{number}.dcm", make_dataset(pixels, **tags))
+    out = tmp_path / "s"
+    assert main(["preprocess", str(folder), "--out", str(out), "--workers", "1"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "warning: in 1 of 2 usable images there is a second breast beside the first" in printed
+    assert "breast and background cannot be separated" not in printed
+    rows = read_manifest(out / "manifest.parquet").set_index("breast_verdict")
+    assert set(rows.index) == {"ok", "two_breasts"}
+    pair = rows.loc["two_breasts"]
+    assert (pair["crop_top"], pair["crop_left"]) == (0, 0)
+    assert (pair["crop_height"], pair["crop_width"]) == two.shape
+    native = read_pyramid_level(open_store(out), pair["image_id"], "native")
+    np.testing.assert_allclose(native, two / 4095 * 65535, atol=1)
+
+
+def test_a_modality_lut_that_turns_back_fails_with_its_cause(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "d"
+    folder.mkdir()
+    for number, turn in enumerate((4096, 1500)):
+        pixels = half_disk((480, 320))
+        entries = turn - np.abs(np.arange(4096) - turn)
+        table = Dataset()
+        table.LUTDescriptor = [4096, 0, 16]
+        table.LUTData = (entries - entries.min()).astype("<u2").tobytes()
+        tags = {"ModalityLUTSequence": [table], "SOPInstanceUID": f"1.2.{number + 1}"}
+        write_dicom(folder / f"{number}.dcm", make_dataset(pixels, **tags))
+    out = tmp_path / "s"
+    assert main(["preprocess", str(folder), "--out", str(out), "--workers", "1"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "1 failed header_contradicts_pixels such as" in printed
+    rows = read_manifest(out / "manifest.parquet", status=None)
+    assert sorted(rows["status"]) == ["failed", "ok"]
+    (detail,) = rows.loc[rows["status"] == "failed", "detail"]
+    assert detail in printed and "Modality LUT Sequence both rises and falls" in detail

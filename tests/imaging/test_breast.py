@@ -237,6 +237,101 @@ def test_two_breasts_are_kept_whole_and_flagged():
     assert region.verdict == "two_sided"
 
 
+def side_by_side(first, second, gap):
+    """Two images on one, a black strip of ``gap`` columns between them."""
+    height = max(len(first), len(second))
+    between = [np.zeros((height - len(one), one.shape[1]), np.uint16) for one in (first, second)]
+    return np.hstack(
+        [
+            np.vstack([first, between[0]]),
+            np.zeros((height, gap), np.uint16),
+            np.vstack([second, between[1]]),
+        ]
+    )
+
+
+def above_each_other(first, second, gap):
+    return side_by_side(first.T, second.T, gap).T
+
+
+def with_implant(pixels):
+    row, column = np.mgrid[: pixels.shape[0], : pixels.shape[1]]
+    wall = column if pixels[pixels.shape[0] // 2, 0] else pixels.shape[1] - 1 - column
+    radii = 0.29 * pixels.shape[0], 0.39 * pixels.shape[1]
+    implant = ((row - 0.5 * pixels.shape[0]) / radii[0]) ** 2 + (wall / radii[1]) ** 2 < 1
+    return np.where(implant, np.uint16(65535), pixels)
+
+
+def on_film(pixels):
+    noise = np.random.default_rng(0).normal(3000, 300, pixels.shape)
+    return np.maximum(pixels, noise.astype(np.uint16))
+
+
+ARRANGEMENTS = {
+    "facing": (side_by_side, "left", "right"),
+    "back to back": (side_by_side, "right", "left"),
+    "both to the left": (side_by_side, "left", "left"),
+    "above each other": (above_each_other, "left", "left"),
+    "above each other, turned": (above_each_other, "right", "left"),
+}
+OF_TWO = {
+    "alike": (lambda pixels: pixels, lambda pixels: pixels),
+    "one half as bright": (lambda pixels: pixels // 2, lambda pixels: pixels),
+    "one of 0.4 of the area": (lambda pixels: pixels, lambda pixels: breast_like(pixels, 0.63)),
+    "with implants": (with_implant, with_implant),
+    "one with an implant": (with_implant, lambda pixels: pixels),
+    "on film": (on_film, on_film),
+    "with markers": (lambda pixels: marked(pixels), lambda pixels: marked(pixels)),
+}
+
+
+def breast_like(pixels, scale):
+    side = "left" if pixels[pixels.shape[0] // 2, 0] else "right"
+    return breast(side, tuple(round(scale * length) for length in pixels.shape))
+
+
+def marked(pixels):
+    pixels = pixels.copy()
+    pixels[20:60, pixels.shape[1] // 2 - 30 : pixels.shape[1] // 2 + 30] = 65535
+    return pixels
+
+
+@pytest.mark.parametrize("gap", [40, 200])
+@pytest.mark.parametrize("kind", OF_TWO)
+@pytest.mark.parametrize("arrangement", ARRANGEMENTS)
+def test_neither_of_two_breasts_is_lost(arrangement, kind, gap):
+    join, *sides = ARRANGEMENTS[arrangement]
+    first, second = (make(breast(side)) for make, side in zip(OF_TWO[kind], sides, strict=True))
+    for pixels in (join(first, second, gap), join(second, first, gap)):
+        region = find_breast(pixels)
+        assert region.verdict == "two_breasts"
+        assert region.box == Box.whole(pixels.shape)
+        np.testing.assert_array_equal(region.cut_out(pixels), pixels)
+
+
+@pytest.mark.parametrize("width", [40, 100, 180])
+@pytest.mark.parametrize("level", [20000, 40000, 65535])
+@pytest.mark.parametrize("where", ["far edge", "bar below", "label"])
+def test_a_strip_or_a_label_is_no_second_breast(where, level, width):
+    pixels = np.hstack([breast(), np.zeros((960, 240), np.uint16)])
+    box = {
+        "far edge": np.s_[:, -width:],
+        "bar below": np.s_[-width // 2 :, 20:],
+        "label": np.s_[40 : 40 + width, -300:-20],
+    }[where]
+    pixels[box] = level
+    region = find_breast(pixels)
+    assert (region.verdict, region.side) == ("ok", "left")
+
+
+def test_a_part_of_another_breast_at_an_edge_is_no_second_one():
+    """As in a craniocaudal view that shows the other breast's inner edge."""
+    pixels = np.hstack([breast(), np.zeros((960, 120), np.uint16)])
+    part = ellipse((960, 0), (240, 230), pixels.shape) & (pixels == 0)
+    pixels[part] = 22000
+    assert find_breast(pixels).verdict == "ok"
+
+
 @pytest.mark.parametrize("content", ["letters", "lines", "noise"])
 def test_what_is_no_breast_is_refused(content):
     pixels = np.zeros((960, 640), np.uint16)
@@ -270,7 +365,7 @@ def test_masks_move_with_the_algorithms_version_only():
             pixels = breast(side) // 2
             disturb(pixels)
             digest.update(find_breast(pixels).mask.tobytes())
-    assert (ALGORITHM_VERSION, digest.hexdigest()[:16]) == (7, "b6e6fcdcd792c7ff")
+    assert (ALGORITHM_VERSION, digest.hexdigest()[:16]) == (8, "b6e6fcdcd792c7ff")
 
 
 def test_a_strip_of_an_image_is_refused():
@@ -353,6 +448,20 @@ def test_no_lesion_of_mias_lies_outside_its_crop(corpus):
         lesions += 1
     assert lesions > 70
     assert verdicts == {"ok", "two_sided"}
+
+
+@pytest.mark.corpus
+@pytest.mark.parametrize("join", [side_by_side, above_each_other])
+def test_the_two_films_of_every_woman_of_mias_scanned_together(corpus, join):
+    films = {}
+    for row in csv.DictReader((corpus / "mias" / "labels.csv").open()):
+        films.setdefault(row["patient_id"], []).append(whole_range(corpus / "mias" / row["file"]))
+    pairs = [pair for pair in films.values() if len(pair) == 2]
+    assert len(pairs) > 100
+    verdicts = [find_breast(join(*pair, 100)).verdict for pair in pairs]
+    # One woman's breasts fill their films, so that both sides are cut straight.
+    assert verdicts.count("two_breasts") >= len(verdicts) - 1
+    assert "ok" not in verdicts
 
 
 def test_detector_air_at_a_quarter_of_the_range_is_air() -> None:

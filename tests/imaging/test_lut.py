@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 from dicom_files import make_dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydicom import uid
 from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
@@ -79,6 +81,83 @@ def test_a_modality_lut_takes_its_sign_from_the_pixels(vr, first):
     span = expected.max() - expected.min()
     grey = apply_grey_scale(stored, dataset, VoiPolicy.RAW).pixels
     np.testing.assert_allclose(grey, (expected - expected.min()) / span * 65535, atol=1)
+
+
+def by_table(data, stored=EVERY_12_BITS, policy=VoiPolicy.RAW, **tags):
+    item = lut_item(0, data, depth=16)
+    dataset = make_dataset(stored, ModalityLUTSequence=[item], **tags)
+    return apply_grey_scale(stored, dataset, policy)
+
+
+def over_its_own_extremes(data, stored):
+    """pydicom's modality LUT, from the darkest to the brightest grey that it can give."""
+    module = make_dataset(stored, ModalityLUTSequence=[lut_item(0, data, depth=16)])
+    greys = apply_modality_lut(stored, module).astype(float)
+    return np.rint((greys - np.min(data)) / np.ptp(data) * 65535)
+
+
+RISING = np.linspace(1000, 50000, 4096)
+TURNING_BACK = {
+    "a valley": np.abs(np.arange(4096) - 2048) * 30,
+    "a hill": 61440 - np.abs(np.arange(4096) - 2048) * 30,
+    "a wrap": np.arange(4096) * 32 % 65536,
+    "the other byte order": RISING.astype("<u2").byteswap(),
+    "another table from the middle on": np.concatenate([RISING[:2048], RISING[:2048]]),
+    "a dip of 1 %": np.where(np.arange(4096) == 1000, RISING - 502, RISING),
+}
+
+
+@pytest.mark.parametrize("policy", [VoiPolicy.RAW, VoiPolicy.AUTO])
+@pytest.mark.parametrize("falling", [False, True])
+@pytest.mark.parametrize("kind", TURNING_BACK)
+def test_a_modality_lut_that_turns_back_is_refused(kind, falling, policy):
+    data = TURNING_BACK[kind]
+    data = 65535 - data if falling else data
+    for tags in ({}, {"WindowCenter": 30000, "WindowWidth": 50000}):
+        with pytest.raises(ImageError, match=r"Modality LUT Sequence both rises and falls .* %"):
+            by_table(data, policy=policy, **tags)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    points=st.lists(st.integers(0, 65535), min_size=3, max_size=9).filter(lambda p: len(set(p)) > 1)
+)
+def test_a_modality_lut_is_refused_or_nothing_of_it_is_lost(points):
+    data = np.rint(np.interp(np.arange(4096), np.linspace(0, 4095, len(points)), points))
+    try:
+        grey = by_table(data)
+    except ImageError as error:
+        assert error.reason == Reason.HEADER_CONTRADICTS
+        return
+    shown = grey.pixels.ravel().astype(int)
+    fall = (np.maximum.accumulate(shown) - shown).max()
+    rise = (shown - np.minimum.accumulate(shown)).max()
+    assert min(fall, rise) <= 65535 / 256 + 1
+    np.testing.assert_allclose(grey.pixels, over_its_own_extremes(data, EVERY_12_BITS), atol=1)
+
+
+@pytest.mark.parametrize("falling", [False, True])
+@pytest.mark.parametrize("at", [0, 2000, 4095])
+def test_a_measured_curve_that_trembles_is_applied_as_given(at, falling):
+    data = np.rint(RISING + np.random.default_rng(0).integers(-20, 20, 4096))
+    data[at] += -100 if at else 100
+    data = 65535 - data if falling else data
+    expected = over_its_own_extremes(data, EVERY_12_BITS)
+    np.testing.assert_allclose(by_table(data).pixels, expected, atol=1)
+
+
+@pytest.mark.parametrize("beyond", [0, 30000, 65535])
+@pytest.mark.parametrize("tags", [{}, {"PixelPaddingValue": 4095}])
+def test_what_a_modality_lut_has_for_values_that_are_not_in_the_image_is_no_reason(beyond, tags):
+    data = RISING.copy()
+    data[3000:] = beyond
+    stored = EVERY_12_BITS % 3000
+    stored[-1] = 4095 if tags else 0
+    grey = by_table(data, stored, **tags).pixels
+    expected = over_its_own_extremes(data, stored)
+    if tags:
+        expected[-1] = 0  # padding is air, whatever the table makes of it
+    np.testing.assert_allclose(grey, expected, atol=1)
 
 
 @pytest.mark.parametrize("vr", ["US", "SS"])
