@@ -176,4 +176,7 @@ def test_recipes_name_trials_that_there_are(ideas: Any, monkeypatch: pytest.Monk
     file = BENCHMARKS / "recipes" / "rsna_640_patches.json"
     recipes._refuse_unknown(json.loads(file.read_text()))
     with pytest.raises(SystemExit, match="'fine' is none of coarse"):
-        recipes._refuse_unknown({"a": {"trial": "fine"}})
+        recipes._refuse_unknown({"a": {"set": {}, "trial": "fine"}})
+    # Of a run that keeps its last epoch there is no other to score beside it.
+    with pytest.raises(SystemExit, match=r"needs training\.choose_epoch: best"):
+        recipes._refuse_unknown({"a": {"set": {}, "also": ["last"]}})

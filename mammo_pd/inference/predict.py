@@ -377,8 +377,8 @@ def _refuse_joining(runs: Sequence[RunInfo]) -> None:
         return
     if set(folds) == {None}:
         raise InputError(
-            f"the {len(runs)} runs test the same images, since their split has no folds; evaluate "
-            "them one by one, and compare their predictions: mammo-pd compare RUN RUN"
+            "the runs test the same images, since their split has no folds; evaluate them one by "
+            "one, and compare their predictions: mammo-pd compare RUN RUN"
         )
     raise InputError(
         f"the runs test the folds {', '.join(map(str, folds))}; give one run for each fold, or "
