@@ -449,7 +449,7 @@ def _of_findings(run: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (lambda _: None, "the 2 runs test the same images"),
+        (lambda _: None, "the runs test the same images"),
         (lambda run: edit(run / "run.json", lambda info: info.update(fold=1)), None),
         (
             lambda run: edit(run / "run.json", lambda info: info.update(split_hash="0")),
