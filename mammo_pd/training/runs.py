@@ -255,8 +255,7 @@ class RunFolder:
 
     def remove_leftovers(self) -> None:
         """Remove what a killed training was writing; checkpoints are gigabytes."""
-        written = (self.chosen, self.last, self.midway, self.history, self.journal_state)
-        remove_leftovers(self.path, *(file.name for file in written))
+        remove_leftovers(self.path, "*.safetensors", self.history.name, self.journal_state.name)
         # safetensors has a temporary file of its own.
         for beside in self.path.glob(".tmp??????"):
             beside.unlink(missing_ok=True)
