@@ -33,7 +33,7 @@ def fill(run: Path, title: str) -> str:
         InputError: no such run, or one that has not been evaluated.
     """
     folder = RunFolder.open(run)
-    header = CheckpointHeader.read(folder.best)
+    header = CheckpointHeader.read(folder.chosen)
     report = folder.path / "report" / "metrics.json"
     if header.card is None or not report.is_file():
         raise InputError(f"{run} has no report yet; evaluate it with: mammo-pd evaluate {run}")

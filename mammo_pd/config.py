@@ -201,7 +201,7 @@ class TrainingSettings(_Settings):
 
     ema_decay: Annotated[_Number, Field(ge=0, lt=1)] = 0.0
     """Decay per step of an exponential moving average of the weights, which is then validated and
-    saved as the best; 0 for no averaging."""
+    kept; 0 for no averaging."""
 
     targets: Annotated[tuple[str, ...], Field(strict=False)] | None = None
     """Columns that findings learns: 0 and 1 (cancer), a number of categories (density:4), or
@@ -361,6 +361,10 @@ class Given(NamedTuple):
 
     value: Any
     origin: str
+
+
+# What earlier versions did, where a configuration that they recorded lacks the key.
+EARLIER_DEFAULTS = {"training.choose_epoch": "best"}
 
 
 def load_config(

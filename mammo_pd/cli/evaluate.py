@@ -280,7 +280,15 @@ def lock_in_checkpoint(scored: "Scored", choices: dict[str, Any]) -> None:
         Level(choices["prevalence_level"]),
     )
     path = weights_in(scored.file.parent)
-    locked = CheckpointHeader.read(path).operating_points
+    header = CheckpointHeader.read(path)
+    if header.epochs != scored.epoch:
+        print(
+            f"warning: no thresholds were locked in {path.name}: it holds epoch {header.epochs} "
+            f"now, written while epoch {scored.epoch} was scored; evaluate again once the training "
+            "has ended"
+        )
+        return
+    locked = header.operating_points
     if locked and all(OperatingPoints.load(one).choices == wanted for one in locked.values()):
         return
     scores = scored.table[list(scored.objective.score_columns)].to_numpy(np.float64)

@@ -101,7 +101,7 @@ def pretrain(
         page = write_reconstructions(run, store)
     except KeyboardInterrupt as interrupt:
         raise type(interrupt)(resuming("pretrain", runs, [folder])) from None
-    print(f"\nwrote {folder}: model.safetensors, last.safetensors, history.csv, config.yaml")
+    print(f"\nwrote {folder}: {run.chosen.name}, last.safetensors, history.csv, config.yaml")
     print(f"look at: {shlex.quote(str(page))}")
     print(f"metrics: {page_of_runs(folder.parent)}")
     print(f"next: {_training_from(run, store)}")

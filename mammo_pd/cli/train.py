@@ -68,7 +68,7 @@ def train(
 
     done = RunFolder.open(folder)
     if run is None or run.info.finished is None:
-        print(f"\nwrote {folder}: model.safetensors, last.safetensors, history.csv, config.yaml")
+        print(f"\nwrote {folder}: {done.chosen.name}, last.safetensors, history.csv, config.yaml")
     print(f"metrics: {page_of_runs(folder.parent)}")
     if build_objective(done.config.training).is_pretext:
         print(f"next: mammo-pd train --weights {shlex.quote(str(done.chosen))}")

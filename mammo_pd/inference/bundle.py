@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from mammo_pd import __version__
-from mammo_pd.config import DeviceSettings, Given, RunConfig, StudySettings, load_config
+from mammo_pd.config import EARLIER_DEFAULTS, DeviceSettings, Given, StudySettings, load_config
 from mammo_pd.errors import ImageError, InputError
 from mammo_pd.files import atomic_write, write_text
 from mammo_pd.inference.trained_model import TrainedModel
@@ -174,7 +174,7 @@ def _inference(model: TrainedModel) -> dict[str, Any]:
 
 def _train(model: TrainedModel) -> dict[str, Any]:
     """The run's own settings, but for what its data and its machine were."""
-    config = RunConfig.model_validate(model.card.config)
+    config = model.card.run_config()
     data = config.data.replace(
         split="default", fold=None, res="x".join(map(str, model.card.img_size)), workers=None
     )
@@ -226,7 +226,8 @@ def fine_tune(store: str, runs: str, settings: Mapping[str, Mapping[str, Any]]) 
     Args:
         store: made by preprocess.
         runs: the folder that takes the run.
-        settings: every section of a `RunConfig`, as the configuration has them.
+        settings: every section of a `RunConfig`, as the configuration has them; the bundle may be
+            of an earlier version.
 
     Raises:
         SystemExit: something given cannot be used; MONAI would print three stack traces for it.
@@ -237,7 +238,8 @@ def fine_tune(store: str, runs: str, settings: Mapping[str, Mapping[str, Any]]) 
         for name, value in of_section.items()
     }
     try:
-        run = train(Path(store), Path(runs), load_config(overrides=overrides))
+        config = load_config(overrides=overrides, defaults=EARLIER_DEFAULTS)
+        run = train(Path(store), Path(runs), config)
     except InputError as error:
         raise SystemExit(f"mammo-pd: error: {error}") from error
     if run is not None:

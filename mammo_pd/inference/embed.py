@@ -134,7 +134,7 @@ def encoder_of_checkpoint(file: Path) -> Encoder:
     header = CheckpointHeader.read(file)
     card = header.card
     assert card is not None, "is_checkpoint was asked"
-    config = RunConfig.model_validate(card.config)
+    config = card.run_config()
     objective = build_objective(config.training)
     backbone = build_backbone(
         card.model,

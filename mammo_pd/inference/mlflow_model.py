@@ -9,7 +9,6 @@ import torch
 
 from mammo_pd.backbones.build import build_backbone
 from mammo_pd.batch import ImageBatch
-from mammo_pd.config import RunConfig
 from mammo_pd.errors import InputError
 from mammo_pd.inference.score import IMAGES_AT_ONCE
 from mammo_pd.patches.sampler import PatchSampler
@@ -37,7 +36,7 @@ class ScoringModel:
                 f"{checkpoint} was made by an earlier version and does not record its model; train "
                 "again, or score its run: mammo-pd evaluate RUN"
             )
-        config = RunConfig.model_validate(card.config)
+        config = card.run_config()
         self._objective = build_objective(config.training)
         if self._objective.judged is not Level.IMAGE:
             raise InputError(

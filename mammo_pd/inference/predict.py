@@ -31,7 +31,7 @@ from mammo_pd.training.checkpoint import load_state, load_weights
 from mammo_pd.training.devices import make_fabric
 from mammo_pd.training.objectives import Objective, build_objective
 from mammo_pd.training.run_data import labels_hash, targets_hash
-from mammo_pd.training.runs import RunFolder, RunInfo
+from mammo_pd.training.runs import RunFolder, RunInfo, weights_in
 from mammo_pd.wording import counted
 
 # What a report can stratify by; the manifest's other columns are of no use to it.
@@ -222,7 +222,8 @@ def score_images(
     views = objective.views(images)
     images = cohort.by_patient(images)
     made_of = {
-        "checkpoint": checkpoint,
+        # By its file: scores of earlier runs are found again by the name that it had.
+        "checkpoint": weights_in(run.path, checkpoint).stem,
         "epoch": epoch,
         "split_hash": cohort.split.hash,
         "labels_hash": labels_hash(cohort, objective),

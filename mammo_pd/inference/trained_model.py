@@ -15,7 +15,6 @@ from torch import nn
 from mammo_pd.backbones.base import Backbone
 from mammo_pd.backbones.build import build_backbone
 from mammo_pd.batch import ImageBatch
-from mammo_pd.config import RunConfig
 from mammo_pd.data.unit_batches import batches_of_units
 from mammo_pd.errors import InputError
 from mammo_pd.evaluation.operating_points import OperatingPoints
@@ -78,7 +77,7 @@ class TrainedModel:
                 f"{checkpoint} was made by an earlier version and does not record its model; train "
                 "again, or score its run: mammo-pd evaluate RUN"
             )
-        config = RunConfig.model_validate(card.config)
+        config = card.run_config()
         objective = build_objective(config.training)
         if objective.is_pretext:
             raise InputError(

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mammo_pd.config import RunConfig, dump_config, load_config
+from mammo_pd.config import EARLIER_DEFAULTS, RunConfig, dump_config, load_config
 from mammo_pd.data.splits import has_lost_images, read_folds
 from mammo_pd.data.store import StorePaths, open_store
 from mammo_pd.errors import InputError, cause_of
@@ -110,6 +110,8 @@ class CrossValidation:
             begun = CrossValidation.open(self.path)
             differences = begun.differences(self)
             if not differences:
+                # With what an earlier version did not write: `train --config` may be given it.
+                write_text(self.path / "config.yaml", dump_config(begun.config))
                 return begun.update(store=self.info.store)
             if any(self.path.glob("fold*-seed*/run.json")):
                 name, splits = self.config.data.split, StorePaths(Path(self.info.store)).splits
@@ -143,7 +145,7 @@ class CrossValidation:
                 f"{path} is not a cross-validation ({file.name} cannot be read: "
                 f"{cause_of(error)}); name a folder that mammo-pd cv made."
             ) from error
-        return cls(path, info, load_config(path / "config.yaml"))
+        return cls(path, info, load_config(path / "config.yaml", defaults=EARLIER_DEFAULTS))
 
     def update(self, **changes: Any) -> "CrossValidation":
         """Write cv.json with some of its fields changed."""

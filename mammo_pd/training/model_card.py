@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 
 from mammo_pd.backbones.weights.report import CARD_KEY
-from mammo_pd.config import RunConfig
+from mammo_pd.config import EARLIER_DEFAULTS, RunConfig, load_config
 from mammo_pd.errors import InputError, cause_of
 from mammo_pd.evaluation.operating_points import OperatingPoints
 from mammo_pd.machines import machine_key
@@ -74,6 +74,19 @@ class ModelCard:
     config: dict[str, Any]
     environment: dict[str, Any]
     trained_on: dict[str, dict[str, int]] | None = None
+
+    def run_config(self) -> RunConfig:
+        """The configuration, checked; of an earlier version, as that version trained.
+
+        Raises:
+            InputError: a later version made it, with settings that this one does not know.
+        """
+        values = {
+            f"{section}.{name}": value
+            for section, of_section in self.config.items()
+            for name, value in of_section.items()
+        }
+        return load_config(overrides=values, defaults=EARLIER_DEFAULTS)
 
     def dump(self) -> str:
         """As JSON."""

@@ -21,7 +21,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from mammo_pd.config import RunConfig, dump_config, load_config
+from mammo_pd.config import EARLIER_DEFAULTS, RunConfig, dump_config, load_config
 from mammo_pd.data.cohort import Cohort
 from mammo_pd.data.splits import has_lost_images
 from mammo_pd.errors import InputError, cause_of
@@ -30,8 +30,6 @@ from mammo_pd.normalization import Normalization
 
 # Keys of run.json that earlier versions wrote under another name.
 _RENAMED = {"canvas": "img_size"}
-# What runs did that were started before there was a choice.
-_BEFORE = {"training.choose_epoch": "best"}
 
 
 @dataclass(frozen=True)
@@ -152,7 +150,7 @@ class RunFolder:
                 f"{path} is not a run ({file.name} cannot be read: {cause_of(error)}); name a "
                 "folder that mammo-pd train made."
             ) from error
-        return cls(path, info, load_config(path / "config.yaml", defaults=_BEFORE))
+        return cls(path, info, load_config(path / "config.yaml", defaults=EARLIER_DEFAULTS))
 
     @classmethod
     def latest(cls, runs: Path) -> "RunFolder":
@@ -257,8 +255,7 @@ class RunFolder:
 
     def remove_leftovers(self) -> None:
         """Remove what a killed training was writing; checkpoints are gigabytes."""
-        written = (self.chosen, self.last, self.midway, self.history, self.journal_state)
-        remove_leftovers(self.path, *(file.name for file in written))
+        remove_leftovers(self.path, "*.safetensors", self.history.name, self.journal_state.name)
         # safetensors has a temporary file of its own.
         for beside in self.path.glob(".tmp??????"):
             beside.unlink(missing_ok=True)

@@ -1,10 +1,11 @@
 import json
+import re
 import shutil
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from small_runs import small
 
 from mammo_pd.cli import cv
 from mammo_pd.cli.app import main
+from mammo_pd.config import load_config
 from mammo_pd.data.split_store import split_store
 from mammo_pd.data.splits import read_split, remove_from_split
 from mammo_pd.data.store import open_store
@@ -441,6 +443,42 @@ def test_what_is_refused_is_mended_in_the_same_place(store: Path, tmp_path: Path
     message = r"was started differently: training\.lr was 0\.0003 and is now 1\.0; restore that"
     with pytest.raises(InputError, match=message), plan(training__lr=1.0).begun():
         pass
+
+
+def test_cross_validation_of_an_earlier_version_goes_on_with_its_best_epochs(
+    whole: Path,
+    store: Path,
+    tmp_path: Path,
+    in_process: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Begun before there was a choice, with patience; neither trained nor scored anew."""
+    copy = copy_of(whole, tmp_path)
+    for file in copy.rglob("config.yaml"):
+        written = re.sub(r"\n  choose_epoch: .*", "", file.read_text())
+        file.write_text(written.replace("patience: null", "patience: 5"))
+    for file in copy.rglob("model.safetensors"):
+        file.rename(file.with_name("best.safetensors"))
+    for file in copy.rglob("predictions.json"):
+        file.write_text(file.read_text().replace('"model"', '"best"'))
+    with closing(sqlite3.connect(copy.parent / "mlflow.db")) as database, database:
+        keys = "('training.choose_epoch', 'training.patience')"
+        database.execute(f"DELETE FROM params WHERE key IN {keys}")
+    now = ("--set", "training.patience=5", "--seeds", "2")
+    capsys.readouterr()
+    with pytest.raises(InputError, match="choose_epoch was best and is now last"):
+        last = CrossValidation.open(copy)
+        training = last.config.training.replace(patience=None, choose_epoch="last")
+        planned = CrossValidation.plan(copy, store, last.config.replace(training=training))
+        with planned.begun():
+            pass
+    words = [*typed(store, copy, *now), "--set", "training.choose_epoch=best"]
+    assert main(words) == 0
+    assert not in_process
+    assert "scored" not in capsys.readouterr().out
+    assert not list(copy.rglob("model.safetensors"))
+    # The next command, which trains one model with the same settings.
+    assert load_config(copy / "config.yaml").training.choose_epoch == "best"
 
 
 def test_run_that_fails_later_does_not_keep_the_others(

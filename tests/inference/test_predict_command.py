@@ -652,6 +652,20 @@ def test_evaluate_locks_by_its_choices_and_leaves_the_weights(
     assert (units["score"][units["label"] == 0] >= threshold).mean() <= 0.1
 
 
+def test_thresholds_are_not_locked_in_weights_that_training_has_written_since(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "model.safetensors"
+    shutil.copy(trained.checkpoint, place)
+    file = tmp_path / "predictions.csv"
+    scored = Scored(**{**vars(trained.scored), "file": file, "epoch": trained.scored.epoch - 1})
+    before = place.read_bytes()
+    choices = {"prevalence": None, "prevalence_level": "exam"}
+    lock_in_checkpoint(scored, {**choices, "aggregation": "max", "miss_cost": 20.0})
+    assert place.read_bytes() == before
+    assert "warning: no thresholds were locked in model.safetensors" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
