@@ -124,12 +124,15 @@ def train(
     context = multiprocessing.get_context("spawn")
     runs, results = context.Queue(), context.Queue()
     count, done = 0, _done(out)
-    for name, recipe in given.items():
-        for seed in recipe.get("seeds", [0]):
-            for fold in range(5):
-                if (name, fold, seed) not in done:
-                    runs.put((name, recipe, fold, seed))
-                    count += 1
+    # Seed by seed: where time runs out, all recipes have the same ones.
+    wanted = [
+        (seed, name, recipe) for name, recipe in given.items() for seed in recipe.get("seeds", [0])
+    ]
+    for seed, name, recipe in sorted(wanted, key=lambda one: one[0]):
+        for fold in range(5):
+            if (name, fold, seed) not in done:
+                runs.put((name, recipe, fold, seed))
+                count += 1
     pool = [
         context.Process(
             target=_work,
