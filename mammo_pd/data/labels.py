@@ -382,8 +382,8 @@ def _read_label(
         unknown = sorted(set(positive) - set(values))
         if unknown:
             raise InputError(
-                f"{path}: no row's {name} is {', '.join(unknown)}, so nothing would be positive; "
-                f"it holds {values_in_words(values)}."
+                f"{path}: no row's {name} is {' or '.join(unknown)}; the column holds "
+                f"{values_in_words(values)}. Give --positive only values that it holds."
             )
         _refuse_other_spellings(values, positive, f"{path}: the column {name}")
         return [None if value == "" else int(value in positive) for value in values]

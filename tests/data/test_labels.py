@@ -237,8 +237,14 @@ def test_missing_table_and_positive_that_never_occurs_are_refused(tmp_path: Path
     with pytest.raises(InputError, match="does not exist"):
         read_labels(tmp_path / "none.csv")
     path = table(tmp_path, "path,tissue\na.png,D\n")
-    with pytest.raises(InputError, match="nothing would be positive; it holds D"):
+    with pytest.raises(InputError, match="no row's tissue is dense; the column holds D"):
         read_labels(path, label_column="tissue", positive=["dense"])
+    # A value that does occur stands beside it: not all would be negative, and that is not claimed.
+    with pytest.raises(
+        InputError, match="no row's tissue is C or E; the column holds D"
+    ) as refused:
+        read_labels(path, label_column="tissue", positive=["D", "E", "C"])
+    assert "nothing would be positive" not in str(refused.value)
 
 
 _WOMEN = ("Ursula Vandermeer-Kowalczyk", *(f"Doe^Jane{number}" for number in range(12)))
