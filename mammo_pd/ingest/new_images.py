@@ -140,9 +140,11 @@ def read_new_images(
         raise InputError(f"--workers {workers} is below 1.")
     lost = _drop_lost_files(found, record)
     jobs = []
+    done = 0
     for source in found.images:
         job = ReadJob(source, file_version(source), settings, img_size)
         if not _is_pending(job, record, lacks, read_copies=lost):
+            done += 1
             continue
         if source.suffix.lower() in RASTER_SUFFIXES:
             detail = "an image file that is not DICOM, so nothing says whose mammogram it is"
@@ -150,7 +152,6 @@ def read_new_images(
             _put(job, [outcome], folder, record)
         else:
             jobs.append(job)
-    done = len(found.images) - len(jobs)
     say(
         f"{counted(len(found.images), 'image')} in {folder}"
         + (f", {done} of them done before" * (done > 0))

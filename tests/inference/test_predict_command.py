@@ -455,6 +455,8 @@ def test_interrupted_run_leaves_whole_tables_and_goes_on(
         assert main(words) == 130
     assert not json.loads((tmp_path / "o" / "predictions.json").read_text())["complete"]
     assert len(pd.read_csv(tmp_path / "o" / "predictions.csv")) == calls[0]
+    # Nothing was, not even the PNG, which is refused before any file is read.
+    assert "done before" not in capsys.readouterr().out
     assert main(words) == 3
     assert "done before" in capsys.readouterr().out
     for name in ("predictions", "predictions_breast", "predictions_patient", "not_scored"):
