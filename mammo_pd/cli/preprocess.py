@@ -76,7 +76,7 @@ def preprocess(
         mammo-pd preprocess DICOM_DIR --labels train.csv --source rsna
 
     Args:
-        folder: Folder of DICOM files, or of PNG, PGM and TIFF files that TABLE names.
+        folder: Folder of DICOM files, or of PNG, PGM, TIFF and JPEG files that TABLE names.
         out: The store to create or extend.
         labels: CSV with a column path, sop_instance_uid or image_id, and a label.
         source: Read TABLE as the original table of a public data set (for some, a folder of

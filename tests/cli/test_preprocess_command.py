@@ -48,6 +48,13 @@ def test_positive_takes_several_values(
     assert "0 images lost their label, 24 changed it" in printed
 
 
+@pytest.mark.parametrize("command", ["preprocess", "inspect"])
+def test_help_names_every_format(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "DICOM files, or of PNG, PGM, TIFF and JPEG files" in printed
+
+
 def test_help_names_every_public_data_set(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["preprocess", "--help"]) == 0
     printed = " ".join(capsys.readouterr().out.split())
