@@ -60,6 +60,7 @@ from mammo_pd.training.runs import RunFolder, timestamp
 from mammo_pd.training.scoring import score_batches
 from mammo_pd.training.setup import RunSetup
 from mammo_pd.training.step import TrainingStep, can_fuse, image_keys
+from mammo_pd.wording import counted
 
 # A training loss above this fraction of a constant score's counts as no progress.
 _STANDSTILL = 0.98
@@ -196,8 +197,7 @@ def _fit(
             if clock is not None:
                 _say_if_data_is_short(setup, train_loader, clock, done)
                 clock = None  # once is enough
-            # Not during warm-up, which learns little, nor at the end, when it is too late to act.
-            due = max(math.ceil(training.epochs / 3), math.floor(training.warmup_epochs) + 1)
+            due = _first_advice(setup)
             if epoch + 1 == due < training.epochs:
                 _warn_if_nothing_is_learnt(setup, metrics["train_loss"], due)
             # Hand the checkpoint to the writer; a signal then ends the run between two epochs.
@@ -347,6 +347,12 @@ def _lock_operating_points(
         put_operating_points(run.chosen, points)
 
 
+def _first_advice(setup: RunSetup) -> int:
+    """Epoch after which it is said that nothing was learnt; not in warm-up, which learns little."""
+    training = setup.config.training
+    return max(math.ceil(training.epochs / 3), math.floor(training.warmup_epochs) + 1)
+
+
 def _warn_if_nothing_is_learnt(setup: RunSetup, loss: float, epochs: int) -> None:
     chance = setup.objective.chance_loss(setup.train_set.judged_targets.numpy())
     if chance is not None and loss > _STANDSTILL * chance:
@@ -368,6 +374,16 @@ def _warn_if_chosen_had_learnt_nothing(
     if chance is None:
         return
     then, last = history[chosen - 1]["train_loss"], history[-1]["train_loss"]
+    epochs = setup.config.training.epochs
+    # Patience ended training before _warn_if_nothing_is_learnt had its turn.
+    ended_first = len(history) < min(_first_advice(setup), epochs)
+    if ended_first and min(then, last) > _STANDSTILL * chance:
+        setup.say(
+            f"warning: training.patience ended training after {len(history)} of "
+            f"{counted(epochs, 'epoch')}, before anything was learnt: the training loss of the "
+            f"best epoch by validation, {chosen}, is {then:.3f}, and that of a constant score "
+            f"{chance:.3f}. Leave out training.patience, or raise it"
+        )
     if last <= _STANDSTILL * chance < then:
         setup.say(
             f"warning: the best epoch by validation, {chosen} of {len(history)}, was chosen before "

@@ -244,6 +244,29 @@ def test_chosen_epoch_that_had_learnt_nothing_is_told_of(
     assert not told or (f"{best} of 4" in said[0] and "--checkpoint last" in said[0])
 
 
+@pytest.mark.parametrize(
+    ("losses", "epochs", "told"),
+    [
+        ((0.72, 0.7, 0.71), 30, True),
+        ((0.72, 0.5, 0.3), 30, False),
+        ((0.72, 0.7, 0.71), 3, False),  # trained to its end
+        ((0.7,) * 12, 30, False),  # told after ten epochs
+    ],
+)
+def test_patience_that_ends_training_before_anything_is_learnt_is_told_of(
+    phantom_store: Path, losses: tuple[float, ...], epochs: int, told: bool
+) -> None:
+    said: list[str] = []
+    config = small(training__epochs=epochs, training__patience=1, training__choose_epoch="best")
+    setup = dataclasses.replace(set_up(phantom_store, config), say=said.append)
+    chance = setup.objective.chance_loss(setup.train_set.judged_targets.numpy())
+    assert chance is not None
+    history = [{"train_loss": chance * loss / 0.69} for loss in losses]
+    loop._warn_if_chosen_had_learnt_nothing(setup, history, 2)
+    assert len(said) == told
+    assert not told or "training.patience ended training after 3 of 30 epochs" in said[0]
+
+
 def test_metrics_are_logged_per_step_and_per_epoch(
     phantom_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
