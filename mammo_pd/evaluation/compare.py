@@ -302,9 +302,10 @@ def _difference(
 def _columns(prefix: str, tested: PairedTest) -> Row:
     # Identical rankings do not differ in these patients but may in others, so no interval.
     known = tested.reach > 0.0
+    # Two AUCs are at most 1 apart, though Student's t of two patients reaches further.
     interval = {
-        "ci_low": tested.difference - tested.reach if known else None,
-        "ci_high": tested.difference + tested.reach if known else None,
+        "ci_low": max(tested.difference - tested.reach, -1.0) if known else None,
+        "ci_high": min(tested.difference + tested.reach, 1.0) if known else None,
     }
     row: Row = {
         f"{prefix}se": number(tested.standard_error),

@@ -191,6 +191,16 @@ def test_the_standard_error_within_folds_is_that_of_copied_patients():
     assert paired[0]["se"] == pytest.approx(np.std(drawn), rel=0.2)
 
 
+def test_no_interval_of_a_difference_reaches_further_than_two_aucs_can_be_apart():
+    """Two women of each class, on whom the models disagree."""
+    one = made_up(4, seed=1)
+    other = one.assign(score=made_up(4, seed=2)["score"])
+    _, paired = compare({"one": one, "other": other}, aggregation=Aggregation.MEAN)
+    limits = [(row["difference_ci_low"], row["difference_ci_high"]) for row in paired]
+    assert any(limit in (-1.0, 1.0) for pair in limits for limit in pair)
+    assert all(-1.0 <= low <= high <= 1.0 for low, high in limits if low is not None)
+
+
 def test_holm_by_hand():
     # .01 * 4, .03 * 3, .04 * 2 raised to the one before, .6
     assert holm([0.01, 0.04, None, 0.03, 0.6]) == [
