@@ -37,8 +37,10 @@ def show(
     if run is not None and (run.is_file() or run.suffix == ".safetensors"):
         path, then = run, f"embed {shlex.quote(str(run))} --store STORE"
     else:
+        from mammo_pd.training.runs import weights_in
+
         folder = find_run(runs, run)
-        path = folder.chosen if checkpoint == "model" else folder.last
+        path = weights_in(folder.path, checkpoint)
         then = f"evaluate {shlex.quote(str(folder.path))}"
     if not path.is_file():
         raise InputError(f"there is no checkpoint at {path}; name a run that has one.")
