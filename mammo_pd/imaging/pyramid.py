@@ -8,8 +8,9 @@ from scipy import sparse
 
 from mammo_pd.terms import PYRAMID_LONG_SIDES
 
-# Output columns averaged by one dense product.
-_COLUMNS_AT_ONCE = 64
+# Columns whose rows are averaged by one sparse product, and columns averaged by one dense product.
+_BAND = 128
+_COLUMNS_AT_ONCE = 32
 
 
 def fitted_size(shape: tuple[int, int], long_side: int) -> tuple[int, int]:
@@ -22,10 +23,11 @@ def area_average(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Reduce an image; each output pixel is the exact mean over its area.
 
     Input pixels that are covered in part are weighted by the covered fraction, so nothing aliases
-    and nothing shifts.
+    and nothing shifts. Of integers the sums are whole numbers and exact, so that the result does
+    not depend on the processor.
 
     Args:
-        pixels: (H, W) uint8, uint16 or float32.
+        pixels: (H, W) uint8, uint16 or float32; sides of at most 65,535, as DICOM has them.
         size: of the output, not larger than (H, W).
 
     Returns:
@@ -36,11 +38,7 @@ def area_average(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """
     if size[0] > pixels.shape[0] or size[1] > pixels.shape[1] or min(size) < 1:
         raise ValueError(f"{pixels.shape} can be reduced, but not to {size}.")
-    averaged = _average_rows(pixels, size[0])
-    averaged = _average_columns(averaged, size[1])
-    if pixels.dtype.kind == "u":
-        averaged += 0.5
-    return averaged.astype(pixels.dtype)
+    return _average_columns(_sum_rows(pixels, size[0]), size[1], pixels)
 
 
 def block_mean(pixels: np.ndarray, block: int) -> np.ndarray:
@@ -96,44 +94,51 @@ def smaller_levels(pixels: np.ndarray, native: tuple[int, int]) -> dict[str, np.
     return levels
 
 
-def _area_weights(length: int, wanted: int) -> sparse.csr_array:
-    """(wanted, length) matrix; row i holds the weight of each input pixel in output pixel i."""
-    # Output pixel i covers the input from edges[i] to edges[i + 1].
-    edges = np.arange(wanted + 1) * (length / wanted)
-    first = np.floor(edges[:-1]).astype(int)
-    taps = int(np.ceil(length / wanted)) + 1
-    columns = first[:, None] + np.arange(taps)
-    covered = np.minimum(columns + 1, edges[1:, None]) - np.maximum(columns, edges[:-1, None])
-    # Rounding leaves slivers of 1e-13 where edges coincide.
-    kept = (covered > 1e-6) & (columns < length)
+def _overlaps(length: int, wanted: int) -> sparse.csr_array:
+    """(wanted, length) int64; row i holds how much of each input pixel lies in output pixel i.
+
+    In units of which an input pixel has ``wanted`` and an output pixel ``length``.
+    """
+    start = np.arange(wanted)[:, None] * length
+    columns = start // wanted + np.arange(-(-length // wanted) + 1)
+    end = np.minimum((columns + 1) * wanted, start + length)
+    covered = end - np.maximum(columns * wanted, start)
+    kept = covered > 0
     rows = np.broadcast_to(np.arange(wanted)[:, None], columns.shape)
-    weights = (covered * (wanted / length))[kept]
-    return sparse.csr_array((weights, (rows[kept], columns[kept])), shape=(wanted, length))
+    return sparse.csr_array((covered[kept], (rows[kept], columns[kept])), shape=(wanted, length))
 
 
-def _average_rows(pixels: np.ndarray, wanted: int) -> np.ndarray:
-    """(H, W) to (wanted, W) float32."""
-    wide = pixels.astype(np.float32)
-    if pixels.shape[0] == wanted:
-        return wide
-    averaged: np.ndarray = _area_weights(pixels.shape[0], wanted).astype(np.float32) @ wide
-    return averaged
+def _sum_rows(pixels: np.ndarray, wanted: int) -> np.ndarray:
+    """(H, W) to (wanted, W): H times the mean over each area, or the pixels where H is wanted."""
+    length = pixels.shape[0]
+    if length == wanted:
+        return pixels
+    # 65,535 rows of 16-bit values fit 32 bits.
+    dtype = np.dtype(np.uint32 if pixels.dtype.kind == "u" else np.float64)
+    weights = _overlaps(length, wanted).astype(dtype)
+    sums = np.empty((wanted, pixels.shape[1]), dtype)
+    for start in range(0, pixels.shape[1], _BAND):
+        band = slice(start, start + _BAND)
+        sums[:, band] = weights @ pixels[:, band].astype(dtype)
+    return sums
 
 
-def _average_columns(pixels: np.ndarray, wanted: int) -> np.ndarray:
-    """(H, W) float32 to (H, wanted) float32.
+def _average_columns(sums: np.ndarray, wanted: int, pixels: np.ndarray) -> np.ndarray:
+    """(height, W), summed over rows of ``pixels``, to (height, wanted) of their dtype.
 
     A sparse product along rows would stride through memory, so blocks of the weights are dense.
     """
-    length = pixels.shape[1]
-    if length == wanted:
-        return pixels
-    weights = _area_weights(length, wanted)
-    averaged = np.empty((pixels.shape[0], wanted), np.float32)
+    length = sums.shape[1]
+    weights = _overlaps(length, wanted).astype(np.float64)
+    area = length * (pixels.shape[0] if sums.shape[0] != pixels.shape[0] else 1)
+    half = 0.5 if pixels.dtype.kind == "u" else 0.0
+    averaged = np.empty((sums.shape[0], wanted), pixels.dtype)
     for start in range(0, wanted, _COLUMNS_AT_ONCE):
         band = weights[start : start + _COLUMNS_AT_ONCE]
         low, high = int(band.indices.min()), int(band.indices.max()) + 1
-        # Only the input columns that this block of output columns covers.
-        dense = band[:, low:high].toarray().T.astype(np.float32)
-        averaged[:, start : start + _COLUMNS_AT_ONCE] = pixels[:, low:high] @ dense
+        # Only the input columns that this block of output columns covers. Below 2**53, so exact
+        # in whatever order a processor's kernel sums.
+        dense = band[:, low:high].toarray().T
+        mean = sums[:, low:high].astype(np.float64) @ dense / area
+        averaged[:, start : start + _COLUMNS_AT_ONCE] = mean + half
     return averaged
