@@ -84,8 +84,7 @@ def plan_levels(
     jobs: list[LevelJob] = []
     to_decode: set[str] = set()
     for image in record.rows():
-        # Images that are recorded without checksums are of earlier versions, which kept all levels.
-        if image.columns["status"] != Status.OK or not image.checksums:
+        if image.columns["status"] != Status.OK:
             continue
         native = int(image.columns["crop_height"]), int(image.columns["crop_width"])
         missing = [name for name in levels_of(max(native), kept) if name not in image.checksums]
