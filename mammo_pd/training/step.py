@@ -76,7 +76,7 @@ class TrainingStep:
             return self.captured.run(name, learn, batch, keys)
         gradients = partial(self._gradients, num_keep=num_keep, edges=edges)
         found = self.captured.run(name, gradients, batch, keys)
-        return self._learn_together(found * weight)
+        return self._learn_together(found, weight)
 
     def _learn(
         self,
@@ -94,7 +94,7 @@ class TrainingStep:
     def _gradients(
         self, batch: ImageBatch, keys: Tensor, num_keep: int, edges: Sequence[int]
     ) -> Tensor:
-        """This process's loss and gradients in one vector, for a single exchange between processes.
+        """This process's gradients and loss in one vector, for a single exchange between processes.
 
         DDP exchanges gradients while others are still being computed, which is not safe in a
         replayed graph; exchanging all of them at once takes about as long as DDP's last piece.
@@ -104,13 +104,14 @@ class TrainingStep:
             loss = self._backward(batch, keys, num_keep, edges)
         gradients = [weight.grad.flatten() for weight in self._learning if weight.grad is not None]
         self._drop_gradients()
-        return torch.cat([loss.view(1), *gradients])
+        # The loss comes last: behind it no gradient would be aligned, and the fused optimiser
+        # would read number by number.
+        return torch.cat([*gradients, loss.view(1)])
 
-    def _learn_together(self, found: Tensor) -> Tensor:
+    def _learn_together(self, found: Tensor, share: float) -> Tensor:
+        found *= share / self.fabric.world_size
         torch.distributed.all_reduce(found)
-        found /= self.fabric.world_size
-        sizes = [1, *(weight.numel() for weight in self._learning)]
-        loss, *gradients = torch.split(found, sizes)
+        *gradients, loss = torch.split(found, [*(one.numel() for one in self._learning), 1])
         for weight, gradient in zip(self._learning, gradients, strict=True):
             weight.grad = gradient.view_as(weight).to(weight.dtype)
         self._update()

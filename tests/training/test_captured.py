@@ -1,7 +1,9 @@
 """Captured steps learn what others do; their bookkeeping is tried without a GPU."""
 
+import threading
 import weakref
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -310,6 +312,87 @@ def test_a_capture_that_fails_after_its_backward_pass_spoils_no_step(
         weights.append(torch.cat([weight.detach().flatten() for weight in model.parameters()]))
     assert len(said) == 1
     torch.testing.assert_close(*weights, atol=0, rtol=0)
+
+
+class OneOfTwo:
+    """A fabric as one of two processes has it, in a thread."""
+
+    world_size = 2
+
+    def __init__(self, fabric: Any) -> None:
+        self._fabric = fabric
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._fabric, name)
+
+
+class NotCaptured(CapturedWork):
+    """Does the work as it is given."""
+
+    def __init__(self) -> None:
+        super().__init__(CPU, 100, print)
+
+    def run(self, name: object, work: Any, batch: ImageBatch, keys: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = work(batch, keys)
+        return found
+
+
+def test_processes_that_exchange_gradients_in_one_piece_learn_what_one_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of unequal shares of a batch, each image counts the same."""
+    met, given = threading.Barrier(2), dict[int, torch.Tensor]()
+
+    def add_up(found: torch.Tensor) -> None:
+        given[threading.get_ident()] = found.clone()
+        met.wait(60)
+        total = torch.stack(list(given.values())).sum(dim=0)
+        met.wait(60)
+        found.copy_(total)
+        given.clear()
+        met.wait(60)
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", add_up)
+    config = RunConfig()
+    fabric = make_fabric(config.replace(device=config.device.replace(accelerator="cpu")))
+    shares = ((0, 3), (3, 8))
+
+    def make(*, alone: bool) -> tuple[TrainingStep, torch.nn.Module]:
+        torch.manual_seed(0)
+        model = build_backbone("test_vit", (64, 48))
+        module, optimizer = fabric.setup(model, torch.optim.AdamW(model.parameters(), lr=0.01))
+        step = TrainingStep(
+            fabric if alone else OneOfTwo(fabric),
+            module.train(),
+            optimizer,
+            PatchSampler((64, 48), 16),
+            build_objective(config.training),
+            clip_norm=0.5,
+            captured=None if alone else NotCaptured(),
+        )
+        return step, model
+
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 65536, (60, 40)).astype(np.uint16) for _ in range(8)]
+    batch = ImageBatch.from_images(images)
+    batch.targets[:] = torch.arange(8)[:, None] % 2
+    keys = torch.arange(8)
+    whole, expected = make(alone=True)
+    steps = [make(alone=False) for _ in shares]
+
+    def take(number: int) -> list[torch.Tensor]:
+        (start, end), (step, _) = shares[number], steps[number]
+        part = batch.slice(start, end)
+        weight = (end - start) * 2 / 8
+        return [step(part, keys[start:end], 5, 1 + turn, weight) for turn in range(3)]
+
+    with ThreadPoolExecutor(2) as threads:
+        losses = list(threads.map(take, range(2)))
+    alone = torch.stack([whole(batch, keys, 5) for _ in range(3)])
+    for found, (_, model) in zip(losses, steps, strict=True):
+        torch.testing.assert_close(torch.stack(found), alone, atol=1e-5, rtol=1e-5)
+        for weight, own in zip(expected.parameters(), model.parameters(), strict=True):
+            torch.testing.assert_close(own, weight, atol=1e-4, rtol=1e-3)
 
 
 IMG_SIZE = (128, 96)
