@@ -72,22 +72,33 @@ class BatchLoader:
         """Seconds that the last pass waited for data."""
         self.read = ReadRate()
         """How fast the last pass was read."""
+        self._started: _Pass | None = None
+
+    def start(self) -> None:
+        """Begin to read the next pass ahead, so that its first batch is there when asked for.
+
+        Each of the passes has to be over before the next one is started.
+        """
+        if self._started is None:
+            self._started = _Pass(
+                self._dataset, self._batches, self._slots, self._threads, pinned=self._on_gpu
+            )
+
+    def close(self) -> None:
+        """End a pass that was started and is not asked for any more."""
+        if self._started is not None:
+            self._started.end()
+            self._started = None
 
     def __iter__(self) -> Iterator[ImageBatch]:
-        free: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
-        for slot in self._slots:
-            free.put(slot)
-        ready: queue.SimpleQueue[tuple[_Slot, ImageBatch] | BaseException | None] = (
-            queue.SimpleQueue()
-        )
-        stop = threading.Event()
-        reader = threading.Thread(target=self._read_ahead, args=(free, ready, stop), daemon=True)
-        reader.start()
-        self.waited, self.read = 0.0, ReadRate()
+        self.start()
+        running, self._started = self._started, None
+        assert running is not None
+        self.waited, self.read = 0.0, running.read
         try:
             while True:
                 started = time.perf_counter()
-                item = ready.get()
+                item = running.ready.get()
                 self.waited += time.perf_counter() - started
                 if item is None:
                     return
@@ -96,37 +107,10 @@ class BatchLoader:
                 slot, batch = item
                 if self._on_gpu:
                     batch = self._copy(slot, batch)
-                free.put(slot)
+                running.free.put(slot)
                 yield batch
         finally:
-            stop.set()
-            free.put(self._slots[0])
-            reader.join()
-
-    def _read_ahead(
-        self,
-        free: "queue.SimpleQueue[_Slot]",
-        ready: "queue.SimpleQueue[_Ready]",
-        stop: threading.Event,
-    ) -> None:
-        try:
-            with ThreadPoolExecutor(self._threads) as executor:
-                for number, rows in enumerate(self._batches):
-                    slot = free.get()
-                    if stop.is_set():
-                        return
-                    buffer = slot.pinned if self._on_gpu else None
-                    started = time.perf_counter()
-                    batch = self._dataset.read(
-                        rows, buffer=buffer, executor=executor, tasks=self._threads
-                    )
-                    if number >= _SLOTS:  # those before wait for their slots' memory
-                        seconds = time.perf_counter() - started
-                        self.read.add(len(rows), self._dataset.stored_bytes(rows), seconds)
-                    ready.put((slot, batch))
-            ready.put(None)
-        except BaseException as error:  # raised where the batch is asked for
-            ready.put(error)
+            running.end()
 
     def _copy(self, slot: "_Slot", batch: ImageBatch) -> ImageBatch:
         """Start the copy to the device; what is computed next waits for it, the host does not."""
@@ -167,3 +151,55 @@ class _Slot:
 
 # A batch in its slot, what went wrong, or None at the end of a pass.
 _Ready = tuple[_Slot, ImageBatch] | BaseException | None
+
+
+class _Pass:
+    """One pass over the batches, read by a thread of its own as far as there are slots."""
+
+    def __init__(
+        self,
+        dataset: MammogramDataset,
+        batches: Iterable[Sequence[int]],
+        slots: Sequence[_Slot],
+        threads: int,
+        *,
+        pinned: bool,
+    ) -> None:
+        self.free: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
+        self.ready: queue.SimpleQueue[_Ready] = queue.SimpleQueue()
+        self.read = ReadRate()
+        self._dataset = dataset
+        self._batches = batches
+        self._threads = threads
+        self._pinned = pinned
+        self._stop = threading.Event()
+        for slot in slots:
+            self.free.put(slot)
+        self._reader = threading.Thread(target=self._read_ahead, daemon=True)
+        self._reader.start()
+
+    def end(self) -> None:
+        """Wait for the thread, which reads no further batch."""
+        self._stop.set()
+        self.free.put(_Slot())
+        self._reader.join()
+
+    def _read_ahead(self) -> None:
+        try:
+            with ThreadPoolExecutor(self._threads) as executor:
+                for number, rows in enumerate(self._batches):
+                    slot = self.free.get()
+                    if self._stop.is_set():
+                        return
+                    buffer = slot.pinned if self._pinned else None
+                    started = time.perf_counter()
+                    batch = self._dataset.read(
+                        rows, buffer=buffer, executor=executor, tasks=self._threads
+                    )
+                    if number >= _SLOTS:  # those before wait for their slots' memory
+                        seconds = time.perf_counter() - started
+                        self.read.add(len(rows), self._dataset.stored_bytes(rows), seconds)
+                    self.ready.put((slot, batch))
+            self.ready.put(None)
+        except BaseException as error:  # raised where the batch is asked for
+            self.ready.put(error)

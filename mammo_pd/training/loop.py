@@ -10,7 +10,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from typing import Any
 
 import numpy as np
@@ -165,7 +165,7 @@ def _fit(
     # ---- epochs
     mark = time.perf_counter() - progress.seconds
     clock: StepClock | None = StepClock(setup.device)
-    with writer:
+    with writer, closing(train_loader), closing(val_loader):
         for epoch in range(len(history), training.epochs):
             if _is_stale(history, objective, training.patience):
                 setup.say(f"stopping early: no better epoch in the last {training.patience}")
@@ -175,10 +175,14 @@ def _fit(
                 step = _make_step(setup, optimizer, backbone, frozen=frozen)
             # Train, then validate with the averaged weights.
             batches.epoch, batches.first = epoch, progress.steps
+            val_loader.start()
             try:
                 done = _train_epoch(
                     setup, step, train_loader, epoch, tracker, state.average, progress, saver, clock
                 )
+                if epoch + 1 < training.epochs:
+                    batches.epoch, batches.first = epoch + 1, 0
+                    train_loader.start()
                 with saver.saving_if_interrupted(done), state.average.in_place():
                     kept = setup.val_kept if setup.validates_on_some else None
                     scores = _validate(setup, step.model, val_loader, kept, step.captured)

@@ -1,5 +1,6 @@
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
@@ -55,6 +56,32 @@ def test_reader_ends_with_a_pass_that_is_broken_off(dataset: MammogramDataset) -
     passes = iter(BatchLoader(dataset, [[0], [1], [2], [3], [4], [5]], torch.device("cpu"), 2))
     next(passes)
     passes.close()
+    assert threading.active_count() == before
+
+
+def test_a_pass_can_be_started_before_it_is_asked_for(dataset: MammogramDataset) -> None:
+    """Also several times, and again after one that nobody asked for."""
+    before, device = threading.active_count(), torch.device("cpu")
+    rows = [[3, 1], [2], [0, 5, 4], [7, 6], [1]]
+    asked: list[int] = []
+
+    class Watched:
+        def __iter__(self) -> Iterator[list[int]]:
+            asked.append(threading.active_count())
+            return iter(rows)
+
+    loader = BatchLoader(dataset, Watched(), device, threads=2)
+    assert [batch.rows.tolist() for batch in loader] == rows
+    earlier = loader.read
+    loader.start()
+    loader.start()
+    assert loader.read is earlier
+    loader.close()
+    loader.close()
+    assert threading.active_count() == before
+    loader.start()
+    assert [batch.rows.tolist() for batch in loader] == rows
+    assert len(asked) == 3
     assert threading.active_count() == before
 
 
