@@ -47,7 +47,7 @@ from mammo_pd.data.manifest import read_manifest
 from mammo_pd.data.store import open_store
 from mammo_pd.inference.predict import Scored
 from mammo_pd.keyed_random import hashed
-from mammo_pd.patches.draw import take_lowest
+from mammo_pd.patches.draw import draw_tissue, take_lowest
 from mammo_pd.patches.sample import probe, read_squares
 from mammo_pd.patches.sampler import Kept, PatchSampler, Placement
 from mammo_pd.perf.measure import Bench
@@ -62,6 +62,8 @@ from mammo_pd.training.step import image_keys
 
 # Pixels that `probe` reads of a patch.
 PROBES = 16
+# Patches along the side of a block of context.
+_CONTEXT = 4
 # A token more costs attention a whole tile.
 _TILE = 64
 # Images whose tissue is counted together, before they are put in order of it.
@@ -209,12 +211,14 @@ class RandomCoarseSampler(CoarseSampler):
 class MixedVit(VitBackbone):
     """A ViT that also embeds blocks, at positions from N on: of patches alone it is as it was."""
 
+    side = 2
+
     def embed(self, patches: Tensor, positions: Tensor) -> Tensor:
         """Project patches and blocks alike, and add the position embedding of each."""
         own = grid_embedding(self.timm_model)
         assert own is not None, "refused by reason_against"
         table = own.T.unflatten(1, self.grid_size)
-        means = F.avg_pool2d(table, 2, ceil_mode=True).flatten(1).T
+        means = F.avg_pool2d(table, self.side, ceil_mode=True).flatten(1).T
         return embed_patches(
             self.timm_model,
             self._prefix_tokens(),
@@ -224,9 +228,83 @@ class MixedVit(VitBackbone):
         )
 
 
-TRIALS: dict[str, type[PatchSampler]] = {
-    "coarse": CoarseSampler,
-    "coarse at random": RandomCoarseSampler,
+# ---- context: the whole image beside what is drawn
+
+
+def context_grid(grid_size: tuple[int, int]) -> tuple[int, int]:
+    """The grid of blocks of `_CONTEXT` x `_CONTEXT` patches, (rows, columns)."""
+    return math.ceil(grid_size[0] / _CONTEXT), math.ceil(grid_size[1] / _CONTEXT)
+
+
+class ContextSampler(PatchSampler):
+    """Draws tissue, and shows the whole image beside it, each block of 4x4 patches as one token.
+
+    Positions from N on are those of the blocks, all of which are kept, last, whatever they hold.
+    """
+
+    @property
+    def num_blocks(self) -> int:
+        """How many of the kept tokens are blocks."""
+        return math.prod(context_grid(self.grid_size))
+
+    @torch.no_grad()
+    def draw(self, images: ImageBatch, keys: Tensor, placement: Placement, num_keep: int) -> Tensor:
+        """Draw the kept positions (B, K) int64; all N are those of the patches."""
+        num_tokens = math.prod(self.grid_size)
+        if num_keep == num_tokens:
+            return super().draw(images, keys, placement, num_keep)
+        tissue = self.tissue(images, placement)
+        drawn = draw_tissue(keys, tissue, num_keep - self.num_blocks)
+        return torch.cat([drawn, self._blocks(len(keys), keys.device)], dim=1)
+
+    @torch.no_grad()
+    def for_evaluation(self, images: ImageBatch, kept: Kept | None = None) -> tuple[Tensor, Tensor]:
+        """Every patch of the images and every block, or what is kept of them."""
+        if kept is not None:
+            return super().for_evaluation(images, kept)
+        device = images.pixels.device
+        every = torch.arange(math.prod(self.grid_size), device=device)
+        every = every.expand(len(images.heights), -1)
+        positions = torch.cat([every, self._blocks(len(every), device)], dim=1)
+        matrix = self.place(images, None).matrix
+        return self._standardise(self.pixels_at(images, matrix, positions)), positions
+
+    def pixels_at(self, images: ImageBatch, matrix: Tensor, positions: Tensor) -> Tensor:
+        """The pixels at some positions; of a block each the mean of 4x4 that a patch would have."""
+        (rows, columns), size = self.grid_size, self.patch_size
+        if positions.shape[1] == rows * columns:
+            return super().pixels_at(images, matrix, positions)
+        patches = super().pixels_at(images, matrix, positions[:, : -self.num_blocks])
+        block, across = (
+            positions[:, -self.num_blocks :] - rows * columns,
+            context_grid((rows, columns))[1],
+        )
+        side = _CONTEXT * torch.arange(size, device=positions.device) + 0.5
+        down = (_CONTEXT * size * (block // across))[:, :, None] + side
+        right = (_CONTEXT * size * (block % across))[:, :, None] + side
+        steps = range(_CONTEXT)
+        total = sum(
+            read_squares(images, matrix, down + below, right + beside)
+            for below in steps
+            for beside in steps
+        )
+        return torch.cat([patches, total / _CONTEXT**2 / 65535], dim=1)
+
+    def _blocks(self, count: int, device: torch.device) -> Tensor:
+        first = math.prod(self.grid_size)
+        return torch.arange(first, first + self.num_blocks, device=device).expand(count, -1)
+
+
+class ContextVit(MixedVit):
+    """A ViT that embeds blocks of 4x4 patches, at positions from N on."""
+
+    side = _CONTEXT
+
+
+TRIALS: dict[str, tuple[type[PatchSampler], type[VitBackbone]]] = {
+    "coarse": (CoarseSampler, MixedVit),
+    "coarse at random": (RandomCoarseSampler, MixedVit),
+    "context": (ContextSampler, ContextVit),
 }
 
 
@@ -241,9 +319,9 @@ def trying(trial: str | None) -> Iterator[type[PatchSampler]]:
         yield PatchSampler
         return
     before = FAMILIES.pop(VisionTransformer)
-    FAMILIES[VisionTransformer] = MixedVit
+    sampler, FAMILIES[VisionTransformer] = TRIALS[trial]
     try:
-        yield TRIALS[trial]
+        yield sampler
     finally:
         del FAMILIES[VisionTransformer]
         FAMILIES[VisionTransformer] = before
@@ -316,17 +394,17 @@ def _take(batch: ImageBatch, places: list[int]) -> ImageBatch:
     return replace(batch, rows=batch.rows[index], **numbers)
 
 
-WAYS = ("on tissue", "as drawn")
+WAYS = ("on tissue", "as drawn", "with context")
 
 
 def score_again(
     way: str, scored: Scored, run: RunFolder, sampler: type[PatchSampler]
 ) -> npt.NDArray[np.float64]:
-    """Score a run's images on fewer patches than `predict` does: (images,).
+    """Score a run's images on other patches than `predict` does: (images,).
 
     Args:
         way: ``on tissue`` for all patches that hold breast; ``as drawn`` for as many as a training
-            step has, by its own draw.
+            step has, by its own draw; ``with context`` for all patches and the trial's blocks.
         scored: by `predict`, in the same `trying`.
         run: that was scored.
         sampler: that it was trained with.
@@ -334,8 +412,8 @@ def score_again(
     fabric = make_fabric(run.config.replace(device=run.config.device.replace(devices=1)))
     device, backbone = fabric.device, scored.backbone
     dataset = MammogramDataset(scored.cohort.paths, scored.images, run.info.img_size)
-    as_drawn = way == "as drawn"
-    own = sampler if as_drawn else PatchSampler
+    as_drawn, in_full = way == "as drawn", way == "with context"
+    own = sampler if as_drawn or in_full else PatchSampler
     draws = own(
         run.info.img_size,
         backbone.patch_size,
@@ -347,11 +425,12 @@ def score_again(
         for start in range(0, len(dataset), _GROUP)
     ]
     loader: Iterable[ImageBatch] = make_loader(dataset, chosen, run.config.data.workers, device)
+    kept: Callable[[Tensor], Kept] | None = None
     if as_drawn:
 
         def kept(rows: Tensor) -> Kept:
             return Kept(run.info.num_keep, image_keys(dataset, rows, 0, -1, device))
-    else:
+    elif not in_full:
         on_tissue = TissueBatches(draws, backbone.num_tokens, backbone.num_prefix, 32, device)
         loader, kept = on_tissue.of(loader), on_tissue.kept
     module = fabric.setup_module(backbone).eval()

@@ -90,7 +90,7 @@ def test_a_block_is_read_as_the_mean_of_its_patches(ideas: Any, batch_of: Batche
     assert torch.equal(read[:, :N], plain)
 
 
-@pytest.mark.parametrize("trial", ["coarse", "coarse at random"])
+@pytest.mark.parametrize("trial", ["coarse", "coarse at random", "context"])
 def test_keep_all_is_the_usual(ideas: Any, batch_of: Batches, trial: str) -> None:
     images, keys = batch_of(2)
     outputs = []
@@ -113,6 +113,34 @@ def test_a_block_has_the_mean_of_its_patches_position_embeddings(ideas: Any) -> 
     table = tokens[:N].unflatten(0, GRID)
     torch.testing.assert_close(tokens[N + 4], table[2:4, 2:4].mean((0, 1)))
     torch.testing.assert_close(tokens[N + 11], table[6, 4])
+
+
+def test_context_is_the_whole_image_beside_a_tissue_draw(ideas: Any, batch_of: Batches) -> None:
+    images, keys = batch_of(3)
+    sampler = ideas.ContextSampler(SIZE, PATCH, draw=Draw.TISSUE)
+    assert sampler.num_blocks == 4
+    patches, positions = sampler.for_training(images, keys, 12)
+    plain, drawn = PatchSampler(SIZE, PATCH, draw=Draw.TISSUE).for_training(images, keys, 8)
+    assert torch.equal(positions[:, :8], drawn)
+    assert torch.equal(patches[:, :8], plain)
+    assert torch.equal(positions[:, 8:], torch.arange(N, N + 4).expand(3, -1))
+
+    every, where = sampler.for_evaluation(images)
+    assert torch.equal(where, torch.arange(N + 4).expand(3, -1))
+    # Patches side by side are the input; blocks are what it is at a quarter of the size.
+    size = every.unflatten(2, (PATCH, PATCH))
+    whole = size[:, :N].unflatten(1, GRID).transpose(2, 3).flatten(3).flatten(1, 2)
+    small = torch.nn.functional.avg_pool2d(whole[:, None], 4)[:, 0]
+    block = size[:, N:].unflatten(1, (2, 2)).transpose(2, 3).flatten(3).flatten(1, 2)
+    found = block[:, : small.shape[1], : small.shape[2]]
+    torch.testing.assert_close(found, small, atol=1e-5, rtol=0)
+
+    with ideas.trying("context"):
+        model = build_backbone("test_vit", SIZE).eval()
+    tokens = model.embed(torch.zeros(1, N + 4, PATCH**2), where[:1])[0, 1:]
+    table = tokens[:N].unflatten(0, GRID)
+    torch.testing.assert_close(tokens[N], table[:4, :4].mean((0, 1)))
+    torch.testing.assert_close(tokens[N + 3], table[4:, 4:].mean((0, 1)))
 
 
 def test_scores_of_tissue_do_not_depend_on_the_batch(
@@ -143,8 +171,9 @@ def test_scores_of_tissue_do_not_depend_on_the_batch(
     assert together.isfinite().all()
 
 
+@pytest.mark.parametrize("trial", ["coarse", "context"])
 def test_a_trial_is_trained_and_scored_in_every_way(
-    ideas: Any, phantom_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ideas: Any, trial: str, phantom_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As benchmarks/recipes.py does, whose processes would each start torch anew."""
     from mammo_pd.inference.predict import predict
@@ -153,7 +182,7 @@ def test_a_trial_is_trained_and_scored_in_every_way(
     from mammo_pd.training.train import start_run
 
     config = small(patch_dropout__keep_rate=0.5, patch_dropout__draw="tissue", training__epochs=1)
-    with ideas.trying("coarse") as sampler:
+    with ideas.trying(trial) as sampler:
         setup = RunSetup.build(phantom_store, config, sampler=sampler, say=lambda _: None)
         run = start_run(tmp_path, setup)
         fit(setup, run)
@@ -163,7 +192,7 @@ def test_a_trial_is_trained_and_scored_in_every_way(
         on_all = ideas.score_again("on tissue", scored, run, sampler)
         np.testing.assert_allclose(on_all, plain, rtol=0, atol=1e-6)
         monkeypatch.setattr(ideas, "_TILE", 4)
-        for way in ideas.WAYS:
+        for way in ideas.WAYS if trial == "context" else ideas.WAYS[:2]:
             again = ideas.score_again(way, scored, run, sampler)
             assert np.isfinite(again).all()
             assert not np.allclose(again, plain, rtol=0, atol=1e-6)
