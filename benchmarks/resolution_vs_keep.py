@@ -45,13 +45,16 @@ import time
 import traceback
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from gpus import see_only
 
 from mammo_pd.orphans import end_with_parent
 from mammo_pd.wording import percent
+
+if TYPE_CHECKING:
+    from mammo_pd.patches.sampler import PatchSampler
 
 # Of a cell that was told to stop: to write its checkpoint.
 _GRACE = 40
@@ -75,6 +78,7 @@ class Cell:
         seed: of the run.
         fold: that is tested; None for a split without folds.
         settings: by the keys of the configuration.
+        trial: of `ideas_patches.TRIALS`, or None.
     """
 
     height: int
@@ -85,6 +89,7 @@ class Cell:
     seed: int
     fold: int | None
     settings: dict[str, Any] = field(repr=False, hash=False, compare=False)
+    trial: str | None = None
 
     @property
     def name(self) -> str:
@@ -103,7 +108,8 @@ def read_plan(file: Path) -> tuple[list[Cell], dict[str, Any]]:
     The file: ``split``, ``folds`` (None or how many), ``images`` to train on and ``scored`` (for
     the estimate alone), ``sizes`` (the input's HEIGHTxWIDTH by nominal height), ``set`` (settings
     by the keys of the configuration), and ``cells``: ``height, keep``, and ``draw`` (uniform),
-    ``seeds`` ([0]), ``variant`` and its ``set``.
+    ``seeds`` ([0]), ``variant`` and its ``set``, and ``trial``, a draw of `ideas_patches.TRIALS`,
+    which is the variant then.
     """
     plan = json.loads(file.read_text())
     folds = [None] if plan.get("folds") is None else list(range(plan["folds"]))
@@ -126,7 +132,8 @@ def read_plan(file: Path) -> tuple[list[Cell], dict[str, Any]]:
                         size=plan["sizes"][str(given["height"])],
                         keep=float(given["keep"]),
                         draw=own["patch_dropout.draw"],
-                        variant=given.get("variant", ""),
+                        variant=given.get("trial", given.get("variant", "")),
+                        trial=given.get("trial"),
                         seed=seed,
                         fold=fold,
                         settings={**plan["set"], **own, **given.get("set", {})},
@@ -172,6 +179,7 @@ def _work(gpu: int | None, jobs: Any, answers: Any, slot: int, store: Path, out:
     if gpu is not None:
         see_only(gpu)
     import torch
+    from ideas_patches import trying
 
     while True:
         cell = jobs.get()
@@ -187,7 +195,8 @@ def _work(gpu: int | None, jobs: Any, answers: Any, slot: int, store: Path, out:
             if gpu is not None:
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats()
-            line |= _run(cell, store, out)
+            with trying(cell.trial) as sampler:
+                line |= _run(cell, store, out, sampler)
         except KeyboardInterrupt:
             return
         except Exception:
@@ -198,8 +207,9 @@ def _work(gpu: int | None, jobs: Any, answers: Any, slot: int, store: Path, out:
             return
 
 
-def _run(cell: Cell, store: Path, out: Path) -> dict[str, Any]:
+def _run(cell: Cell, store: Path, out: Path, sampler: "type[PatchSampler]") -> dict[str, Any]:
     import torch
+    from ideas_patches import score_again
 
     from mammo_pd.config import load_config
     from mammo_pd.inference.predict import predict
@@ -211,15 +221,19 @@ def _run(cell: Cell, store: Path, out: Path) -> dict[str, Any]:
     started = time.perf_counter()
     folder = out / "runs" / str(cell)
     if (folder / "run.json").is_file() and RunFolder.open(folder).has_checkpoint:
-        setup, run = reopen_run(folder, store=store, say=lambda _: None)
+        setup, run = reopen_run(folder, store=store, sampler=sampler, say=lambda _: None)
     else:
         shutil.rmtree(folder, ignore_errors=True)
-        setup = RunSetup.build(store, load_config(None, cell.settings), say=lambda _: None)
+        config = load_config(None, cell.settings)
+        setup = RunSetup.build(store, config, sampler=sampler, say=lambda _: None)
         run = start_run(folder.parent, setup, run_id=folder.name)
     history = fit(setup, run)
     fitted = time.perf_counter()
     run = RunFolder.open(run.path)
-    table = predict(run, store=store, checkpoint="last", say=lambda _: None).table
+    scored = predict(run, store=store, checkpoint="last", say=lambda _: None)
+    table = scored.table
+    if cell.trial == "context":
+        table = table.assign(score=score_again("with context", scored, run, sampler))
     kept = [name for name in (*_FACTS, "lesion_type", "lesion_contrast") if name in table]
     table[[*kept, "score"]].to_csv(folder / "scored.csv", index=False)
     for file in (run.chosen, run.last, run.midway):
