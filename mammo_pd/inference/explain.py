@@ -168,9 +168,13 @@ def attention_heat(
         As `heat_on_image`.
     """
     parameter = next(backbone.parameters())
-    patches, positions = sampler.for_evaluation(image.to(parameter.device))
+    ((image, kept),) = sampler.parts_to_score(image.to(parameter.device))
+    patches, positions = sampler.for_evaluation(image, kept)
     shares = attention_rollout(backbone, patches.to(parameter.dtype), positions)
-    of_patches = shares[0, -backbone.num_tokens :].reshape(backbone.grid_size)
+    # Patches that are not read have no share.
+    of_patches = shares.new_zeros(backbone.num_tokens)
+    of_patches[positions[0]] = shares[0, -positions.shape[1] :]
+    of_patches = of_patches.reshape(backbone.grid_size)
     shape = (int(image.heights[0]), int(image.widths[0]))
     return heat_on_image(of_patches.cpu().numpy(), shape, size, sampler.img_size)
 
