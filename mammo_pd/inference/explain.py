@@ -246,7 +246,11 @@ class ErrorPictures:
         heat = None
         if self._unexplained is None:
             sampler = PatchSampler(
-                (height, width), one.backbone.patch_size, normalization=one.info.normalization
+                (height, width),
+                one.backbone.patch_size,
+                normalization=one.info.normalization,
+                score_on=one.score_on,
+                num_prefix=one.backbone.num_prefix,
             )
             heat = attention_heat(one.backbone, sampler, stored, size)
         image = {str(name): value for name, value in rows.iloc[0].items()}

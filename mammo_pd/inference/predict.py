@@ -54,6 +54,7 @@ class Scored:
             she has in the archive, have one.
         objective: that the run learnt.
         backbone: in evaluation mode, on its device.
+        score_on: which patches of the images were read.
         caveats: what makes results on them doubtful, in sentences.
     """
 
@@ -67,6 +68,7 @@ class Scored:
     images: pd.DataFrame
     objective: Objective
     backbone: Backbone
+    score_on: ScoredPatches
     caveats: Sequence[str] = ()
 
     @property
@@ -275,6 +277,7 @@ def score_images(
         images=images,
         objective=objective,
         backbone=backbone,
+        score_on=score_on,
     )
 
 

@@ -11,13 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_runs import set_up, small
 
+from mammo_pd.backbones.base import Backbone
 from mammo_pd.backbones.build import build_backbone
 from mammo_pd.batch import ImageBatch
+from mammo_pd.cli.app import main
 from mammo_pd.config import RunConfig
 from mammo_pd.data.store import open_store, read_pyramid_level
 from mammo_pd.errors import InputError
 from mammo_pd.evaluation.operating_points import OperatingPoints
 from mammo_pd.evaluation.predictions import check_predictions
+from mammo_pd.inference import explain
 from mammo_pd.inference.bundle import write_bundle
 from mammo_pd.inference.explain import attention_heat
 from mammo_pd.inference.mlflow_model import ScoringModel
@@ -174,6 +177,25 @@ def test_patches_that_are_not_read_have_no_heat(run: RunFolder) -> None:
     assert heat.max() > 0
     # 12 patches hold breast; with the class token they leave room for 3 of air.
     assert (heat[80:, 64:] == 0).mean() > 0.5
+
+
+def test_the_report_says_so_and_explains_what_was_scored(
+    run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    heat_of = explain.attention_rollout
+
+    def watch(model: Backbone, patches: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        read.append(positions.shape[1])
+        return heat_of(model, patches, positions)
+
+    monkeypatch.setattr(explain, "attention_rollout", watch)
+    assert main(["evaluate", str(run.path), "--out", str(tmp_path / "report")]) == 0
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "scored here on those that hold breast" in page
+    assert "on all of them" not in page
+    assert read
+    assert max(read) < 48
 
 
 def test_other_tools_are_refused(run: RunFolder, tmp_path: Path) -> None:
