@@ -1,18 +1,19 @@
-"""Two ideas on trial: large patches where there is little to see, and scores of tissue alone.
+"""Two draws on trial: large patches where there is little to see, and the whole image beside.
 
     python benchmarks/recipes.py train STORE benchmarks/recipes/rsna_640_patches.json OUT
     python benchmarks/recipes.py table OUT --against tissue
     python benchmarks/ideas_patches.py [OUT.md] --store STORE    # speed
     python benchmarks/ideas_patches.py --store STORE --small     # the same path at a tiny size
 
-Nothing of it is in the package. Coarse patches: a block of 2x2 patches may become one token, read
+Nothing of them is in the package. Coarse patches: a block of 2x2 patches may become one token, read
 at half the resolution. Every block that holds breast is kept, as one token or as its patches, so
-that K tokens see the whole breast where the tissue draw sees a part of it. Tissue alone: an image
-is scored on its patches that hold breast, rounded up to whole tiles of attention.
+that K tokens see the whole breast where the tissue draw sees a part of it. Context: beside patches
+of a tissue draw every block of 4x4 is one token, read at a quarter of the resolution. What scoring
+on tissue alone (`patch_dropout.score_on`) gains in speed is measured here too.
 
-Shapes: B images, N patch positions on the grid, M blocks of 2x2 of them, both in raster order, K
-tokens kept, P the patch's side. Positions from N on are those of the blocks. Where the grid has an
-odd side, its last blocks reach out of the input.
+Shapes: B images, N patch positions on the grid, M blocks of them, both in raster order, K tokens
+kept, P the patch's side. Positions from N on are those of the blocks. Where the grid's side is no
+multiple of a block's, its last blocks reach out of the input.
 
 Source of the first: Choudhury et al., "Accelerating Vision Transformers with Adaptive Patch Sizes",
 arXiv 2510.18091. Theirs adds what the fine patches show to a large one, by layers of its own; here
@@ -23,7 +24,7 @@ import argparse
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import date
@@ -52,7 +53,7 @@ from mammo_pd.patches.sample import probe, read_squares
 from mammo_pd.patches.sampler import Kept, PatchSampler, Placement
 from mammo_pd.perf.measure import Bench
 from mammo_pd.perf.rows import BenchRow, as_markdown
-from mammo_pd.terms import Draw
+from mammo_pd.terms import Draw, ScoredPatches
 from mammo_pd.training.devices import make_fabric
 from mammo_pd.training.objectives import Objective, build_objective
 from mammo_pd.training.runs import RunFolder
@@ -64,8 +65,6 @@ from mammo_pd.training.step import image_keys
 PROBES = 16
 # Patches along the side of a block of context.
 _CONTEXT = 4
-# A token more costs attention a whole tile.
-_TILE = 64
 # Images whose tissue is counted together, before they are put in order of it.
 _GROUP = 128
 _PASSES = 3
@@ -327,71 +326,7 @@ def trying(trial: str | None) -> Iterator[type[PatchSampler]]:
         FAMILIES[VisionTransformer] = before
 
 
-# ---- scores of tissue alone
-
-
-class TissueBatches:
-    """Images put together by how many patches with breast they have.
-
-    How many patches of an image are read does not depend on what else is in its batch: those with
-    breast, and air up to whole tiles of attention, which cost no more with them.
-
-    Args:
-        sampler: that draws tissue first.
-        num_tokens: N.
-        num_prefix: tokens beside the patches.
-        images_at_once: as many tokens are taken at once as so many images have in all.
-        device: where images lie and are scored.
-    """
-
-    def __init__(
-        self,
-        sampler: PatchSampler,
-        num_tokens: int,
-        num_prefix: int,
-        images_at_once: int,
-        device: torch.device,
-    ) -> None:
-        self._sampler = sampler
-        self._num_tokens = num_tokens
-        self._num_prefix = num_prefix
-        self._most = images_at_once * num_tokens
-        self._device = device
-        self._num_keep: dict[int, int] = {}
-
-    def of(self, batches: Iterable[ImageBatch]) -> Iterator[ImageBatch]:
-        """Batches in which all images have the same K; it waits for the device once for each given.
-
-        Args:
-            batches: of stored images, each the larger the better.
-        """
-        for given in batches:
-            batch = given.to(self._device)
-            counts = self._sampler.tissue(batch).sum(dim=1).tolist()
-            num_keep = [self._whole_tiles(count) for count in counts]
-            self._num_keep |= dict(zip(batch.rows.tolist(), num_keep, strict=True))
-            for kept in sorted(set(num_keep)):
-                places = [place for place, own in enumerate(num_keep) if own == kept]
-                size = max(1, self._most // kept)
-                for start in range(0, len(places), size):
-                    yield _take(batch, places[start : start + size])
-
-    def kept(self, rows: Tensor) -> Kept:
-        """What is read of the images of one of these batches."""
-        keys = torch.zeros(len(rows), dtype=torch.int64, device=self._device)
-        return Kept(self._num_keep[int(rows[0])], keys)
-
-    def _whole_tiles(self, count: int) -> int:
-        tiles = math.ceil((count + self._num_prefix) / _TILE)
-        return min(self._num_tokens, tiles * _TILE - self._num_prefix)
-
-
-def _take(batch: ImageBatch, places: list[int]) -> ImageBatch:
-    """Some images of a batch, in any order; the pixels are shared."""
-    index = torch.tensor(places)
-    own = index.to(batch.pixels.device)
-    numbers = {name: getattr(batch, name)[own] for name in batch.numbers}
-    return replace(batch, rows=batch.rows[index], **numbers)
+# ---- scores of other patches
 
 
 WAYS = ("on tissue", "as drawn", "with context")
@@ -412,30 +347,30 @@ def score_again(
     fabric = make_fabric(run.config.replace(device=run.config.device.replace(devices=1)))
     device, backbone = fabric.device, scored.backbone
     dataset = MammogramDataset(scored.cohort.paths, scored.images, run.info.img_size)
-    as_drawn, in_full = way == "as drawn", way == "with context"
-    own = sampler if as_drawn or in_full else PatchSampler
+    own = PatchSampler if way == "on tissue" else sampler
     draws = own(
         run.info.img_size,
         backbone.patch_size,
         normalization=run.info.normalization,
-        draw=Draw(run.config.patch_dropout.draw) if as_drawn else Draw.TISSUE,
+        draw=Draw(run.config.patch_dropout.draw),
+        score_on=ScoredPatches.TISSUE if way == "on tissue" else ScoredPatches.ALL,
+        num_prefix=backbone.num_prefix,
     )
     chosen = [
         list(range(start, min(start + _GROUP, len(dataset))))
         for start in range(0, len(dataset), _GROUP)
     ]
-    loader: Iterable[ImageBatch] = make_loader(dataset, chosen, run.config.data.workers, device)
-    kept: Callable[[Tensor], Kept] | None = None
-    if as_drawn:
+    loader = make_loader(dataset, chosen, run.config.data.workers, device)
 
-        def kept(rows: Tensor) -> Kept:
-            return Kept(run.info.num_keep, image_keys(dataset, rows, 0, -1, device))
-    elif not in_full:
-        on_tissue = TissueBatches(draws, backbone.num_tokens, backbone.num_prefix, 32, device)
-        loader, kept = on_tissue.of(loader), on_tissue.kept
+    def drawn(rows: Tensor) -> Kept:
+        return Kept(run.info.num_keep, image_keys(dataset, rows, 0, -1, device))
+
     module = fabric.setup_module(backbone).eval()
     scores = np.empty(len(dataset))
-    for rows, found in score_batches(module, draws, scored.objective, loader, device, kept):
+    kept = drawn if way == "as drawn" else None
+    for rows, found in score_batches(
+        module, draws, scored.objective, loader, device, kept, images_at_once=32
+    ):
         scores[rows.numpy()] = found[:, 0].cpu().numpy()
     return scores
 
@@ -476,7 +411,12 @@ def measure_scoring(
     device, objective = fabric.device, build_objective(RunConfig().training)
     torch.manual_seed(0)
     backbone = build_backbone(name, img_size)
-    draws = PatchSampler(img_size, backbone.patch_size, draw=Draw.TISSUE)
+    on_all, on_tissue = (
+        PatchSampler(
+            img_size, backbone.patch_size, score_on=patches, num_prefix=backbone.num_prefix
+        )
+        for patches in (ScoredPatches.ALL, ScoredPatches.TISSUE)
+    )
     paths = open_store(store)
     manifest = read_manifest(paths.manifest)
     # Of all of the store, spread over it.
@@ -489,16 +429,13 @@ def measure_scoring(
         return [dataset.read(range(s, min(s + size, len(dataset)))) for s in starts]
 
     few, many = in_memory(images_at_once), in_memory(_GROUP)
-    on_tissue = TissueBatches(
-        draws, backbone.num_tokens, backbone.num_prefix, images_at_once, device
-    )
     share = np.mean(
-        [draws.tissue(batch.to(device)).float().mean(dim=1).mean().item() for batch in few]
+        [on_all.tissue(batch.to(device)).float().mean(dim=1).mean().item() for batch in few]
     )
     rate = len(dataset) / np.array(
         [
-            _seconds(module, draws, objective, device, lambda: few, None),
-            _seconds(module, draws, objective, device, lambda: on_tissue.of(many), on_tissue.kept),
+            _seconds(module, on_all, objective, few, device, images_at_once),
+            _seconds(module, on_tissue, objective, many, device, images_at_once),
         ]
     )
     cells = [
@@ -517,15 +454,17 @@ def _seconds(
     module: nn.Module,
     draws: PatchSampler,
     objective: Objective,
+    batches: list[ImageBatch],
     device: torch.device,
-    batches: Callable[[], Iterable[ImageBatch]],
-    kept: Callable[[Tensor], Kept] | None,
+    images_at_once: int,
 ) -> float:
     """The fastest of some passes, after one that warms up."""
     times = []
     for _ in range(1 + _PASSES):
         started = time.perf_counter()
-        for _ in score_batches(module, draws, objective, batches(), device, kept):
+        for _ in score_batches(
+            module, draws, objective, batches, device, images_at_once=images_at_once
+        ):
             pass
         if device.type == "cuda":
             torch.cuda.synchronize()

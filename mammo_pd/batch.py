@@ -79,6 +79,14 @@ class ImageBatch:
         nearest = [int(starts[np.abs(starts - edge).argmin()]) for edge in wanted]
         return tuple(dict.fromkeys(nearest))
 
+    def take(self, places: Sequence[int]) -> "ImageBatch":
+        """Some images, in any order; pixels are not copied. Only of images judged by themselves."""
+        assert self.units is None, "units must not be torn"
+        chosen = torch.tensor(places)
+        own = chosen.to(self.pixels.device, non_blocking=True)
+        numbers = {name: getattr(self, name)[own] for name in self.numbers}
+        return replace(self, rows=self.rows[chosen], **numbers)
+
     def slice(self, start: int, end: int) -> "ImageBatch":
         """Images ``start`` to ``end``, which must not split a unit; pixels are not copied."""
         views = units = None

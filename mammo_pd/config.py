@@ -23,7 +23,7 @@ from pydantic_core import ErrorDetails
 
 from mammo_pd.errors import InputError, cause_of
 from mammo_pd.keep_schedule import KeepSchedule
-from mammo_pd.terms import Draw
+from mammo_pd.terms import Draw, ScoredPatches
 from mammo_pd.wording import counted
 
 IMG_ASPECT = 0.8
@@ -85,7 +85,7 @@ class DataSettings(_Settings):
 
 
 class PatchDropoutSettings(_Settings):
-    """Which patches training keeps; evaluation keeps all of them."""
+    """Which patches training keeps, and which are read to score an image."""
 
     keep_rate: _NumberOrText = 0.25
     """Fraction of the patches kept: a number; 0.5:0.25 for a linear schedule over the epochs; or
@@ -94,6 +94,11 @@ class PatchDropoutSettings(_Settings):
     draw: Annotated[Draw, Field(strict=False)] = Draw.UNIFORM
     """How patches are drawn: uniform, tissue (patches with breast first) or grid (evenly
     spread)."""
+
+    score_on: Annotated[ScoredPatches, Field(strict=False)] = ScoredPatches.ALL
+    """Which patches are read to score an image, in evaluation and by predict: all; or tissue, those
+    that hold breast, which is faster by as much as there is air. It belongs to the model, since
+    thresholds are chosen on its scores."""
 
     @field_validator("keep_rate")
     @classmethod
@@ -316,6 +321,17 @@ class RunConfig(_Settings):
                 f"{self.patch_dropout.keep_rate} keeps every patch in the last "
                 f"{counted(full, 'epoch')}, but the run has only {self.training.epochs}; train "
                 "longer, or lower the number after the +",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _images_scored_on_tissue_are_judged_alone(self) -> Self:
+        if self.patch_dropout.score_on != ScoredPatches.ALL and self.training.fusion is not None:
+            raise _FieldError(
+                ("patch_dropout", "score_on"),
+                f"{self.patch_dropout.score_on} reads unequal numbers of patches, and "
+                f"training.fusion={self.training.fusion} judges images side by side, with equal "
+                "ones; leave one of the two out",
             )
         return self
 

@@ -149,6 +149,13 @@ class Split(StrEnum):
     TEST = "test"
 
 
+class ScoredPatches(StrEnum):
+    """Which patches of an image are read to score it: all, or only those that hold breast."""
+
+    ALL = "all"
+    TISSUE = "tissue"
+
+
 class Draw(StrEnum):
     """How the kept positions are drawn.
 

@@ -1,4 +1,4 @@
-"""The trial draw of benchmarks/ideas_patches.py, and its scores of tissue alone."""
+"""The trial draws of benchmarks/ideas_patches.py."""
 
 import json
 import sys
@@ -13,6 +13,7 @@ from small_runs import small
 
 from mammo_pd.backbones.build import build_backbone
 from mammo_pd.batch import ImageBatch
+from mammo_pd.patches import sampler as sampler_module
 from mammo_pd.patches.sample import sample_patches
 from mammo_pd.patches.sampler import PatchSampler
 from mammo_pd.terms import Draw
@@ -143,34 +144,6 @@ def test_context_is_the_whole_image_beside_a_tissue_draw(ideas: Any, batch_of: B
     torch.testing.assert_close(tokens[N + 3], table[4:, 4:].mean((0, 1)))
 
 
-def test_scores_of_tissue_do_not_depend_on_the_batch(
-    ideas: Any, batch_of: Batches, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ideas, "_TILE", 4)
-    images, _ = batch_of(6)
-    # More air in the later images.
-    for number, start in enumerate(images.offsets.tolist()):
-        images.pixels[start : start + number * 1400] = 0
-    sampler = PatchSampler(SIZE, PATCH, draw=Draw.TISSUE)
-    model = build_backbone("test_vit", SIZE).eval()
-
-    def scores(given: list[ImageBatch]) -> torch.Tensor:
-        batches = ideas.TissueBatches(sampler, N, 1, 2, torch.device("cpu"))
-        found = torch.full((6,), torch.nan)
-        for batch in batches.of(given):
-            kept = batches.kept(batch.rows)
-            patches, positions = sampler.for_evaluation(batch, kept)
-            tissue = sampler.tissue(batch)
-            assert (tissue.gather(1, positions).sum(1) == tissue.sum(1)).all()
-            assert kept.num_keep - tissue.sum(1).min() < 4
-            found[batch.rows] = model(patches, positions)[:, 0]
-        return found
-
-    together = scores([images])
-    torch.testing.assert_close(scores([images.slice(n, n + 1) for n in range(6)]), together)
-    assert together.isfinite().all()
-
-
 @pytest.mark.parametrize("trial", ["coarse", "context"])
 def test_a_trial_is_trained_and_scored_in_every_way(
     ideas: Any, trial: str, phantom_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -191,7 +164,7 @@ def test_a_trial_is_trained_and_scored_in_every_way(
         # These images have fewer tokens than one tile, with which every patch would be read.
         on_all = ideas.score_again("on tissue", scored, run, sampler)
         np.testing.assert_allclose(on_all, plain, rtol=0, atol=1e-6)
-        monkeypatch.setattr(ideas, "_TILE", 4)
+        monkeypatch.setattr(sampler_module, "_TILE", 4)
         for way in ideas.WAYS if trial == "context" else ideas.WAYS[:2]:
             again = ideas.score_again(way, scored, run, sampler)
             assert np.isfinite(again).all()

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mammo_pd.terms import Level, Split
+from mammo_pd.terms import Level, ScoredPatches, Split
 from mammo_pd.wording import counted
 
 if TYPE_CHECKING:
@@ -45,9 +45,12 @@ def context_of(scored: "Sequence[Scored]", target: str | None = None) -> "Report
     run = first.info
     height, width = run.img_size
     epochs = sorted({one.epoch for one in scored})
+    read = "all of them"
+    if first.score_on is ScoredPatches.TISSUE:
+        read = "those that hold breast"
     notes = [
         f"Trained on {run.num_keep} of {run.num_tokens} patches of each image "
-        "(PatchDropout); scored here on all of them.",
+        f"(PatchDropout); scored here on {read}.",
         f"Weights of epoch {', '.join(map(str, epochs))}.",
     ]
     notes += [

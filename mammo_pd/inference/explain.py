@@ -168,9 +168,13 @@ def attention_heat(
         As `heat_on_image`.
     """
     parameter = next(backbone.parameters())
-    patches, positions = sampler.for_evaluation(image.to(parameter.device))
+    ((image, kept),) = sampler.parts_to_score(image.to(parameter.device))
+    patches, positions = sampler.for_evaluation(image, kept)
     shares = attention_rollout(backbone, patches.to(parameter.dtype), positions)
-    of_patches = shares[0, -backbone.num_tokens :].reshape(backbone.grid_size)
+    # Patches that are not read have no share.
+    of_patches = shares.new_zeros(backbone.num_tokens)
+    of_patches[positions[0]] = shares[0, -positions.shape[1] :]
+    of_patches = of_patches.reshape(backbone.grid_size)
     shape = (int(image.heights[0]), int(image.widths[0]))
     return heat_on_image(of_patches.cpu().numpy(), shape, size, sampler.img_size)
 
@@ -242,7 +246,11 @@ class ErrorPictures:
         heat = None
         if self._unexplained is None:
             sampler = PatchSampler(
-                (height, width), one.backbone.patch_size, normalization=one.info.normalization
+                (height, width),
+                one.backbone.patch_size,
+                normalization=one.info.normalization,
+                score_on=one.score_on,
+                num_prefix=one.backbone.num_prefix,
             )
             heat = attention_heat(one.backbone, sampler, stored, size)
         image = {str(name): value for name, value in rows.iloc[0].items()}

@@ -8,11 +8,10 @@ import numpy.typing as npt
 import torch
 
 from mammo_pd.backbones.build import build_backbone
-from mammo_pd.batch import ImageBatch
 from mammo_pd.errors import InputError
-from mammo_pd.inference.score import IMAGES_AT_ONCE
+from mammo_pd.inference.score import batches_of
 from mammo_pd.patches.sampler import PatchSampler
-from mammo_pd.terms import Level
+from mammo_pd.terms import Level, ScoredPatches
 from mammo_pd.training.checkpoint import load_weights
 from mammo_pd.training.model_card import CheckpointHeader
 from mammo_pd.training.objectives import build_objective
@@ -55,13 +54,17 @@ class ScoringModel:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model = model.eval().to(self._device)
         self._sampler = PatchSampler(
-            card.img_size, backbone.patch_size, normalization=card.normalization
+            card.img_size,
+            backbone.patch_size,
+            normalization=card.normalization,
+            score_on=ScoredPatches(config.patch_dropout.score_on),
+            num_prefix=backbone.num_prefix,
         )
 
     def predict(
         self, model_input: npt.NDArray[np.uint16], params: dict[str, Any] | None = None
     ) -> npt.NDArray[np.float64]:
-        """Score images on all their patches.
+        """Score images.
 
         Args:
             model_input: (B, height, width) uint16 as a store has them: cropped to the breast, air
@@ -71,13 +74,13 @@ class ScoringModel:
         Returns:
             (B, T) scores.
         """
-        starts = range(0, len(model_input), IMAGES_AT_ONCE)
-        batches = [
-            ImageBatch.from_images(list(model_input[start : start + IMAGES_AT_ONCE]))
-            for start in starts
-        ]
-        found = score_batches(self._model, self._sampler, self._objective, batches, self._device)
-        return np.concatenate([scores.cpu().numpy() for _, scores in found])
+        scores = np.empty((len(model_input), len(self._objective.score_columns)))
+        batches = batches_of(list(model_input))
+        for rows, found in score_batches(
+            self._model, self._sampler, self._objective, batches, self._device
+        ):
+            scores[rows.numpy()] = found.cpu().numpy()
+        return scores
 
 
 def _load_pyfunc(path: str) -> ScoringModel:

@@ -1,4 +1,4 @@
-"""Score the validation and test images of a run with its checkpoint, on all patches."""
+"""Score the validation and test images of a run with its checkpoint."""
 
 import json
 import shlex
@@ -26,7 +26,7 @@ from mammo_pd.files import atomic_write, write_text
 from mammo_pd.inference.score import score_dataset
 from mammo_pd.patches.sampler import PatchSampler
 from mammo_pd.table_file import with_formulas, write_csv
-from mammo_pd.terms import Split, Status
+from mammo_pd.terms import ScoredPatches, Split, Status
 from mammo_pd.training.checkpoint import load_state, load_weights
 from mammo_pd.training.devices import make_fabric
 from mammo_pd.training.objectives import Objective, build_objective
@@ -54,6 +54,7 @@ class Scored:
             she has in the archive, have one.
         objective: that the run learnt.
         backbone: in evaluation mode, on its device.
+        score_on: which patches of the images were read.
         caveats: what makes results on them doubtful, in sentences.
     """
 
@@ -67,6 +68,7 @@ class Scored:
     images: pd.DataFrame
     objective: Objective
     backbone: Backbone
+    score_on: ScoredPatches
     caveats: Sequence[str] = ()
 
     @property
@@ -230,6 +232,7 @@ def score_images(
     }
     # One device is enough, and it need not be of the kind that trained.
     config = run.config.replace(device=run.config.device.replace(devices=1, accelerator="auto"))
+    score_on = ScoredPatches(config.patch_dropout.score_on)
     fabric = make_fabric(config)
     scores = _read_scores(file, made_of, images, objective) if reuse else None
     if scores is not None:
@@ -240,7 +243,11 @@ def score_images(
             fabric,
             model,
             PatchSampler(
-                run.info.img_size, backbone.patch_size, normalization=run.info.normalization
+                run.info.img_size,
+                backbone.patch_size,
+                normalization=run.info.normalization,
+                score_on=score_on,
+                num_prefix=backbone.num_prefix,
             ),
             objective,
             MammogramDataset(cohort.paths, images, run.info.img_size, views=views),
@@ -251,10 +258,13 @@ def score_images(
         tested = int((table["split"] == Split.TEST).sum())
         if say is not None:
             reported = " for the report" if objective.target_columns else ""
+            read = f"all {backbone.num_tokens} patches"
+            if score_on is ScoredPatches.TISSUE:
+                read = f"those of the {backbone.num_tokens} patches that hold breast"
             say(
                 f"scored {counted(tested, 'test image')}{reported} and "
-                f"{counted(len(table) - tested, 'validation image')}, on all "
-                f"{backbone.num_tokens} patches with the weights of epoch {epoch}"
+                f"{counted(len(table) - tested, 'validation image')}, on {read}, with the weights "
+                f"of epoch {epoch}"
             )
     return Scored(
         file=file,
@@ -267,6 +277,7 @@ def score_images(
         images=images,
         objective=objective,
         backbone=backbone,
+        score_on=score_on,
     )
 
 

@@ -1,11 +1,15 @@
 """From images to scores: no split and no labels are needed."""
 
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 from lightning.fabric import Fabric
 from torch import nn
 from tqdm import tqdm
 
+from mammo_pd.batch import ImageBatch
 from mammo_pd.data.dataset import MammogramDataset
 from mammo_pd.data.unit_batches import batches_of_units
 from mammo_pd.patches.sampler import PatchSampler
@@ -14,6 +18,8 @@ from mammo_pd.training.scoring import score_batches
 from mammo_pd.training.setup import make_loader
 
 IMAGES_AT_ONCE = 8
+# Of which those with as many patches are put together, where these differ from image to image.
+_READ_TOGETHER = 64
 
 
 def score_dataset(
@@ -26,16 +32,16 @@ def score_dataset(
     workers: int | None = None,
     images_at_once: int = IMAGES_AT_ONCE,
 ) -> npt.NDArray[np.float64]:
-    """Score every image of a data set on all its patches.
+    """Score every image of a data set.
 
     Args:
         fabric: device and precision.
         model: with trained weights; moved to the device and left there, in evaluation mode.
-        sampler: of the model's input size.
+        sampler: of the model's input size; it says which patches are read.
         objective: that it was trained with.
         dataset: of stored images.
         workers: threads that read ahead; None to choose by the device.
-        images_at_once: that the model takes.
+        images_at_once: that the model takes, with all their patches.
 
     Returns:
         (images, T) float64, in the data set's order; in [0, 1] of the targets that are labels.
@@ -45,10 +51,20 @@ def score_dataset(
     # Where images are judged together, units are not torn.
     alone = np.arange(len(dataset))
     units = alone if dataset.views is None else dataset.views[:, 0]
-    batches = batches_of_units(units, images_at_once)
+    together = _READ_TOGETHER if sampler.parts_differ else images_at_once
+    batches = batches_of_units(units, max(images_at_once, together))
     loader = make_loader(dataset, batches, workers, fabric.device)
     shown = tqdm(loader, total=len(batches), desc="score", unit="batch", leave=False, disable=None)
     scores = np.empty((len(dataset), len(objective.score_columns)))
-    for rows, found in score_batches(module, sampler, objective, shown, fabric.device):
+    for rows, found in score_batches(
+        module, sampler, objective, shown, fabric.device, images_at_once=images_at_once
+    ):
         scores[rows.numpy()] = found.double().cpu().numpy()
     return scores
+
+
+def batches_of(images: Sequence[npt.NDArray[np.uint16]]) -> Iterator[ImageBatch]:
+    """Put (h, w) uint16 images into batches, a few at once; rows count through all of them."""
+    for start in range(0, len(images), IMAGES_AT_ONCE):
+        batch = ImageBatch.from_images(images[start : start + IMAGES_AT_ONCE])
+        yield replace(batch, rows=batch.rows + start)

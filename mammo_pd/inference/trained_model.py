@@ -1,6 +1,6 @@
 """A model out of a checkpoint's file alone: pixels go in, scores and heat come out."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,9 @@ from mammo_pd.evaluation.operating_points import OperatingPoints
 from mammo_pd.imaging.pyramid import area_average, fitted_size
 from mammo_pd.imaging.settings import ALGORITHM_VERSION, ImagingSettings
 from mammo_pd.inference.explain import attention_heat, draw_pictures
-from mammo_pd.inference.score import IMAGES_AT_ONCE
+from mammo_pd.inference.score import batches_of
 from mammo_pd.patches.sampler import PatchSampler
-from mammo_pd.terms import PYRAMID_LONG_SIDES, Frames, Level, VoiPolicy
+from mammo_pd.terms import PYRAMID_LONG_SIDES, Frames, Level, ScoredPatches, VoiPolicy
 from mammo_pd.training.checkpoint import load_either, weights_digest
 from mammo_pd.training.devices import make_fabric
 from mammo_pd.training.model_card import CheckpointHeader, ModelCard
@@ -116,7 +116,11 @@ class TrainedModel:
             objective=objective,
             backbone=backbone,
             sampler=PatchSampler(
-                card.img_size, backbone.patch_size, normalization=card.normalization
+                card.img_size,
+                backbone.patch_size,
+                normalization=card.normalization,
+                score_on=ScoredPatches(config.patch_dropout.score_on),
+                num_prefix=backbone.num_prefix,
             ),
             fabric=fabric,
             trained=model,
@@ -158,7 +162,7 @@ class TrainedModel:
         )
 
     def score(self, images: Sequence[npt.NDArray[np.uint16]]) -> npt.NDArray[np.float64]:
-        """Score images on all their patches.
+        """Score images.
 
         Args:
             images: (h, w) each, at the pyramid level that the model reads.
@@ -166,10 +170,12 @@ class TrainedModel:
         Returns:
             (images, T) float64 in [0, 1].
         """
-        found = score_batches(
-            self._module, self.sampler, self.objective, _batches(images), self.fabric.device
-        )
-        return np.concatenate([scores.double().cpu().numpy() for _, scores in found])
+        scores = np.empty((len(images), len(self.objective.score_columns)))
+        for rows, found in score_batches(
+            self._module, self.sampler, self.objective, batches_of(images), self.fabric.device
+        ):
+            scores[rows.numpy()] = found.double().cpu().numpy()
+        return scores
 
     @torch.no_grad()
     def encode(self, images: Sequence[npt.NDArray[np.uint16]]) -> npt.NDArray[np.float32]:
@@ -184,7 +190,7 @@ class TrainedModel:
         module: Any = self._module
         found = [
             module.encode(*self.sampler.for_evaluation(batch.to(self.fabric.device)))
-            for batch in _batches(images)
+            for batch in batches_of(images)
         ]
         return np.concatenate([tokens.float().cpu().numpy() for tokens in found])
 
@@ -225,8 +231,3 @@ class TrainedModel:
         size = shape if max(shape) <= _PICTURE_LONG_SIDE else fitted_size(shape, _PICTURE_LONG_SIDE)
         heat = attention_heat(self.backbone, self.sampler, ImageBatch.from_images([pixels]), size)
         return draw_pictures(area_average(pixels, size), heat, None, mirror=mirror)[1]
-
-
-def _batches(images: Sequence[npt.NDArray[np.uint16]]) -> Iterator[ImageBatch]:
-    for start in range(0, len(images), IMAGES_AT_ONCE):
-        yield ImageBatch.from_images(images[start : start + IMAGES_AT_ONCE])

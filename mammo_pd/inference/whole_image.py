@@ -14,7 +14,7 @@ from mammo_pd.errors import InputError
 from mammo_pd.inference.trained_model import TrainedModel
 from mammo_pd.normalization import Normalization
 from mammo_pd.patches.affine import fit_to_image_size
-from mammo_pd.terms import Level
+from mammo_pd.terms import Level, ScoredPatches
 from mammo_pd.training.objectives import Objective
 
 
@@ -50,9 +50,16 @@ class WholeImageModel(nn.Module):
         """The module of a trained model, in evaluation mode.
 
         Raises:
-            InputError: its objective reads images in a way of its own.
+            InputError: it scores images on tissue alone, or its objective reads images in a way of
+                its own.
         """
         objective = model.objective
+        if (score_on := model.card.run_config().patch_dropout.score_on) != ScoredPatches.ALL:
+            raise InputError(
+                f"the model scores images on {score_on} alone (patch_dropout.score_on), as many "
+                "patches as each has, and other tools give it all of them; score with mammo-pd "
+                "predict, or train with patch_dropout.score_on=all."
+            )
         if objective.judged is not Level.IMAGE:
             raise InputError(
                 f"the model judges all images of one {objective.judged} together "

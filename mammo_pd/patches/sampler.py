@@ -3,7 +3,8 @@
 Shapes: B images, N patches on the grid, K of them kept, P the patch's side in pixels.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -17,7 +18,10 @@ from mammo_pd.patches.affine import affine_of, compose, draw_augmentation, fit_t
 from mammo_pd.patches.draw import draw_grid, draw_tissue, draw_uniform, draw_windows
 from mammo_pd.patches.intensity import change_intensity, intensity_of
 from mammo_pd.patches.sample import probe_tissue, sample_patches
-from mammo_pd.terms import Draw
+from mammo_pd.terms import Draw, ScoredPatches
+
+# A token more costs attention on a GPU a whole tile of them.
+_TILE = 64
 
 
 class Placement(NamedTuple):
@@ -38,18 +42,25 @@ class Kept(NamedTuple):
     Attributes:
         num_keep: K.
         keys: (B,) int64, which draw them.
+        tissue_first: whether they are patches with breast before any air, whatever the draw.
     """
 
     num_keep: int
     keys: Tensor
+    tissue_first: bool = False
 
 
-def check_draw(draw: Draw, window: int | None) -> None:
-    """Refuse a draw that does not keep the same rows and columns of every window.
+def check_draw(draw: Draw, window: int | None, score_on: ScoredPatches = ScoredPatches.ALL) -> None:
+    """Refuse patches that are not the same rows and columns of every window.
 
     Raises:
-        InputError: it does not, and the model needs it.
+        InputError: they are not, and the model needs it.
     """
+    if window is not None and score_on is not ScoredPatches.ALL:
+        raise InputError(
+            f"patch_dropout.score_on={score_on} chooses patches one by one, and this model reads "
+            f"the same rows and columns of every window of {window}x{window}; leave it out."
+        )
     if window is not None and draw is not Draw.UNIFORM:
         raise InputError(
             f"--draw {draw} chooses patches one by one, and this model keeps the same rows and "
@@ -71,6 +82,8 @@ class PatchSampler:
         patch_size: P, in pixels.
         normalization: of the result.
         draw: how the kept positions are drawn.
+        score_on: which patches are read to score an image.
+        num_prefix: the backbone's tokens beside the patches, which fill tiles too.
         augment: how far training images are moved and changed.
         window: the backbone's: side of the windows of which the same rows and columns are kept;
             None for any positions.
@@ -86,15 +99,19 @@ class PatchSampler:
         *,
         normalization: Normalization | None = None,
         draw: Draw = Draw.UNIFORM,
+        score_on: ScoredPatches = ScoredPatches.ALL,
+        num_prefix: int = 0,
         augment: AugmentSettings | None = None,
         window: int | None = None,
         compiled: bool = False,
     ) -> None:
-        check_draw(draw, window)
+        check_draw(draw, window, score_on)
         self.img_size = img_size
         self.patch_size = patch_size
         self._normalization = normalization or Normalization()
         self._draw = draw
+        self._score_on = score_on
+        self._num_prefix = num_prefix
         self._window = window
         self._augment = augment or AugmentSettings()
         self._place: Callable[..., tuple[Tensor, Tensor]] = self._affine_and_intensity
@@ -166,13 +183,53 @@ class PatchSampler:
             patches (B, K, P * P) float32, positions (B, K) int64; K is N by default.
         """
         placement = self.place(images, None)
-        if kept is not None:
+        if kept is not None and kept.tissue_first:
+            positions = draw_tissue(kept.keys, self.tissue(images, placement), kept.num_keep)
+        elif kept is not None:
             positions = self.draw(images, kept.keys, placement, kept.num_keep)
         else:
             rows, columns = self.grid_size
             positions = torch.arange(rows * columns, device=images.pixels.device)
             positions = positions.expand(len(images.heights), -1)
         return self._standardise(self.pixels_at(images, placement.matrix, positions)), positions
+
+    @property
+    def parts_differ(self) -> bool:
+        """Whether images are scored on unequal numbers of patches."""
+        return self._score_on is not ScoredPatches.ALL
+
+    @torch.no_grad()
+    def parts_to_score(
+        self, images: ImageBatch, at_once: int | None = None
+    ) -> Iterator[tuple[ImageBatch, Kept | None]]:
+        """The batch in parts of as many patches each, and which these are: None for all N.
+
+        On tissue alone, an image's patches with breast are read, and air up to a whole tile of
+        tokens, which costs no more with it. How many does not depend on the images beside it, so
+        neither does its score. The host waits for the device to count them.
+
+        Args:
+            images: B stored images, on the device.
+            at_once: no part has more patches than so many images have in all; None for B.
+        """
+        if not self.parts_differ:
+            yield images, None
+            return
+        most = (at_once or len(images)) * math.prod(self.grid_size)
+        counts = self.tissue(images).sum(dim=1).tolist()
+        num_keep = [self._whole_tiles(count) for count in counts]
+        for kept in sorted(set(num_keep)):
+            places = [place for place, own in enumerate(num_keep) if own == kept]
+            size = max(1, most // kept)
+            for start in range(0, len(places), size):
+                part = images.take(places[start : start + size])
+                # Of all images the same: nothing of a score may depend on chance.
+                keys = torch.zeros(len(part), dtype=torch.int64, device=images.pixels.device)
+                yield part, Kept(kept, keys, tissue_first=True)
+
+    def _whole_tiles(self, count: int) -> int:
+        tiles = math.ceil((count + self._num_prefix) / _TILE)
+        return min(math.prod(self.grid_size), max(1, tiles) * _TILE - self._num_prefix)
 
     @torch.no_grad()
     def tissue(self, images: ImageBatch, placement: Placement | None = None) -> Tensor:

@@ -28,7 +28,7 @@ from mammo_pd.locks import locked
 from mammo_pd.patches.sampler import Kept
 from mammo_pd.stopping import StopSignals
 from mammo_pd.table_file import csv_text
-from mammo_pd.terms import Level, Split
+from mammo_pd.terms import Level, ScoredPatches, Split
 from mammo_pd.tracking import NoTracking, TrackedDataset, Tracker
 from mammo_pd.training.averaging import WeightAverage
 from mammo_pd.training.batch_size import DoesNotFitError
@@ -127,7 +127,8 @@ def _fit_tracked(setup: RunSetup, run: RunFolder, signals: StopSignals) -> list[
     tracker.run.update(finished=timestamp(), validation=of_chosen)
     choice = setup.config.training.choose_epoch
     chosen = chosen_epoch(history, setup.objective, choice)
-    setup.say(_chosen_line(choice, chosen, of_chosen, setup.objective))
+    score_on = ScoredPatches(setup.config.patch_dropout.score_on)
+    setup.say(_chosen_line(choice, chosen, of_chosen, setup.objective, score_on))
     _warn_if_chosen_had_learnt_nothing(setup, history, chosen)
     return history
 
@@ -540,7 +541,14 @@ def _epoch_line(metrics: dict[str, float], monitor: str, epochs: int) -> str:
     )
 
 
-def _chosen_line(choice: str, epoch: int, metrics: dict[str, float], objective: Objective) -> str:
-    on = "dropped patches" if objective.is_pretext else "all patches"
+def _chosen_line(
+    choice: str,
+    epoch: int,
+    metrics: dict[str, float],
+    objective: Objective,
+    score_on: ScoredPatches,
+) -> str:
+    on = "all patches" if score_on is ScoredPatches.ALL else "patches with breast"
+    on = "dropped patches" if objective.is_pretext else on
     value = metrics[objective.monitor]
     return f"{choice} epoch, {epoch}; on {on}: {objective.monitor} {value:.3f}"

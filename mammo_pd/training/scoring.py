@@ -1,4 +1,4 @@
-"""Score images on all their patches, for validation and prediction."""
+"""Score images, for validation and prediction."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -20,34 +20,45 @@ def score_batches(
     device: torch.device,
     kept: Callable[[Tensor], Kept] | None = None,
     captured: CapturedWork | None = None,
+    images_at_once: int | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Score images as the objective reads them: by default on every patch, without augmentation.
+    """Score images as the objective reads them, without augmentation.
 
     Args:
         model: in evaluation mode.
-        sampler: of the model's input size.
+        sampler: of the model's input size; it says which patches are read.
         objective: reads the scores.
         batches: of stored images; no targets are needed.
         device: of the model.
-        kept: from rows (B,) int64, which patches of those images to read; None for all.
+        kept: from rows (B,) int64, which patches of those images to read instead.
         captured: launches whole batches; None to launch their kernels one by one.
+        images_at_once: that the model takes with all their patches, where batches are larger and
+            only some patches of them are read; None for a batch.
 
     Yields:
         rows (B,) int64 on the CPU and scores (B, T) float64 on the device (a sigmoid in float32
-        ties scores near 1).
+        ties scores near 1). Images of one batch may come in several parts, in another order.
     """
-    for batch in batches:
-        some = kept(batch.rows) if kept else None
-        num_keep = some.num_keep if some else None
-        keys = some.keys if some else torch.zeros(len(batch), dtype=torch.int64, device=device)
+    for given in batches:
+        on_device = given.to(device)
+        parts: Iterable[tuple[ImageBatch, Kept | None]]
+        parts = (
+            [(on_device, kept(given.rows))]
+            if kept
+            else sampler.parts_to_score(on_device, images_at_once)
+        )
+        for batch, some in parts:
+            keys = some.keys if some else torch.zeros(len(batch), dtype=torch.int64, device=device)
 
-        def score(batch: ImageBatch, keys: Tensor, num_keep: int | None = num_keep) -> Tensor:
-            read = None if num_keep is None else Kept(num_keep, keys)
-            outputs = model(*objective.evaluation_inputs(sampler, batch, read))
-            return objective.scores(outputs.double())
+            def score(batch: ImageBatch, keys: Tensor, some: Kept | None = some) -> Tensor:
+                read = None if some is None else some._replace(keys=keys)
+                outputs = model(*objective.evaluation_inputs(sampler, batch, read))
+                return objective.scores(outputs.double())
 
-        if captured is None:
-            scores = score(batch.to(device), keys)
-        else:
-            scores = captured.run(("scores", num_keep), score, batch.to(device), keys)
-        yield batch.rows, scores
+            # Parts of all sizes would need a graph each.
+            if captured is None or (some is not None and some.tissue_first):
+                scores = score(batch, keys)
+            else:
+                name = ("scores", None if some is None else some.num_keep)
+                scores = captured.run(name, score, batch, keys)
+            yield batch.rows, scores

@@ -35,7 +35,7 @@ from mammo_pd.errors import InputError
 from mammo_pd.keep_schedule import KeepSchedule
 from mammo_pd.orphans import signal_when_parent_dies
 from mammo_pd.patches.sampler import Kept, PatchSampler
-from mammo_pd.terms import Draw, Split
+from mammo_pd.terms import Draw, ScoredPatches, Split
 from mammo_pd.training.batch_size import find_batch_size
 from mammo_pd.training.captured import CapturedWork
 from mammo_pd.training.devices import (
@@ -172,6 +172,8 @@ class RunSetup:
                 backbone.patch_size,
                 normalization=backbone.normalization,
                 draw=Draw(config.patch_dropout.draw),
+                score_on=ScoredPatches(config.patch_dropout.score_on),
+                num_prefix=backbone.num_prefix,
                 augment=config.augment,
                 window=backbone.window,
                 compiled=compiled,
