@@ -35,6 +35,7 @@ from mammo_pd.inference.predict import Scored
 from mammo_pd.inference.predict import predict as score_run
 from mammo_pd.inference.trained_model import TrainedModel
 from mammo_pd.ingest import new_images
+from mammo_pd.locks import locked
 from mammo_pd.terms import Frames, Level, Split, VoiPolicy
 from mammo_pd.training.checkpoint import weights_digest
 from mammo_pd.training.loop import fit
@@ -666,6 +667,23 @@ def test_thresholds_are_not_locked_in_weights_that_training_has_written_since(
     lock_in_checkpoint(scored, {**choices, "aggregation": "max", "miss_cost": 20.0})
     assert place.read_bytes() == before
     assert "warning: no thresholds were locked in model.safetensors" in capsys.readouterr().out
+
+
+def test_thresholds_are_not_locked_beside_a_training_which_may_write_an_epoch_meanwhile(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "model.safetensors"
+    shutil.copy(trained.checkpoint, place)
+    scored = Scored(**{**vars(trained.scored), "file": tmp_path / "predictions.csv"})
+    before = place.read_bytes()
+    choices = {"prevalence": None, "prevalence_level": "exam"}
+    choices |= {"aggregation": "max", "miss_cost": 20.0}
+    with locked(tmp_path / "run.lock"):
+        lock_in_checkpoint(scored, choices)
+    assert place.read_bytes() == before
+    assert "because the run is in use; evaluate again once" in capsys.readouterr().out
+    lock_in_checkpoint(scored, choices)
+    assert place.read_bytes() != before
 
 
 @pytest.mark.parametrize(
