@@ -114,8 +114,9 @@ def preprocess(
     check_output_file("--contact-sheet", contact_sheet)
     check_output_file("--crosswalk", crosswalk)
     given_key = read_key(key)
-    from mammo_pd.data.kept_levels import parse_levels, usual_res
+    from mammo_pd.data.kept_levels import parse_levels
     from mammo_pd.data.store import StorePaths
+    from mammo_pd.data.usual_res import usual_res
     from mammo_pd.imaging.settings import STEPS, ImagingSettings
     from mammo_pd.ingest import preprocess as ingest
 

@@ -31,7 +31,7 @@ def test_next_command_of_preprocess_can_be_typed(
     )
     words = ["preprocess", str(phantoms), *given, "--labels", str(phantoms / "labels.csv")]
     assert main(words) == 0
-    assert next_command(capsys).startswith("mammo-pd train --store 'other store' --res 1024")
+    assert next_command(capsys).startswith("mammo-pd train --store 'other store' --res 224")
 
 
 def pixel_files(store: Path) -> dict[Path, tuple[int, int]]:
