@@ -28,6 +28,7 @@ class Reason(StrEnum):
     NO_BREAST = "no_breast_found"
     DUPLICATE = "duplicate_image"
     NOT_IN_TABLE = "not_in_label_table"  # an image file that is not DICOM and that no row names
+    NOT_DICOM = "not_dicom"  # the same for predict, which takes no table
     NOT_PREFERRED = "not_preferred"  # the view has an image of the kind that --prefer takes
     FORGOTTEN = "forgotten"  # taken out by `mammo-pd forget`, and its file is still in the folder
 
@@ -61,6 +62,7 @@ class Reason(StrEnum):
             Reason.NO_BREAST,
             Reason.DUPLICATE,
             Reason.NOT_IN_TABLE,
+            Reason.NOT_DICOM,
             Reason.NOT_PREFERRED,
             Reason.FORGOTTEN,
         )

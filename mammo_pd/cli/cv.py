@@ -197,7 +197,7 @@ def _report(
         for seed in seeds
     }
     every = [one for of_seed in scored.values() for one in of_seed]
-    told = told | {"provenance": provenance_of(every, checkpoint)}
+    told = told | {"provenance": provenance_of(every)}
     name, out = validation.path.name, validation.path / "report"
     targets = scored[seeds[0]][0].objective.target_columns
     if not targets:

@@ -28,6 +28,7 @@ from mammo_pd.wording import counted
 
 if TYPE_CHECKING:
     from mammo_pd.inference.embed import Encoder
+    from mammo_pd.training.runs import RunFolder
 
 
 def embed(
@@ -79,10 +80,10 @@ def embed(
         check_models([model])
     images = store or default_store()
     check_store(images)
-    _refuse_missing(run_or_weights, runs)
+    run = _run_or_none(run_or_weights, runs)
     from mammo_pd.inference.embed import embed as write_features
 
-    encoder = _encoder(run_or_weights, images, model, res, checkpoint, runs)
+    encoder = _encoder(run, run_or_weights, images, model, res, checkpoint)
     done = write_features(encoder, images, out, keep_rate=keep, batch_size=batch_size)
     columns = "class_token and patch_mean" if done.has_class_token else "patch_mean"
     print(
@@ -93,23 +94,23 @@ def embed(
     print(f"next: python -c {shlex.quote(code)}")
 
 
-def _refuse_missing(named: str | None, runs: Path) -> None:
-    """Refuse a run or a file that is not there, before torch is imported."""
+def _run_or_none(named: str | None, runs: Path) -> "RunFolder | None":
+    """The run, or None for weights; one that is not there is refused before torch is imported."""
     if named is None or Path(named).is_dir() or (runs / named).is_dir():
-        find_run(runs, None if named is None else Path(named))
-    elif not Path(named).exists() and "/" in named and ":" not in named:
+        return find_run(runs, None if named is None else Path(named))
+    if not Path(named).exists() and "/" in named and ":" not in named:
         raise InputError(f"there is no run, checkpoint or weights file {named}.")
-    else:
-        check_weights_file(named)
+    check_weights_file(named)
+    return None
 
 
 def _encoder(
+    run: "RunFolder | None",
     named: str | None,
     store: Path,
     model: str | None,
     res: str | None,
     checkpoint: Literal["model", "last"],
-    runs: Path,
 ) -> "Encoder":
     from mammo_pd.inference.embed import (
         encoder_of_checkpoint,
@@ -119,16 +120,16 @@ def _encoder(
     )
 
     file = None if named is None else Path(named)
-    is_run = file is None or file.is_dir() or (runs / file).is_dir()
-    if is_run or (file is not None and file.is_file() and is_checkpoint(file)):
+    if run is not None or (file is not None and file.is_file() and is_checkpoint(file)):
         if model is not None or res is not None:
             raise InputError(
                 "a run brings its own model and input size; drop --model and --res, which are for "
                 "other weights."
             )
-        if file is not None and not is_run:
-            return encoder_of_checkpoint(file)
-        return encoder_of_run(find_run(runs, file), checkpoint)
+        if run is not None:
+            return encoder_of_run(run, checkpoint)
+        assert file is not None
+        return encoder_of_checkpoint(file)
     assert named is not None
     if model is None and (named == "timm" or Path(named).is_file()):
         raise InputError(

@@ -40,6 +40,7 @@ from mammo_pd.terms import Level, Split
 from mammo_pd.wording import counted
 
 if TYPE_CHECKING:
+    from mammo_pd.evaluation.operating_points import Choices
     from mammo_pd.inference.predict import Scored
     from mammo_pd.training.runs import RunFolder
 
@@ -181,11 +182,10 @@ def evaluate(
                 _check_within(within, chosen[0], place)
         scored = [_predict(run, own, checkpoint, accept_other_split) for run in chosen]
         if len(scored) == 1 and checkpoint == "model" and not accept_other_split:
-            # Before the report tells the file's hash.
             lock_in_checkpoint(scored[0], choices)
         told = {
             "study": study or chosen[0].config.study.model_dump(),
-            "provenance": provenance_of(scored, checkpoint),
+            "provenance": provenance_of(scored),
         }
         if others:
             evaluate_on_others(chosen[0], scored[0], notes, checkpoint, out, choices, told)
@@ -264,13 +264,9 @@ def _check_within(columns: Sequence[str], run: "RunFolder", store: Path | None) 
 
 def lock_in_checkpoint(scored: "Scored", choices: dict[str, Any]) -> None:
     """Lock operating points for these choices in the checkpoint, unless it already has them."""
-    import numpy as np
-
     from mammo_pd.evaluation.levels import Aggregation
-    from mammo_pd.evaluation.operating_points import Choices, OperatingPoints
-    from mammo_pd.training.checkpoint import put_operating_points
-    from mammo_pd.training.model_card import CheckpointHeader
-    from mammo_pd.training.operating_points import lock_operating_points
+    from mammo_pd.evaluation.operating_points import Choices
+    from mammo_pd.locks import lock
     from mammo_pd.training.runs import weights_in
 
     wanted = Choices(
@@ -280,6 +276,24 @@ def lock_in_checkpoint(scored: "Scored", choices: dict[str, Any]) -> None:
         Level(choices["prevalence_level"]),
     )
     path = weights_in(scored.file.parent)
+    # Without it, training could write an epoch that is then replaced by the one scored here.
+    with scored.file.with_name("run.lock").open("ab") as file:
+        try:
+            lock(file, f"no thresholds were locked in {path.name}, because the run is in use")
+        except InputError as error:
+            print(f"warning: {error}; evaluate again once the training has ended")
+            return
+        _lock_in(path, scored, wanted)
+
+
+def _lock_in(path: Path, scored: "Scored", wanted: "Choices") -> None:
+    import numpy as np
+
+    from mammo_pd.evaluation.operating_points import OperatingPoints
+    from mammo_pd.training.checkpoint import put_operating_points
+    from mammo_pd.training.model_card import CheckpointHeader
+    from mammo_pd.training.operating_points import lock_operating_points
+
     header = CheckpointHeader.read(path)
     if header.epochs != scored.epoch:
         print(

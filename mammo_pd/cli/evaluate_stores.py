@@ -100,6 +100,12 @@ def evaluate_on_others(
         if other not in scored:
             scored[other] = predict_store(run, other, checkpoint=checkpoint)
         one = scored[other]
+        if one.digest != own.digest:
+            raise InputError(
+                f"the weights of the run {run.info.run_id} were replaced while it was evaluated, "
+                f"so {other} was scored with those of epoch {one.epoch} and its own store with "
+                f"those of epoch {own.epoch}; evaluate again once the training has ended."
+            )
         overlap = overlap_with(own.cohort, one.cohort)
         found = given(one, target)
         said = [*notes[other], overlap.sentence()]

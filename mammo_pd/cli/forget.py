@@ -127,8 +127,8 @@ def forget(
 
 
 def _training(store: Path) -> str:
-    from mammo_pd.data.kept_levels import usual_res
     from mammo_pd.data.store import StorePaths
+    from mammo_pd.data.usual_res import usual_res
 
     given = _unless_default("--store", store)
     return f"mammo-pd train{given} --res {usual_res(StorePaths(store))} --keep 0.25"

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -102,7 +103,7 @@ def unless_default(flag: str, value: object, default: object) -> str:
 
 
 def find_run(runs: Path, named: Path | None) -> "RunFolder":
-    """Find a run by its folder or by its ID in ``runs``; None finds the run started last.
+    """Find a run by its folder, or its ID in ``runs``; None finds the latest and says which it is.
 
     Raises:
         InputError: there is no such run.
@@ -110,7 +111,11 @@ def find_run(runs: Path, named: Path | None) -> "RunFolder":
     from mammo_pd.training import runs as run_folders
 
     if named is None:
-        return run_folders.RunFolder.latest(runs)
+        latest = run_folders.RunFolder.latest(runs)
+        # One of torchrun's processes is enough; and show --json has stdout for programs to read.
+        if os.environ.get("RANK", "0") == "0":
+            print(f"no run was named: taking the latest, {latest.path}", file=sys.stderr)
+        return latest
     return run_folders.RunFolder.find(runs, named)
 
 

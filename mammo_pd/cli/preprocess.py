@@ -20,7 +20,7 @@ from mammo_pd.cli.options import (
     source_without_table,
     unless_default,
 )
-from mammo_pd.cli.preprocess_summary import summary_lines
+from mammo_pd.cli.preprocess_summary import pixels_written, summary_lines
 from mammo_pd.cli.public_set import in_words, labels_of, look_like
 from mammo_pd.errors import InputError
 from mammo_pd.terms import Compression, Frames, Prefer, VoiPolicy
@@ -114,8 +114,9 @@ def preprocess(
     check_output_file("--contact-sheet", contact_sheet)
     check_output_file("--crosswalk", crosswalk)
     given_key = read_key(key)
-    from mammo_pd.data.kept_levels import parse_levels, usual_res
+    from mammo_pd.data.kept_levels import parse_levels
     from mammo_pd.data.store import StorePaths
+    from mammo_pd.data.usual_res import usual_res
     from mammo_pd.imaging.settings import STEPS, ImagingSettings
     from mammo_pd.ingest import preprocess as ingest
 
@@ -162,7 +163,7 @@ def preprocess(
             f"listed above and in {out / 'manifest.parquet'}."
             + ("" if public is None else f" Try it with{labels_of(public)}.")
         )
-    print(f"\nwrote {out / 'manifest.parquet'} and the pixels of {counted(summary.ok, 'image')}")
+    print(f"\nwrote {out / 'manifest.parquet'}{pixels_written(summary)}")
     for file in (*summary.contact_sheets, *([crosswalk] if crosswalk else [])):
         print(f"wrote {file}")
     if summary.labelled:

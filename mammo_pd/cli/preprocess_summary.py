@@ -30,6 +30,16 @@ def summary_lines(summary: "PreprocessSummary", out: Path, *, has_table: bool) -
     yield from _misleading(summary)
 
 
+def pixels_written(summary: "PreprocessSummary") -> str:
+    """What of the pixels this run wrote, to follow the name of the manifest."""
+    written = []
+    if summary.decoded:
+        written.append(f"the pixels of {counted(summary.decoded, 'image')}")
+    if summary.extended:
+        written.append(f"further levels of {counted(summary.extended, 'image')}")
+    return "".join(f" and {each}" for each in written) or "; all pixels were there already"
+
+
 def _counts(summary: "PreprocessSummary", has_table: bool) -> Iterator[str]:
     """What was found, and how much of it has a label."""
     for (status, reason), count in sorted(summary.by_status.items(), key=lambda item: -item[1]):

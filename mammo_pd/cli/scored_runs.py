@@ -127,21 +127,20 @@ def without_own(columns: "Sequence[str]", target: str, objective: "Objective") -
     return [name for name in columns if name not in (target, objective.column_of(target))]
 
 
-def provenance_of(scored: "Sequence[Scored]", checkpoint: str) -> dict[str, str]:
+def provenance_of(scored: "Sequence[Scored]") -> dict[str, str]:
     """What the runs' predictions were made with, including hashes of labels and weights."""
     from mammo_pd.cli.provenance import provenance
     from mammo_pd.training.run_data import labels_hash
-    from mammo_pd.training.runs import weights_in
 
+    # Of the weights that scored, not of the file: training may have replaced it since, and locked
+    # thresholds change its header.
     weights = {
-        f"checkpoint {one.info.run_id}" if len(scored) > 1 else "checkpoint": (
-            weights_in(one.file.parent, checkpoint)
-        )
+        f"weights {one.info.run_id}, SHA-256" if len(scored) > 1 else "weights, SHA-256": one.digest
         for one in scored
     }
     # As they are now, which --accept-other-split lets differ from those that were trained on.
     labels = labels_hash(scored[0].cohort, scored[0].objective)
-    return provenance(weights) | {"labels, SHA-256": labels}
+    return provenance({}) | weights | {"labels, SHA-256": labels}
 
 
 def of_target(target: str, metrics: "Mapping[str, Any]") -> list[dict[str, object]]:

@@ -42,11 +42,11 @@ def split(
             validation.
         seed: Seed of the shuffle.
     """
-    from mammo_pd.data.kept_levels import usual_res
     from mammo_pd.data.manifest import read_manifest
     from mammo_pd.data.split_store import FRACTIONS, count_parts, split_store
     from mammo_pd.data.splits import VAL_SHARE
     from mammo_pd.data.store import open_store
+    from mammo_pd.data.usual_res import usual_res
 
     if fractions is not None and folds is not None:
         raise InputError("--fractions and --folds exclude each other; give only one.")

@@ -48,12 +48,6 @@ def keep_levels(paths: StorePaths, levels: tuple[str, ...]) -> None:
         write_store_info(paths, {**read_store_info(paths), "levels": levels})
 
 
-def usual_res(paths: StorePaths) -> int:
-    """The input height to begin with: 1024, or less where a store keeps no level for that."""
-    largest = kept_levels(paths)[0]
-    return 1024 if largest == NATIVE else min(1024, int(largest))
-
-
 def levels_of(long_side: int, kept: Iterable[str]) -> list[str]:
     """The levels of one image.
 

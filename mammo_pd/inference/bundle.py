@@ -28,6 +28,7 @@ from mammo_pd.inference.trained_model import TrainedModel
 from mammo_pd.inference.whole_image import WholeImageModel
 from mammo_pd.table_file import write_rows
 from mammo_pd.terms import Frames
+from mammo_pd.training.checkpoint import open_checkpoint
 from mammo_pd.training.train import train
 
 _SCHEMA = (
@@ -53,36 +54,37 @@ def write_bundle(checkpoint: Path, folder: Path) -> None:
     new = folder / _UNFINISHED
     if folder.exists() and not new.is_dir() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} is not empty; name a new or empty folder.")
-    model = TrainedModel.load(checkpoint)
-    WholeImageModel.of(model)
-    if model.settings.frames is Frames.EACH:
-        raise InputError(
-            "the model was trained on each frame of a file as its own image, which a bundle "
-            "cannot reproduce."
-        )
-    if model.settings.steps:
-        raise InputError(
-            f"the model was trained on images prepared with steps of your own "
-            f"({', '.join(model.settings.steps)}), which a bundle does not hold."
-        )
-    # It is there for as long as the bundle is not, so that a killed command can be told.
-    new.mkdir(parents=True, exist_ok=True)
-    for name in _PARTS:
-        for leftover in (folder / name, new / name):
-            shutil.rmtree(leftover, ignore_errors=True)
-        (new / name).mkdir()
-    shutil.copyfile(checkpoint, new / "models" / "model.safetensors")
-    (new / "docs" / "README.md").write_text(_readme(model), encoding="utf-8")
-    configs = {
-        "metadata": _metadata(model),
-        "inference": _inference(model),
-        "train": _train(model),
-    }
-    for name, content in configs.items():
-        write_text(new / "configs" / f"{name}.json", json.dumps(content, indent=2) + "\n")
-    for name in _PARTS:
-        (new / name).rename(folder / name)
-    new.rmdir()
+    with open_checkpoint(checkpoint) as opened:
+        model = TrainedModel.read(opened)
+        WholeImageModel.of(model)
+        if model.settings.frames is Frames.EACH:
+            raise InputError(
+                "the model was trained on each frame of a file as its own image, which a bundle "
+                "cannot reproduce."
+            )
+        if model.settings.steps:
+            raise InputError(
+                f"the model was trained on images prepared with steps of your own "
+                f"({', '.join(model.settings.steps)}), which a bundle does not hold."
+            )
+        # It is there for as long as the bundle is not, so that a killed command can be told.
+        new.mkdir(parents=True, exist_ok=True)
+        for name in _PARTS:
+            for leftover in (folder / name, new / name):
+                shutil.rmtree(leftover, ignore_errors=True)
+            (new / name).mkdir()
+        shutil.copyfile(opened.held, new / "models" / "model.safetensors")
+        (new / "docs" / "README.md").write_text(_readme(model), encoding="utf-8")
+        configs = {
+            "metadata": _metadata(model),
+            "inference": _inference(model),
+            "train": _train(model),
+        }
+        for name, content in configs.items():
+            write_text(new / "configs" / f"{name}.json", json.dumps(content, indent=2) + "\n")
+        for name in _PARTS:
+            (new / name).rename(folder / name)
+        new.rmdir()
 
 
 def _metadata(model: TrainedModel) -> dict[str, Any]:

@@ -39,9 +39,8 @@ from mammo_pd.keyed_random import image_key
 from mammo_pd.locks import locked
 from mammo_pd.patches.sampler import Kept, PatchSampler
 from mammo_pd.terms import Draw
-from mammo_pd.training.checkpoint import load_weights
+from mammo_pd.training.checkpoint import OpenCheckpoint, open_checkpoint
 from mammo_pd.training.devices import make_fabric
-from mammo_pd.training.model_card import CheckpointHeader
 from mammo_pd.training.objectives import build_objective
 from mammo_pd.training.objectives.findings import Target
 from mammo_pd.training.runs import RunFolder
@@ -103,7 +102,7 @@ def encoder_of_run(run: RunFolder, checkpoint: str = "model") -> Encoder:
         run: that has a checkpoint.
         checkpoint: ``model``, or ``last`` for the last epoch.
     """
-    _, backbone, epoch = load_model(run, build_objective(run.config.training), checkpoint)
+    _, backbone, epoch, _ = load_model(run, build_objective(run.config.training), checkpoint)
     backbone.normalization = run.info.normalization
     weights = f"run {run.info.run_id}, epoch {epoch}"
     return Encoder(
@@ -131,7 +130,12 @@ def encoder_of_checkpoint(file: Path) -> Encoder:
     Raises:
         InputError: not such a file.
     """
-    header = CheckpointHeader.read(file)
+    with open_checkpoint(file) as opened:
+        return _encoder_of(opened)
+
+
+def _encoder_of(opened: OpenCheckpoint) -> Encoder:
+    header = opened.header()
     card = header.card
     assert card is not None, "is_checkpoint was asked"
     config = card.run_config()
@@ -142,9 +146,9 @@ def encoder_of_checkpoint(file: Path) -> Encoder:
         num_outputs=objective.num_outputs,
         global_pool=config.model.global_pool,
     )
-    load_weights(file, objective.build_model(backbone), backbone.timm_model)
+    opened.load_into(objective.build_model(backbone), backbone.timm_model)
     backbone.normalization = card.normalization
-    weights = f"{file.name}, epoch {header.epochs}"
+    weights = f"{opened.path.name}, epoch {header.epochs}"
     return Encoder(
         backbone,
         card.img_size,

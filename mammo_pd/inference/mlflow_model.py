@@ -12,8 +12,7 @@ from mammo_pd.errors import InputError
 from mammo_pd.inference.score import batches_of
 from mammo_pd.patches.sampler import PatchSampler
 from mammo_pd.terms import Level, ScoredPatches
-from mammo_pd.training.checkpoint import load_weights
-from mammo_pd.training.model_card import CheckpointHeader
+from mammo_pd.training.checkpoint import OpenCheckpoint, open_checkpoint
 from mammo_pd.training.objectives import build_objective
 from mammo_pd.training.scoring import score_batches
 
@@ -29,7 +28,11 @@ class ScoringModel:
     """
 
     def __init__(self, checkpoint: Path) -> None:
-        card = CheckpointHeader.read(checkpoint).card
+        with open_checkpoint(checkpoint) as opened:
+            self._read(opened)
+
+    def _read(self, opened: OpenCheckpoint) -> None:
+        card, checkpoint = opened.header().card, opened.path
         if card is None:
             raise InputError(
                 f"{checkpoint} was made by an earlier version and does not record its model; train "
@@ -50,7 +53,7 @@ class ScoringModel:
             global_pool=config.model.global_pool,
         )
         model = self._objective.build_model(backbone)
-        load_weights(checkpoint, model, backbone.timm_model)
+        opened.load_into(model, backbone.timm_model)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model = model.eval().to(self._device)
         self._sampler = PatchSampler(

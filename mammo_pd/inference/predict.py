@@ -27,7 +27,7 @@ from mammo_pd.inference.score import score_dataset
 from mammo_pd.patches.sampler import PatchSampler
 from mammo_pd.table_file import with_formulas, write_csv
 from mammo_pd.terms import ScoredPatches, Split, Status
-from mammo_pd.training.checkpoint import load_state, load_weights
+from mammo_pd.training.checkpoint import open_checkpoint
 from mammo_pd.training.devices import make_fabric
 from mammo_pd.training.objectives import Objective, build_objective
 from mammo_pd.training.run_data import labels_hash, targets_hash
@@ -47,6 +47,7 @@ class Scored:
         table: what it holds.
         info: what the run was made with.
         epoch: whose weights were used.
+        digest: SHA-256 of these weights.
         parts: patients, images and positives of each part of the split.
         exclusions: images of the store that were left out, by reason.
         cohort: the store and split that were scored.
@@ -62,6 +63,7 @@ class Scored:
     table: pd.DataFrame
     info: RunInfo
     epoch: int
+    digest: str
     parts: list[dict[str, int | str]]
     exclusions: dict[str, int]
     cohort: Cohort
@@ -219,7 +221,7 @@ def score_images(
         InputError: no checkpoint yet.
     """
     objective = build_objective(run.config.training)
-    model, backbone, epoch = load_model(run, objective, checkpoint)
+    model, backbone, epoch, digest = load_model(run, objective, checkpoint)
     # As in training: what is judged together is found by the IDs as they are.
     views = objective.views(images)
     images = cohort.by_patient(images)
@@ -271,6 +273,7 @@ def score_images(
         table=table,
         info=run.info,
         epoch=epoch,
+        digest=digest,
         parts=count_parts(cohort.manifest, cohort.split),
         exclusions=_count_exclusions(cohort),
         cohort=cohort,
@@ -283,7 +286,7 @@ def score_images(
 
 def load_model(
     run: RunFolder, objective: Objective, checkpoint: str = "model"
-) -> tuple[nn.Module, Backbone, int]:
+) -> tuple[nn.Module, Backbone, int, str]:
     """Build a run's model from its checkpoint.
 
     Args:
@@ -292,7 +295,8 @@ def load_model(
         checkpoint: ``model``, or ``last`` for the last epoch.
 
     Returns:
-        What was trained, on the CPU; the backbone in it; and the epoch that its weights are of.
+        What was trained, on the CPU; the backbone in it; the epoch that its weights are of; and
+        their SHA-256.
 
     Raises:
         InputError: there is no such checkpoint, or it is of another model.
@@ -304,9 +308,9 @@ def load_model(
         global_pool=run.config.model.global_pool,
     )
     model = objective.build_model(backbone)
-    if checkpoint == "model":
-        return model, backbone, int(load_weights(run.chosen, model, backbone.timm_model)["epoch"])
-    return model, backbone, len(load_state(run.last, model)["history"])
+    with open_checkpoint(weights_in(run.path, checkpoint)) as opened:
+        opened.load_into(model, backbone.timm_model)
+        return model, backbone, opened.header().epochs, opened.digest()
 
 
 def _as_predictions(

@@ -77,7 +77,7 @@ def reconstruct(
     # In the order of their IDs, which say nothing: any of them.
     dataset = MammogramDataset(cohort.paths, rows.head(count), run.info.img_size)
     objective = MaskedAutoencoder(run.config.training)
-    model, backbone, _ = load_model(run, objective)
+    model, backbone, _, _ = load_model(run, objective)
     config = run.config.replace(device=run.config.device.replace(devices=1, accelerator="auto"))
     fabric = make_fabric(config)
     module = fabric.setup_module(model).eval()

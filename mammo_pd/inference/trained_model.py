@@ -24,9 +24,9 @@ from mammo_pd.inference.explain import attention_heat, draw_pictures
 from mammo_pd.inference.score import batches_of
 from mammo_pd.patches.sampler import PatchSampler
 from mammo_pd.terms import PYRAMID_LONG_SIDES, Frames, Level, ScoredPatches, VoiPolicy
-from mammo_pd.training.checkpoint import load_either, weights_digest
+from mammo_pd.training.checkpoint import OpenCheckpoint, open_checkpoint
 from mammo_pd.training.devices import make_fabric
-from mammo_pd.training.model_card import CheckpointHeader, ModelCard
+from mammo_pd.training.model_card import ModelCard
 from mammo_pd.training.objectives import Objective, build_objective
 from mammo_pd.training.scoring import score_batches
 
@@ -70,7 +70,17 @@ class TrainedModel:
             InputError: not a checkpoint, one of a version that did not say what it is, or one of a
                 pretext task, which gives no scores.
         """
-        header = CheckpointHeader.read(checkpoint)
+        with open_checkpoint(checkpoint) as opened:
+            return cls.read(opened)
+
+    @classmethod
+    def read(cls, opened: OpenCheckpoint) -> "TrainedModel":
+        """The same, from a file that is held open.
+
+        Raises:
+            InputError: as `load`.
+        """
+        header, checkpoint = opened.header(), opened.path
         card = header.card
         if card is None:
             raise InputError(
@@ -96,7 +106,7 @@ class TrainedModel:
             global_pool=config.model.global_pool,
         )
         model = objective.build_model(backbone)
-        load_either(checkpoint, model, backbone.timm_model)
+        opened.load_into(model, backbone.timm_model)
         # As evaluate does: one device is enough, and it need not be of the kind that trained.
         device = config.device.replace(devices=1, accelerator="auto")
         fabric = make_fabric(config.replace(device=device))
@@ -108,7 +118,7 @@ class TrainedModel:
         return cls(
             card=card,
             epoch=header.epochs,
-            digest=weights_digest(checkpoint),
+            digest=opened.digest(),
             operating_points={
                 target: OperatingPoints.load(given)
                 for target, given in header.operating_points.items()

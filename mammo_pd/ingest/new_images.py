@@ -5,6 +5,7 @@ the pixels that it would read in one. What they are called and what became of ea
 owner-only record, by which a run that was stopped continues.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -37,6 +38,9 @@ from mammo_pd.ingest.walk import FoundFiles
 from mammo_pd.ingest.workers import run_in_processes
 from mammo_pd.terms import Frames, Reason, Status
 from mammo_pd.wording import counted
+
+# What a sentence advises that only preprocess can do: here the model's own settings count.
+_OPTION_OF_PREPROCESS = re.compile(r"[;,] [^;,]*--[a-z].*")
 
 
 @dataclass(frozen=True)
@@ -148,7 +152,7 @@ def read_new_images(
             continue
         if source.suffix.lower() in RASTER_SUFFIXES:
             detail = "an image file that is not DICOM, so nothing says whose mammogram it is"
-            outcome = failed(ImageError(Reason.NOT_IN_TABLE, detail))
+            outcome = failed(ImageError(Reason.NOT_DICOM, detail))
             _put(job, [outcome], folder, record)
         else:
             jobs.append(job)
@@ -189,6 +193,9 @@ def _is_pending(
         # The file whose copy it was may be gone.
         if read_copies and reason == Reason.DUPLICATE:
             return True
+        # Earlier versions spoke of a label table here, which predict does not take.
+        if reason == Reason.NOT_IN_TABLE:
+            return True
         if status == Status.FAILED and reason is not None and Reason(reason).may_pass:
             return True
     return False
@@ -223,5 +230,7 @@ def _named(job: ReadJob, outcome: Outcome, folder: Path, record: Record) -> Reco
     if columns.get("reason") == Reason.MULTI_FRAME:
         # There is no --frames here: the model's own setting counts.
         columns["detail"] = "The file holds several frames; the model was trained on single images."
+    elif columns.get("reason"):
+        columns["detail"] = _OPTION_OF_PREPROCESS.sub(".", columns["detail"])
     origin = ImageOrigin(job.source, outcome.frame)
     return RecordedImage(origin, image_id, columns, outcome.identifiers, 0)

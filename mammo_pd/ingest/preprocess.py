@@ -98,6 +98,7 @@ class _Target:
     Attributes:
         refused: thumbnails and captions of images that are not used for what their pixels show, for
             the contact sheet of this run; the store keeps nothing of them.
+        written: how many images were ``decoded`` in this run, and how many ``extended``.
     """
 
     folder: Path
@@ -110,6 +111,7 @@ class _Target:
     damaged: frozenset[str] = frozenset()
     to_decode: frozenset[str] = frozenset()
     refused: list[tuple[npt.NDArray[np.uint8], str]] = field(default_factory=list)
+    written: Counter[str] = field(default_factory=Counter)
 
 
 def preprocess(
@@ -197,7 +199,7 @@ def preprocess(
         kept = _levels_to_keep(paths, record, levels, say)
         compression = _compression_to_keep(paths, record, compression, say)
         do = partial(_do, workers=workers, scheduler=scheduler, record=record, say=say)
-        to_decode = _add_levels(paths, record, kept, damaged, compression, do, say)
+        to_decode, extended = _add_levels(paths, record, kept, damaged, compression, do, say)
         target = _Target(
             folder,
             paths,
@@ -208,6 +210,7 @@ def preprocess(
             compression,
             damaged,
             to_decode,
+            written=Counter(extended=extended),
         )
         jobs, unnamed_rasters = _plan(found, target, labels, settings, contact_sheet is not None)
         pending = len(jobs) + len(unnamed_rasters)
@@ -374,11 +377,15 @@ def _add_levels(
     compression: Compression,
     do: Callable[..., Iterator[tuple[LevelJob, MadeLevels | None]]],
     say: Callable[[str], None],
-) -> frozenset[str]:
-    """Add levels that larger ones give; image_id of images that must be decoded for theirs."""
+) -> tuple[frozenset[str], int]:
+    """Add levels that larger ones give.
+
+    Returns:
+        image_id of the images that must be decoded for theirs; and how many others were extended.
+    """
     jobs, to_decode = plan_levels(paths, record, kept, damaged, compression)
     if not jobs:
-        return to_decode
+        return to_decode, 0
     say(
         counted(
             len(jobs),
@@ -392,7 +399,8 @@ def _add_levels(
     # From now on the images need not have the same levels, and the next run is to know which.
     keep_levels(paths, kept)
     made = do("levels", jobs, make_levels)
-    return to_decode | {*take_in_levels(made, paths, record)}
+    unreadable = {*take_in_levels(made, paths, record)}
+    return to_decode | unreadable, len(jobs) - len(unreadable)
 
 
 def file_version(source: Path) -> tuple[int, int]:
@@ -559,6 +567,7 @@ def _store_image(job: Job, outcome: Outcome, target: _Target) -> RecordedImage:
     if columns["status"] == Status.OK and outcome.pyramid is not None:
         take_in(paths, outcome.pyramid, image_id)
         size = stored_bytes(paths, image_id)
+        target.written["decoded"] += 1
         if outcome.thumbnail is not None:
             file = paths.thumbnail(image_id)
             file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -629,6 +638,8 @@ def _finish(
     summary = PreprocessSummary(
         found=len(found.images),
         done_before=len(found.images) - pending,
+        decoded=target.written["decoded"],
+        extended=target.written["extended"],
         passed_over=found.passed_over,
         repeated_folders=found.repeated_folders,
         unmatched_labels=unmatched,

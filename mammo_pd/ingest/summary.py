@@ -26,6 +26,8 @@ class PreprocessSummary:
     Attributes:
         found: image files in the folder.
         done_before: of them, those that needed no work.
+        decoded: images whose pixels were written in this run.
+        extended: images of the whole store that got further levels, computed from larger ones.
         passed_over: files that are not images, by reason.
         repeated_folders: linked folders that were not read, being read already.
         by_status: images of the folder by (status, reason); with ``--frames each`` every frame of
@@ -80,6 +82,8 @@ class PreprocessSummary:
 
     found: int
     done_before: int
+    decoded: int
+    extended: int
     passed_over: Mapping[PassedOver, int]
     repeated_folders: int
     by_status: dict[tuple[str, str], int]

@@ -344,6 +344,15 @@ def difference_table(metrics: Mapping[str, object]) -> str:
         shown = " ".join(filter(None, [difference, interval]))
         lines.append(f"{row['level']:<8} {row['first']} − {row['second']}: {shown}{p}")
     lines += [f"note: {verdict}" for verdict in margin_verdicts(rows, how["margin"])]
+    if alike := [
+        f"{row['level']} level" + f", {row['first']} and {row['second']}" * several
+        for row in rows
+        if row["se"] == 0
+    ]:
+        lines.append(
+            "note: If two models rank all units alike, there is no interval of the difference. "
+            f"({'; '.join(alike)})"
+        )
     remarks: dict[str, list[str]] = {}
     for row in alone:
         if row["remark"] is not None:

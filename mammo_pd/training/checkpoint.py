@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,64 @@ def weights_of(
     return Contents(tensors, _header(metadata, card))
 
 
+@dataclass(frozen=True)
+class OpenCheckpoint:
+    """A checkpoint file that is held open, so that all that is read of it is of one version.
+
+    Training replaces the file after each epoch, and the one held open stays as it was.
+
+    Attributes:
+        path: of the file, as errors name it.
+        held: the path to read it by.
+    """
+
+    path: Path
+    held: Path
+
+    def header(self) -> CheckpointHeader:
+        """What it says before its weights.
+
+        Raises:
+            InputError: damaged, or not one of ours.
+        """
+        return CheckpointHeader.read(self.path, self.held)
+
+    def load_into(self, model: nn.Module, timm_model: nn.Module) -> None:
+        """Load a model, from model.safetensors or last.safetensors.
+
+        Raises:
+            InputError: not one of ours, or of another architecture.
+        """
+        content = _read(self.path, self.held)
+        if "history" in content.metadata:
+            _load_averaged(content, model)
+        else:
+            _load_named(content, model, timm_model)
+
+    def digest(self) -> str:
+        """SHA-256 of the weights, whatever the header says."""
+        return weights_digest(self.held)
+
+
+@contextmanager
+def open_checkpoint(path: Path) -> Iterator[OpenCheckpoint]:
+    """Hold a checkpoint file open within the block.
+
+    Raises:
+        InputError: no such file, or one that cannot be opened.
+    """
+    if not path.is_file():
+        raise _no_checkpoint(path)
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise _not_ours(path, error) from error
+    with file:
+        # safetensors takes no open file. By this name it gets the same one, whatever has taken its
+        # place, without a copy in memory. Source: proc_pid_fd(5).
+        yield OpenCheckpoint(path, Path(f"/proc/self/fd/{file.fileno()}"))
+
+
 def load_weights(path: Path, model: nn.Module, timm_model: nn.Module) -> dict[str, Any]:
     """Load weights that were written from `weights_of`.
 
@@ -84,14 +143,9 @@ def load_weights(path: Path, model: nn.Module, timm_model: nn.Module) -> dict[st
     Raises:
         InputError: no such file, not one of ours, or of another architecture.
     """
-    tensors, metadata = _read(path)
-    prefix = prefix_of(timm_model, model)
-    named = {
-        name.removeprefix(_OBJECTIVE) if name.startswith(_OBJECTIVE) else prefix + name: tensor
-        for name, tensor in tensors.items()
-    }
-    _load_into(model, named, path)
-    return metadata
+    content = _read(path)
+    _load_named(content, model, timm_model)
+    return content.metadata
 
 
 def put_operating_points(path: Path, points: Mapping[str, OperatingPoints]) -> None:
@@ -104,11 +158,9 @@ def put_operating_points(path: Path, points: Mapping[str, OperatingPoints]) -> N
     Raises:
         InputError: not one of ours.
     """
-    tensors, _ = _read(path)
-    with safe_open(path, "pt") as file:
-        header = dict(file.metadata())
-    header[POINTS_KEY] = json.dumps({target: one.dump() for target, one in points.items()})
-    Contents(tensors, header).write(path)
+    content = _read(path)
+    dumped = json.dumps({target: one.dump() for target, one in points.items()})
+    Contents(content.tensors, {**content.header, POINTS_KEY: dumped}).write(path)
 
 
 def weights_digest(path: Path) -> str:
@@ -151,23 +203,20 @@ def load_state(
     Raises:
         InputError: no such file, not one of ours, or of another architecture.
     """
-    tensors, metadata = _read(path)
-    own = _starting_with(_MODEL, tensors)
-    averaged = _starting_with(_AVERAGE, tensors)
+    content = _read(path)
     if optimizer is None:
-        _load_into(model, own | averaged, path)
-        return metadata
-    _load_into(model, own, path)
+        _load_averaged(content, model)
+        return content.metadata
+    _load_into(model, _starting_with(_MODEL, content.tensors), path)
     if average is not None:
-        average.load(averaged)
+        average.load(_starting_with(_AVERAGE, content.tensors))
     state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
+    for name, tensor in content.tensors.items():
         if name.startswith(_OPTIMIZER):
             index, _, key = name.removeprefix(_OPTIMIZER).partition(".")
             state.setdefault(int(index), {})[key] = tensor
     try:
-        with safe_open(path, "pt") as file:
-            groups = json.loads(file.metadata()["param_groups"])
+        groups = json.loads(content.header["param_groups"])
     except (KeyError, ValueError) as error:
         raise InputError(
             f"{path} holds only weights, not the state needed to resume; start a new run without "
@@ -188,20 +237,7 @@ def load_state(
             "optimizer, so training cannot resume exactly; start a new run without --resume, or "
             "from its weights with --weights."
         ) from error
-    return metadata
-
-
-def load_either(path: Path, model: nn.Module, timm_model: nn.Module) -> None:
-    """Load a model from model.safetensors or last.safetensors.
-
-    Raises:
-        InputError: no such file, not one of ours, or of another architecture.
-    """
-    _, metadata = _read(path)
-    if "history" in metadata:
-        load_state(path, model)
-    else:
-        load_weights(path, model, timm_model)
+    return content.metadata
 
 
 def newest_state(last: Path, midway: Path) -> Path | None:
@@ -253,19 +289,55 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+@dataclass(frozen=True)
+class _Content:
+    """What one reading of a file gave; the metadata are those in its header."""
+
+    path: Path
+    tensors: dict[str, Tensor]
+    header: dict[str, str]
+    metadata: dict[str, Any]
+
+
+def _read(path: Path, held: Path | None = None) -> _Content:
     if not path.is_file():
-        raise InputError(f"there is no checkpoint at {path}; name a run that has one.")
+        raise _no_checkpoint(path)
     try:
-        with safe_open(path, "pt") as file:
-            metadata: dict[str, Any] = json.loads((file.metadata() or {})[METADATA_KEY])
+        with safe_open(held or path, "pt") as file:
+            header = dict(file.metadata() or {})
+            metadata: dict[str, Any] = json.loads(header[METADATA_KEY])
             if not isinstance(metadata, dict):
                 raise TypeError("its header is another's")
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
-        raise InputError(
-            f"{path} is not a checkpoint of mammo-pd ({cause_of(error)}); name a run that has one."
-        ) from error
+        raise _not_ours(path, error) from error
+    return _Content(path, tensors, header, metadata)
+
+
+def _no_checkpoint(path: Path) -> InputError:
+    return InputError(f"there is no checkpoint at {path}; name a run that has one.")
+
+
+def _not_ours(path: Path, error: Exception) -> InputError:
+    return InputError(
+        f"{path} is not a checkpoint of mammo-pd ({cause_of(error)}); name a run that has one."
+    )
+
+
+def _load_named(content: _Content, model: nn.Module, timm_model: nn.Module) -> None:
+    """Load what `weights_of` gave."""
+    prefix = prefix_of(timm_model, model)
+    named = {
+        name.removeprefix(_OBJECTIVE) if name.startswith(_OBJECTIVE) else prefix + name: tensor
+        for name, tensor in content.tensors.items()
+    }
+    _load_into(model, named, content.path)
+
+
+def _load_averaged(content: _Content, model: nn.Module) -> None:
+    """Load the model of what `state_of` gave, averaged if it was."""
+    own = _starting_with(_MODEL, content.tensors)
+    _load_into(model, own | _starting_with(_AVERAGE, content.tensors), content.path)
 
 
 def _load_into(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:

@@ -113,8 +113,12 @@ class CheckpointHeader:
         return int(self.metrics.get("epoch", 0))
 
     @classmethod
-    def read(cls, path: Path) -> "CheckpointHeader":
+    def read(cls, path: Path, held: Path | None = None) -> "CheckpointHeader":
         """Read the header of model.safetensors or last.safetensors; no weights are read.
+
+        Args:
+            path: of the file, as errors name it.
+            held: the path to read it by, if it is held open.
 
         Raises:
             InputError: no such file, damaged, or not one of ours.
@@ -122,7 +126,7 @@ class CheckpointHeader:
         if not path.is_file():
             raise InputError(f"there is no checkpoint at {path}; name a run that has one.")
         try:
-            with safe_open(path, "np") as file:
+            with safe_open(held or path, "np") as file:
                 header = file.metadata() or {}
             metadata: dict[str, Any] = json.loads(header[METADATA_KEY])
             history = metadata.get("history", [metadata])

@@ -8,6 +8,8 @@ from types import ModuleType
 import pandas as pd
 import pytest
 from blank_figures import figures_left_blank
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from small_runs import small
 
 from mammo_pd.cli.app import main
@@ -110,6 +112,32 @@ def test_a_store_without_a_split_is_tested_whole(
     for one, other in zip(found["sets"].values(), again["sets"].values(), strict=True):
         for level in ("image", "breast", "exam", "patient"):
             assert one[level] == other[level]
+
+
+def test_weights_that_training_replaces_between_two_stores_are_refused(
+    run: Path,
+    elsewhere: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    copy = tmp_path / run.name
+    shutil.copytree(run, copy)
+    predict_store = scoring.predict_store
+
+    def replaced(folder: RunFolder, *given: object, **named: object) -> object:
+        tensors = load_file(folder.chosen)
+        first = next(iter(tensors))
+        with safe_open(folder.chosen, "pt") as file:
+            header = file.metadata()
+        save_file({**tensors, first: tensors[first] + 1}, folder.chosen, header)
+        return predict_store(folder, *given, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(scoring, "predict_store", replaced)
+    words = ["evaluate", str(copy), "--store", str(elsewhere), "--out", str(tmp_path / "report")]
+    assert main(words) == 2
+    assert "were replaced while it was evaluated" in capsys.readouterr().err
+    assert not (tmp_path / "report" / "metrics.json").exists()
 
 
 def test_a_column_to_compare_within_is_looked_for_before_scoring(

@@ -100,7 +100,7 @@ def test_nothing_missing_is_no_error(store: Path, capsys: pytest.CaptureFixture[
     assert main(["forget", str(store), "--missing"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "no file of the store is missing; nothing was removed",
-        f"next: mammo-pd train --store {store} --res 1024 --keep 0.25",
+        f"next: mammo-pd train --store {store} --res 224 --keep 0.25",
     ]
 
 

@@ -1,3 +1,5 @@
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +31,70 @@ def test_next_command_of_preprocess_can_be_typed(
     )
     words = ["preprocess", str(phantoms), *given, "--labels", str(phantoms / "labels.csv")]
     assert main(words) == 0
-    assert next_command(capsys).startswith("mammo-pd train --store 'other store' --res 1024")
+    assert next_command(capsys).startswith("mammo-pd train --store 'other store' --res 224")
+
+
+def pixel_files(store: Path) -> dict[Path, tuple[int, int]]:
+    """Each image's file, and what tells whether it was written anew."""
+    found = {}
+    for file in (store / "pixels").rglob("*"):
+        if file.is_file():
+            status = file.stat()
+            found[file] = status.st_ino, status.st_mtime_ns
+    return found
+
+
+def test_pixels_are_said_to_be_written_only_where_they_were(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As many as there are files that changed, whatever made the run write them."""
+    folder, store = tmp_path / "dicom", tmp_path / "store"
+    folder.mkdir()
+
+    def one_more() -> None:
+        number = len(list(folder.iterdir()))
+        dataset = make_dataset(half_disk((900 + number, 500)), SOPInstanceUID=f"1.2.{number}")
+        write_dicom(folder / f"{number}.dcm", dataset)
+
+    for _ in range(3):
+        one_more()
+
+    def lose_one() -> None:
+        next(iter(pixel_files(store))).unlink()
+
+    def damage_one() -> None:
+        file = next(iter(pixel_files(store)))
+        content = bytearray(file.read_bytes())
+        content[-100] ^= 255
+        file.write_bytes(content)
+
+    table = tmp_path / "labels.csv"
+    table.write_text("path,label\n0.dcm,1\n1.dcm,0\n")
+    steps: list[tuple[Callable[[], None] | None, list[str], int]] = [
+        (None, ["--levels", "1024"], 3),
+        (None, [], 0),
+        (None, ["--labels", str(table)], 0),
+        (one_more, [], 1),
+        (None, ["--levels", "512"], 4),
+        (lose_one, [], 1),
+        (damage_one, ["--verify"], 1),
+        (None, ["--contact-sheet", str(tmp_path / "crops.png")], 4),
+        (None, [], 0),
+    ]
+    for happens, options, changed in steps:
+        if happens is not None:
+            happens()
+        before = pixel_files(store)
+        assert main(["preprocess", str(folder), "--out", str(store), *options]) == 0
+        said = next(
+            line for line in capsys.readouterr().out.splitlines() if "manifest.parquet" in line
+        )
+        written = sum(before.get(file) != now for file, now in pixel_files(store).items())
+        assert (written, sum(map(int, re.findall(" of ([0-9]+) image", said)))) == (
+            changed,
+            changed,
+        ), (options, said)
+        assert ("all pixels were there already" in said) == (changed == 0)
 
 
 def test_positive_takes_several_values(

@@ -19,7 +19,7 @@ def test_whole_job_by_the_three_commands(
     """Each command names what it wrote and the next command, which is then typed."""
     monkeypatch.chdir(tmp_path)
     assert main(["preprocess", str(phantoms), "--labels", str(phantoms / "labels.csv")]) == 0
-    assert next_command(capsys) == "mammo-pd train --res 1024 --keep 0.25"
+    assert next_command(capsys) == "mammo-pd train --res 224 --keep 0.25"
     small = "--res 128 --keep 0.25 --model vit_tiny_patch16_224 --epochs 1 --batch-size 8"
     assert main(["train", *small.split(), "--set", "data.workers=1"]) == 0
     command = next_command(capsys)

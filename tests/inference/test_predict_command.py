@@ -1,11 +1,13 @@
 """``mammo-pd predict`` on phantoms: what it writes, and what it does with bad files."""
 
 import json
+import re
 import shutil
+import sqlite3
 import stat
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pydicom
 import pytest
+from dicom_files import half_disk, make_dataset, write_dicom
 from monai.bundle import ConfigParser, verify_metadata, verify_net_in_out
 from monai.bundle import run as run_bundle
 from PIL import Image
@@ -35,8 +38,9 @@ from mammo_pd.inference.predict import Scored
 from mammo_pd.inference.predict import predict as score_run
 from mammo_pd.inference.trained_model import TrainedModel
 from mammo_pd.ingest import new_images
+from mammo_pd.locks import locked
 from mammo_pd.terms import Frames, Level, Split, VoiPolicy
-from mammo_pd.training.checkpoint import weights_digest
+from mammo_pd.training.checkpoint import weights_digest, weights_of
 from mammo_pd.training.loop import fit
 from mammo_pd.training.model_card import CheckpointHeader
 from mammo_pd.training.objectives import build_objective
@@ -53,7 +57,7 @@ REQUIRED_METADATA = (
 BROKEN = {
     "text.dcm": "not_an_image",
     "copy.dcm": "duplicate_image",
-    "scan.png": "not_in_label_table",
+    "scan.png": "not_dicom",
     "ct.dcm": "not_mammography",
 }
 
@@ -178,6 +182,52 @@ def test_files_that_are_no_good_are_listed_and_private_is_private(
             assert not [text for text in secrets if text.encode() in file.read_bytes()], file
             assert not [text for text in secrets if text in file.name]
     assert {file.stem for file in (predicted / "saliency").iterdir()} == {*scored}
+
+
+@pytest.mark.parametrize("voi", VoiPolicy)
+def test_reasons_speak_of_nothing_that_predict_does_not_take(
+    voi: VoiPolicy, trained: Trained, tmp_path: Path
+) -> None:
+    """Such as label tables and the options of preprocess; also of files listed before."""
+    card = CheckpointHeader.read(trained.checkpoint).card
+    assert card is not None
+    checkpoint = tmp_path / "model.safetensors"
+    model = TrainedModel.load(trained.checkpoint)
+    other = replace(card, preprocessing={**card.preprocessing, "voi": str(voi)})
+    weights_of(model.trained, model.backbone.timm_model, {"epoch": 1}, other).write(checkpoint)
+    (folder := tmp_path / "new").mkdir()
+    for suffix in ("png", "jpg", "jpeg", "tif", "tiff", "pgm"):
+        (folder / f"scan.{suffix}").write_bytes(b"any")
+    pixels = half_disk((96, 64))
+    hidden = {"WindowCenter": 60000, "WindowWidth": 2}
+    for number, (given, tags) in enumerate(
+        [
+            (pixels, {}),
+            (pixels, hidden),
+            (np.stack([pixels, pixels]), {"NumberOfFrames": 2}),
+            (np.full_like(pixels, 7), {}),
+        ]
+    ):
+        dataset = make_dataset(pixels, SOPInstanceUID=f"1.2.{number}", **tags)
+        dataset.PixelData = given.tobytes()
+        write_dicom(folder / f"{number}.dcm", dataset)
+    words = ["predict", str(checkpoint), str(folder), "--out", str(tmp_path / "out")]
+    main(words)
+    listed = tmp_path / "out" / "not_scored.csv"
+    before = pd.read_csv(listed)
+    assert (before["reason"] == "not_dicom").sum() == 6
+    for _, row in before.iterrows():
+        told = f"{row['reason'].replace('_', ' ')}: {row['detail']}"
+        assert not re.search("label table|--", told), told
+    # As an earlier version has listed them.
+    with sqlite3.connect(tmp_path / "out" / "private" / "images.sqlite") as record:
+        record.execute(
+            "UPDATE images SET reason = 'not_in_label_table', "
+            "facts = replace(facts, 'not_dicom', 'not_in_label_table') WHERE reason = 'not_dicom'"
+        )
+    record.close()
+    main(words)
+    pd.testing.assert_frame_equal(pd.read_csv(listed), before)
 
 
 @pytest.mark.skipif(not HAS_HIGHDICOM, reason="highdicom is not installed (mammo-pd[dicom])")
@@ -666,6 +716,23 @@ def test_thresholds_are_not_locked_in_weights_that_training_has_written_since(
     lock_in_checkpoint(scored, {**choices, "aggregation": "max", "miss_cost": 20.0})
     assert place.read_bytes() == before
     assert "warning: no thresholds were locked in model.safetensors" in capsys.readouterr().out
+
+
+def test_thresholds_are_not_locked_beside_a_training_which_may_write_an_epoch_meanwhile(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "model.safetensors"
+    shutil.copy(trained.checkpoint, place)
+    scored = Scored(**{**vars(trained.scored), "file": tmp_path / "predictions.csv"})
+    before = place.read_bytes()
+    choices = {"prevalence": None, "prevalence_level": "exam"}
+    choices |= {"aggregation": "max", "miss_cost": 20.0}
+    with locked(tmp_path / "run.lock"):
+        lock_in_checkpoint(scored, choices)
+    assert place.read_bytes() == before
+    assert "because the run is in use; evaluate again once" in capsys.readouterr().out
+    lock_in_checkpoint(scored, choices)
+    assert place.read_bytes() != before
 
 
 @pytest.mark.parametrize(

@@ -503,6 +503,31 @@ class TestCompare:
         with pytest.raises(InputError, match="margin of 2 "):
             compare_predictions(two, tmp_path / "d", context=CONTEXT, margin=2)
 
+    @pytest.mark.parametrize("others", [0, 1])
+    def test_the_terminal_says_why_models_that_rank_alike_have_no_interval(
+        self, others, two, tmp_path
+    ):
+        """At every level without one, and at no other."""
+        first, other = two.items()
+        alike = first[1].assign(score=first[1]["score"] ** 2)
+        tables = dict([first, ("squared", alike), *[other] * others])
+        metrics = compare_predictions(tables, tmp_path / "c", context=CONTEXT)
+        told = [line for line in difference_table(metrics).splitlines() if "rank all" in line]
+        without = [row for row in metrics["paired"] if row["difference_ci_low"] is None]
+        assert len(without) >= 1
+        (line,) = told
+        named = line[line.index(". (") + 3 : -1].split("; ")
+        assert named == [
+            f"{row['level']} level" + ", keep 1 and squared" * others for row in without
+        ]
+        assert not [
+            line
+            for line in difference_table(
+                compare_predictions(two, tmp_path / "d", context=CONTEXT)
+            ).splitlines()
+            if "rank all" in line
+        ]
+
     def test_only_test_rows_count(self, two, tmp_path):
         split = ["val"] * 40 + ["test"] * 120
         tables = {name: table.assign(split=split) for name, table in two.items()}

@@ -410,7 +410,7 @@ def test_scores_do_not_depend_on_how_they_are_batched(run: Path, phantom_store: 
     objective = build_objective(folder.config.training)
     scores = []
     for images_at_once in (8, 3):
-        model, backbone, _ = load_model(folder, objective)
+        model, backbone, *_ = load_model(folder, objective)
         sampler = PatchSampler((128, 96), backbone.patch_size)
         fabric = make_fabric(folder.config)
         scores.append(
@@ -617,7 +617,7 @@ def test_labels_that_changed_under_a_run_are_refused(run: Path, tmp_path: Path) 
         resumed(copy)
     scored = scored_of(copy, accept_other_split=True)
     assert "labels are not those that the run" in scored.caveats[0]
-    told = provenance_of([scored], "model")["labels, SHA-256"]
+    told = provenance_of([scored])["labels, SHA-256"]
     assert told == RunFolder.open(run).info.labels_hash
 
 
