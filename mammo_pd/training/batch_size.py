@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from mammo_pd.errors import InputError
-from mammo_pd.training.devices import compile_blocks, memory_of
+from mammo_pd.training.devices import compile_blocks, held_by_others, memory_of
 from mammo_pd.training.step import TrainingStep, can_fuse, image_keys
 from mammo_pd.wording import counted
 
@@ -20,6 +20,8 @@ _SMALL = (2, 6)
 # The allocator's blocks leave gaps.
 _FILL = 0.92
 _TRIES = 8
+# CUDA's own, in each process; what is held beside it belongs to others.
+_OWN_CODE = 2 * 2**30
 
 
 class DoesNotFitError(InputError):
@@ -36,6 +38,9 @@ class DoesNotFitError(InputError):
         if setup.device.type == "cuda":
             name = torch.cuda.get_device_name(setup.device)
             memory = f" of {memory_of(setup.device) / 2**30:.0f} GiB ({name})"
+            others = held_by_others(setup.device)
+            if others > _OWN_CODE:
+                memory += f", of which others hold {others / 2**30:.0f} GiB (see nvidia-smi)"
         where = f"{height}x{width} with {setup.num_keep} patches kept"
         remedies = (
             "lower --keep or --res, choose a smaller --model, or recompute activations (--set "

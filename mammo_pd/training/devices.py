@@ -108,6 +108,12 @@ def _is_noexec(folder: Path) -> bool:
     return bool(os.statvfs(folder).f_flag & os.ST_NOEXEC)
 
 
+def held_by_others(device: torch.device) -> int:
+    """Bytes of a GPU's memory that other processes hold, and this one's own code."""
+    free, total = torch.cuda.mem_get_info(device)
+    return max(0, total - free - torch.cuda.memory_reserved(device))
+
+
 def memory_of(device: torch.device) -> int:
     """Bytes of a GPU's memory that this process may take."""
     total: int = torch.cuda.get_device_properties(device).total_memory

@@ -147,6 +147,8 @@ def test_run_that_ran_out_of_memory_is_told_what_to_try(
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "A GPU")
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
     monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: 0.5)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (4 * GIB, 4 * GIB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0)
     on_gpu = SimpleNamespace(world_size=1, device=torch.device("cuda", 0))
     setup = replace(with_batch(at_1024, 4096), fabric=on_gpu)
     warning = memory_warning(setup)
@@ -155,6 +157,21 @@ def test_run_that_ran_out_of_memory_is_told_what_to_try(
     with pytest.raises(InputError, match=r"4096 images .* does not fit") as told, memory_advice():
         raise DoesNotFitError(setup)
     assert suggested(str(told.value)) == suggested(warning) == 10
+
+
+@pytest.mark.parametrize(("free", "told"), [(3, "GPU\\);"), (1, r"GPU\), of which others hold 2")])
+def test_memory_that_other_processes_hold_is_told(
+    at_1024: RunSetup, monkeypatch: pytest.MonkeyPatch, free: int, told: str
+) -> None:
+    properties = SimpleNamespace(total_memory=4 * GIB)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "A GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: 1.0)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free * GIB, 4 * GIB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: GIB // 2)
+    on_gpu = SimpleNamespace(world_size=1, device=torch.device("cuda", 0))
+    with pytest.raises(InputError, match=told):
+        raise DoesNotFitError(replace(with_batch(at_1024, 64), fabric=on_gpu))
 
 
 def test_other_errors_pass_the_advice_unchanged() -> None:
