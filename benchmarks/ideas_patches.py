@@ -252,6 +252,11 @@ class ContextSampler(PatchSampler):
         num_tokens = math.prod(self.grid_size)
         if num_keep == num_tokens:
             return super().draw(images, keys, placement, num_keep)
+        if num_keep < self.num_blocks:
+            raise ValueError(
+                f"{num_keep} tokens are fewer than the {self.num_blocks} blocks that show the "
+                "whole image; keep more."
+            )
         tissue = self.tissue(images, placement)
         drawn = draw_tissue(keys, tissue, num_keep - self.num_blocks)
         return torch.cat([drawn, self._blocks(len(keys), keys.device)], dim=1)

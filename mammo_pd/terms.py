@@ -157,6 +157,12 @@ class ScoredPatches(StrEnum):
     ALL = "all"
     TISSUE = "tissue"
 
+    def in_words(self, num_tokens: int) -> str:
+        """Which of the N patches of an image, for a sentence."""
+        if self is ScoredPatches.TISSUE:
+            return f"those of the {num_tokens} patches that hold breast"
+        return f"all {num_tokens} patches"
+
 
 class Draw(StrEnum):
     """How the kept positions are drawn.

@@ -153,8 +153,9 @@ def test_a_step_is_in_the_pixels_and_in_the_settings(
 def test_a_bundle_would_leave_a_step_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     settings = SimpleNamespace(frames=Frames.EXCLUDE, steps=("brighten",))
     model = SimpleNamespace(settings=settings)
-    monkeypatch.setattr(bundle.TrainedModel, "load", lambda _: model)
+    monkeypatch.setattr(bundle.TrainedModel, "read", lambda _: model)
     monkeypatch.setattr(bundle.WholeImageModel, "of", lambda _: None)
+    (tmp_path / "model.safetensors").touch()
     with pytest.raises(InputError, match=r"\(brighten\), which a bundle does not hold"):
         bundle.write_bundle(tmp_path / "model.safetensors", tmp_path / "bundle")
 

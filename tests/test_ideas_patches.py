@@ -144,6 +144,19 @@ def test_context_is_the_whole_image_beside_a_tissue_draw(ideas: Any, batch_of: B
     torch.testing.assert_close(tokens[N + 3], table[4:, 4:].mean((0, 1)))
 
 
+@pytest.mark.parametrize("num_keep", [1, 2, 3, 4, 5, 12, 34])
+def test_context_keeps_as_many_tokens_as_asked_for_or_none(
+    ideas: Any, batch_of: Batches, num_keep: int
+) -> None:
+    images, keys = batch_of(2)
+    sampler = ideas.ContextSampler(SIZE, PATCH, draw=Draw.TISSUE)
+    if num_keep < 4:
+        with pytest.raises(ValueError, match=f"{num_keep} tokens are fewer than the 4 blocks"):
+            sampler.for_training(images, keys, num_keep)
+    else:
+        assert sampler.for_training(images, keys, num_keep)[1].shape == (2, num_keep)
+
+
 @pytest.mark.parametrize("trial", ["coarse", "context"])
 def test_a_trial_is_trained_and_scored_in_every_way(
     ideas: Any, trial: str, phantom_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -70,7 +70,7 @@ def evaluate(
     config: Annotated[Path | None, Parameter(metavar="FILE", show_default="the run's own")] = None,
     accept_other_split: bool = False,
 ) -> None:
-    """Score the test images of a run on all patches and write the ROC report.
+    """Score the test images of a run and write the ROC report.
 
     For example:
 

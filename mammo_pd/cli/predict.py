@@ -17,6 +17,7 @@ from mammo_pd.cli.options import (
     find_checkpoint,
 )
 from mammo_pd.errors import InputError
+from mammo_pd.terms import ScoredPatches
 from mammo_pd.wording import counted
 
 if TYPE_CHECKING:
@@ -159,8 +160,10 @@ def predict(
 
 def _introduce(model: "TrainedModel", code: str) -> None:
     height, width = model.card.img_size
+    score_on = ScoredPatches(model.card.run_config().patch_dropout.score_on)
     print(
-        f"{model.card.model}, {height}x{width} pixels, all {model.backbone.num_tokens} patches, "
+        f"{model.card.model}, {height}x{width} pixels, "
+        f"{score_on.in_words(model.backbone.num_tokens)}, "
         f"weights of epoch {model.epoch}; research use only, not a medical device"
     )
     if not model.operating_points:

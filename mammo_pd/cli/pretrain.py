@@ -21,6 +21,7 @@ from mammo_pd.cli.options import (
 )
 from mammo_pd.cli.train import resuming, run_to_resume, train_or_resume
 from mammo_pd.errors import InputError
+from mammo_pd.terms import ScoredPatches
 from mammo_pd.wording import counted
 
 if TYPE_CHECKING:
@@ -138,9 +139,17 @@ def _config(settings: PretrainFlags, further: "dict[str, object]") -> "RunConfig
                 f"--set training.{name} has no effect in pretrain, which predicts dropped patches "
                 "and uses no labels; drop it, or use mammo-pd train."
             )
+    if "patch_dropout.score_on" in given:
+        raise InputError(
+            "--set patch_dropout.score_on has no effect in pretrain, which scores no image; drop "
+            "it, and give it to the mammo-pd train that follows."
+        )
     config = settings.load(further, _DEFAULTS)
     without = dict.fromkeys(_OF_LABELS)
-    return config.replace(training=config.training.replace(objective=_OBJECTIVE, **without))
+    return config.replace(
+        training=config.training.replace(objective=_OBJECTIVE, **without),
+        patch_dropout=config.patch_dropout.replace(score_on=ScoredPatches.ALL),
+    )
 
 
 def write_reconstructions(run: "RunFolder", store: Path | None) -> Path:

@@ -45,12 +45,9 @@ def context_of(scored: "Sequence[Scored]", target: str | None = None) -> "Report
     run = first.info
     height, width = run.img_size
     epochs = sorted({one.epoch for one in scored})
-    read = "all of them"
-    if first.score_on is ScoredPatches.TISSUE:
-        read = "those that hold breast"
     notes = [
         f"Trained on {run.num_keep} of {run.num_tokens} patches of each image "
-        f"(PatchDropout); scored here on {read}.",
+        f"(PatchDropout); scored here on {_read_in(scored)}.",
         f"Weights of epoch {', '.join(map(str, epochs))}.",
     ]
     notes += [
@@ -82,6 +79,20 @@ def context_of(scored: "Sequence[Scored]", target: str | None = None) -> "Report
         phantom=first.phantom,
         notes=notes,
         caveats=list(dict.fromkeys(caveat for one in scored for caveat in one.caveats)),
+    )
+
+
+def _read_in(scored: "Sequence[Scored]") -> str:
+    """Which patches were read, by fold where these differ."""
+    words = {ScoredPatches.ALL: "all of them", ScoredPatches.TISSUE: "those that hold breast"}
+    folds: dict[ScoredPatches, list[str]] = {}
+    for one in scored:
+        folds.setdefault(one.score_on, []).append(str(one.info.fold))
+    if len(folds) == 1:
+        return words[scored[0].score_on]
+    return " and on ".join(
+        f"{words[way]} in fold{'s' * (len(names) > 1)} {', '.join(names)}"
+        for way, names in folds.items()
     )
 
 

@@ -260,9 +260,7 @@ def score_images(
         tested = int((table["split"] == Split.TEST).sum())
         if say is not None:
             reported = " for the report" if objective.target_columns else ""
-            read = f"all {backbone.num_tokens} patches"
-            if score_on is ScoredPatches.TISSUE:
-                read = f"those of the {backbone.num_tokens} patches that hold breast"
+            read = score_on.in_words(backbone.num_tokens)
             say(
                 f"scored {counted(tested, 'test image')}{reported} and "
                 f"{counted(len(table) - tested, 'validation image')}, on {read}, with the weights "

@@ -277,7 +277,7 @@ def _is_stale(history: list[dict[str, float]], objective: Objective, patience: i
 
 
 def _score_chosen(setup: RunSetup, run: RunFolder) -> npt.NDArray[np.float64]:
-    """Score the validation images with the weights that are kept, on every patch: (images, T).
+    """Score the validation images with the weights that are kept, as `predict` does: (images, T).
 
     A pretext task, which predicts dropped patches, is scored on the kept ones. The model is left
     with these weights.

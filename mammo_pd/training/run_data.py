@@ -108,6 +108,7 @@ class RunData:
         objective = build_objective(config.training)
         if objective.is_pretext:
             _refuse_keeping_all(config)
+        _refuse_scoring_own_patches(config, objective)
         model = _check_model(config)
         window = model.window if config.patch_dropout.schedule.drops else None
         resolve = partial(resolve_img_size, config.data.res, model.patch_size, window=window)
@@ -170,6 +171,17 @@ def _refuse_keeping_all(config: RunConfig) -> None:
             f"--keep {config.patch_dropout.keep_rate} keeps every patch in some steps, but "
             f"{config.training.objective} learns to predict dropped ones; give a rate below 1, "
             "such as --keep 0.25."
+        )
+
+
+def _refuse_scoring_own_patches(config: RunConfig, objective: Objective) -> None:
+    """Of an objective that decides itself what is read: it would not be the breast alone."""
+    own = type(objective).evaluation_inputs is not Objective.evaluation_inputs
+    if own and (score_on := config.patch_dropout.score_on) != ScoredPatches.ALL:
+        raise InputError(
+            f"patch_dropout.score_on={score_on} decides which patches of an image are scored, and "
+            f"so does the objective {config.training.objective}, by an evaluation_inputs of its "
+            "own; leave patch_dropout.score_on out."
         )
 
 

@@ -59,8 +59,8 @@ class RunInfo:
         number: one above that of the runs that were there: later runs have higher ones, whatever
             the clock says; 0 in earlier versions.
         finished: when, once it is.
-        validation: then, metrics of the epoch that is kept, on all patches of the validation
-            images.
+        validation: then, metrics of the epoch that is kept, on the validation images, read as
+            `mammo_pd.inference.predict.predict` reads them.
         sampler: the class that drew its patches, if it is not the package's own.
         targets_hash: of the training images' targets, and of their groups where classes are
             balanced within such; None in earlier versions.

@@ -114,6 +114,8 @@ class RunSetup:
             stopped: the run to resume, whose checkpoint will replace the initial weights: their
                 file need not exist any more, and the input normalisation stays the same.
             sampler: the class that draws and reads patches; pass a subclass to try your own draw.
+                It is given `PatchSampler`'s arguments; an ``__init__`` of its own hands on those
+                that it does not know.
             say: takes one line for people.
 
         Raises:

@@ -41,6 +41,7 @@ def test_settings_are_pretrainings_own_unless_they_are_given(
     file.write_text(
         "training: {epochs: 7, objective: binary_label, positive_share: 0.1, monitor: val_auroc,\n"
         "  balance_within: machine_id}\nmodel: {drop_path_rate: 0.3}\n"
+        "patch_dropout: {score_on: tissue}\n"
     )
     assert main(["pretrain", "--config", str(file), "--set", "training.warmup_epochs=1"]) == 2
     whole = tmp_path / "whole.yaml"
@@ -57,9 +58,16 @@ def test_settings_are_pretrainings_own_unless_they_are_given(
     # Of labels nothing is left, and what is given by hand is not passed over in silence.
     of_labels = {(one.positive_share, one.balance_within, one.monitor) for one in trained}
     assert of_labels == {(None, None, None)}
-    for given in ("objective=binary_label", "positive_share=0.5", "monitor=val_auroc"):
-        assert main(["pretrain", "--set", f"training.{given}"]) == 2
-        assert f"training.{given.partition('=')[0]} has no effect" in capsys.readouterr().err
+    # Nothing is scored either.
+    assert {str(one.patch_dropout.score_on) for one in prepared} == {"all"}
+    for given in (
+        "training.objective=binary_label",
+        "training.positive_share=0.5",
+        "training.monitor=val_auroc",
+        "patch_dropout.score_on=tissue",
+    ):
+        assert main(["pretrain", "--set", given]) == 2
+        assert f"{given.partition('=')[0]} has no effect" in capsys.readouterr().err
     assert len(prepared) == 3
 
 

@@ -1,5 +1,6 @@
 """Images scored on their tissue alone, by patch_dropout.score_on."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from mammo_pd.backbones.build import build_backbone
 from mammo_pd.batch import ImageBatch
 from mammo_pd.cli.app import main
 from mammo_pd.config import RunConfig
+from mammo_pd.data.split_store import split_store
 from mammo_pd.data.store import open_store, read_pyramid_level
 from mammo_pd.errors import InputError
 from mammo_pd.evaluation.operating_points import OperatingPoints
@@ -28,11 +30,12 @@ from mammo_pd.inference.predict import predict
 from mammo_pd.inference.trained_model import TrainedModel
 from mammo_pd.inference.whole_image import WholeImageModel
 from mammo_pd.patches import sampler as sampler_module
-from mammo_pd.patches.sampler import PatchSampler
+from mammo_pd.patches.sampler import Kept, PatchSampler
 from mammo_pd.terms import Level, ScoredPatches, Split
 from mammo_pd.training.loop import fit
 from mammo_pd.training.model_card import CheckpointHeader
-from mammo_pd.training.objectives import build_objective
+from mammo_pd.training.objectives import OBJECTIVES, build_objective
+from mammo_pd.training.objectives.binary_label import BinaryLabel
 from mammo_pd.training.runs import RunFolder
 from mammo_pd.training.scoring import score_batches
 from mammo_pd.training.train import start_run
@@ -196,6 +199,58 @@ def test_the_report_says_so_and_explains_what_was_scored(
     assert "on all of them" not in page
     assert read
     assert max(read) < 48
+
+
+def test_predict_says_so(
+    run: RunFolder, phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "given"
+    folder.mkdir()
+    shutil.copy(next(phantoms.rglob("L_CC.dcm")), folder)
+    assert main(["predict", str(run.path), str(folder), "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert "those of the 48 patches that hold breast" in said
+    assert "all 48 patches" not in said
+
+
+def test_the_report_of_folds_says_which_were_scored_so(phantom_store: Path, tmp_path: Path) -> None:
+    store = Path(shutil.copytree(phantom_store, tmp_path / "store"))
+    split_store(open_store(store), name="two", folds=2, val=0.3, say=lambda _: None)
+    runs = []
+    for fold, score_on in enumerate(ScoredPatches):
+        config = small(
+            data__split="two",
+            data__fold=fold,
+            patch_dropout__score_on=score_on,
+            training__epochs=1,
+        )
+        setup = set_up(store, config)
+        runs.append(start_run(tmp_path / "runs", setup, run_id=str(fold)))
+        fit(setup, runs[-1])
+    folders = [str(one.path) for one in runs]
+    assert main(["evaluate", *folders, "--out", str(tmp_path / "report")]) == 0
+    page = (tmp_path / "report" / "index.html").read_text()
+    expected = "on all of them in fold 0 and on those that hold breast in fold 1."
+    assert expected in page
+
+
+def test_an_objective_that_decides_what_is_read_is_refused(
+    phantom_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would read other patches, or all, and nobody would be told."""
+
+    class Own(BinaryLabel):
+        def evaluation_inputs(
+            self, sampler: PatchSampler, batch: ImageBatch, kept: Kept | None = None
+        ) -> tuple[torch.Tensor, ...]:
+            return sampler.for_evaluation(batch)
+
+    monkeypatch.setitem(OBJECTIVES, "own", Own)
+    assert set_up(phantom_store, small(training__objective="own"))
+    for objective in ("own", "masked_autoencoder"):
+        config = small(training__objective=objective, patch_dropout__score_on="tissue")
+        with pytest.raises(InputError, match=f"score_on=tissue .* objective {objective}"):
+            set_up(phantom_store, config)
 
 
 def test_other_tools_are_refused(run: RunFolder, tmp_path: Path) -> None:

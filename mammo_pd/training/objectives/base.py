@@ -210,6 +210,8 @@ class Objective(ABC):
     ) -> tuple[Tensor, ...]:
         """Read the model's arguments to score a batch, unaugmented: by default every patch.
 
+        With one of your own ``patch_dropout.score_on`` is refused: both say which patches are read.
+
         Args:
             sampler: reads patches.
             batch: B images, on the device.
