@@ -449,7 +449,7 @@ def measure_scoring(
         f"{len(dataset)}",
         f"{share:.2f}",
         f"{images_at_once}",
-        *(f"{one:.0f}" for one in rate),
+        *(f"{one:.3g}" for one in rate),
         f"{rate[1] / rate[0]:.2f}",
     ]
     return "| " + " | ".join(cells) + " |"

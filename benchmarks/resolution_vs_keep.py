@@ -109,7 +109,7 @@ def read_plan(file: Path) -> tuple[list[Cell], dict[str, Any]]:
     the estimate alone), ``sizes`` (the input's HEIGHTxWIDTH by nominal height), ``set`` (settings
     by the keys of the configuration), and ``cells``: ``height, keep``, and ``draw`` (uniform),
     ``seeds`` ([0]), ``variant`` and its ``set``, and ``trial``, a draw of `ideas_patches.TRIALS`,
-    which is the variant then.
+    which its variant begins with.
     """
     plan = json.loads(file.read_text())
     folds = [None] if plan.get("folds") is None else list(range(plan["folds"]))
@@ -132,7 +132,9 @@ def read_plan(file: Path) -> tuple[list[Cell], dict[str, Any]]:
                         size=plan["sizes"][str(given["height"])],
                         keep=float(given["keep"]),
                         draw=own["patch_dropout.draw"],
-                        variant=given.get("trial", given.get("variant", "")),
+                        variant="-".join(
+                            given[name] for name in ("trial", "variant") if name in given
+                        ),
                         trial=given.get("trial"),
                         seed=seed,
                         fold=fold,

@@ -20,7 +20,8 @@ from mammo_pd.patches.intensity import change_intensity, intensity_of
 from mammo_pd.patches.sample import probe_tissue, sample_patches
 from mammo_pd.terms import Draw, ScoredPatches
 
-# A token more costs attention on a GPU a whole tile of them.
+# A token more costs attention on a GPU a whole tile of them. With another number, models that are
+# scored on tissue would give other scores than those that their thresholds were chosen on.
 _TILE = 64
 
 
