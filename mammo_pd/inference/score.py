@@ -18,8 +18,10 @@ from mammo_pd.training.scoring import score_batches
 from mammo_pd.training.setup import make_loader
 
 IMAGES_AT_ONCE = 8
-# Of which those with as many patches are put together, where these differ from image to image.
+# Read together, of which those with as many patches are scored together, where these differ from
+# image to image: so many, or as few of large ones as have so many pixels (512 MiB).
 _READ_TOGETHER = 64
+_PIXELS_TOGETHER = 2**28
 
 
 def score_dataset(
@@ -51,8 +53,11 @@ def score_dataset(
     # Where images are judged together, units are not torn.
     alone = np.arange(len(dataset))
     units = alone if dataset.views is None else dataset.views[:, 0]
-    together = _READ_TOGETHER if sampler.parts_differ else images_at_once
-    batches = batches_of_units(units, max(images_at_once, together))
+    together = images_at_once
+    if sampler.parts_differ:
+        small_enough = min(_READ_TOGETHER, _PIXELS_TOGETHER // max(1, dataset.most_pixels))
+        together = max(images_at_once, small_enough)
+    batches = batches_of_units(units, together)
     loader = make_loader(dataset, batches, workers, fabric.device)
     shown = tqdm(loader, total=len(batches), desc="score", unit="batch", leave=False, disable=None)
     scores = np.empty((len(dataset), len(objective.score_columns)))
