@@ -19,6 +19,7 @@ from mammo_pd.errors import InputError
 from mammo_pd.imaging.pyramid import area_average, fitted_size
 from mammo_pd.inference.predict import Scored
 from mammo_pd.inference.saliency import attention_rollout, refuse_other_attention
+from mammo_pd.inference.score import scoring_sampler
 from mammo_pd.patches.affine import fit_to_image_size
 from mammo_pd.patches.sampler import PatchSampler
 from mammo_pd.terms import Split
@@ -245,12 +246,8 @@ class ErrorPictures:
         size = fitted_size(shape, _LONG_SIDE) if max(shape) > _LONG_SIDE else shape
         heat = None
         if self._unexplained is None:
-            sampler = PatchSampler(
-                (height, width),
-                one.backbone.patch_size,
-                normalization=one.info.normalization,
-                score_on=one.score_on,
-                num_prefix=one.backbone.num_prefix,
+            sampler = scoring_sampler(
+                one.backbone, (height, width), one.info.normalization, one.score_on
             )
             heat = attention_heat(one.backbone, sampler, stored, size)
         image = {str(name): value for name, value in rows.iloc[0].items()}

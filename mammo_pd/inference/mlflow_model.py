@@ -9,8 +9,7 @@ import torch
 
 from mammo_pd.backbones.build import build_backbone
 from mammo_pd.errors import InputError
-from mammo_pd.inference.score import batches_of
-from mammo_pd.patches.sampler import PatchSampler
+from mammo_pd.inference.score import batches_of, scoring_sampler
 from mammo_pd.terms import Level, ScoredPatches
 from mammo_pd.training.checkpoint import OpenCheckpoint, open_checkpoint
 from mammo_pd.training.objectives import build_objective
@@ -56,12 +55,11 @@ class ScoringModel:
         opened.load_into(model, backbone.timm_model)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model = model.eval().to(self._device)
-        self._sampler = PatchSampler(
+        self._sampler = scoring_sampler(
+            backbone,
             card.img_size,
-            backbone.patch_size,
-            normalization=card.normalization,
-            score_on=ScoredPatches(config.patch_dropout.score_on),
-            num_prefix=backbone.num_prefix,
+            card.normalization,
+            ScoredPatches(config.patch_dropout.score_on),
         )
 
     def predict(

@@ -23,8 +23,7 @@ from mammo_pd.data.splits import read_split_and_past
 from mammo_pd.data.store import open_store
 from mammo_pd.errors import InputError
 from mammo_pd.files import atomic_write, write_text
-from mammo_pd.inference.score import score_dataset
-from mammo_pd.patches.sampler import PatchSampler
+from mammo_pd.inference.score import score_dataset, scoring_sampler
 from mammo_pd.table_file import with_formulas, write_csv
 from mammo_pd.terms import ScoredPatches, Split, Status
 from mammo_pd.training.checkpoint import open_checkpoint
@@ -244,13 +243,7 @@ def score_images(
         scores = score_dataset(
             fabric,
             model,
-            PatchSampler(
-                run.info.img_size,
-                backbone.patch_size,
-                normalization=run.info.normalization,
-                score_on=score_on,
-                num_prefix=backbone.num_prefix,
-            ),
+            scoring_sampler(backbone, run.info.img_size, run.info.normalization, score_on),
             objective,
             MammogramDataset(cohort.paths, images, run.info.img_size, views=views),
             workers=config.data.workers,

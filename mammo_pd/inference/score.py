@@ -9,10 +9,13 @@ from lightning.fabric import Fabric
 from torch import nn
 from tqdm import tqdm
 
+from mammo_pd.backbones.base import Backbone
 from mammo_pd.batch import ImageBatch
 from mammo_pd.data.dataset import MammogramDataset
 from mammo_pd.data.unit_batches import batches_of_units
+from mammo_pd.normalization import Normalization
 from mammo_pd.patches.sampler import PatchSampler
+from mammo_pd.terms import ScoredPatches
 from mammo_pd.training.objectives import Objective
 from mammo_pd.training.scoring import score_batches
 from mammo_pd.training.setup import make_loader
@@ -22,6 +25,29 @@ IMAGES_AT_ONCE = 8
 # image to image: so many, or as few of large ones as have so many pixels (512 MiB).
 _READ_TOGETHER = 64
 _PIXELS_TOGETHER = 2**28
+
+
+def scoring_sampler(
+    backbone: Backbone,
+    img_size: tuple[int, int],
+    normalization: Normalization,
+    score_on: ScoredPatches,
+) -> PatchSampler:
+    """What reads the patches that a trained model scores.
+
+    Args:
+        backbone: of the model.
+        img_size: (height, width) in pixels.
+        normalization: of the input.
+        score_on: which patches these are.
+    """
+    return PatchSampler(
+        img_size,
+        backbone.patch_size,
+        normalization=normalization,
+        score_on=score_on,
+        num_prefix=backbone.num_prefix,
+    )
 
 
 def score_dataset(

@@ -21,7 +21,7 @@ from mammo_pd.evaluation.operating_points import OperatingPoints
 from mammo_pd.imaging.pyramid import area_average, fitted_size
 from mammo_pd.imaging.settings import ALGORITHM_VERSION, ImagingSettings
 from mammo_pd.inference.explain import attention_heat, draw_pictures
-from mammo_pd.inference.score import batches_of
+from mammo_pd.inference.score import batches_of, scoring_sampler
 from mammo_pd.patches.sampler import PatchSampler
 from mammo_pd.terms import PYRAMID_LONG_SIDES, Frames, Level, ScoredPatches, VoiPolicy
 from mammo_pd.training.checkpoint import OpenCheckpoint, open_checkpoint
@@ -125,12 +125,11 @@ class TrainedModel:
             },
             objective=objective,
             backbone=backbone,
-            sampler=PatchSampler(
+            sampler=scoring_sampler(
+                backbone,
                 card.img_size,
-                backbone.patch_size,
-                normalization=card.normalization,
-                score_on=ScoredPatches(config.patch_dropout.score_on),
-                num_prefix=backbone.num_prefix,
+                card.normalization,
+                ScoredPatches(config.patch_dropout.score_on),
             ),
             fabric=fabric,
             trained=model,
