@@ -73,7 +73,9 @@ def embed_patches(
 
     embedding = grid_embedding(model) if embedding is None else embedding
     if embedding is not None:
-        x = x + embedding[positions]
+        # index_select: of an index the threads of a CPU add up the gradient in any order.
+        places = embedding.index_select(0, positions.flatten())
+        x = x + places.view(*positions.shape, -1)
     if prefix:
         front = torch.cat(prefix, dim=1)
         rows = _prefix_rows(model)

@@ -1,5 +1,6 @@
 """Laws of every backbone, on each family and kind of architecture that timm has."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -47,6 +48,37 @@ EVAS = [
 # One a family for the laws that do not depend on the architecture.
 ROTARY, BY_HEAD = "vit_tiny_patch16_dinov3_qkvb", "vit_small_patch16_rope_mixed_224"
 FEW = ["vit_tiny_patch16_224", ROTARY, BY_HEAD]
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    "name", ["vit_tiny_patch16_224", "eva02_tiny_patch14_224", BY_HEAD, "vit_base_patch16_rpn_224"]
+)
+@pytest.mark.usefixtures("two_threads")
+def test_threads_of_a_cpu_add_up_gradients_in_one_order(name: str) -> None:
+    """So that two runs of one seed are equal."""
+    torch.manual_seed(0)
+    side = describe_backbone(name).patch_size
+    backbone = build_backbone(name, (16 * side, 16 * side)).train()
+    order = torch.rand(16, backbone.num_tokens).argsort(dim=1)
+    positions = order[:, : backbone.allowed_keep(0.25)].sort(dim=1).values
+    patches = torch.randn(*positions.shape, side**2)
+    found = []
+    for _ in range(8):
+        backbone.zero_grad()
+        tokens = backbone.embed(patches, positions)
+        torch.manual_seed(1)
+        (tokens * torch.randn_like(tokens)).sum().backward()
+        found.append([p.grad.clone() for p in backbone.parameters() if p.grad is not None])
+    for others in found[1:]:
+        assert all(map(torch.equal, others, found[0]))
 
 
 def timm_model_of(name: str, **options: Any) -> nn.Module:
