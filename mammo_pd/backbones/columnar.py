@@ -75,7 +75,7 @@ def embed_patches(
     if embedding is not None:
         # index_select: of an index the threads of a CPU add up the gradient in any order.
         places = embedding.index_select(0, positions.flatten())
-        x = x + places.view(*positions.shape, -1)
+        x = x + places.view_as(x)
     if prefix:
         front = torch.cat(prefix, dim=1)
         rows = _prefix_rows(model)
