@@ -102,9 +102,10 @@ def encoder_of_run(run: RunFolder, checkpoint: str = "model") -> Encoder:
         run: that has a checkpoint.
         checkpoint: ``model``, or ``last`` for the last epoch.
     """
-    _, backbone, epoch, _ = load_model(run, build_objective(run.config.training), checkpoint)
+    loaded = load_model(run, build_objective(run.config.training), checkpoint)
+    backbone = loaded.backbone
     backbone.normalization = run.info.normalization
-    weights = f"run {run.info.run_id}, epoch {epoch}"
+    weights = f"run {run.info.run_id}, epoch {loaded.epoch}"
     return Encoder(
         backbone,
         run.info.img_size,

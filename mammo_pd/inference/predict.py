@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -275,19 +276,29 @@ def score_images(
     )
 
 
-def load_model(
-    run: RunFolder, objective: Objective, checkpoint: str = "model"
-) -> tuple[nn.Module, Backbone, int, str]:
+class LoadedModel(NamedTuple):
+    """A run's model as a checkpoint has it.
+
+    Attributes:
+        model: what was trained, on the CPU.
+        backbone: in it.
+        epoch: that its weights are of.
+        digest: SHA-256 of its weights.
+    """
+
+    model: nn.Module
+    backbone: Backbone
+    epoch: int
+    digest: str
+
+
+def load_model(run: RunFolder, objective: Objective, checkpoint: str = "model") -> LoadedModel:
     """Build a run's model from its checkpoint.
 
     Args:
         run: that has one.
         objective: of the run.
         checkpoint: ``model``, or ``last`` for the last epoch.
-
-    Returns:
-        What was trained, on the CPU; the backbone in it; the epoch that its weights are of; and
-        their SHA-256.
 
     Raises:
         InputError: there is no such checkpoint, or it is of another model.
@@ -301,7 +312,7 @@ def load_model(
     model = objective.build_model(backbone)
     with open_checkpoint(weights_in(run.path, checkpoint)) as opened:
         opened.load_into(model, backbone.timm_model)
-        return model, backbone, opened.header().epochs, opened.digest()
+        return LoadedModel(model, backbone, opened.header().epochs, opened.digest())
 
 
 def _as_predictions(

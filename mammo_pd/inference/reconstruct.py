@@ -77,13 +77,13 @@ def reconstruct(
     # In the order of their IDs, which say nothing: any of them.
     dataset = MammogramDataset(cohort.paths, rows.head(count), run.info.img_size)
     objective = MaskedAutoencoder(run.config.training)
-    model, backbone, _, _ = load_model(run, objective)
+    loaded = load_model(run, objective)
     config = run.config.replace(device=run.config.device.replace(devices=1, accelerator="auto"))
     fabric = make_fabric(config)
-    module = fabric.setup_module(model).eval()
+    module = fabric.setup_module(loaded.model).eval()
     sampler = PatchSampler(
         run.info.img_size,
-        backbone.patch_size,
+        loaded.backbone.patch_size,
         normalization=run.info.normalization,
         draw=Draw(run.config.patch_dropout.draw),
     )
