@@ -1,11 +1,11 @@
-"""Measure whether options of torch's compiler make our step faster, side by side with it as it is.
+"""Measure whether options of the compiler, or another GELU, make our step faster, side by side.
 
     python benchmarks/compiler_options.py [OUT.md]
     python benchmarks/compiler_options.py --small    # the same path at a tiny size, on a CPU too
 
 A trial: nothing of it is in the package. ViT-S at 1024x1024, keep .25, batch 128, with heads of
 width 64 and with what is fastest (heads of width 128, a residual stream in bf16); timm's own step
-before and after. OUT is written anew after each row.
+before and after. OUT is written anew after each row. --options takes some of them alone.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from ideas_gelu import replace_gelu
 from torch._inductor import config as inductor
 
 from mammo_pd.backbones.base import Backbone
@@ -23,15 +24,14 @@ from mammo_pd.config import RunConfig
 from mammo_pd.perf.measure import Bench
 from mammo_pd.perf.rows import BenchRow, as_markdown
 
+_GELU = "GELU of one exponential"
 OPTIONS: dict[str, dict[str, Any]] = {
     "as it is": {},
+    _GELU: {},
+    "dependent launches": {"triton.enable_pdl": True},
+    "reductions in stages": {"triton.mix_order_reduction_allow_multi_stages": True},
     "tiles tuned": {"coordinate_descent_tuning": True},
     "products tuned": {"max_autotune_gemm": True, "max_autotune_gemm_backends": "ATEN,TRITON"},
-    "both": {
-        "coordinate_descent_tuning": True,
-        "max_autotune_gemm": True,
-        "max_autotune_gemm_backends": "ATEN,TRITON",
-    },
 }
 
 
@@ -50,6 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", nargs="?", type=Path)
     parser.add_argument("--small", action="store_true")
+    parser.add_argument("--options", nargs="+", choices=OPTIONS, default=list(OPTIONS))
     given = parser.parse_args()
     small: bool = given.small
     img_size, batch_size = ((96, 64), 4) if small else ((1024, 1024), 128)
@@ -78,9 +79,19 @@ def main() -> None:
 
         timm()
         for what, (name, change) in reversed(MODELS.items()):
-            for option, settings in OPTIONS.items():
+            for option in given.options:
+
+                def changed(
+                    backbone: Backbone,
+                    option: str = option,
+                    change: Callable[[Backbone], object] = change,
+                ) -> None:
+                    if option == _GELU:
+                        replace_gelu(backbone)
+                    change(backbone)
+
                 started = time.perf_counter()
-                with inductor.patch(settings):
+                with inductor.patch(OPTIONS[option]):
                     row = machine.ours(
                         name,
                         img_size,
@@ -88,7 +99,7 @@ def main() -> None:
                         batch_size,
                         compiled=machine.on_gpu,
                         end_to_end=False,
-                        change=change,
+                        change=changed,
                     )
                 keep(replace(row, who=f"{row.who}{what}, {option}"), started)
         timm()
