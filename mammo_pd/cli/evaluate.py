@@ -172,7 +172,6 @@ def evaluate(
         if others:
             refuse_without_labels(chosen[0])
         out = out or _report_folder([run.path for run in chosen], external=bool(others))
-        print(f"evaluating {', '.join(str(run.path) for run in chosen)}")
         # Before hours of scoring, too.
         if len(chosen) > 1:
             check_runs(chosen, store=own, accept_other_split=accept_other_split)
