@@ -161,8 +161,9 @@ class RunFolder:
         """
         started = sorted((_number_in(file), file.parent) for file in runs.glob("*/run.json"))
         if not started:
+            # No --res: which sizes there are depends on the store, which is not known here.
             raise InputError(
-                f"there is no run in {runs}; train one with: mammo-pd train --res 1024 --keep 0.25"
+                f"there is no run in {runs}; train one with: mammo-pd train --keep 0.25"
             )
         _, last = started[-1]
         return cls.open(last)
