@@ -138,7 +138,12 @@ def _predictions_of(model: Path, runs: Path) -> Path:
         return file
     file = model / "predictions.csv" if model.is_dir() else model
     if not file.is_file():
+        if not (model / "run.json").is_file():
+            raise InputError(
+                f"{model} is no run, cross-validation or file of predictions; name some of these."
+            )
         raise InputError(
-            f"{model} has no predictions yet; make them with: mammo-pd evaluate {model}"
+            f"{model} has no predictions yet; make them with: mammo-pd evaluate "
+            f"{shlex.quote(str(model))}"
         )
     return file

@@ -338,7 +338,7 @@ def _refuse_unreported(run: "RunFolder") -> None:
         raise InputError(
             f"the run {run.info.run_id} was trained for {run.config.training.objective}, which has "
             "no labels to report on; use its weights to start another run: mammo-pd "
-            f"train --weights {run.chosen}"
+            f"train --weights {shlex.quote(str(run.chosen))}"
         )
 
 

@@ -132,7 +132,9 @@ class RunFolder:
                     f"{path} is a cross-validation; name one of its runs, such as "
                     f"{path / 'fold0-seed0'}."
                 )
-            cause = "it holds no run.json" if path.is_dir() else "there is no such folder"
+            cause = "there is no such folder"
+            if path.exists():
+                cause = "it holds no run.json" if path.is_dir() else "it is a file"
             raise InputError(
                 f"{path} is not a run: {cause}; name a folder that mammo-pd train made."
             )
