@@ -55,6 +55,7 @@ def compare(
     check_output_folder("--out", out)
     tell_of_resamples(resamples)
     files = [_predictions_of(model, runs) for model in models]
+    from mammo_pd.evaluation.compare import not_surpassed
     from mammo_pd.evaluation.predictions import read_predictions
     from mammo_pd.report.content import ReportContext
     from mammo_pd.report.evaluate import compare_predictions, difference_table
@@ -76,11 +77,28 @@ def compare(
     print(difference_table(metrics))
     print(f"\nwrote {out}: index.html, metrics.json")
     print(f"look at: {shlex.quote(str(out / 'index.html'))}")
-    run = files[0].parent
-    if models[0] != files[0] and (run / "run.json").is_file():
-        print(f"next: mammo-pd predict {shlex.quote(str(run))} DICOM_DIR")
-    else:
-        print(f"next: mammo-pd evaluate --predictions {shlex.quote(str(files[0]))}")
+    paired = metrics["paired"]
+    assert isinstance(paired, list)
+    left = not_surpassed(list(tables), paired)
+    if len(left) > 1:
+        print(
+            f"undecided between {', '.join(left[:-1])} and {left[-1]}: at some level their "
+            "difference may be due to chance"
+        )
+    following = [
+        _following(model, file)
+        for name, model, file in zip(tables, models, files, strict=True)
+        if name in left
+    ]
+    print("next: " + "\n  or: ".join(dict.fromkeys(following)))
+
+
+def _following(model: Path, file: Path) -> str:
+    """The command that goes on with a model."""
+    run = file.parent
+    if model != file and (run / "run.json").is_file():
+        return f"mammo-pd predict {shlex.quote(str(run))} DICOM_DIR"
+    return f"mammo-pd evaluate --predictions {shlex.quote(str(file))}"
 
 
 def _names(models: Sequence[Path]) -> list[str]:
@@ -120,7 +138,12 @@ def _predictions_of(model: Path, runs: Path) -> Path:
         return file
     file = model / "predictions.csv" if model.is_dir() else model
     if not file.is_file():
+        if not (model / "run.json").is_file():
+            raise InputError(
+                f"{model} is no run, cross-validation or file of predictions; name some of these."
+            )
         raise InputError(
-            f"{model} has no predictions yet; make them with: mammo-pd evaluate {model}"
+            f"{model} has no predictions yet; make them with: mammo-pd evaluate "
+            f"{shlex.quote(str(model))}"
         )
     return file

@@ -1,5 +1,6 @@
 """Checks that run before torch, MONAI or MLflow is imported, which takes seconds."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -138,30 +139,36 @@ def read_key(file: Path | None) -> bytes | None:
 
 
 def check_output_folder(option: str, folder: Path | None) -> None:
-    """Check that a folder exists or can be created.
+    """Check that a folder can be written to, or created.
 
     Raises:
-        InputError: a file is in its place, or on the way to it.
+        InputError: a file is in its place, or on the way to it; or there is no permission.
     """
     if folder is not None:
-        _refuse_file_among(option, folder, (folder, *folder.absolute().parents))
+        _refuse_unwritable(option, folder, (folder, *folder.absolute().parents))
 
 
 def check_output_file(option: str, file: Path | None) -> None:
-    """Check that an output file is not an existing folder.
+    """Check that a file can be written.
 
     Raises:
-        InputError: it is a folder, or a file is on the way to it.
+        InputError: it is a folder, or a file is on the way to it; or there is no permission.
     """
     if file is None:
         return
     if file.is_dir():
         raise InputError(f"{option} {file} is a folder; name a file.")
-    _refuse_file_among(option, file, file.absolute().parents)
+    _refuse_unwritable(option, file, file.absolute().parents)
 
 
-def _refuse_file_among(option: str, given: Path, places: Iterable[Path]) -> None:
-    """Refuse a path below a file: its innermost existing parent must be a folder."""
+def _refuse_unwritable(option: str, given: Path, places: Iterable[Path]) -> None:
+    """Refuse a path whose innermost existing place is a file, or a folder closed to this user."""
     innermost = next((place for place in places if place.exists()), None)
-    if innermost is not None and not innermost.is_dir():
+    if innermost is None:
+        return
+    if not innermost.is_dir():
         raise InputError(f"{option} {given}: {innermost} is a file; name a folder.")
+    if not os.access(innermost, os.W_OK | os.X_OK):
+        raise InputError(
+            f"{option} {given}: there is no permission to write in {innermost}; name another place."
+        )

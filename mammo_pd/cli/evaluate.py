@@ -108,6 +108,7 @@ def evaluate(
     from mammo_pd.report.choices import check_choices
     from mammo_pd.report.content import ReportContext
     from mammo_pd.report.evaluate import evaluate_file, summary_table
+    from mammo_pd.report.folder import check_replaceable
 
     choices: dict[str, Any] = {
         "aggregation": aggregation,
@@ -172,8 +173,9 @@ def evaluate(
         if others:
             refuse_without_labels(chosen[0])
         out = out or _report_folder([run.path for run in chosen], external=bool(others))
-        print(f"evaluating {', '.join(str(run.path) for run in chosen)}")
         # Before hours of scoring, too.
+        for folder in _report_folders(chosen[0], out, external=bool(others)):
+            check_replaceable(folder)
         if len(chosen) > 1:
             check_runs(chosen, store=own, accept_other_split=accept_other_split)
         notes = check_others(chosen[0], own, others)
@@ -231,6 +233,16 @@ def _report_folder(folders: list[Path], *, external: bool) -> Path:
     if len(folders) == 1:
         return folders[0] / "report"
     return folders[-1].with_name(f"{folders[-1].name}-folds-report")
+
+
+def _report_folders(run: "RunFolder", out: Path, *, external: bool) -> list[Path]:
+    """The folders of the reports that a run has, by target where it has several."""
+    from mammo_pd.training.objectives import build_objective
+
+    targets = build_objective(run.config.training).target_columns
+    if targets == ("label",) or (external and len(targets) == 1):
+        return [out]
+    return [out / target for target in targets]
 
 
 def _predict(
@@ -326,7 +338,7 @@ def _refuse_unreported(run: "RunFolder") -> None:
         raise InputError(
             f"the run {run.info.run_id} was trained for {run.config.training.objective}, which has "
             "no labels to report on; use its weights to start another run: mammo-pd "
-            f"train --weights {run.chosen}"
+            f"train --weights {shlex.quote(str(run.chosen))}"
         )
 
 

@@ -134,8 +134,8 @@ def predict(
     if count:
         device = model.fabric.device.type
         print(
-            f"{counted(count, 'image')} in {seconds:.1f} s: {count / seconds:.3g} images/s, "
-            f"scored on {device}"
+            f"{counted(count, 'image')} read and scored on {device} in {seconds:.1f} s, starting "
+            f"the workers included: {count / seconds:.3g} images/s"
         )
     print(f"wrote {out}: predictions.csv (images), predictions_breast.csv, _exam, _patient")
     print(f"{out / 'private' / target.crosswalk.name} lists the file and study of each image_id")

@@ -344,7 +344,7 @@ def _read(folder: Path, name: str) -> tuple[SplitTable, dict[str, Any]]:
         raise InputError(
             f"there is no split {name!r} in {folder}"
             + (f" (there are: {', '.join(made)})" if made else "")
-            + f"; make it with: {_split_command(folder)} --name {name}"
+            + f"; make it with: {_split_command(folder)} --name {shlex.quote(name)}"
         )
     try:
         table = pd.read_csv(path, dtype=dict.fromkeys(_TEXT_COLUMNS, "string"))

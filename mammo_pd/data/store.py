@@ -19,6 +19,7 @@ or gets a further level, becomes one file; the others stay as they lie.
 import hashlib
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -104,8 +105,9 @@ def open_store(root: Path) -> StorePaths:
                 "variable MAMMO_PD_STORE, or make one with: mammo-pd preprocess DICOM_DIR --out NEW"
             )
         raise InputError(
-            f"there is no store at {root}; make it with: mammo-pd preprocess DICOM_DIR --out {root}"
-            " (or name another with --store or the environment variable MAMMO_PD_STORE)"
+            f"there is no store at {root}; make it with: mammo-pd preprocess DICOM_DIR --out "
+            f"{shlex.quote(str(root))} (or name another with --store or the environment variable "
+            "MAMMO_PD_STORE)"
         )
     return paths
 

@@ -40,6 +40,8 @@ _PAIRED = (
 # 12, and about 6 % with 18 and more (benchmarks/paired_delong.py).
 FOR_PAIRED_DELONG = 18
 _NO_ERROR = 1e-12
+# Below this p an interval of 95 % excludes 0.
+_SIGNIFICANT = 0.05
 # Columns on which the tables of compared models must agree.
 _SAME = ("patient_id", "exam_id", "laterality", "label")
 
@@ -251,6 +253,31 @@ def compare(
         for row, p in zip(of_level, adjusted, strict=True):
             paired.append(row | {"p_holm": p})
     return alone, paired
+
+
+def not_surpassed(models: Sequence[str], paired: Sequence[Row]) -> list[str]:
+    """The models that are not shown to be worse than another.
+
+    One is worse if its AUC is lower at every level, each time with a p below .05 after adjustment
+    for all pairs.
+
+    Args:
+        models: their names.
+        paired: rows of each pair at each level, as ``compare`` returns them.
+
+    Returns:
+        Names, in the order of ``models``; there is always one.
+    """
+    # Of each pair, at each level, which model is worse; None where neither is shown to be.
+    worse: dict[tuple[Scalar, Scalar], set[Scalar]] = {}
+    for row in paired:
+        first, second, difference, p = (row[k] for k in ("first", "second", "difference", "p_holm"))
+        lower = None
+        if isinstance(p, float) and isinstance(difference, float) and p < _SIGNIFICANT:
+            lower = second if difference > 0 else first
+        worse.setdefault((first, second), set()).add(lower)
+    surpassed = {name for found in worse.values() if len(found) == 1 for name in found}
+    return [model for model in models if model not in surpassed]
 
 
 def _not_worse(row: Row, margin: float | None) -> Row:

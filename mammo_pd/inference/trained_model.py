@@ -1,5 +1,6 @@
 """A model out of a checkpoint's file alone: pixels go in, scores and heat come out."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +93,8 @@ class TrainedModel:
         if objective.is_pretext:
             raise InputError(
                 f"{checkpoint} was trained for {card.objective}, which gives no scores; use it to "
-                f"start another run: mammo-pd train --weights {checkpoint}"
+                f"start another run: mammo-pd train --weights "
+                f"{shlex.quote(str(checkpoint))}"
             )
         if not objective.target_columns:
             raise InputError(

@@ -1,6 +1,7 @@
 """The report folder: a report goes in; page, figures, tables and metrics.json are written."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -309,6 +310,23 @@ def replacement(out: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(new, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def check_replaceable(out: Path) -> None:
+    """Refuse a folder that no report can be written to, before there is one.
+
+    Raises:
+        InputError: ``out`` holds something other than a report, or there is no permission to write
+            in the folder above it, where the new report is made.
+    """
+    out = out.resolve()
+    _refuse_foreign(out)
+    above = next(place for place in out.parents if place.exists())
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise InputError(
+            f"the report {out} cannot be written: there is no permission to write in {above}; "
+            "name another folder with --out."
+        )
 
 
 def _refuse_foreign(out: Path) -> None:

@@ -69,6 +69,39 @@ def refuse_seen_test_women(weights: str | None, cohort: Cohort, say: Callable[[s
             )
 
 
+def version_of(weights: str | None) -> tuple[int, ...] | None:
+    """What tells a file of weights from one that takes its place; None where there is no file.
+
+    Args:
+        weights: as ``model.weights`` has it.
+    """
+    if weights is None:
+        return None
+    try:
+        found = Path(weights).stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def refuse_replaced(weights: str | None, before: tuple[int, ...] | None) -> None:
+    """Refuse weights that may be others than those that were checked.
+
+    Args:
+        weights: as ``model.weights`` has it; they have been loaded.
+        before: its `version_of` before it was first read.
+
+    Raises:
+        InputError: the file was replaced in between.
+    """
+    if weights is not None and version_of(weights) != before:
+        raise InputError(
+            f"the weights {Path(weights).name} were replaced while they were read, so nothing says "
+            "that those loaded have seen no woman of the test part; start again, and if their own "
+            "run is still training, once that has ended."
+        )
+
+
 def _named(learnt: LearntFrom) -> str:
     return f"the split {learnt.split}" + ("" if learnt.fold is None else f", fold {learnt.fold}")
 

@@ -132,7 +132,9 @@ class RunFolder:
                     f"{path} is a cross-validation; name one of its runs, such as "
                     f"{path / 'fold0-seed0'}."
                 )
-            cause = "it holds no run.json" if path.is_dir() else "there is no such folder"
+            cause = "there is no such folder"
+            if path.exists():
+                cause = "it holds no run.json" if path.is_dir() else "it is a file"
             raise InputError(
                 f"{path} is not a run: {cause}; name a folder that mammo-pd train made."
             )
@@ -161,8 +163,9 @@ class RunFolder:
         """
         started = sorted((_number_in(file), file.parent) for file in runs.glob("*/run.json"))
         if not started:
+            # No --res: which sizes there are depends on the store, which is not known here.
             raise InputError(
-                f"there is no run in {runs}; train one with: mammo-pd train --res 1024 --keep 0.25"
+                f"there is no run in {runs}; train one with: mammo-pd train --keep 0.25"
             )
         _, last = started[-1]
         return cls.open(last)

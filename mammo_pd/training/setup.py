@@ -44,6 +44,7 @@ from mammo_pd.training.devices import (
     make_fabric,
     should_compile,
 )
+from mammo_pd.training.earlier_weights import refuse_replaced, version_of
 from mammo_pd.training.model_card import ModelCard, count_kinds, without_paths
 from mammo_pd.training.objectives import Objective
 from mammo_pd.training.run_data import RunData, labels_hash, targets_hash
@@ -120,10 +121,12 @@ class RunSetup:
 
         Raises:
             InputError: no store, a split with a leak or a class missing, an image size that does
-                not fit the model, a batch that the devices cannot share, weights that do not fit
-                or have seen test women.
+                not fit the model, a batch that the devices cannot share, weights that do not fit,
+                have seen test women or are replaced meanwhile.
         """
         # ---- data: whatever can be refused is refused before a device is touched
+        weights = config.model.weights if stopped is None else None
+        checked = version_of(weights)
         data = RunData.read(store, config, check_weights=stopped is None, say=say)
         objective = data.objective
 
@@ -143,12 +146,13 @@ class RunSetup:
             config.model.name,
             data.img_size,
             num_outputs=objective.num_outputs,
-            weights=config.model.weights if stopped is None else None,
+            weights=weights,
             normalization=config.model.normalization,
             drop_path_rate=config.model.drop_path_rate,
             global_pool=config.model.global_pool,
             checkpointing=config.model.checkpointing,
         )
+        refuse_replaced(weights, checked)
         if stopped is not None:
             backbone.normalization, weights_report = stopped.normalization, stopped.weights
         else:

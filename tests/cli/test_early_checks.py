@@ -3,13 +3,17 @@
 import ast
 import hashlib
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
+import pytest
 
+from mammo_pd.cli.app import main
 from mammo_pd.cli.options import OperatingPointOption
 from mammo_pd.evaluation.thresholds import choose_thresholds
 
@@ -51,6 +55,11 @@ REFUSED = [
     (["predict", "x", ".", "--key", "STORE/store.json"], "store.json is not a key of 32 bytes"),
     (["predict", "x", ".", "--operating-point", "best"], "best"),
     (["export", "NOWHERE", "--onnx", "x.onnx"], "NOWHERE is not a run"),
+    (["evaluate", "FILE"], "FILE is not a run: it is a file"),
+    (["compare", "STORE", "STORE"], "STORE is no run, cross-validation or file of predictions"),
+    (["compare", "a run", "a run"], "mammo-pd evaluate 'a run'"),
+    (["train", "--store", "no store"], "--out 'no store' (or"),
+    (["train", "--store", "STORE", "--split", "a b"], "--store STORE --name 'a b'"),
     (["compare", "one.csv", "two.csv"], "no run or file of predictions one.csv"),
     (["embed", "--store", "NOWHERE"], "there is no store at NOWHERE"),
     (["embed", "none/run", "--store", "STORE"], "none/run"),
@@ -106,6 +115,8 @@ for words in %r:
 
 def test_refused_before_anything_heavy_is_imported(tmp_path: Path) -> None:
     (tmp_path / "FILE").touch()
+    (tmp_path / "a run").mkdir()
+    (tmp_path / "a run" / "run.json").touch()
     (tmp_path / "CV").mkdir()
     (tmp_path / "CV" / "cv.json").write_text("{}")
     (tmp_path / "STORE" / "splits").mkdir(parents=True)
@@ -127,6 +138,33 @@ def test_refused_before_anything_heavy_is_imported(tmp_path: Path) -> None:
         assert (done, status, heavy) == (words, 2, []), said
         assert message in said, words
     assert len(lines) == len(REFUSED)
+
+
+# Without demo and bench, which would work for minutes where they are not refused.
+WRITING = [
+    words
+    for words, message in REFUSED
+    if message.startswith("--") and " is a f" in message and words[0] not in ("demo", "bench")
+]
+
+
+@pytest.mark.parametrize("words", WRITING)
+def test_what_cannot_be_written_is_refused_where_a_file_in_its_place_is(
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o555)
+    # Its mode says nothing to root, who may run the tests.
+    monkeypatch.setattr(os, "access", lambda path, _: Path(path) != closed)
+    named = str(closed / "new")
+    assert main([re.sub("^(FILE|STORE)[^ ]*", named, word) for word in words]) == 2
+    error = capsys.readouterr().err
+    assert f" {named}: there is no permission to write in {closed}" in error
+    assert not any(closed.iterdir())
 
 
 def test_operating_points_of_predict_are_those_that_are_locked() -> None:

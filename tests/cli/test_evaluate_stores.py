@@ -1,6 +1,7 @@
 """Trained on one store, tested on others, whose images have no split and need none."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from types import ModuleType
@@ -151,6 +152,30 @@ def test_a_column_to_compare_within_is_looked_for_before_scoring(
     assert happened == []
     predicted = predicting.predict(RunFolder.open(run), say=lambda _: None)
     assert list(predicted.table) == predicting.columns_of_predictions(RunFolder.open(run))
+
+
+@pytest.mark.parametrize("other_store", [False, True])
+def test_a_folder_that_the_report_cannot_replace_is_refused_before_scoring(
+    other_store: bool,
+    run: Path,
+    elsewhere: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    happened: list[str] = []
+    note_calls(monkeypatch, predicting, "score_dataset", happened)
+    words = ["evaluate", str(run), *(["--store", str(elsewhere)] if other_store else []), "--out"]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").touch()
+    assert main([*words, str(tmp_path / "mine")]) == 2
+    assert "holds files that are not a report" in capsys.readouterr().err
+    # The report is made beside the one that it replaces.
+    (tmp_path / "closed" / "report").mkdir(parents=True)
+    monkeypatch.setattr(os, "access", lambda path, _: Path(path) != tmp_path / "closed")
+    assert main([*words, str(tmp_path / "closed" / "report")]) == 2
+    assert f"no permission to write in {tmp_path / 'closed'}" in capsys.readouterr().err
+    assert happened == []
 
 
 def test_a_target_is_not_compared_within_its_own_column(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,8 @@ def test_the_latest_run_is_named(
     said = capsys.readouterr()
     assert said.err.splitlines()[0] == f"no run was named: taking the latest, {runs[1].path}"
     assert said.err.count("taking the latest") == 1
+    # Once is enough: no second line for it, such as "evaluating RUN".
+    assert not re.search(rf"^\w+ {re.escape(str(runs[1].path))}$", said.out, re.MULTILINE)
     if "--json" in words:
         json.loads(said.out)  # for other programs, so nothing else is in it
     # A run that was named need not be said.

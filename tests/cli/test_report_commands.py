@@ -3,6 +3,7 @@ import json
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import pandas as pd
 import pytest
 from typed_commands import next_command
@@ -82,7 +83,42 @@ def test_models_of_one_name_are_told_apart(
     page = (out / "index.html").read_text()
     assert "Comparison of one/predictions and two/predictions" in page
     assert str(tmp_path) not in page
-    assert next_command(capsys) == f"mammo-pd evaluate --predictions {files[0]}"
+
+
+@pytest.mark.usefixtures("blank_figures")
+@pytest.mark.parametrize("named_first", ["good", "poor"])
+def test_compare_goes_on_with_the_better_model(
+    named_first: str, predictions: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Or with each of those between which the comparison does not decide, whatever their order."""
+    random = np.random.default_rng(3)
+    # By what the label counts in their scores.
+    for name, weight in {"good": 0.4, "alike": 0.4, "poor": 0.0}.items():
+        noise = random.uniform(0, 0.6, len(predictions))
+        run = tmp_path / name
+        run.mkdir()
+        (run / "run.json").write_text("{}")
+        scores = weight * predictions["label"] + noise
+        predictions.assign(score=scores).to_csv(run / "predictions.csv", index=False)
+
+    def compared(*names: str) -> str:
+        folders = [str(tmp_path / name) for name in names]
+        assert main(["compare", *folders, "--out", str(tmp_path / "out")]) == 0
+        return capsys.readouterr().out.partition("look at: ")[2].partition("\n")[2]
+
+    def applying(name: str) -> str:
+        return f"mammo-pd predict {tmp_path / name} DICOM_DIR\n"
+
+    other = ({"good", "poor"} - {named_first}).pop()
+    assert compared(named_first, other) == f"next: {applying('good')}"
+    undecided = "undecided between good and alike: at some level their difference may be due to "
+    both = f"{undecided}chance\nnext: {applying('good')}  or: {applying('alike')}"
+    assert compared("good", "alike") == both
+    order = [named_first, other, "alike"]
+    assert compared(*order) == both
+    # One model is one command.
+    twice = compared(named_first, named_first)
+    assert twice.partition("\n")[2] == f"next: {applying(named_first)}"
 
 
 @pytest.mark.usefixtures("blank_figures")
@@ -109,7 +145,9 @@ def test_cross_validations_are_compared_by_their_folders(
     # The table says what it shows, and has no column of a test that knows no folds.
     assert "AUC within folds of one minus that of two" in page.read_text()
     assert "DeLong" not in page.read_text()
-    assert next_command(capsys) == f"mammo-pd evaluate --predictions {files[0]}"
+    printed = capsys.readouterr().out
+    for lead, file in zip(("next", "  or"), files, strict=True):
+        assert f"{lead}: mammo-pd evaluate --predictions {file}\n" in printed
     assert main(["compare", *map(str, files), *out]) == 0
     named = "Comparison of one/report/predictions and two/report/predictions"
     assert named in page.read_text()

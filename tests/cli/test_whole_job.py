@@ -44,8 +44,7 @@ def test_whole_job_by_the_three_commands(
     ]
     with figures_left_blank():
         assert main(by_id) == 0
-    assert f"evaluating runs/{run.name}" in capsys.readouterr().out
-    assert (tmp_path / "elsewhere" / "index.html").is_file()
+    assert run.name in (tmp_path / "elsewhere" / "index.html").read_text()
     # Nothing but the owner's own folder holds what went in: no name, identifier or path.
     table = pd.read_csv(phantoms / "labels.csv", dtype=str)
     columns = ("patient_id", "sop_instance_uid", "exam_id", "path")

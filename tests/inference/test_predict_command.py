@@ -292,6 +292,8 @@ def test_exams_without_a_dicom_result_are_counted_by_the_reason(
     assert main(words) == 0
     told = capsys.readouterr().out
     assert "1 DICOM instance for a PACS" in told
+    # Nobody takes the rate for that of the scoring alone.
+    assert re.search(r"4 images read and scored on \w+ in .* s, starting the workers incl", told)
     assert "warning: no DICOM result for 2 exams: a file is of a private SOP class" in told
     assert "warning: no DICOM result for 1 exam: an image without the UID of its study" in told
     # No folder of an exam that has none.

@@ -13,6 +13,7 @@ from safetensors import safe_open
 from small_runs import set_up, small
 
 from mammo_pd.cli.scored_runs import provenance_of
+from mammo_pd.errors import InputError
 from mammo_pd.inference import bundle, embed, predict
 from mammo_pd.inference.trained_model import TrainedModel
 from mammo_pd.training import checkpoint, model_card
@@ -141,3 +142,12 @@ def test_what_is_recorded_is_of_the_weights_that_were_read(
     assert epoch in (None, weight)
     file = run.last if reader.endswith("last epoch") else run.chosen
     assert digest in (None, weights_digest(version(file, int(weight))))
+
+
+@pytest.mark.usefixtures("replaced")
+def test_weights_are_not_started_from_where_others_were_checked(
+    run: RunFolder, phantom_store: Path
+) -> None:
+    """The women that they learnt from are read in their header, before the model is built."""
+    with pytest.raises(InputError, match=r"model\.safetensors were replaced while they were read"):
+        set_up(phantom_store, small(model__weights=str(run.chosen)))
