@@ -1,6 +1,6 @@
 """Measure whole epochs of `mammo-pd train` on a GPU beside the bare step: what is lost, and where.
 
-    python benchmarks/whole_epoch.py [OUT.md] [--cases full 1024 512 short]
+    python benchmarks/whole_epoch.py [OUT.md] [--cases full 1024 512 short long]
     python benchmarks/whole_epoch.py --small    # the same path at a tiny size, on a CPU too
 
 On a store of noise in the outline of a breast (`Bench.whole_epoch`), a tenth of whose images
@@ -34,6 +34,8 @@ CASES = {
     "1024": (_VIT, (1024, 1024), 128, 16_000),
     "512": (_VIT, (512, 384), 64, 16_000),
     "short": (_VIT, (512, 384), 64, 2_000),
+    # Of what is beside the steps, which share does not grow with the epoch? 28 GB.
+    "long": (_VIT, (512, 384), 64, 64_000),
     "small": ("vit_tiny_patch16_224", (96, 64), 8, 60),
 }
 
