@@ -33,8 +33,10 @@ build() {
     if [ -n "${PIP_CONF:-}" ]; then flags+=(--secret "id=pip.conf,src=$PIP_CONF"); fi
     if [ -n "${CA_CERT:-}" ]; then flags+=(--secret "id=ca.pem,src=$CA_CERT"); fi
     if [ "$1" = mammo-pd ]; then
-        flags+=(--build-arg "VERSION=$(sed -n 's/^__version__ = "\(.*\)"/\1/p' mammo_pd/__init__.py)")
-        flags+=(--build-arg "REVISION=$(git describe --always --dirty 2> /dev/null || echo unknown)")
+        local labels=org.opencontainers.image
+        # No arguments of the build: Podman 4 takes a layer out of its cache though they have changed.
+        flags+=(--label "$labels.version=$(sed -n 's/^__version__ = "\(.*\)"/\1/p' mammo_pd/__init__.py)")
+        flags+=(--label "$labels.revision=$(git describe --always --dirty 2> /dev/null || echo unknown)")
     fi
     # Secrets need BuildKit, where it is not the default.
     # shellcheck disable=SC2086
