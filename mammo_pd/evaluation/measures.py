@@ -200,6 +200,12 @@ def _at_the_end(auc: float) -> str | None:
     )
 
 
+ALL_EQUAL = (
+    "All scores are equal: the AUC is 0.5 by definition and has no interval, and the model does "
+    "not tell any unit from another."
+)
+
+
 def auc_with_interval(units: pd.DataFrame) -> Row:
     """The AUC and its interval alone, for strata and folds.
 
@@ -214,8 +220,11 @@ def auc_with_interval(units: pd.DataFrame) -> Row:
     if remark := _one_class(units):
         return row | {"remark": remark}
     auc = float(roc_auc_score(units["label"], units["score"]))
-    row |= {"auc": auc, "remark": few_patients(units)}
-    if can_have_intervals(units) and units["score"].nunique() > 1:
+    few = few_patients(units)
+    row |= {"auc": auc, "remark": few}
+    if units["score"].nunique() == 1:
+        row["remark"] = " ".join(filter(None, [few, ALL_EQUAL]))
+    elif can_have_intervals(units):
         code, _ = pd.factorize(units["patient_id"], sort=True)
         low, high = auc_interval_by_patient(units["label"], units["score"], code)
         row |= {"auc_ci_low": low, "auc_ci_high": high, "remark": row["remark"] or _at_the_end(auc)}
@@ -409,10 +418,7 @@ def assess(
     smooth = smooth_calibration(label, score, patient, line)
     metrics |= _calibration(score, line, smooth, remarks)
     if len(ranking.thresholds) == 1:
-        remarks.append(
-            "All scores are equal: the AUC is 0.5 by definition and has no interval, and the model "
-            "does not tell any unit from another."
-        )
+        remarks.append(ALL_EQUAL)
     elif intervals and (remark := _at_the_end(values["auc"])):
         remarks.append(remark)
     false_positive_rate, true_positive_rate, _ = roc_curve(label, score)
