@@ -10,6 +10,8 @@ NONE = "–"
 
 # Beyond, a small number is written with an exponent.
 _MOST_DIGITS = 6
+# The smallest numbers of double precision lose their digits, and then become 0.
+_LEAST_P = 1e-300
 _DIGITS_OF_ROUNDING, _ROUNDING = 12, 1e-12
 
 
@@ -69,8 +71,10 @@ def plain(value: Scalar) -> str:
 
 
 def significance(p: Scalar) -> str:
-    """A p-value: ``0.0123``; a dash for None."""
-    return NONE if p is None else f"{p:.3g}"
+    """A p-value: ``0.0123``, a dash for None; no p is 0, so the least is ``<1e-300``."""
+    if p is None:
+        return NONE
+    return f"{p:.3g}" if float(p) >= _LEAST_P else f"<{_LEAST_P:g}"
 
 
 def women(value: Scalar) -> str:
