@@ -142,7 +142,8 @@ def evaluate_predictions(
 
     Raises:
         InputError: the table fails a check, a patient is on two sides of its split (or both
-            evaluated and used to choose thresholds) or in several of its folds, or
+            evaluated and used to choose thresholds) or in several of its folds, some rows have a
+            fold and others none, or
             ``validation_by_fold`` has other folds than the table.
     """
     aggregated_by = check_choices(

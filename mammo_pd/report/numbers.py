@@ -10,6 +10,8 @@ NONE = "–"
 
 # Beyond, a small number is written with an exponent.
 _MOST_DIGITS = 6
+# Of double precision: two numbers that differ are then written differently.
+_ALL_DIGITS = 17
 # The smallest numbers of double precision lose their digits, and then become 0.
 _LEAST_P = 1e-300
 _DIGITS_OF_ROUNDING, _ROUNDING = 12, 1e-12
@@ -58,6 +60,19 @@ def fixed(value: Scalar, digits: int = 3, sign: str = "") -> str:
         if float(text) != end:
             return text
     return f"{number:{sign}.1g}"
+
+
+def cutoff(threshold: float, digits: int = 4) -> str:
+    """A threshold with this many significant digits: ``0.2346``.
+
+    Only 0 is written as 0 and only 1 as 1, as ``fixed`` does: at 1.0000000000000002 no score of 1
+    is flagged, and at 0.99998 more than those of 1 are.
+    """
+    for more in range(digits, _ALL_DIGITS + 1):
+        text = f"{threshold:.{more}g}"
+        if float(text) not in (0.0, 1.0) or float(text) == threshold:
+            break
+    return text
 
 
 def in_100(share: Scalar) -> str:

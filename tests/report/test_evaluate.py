@@ -158,6 +158,22 @@ class TestWhichRowsAreEvaluated:
                 {"a": predictions, "b": predictions}, tmp_path, context=ReportContext()
             )
 
+    def test_a_fold_that_is_missing_is_refused(self, predictions, tmp_path):
+        """One blank cell would compare scores of different models, and say nothing of it."""
+        folded = predictions.assign(fold=np.arange(160) // 4 % 4 + 0.0)
+        folded.loc[:3, "fold"] = np.nan
+        with pytest.raises(InputError, match="4 rows have no fold and 156 have one"):
+            evaluated(folded, tmp_path / "report")
+        with pytest.raises(InputError, match="4 rows have no fold"):
+            compare_predictions(
+                {"one": folded, "other": predictions}, tmp_path / "c", context=CONTEXT
+            )
+        # No fold at all is one model; and validation rows have none.
+        blank = evaluated(predictions.assign(fold=np.nan), tmp_path / "blank")
+        assert blank["within_folds"] == []
+        folded["split"] = ["val"] * 4 + ["test"] * 156
+        assert evaluated(folded, tmp_path / "val")["within_folds"]
+
     def test_unlabelled_rows_are_counted_and_excluded(self, predictions, tmp_path):
         predictions["label"] = predictions["label"].astype(float)
         predictions.loc[:9, "label"] = np.nan

@@ -1,6 +1,6 @@
 import pytest
 
-from mammo_pd.report.numbers import between, fixed, in_100, significance, with_interval
+from mammo_pd.report.numbers import between, cutoff, fixed, in_100, significance, with_interval
 
 
 @pytest.mark.parametrize(
@@ -52,3 +52,20 @@ def test_limits_that_differ_are_written_differently():
 )
 def test_no_p_is_0(p, text):
     assert significance(p) == text
+
+
+@pytest.mark.parametrize(
+    ("threshold", "text"),
+    [
+        (0.234567, "0.2346"),
+        (0.99998, "0.99998"),
+        (1.0, "1"),
+        (0.0, "0"),
+        (1e-9, "1e-09"),
+        (1.0000000000000002, "1.0000000000000002"),
+    ],
+)
+def test_a_threshold_decides_on_scores_of_0_and_1_as_it_is_written(threshold, text):
+    assert cutoff(threshold) == text
+    for score in (0.0, 1.0):
+        assert (score >= float(text)) == (score >= threshold)
