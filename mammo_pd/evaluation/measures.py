@@ -28,7 +28,7 @@ from mammo_pd.evaluation.calibration import (
     reliability_bins,
     smooth_calibration,
 )
-from mammo_pd.evaluation.intervals import Interval, plain_limits
+from mammo_pd.evaluation.intervals import Interval, equal_patients, plain_limits
 from mammo_pd.evaluation.levels import Aggregation, aggregate, with_known_label
 from mammo_pd.evaluation.roc import (
     Curve,
@@ -57,6 +57,9 @@ _BINS, _PER_BIN = 10, 20
 _GRID = np.linspace(0.0, 1.0, 101)
 # Intervals have been shown to hold from five patients per class (docs/statistics.md).
 _FEW_PATIENTS = 5
+# Where patients of equal size who would determine a mean as precisely are fewer than this share of
+# those there are, some intervals were too narrow (benchmarks/unequal_patients.py).
+_UNEQUAL = 0.5
 # DeLong's interval holds with about this many patients per class; with 72 it is too narrow.
 _FOR_DELONG = 100
 
@@ -187,6 +190,21 @@ def few_patients(units: pd.DataFrame) -> str | None:
             "have not been shown to hold."
         )
     return None
+
+
+def _unequal_patients(units: pd.DataFrame) -> str | None:
+    """The remark where a few patients have most of the units of a class."""
+    label = units["label"].to_numpy()
+    of_class = [units["patient_id"][label == one] for one in (1, 0)]
+    if all(equal_patients(pd.factorize(p)[0]) >= _UNEQUAL * p.nunique() for p in of_class):
+        return None
+    counted = units["patient_id"].value_counts()
+    return (
+        f"A few patients have most of the units: one has {counted.max():,}, half of the patients "
+        f"{counted.median():g} or fewer. Few patients then decide, and intervals of average "
+        "precision, probabilistic F1, Brier score, E:O and calibration may be too narrow. Results "
+        "per patient count each patient once."
+    )
 
 
 def _at_the_end(auc: float) -> str | None:
@@ -381,7 +399,7 @@ def assess(
     bins = reliability_bins(ranking, score, max(1, min(_BINS, len(score) // _PER_BIN)))
     points = {chosen.code: ranking.index_of(chosen.value) for chosen in thresholds}
     values = _measured(curve, label, score, points, prevalence, reader)
-    remarks = [remark] if (remark := few_patients(units)) else []
+    remarks = [remark for remark in (few_patients(units), _unequal_patients(units)) if remark]
     sensitivity, precision = _on_grid(curve)
     observed = bins.observed(curve)
     roc_band, precision_recall_band, reliability = (
