@@ -15,7 +15,7 @@ from scipy.special import stdtr
 
 from mammo_pd.errors import InputError
 from mammo_pd.evaluation.cutoffs import folds_of_patients
-from mammo_pd.evaluation.intervals import student_quantile
+from mammo_pd.evaluation.intervals import independent_patients, student_quantile
 from mammo_pd.evaluation.levels import Aggregation, aggregate, with_known_label
 from mammo_pd.evaluation.measures import Row, Scalar, auc_with_interval, number
 from mammo_pd.evaluation.roc import auc, placements
@@ -101,7 +101,8 @@ def paired_by_patient(
     Where every patient has one unit, the standard error is DeLong's. The ratio is compared with t,
     whose degrees of freedom are the patients of the smaller class minus one: compared with the
     normal distribution, five patients with positives would call equal models different in one case
-    of seven.
+    of seven. Where a few patients have most of the units, fewer count
+    (`mammo_pd.evaluation.intervals.independent_patients`).
 
     Args:
         label: (n,) 0 or 1, both present.
@@ -129,7 +130,8 @@ def paired_by_patient(
     if drawn[0] < 2:
         return PairedTest(moved.auc, *[float("nan")] * 4)
     variance = moved.variance(drawn[0], len(np.unique(patients)))
-    return _tested(moved.auc, float(np.sqrt(variance)), min(drawn) - 1.0)
+    independent = min(independent_patients(patients[of_class]) for of_class in (labels, ~labels))
+    return _tested(moved.auc, float(np.sqrt(variance)), max(independent - 1.0, 1.0))
 
 
 def _tested(difference: float, error: float, freedom: float = np.inf) -> PairedTest:

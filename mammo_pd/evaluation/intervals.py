@@ -25,6 +25,9 @@ _UPPER = 0.5 + LEVEL / 2.0
 # How many patients the variance of independent patients counts for beside the observed one.
 _PRIOR_OF_A_SHARE = 2.0
 _PRIOR_OF_AN_AUC = 4.0
+# Patients count in full down to two thirds of them making up a share equally (Kish 1965): of less,
+# the patients who would are multiplied by this (benchmarks/unequal_patients.py).
+_OF_EQUAL_PATIENTS = 1.5
 _STEPS = 7
 _NEARLY_0 = 1e-12
 # Where the influences of every patient cancel out, rounding leaves a width of this share at most.
@@ -108,6 +111,37 @@ def count_ratio_limits(expected: float, observed: float, spread: Spread) -> Inte
     middle, reach = observed + wide / 2.0, float(np.sqrt(wide * (observed + wide / 4.0)))
     low, high = middle - reach, middle + reach
     return (expected / high, expected / low) if low > 0.0 else None
+
+
+def equal_patients(patient: ArrayLike) -> float:
+    """How many patients with equally many units would determine a mean as precisely.
+
+    Their number if all have as many. A patient with 30 units beside nine with one each is most of
+    a mean, which then counts as that of 1.7 patients and not of 10.
+
+    Args:
+        patient: (n,) of each unit, any values; the units of a patient are taken to be alike.
+
+    Returns:
+        From 1 to the number of patients; 0 without units.
+
+    Source: Kish 1965.
+    """
+    units = np.unique(np.asarray(patient), return_counts=True)[1].astype(np.float64)
+    return float(units.sum() ** 2 / (units**2).sum()) if len(units) else 0.0
+
+
+def independent_patients(patient: ArrayLike) -> float:
+    """How many patients count for the degrees of freedom, and the prior variance, of an AUC.
+
+    All of them, unless a few have most of the units: then fewer, as what a few patients decide
+    varies as they do.
+
+    Args:
+        patient: (n,) of each unit of a class, any values.
+    """
+    whole = float(len(np.unique(np.asarray(patient))))
+    return min(whole, _OF_EQUAL_PATIENTS * equal_patients(patient))
 
 
 def effective_size(share: float, units: ArrayLike, away: ArrayLike) -> float:
@@ -231,8 +265,8 @@ def auc_interval(
     Args:
         auc: the estimate.
         spread: of Obuchowski's influences, summed by patient.
-        positive: patients with a positive unit.
-        negative: patients with a negative unit.
+        positive: patients with a positive unit, as ``independent_patients`` counts them.
+        negative: patients with a negative unit, the same.
         pairs: of a positive and a negative that share no patient.
 
     Returns:

@@ -28,7 +28,7 @@ from mammo_pd.evaluation.calibration import (
     reliability_bins,
     smooth_calibration,
 )
-from mammo_pd.evaluation.intervals import Interval, plain_limits
+from mammo_pd.evaluation.intervals import Interval, equal_patients, plain_limits
 from mammo_pd.evaluation.levels import Aggregation, aggregate, with_known_label
 from mammo_pd.evaluation.roc import (
     Curve,
@@ -57,6 +57,9 @@ _BINS, _PER_BIN = 10, 20
 _GRID = np.linspace(0.0, 1.0, 101)
 # Intervals have been shown to hold from five patients per class (docs/statistics.md).
 _FEW_PATIENTS = 5
+# Where patients of equal size who would determine a mean as precisely are fewer than this share of
+# those there are, some intervals were too narrow (benchmarks/unequal_patients.py).
+_UNEQUAL = 0.5
 # DeLong's interval holds with about this many patients per class; with 72 it is too narrow.
 _FOR_DELONG = 100
 
@@ -189,6 +192,21 @@ def few_patients(units: pd.DataFrame) -> str | None:
     return None
 
 
+def _unequal_patients(units: pd.DataFrame) -> str | None:
+    """The remark where a few patients have most of the units of a class."""
+    label = units["label"].to_numpy()
+    of_class = [units["patient_id"][label == one] for one in (1, 0)]
+    if all(equal_patients(pd.factorize(p)[0]) >= _UNEQUAL * p.nunique() for p in of_class):
+        return None
+    counted = units["patient_id"].value_counts()
+    return (
+        f"A few patients have most of the units: one has {counted.max():,}, half of the patients "
+        f"{counted.median():g} or fewer. Few patients then decide, and intervals of average "
+        "precision, probabilistic F1, Brier score, E:O and calibration may be too narrow. Results "
+        "per patient count each patient once."
+    )
+
+
 def _at_the_end(auc: float) -> str | None:
     """The remark where the scores of the classes do not overlap."""
     if auc not in (0.0, 1.0):
@@ -198,6 +216,12 @@ def _at_the_end(auc: float) -> str | None:
         "AUC is the exact one for pairs of patients who share none, and values without such an "
         "interval have none."
     )
+
+
+ALL_EQUAL = (
+    "All scores are equal: the AUC is 0.5 by definition and has no interval, and the model does "
+    "not tell any unit from another."
+)
 
 
 def auc_with_interval(units: pd.DataFrame) -> Row:
@@ -214,8 +238,11 @@ def auc_with_interval(units: pd.DataFrame) -> Row:
     if remark := _one_class(units):
         return row | {"remark": remark}
     auc = float(roc_auc_score(units["label"], units["score"]))
-    row |= {"auc": auc, "remark": few_patients(units)}
-    if can_have_intervals(units) and units["score"].nunique() > 1:
+    few = few_patients(units)
+    row |= {"auc": auc, "remark": few}
+    if units["score"].nunique() == 1:
+        row["remark"] = " ".join(filter(None, [few, ALL_EQUAL]))
+    elif can_have_intervals(units):
         code, _ = pd.factorize(units["patient_id"], sort=True)
         low, high = auc_interval_by_patient(units["label"], units["score"], code)
         row |= {"auc_ci_low": low, "auc_ci_high": high, "remark": row["remark"] or _at_the_end(auc)}
@@ -372,7 +399,7 @@ def assess(
     bins = reliability_bins(ranking, score, max(1, min(_BINS, len(score) // _PER_BIN)))
     points = {chosen.code: ranking.index_of(chosen.value) for chosen in thresholds}
     values = _measured(curve, label, score, points, prevalence, reader)
-    remarks = [remark] if (remark := few_patients(units)) else []
+    remarks = [remark for remark in (few_patients(units), _unequal_patients(units)) if remark]
     sensitivity, precision = _on_grid(curve)
     observed = bins.observed(curve)
     roc_band, precision_recall_band, reliability = (
@@ -409,10 +436,7 @@ def assess(
     smooth = smooth_calibration(label, score, patient, line)
     metrics |= _calibration(score, line, smooth, remarks)
     if len(ranking.thresholds) == 1:
-        remarks.append(
-            "All scores are equal: the AUC is 0.5 by definition and has no interval, and the model "
-            "does not tell any unit from another."
-        )
+        remarks.append(ALL_EQUAL)
     elif intervals and (remark := _at_the_end(values["auc"])):
         remarks.append(remark)
     false_positive_rate, true_positive_rate, _ = roc_curve(label, score)

@@ -1,8 +1,8 @@
 """Sensitivity, specificity and what follows from them: counts go in, rates with limits come out.
 
 Everything is in closed form, so that two hundred thresholds, or a decision curve, cost no resample.
-The units of a patient are correlated: a rate counts as that of so many patients, whatever the
-number of their units. The prevalence counts as known.
+The units of a patient are correlated: a rate counts as that of so many patients as if the units of
+each were alike. The prevalence counts as known.
 
 Shapes: k thresholds.
 """
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from mammo_pd.evaluation.intervals import share_limits
+from mammo_pd.evaluation.intervals import equal_patients, share_limits
 from mammo_pd.evaluation.measures import Row, number
 from mammo_pd.evaluation.roc import Floats
 
@@ -81,7 +81,8 @@ def rate_by_patient(rate: ArrayLike, patients: float) -> Rate:
 
     Args:
         rate: (k,) in [0, 1].
-        patients: who have a unit in the denominator; 0 makes the rate undefined.
+        patients: who have a unit in the denominator, as ``equal_patients`` counts them; 0 makes
+            the rate undefined.
 
     Counting patients for units is safe where the units of a patient are alike, and too cautious
     where they are not.
@@ -137,16 +138,16 @@ class Decisions:
         fp: (k,) int64, flagged negatives.
         positives: number of positive units.
         negatives: number of negative units.
-        positive_patients: who have a positive unit.
-        negative_patients: who have a negative unit.
+        positive_patients: who have a positive unit, as ``equal_patients`` counts them.
+        negative_patients: who have a negative unit, the same.
     """
 
     tp: np.ndarray
     fp: np.ndarray
     positives: int
     negatives: int
-    positive_patients: int
-    negative_patients: int
+    positive_patients: float
+    negative_patients: float
 
     @classmethod
     def of(cls, units: pd.DataFrame, tp: ArrayLike, fp: ArrayLike) -> "Decisions":
@@ -158,13 +159,14 @@ class Decisions:
             fp: (k,) how many negatives are.
         """
         positive = units["label"].to_numpy() == 1
+        patient = pd.factorize(units["patient_id"])[0]
         return cls(
             np.atleast_1d(np.asarray(tp, dtype=np.int64)),
             np.atleast_1d(np.asarray(fp, dtype=np.int64)),
             int(positive.sum()),
             int((~positive).sum()),
-            int(units["patient_id"][positive].nunique()),
-            int(units["patient_id"][~positive].nunique()),
+            equal_patients(patient[positive]),
+            equal_patients(patient[~positive]),
         )
 
     @classmethod

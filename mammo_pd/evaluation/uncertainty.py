@@ -21,6 +21,7 @@ from mammo_pd.evaluation.intervals import (
     auc_interval,
     count_ratio_limits,
     effective_size,
+    independent_patients,
     joined,
     log_limits,
     logit_limits,
@@ -77,7 +78,8 @@ def auc_interval_by_patient(label: ArrayLike, score: ArrayLike, patient: ArrayLi
     both = np.intersect1d(patients[labels], patients[~labels]).size
     pairs = min(*counts, (counts[0] + counts[1] - both) // 2)
     spread = Spread(max(variance, 0.0), Spread.of(moved[0] + moved[1]).patients)
-    return auc_interval(auc, spread, counts[0], counts[1], pairs)
+    positive, negative = (independent_patients(patients[one]) for one in (labels, ~labels))
+    return auc_interval(auc, spread, positive, negative, pairs)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from mammo_pd.errors import InputError
 from mammo_pd.evaluation.cutoffs import folds_of_patients
-from mammo_pd.evaluation.intervals import Floats, Interval, Spread, auc_interval
+from mammo_pd.evaluation.intervals import (
+    Floats,
+    Interval,
+    Spread,
+    auc_interval,
+    independent_patients,
+)
 from mammo_pd.evaluation.levels import Aggregation, aggregate, with_known_label
 from mammo_pd.evaluation.measures import Row, few_patients
 from mammo_pd.evaluation.measures import counted as counts_of
@@ -31,6 +37,10 @@ OUTCOME = ("label", "score")
 IDENTITIES = ("image_id", "exam_id", "patient_id")
 # With one patient's negatives alone, chance decides whether her stratum is easy or hard.
 _MIN_PATIENTS = 2
+_ALIKE = (
+    "Within every stratum all scores are equal: the AUC there is 0.5 by definition and has no "
+    "interval."
+)
 
 
 def within_strata(
@@ -139,9 +149,10 @@ def auc_within_strata(units: pd.DataFrame, stratum: ArrayLike) -> Row:
         )
     if not there:
         return row | {"remark": left_out}
-    remarks = [left_out, few_patients(units[compared])]
-    row["remark"] = " ".join(filter(None, remarks)) or None
     score = units["score"].to_numpy(dtype=np.float64)
+    alike = _are_alike(score[compared], strata[compared])
+    remarks = [left_out, few_patients(units[compared]), _ALIKE if alike else None]
+    row["remark"] = " ".join(filter(None, remarks)) or None
     row["auc"], interval = _estimate(
         label[compared], score[compared], patient[compared], strata[compared]
     )
@@ -166,6 +177,12 @@ def comparable(
     return found
 
 
+def _are_alike(score: Floats, stratum: NDArray[np.intp]) -> bool:
+    """Whether all scores of a stratum are equal, in every stratum."""
+    pairs = np.unique(np.stack([stratum, score]), axis=1)
+    return bool(pairs.shape[1] == len(np.unique(stratum)))
+
+
 def _estimate(
     label: NDArray[np.bool_],
     score: Floats,
@@ -180,7 +197,7 @@ def _estimate(
     positives = len(np.unique(patient[label]))
     if positives < _MIN_PATIENTS:
         return found.auc, None
-    if np.unique(np.stack([stratum, score]), axis=1).shape[1] == len(np.unique(stratum)):
+    if _are_alike(score, stratum):
         return found.auc, None
     variance = found.variance(positives, len(np.unique(patient)))
     spread = Spread(variance, Spread.of(found.positives + found.negatives).patients)
@@ -189,12 +206,13 @@ def _estimate(
         positive, negative = label & (stratum == name), ~label & (stratum == name)
         with_positives, with_negatives = np.unique(patient[positive]), np.unique(patient[negative])
         few, many = sorted((len(with_positives), len(with_negatives)))
-        of_negatives += (int(positive.sum()) / total) ** 2 / len(with_negatives)
+        of_negatives += (int(positive.sum()) / total) ** 2 / independent_patients(patient[negative])
         # All pairs can be in order though a stratum of few pairs, or of much weight, is not easy.
         both = np.intersect1d(with_positives, with_negatives).size
         pairs.append(min(few, (few + many - both) // 2) * total // int(positive.sum()))
     # This many patients with negatives, in one stratum, would give the same precision.
-    return found.auc, auc_interval(found.auc, spread, positives, 1.0 / of_negatives, min(pairs))
+    independent = independent_patients(patient[label])
+    return found.auc, auc_interval(found.auc, spread, independent, 1.0 / of_negatives, min(pairs))
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,14 @@ _VALIDATION = (
     "are optimistic, and no test. There are no test rows (split = test)."
 )
 
+_RANK_ALIKE = "If two models rank all units alike, there is no interval of the difference."
+_SAME_OF_ALL = (
+    "If every patient adds the same to a difference, as where one model separates the classes "
+    "perfectly and the other ranks no positive unlike another, nothing shows how it varies: there "
+    "is no interval and no p."
+)
+_ROUNDING = 1e-12
+
 
 def evaluate_file(
     path: Path,
@@ -134,7 +142,8 @@ def evaluate_predictions(
 
     Raises:
         InputError: the table fails a check, a patient is on two sides of its split (or both
-            evaluated and used to choose thresholds) or in several of its folds, or
+            evaluated and used to choose thresholds) or in several of its folds, some rows have a
+            fold and others none, or
             ``validation_by_fold`` has other folds than the table.
     """
     aggregated_by = check_choices(
@@ -300,7 +309,7 @@ def compare_predictions(
         InputError: a table fails a check, or the tables are on different images.
     """
     aggregated_by = check_choices(aggregation=aggregation, margin=margin)
-    evaluated = {}
+    evaluated: dict[str, pd.DataFrame] = {}
     for name, table in tables.items():
         checked = check_predictions(table, source=f"the predictions of {name}")
         rows, _, _ = select_rows(checked, None)
@@ -310,6 +319,11 @@ def compare_predictions(
     units = {name: units_by_level(table, aggregated_by) for name, table in aligned.items()}
     if context.created is None:
         context = dated(context)
+    if of_validation := [name for name, rows in evaluated.items() if are_validation(rows)]:
+        caveat = _VALIDATION
+        if len(of_validation) < len(evaluated):
+            caveat += f" ({', '.join(of_validation)})"
+        context = replace(context, caveats=[*context.caveats, caveat])
     return write_comparison(
         Comparison(
             context,
@@ -328,6 +342,8 @@ def compare_predictions(
 def difference_table(metrics: Mapping[str, object]) -> str:
     """A few lines for the terminal: level, models, difference with its interval, p; caveats."""
     rows, alone, how = metrics["paired"], metrics["alone"], metrics["computation"]
+    caveats = metrics["caveats"]
+    assert isinstance(caveats, Sequence)
     assert isinstance(rows, Sequence)
     assert isinstance(alone, Sequence)
     assert isinstance(how, Mapping)
@@ -344,15 +360,14 @@ def difference_table(metrics: Mapping[str, object]) -> str:
         shown = " ".join(filter(None, [difference, interval]))
         lines.append(f"{row['level']:<8} {row['first']} − {row['second']}: {shown}{p}")
     lines += [f"note: {verdict}" for verdict in margin_verdicts(rows, how["margin"])]
-    if alike := [
-        f"{row['level']} level" + f", {row['first']} and {row['second']}" * several
-        for row in rows
-        if row["se"] == 0
-    ]:
-        lines.append(
-            "note: If two models rank all units alike, there is no interval of the difference. "
-            f"({'; '.join(alike)})"
-        )
+    for sentence, differ in ((_RANK_ALIKE, False), (_SAME_OF_ALL, True)):
+        if where := [
+            f"{row['level']} level" + f", {row['first']} and {row['second']}" * several
+            for row in rows
+            if row["se"] == 0 and (abs(row["difference"]) > _ROUNDING) is differ
+        ]:
+            lines.append(f"note: {sentence} ({'; '.join(where)})")
+    lines += [f"note: {caveat}" for caveat in caveats]
     remarks: dict[str, list[str]] = {}
     for row in alone:
         if row["remark"] is not None:
@@ -373,7 +388,10 @@ def summary_table(metrics: Mapping[str, object]) -> str:
         shown = with_interval(results)
         lines.append(f"{level:<8} {results['n']:>9,} {results['n_positive']:>9,}   {shown}")
         remarks[level.value] = results["remarks"]
-    lines += _within_lines(metrics["within_folds"])
+    context = metrics["context"]
+    assert isinstance(context, Mapping)
+    scored_by = "ensemble" if context["seeds"] else "model"
+    lines += _within_lines(metrics["within_folds"], scored_by)
     lines += _within_lines(metrics["within"])
     lines += [f"note: {note}" for note in data_notes(counts)]
     for remark, levels in remarks_with_levels(remarks).items():
@@ -381,8 +399,13 @@ def summary_table(metrics: Mapping[str, object]) -> str:
     return "\n".join(lines)
 
 
-def _within_lines(rows: object) -> list[str]:
-    """The AUC within strata as ``summary_table`` shows that of all; nothing without rows."""
+def _within_lines(rows: object, scored_by: str = "model") -> list[str]:
+    """The AUC within strata as ``summary_table`` shows that of all; nothing without rows.
+
+    Args:
+        rows: as ``within_strata`` returns them.
+        scored_by: what scored a fold.
+    """
     assert isinstance(rows, Sequence)
     lines, remarks = [], {}
     for row in rows:
@@ -392,7 +415,7 @@ def _within_lines(rows: object) -> list[str]:
     if lines:
         columns = rows[0]["columns"].replace(", ", " and ")
         if columns == "fold":
-            columns += " (one model's scores)"
+            columns += f" (one {scored_by}'s scores)"
         lines.insert(0, f"compared only with negatives of the same {columns}:")
     for remark, levels in remarks_with_levels(remarks).items():
         lines.append(f"note: {remark} ({', '.join(levels)} level)")

@@ -61,7 +61,8 @@ def write_comparison(comparison: Comparison, out: Path) -> dict[str, object]:
     """Write the folder that compares models, as ``write_report`` writes a report.
 
     Returns:
-        The content of ``metrics.json``: ``alone`` and ``paired`` rows and how they were computed.
+        The content of ``metrics.json``: ``alone`` and ``paired`` rows, how they were computed, and
+        ``caveats``.
 
     Raises:
         InputError: the folder holds something other than a report.
@@ -76,6 +77,7 @@ def write_comparison(comparison: Comparison, out: Path) -> dict[str, object]:
             "margin": comparison.margin,
             "within_folds": comparison.within_folds,
         },
+        "caveats": list(comparison.context.caveats),
     }
     has_curve = any(row["auc"] is not None for row in comparison.alone)
     figures = [overlaid_roc(comparison.units)] if has_curve else []

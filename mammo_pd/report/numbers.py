@@ -10,6 +10,10 @@ NONE = "–"
 
 # Beyond, a small number is written with an exponent.
 _MOST_DIGITS = 6
+# Of double precision: two numbers that differ are then written differently.
+_ALL_DIGITS = 17
+# The smallest numbers of double precision lose their digits, and then become 0.
+_LEAST_P = 1e-300
 _DIGITS_OF_ROUNDING, _ROUNDING = 12, 1e-12
 
 
@@ -58,6 +62,19 @@ def fixed(value: Scalar, digits: int = 3, sign: str = "") -> str:
     return f"{number:{sign}.1g}"
 
 
+def cutoff(threshold: float, digits: int = 4) -> str:
+    """A threshold with this many significant digits: ``0.2346``.
+
+    Only 0 is written as 0 and only 1 as 1, as ``fixed`` does: at 1.0000000000000002 no score of 1
+    is flagged, and at 0.99998 more than those of 1 are.
+    """
+    for more in range(digits, _ALL_DIGITS + 1):
+        text = f"{threshold:.{more}g}"
+        if float(text) not in (0.0, 1.0) or float(text) == threshold:
+            break
+    return text
+
+
 def in_100(share: Scalar) -> str:
     """A share as a count in 100: ``81``; only 1 is 100 and only 0 is 0, so 0.9996 is ``99.96``."""
     return NONE if share is None else f"{(Decimal(fixed(share, 2)) * 100).normalize():f}"
@@ -69,8 +86,10 @@ def plain(value: Scalar) -> str:
 
 
 def significance(p: Scalar) -> str:
-    """A p-value: ``0.0123``; a dash for None."""
-    return NONE if p is None else f"{p:.3g}"
+    """A p-value: ``0.0123``, a dash for None; no p is 0, so the least is ``<1e-300``."""
+    if p is None:
+        return NONE
+    return f"{p:.3g}" if float(p) >= _LEAST_P else f"<{_LEAST_P:g}"
 
 
 def women(value: Scalar) -> str:

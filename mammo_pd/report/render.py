@@ -33,6 +33,7 @@ from mammo_pd.report.figures import Figure
 from mammo_pd.report.notes import data_notes, margin_verdicts, remarks_with_levels, words_of
 from mammo_pd.report.numbers import (
     between,
+    cutoff,
     fixed,
     in_100,
     plain,
@@ -306,7 +307,7 @@ def _sweep(programme: Programme, report: Report) -> _Sweep:
     columns += ["ppv", "ppv_ci", "recalled", "recalled_ci", "tp", "fp", "fn", "tn"]
     rows = []
     for row in programme.sweep:
-        cells = [f"{row['threshold']:.4g}"]
+        cells = [cutoff(float(row["threshold"] or 0.0))]
         for name in shares:
             cells += [fixed(row[name]), between(row, f"{name}_ci")]
         cells += [fixed(row["ppv"]), between(row, "ppv_ci")]
@@ -359,6 +360,7 @@ def _environment() -> Environment:
     environment.filters |= {
         "between": between,
         "breakable": _breakable,
+        "cutoff": cutoff,
         "fixed": fixed,
         "in_100": in_100,
         "interval": with_interval,

@@ -18,7 +18,8 @@ def select_rows(
 
     Raises:
         InputError: a foreign value in ``split``, training rows only, a patient on two sides (to
-            evaluate, to choose thresholds on, to train on), or one in several folds.
+            evaluate, to choose thresholds on, to train on), or one in several folds, or rows to
+            evaluate of which some alone have a fold.
     """
     evaluated = table
     chosen_on = trained_on = table.iloc[:0]
@@ -48,6 +49,7 @@ def select_rows(
     _refuse_shared(trained_on, evaluated, "both evaluated and trained on")
     _refuse_shared(trained_on, chosen_on, "both trained on and used to choose thresholds")
     if "fold" in evaluated.columns:
+        _refuse_some_without_fold(evaluated)
         _refuse_several_folds(evaluated)
     return by_image(evaluated), by_image(chosen_on), len(trained_on)
 
@@ -59,6 +61,20 @@ def _refuse_shared(some: pd.DataFrame, others: pd.DataFrame, what: str) -> None:
         raise InputError(
             f"{counted(len(both), 'patient is', 'patients are')} {what}, which makes the results "
             "optimistic: split by patient, with all images of a patient on one side."
+        )
+
+
+def _refuse_some_without_fold(rows: pd.DataFrame) -> None:
+    """Refuse rows of which nobody says what model scored them, beside rows of which a fold does.
+
+    Without the fold of all, none could be compared within folds, and nothing would tell of it.
+    """
+    unknown = int(rows["fold"].isna().sum())
+    if 0 < unknown < len(rows):
+        raise InputError(
+            f"{counted(unknown, 'row has', 'rows have')} no fold and {len(rows) - unknown:,} "
+            f"{'has' if len(rows) - unknown == 1 else 'have'} one, so which model scored what is "
+            "not known: fill in the column fold, or leave it out if one model scored all rows."
         )
 
 

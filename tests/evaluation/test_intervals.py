@@ -2,14 +2,18 @@ import importlib.util
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import binom, poisson, t
 
+from mammo_pd.evaluation.compare import paired_by_patient
 from mammo_pd.evaluation.intervals import (
     Spread,
     auc_interval,
     count_ratio_limits,
     effective_size,
+    equal_patients,
+    independent_patients,
     interval_at_the_end,
     joined,
     log_limits,
@@ -19,9 +23,21 @@ from mammo_pd.evaluation.intervals import (
     share_interval,
     share_limits,
 )
+from mammo_pd.evaluation.rates import Decisions
+from mammo_pd.evaluation.roc import auc as area
 from mammo_pd.evaluation.uncertainty import auc_interval_by_patient
 
-BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "interval_coverage.py"
+_BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+BENCHMARK = _BENCHMARKS / "interval_coverage.py"
+UNEQUAL = _BENCHMARKS / "unequal_patients.py"
+
+
+def benchmark_module(path):
+    """Of a script, which no package has."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.mark.parametrize("n", [2, 5, 18, 102, 50_000])
@@ -157,9 +173,7 @@ def test_share_interval_is_one_of_share_limits():
 @pytest.mark.parametrize("model", ["plain", "strong"])
 def test_every_interval_covers(model, positives):
     """The table of docs/statistics.md in small: 150 sets of 120 patients."""
-    spec = importlib.util.spec_from_file_location("interval_coverage", BENCHMARK)
-    simulation = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(simulation)
+    simulation = benchmark_module(BENCHMARK)
     law = simulation.Law.of(simulation.MODELS[model], positives, seed=7)
     found = simulation.coverage(law, sets=150, seed=8)
     shown = found[found["shown"] > 20.0]
@@ -169,3 +183,38 @@ def test_every_interval_covers(model, positives):
         n = 150 * row.shown / 100
         allowed = 100 * binom.ppf(0.001, round(n), 0.93) / round(n)
         assert row.covered >= allowed, (row.figure, row.level, row.covered)
+
+
+def test_patients_count_as_what_they_hold():
+    everyone = np.arange(10)
+    for each in (1, 4, 30):
+        assert equal_patients(np.repeat(everyone, each)) == pytest.approx(10)
+        assert independent_patients(np.repeat(everyone, each)) == 10
+    # Women of two and of four images, as archives have them, count in full.
+    assert independent_patients(np.repeat(everyone, [2, 4] * 5)) == 10
+    one_of_30 = np.repeat(everyone, [30] + [1] * 9)
+    assert equal_patients(one_of_30) == pytest.approx(39**2 / (30**2 + 9))
+    assert independent_patients(one_of_30) == pytest.approx(1.5 * 39**2 / (30**2 + 9))
+    assert equal_patients([]) == 0.0
+    # The effective size of a share never says more than that of patients whose units agree.
+    hit = np.repeat(np.arange(10) % 2, [30] + [1] * 9)
+    assert size_of(hit, one_of_30) < 3
+
+
+@pytest.mark.parametrize("sizes", ["1 or 30 (1 in 5)", "1 or 30 (1 in 20)"])
+def test_intervals_hold_where_few_patients_have_most_images(sizes):
+    """Counting every patient in full, AUCs were covered in 87 to 89 %, rates in 64 to 79 %."""
+    benchmark = benchmark_module(UNEQUAL)
+    random = np.random.default_rng(7)
+    label, _, score, _ = benchmark.draw(random, sizes, 1.2, 50_000, 50_000)
+    truth, found = area(label, score), (score[label] >= 1.3).mean()
+    held, sets = np.zeros(3), 300
+    for _ in range(sets):
+        label, patient, one, other = benchmark.draw(random, sizes, 1.2, 12, 100)
+        low, high = auc_interval_by_patient(label, one, patient)
+        units = pd.DataFrame({"patient_id": patient, "label": label.astype(int)})
+        rate = Decisions.where(units, one >= 1.3).sensitivity
+        paired = paired_by_patient(label, one, other, patient)
+        held += [low <= truth <= high, rate.low[0] <= found <= rate.high[0], paired.p >= 0.05]
+    # 93 %, less twice the standard error of 300 sets.
+    assert (held / sets >= 0.93 - 2 * np.sqrt(0.93 * 0.07 / sets)).all(), held / sets

@@ -261,3 +261,18 @@ def test_operating_points_are_applied_not_chosen_again(predictions):
         assert point["tn"] == (~flagged & (images["label"] == 0)).sum()
         assert point["tp"] + point["fp"] + point["fn"] + point["tn"] == len(images)
         assert point["sensitivity_ci_low"] <= point["sensitivity"] <= point["sensitivity_ci_high"]
+
+
+@pytest.mark.parametrize(
+    ("images", "said"), [([4] * 60, False), ([2, 4] * 30, False), ([30] + [1] * 59, True)]
+)
+def test_a_few_patients_with_most_of_the_units_are_told_of(images, said):
+    """Of either class; at the level of the patient there are none."""
+    for first in (1, 0):
+        label = np.where(np.arange(60) % 3 == 0, first, 1 - first)
+        patient = np.repeat(np.arange(60), images)
+        score = np.random.default_rng(0).random(len(patient))
+        found = assessed(units_of(label[patient], score, patient)).remarks
+        assert any("most of the units: one has 30, half" in remark for remark in found) == said
+    found = assessed(units_of(label, score[:60])).remarks
+    assert not any("most of the units" in remark for remark in found)

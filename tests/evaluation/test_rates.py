@@ -144,3 +144,21 @@ class TestPerThousand:
         assert (
             per_thousand([], exams, {"auc": None}, prevalence=0.006, reader=Reader(0.85, 0.9)) == []
         )
+
+
+@pytest.mark.parametrize("others", [9, 60])
+def test_a_woman_of_many_images_is_one_woman(others):
+    """Whatever the number of her images, they may all be alike."""
+    patient = [0] * 30 + list(range(1, others + 1))
+    units = pd.DataFrame({"patient_id": patient, "label": 1})
+    units = pd.concat([units, pd.DataFrame({"patient_id": range(100, 140), "label": 0})])
+    flagged = (units["patient_id"] % 3 == 0).to_numpy()
+    made = Decisions.where(units, flagged)
+    share = flagged[: 30 + others].mean()
+    equal = (30 + others) ** 2 / (30**2 + others)
+    expected = rate_by_patient([share], equal)
+    assert made.sensitivity.low[0] == pytest.approx(expected.low[0])
+    assert made.sensitivity.high[0] == pytest.approx(expected.high[0])
+    # One image each: the binomial limits of as many patients.
+    plain = rate_by_patient(made.false_alarms.value, 40)
+    assert made.false_alarms.low[0] == pytest.approx(plain.low[0])

@@ -166,3 +166,35 @@ def test_units_of_several_values_are_compared_with_those_of_the_same_values():
 def test_a_column_that_is_not_there(predictions):
     with pytest.raises(InputError, match="no column parity to compare within"):
         within_strata(check_predictions(predictions), ["parity"], aggregation=Aggregation.MEAN)
+
+
+def test_unequal_women_in_one_stratum_have_the_interval_of_the_auc():
+    random = np.random.default_rng(3)
+    patient = np.repeat(np.arange(60), np.where(np.arange(60) % 6 == 0, 30, 1))
+    label = (patient % 4 == 0).astype(int)
+    units = pd.DataFrame({"patient_id": patient, "label": label})
+    units["score"] = random.random(len(units)) * 0.6 + 0.2 * label
+    plain, within = auc_with_interval(units), auc_within_strata(units, np.zeros(len(units), int))
+    for name in ("auc", "auc_ci_low", "auc_ci_high"):
+        assert within[name] == pytest.approx(plain[name], abs=1e-8)
+
+
+def test_an_auc_without_an_interval_says_why():
+    """Each fold's, group's and model's, too: of scores that are all equal, nothing else tells."""
+    units = units_of()
+    stratum = np.arange(240) // 4 % 5
+    equal = units.assign(score=0.3)
+    by_stratum = units.assign(score=0.1 * (1 + stratum))
+    for row in (
+        auc_with_interval(equal),
+        auc_within_strata(equal, stratum),
+        auc_within_strata(by_stratum, stratum),
+    ):
+        assert (row["auc"], row["auc_ci_low"]) == (0.5, None)
+        assert "scores are equal: the AUC" in row["remark"]
+    one_woman = equal[(equal["label"] == 0) | (equal["patient_id"] == equal["patient_id"][0])]
+    remark = auc_with_interval(one_woman.assign(label=[1] * 4 + [0] * (len(one_woman) - 4)))[
+        "remark"
+    ]
+    assert "at least two patients" in remark
+    assert "scores are equal" in remark

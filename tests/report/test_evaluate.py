@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -157,6 +158,22 @@ class TestWhichRowsAreEvaluated:
                 {"a": predictions, "b": predictions}, tmp_path, context=ReportContext()
             )
 
+    def test_a_fold_that_is_missing_is_refused(self, predictions, tmp_path):
+        """One blank cell would compare scores of different models, and say nothing of it."""
+        folded = predictions.assign(fold=np.arange(160) // 4 % 4 + 0.0)
+        folded.loc[:3, "fold"] = np.nan
+        with pytest.raises(InputError, match="4 rows have no fold and 156 have one"):
+            evaluated(folded, tmp_path / "report")
+        with pytest.raises(InputError, match="4 rows have no fold"):
+            compare_predictions(
+                {"one": folded, "other": predictions}, tmp_path / "c", context=CONTEXT
+            )
+        # No fold at all is one model; and validation rows have none.
+        blank = evaluated(predictions.assign(fold=np.nan), tmp_path / "blank")
+        assert blank["within_folds"] == []
+        folded["split"] = ["val"] * 4 + ["test"] * 156
+        assert evaluated(folded, tmp_path / "val")["within_folds"]
+
     def test_unlabelled_rows_are_counted_and_excluded(self, predictions, tmp_path):
         predictions["label"] = predictions["label"].astype(float)
         predictions.loc[:9, "label"] = np.nan
@@ -223,6 +240,29 @@ def test_within_folds_the_scale_of_a_model_does_not_count(predictions, tmp_path)
     page = (tmp_path / "scaled" / "index.html").read_text()
     assert "All folds pooled, and within folds" in page
     assert evaluated(predictions, tmp_path / "plain")["within_folds"] == []
+
+
+@pytest.mark.usefixtures("blank_figures")
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_the_worth_of_an_ensemble_is_not_called_that_of_a_model(seeds, predictions, tmp_path):
+    tested, validation = in_folds(predictions)
+    rows = [{"seed": name, **dict.fromkeys(Level, 0.7123)} for name in ("0", "1", "2")]
+    rows += [{"seed": "mean", **dict.fromkeys(Level, 0.7123)}]
+    rows += [{"seed": "range", **dict.fromkeys(Level, 0.01)}]
+    runs = [{"fold": 0, "seed": 0, "epoch": 1, "seconds": 1.0}]
+    aucs = [f"{part}_auc_{level}" for part in ("val", "test") for level in ("image", "breast")]
+    runs[0] |= dict.fromkeys(aucs, 0.7)
+    context = replace(CONTEXT, runs=runs, seeds=rows if seeds > 1 else ())
+    metrics = evaluate_predictions(tested, tmp_path, context=context, validation_by_fold=validation)
+    page, told = (tmp_path / "index.html").read_text(), summary_table(metrics)
+    ensemble = "what an ensemble of 3 models trained like these is worth" in page
+    assert ensemble == (seeds > 1)
+    assert ("what one model trained like these is worth" in page) == (seeds == 1)
+    assert ("That of a single model is 0.712 on average" in page) == ensemble
+    assert ("one ensemble's scores" in told) == ensemble
+    assert ("one model's scores" in told) != ensemble
+    # Whatever chose them, thresholds of folds are shown as their mean.
+    assert "Each fold has its own; the mean is shown." in page
 
 
 @pytest.mark.usefixtures("blank_figures")
@@ -533,6 +573,41 @@ class TestCompare:
         tables = {name: table.assign(split=split) for name, table in two.items()}
         metrics = compare_predictions(tables, tmp_path / "c", context=CONTEXT)
         assert metrics["alone"][0]["n"] == 120
+
+    @pytest.mark.parametrize("both", [True, False])
+    def test_validation_rows_are_called_what_they_are(self, two, both, tmp_path):
+        """On them an epoch was chosen, perhaps of one model alone."""
+        tables = {
+            name: table.assign(split="val") if both or name == "keep 1" else table
+            for name, table in two.items()
+        }
+        metrics = compare_predictions(tables, tmp_path / "c", context=CONTEXT)
+        (line,) = [
+            one
+            for one in difference_table(metrics).splitlines()
+            if one.startswith("note: These are validation images")
+        ]
+        assert line.endswith("(split = test)." + ("" if both else " (keep 1)"))
+        assert line.removeprefix("note: ") in metrics["caveats"]
+        assert "These are validation images" in (tmp_path / "c" / "index.html").read_text()
+        tested = {name: table.assign(split="test") for name, table in two.items()}
+        metrics = compare_predictions(tested, tmp_path / "d", context=CONTEXT)
+        assert metrics["caveats"] == []
+        assert "validation images" not in (tmp_path / "d" / "index.html").read_text()
+
+    @pytest.mark.parametrize("other", ["equal", "reversed"])
+    def test_models_that_differ_are_never_said_to_rank_alike(self, predictions, other, tmp_path):
+        """No patient differs from another in what she adds to 1 less 0.5, or 1 less 0."""
+        perfect = predictions.assign(score=0.2 + 0.6 * predictions["label"])
+        score = 0.5 if other == "equal" else 1.0 - perfect["score"]
+        tables = {"perfect": perfect, "other": perfect.assign(score=score)}
+        metrics = compare_predictions(tables, tmp_path / "c", context=CONTEXT)
+        row = metrics["paired"][0]
+        assert row["difference"] == (0.5 if other == "equal" else 1.0)
+        assert (row["se"], row["p"], row["difference_ci_low"]) == (0.0, None, None)
+        told = difference_table(metrics)
+        assert "rank all units alike" not in told
+        assert "every patient adds the same to a difference" in told
 
     def test_one_class_has_a_page_without_curves(self, two, tmp_path):
         healthy = {name: table.assign(label=0) for name, table in two.items()}

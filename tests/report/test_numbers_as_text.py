@@ -1,6 +1,6 @@
 import pytest
 
-from mammo_pd.report.numbers import between, fixed, in_100, with_interval
+from mammo_pd.report.numbers import between, cutoff, fixed, in_100, significance, with_interval
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,28 @@ def test_limits_that_differ_are_written_differently():
     assert between(row, "d", sign="+") == "[-0.0004, +0.010]"
     assert between({"d_low": None, "d_high": None}, "d") == ""
     assert between({}, "d") == ""
+
+
+@pytest.mark.parametrize(
+    ("p", "text"),
+    [(0.01234, "0.0123"), (1.0, "1"), (3e-9, "3e-09"), (4e-320, "<1e-300"), (0.0, "<1e-300")],
+)
+def test_no_p_is_0(p, text):
+    assert significance(p) == text
+
+
+@pytest.mark.parametrize(
+    ("threshold", "text"),
+    [
+        (0.234567, "0.2346"),
+        (0.99998, "0.99998"),
+        (1.0, "1"),
+        (0.0, "0"),
+        (1e-9, "1e-09"),
+        (1.0000000000000002, "1.0000000000000002"),
+    ],
+)
+def test_a_threshold_decides_on_scores_of_0_and_1_as_it_is_written(threshold, text):
+    assert cutoff(threshold) == text
+    for score in (0.0, 1.0):
+        assert (score >= float(text)) == (score >= threshold)
