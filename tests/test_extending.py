@@ -31,6 +31,7 @@ from mammo_pd.api import (
     SOURCES,
     STEPS,
     ImageBatch,
+    ImageError,
     ImagingSettings,
     InputError,
     PatchSampler,
@@ -43,6 +44,7 @@ from mammo_pd.data.split_store import split_store
 from mammo_pd.data.store import create_or_match, open_store
 from mammo_pd.doctor.codecs import check_codecs
 from mammo_pd.inference import bundle
+from mammo_pd.ingest.process import process_image
 from mammo_pd.ingest.transforms import store_transforms
 from mammo_pd.terms import Frames
 from mammo_pd.training.objectives import build_objective
@@ -193,6 +195,30 @@ def test_a_step_is_in_the_pixels_and_in_the_settings(
         assert "made (1, " in str(raised.value.__cause__)
 
 
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda pixels: pixels[:, 1:], r"made \(1, \d+, \d+\) of \(1, \d+, \d+\)"),
+        (lambda pixels: pixels / 65535, "made no value above 1; values are from 0 to 65535"),
+        (lambda pixels: pixels * np.nan, "made values that are no numbers"),
+        (lambda pixels: pixels["image"], "ended in IndexError"),
+    ],
+)
+def test_a_step_that_goes_wrong_is_named_for_each_image(
+    make: Callable[[Any], Any],
+    said: str,
+    phantoms: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And not the grey scale before it; the next run, with the step mended, tries again."""
+    file = next(phantoms.rglob("*.dcm"))
+    monkeypatch.setitem(STEPS, "wrong", lambda key: lambda d: {**d, key: make(d[key])})
+    with pytest.raises(ImageError) as raised:
+        process_image(file, store_transforms(ImagingSettings(steps=("wrong",))))
+    assert raised.value.reason.may_pass
+    assert re.fullmatch(f"The step wrong {said}.*", raised.value.detail)
+
+
 def test_a_bundle_would_leave_a_step_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     settings = SimpleNamespace(frames=Frames.EXCLUDE, steps=("brighten",))
     model = SimpleNamespace(settings=settings)
@@ -257,6 +283,23 @@ def test_a_number_is_learnt_judged_and_written(
     ):
         assert main(command) == 2
         assert said in capsys.readouterr().err
+
+
+def test_what_needs_no_label_needs_none_for_its_split(
+    parts: ModuleType, phantom_store: Path, tmp_path: Path
+) -> None:
+    """A store of ages alone, for which `train` makes the split."""
+    store = shutil.copytree(phantom_store, tmp_path / "store")
+    manifest = pd.read_parquet(store / "manifest.parquet")
+    labels = pd.array([None] * len(manifest), dtype="Int8")
+    manifest.assign(label=labels).to_parquet(store / "manifest.parquet")
+    words = (
+        "--res 64x48 --model test_vit --epochs 1 --batch-size 8 --keep 0.5 "
+        "--set device.compile=false --set device.accelerator=cpu"
+    )
+    where = ["--store", str(store), "--runs", str(tmp_path / "runs")]
+    assert main(["train", *words.split(), *where]) == 2
+    assert main(["train", *words.split(), *where, "--set", "training.objective=age"]) == 0
 
 
 def test_focal_loss_is_that_of_the_paper(parts: ModuleType) -> None:

@@ -47,7 +47,8 @@ class NewSplit:
     def draw(cls, paths: StorePaths, objective: Objective) -> "NewSplit":
         """Draw it; what there is to say of it is said once it is written."""
         warnings: list[str] = []
-        split = draw_split(paths, may_lack_labels=objective.is_pretext, say=warnings.append)
+        unlabelled = "label" not in objective.target_columns
+        split = draw_split(paths, may_lack_labels=unlabelled, say=warnings.append)
         return cls(*split, warnings)
 
     def write(self, paths: StorePaths, say: Callable[[str], None]) -> None:
