@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # by a name of its own each is re-exported
     from mammo_pd.backbones.base import Backbone as Backbone
+    from mammo_pd.backbones.base import ModelShape as ModelShape
     from mammo_pd.backbones.build import FAMILIES as FAMILIES
     from mammo_pd.backbones.build import build_backbone as build_backbone
     from mammo_pd.backbones.vit import VitBackbone as VitBackbone
@@ -43,7 +44,9 @@ if TYPE_CHECKING:  # by a name of its own each is re-exported
     from mammo_pd.patches.draw import draw_grid as draw_grid
     from mammo_pd.patches.draw import draw_tissue as draw_tissue
     from mammo_pd.patches.draw import draw_uniform as draw_uniform
+    from mammo_pd.patches.sampler import Kept as Kept
     from mammo_pd.patches.sampler import PatchSampler as PatchSampler
+    from mammo_pd.patches.sampler import Placement as Placement
     from mammo_pd.start import main as main
     from mammo_pd.terms import Level as Level
     from mammo_pd.terms import Split as Split
@@ -87,6 +90,8 @@ _HOMES = {
     "MammogramStoreDataset": "mammo_pd.data.monai",
     # models
     "PatchSampler": "mammo_pd.patches.sampler",
+    "Placement": "mammo_pd.patches.sampler",
+    "Kept": "mammo_pd.patches.sampler",
     "draw_uniform": "mammo_pd.patches.draw",
     "draw_tissue": "mammo_pd.patches.draw",
     "draw_grid": "mammo_pd.patches.draw",
@@ -94,6 +99,7 @@ _HOMES = {
     "build_backbone": "mammo_pd.backbones.build",
     "FAMILIES": "mammo_pd.backbones.build",
     "Backbone": "mammo_pd.backbones.base",
+    "ModelShape": "mammo_pd.backbones.base",
     "VitBackbone": "mammo_pd.backbones.vit",
     "OBJECTIVES": "mammo_pd.training.objectives",
     "Objective": "mammo_pd.training.objectives",

@@ -8,6 +8,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from mammo_pd.errors import InputError
+
 
 @dataclass(frozen=True)
 class ImageBatch:
@@ -38,7 +40,12 @@ class ImageBatch:
 
     @classmethod
     def from_images(cls, images: Sequence[npt.NDArray[np.uint16]]) -> "ImageBatch":
-        """Put (h, w) uint16 images of any sizes into one batch without targets."""
+        """Put (h, w) uint16 images of any sizes into one batch without targets.
+
+        Raises:
+            InputError: none, or an image of another type, shape or dtype.
+        """
+        _check_images(images)
         sizes = [image.size for image in images]
         flat = np.concatenate([image.ravel() for image in images])
         return cls(
@@ -106,3 +113,20 @@ class ImageBatch:
             views,
             units,
         )
+
+
+def _check_images(images: Sequence[npt.NDArray[np.uint16]]) -> None:
+    """Refuse what is no stored image: its bytes or sides would be read as those of another one."""
+    if not len(images):
+        raise InputError("a batch needs images, and none was given; give at least one.")
+    for number, image in enumerate(images):
+        shape, dtype = tuple(getattr(image, "shape", ())), getattr(image, "dtype", "no dtype")
+        # Of any byte order.
+        is_uint16 = isinstance(dtype, np.dtype) and (dtype.kind, dtype.itemsize) == ("u", 2)
+        if not (isinstance(image, np.ndarray) and len(shape) == 2 and is_uint16):
+            raise InputError(
+                f"image {number} is of type {type(image).__name__}, shape {shape} and {dtype}; a "
+                "batch takes a list of NumPy arrays (h, w) of uint16 over 0 to 65535, as a store "
+                "has them. Of the MetaTensor that mammogram_transforms gives that is "
+                'image.numpy()[0].astype("uint16").'
+            )

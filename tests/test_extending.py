@@ -2,10 +2,12 @@
 
 import ast
 import importlib
+import inspect
 import re
 import runpy
 import shutil
 import sys
+import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -29,6 +31,7 @@ from mammo_pd.api import (
     SOURCES,
     STEPS,
     ImageBatch,
+    ImageError,
     ImagingSettings,
     InputError,
     PatchSampler,
@@ -41,8 +44,10 @@ from mammo_pd.data.split_store import split_store
 from mammo_pd.data.store import create_or_match, open_store
 from mammo_pd.doctor.codecs import check_codecs
 from mammo_pd.inference import bundle
+from mammo_pd.ingest.process import process_image
 from mammo_pd.ingest.transforms import store_transforms
 from mammo_pd.terms import Frames
+from mammo_pd.training.objectives import build_objective
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +112,46 @@ def test_every_name_is_there_for_python_and_for_type_checkers() -> None:
         api.Preprocess  # noqa: B018
 
 
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda folder: read_source("mine", folder / "table.csv", folder),
+        lambda folder: build_backbone("mine", (64, 48)),
+        lambda folder: build_objective(TrainingSettings(objective="mine")),
+        lambda folder: ImagingSettings(steps=("mine",)),
+    ],
+)
+def test_a_part_that_is_not_there_may_be_another_programs(
+    ask: Callable[[Path], object], tmp_path: Path
+) -> None:
+    """As where `mammo-pd` is typed for a run that a program with parts of its own trained."""
+    with pytest.raises(InputError, match=r"mine.* program that .*docs/extending\.md"):
+        ask(tmp_path)
+
+
+def test_what_a_subclass_is_given_can_be_named() -> None:
+    """A typed subclass of what the page says to subclass needs no other module of the package."""
+    for cls in (api.Objective, api.BinaryLabel, api.PatchSampler, api.Backbone, api.VitBackbone):
+        for name, method in inspect.getmembers(cls, inspect.isfunction):
+            if name.startswith("_") or not method.__module__.startswith("mammo_pd."):
+                continue
+            names = {
+                found.__name__
+                for hint in typing.get_type_hints(method).values()
+                for found in (hint, *typing.get_args(hint))
+                if getattr(found, "__module__", "").startswith("mammo_pd.")
+            }
+            assert names <= {*dir(api)}, f"{cls.__name__}.{name}"
+
+
+def test_every_function_and_class_is_on_the_api_page() -> None:
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^(?:::: [\w.]+\.| +- )(\w+)$", page, re.MULTILINE)
+    own = {name for name in dir(api) if inspect.isroutine(getattr(api, name))}
+    own |= {name for name in dir(api) if inspect.isclass(getattr(api, name))}
+    assert own <= {*listed}
+
+
 def test_a_source_reads_an_archives_own_words(parts: ModuleType, tmp_path: Path) -> None:
     table = tmp_path / "outcomes.csv"
     table.write_text("File,Woman,Outcome\na.dcm,1,malignant\nb.dcm,2,normal\nc.dcm,2,\n")
@@ -150,13 +195,37 @@ def test_a_step_is_in_the_pixels_and_in_the_settings(
         assert "made (1, " in str(raised.value.__cause__)
 
 
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda pixels: pixels[:, 1:], r"made \(1, \d+, \d+\) of \(1, \d+, \d+\)"),
+        (lambda pixels: pixels / 65535, "made no value above 1; values are from 0 to 65535"),
+        (lambda pixels: pixels * np.nan, "made values that are no numbers"),
+        (lambda pixels: pixels["image"], "ended in IndexError"),
+    ],
+)
+def test_a_step_that_goes_wrong_is_named_for_each_image(
+    make: Callable[[Any], Any],
+    said: str,
+    phantoms: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And not the grey scale before it; the next run, with the step mended, tries again."""
+    file = next(phantoms.rglob("*.dcm"))
+    monkeypatch.setitem(STEPS, "wrong", lambda key: lambda d: {**d, key: make(d[key])})
+    with pytest.raises(ImageError) as raised:
+        process_image(file, store_transforms(ImagingSettings(steps=("wrong",))))
+    assert raised.value.reason.may_pass
+    assert re.fullmatch(f"The step wrong {said}.*", raised.value.detail)
+
+
 def test_a_bundle_would_leave_a_step_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     settings = SimpleNamespace(frames=Frames.EXCLUDE, steps=("brighten",))
     model = SimpleNamespace(settings=settings)
     monkeypatch.setattr(bundle.TrainedModel, "read", lambda _: model)
     monkeypatch.setattr(bundle.WholeImageModel, "of", lambda _: None)
     (tmp_path / "model.safetensors").touch()
-    with pytest.raises(InputError, match=r"\(brighten\), which a bundle does not hold"):
+    with pytest.raises(InputError, match=r"\(brighten\), which a bundle .* with predict"):
         bundle.write_bundle(tmp_path / "model.safetensors", tmp_path / "bundle")
 
 
@@ -216,6 +285,23 @@ def test_a_number_is_learnt_judged_and_written(
         assert said in capsys.readouterr().err
 
 
+def test_what_needs_no_label_needs_none_for_its_split(
+    parts: ModuleType, phantom_store: Path, tmp_path: Path
+) -> None:
+    """A store of ages alone, for which `train` makes the split."""
+    store = shutil.copytree(phantom_store, tmp_path / "store")
+    manifest = pd.read_parquet(store / "manifest.parquet")
+    labels = pd.array([None] * len(manifest), dtype="Int8")
+    manifest.assign(label=labels).to_parquet(store / "manifest.parquet")
+    words = (
+        "--res 64x48 --model test_vit --epochs 1 --batch-size 8 --keep 0.5 "
+        "--set device.compile=false --set device.accelerator=cpu"
+    )
+    where = ["--store", str(store), "--runs", str(tmp_path / "runs")]
+    assert main(["train", *words.split(), *where]) == 2
+    assert main(["train", *words.split(), *where, "--set", "training.objective=age"]) == 0
+
+
 def test_focal_loss_is_that_of_the_paper(parts: ModuleType) -> None:
     logit, target = torch.tensor([[2.0], [-1.0], [0.5]]), torch.tensor([[1.0], [1.0], [torch.nan]])
     share = torch.sigmoid(logit[:2])
@@ -255,7 +341,7 @@ def test_every_block_of_the_page_runs(
     made_up(30).to_csv(tmp_path / "own.csv", index=False)
     monkeypatch.chdir(tmp_path)
     run = [block for block in blocks(ROOT / "docs" / "extending.md") if block.why_not is None]
-    assert len(run) == 4
+    assert len(run) == 5
     for block in run:
         exec(compile(block.text, str(block), "exec"), {"__name__": "__main__"})
 

@@ -47,7 +47,8 @@ def no_such_model(name: str, known: list[str]) -> InputError:
     near = difflib.get_close_matches(name, transformers, n=4)
     return InputError(
         f"timm {version('timm')} has no model {name!r}; "
-        + (f"similar names: {', '.join(near)}." if near else "try vit_small_patch16_224.")
+        + (f"similar names: {', '.join(near)}" if near else "try vit_small_patch16_224")
+        + "; a model of your own exists only in the program that registers it (docs/extending.md)."
     )
 
 

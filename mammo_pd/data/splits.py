@@ -346,6 +346,12 @@ def _read(folder: Path, name: str) -> tuple[SplitTable, dict[str, Any]]:
             + (f" (there are: {', '.join(made)})" if made else "")
             + f"; make it with: {_split_command(folder)} --name {shlex.quote(name)}"
         )
+    if not path.with_suffix(".json").is_file():
+        raise InputError(
+            f"{path} has no {name}.json beside it, which holds its hash; restore that file, or "
+            f"make a new split: {_split_command(folder)} --name NEW (data_manifests/README.md says "
+            "how a split made elsewhere is brought in)"
+        )
     try:
         table = pd.read_csv(path, dtype=dict.fromkeys(_TEXT_COLUMNS, "string"))
         made_with: dict[str, Any] = json.loads(path.with_suffix(".json").read_text("utf-8"))
@@ -365,6 +371,12 @@ def _read(folder: Path, name: str) -> tuple[SplitTable, dict[str, Any]]:
         raise InputError(
             f"{path} has rows without an image_id, a patient_id or a side: it was truncated or "
             f"edited; restore it, or make a new one: {_split_command(folder)} --name NEW"
+        )
+    unknown = [] if "fold" in table else sorted(set(table["split"].astype(str)) - {*Split})
+    if unknown:
+        raise InputError(
+            f"{path} has {', '.join(map(repr, unknown[:3]))} in the column split; the parts are "
+            f"{', '.join(Split)}."
         )
     table = table.sort_values("image_id", ignore_index=True)
     return SplitTable(name, table, _hash(table)), made_with

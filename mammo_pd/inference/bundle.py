@@ -65,7 +65,8 @@ def write_bundle(checkpoint: Path, folder: Path) -> None:
         if model.settings.steps:
             raise InputError(
                 f"the model was trained on images prepared with steps of your own "
-                f"({', '.join(model.settings.steps)}), which a bundle does not hold."
+                f"({', '.join(model.settings.steps)}), which a bundle does not hold; score files "
+                "with predict, from the program that adds them."
             )
         # It is there for as long as the bundle is not, so that a killed command can be told.
         new.mkdir(parents=True, exist_ok=True)

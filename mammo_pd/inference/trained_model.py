@@ -180,6 +180,9 @@ class TrainedModel:
 
         Returns:
             (images, T) float64 in [0, 1].
+
+        Raises:
+            InputError: what is given is not a list of (h, w) uint16 arrays.
         """
         scores = np.empty((len(images), len(self.objective.score_columns)))
         for rows, found in score_batches(

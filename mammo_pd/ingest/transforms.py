@@ -28,7 +28,7 @@ from mammo_pd.imaging.orientation import turn_chest_wall_left
 from mammo_pd.imaging.pyramid import build_pyramid
 from mammo_pd.imaging.settings import STEPS, ImagingSettings
 from mammo_pd.ingest.mammogram import crop_breast, draw_thumbnail, load_mammogram, to_grey_scale
-from mammo_pd.terms import Frames, VoiPolicy
+from mammo_pd.terms import Frames, Reason, VoiPolicy
 
 Affine = npt.NDArray[np.float64]
 
@@ -167,17 +167,31 @@ class ApplyOwnStepd(MapTransform):
         """Apply it, and round to uint16.
 
         Raises:
-            ValueError: it changed the image's shape.
+            ImageError: it failed, or gave another shape or other values than those of an image.
         """
         d = dict(data)
         for key in self.key_iterator(d):
-            before = d[key].shape
-            d = self.step(d)
-            pixels = np.asarray(d[key])
-            if pixels.shape != before:
-                raise ValueError(f"the step {self.name} made {pixels.shape} of {before}")
+            before = d[key]
+            try:
+                d = self.step(d)
+                pixels = np.asarray(d[key])
+            except ImageError:
+                raise
+            except Exception as error:
+                # Not its text, which may hold a path.
+                raise self._failed(f"ended in {type(error).__name__}") from error
+            if pixels.shape != before.shape:
+                raise self._failed(f"made {pixels.shape} of {before.shape}; the shape has to stay")
+            if not np.isfinite(pixels).all():
+                raise self._failed("made values that are no numbers (NaN or infinite)")
+            if pixels.max() <= 1 < before.max():
+                raise self._failed("made no value above 1; values are from 0 to 65535")
             d[key] = np.rint(pixels).clip(0, 65535).astype(np.uint16)
         return d
+
+    def _failed(self, how: str) -> ImageError:
+        """Of a kind that the next run tries again: the step may have been mended meanwhile."""
+        return ImageError(Reason.UNREADABLE, f"The step {self.name} {how}.")
 
 
 class CropBreastd(MapTransform):

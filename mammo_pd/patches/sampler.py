@@ -143,7 +143,7 @@ class PatchSampler:
             patches (B, K, P * P) float32, positions (B, K) int64.
         """
         placement = self.place(images, keys)
-        positions = self.draw(images, keys, placement, num_keep)
+        positions = self._checked(self.draw(images, keys, placement, num_keep), keys, num_keep)
         return self.read(images, placement, positions), positions
 
     @torch.no_grad()
@@ -187,7 +187,8 @@ class PatchSampler:
         if kept is not None and kept.tissue_first:
             positions = draw_tissue(kept.keys, self.tissue(images, placement), kept.num_keep)
         elif kept is not None:
-            positions = self.draw(images, kept.keys, placement, kept.num_keep)
+            drawn = self.draw(images, kept.keys, placement, kept.num_keep)
+            positions = self._checked(drawn, kept.keys, kept.num_keep)
         else:
             rows, columns = self.grid_size
             positions = torch.arange(rows * columns, device=images.pixels.device)
@@ -247,6 +248,16 @@ class PatchSampler:
         """The pixels at some positions (B, K), as they are: (B, K, P * P) float32 in [0, 1]."""
         pixels = sample_patches(images, matrix, positions, self.grid_size[1], self.patch_size)
         return pixels / 65535
+
+    def _checked(self, positions: Tensor, keys: Tensor, num_keep: int) -> Tensor:
+        """Refuse a draw of another shape; its values are on the device, and stay unread."""
+        if positions.shape != (len(keys), num_keep):
+            raise InputError(
+                f"{type(self).__qualname__}.draw gives positions of shape "
+                f"{tuple(positions.shape)} for {len(keys)} images of {num_keep} kept patches; give "
+                f"({len(keys)}, {num_keep})."
+            )
+        return positions
 
     def _affine_and_intensity(
         self, heights: Tensor, widths: Tensor, drawn: Tensor

@@ -48,6 +48,7 @@ from mammo_pd.training.epoch_meter import (
 from mammo_pd.training.journal import Journal
 from mammo_pd.training.model_card import without_paths
 from mammo_pd.training.objectives import Objective
+from mammo_pd.training.objectives.contract import check_monitor, check_scores
 from mammo_pd.training.operating_points import lock_operating_points
 from mammo_pd.training.optimizer import (
     backbone_parameters,
@@ -311,13 +312,15 @@ def _epoch_metrics(
         began: when the epoch before ended. The epoch's seconds count from there, so that they hold
             validation and the checkpoints of that epoch too.
     """
+    judged = setup.objective.metrics(setup.parts[Split.VAL], scores)
+    check_monitor(setup.objective, judged)
     metrics = {
         "epoch": epoch + 1,
         "train_loss": done.loss / done.steps,
         "train_images_per_second": done.images / done.seconds,
         "train_wait_share": done.waited / done.seconds,
         "train_memory_gib": peak_memory_gib(setup.device),
-        **setup.objective.metrics(setup.parts[Split.VAL], scores),
+        **judged,
     }
     seconds = time.perf_counter() - began
     return metrics | {
@@ -466,6 +469,7 @@ def _validate(
     for index, scores in score_batches(
         model, setup.sampler, setup.objective, loader, setup.device, kept, captured
     ):
+        check_scores(setup.objective, tuple(scores.shape), len(index))
         rows.append(index)
         scored.append(scores)
     own = (torch.cat(scored).cpu(), torch.cat(rows))

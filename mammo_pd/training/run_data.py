@@ -15,6 +15,7 @@ from mammo_pd.config import RunConfig, TrainingSettings, resolve_img_size
 from mammo_pd.data.balanced import BalancedDraw
 from mammo_pd.data.cohort import Cohort, hash_targets
 from mammo_pd.data.dataset import MammogramDataset
+from mammo_pd.data.manifest import MANIFEST_SCHEMA
 from mammo_pd.data.split_store import draw_split
 from mammo_pd.data.splits import SplitTable, write_split
 from mammo_pd.data.store import StorePaths, open_store
@@ -25,6 +26,7 @@ from mammo_pd.terms import Draw, ScoredPatches, Split
 from mammo_pd.training.devices import count_devices
 from mammo_pd.training.earlier_weights import refuse_seen_test_women
 from mammo_pd.training.objectives import Objective, build_objective
+from mammo_pd.training.objectives.contract import check_names, check_targets
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ class NewSplit:
     def draw(cls, paths: StorePaths, objective: Objective) -> "NewSplit":
         """Draw it; what there is to say of it is said once it is written."""
         warnings: list[str] = []
-        split = draw_split(paths, may_lack_labels=objective.is_pretext, say=warnings.append)
+        unlabelled = "label" not in objective.target_columns
+        split = draw_split(paths, may_lack_labels=unlabelled, say=warnings.append)
         return cls(*split, warnings)
 
     def write(self, paths: StorePaths, say: Callable[[str], None]) -> None:
@@ -117,6 +120,8 @@ class RunData:
         if config.data.split == "default" and not (paths.splits / "default.csv").is_file():
             new = NewSplit.draw(paths, objective)
         cohort = Cohort.read(paths, new.table if new else config.data.split, config.data.fold)
+        check_names(objective, [*MANIFEST_SCHEMA.names, "split", "fold"])
+        check_targets(objective, cohort.rows)
         parts = usable_parts(cohort, objective)
         for part, rows in parts.items():
             fold = "" if cohort.fold is None else f"fold {cohort.fold} of "

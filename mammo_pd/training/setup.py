@@ -232,6 +232,7 @@ class RunSetup:
             config=without_paths(self.config).model_dump(mode="json"),
             environment=self.environment,
             trained_on=count_kinds(self.parts[Split.TRAIN]),
+            sampler=name_of_own(type(self.sampler)),
         )
 
     @property

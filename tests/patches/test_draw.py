@@ -1,3 +1,6 @@
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -5,9 +8,12 @@ from hypothesis import strategies as st
 from timm.layers import PatchDropout
 
 from mammo_pd import keyed_random
+from mammo_pd.batch import ImageBatch
+from mammo_pd.errors import InputError
 from mammo_pd.keep_schedule import choose_num_keep, count_kept
 from mammo_pd.keyed_random import hashed, image_key
 from mammo_pd.patches.draw import draw_grid, draw_tissue, draw_uniform
+from mammo_pd.patches.sampler import Kept, PatchSampler
 
 
 def keys_of(*image_ids: str, seed: int = 0, epoch: int = 0) -> torch.Tensor:
@@ -161,3 +167,24 @@ def test_a_quarter_by_grid_is_every_second_patch_of_every_second_row() -> None:
         assert len(set((rows % 2).tolist())) == len(set((columns % 2).tolist())) == 1
         offsets.add((int(rows[0]), int(columns[0])))
     assert offsets == {(0, 0), (0, 1), (1, 0), (1, 1)}
+
+
+@pytest.mark.parametrize("wrong", [lambda p: p[:, :-1], lambda p: p[0], lambda p: p[:1]])
+def test_own_draw_of_another_shape_is_refused(
+    batch_of: Callable[[int], tuple[ImageBatch, torch.Tensor]],
+    wrong: Callable[[torch.Tensor], torch.Tensor],
+) -> None:
+    """A run says how many patches it kept; a draw of fewer would make that untrue."""
+
+    class Own(PatchSampler):
+        def draw(self, *given: Any) -> torch.Tensor:
+            return wrong(super().draw(*given))
+
+    batch, keys = batch_of(3)
+    sampler = Own((64, 64), 16)
+    for read in (
+        lambda: sampler.for_training(batch, keys, 5),
+        lambda: sampler.for_evaluation(batch, Kept(5, keys)),
+    ):
+        with pytest.raises(InputError, match=r"Own\.draw gives positions .* give \(3, 5\)"):
+            read()

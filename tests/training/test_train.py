@@ -1,3 +1,4 @@
+import html
 import json
 import os
 import re
@@ -38,6 +39,7 @@ from mammo_pd.report.evaluate import evaluate_predictions
 from mammo_pd.terms import Level
 from mammo_pd.training.batch_size import largest_batch, step_memory
 from mammo_pd.training.devices import count_devices, make_fabric
+from mammo_pd.training.loop import fit
 from mammo_pd.training.objectives import build_objective
 from mammo_pd.training.runs import RunFolder
 from mammo_pd.training.setup import RunSetup
@@ -280,6 +282,27 @@ def test_run_with_a_sampler_of_its_own_is_resumed_with_that_one_alone(
     ).path
     with pytest.raises(InputError, match=r"drawn by its configuration, not by .*Own"):
         reopen_run(plain, sampler=Own, say=silent)
+
+
+def test_sampler_of_ones_own_is_told_by_file_and_report(
+    phantom_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The configuration alone would say that the draw was uniform."""
+
+    class Own(PatchSampler):
+        pass
+
+    config = small(training__epochs=1, data__res="64x48")
+    setup = RunSetup.build(phantom_store, config, sampler=Own, say=silent)
+    run = start_run(tmp_path, setup)
+    fit(setup, run)
+    capsys.readouterr()
+    assert main(["show", str(run.chosen)]) == 0
+    name = f"{Own.__module__}.{Own.__qualname__}"
+    assert f"\nsampler: {name}\n" in capsys.readouterr().out
+    assert main(["evaluate", str(run.path)]) == 0
+    page = (run.path / "report" / "index.html").read_text(encoding="utf-8")
+    assert f"(PatchDropout, drawn by {html.escape(name)})" in page
 
 
 def test_run_that_began_with_weights_is_resumed_without_them(

@@ -69,7 +69,10 @@ def read_source(
     """
     source = SOURCES.get(name)
     if source is None:
-        raise InputError(f"there is no data set {name!r}; choose one of {', '.join(SOURCES)}.")
+        raise InputError(
+            f"there is no data set {name!r}; choose one of {', '.join(SOURCES)}; one of your own "
+            "exists only in the program that adds it (docs/extending.md)."
+        )
     definition = definition or next(iter(source.definitions))
     if definition not in source.definitions:
         raise InputError(

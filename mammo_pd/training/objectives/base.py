@@ -36,7 +36,8 @@ class Objective(ABC):
             empty if there are none, as for an age: `evaluate` then writes the scores and prints
             `metrics` of the test images.
         score_columns: names of the scores in predictions.csv, one for each of ``target_columns``,
-            in [0, 1], and possibly more that are kept but not reported on.
+            in [0, 1], and possibly more that are kept but not reported on. None is named as a
+            column of the manifest.
         monitor: the entry of `metrics` that is shown and tells the best epoch; larger is better
             unless its name ends with "loss".
         judged: the level that is judged and drawn: each image by itself, or all images of a breast
