@@ -19,6 +19,7 @@ from mammo_pd.patches.draw import draw_grid, draw_tissue, draw_uniform, draw_win
 from mammo_pd.patches.intensity import change_intensity, intensity_of
 from mammo_pd.patches.sample import probe_tissue, sample_patches
 from mammo_pd.terms import Draw, ScoredPatches
+from mammo_pd.wording import counted
 
 # A token more costs attention on a GPU a whole tile of them. With another number, models that are
 # scored on tissue would give other scores than those that their thresholds were chosen on.
@@ -254,8 +255,8 @@ class PatchSampler:
         if positions.shape != (len(keys), num_keep):
             raise InputError(
                 f"{type(self).__qualname__}.draw gives positions of shape "
-                f"{tuple(positions.shape)} for {len(keys)} images of {num_keep} kept patches; give "
-                f"({len(keys)}, {num_keep})."
+                f"{tuple(positions.shape)} for {counted(len(keys), 'image')} of which "
+                f"{counted(num_keep, 'patch', 'patches')} are to be kept; give ({len(keys)}, {num_keep})."
             )
         return positions
 

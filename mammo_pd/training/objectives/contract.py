@@ -12,6 +12,7 @@ import pandas as pd
 
 from mammo_pd.errors import InputError
 from mammo_pd.training.objectives.base import Objective
+from mammo_pd.wording import counted
 
 
 def check_names(objective: Objective, taken: Collection[str]) -> None:
@@ -56,7 +57,8 @@ def check_targets(objective: Objective, rows: pd.DataFrame) -> None:
     if targets.ndim != 2 or len(targets) != len(rows) or targets.dtype != np.float32:
         raise _refused(
             objective,
-            f"gives targets of shape {targets.shape} and {targets.dtype} for {len(rows)} images; "
+            f"gives targets of shape {targets.shape} and {targets.dtype} for "
+            f"{counted(len(rows), 'image')}; "
             "give (images, targets) float32, with NaN where one is missing",
         )
 
@@ -76,7 +78,7 @@ def check_scores(objective: Objective, shape: tuple[int, ...], images: int) -> N
     if shape != (images, columns):
         raise _refused(
             objective,
-            f"gives scores of shape {shape} for {images} images; with the score_columns "
+            f"gives scores of shape {shape} for {counted(images, 'image')}; with the score_columns "
             f"{list(objective.score_columns)} give ({images}, {columns})",
         )
 
