@@ -256,7 +256,8 @@ class PatchSampler:
             raise InputError(
                 f"{type(self).__qualname__}.draw gives positions of shape "
                 f"{tuple(positions.shape)} for {counted(len(keys), 'image')} of which "
-                f"{counted(num_keep, 'patch', 'patches')} are to be kept; give ({len(keys)}, {num_keep})."
+                f"{counted(num_keep, 'patch', 'patches')} are to be kept; give ({len(keys)}, "
+                f"{num_keep})."
             )
         return positions
 
