@@ -341,7 +341,7 @@ def test_every_block_of_the_page_runs(
     made_up(30).to_csv(tmp_path / "own.csv", index=False)
     monkeypatch.chdir(tmp_path)
     run = [block for block in blocks(ROOT / "docs" / "extending.md") if block.why_not is None]
-    assert len(run) == 5
+    assert len(run) == 6
     for block in run:
         exec(compile(block.text, str(block), "exec"), {"__name__": "__main__"})
 

@@ -10,6 +10,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from mammo_pd.cores import available_cores
 from mammo_pd.data.new_image import NewImage
 from mammo_pd.data.record import ImageOrigin, Record, RecordedImage
@@ -98,15 +101,40 @@ def _find_exam(job: ReadJob) -> dict[str, str]:
 
 
 def _as_outcome(job: ReadJob, image: ProcessedImage, frame: int | None = None) -> Outcome:
-    native = image.pyramid["native"]
-    level = choose_pyramid_level(native.shape[0], native.shape[1], job.img_size)
     return Outcome(
         {**image.columns, "status": str(Status.OK)},
         frame,
         image.identifiers,
-        pixel_digest=pixel_digest(native),
-        level=image.pyramid[level],
+        pixel_digest=pixel_digest(image.pyramid["native"]),
+        level=_level_of(image, job.img_size),
     )
+
+
+def _level_of(image: ProcessedImage, img_size: tuple[int, int]) -> npt.NDArray[np.uint16]:
+    height, width = image.pyramid["native"].shape
+    return image.pyramid[choose_pyramid_level(height, width, img_size)]
+
+
+def read_image(
+    source: Path, img_size: tuple[int, int], settings: ImagingSettings | None = None
+) -> npt.NDArray[np.uint16]:
+    """Read one file as ``predict`` does, in this process: the pixels that a model is given of it.
+
+    Args:
+        source: a DICOM file, or an image file of which it is known that it is a mammogram.
+        img_size: (height, width) in pixels that the model sees: ``model.card.img_size``.
+        settings: what decides the pixels: ``model.settings``, with which it was trained.
+
+    Returns:
+        (h, w), cropped, the chest wall on the left, at the pyramid level that the model reads.
+
+    Raises:
+        ImageError: it cannot be used; the reason is the one that ``preprocess`` records.
+    """
+    from mammo_pd.ingest.transforms import store_transforms
+
+    transforms = store_transforms(settings or ImagingSettings())
+    return _level_of(process_image(source, transforms), img_size)
 
 
 def read_new_images(
