@@ -39,8 +39,8 @@ if TYPE_CHECKING:  # by a name of its own each is re-exported
     from mammo_pd.imaging.settings import STEPS as STEPS
     from mammo_pd.imaging.settings import ImagingSettings as ImagingSettings
     from mammo_pd.inference.trained_model import TrainedModel as TrainedModel
-    from mammo_pd.ingest.preprocess import preprocess as preprocess
     from mammo_pd.ingest.new_images import read_image as read_image
+    from mammo_pd.ingest.preprocess import preprocess as preprocess
     from mammo_pd.ingest.transforms import mammogram_transforms as mammogram_transforms
     from mammo_pd.patches.draw import draw_grid as draw_grid
     from mammo_pd.patches.draw import draw_tissue as draw_tissue
