@@ -384,7 +384,7 @@ EARLIER_DEFAULTS = {"training.choose_epoch": "best"}
 
 
 def load_config(
-    file: Path | None = None,
+    file: Path | str | None = None,
     overrides: Mapping[str, Any] | None = None,
     defaults: Mapping[str, Any] | None = None,
 ) -> RunConfig:
@@ -402,7 +402,7 @@ def load_config(
             flag, the ``--set`` or the file and key that it came from.
     """
     where = str(file) if file is not None else "the configuration"
-    values: Any = {} if file is None else _read_yaml(file)
+    values: Any = {} if file is None else _read_yaml(Path(file))
     if not isinstance(values, dict):
         raise InputError(f"{where} is not a mapping of sections ({_keys_of(RunConfig)}).")
     # Before the overrides are applied: they may use the new name where the file has the old one.

@@ -144,6 +144,50 @@ def test_what_a_subclass_is_given_can_be_named() -> None:
             assert names <= {*dir(api)}, f"{cls.__name__}.{name}"
 
 
+def _methods_of_the_api() -> Iterator[tuple[str, Callable[..., object]]]:
+    for name in dir(api):
+        value = getattr(api, name)
+        if inspect.isfunction(value):
+            yield name, value
+        elif inspect.isclass(value):
+            for own in (own for own in vars(value) if not own.startswith("_")):
+                method = getattr(value, own)
+                if inspect.isfunction(method) or inspect.ismethod(method):
+                    yield f"{name}.{own}", method
+
+
+def test_wherever_a_path_is_taken_a_text_is_too() -> None:
+    takes = {
+        name: typing.get_args(hint)
+        for name, method in _methods_of_the_api()
+        for argument, hint in typing.get_type_hints(method).items()
+        if argument != "return" and Path in (hint, *typing.get_args(hint))
+    }
+    assert takes.keys() >= {"open_store", "preprocess", "RunSetup.build", "TrainedModel.load"}
+    assert not [name for name, accepted in takes.items() if str not in accepted]
+
+
+def test_texts_lead_from_files_to_a_score(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "dicom").symlink_to(phantoms)
+    monkeypatch.chdir(tmp_path)
+    labels = api.read_labels("dicom/labels.csv")
+    api.preprocess(
+        "dicom", "store", labels=labels, contact_sheet="sheet.png", crosswalk="files.csv"
+    )
+    assert api.open_store("store").manifest.is_file()
+    Path("recipe.yaml").write_text("training: {epochs: 1}\n")
+    config = api.load_config("recipe.yaml", {"data.res": "64x48", "model.name": "test_vit"})
+    run = api.train("store", "runs", config)
+    _, reopened = api.reopen_run(str(run.path), store="store")
+    model = api.TrainedModel.load(str(reopened.chosen))
+    image = api.read_image(str(min(phantoms.rglob("*.dcm"))), model.card.img_size)
+    assert model.score([image]).shape == (1, 1)
+    made_up(30).to_csv("own.csv", index=False)
+    assert len(api.read_predictions("own.csv")) == len(made_up(30))
+
+
 def test_every_function_and_class_is_on_the_api_page() -> None:
     page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     listed = re.findall(r"^(?:::: [\w.]+\.| +- )(\w+)$", page, re.MULTILINE)

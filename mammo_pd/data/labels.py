@@ -142,7 +142,7 @@ class LabelTable:
 
 
 def read_labels(
-    path: Path,
+    path: Path | str,
     *,
     label_column: str | None = None,
     positive: Iterable[str] = (),
@@ -167,6 +167,7 @@ def read_labels(
         InputError: no such file, no such column to carry, no column to match images by, an image
             named twice, or a label that is neither 0 nor 1.
     """
+    path = Path(path)
     names = (*_NAMES, *([label_column] if label_column else _LABELS))
     frame = with_known_names(read_as(read_csv(path), columns or {}, path), names, path)
     carry = tuple(carry)
@@ -210,7 +211,7 @@ def label_table(
     frame: pd.DataFrame,
     label: Sequence[int | None],
     *,
-    source: Path,
+    source: Path | str,
     definition: str,
     uid_ends_in_image_id: bool = False,
     carry: Collection[str] | None = None,
@@ -232,6 +233,7 @@ def label_table(
     Raises:
         InputError: no column to match images by, or an image named twice.
     """
+    source = Path(source)
     keys = [name for name in _KEYS if name in frame.columns]
     if not keys:
         raise InputError(

@@ -90,12 +90,13 @@ class StorePaths:
         return self.private / "thumbnails" / image_id[:2] / f"{image_id}.npy"
 
 
-def open_store(root: Path) -> StorePaths:
+def open_store(root: Path | str) -> StorePaths:
     """Open an existing store.
 
     Raises:
         InputError: there is none.
     """
+    root = Path(root)
     paths = StorePaths(root)
     if not paths.info.is_file():
         if _is_foreign(root):

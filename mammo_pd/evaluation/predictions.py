@@ -43,13 +43,14 @@ _NO_BI_RADS = (
 _NO_VALUE = ("", "nan", "NaN", "NA", "None", "null", "<NA>")
 
 
-def read_predictions(path: Path) -> pd.DataFrame:
+def read_predictions(path: Path | str) -> pd.DataFrame:
     """Read and check a CSV of predictions, as ``check_predictions`` does.
 
     Raises:
         InputError: the file is missing, is not a CSV, has rows longer or shorter than its header,
             or its content fails a check.
     """
+    path = Path(path)
     if not path.is_file():
         raise InputError(
             f"There is no predictions file at {path}: name a CSV with the columns "

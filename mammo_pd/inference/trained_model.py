@@ -64,14 +64,14 @@ class TrainedModel:
     _module: nn.Module
 
     @classmethod
-    def load(cls, checkpoint: Path) -> "TrainedModel":
+    def load(cls, checkpoint: Path | str) -> "TrainedModel":
         """Load model.safetensors or last.safetensors, onto the device that there is.
 
         Raises:
             InputError: not a checkpoint, one of a version that did not say what it is, or one of a
                 pretext task, which gives no scores.
         """
-        with open_checkpoint(checkpoint) as opened:
+        with open_checkpoint(Path(checkpoint)) as opened:
             return cls.read(opened)
 
     @classmethod

@@ -116,7 +116,7 @@ def _level_of(image: ProcessedImage, img_size: tuple[int, int]) -> npt.NDArray[n
 
 
 def read_image(
-    source: Path, img_size: tuple[int, int], settings: ImagingSettings | None = None
+    source: Path | str, img_size: tuple[int, int], settings: ImagingSettings | None = None
 ) -> npt.NDArray[np.uint16]:
     """Read one file as ``predict`` does, in this process: the pixels that a model is given of it.
 
@@ -134,7 +134,7 @@ def read_image(
     from mammo_pd.ingest.transforms import store_transforms
 
     transforms = store_transforms(settings or ImagingSettings())
-    return _level_of(process_image(source, transforms), img_size)
+    return _level_of(process_image(Path(source), transforms), img_size)
 
 
 def read_new_images(

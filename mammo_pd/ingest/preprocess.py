@@ -115,16 +115,16 @@ class _Target:
 
 
 def preprocess(
-    folder: Path,
-    out: Path,
+    folder: Path | str,
+    out: Path | str,
     *,
     labels: LabelTable | None = None,
     replace_labels: bool = False,
     settings: ImagingSettings | None = None,
     workers: int | None = None,
     scheduler: str | None = None,
-    contact_sheet: Path | None = None,
-    crosswalk: Path | None = None,
+    contact_sheet: Path | str | None = None,
+    crosswalk: Path | str | None = None,
     key: bytes | None = None,
     verify: bool = False,
     levels: tuple[str, ...] | None = None,
@@ -165,11 +165,11 @@ def preprocess(
     if scheduler is None:
         refuse_unguarded_script()  # before anything is written
     settings = settings or ImagingSettings()
-    folder = folder.resolve()
+    folder = Path(folder).resolve()
     found = find_images(folder)
     if labels is not None:
         refuse_naming_none(labels, folder, found.images)
-    paths = create_or_match(out.resolve(), _what_decides_pixels(settings))
+    paths = create_or_match(Path(out).resolve(), _what_decides_pixels(settings))
     with Record(paths, key) as record:
         upgrade_store(paths)
         record.put_folder(folder)
@@ -234,10 +234,10 @@ def preprocess(
         shutil.rmtree(paths.partial, ignore_errors=True)
         summary, left_out = _finish(found, target, labels, pending, replace_labels, prefer)
         if contact_sheet is not None:
-            pages = _draw(contact_sheet, target, left_out)
+            pages = _draw(Path(contact_sheet), target, left_out)
             summary = replace(summary, contact_sheets=tuple(pages))
         if crosswalk is not None:
-            write_crosswalk(crosswalk, record)
+            write_crosswalk(Path(crosswalk), record)
     return summary
 
 

@@ -100,7 +100,7 @@ class RunSetup:
     @classmethod
     def build(
         cls,
-        store: Path,
+        store: Path | str,
         config: RunConfig,
         *,
         stopped: RunInfo | None = None,
@@ -124,6 +124,7 @@ class RunSetup:
                 not fit the model, a batch that the devices cannot share, weights that do not fit,
                 have seen test women or are replaced meanwhile.
         """
+        store = Path(store)
         # ---- data: whatever can be refused is refused before a device is touched
         weights = config.model.weights if stopped is None else None
         checked = version_of(weights)
@@ -399,7 +400,7 @@ class RunSetup:
         """The hash of the targets and groups of the training images."""
         return targets_hash(self.cohort, self.objective, self.config.training)
 
-    def new_run(self, runs: Path, run_id: str) -> RunFolder:
+    def new_run(self, runs: Path | str, run_id: str) -> RunFolder:
         """Describe a run with this set-up; nothing is written yet."""
         info = RunInfo(
             run_id=run_id,
@@ -421,7 +422,7 @@ class RunSetup:
             weights=dict(self.weights_report) if self.weights_report is not None else None,
             sampler=name_of_own(type(self.sampler)),
         )
-        return RunFolder(runs / run_id, info, self.config)
+        return RunFolder(Path(runs) / run_id, info, self.config)
 
     def introduce(self) -> None:
         """Print what is about to be trained, with warnings about anything unexpected."""

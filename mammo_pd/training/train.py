@@ -13,7 +13,7 @@ from mammo_pd.training.setup import RunSetup, name_of_own
 
 
 def train(
-    store: Path, runs: Path, config: RunConfig, *, say: Callable[[str], None] = print
+    store: Path | str, runs: Path | str, config: RunConfig, *, say: Callable[[str], None] = print
 ) -> RunFolder | None:
     """Train, and write a run folder: configuration, checkpoints, history, MLflow record.
 
@@ -36,7 +36,7 @@ def train(
 
 
 def resume(
-    folder: Path, *, store: Path | None = None, say: Callable[[str], None] = print
+    folder: Path | str, *, store: Path | str | None = None, say: Callable[[str], None] = print
 ) -> RunFolder | None:
     """Resume a run from its last checkpoint, with the same result as an uninterrupted run.
 
@@ -57,7 +57,7 @@ def resume(
 
 
 def start_run(
-    runs: Path,
+    runs: Path | str,
     setup: RunSetup,
     *,
     run_id: str | None = None,
@@ -79,9 +79,9 @@ def start_run(
 
 
 def reopen_run(
-    folder: Path,
+    folder: Path | str,
     *,
-    store: Path | None = None,
+    store: Path | str | None = None,
     sampler: type[PatchSampler] = PatchSampler,
     say: Callable[[str], None] = print,
 ) -> tuple[RunSetup, RunFolder]:
@@ -96,7 +96,7 @@ def reopen_run(
     Raises:
         InputError: as `resume`, or another sampler than the run was started with.
     """
-    run = RunFolder.open(folder)
+    run = RunFolder.open(Path(folder))
     if run.info.sampler != name_of_own(sampler):
         raise InputError(
             f"the run {run.info.run_id} was started with patches drawn by "
