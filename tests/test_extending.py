@@ -176,10 +176,11 @@ def test_texts_lead_from_files_to_a_score(
     api.preprocess(
         "dicom", "store", labels=labels, contact_sheet="sheet.png", crosswalk="files.csv"
     )
-    assert api.open_store("store").manifest.is_file()
     Path("recipe.yaml").write_text("training: {epochs: 1}\n")
     config = api.load_config("recipe.yaml", {"data.res": "64x48", "model.name": "test_vit"})
     run = api.train("store", "runs", config)
+    rows = api.Cohort.read("store", "default").part(api.Split.TRAIN)
+    assert len(api.MammogramDataset("store", rows, (64, 48))) == len(rows) > 0
     _, reopened = api.reopen_run(str(run.path), store="store")
     model = api.TrainedModel.load(str(reopened.chosen))
     image = api.read_image(str(min(phantoms.rglob("*.dcm"))), model.card.img_size)

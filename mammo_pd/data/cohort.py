@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import pandas as pd
 
 from mammo_pd.data.manifest import read_manifest
 from mammo_pd.data.splits import SplitTable, check_split, read_split, with_joined_patients
-from mammo_pd.data.store import StorePaths, read_store_info
+from mammo_pd.data.store import StorePaths, open_store, read_store_info
 from mammo_pd.terms import Split, Status
 
 
@@ -33,17 +34,23 @@ class Cohort:
     fold: int | None
 
     @classmethod
-    def read(cls, paths: StorePaths, split: str | SplitTable, fold: int | None = None) -> "Cohort":
+    def read(
+        cls,
+        store: StorePaths | Path | str,
+        split: str | SplitTable,
+        fold: int | None = None,
+    ) -> "Cohort":
         """Read a store's manifest and one of its splits.
 
         Args:
-            paths: the store.
+            store: opened, or its folder.
             split: its name, or one that is not written yet.
             fold: that is tested, where the split has folds.
 
         Raises:
-            InputError: no such split or fold, or a patient on both sides of it.
+            InputError: no such store, split or fold, or a patient on both sides of it.
         """
+        paths = store if isinstance(store, StorePaths) else open_store(store)
         manifest = read_manifest(paths.manifest, status=None)
         table = read_split(paths.splits, split) if isinstance(split, str) else split
         check_split(table, manifest)

@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ from mammo_pd.data.store import (
     StorePaths,
     choose_pyramid_level,
     find_pyramid_level,
+    open_store,
     read_pyramid_level_into,
 )
 
@@ -29,7 +31,7 @@ class MammogramDataset:
     torch's ``DataLoader(range(len(dataset)), batch_size=8, collate_fn=dataset.read)``.
 
     Args:
-        paths: the store.
+        store: opened, or its folder.
         rows: manifest rows with ``image_id``, ``crop_height`` and ``crop_width``.
         img_size: (height, width) in pixels that the model sees.
         targets: (rows, T) float32, NaN where one is missing; None where there are no labels.
@@ -37,17 +39,18 @@ class MammogramDataset:
             its breast within the unit and its kind of view; None where each is judged by itself.
 
     Raises:
-        InputError: the store does not keep a level that this input size needs.
+        InputError: no such store, or one that does not keep a level that this input size needs.
     """
 
     def __init__(
         self,
-        paths: StorePaths,
+        store: StorePaths | Path | str,
         rows: pd.DataFrame,
         img_size: tuple[int, int],
         targets: npt.NDArray[np.float32] | None = None,
         views: npt.NDArray[np.int64] | None = None,
     ) -> None:
+        paths = store if isinstance(store, StorePaths) else open_store(store)
         self._paths = paths
         self.views = views
         self.image_ids: list[str] = rows["image_id"].tolist()
