@@ -44,7 +44,9 @@ class Timer:
         if self._on_gpu:
             started = time.perf_counter()
             while time.perf_counter() - started < warm_up_seconds:
-                step()
+                # Several at a time: waiting for each would let the GPU rest in between.
+                for _ in range(_WARM_UP_STEPS):
+                    step()
                 self._synchronize()
         marks = [mark(on_gpu=self._on_gpu)]
         for _ in range(self._steps):

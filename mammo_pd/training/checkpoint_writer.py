@@ -34,8 +34,11 @@ class CheckpointWriter:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._job: Future[None] | None = None
         self._last_memory = _HostMemory()
-        # The second one is filled while the first is being written.
-        self._chosen_memory = [_HostMemory(), _HostMemory()]
+        # The second one is filled while the first is being written, if that takes so long: pinned
+        # memory takes as long to allocate as to fill many times.
+        self._chosen_memory = (_HostMemory(), _HostMemory())
+        self._filled = self._chosen_memory[0]
+        self._written: _HostMemory | None = None
         self._chosen: Contents | None = None
         self._is_behind = False
 
@@ -54,7 +57,9 @@ class CheckpointWriter:
 
     def take_chosen(self, weights: Contents) -> None:
         """Copy the weights of the epoch that is kept so far; `save` writes them."""
-        self._chosen = self._chosen_memory[0].copy(weights)
+        being_written = self._written if self._is_writing() else None
+        self._filled = next(free for free in self._chosen_memory if free is not being_written)
+        self._chosen = self._filled.copy(weights)
 
     def save(self, last: Callable[[], Contents]) -> None:
         """Copy the state after an epoch, to be written without waiting for the disk.
@@ -65,7 +70,7 @@ class CheckpointWriter:
         Raises:
             OSError: an earlier file could not be written.
         """
-        self._is_behind = self._job is not None and not self._job.done()
+        self._is_behind = self._is_writing()
         if not self._is_behind:
             self._start(last)
 
@@ -92,9 +97,11 @@ class CheckpointWriter:
         self._wait()
         state = self._last_memory.copy(last())
         self._job = self._thread.submit(self._write, self._chosen, state)
-        if self._chosen is not None:
-            self._chosen = None
-            self._chosen_memory.reverse()
+        self._written = None if self._chosen is None else self._filled
+        self._chosen = None
+
+    def _is_writing(self) -> bool:
+        return self._job is not None and not self._job.done()
 
     def _wait(self) -> None:
         job, self._job = self._job, None

@@ -60,6 +60,17 @@ def make_fabric(config: RunConfig, *, devices: int = 1, nodes: int = 1) -> Fabri
         ) from error
 
 
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Seed the CPU's and the device's generator, as ``torch.manual_seed`` does, for a single step.
+
+    That one also formats a traceback for each kind of device that the machine lacks, which looks
+    up the source of every function on the stack.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(seed)
+
+
 def should_compile(config: RunConfig, say: Callable[[str], None]) -> bool:
     """Whether to compile: as configured, else on a GPU if it can be done, saying so if not."""
     if config.device.compile is not None:

@@ -39,6 +39,7 @@ from mammo_pd.training.checkpoint import (
 )
 from mammo_pd.training.checkpoint_writer import CheckpointWriter
 from mammo_pd.training.data_supply import StepClock, describe_shortage
+from mammo_pd.training.devices import seed_generators
 from mammo_pd.training.epoch_meter import (
     EpochMeter,
     EpochProgress,
@@ -435,7 +436,7 @@ def _train_epoch(
         for number, batch in enumerate(loader, start=before.steps):
             done = epoch * steps + number
             # Dropout inside a model draws from torch's own generator.
-            torch.manual_seed(_mix_seed(training.seed, done, setup.fabric.global_rank))
+            seed_generators(_mix_seed(training.seed, done, setup.fabric.global_rank), setup.device)
             rate = rate_of(number)
             set_learning_rate(step.optimizer, rate)
             keys = image_keys(

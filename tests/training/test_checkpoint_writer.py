@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mammo_pd.training import checkpoint_writer
 from mammo_pd.training.checkpoint import Contents
 from mammo_pd.training.checkpoint_writer import CheckpointWriter
 
@@ -88,6 +89,49 @@ def test_epochs_that_end_while_one_is_written_are_passed_over_but_not_the_last(
         writer.save(state(6))
         writer.flush(state(6))
     assert (number_in(run.chosen), number_in(run.last)) == (6, 6)
+
+
+def test_weights_that_are_being_written_are_not_overwritten_by_later_ones(
+    run: Any, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+    write = Contents.write
+
+    def write_and_note(contents: Contents, path: Path) -> None:
+        write(contents, path)
+        if path == run.chosen:
+            written.append(number_in(path))
+
+    monkeypatch.setattr(Contents, "write", write_and_note)
+    with CheckpointWriter(run) as writer:
+        for epoch in (1, 2, 3):
+            writer.take_chosen(contents(epoch))
+            writer.save(state(epoch))
+        gate.set()
+        writer.flush(state(3))
+        writer.take_chosen(contents(4))
+        writer.save(state(4))
+    assert written == [1, 3, 4]
+
+
+def test_memory_for_a_second_copy_is_not_taken_where_the_first_is_written_in_time(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[int] = []
+    allocate = checkpoint_writer._allocate
+
+    def count(size: int, *, pinned: bool) -> torch.Tensor:
+        taken.append(size)
+        return allocate(size, pinned=pinned)
+
+    monkeypatch.setattr(checkpoint_writer, "_allocate", count)
+    with CheckpointWriter(run) as writer:
+        for epoch in (1, 2, 3):
+            writer.take_chosen(contents(epoch))
+            writer.save(state(epoch))
+            writer.flush(state(epoch))
+    assert number_in(run.chosen) == 3
+    assert len(taken) == 2  # the chosen weights and the state
 
 
 def test_the_kept_weights_can_be_had_before_a_checkpoint_within_an_epoch(

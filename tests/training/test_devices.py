@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mammo_pd.config import RunConfig
-from mammo_pd.training.devices import should_compile
+from mammo_pd.training.devices import seed_generators, should_compile
 
 
 @pytest.fixture
@@ -55,3 +55,13 @@ def test_where_nothing_can_be_executed_it_is_not_and_says_so(
     assert asked == [on_gpu.parents[1]]
     insisted = RunConfig().replace(device=RunConfig().device.replace(compile=True))
     assert should_compile(insisted, said.append)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("seed", [0, 7, 2**63 - 1])
+def test_generators_are_seeded_as_torch_does_it(device: str, seed: int) -> None:
+    drawn = []
+    for seed_them in (torch.manual_seed, lambda seed: seed_generators(seed, torch.device(device))):
+        seed_them(seed)
+        drawn.append((torch.rand(5), torch.rand(5, device=device).cpu()))
+    assert all(torch.equal(*pair) for pair in zip(*drawn, strict=True))
