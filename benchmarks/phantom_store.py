@@ -26,7 +26,7 @@ import pyarrow as pa
 
 from mammo_pd.data.image_file import write_image_file
 from mammo_pd.data.manifest import write_manifest
-from mammo_pd.data.splits import SplitTable, _hash, check_split, write_split
+from mammo_pd.data.splits import SplitTable, check_split, write_split
 from mammo_pd.data.store import StorePaths, create_or_match, read_store_info, take_in
 from mammo_pd.imaging.pyramid import build_pyramid
 from mammo_pd.phantoms.lesions import Lesion, add_calcifications, add_mass
@@ -183,7 +183,7 @@ def make_store(
     ).sort_values("image_id", ignore_index=True)
     write_manifest(paths.manifest, rows, _FURTHER)
     paths.splits.mkdir(exist_ok=True)
-    split = SplitTable("default", parts, _hash(parts))
+    split = SplitTable.of("default", parts)
     check_split(split, pd.DataFrame(rows))
     write_split(split, paths.splits, {"drawn": made_with})
     print(f"wrote {out}: {len(rows)} images in {time.monotonic() - started:.0f} s")

@@ -36,7 +36,7 @@ from PIL import Image
 
 from mammo_pd.data.image_file import write_image_file
 from mammo_pd.data.manifest import MANIFEST_SCHEMA, read_manifest
-from mammo_pd.data.splits import SplitTable, _hash, check_split, read_split, write_split
+from mammo_pd.data.splits import SplitTable, check_split, read_split, write_split
 from mammo_pd.data.store import StorePaths, open_store, read_pyramid_level
 from mammo_pd.imaging.pyramid import area_average, build_pyramid, fitted_size
 from mammo_pd.orphans import end_with_parent
@@ -113,7 +113,7 @@ def join(store: Path, packed: Path, out: Path, split: str) -> None:
     more = others[["image_id", "patient_id"]].assign(fold=int(table["fold"].max()) + 1, val_of="")
     table = pd.concat([table, more]).sort_values("image_id", ignore_index=True)
     joint.splits.mkdir()
-    write_split(SplitTable(split, table, _hash(table)), joint.splits, {"joined": True})
+    write_split(SplitTable.of(split, table), joint.splits, {"joined": True})
     check_split(read_split(joint.splits, split), read_manifest(joint.manifest, status=None))
     print(f"wrote {out}: {len(labelled)} labelled images and {len(others)} more")
 

@@ -23,6 +23,7 @@ def split(
         Parameter(metavar="TRAIN VAL TEST", show_default="0.7 0.1 0.2"),
     ] = None,
     folds: Annotated[WholeNumber | None, Parameter(metavar="K")] = None,
+    from_column: Annotated[str | None, Parameter(metavar="COLUMN")] = None,
     val: Annotated[float | None, Parameter(metavar="SHARE", show_default="0.15")] = None,
     seed: Annotated[WholeNumber, Parameter(metavar="N")] = 0,
 ) -> None:
@@ -32,28 +33,33 @@ def split(
 
         mammo-pd split --fractions 0.6 0.1 0.3
         mammo-pd split --folds 5 --val 0.1 --name five
+        mammo-pd split --from-column published_split --name published
 
     Args:
         store: The store to split.
         name: Name of the split.
         fractions: Fractions of the patients.
         folds: Make K folds instead of three parts.
+        from_column: Take over a split that the label table brought along, such as a data set's
+            own: a column with train, val and test, or with the numbers of folds.
         val: With folds, the fraction of the patients outside the test fold that is used for
-            validation.
+            validation; with --from-column the fraction of those that are trained on, if the column
+            names no part for validation.
         seed: Seed of the shuffle.
     """
     from mammo_pd.data.manifest import read_manifest
     from mammo_pd.data.split_store import FRACTIONS, count_parts, split_store
-    from mammo_pd.data.splits import VAL_SHARE
     from mammo_pd.data.store import open_store
     from mammo_pd.data.usual_res import usual_res
 
-    if fractions is not None and folds is not None:
-        raise InputError("--fractions and --folds exclude each other; give only one.")
-    if val is not None and folds is None:
+    ways = {"--fractions": fractions, "--folds": folds, "--from-column": from_column}
+    given_ways = [option for option, value in ways.items() if value is not None]
+    if len(given_ways) > 1:
+        raise InputError(f"{' and '.join(given_ways)} exclude each other; give only one.")
+    if val is not None and folds is None and from_column is None:
         raise InputError(
-            "--val needs --folds; without folds, set the validation share with --fractions TRAIN "
-            "VAL TEST."
+            "--val needs --folds or --from-column; without them, set the validation share with "
+            "--fractions TRAIN VAL TEST."
         )
     paths = open_store(store)
     made = split_store(
@@ -61,7 +67,8 @@ def split(
         name=name,
         fractions=fractions or FRACTIONS,
         folds=folds,
-        val=VAL_SHARE if val is None else val,
+        column=from_column,
+        val=val,
         seed=seed,
         # Unlabelled stores can be pretrained on or embedded; a warning says that nothing is
         # labelled.

@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from mammo_pd.data.given_split import split_from_column
 from mammo_pd.data.manifest import read_manifest
 from mammo_pd.data.splits import (
     VAL_SHARE,
@@ -29,7 +30,8 @@ def split_store(
     name: str = "default",
     fractions: tuple[float, float, float] = FRACTIONS,
     folds: int | None = None,
-    val: float = VAL_SHARE,
+    column: str | None = None,
+    val: float | None = None,
     seed: int = 0,
     may_lack_labels: bool = False,
     say: Callable[[str], None] = print,
@@ -43,6 +45,7 @@ def split_store(
         name=name,
         fractions=fractions,
         folds=folds,
+        column=column,
         val=val,
         seed=seed,
         may_lack_labels=may_lack_labels,
@@ -58,7 +61,8 @@ def draw_split(
     name: str = "default",
     fractions: tuple[float, float, float] = FRACTIONS,
     folds: int | None = None,
-    val: float = VAL_SHARE,
+    column: str | None = None,
+    val: float | None = None,
     seed: int = 0,
     may_lack_labels: bool = False,
     say: Callable[[str], None] = print,
@@ -70,7 +74,10 @@ def draw_split(
         name: of the split; an existing split is never replaced by a different one.
         fractions: shares of patients in train, val and test.
         folds: number of equal folds, in place of fractions.
-        val: with folds, the share of the patients of the other folds that validates.
+        column: of the manifest, which names the part or fold of each image, in place of both.
+        val: with folds, the share of the patients of the other folds that validates, and with a
+            column that names no such part that of the patients that are trained on; `VAL_SHARE`
+            by default.
         seed: of the shuffle.
         may_lack_labels: accept a store without any label, for what learns from none.
         say: called with each message, one line.
@@ -79,8 +86,8 @@ def draw_split(
         The split, and what it was made with, as `write_split` takes them.
 
     Raises:
-        InputError: the name cannot be one, or is that of a different split; or there are too few
-            patients of a class.
+        InputError: the name cannot be one, or is that of a different split; there are too few
+            patients of a class; or as `split_from_column`.
     """
     check_name(name)
     manifest = read_manifest(paths.manifest, status=None)
@@ -88,15 +95,24 @@ def draw_split(
         raise InputError(
             f"{paths.root} has no usable image; the manifest's columns reason and detail say why."
         )
-    split = make_split(
-        manifest,
-        name=name,
-        fractions=fractions,
-        folds=folds,
-        val=val,
-        seed=seed,
-        may_lack_labels=may_lack_labels,
-    )
+    if column is not None:
+        split = split_from_column(manifest, column, name=name, val=val, seed=seed)
+        left_out = int((manifest["status"] == Status.OK).sum()) - len(split.table)
+        if left_out:
+            say(
+                f"warning: the column {column} is empty for {counted(left_out, 'usable image')}, "
+                f"which {'is' if left_out == 1 else 'are'} in no part of the split"
+            )
+    else:
+        split = make_split(
+            manifest,
+            name=name,
+            fractions=fractions,
+            folds=folds,
+            val=VAL_SHARE if val is None else val,
+            seed=seed,
+            may_lack_labels=may_lack_labels,
+        )
     if (paths.splits / f"{name}.csv").is_file() and read_split(
         paths.splits, name
     ).hash != split.hash:
@@ -119,8 +135,17 @@ def draw_split(
             "labelled, do that first: a model pretrained on one split must not be tested on "
             "another"
         )
-    shares = {"folds": folds, "val": val} if folds else {"fractions": list(fractions)}
-    return split, {"seed": seed, **shares}
+    return split, {"seed": seed, **_made_with(fractions, folds, column, val)}
+
+
+def _made_with(
+    fractions: tuple[float, float, float], folds: int | None, column: str | None, val: float | None
+) -> dict[str, Any]:
+    if column is not None:
+        return {"column": column, "val": val}
+    if folds is not None:
+        return {"folds": folds, "val": VAL_SHARE if val is None else val}
+    return {"fractions": list(fractions)}
 
 
 def count_parts(manifest: pd.DataFrame, split: SplitTable) -> list[dict[str, int | str]]:

@@ -50,6 +50,12 @@ class SplitTable:
     table: pd.DataFrame
     hash: str
 
+    @classmethod
+    def of(cls, name: str, table: pd.DataFrame) -> "SplitTable":
+        """A split of that table, in any order of rows, with its hash."""
+        table = table.sort_values("image_id", ignore_index=True)
+        return cls(name, table, _hash(table))
+
     @property
     def folds(self) -> int | None:
         """Number of folds; None for train, val and test."""
@@ -166,10 +172,7 @@ def make_split(
         raise InputError(
             f"--folds {folds}: at least 2 are needed, one to train on and one to test on."
         )
-    if not 0 < val < 1:
-        raise InputError(
-            f"a validation share of {val:g} is not between 0 and 1; give a share such as --val 0.1"
-        )
+    _refuse_share(val)
     manifest, groups = _usable(manifest)
     patients = _one_row_per_group(manifest, groups)
     ids = manifest["patient_id"].nunique()
@@ -182,9 +185,62 @@ def make_split(
     else:
         part_of = _deal_out(patients, fractions, seed).map(dict(enumerate(map(str, Split))))
         table = table.assign(split=groups.map(part_of))
-    split = SplitTable(name, table, _hash(table))
+    split = SplitTable.of(name, table)
     check_split(split, manifest)
     return split
+
+
+def with_validation(
+    table: pd.DataFrame, manifest: pd.DataFrame, share: float, seed: int
+) -> pd.DataFrame:
+    """Draw patients to validate on, stratified by label and vendor.
+
+    Args:
+        table: of a split without a leak, with the parts train and test alone, or with folds.
+        manifest: all rows.
+        share: of the patients that are trained on, in each fold's run if there are folds.
+        seed: of the draw.
+
+    Returns:
+        The table, with some images of train as val, or with the column ``val_of``.
+
+    Raises:
+        InputError: the share is not between 0 and 1.
+    """
+    _refuse_share(share)
+    usable, groups = _usable(manifest)
+    patients = _one_row_per_group(usable, groups)
+    group_of = table["image_id"].map(groups.set_axis(usable["image_id"]))
+    if "fold" in table:
+        fold_of = table["fold"].groupby(group_of).first()
+        patients = patients.loc[fold_of.index]
+        val_of = _draw_validation(patients, fold_of, int(fold_of.max()) + 1, share, seed)
+        return table.assign(val_of=group_of.map(val_of))
+    trained = patients.loc[sorted(group_of[table["split"] == Split.TRAIN].unique())]
+    dealt = _deal_out(trained, (1 - share, share), seed)
+    validates = group_of.isin(dealt.index[dealt == 1])
+    return table.assign(split=table["split"].mask(validates, str(Split.VAL)))
+
+
+def count_leaks(split: SplitTable, manifest: pd.DataFrame) -> int:
+    """Patients on more than one side of a split.
+
+    Args:
+        split: the split.
+        manifest: all rows, also those that the split does not name.
+    """
+    return _count_leaks(_with_groups(split, manifest))
+
+
+def _with_groups(split: SplitTable, manifest: pd.DataFrame) -> pd.DataFrame:
+    """The usable images of a split, each with its ``side`` and its ``group``."""
+    sides = split.table[["image_id"]].assign(side=_sides(split.table))
+    usable, groups = _usable(manifest)
+    return usable.assign(group=groups).merge(sides, on="image_id")
+
+
+def _count_leaks(joined: pd.DataFrame) -> int:
+    return int((joined.groupby("group")["side"].nunique() > 1).sum())
 
 
 def check_split(split: SplitTable, manifest: pd.DataFrame) -> None:
@@ -197,16 +253,14 @@ def check_split(split: SplitTable, manifest: pd.DataFrame) -> None:
     Raises:
         InputError: a leak, or an image that is not in the manifest or not usable.
     """
-    sides = split.table[["image_id"]].assign(side=_sides(split.table))
-    usable, groups = _usable(manifest)
-    joined = usable.assign(group=groups).merge(sides, on="image_id")
+    joined = _with_groups(split, manifest)
     if len(joined) < len(split.table):
         raise InputError(
             f"the split {split.name} names {counted(len(split.table) - len(joined), 'image')} that "
             "are not usable images of the store; it was made for another state of the store. Make "
             "a new one: mammo-pd split --name NEW"
         )
-    leaks = int((joined.groupby("group")["side"].nunique() > 1).sum())
+    leaks = _count_leaks(joined)
     if leaks:
         raise InputError(
             f"the split {split.name} has {counted(leaks, 'patient')} on more than one side (by "
@@ -324,7 +378,7 @@ def remove_from_split(folder: Path, name: str, image_ids: Collection[str]) -> Sp
         (folder / f"{name}.csv").unlink()
         (folder / f"{name}.json").unlink()
         return None
-    smaller = SplitTable(name, rest, _hash(rest))
+    smaller = SplitTable.of(name, rest)
     made_with |= {"earlier_hashes": sorted(hashes - {smaller.hash})}
     write_split(smaller, folder, {key: made_with[key] for key in made_with if key != "hash"})
     return smaller
@@ -349,8 +403,8 @@ def _read(folder: Path, name: str) -> tuple[SplitTable, dict[str, Any]]:
     if not path.with_suffix(".json").is_file():
         raise InputError(
             f"{path} has no {name}.json beside it, which holds its hash; restore that file, or "
-            f"make a new split: {_split_command(folder)} --name NEW (data_manifests/README.md says "
-            "how a split made elsewhere is brought in)"
+            f"make a new split: {_split_command(folder)} --name NEW (one made elsewhere is taken "
+            "over with --from-column)"
         )
     try:
         table = pd.read_csv(path, dtype=dict.fromkeys(_TEXT_COLUMNS, "string"))
@@ -378,8 +432,7 @@ def _read(folder: Path, name: str) -> tuple[SplitTable, dict[str, Any]]:
             f"{path} has {', '.join(map(repr, unknown[:3]))} in the column split; the parts are "
             f"{', '.join(Split)}."
         )
-    table = table.sort_values("image_id", ignore_index=True)
-    return SplitTable(name, table, _hash(table)), made_with
+    return SplitTable.of(name, table), made_with
 
 
 def _edited(folder: Path, split: SplitTable, made_with: dict[str, Any]) -> InputError:
@@ -397,6 +450,13 @@ def _usable(manifest: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
     # Grouped before the unusable rows are dropped, since they join patients too.
     groups = patient_groups(manifest)
     return manifest[usable], groups[usable]
+
+
+def _refuse_share(val: float) -> None:
+    if not 0 < val < 1:
+        raise InputError(
+            f"a validation share of {val:g} is not between 0 and 1; give a share such as --val 0.1"
+        )
 
 
 def _hash(table: pd.DataFrame) -> str:

@@ -44,3 +44,37 @@ def test_a_store_without_labels_is_split_for_pretraining(
         # By patient as ever: each woman is on one side.
         side = "fold" if parts is None else "split"
         assert np.all(split.table.groupby("patient_id")[side].nunique() == 1)
+
+
+@pytest.fixture
+def with_own_split(phantom_store: Path, tmp_path: Path) -> Path:
+    """A store whose label table had a column of parts, without one for validation."""
+    store = tmp_path / "store"
+    store.mkdir()
+    shutil.copy(phantom_store / "store.json", store)
+    table = pq.read_table(phantom_store / "manifest.parquet")
+    patients = table["patient_id"].to_pylist()
+    tested = set(sorted(set(patients))[::3])
+    own = pa.array(["test" if patient in tested else "training" for patient in patients])
+    pq.write_table(table.append_column("published_split", own), store / "manifest.parquet")
+    return store
+
+
+def test_a_data_sets_own_split_is_taken_over(
+    with_own_split: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = ["split", "--store", str(with_own_split), "--name", "published"]
+    assert main([*named, "--from-column", "published_split", "--val", "0.25"]) == 0
+    assert "next: mammo-pd train" in capsys.readouterr().out
+    split = read_split(with_own_split / "splits", "published")
+    manifest = pq.read_table(with_own_split / "manifest.parquet").to_pandas()
+    own = split.table.merge(manifest[["image_id", "published_split"]], on="image_id")
+    assert set(own["split"]) == {"train", "val", "test"}
+    assert np.all((own["split"] == "test") == (own["published_split"] == "test"))
+    assert np.all(own.groupby("patient_id")["split"].nunique() == 1)
+    # Typed again it is the same; from another column it would be another.
+    assert main([*named, "--from-column", "published_split", "--val", "0.25"]) == 0
+    assert main([*named, "--from-column", "published_split", "--val", "0.5"]) == 2
+    assert "there is another split 'published'" in capsys.readouterr().err
+    assert main([*named, "--from-column", "published_split", "--folds", "3"]) == 2
+    assert "--folds and --from-column exclude each other" in capsys.readouterr().err

@@ -1,12 +1,10 @@
 import hashlib
 import json
-import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from documented_commands import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -318,38 +316,17 @@ def test_edited_split_is_refused(tmp_path: Path) -> None:
         read_split(tmp_path, "default")
 
 
-def test_split_made_elsewhere_is_brought_in_as_the_page_says(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By the page's own lines; and held to the same rules as any other."""
-    page = (ROOT / "data_manifests" / "README.md").read_text(encoding="utf-8")
-    (code,) = [one for one in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "own" in one]
-    monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "store" / "splits"
-    folder.mkdir(parents=True)
-    frame = manifest_of(30)
-    sides = np.repeat(["train"] * 20 + ["val"] * 4 + ["test"] * 6, 4)  # four images of each
-    table = frame.assign(split=sides)
-
-    def brought_in(table: pd.DataFrame) -> SplitTable:
-        table.to_csv("own_split.csv", index=False)
-        exec(code, {"pd": pd, "hashlib": hashlib, "json": json, "Path": Path})
-        return read_split(folder, "own")
-
-    split = brought_in(table)
-    check_split(split, frame)
-    assert split.parts().value_counts().to_dict() == {"train": 80, "val": 16, "test": 24}
-    leak = table.assign(split=["test", *table["split"][1:]])
-    with pytest.raises(InputError, match="more than one side"):
-        check_split(brought_in(leak), frame)
+def test_table_of_a_split_is_held_to_its_words_and_its_hash(tmp_path: Path) -> None:
+    split = make_split(manifest_of(30))
     for word in ("training", "Test", "train "):
-        other = table.assign(split=table["split"].replace("train", word))
+        other = split.table.assign(split=split.table["split"].replace("train", word))
+        write_split(SplitTable.of("default", other), tmp_path, {})
         with pytest.raises(InputError, match=f"has '{word}' in the column split; the parts are"):
-            brought_in(other)
-    brought_in(table)
-    (folder / "own.json").unlink()
-    with pytest.raises(InputError, match=r"own\.csv has no own\.json beside it"):
-        read_split(folder, "own")
+            read_split(tmp_path, "default")
+    write_split(split, tmp_path, {})
+    (tmp_path / "default.json").unlink()
+    with pytest.raises(InputError, match=r"default\.csv has no default\.json beside it"):
+        read_split(tmp_path, "default")
 
 
 def test_missing_split_names_those_there_are(tmp_path: Path) -> None:
