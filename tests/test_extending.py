@@ -245,6 +245,8 @@ def test_a_step_is_in_the_pixels_and_in_the_settings(
     [
         (lambda pixels: pixels[:, 1:], r"made \(1, \d+, \d+\) of \(1, \d+, \d+\)"),
         (lambda pixels: pixels / 65535, "made no value above 1; values are from 0 to 65535"),
+        (lambda pixels: pixels * 4.0, r"made \d+ % of its values lie outside 0 to 65535"),
+        (lambda pixels: pixels - 20000.0, r"made \d+ % of its values lie outside"),
         (lambda pixels: pixels * np.nan, "made values that are no numbers"),
         (lambda pixels: pixels["image"], "ended in IndexError"),
     ],

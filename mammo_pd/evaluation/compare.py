@@ -41,7 +41,7 @@ _PAIRED = (
 FOR_PAIRED_DELONG = 18
 _NO_ERROR = 1e-12
 # Below this p an interval of 95 % excludes 0.
-_SIGNIFICANT = 0.05
+SIGNIFICANT = 0.05
 # Columns on which the tables of compared models must agree.
 _SAME = ("patient_id", "exam_id", "laterality", "label")
 
@@ -275,7 +275,7 @@ def not_surpassed(models: Sequence[str], paired: Sequence[Row]) -> list[str]:
     for row in paired:
         first, second, difference, p = (row[k] for k in ("first", "second", "difference", "p_holm"))
         lower = None
-        if isinstance(p, float) and isinstance(difference, float) and p < _SIGNIFICANT:
+        if isinstance(p, float) and isinstance(difference, float) and p < SIGNIFICANT:
             lower = second if difference > 0 else first
         worse.setdefault((first, second), set()).add(lower)
     surpassed = {name for found in worse.values() if len(found) == 1 for name in found}

@@ -23,12 +23,17 @@ from monai.utils.enums import PostFix
 from mammo_pd.data.store import choose_pyramid_level
 from mammo_pd.errors import ImageError, RefusedPixelsError
 from mammo_pd.imaging.decode import StoredFrames
-from mammo_pd.imaging.grey_scale import GreyImage
+from mammo_pd.imaging.grey_scale import WHITE, GreyImage
 from mammo_pd.imaging.orientation import turn_chest_wall_left
 from mammo_pd.imaging.pyramid import build_pyramid
 from mammo_pd.imaging.settings import STEPS, ImagingSettings
 from mammo_pd.ingest.mammogram import crop_breast, draw_thumbnail, load_mammogram, to_grey_scale
 from mammo_pd.terms import Frames, Reason, VoiPolicy
+from mammo_pd.wording import percent
+
+# Of the values of a step of one's own. A filter that overshoots at edges, as Lanczos does, leaves
+# some; more than that is another scale.
+_MOST_OUTSIDE = 0.05
 
 Affine = npt.NDArray[np.float64]
 
@@ -186,7 +191,13 @@ class ApplyOwnStepd(MapTransform):
                 raise self._failed("made values that are no numbers (NaN or infinite)")
             if pixels.max() <= 1 < before.max():
                 raise self._failed("made no value above 1; values are from 0 to 65535")
-            d[key] = np.rint(pixels).clip(0, 65535).astype(np.uint16)
+            outside = float(np.mean((pixels < 0) | (pixels > WHITE)))
+            if outside > _MOST_OUTSIDE:
+                raise self._failed(
+                    f"made {percent(outside)} of its values lie outside 0 to {WHITE}, which would "
+                    "be cut off"
+                )
+            d[key] = np.rint(pixels).clip(0, WHITE).astype(np.uint16)
         return d
 
     def _failed(self, how: str) -> ImageError:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from decimal import Decimal
 
+from mammo_pd.evaluation.compare import SIGNIFICANT
 from mammo_pd.evaluation.measures import Scalar
 
 NONE = "–"
@@ -86,10 +87,19 @@ def plain(value: Scalar) -> str:
 
 
 def significance(p: Scalar) -> str:
-    """A p-value: ``0.0123``, a dash for None; no p is 0, so the least is ``<1e-300``."""
+    """A p-value: ``0.0123``, a dash for None; no p is 0, so the least is ``<1e-300``.
+
+    What is below the level of significance is written below it: 0.04996 has four digits.
+    """
     if p is None:
         return NONE
-    return f"{p:.3g}" if float(p) >= _LEAST_P else f"<{_LEAST_P:g}"
+    if float(p) < _LEAST_P:
+        return f"<{_LEAST_P:g}"
+    for more in range(3, _ALL_DIGITS + 1):
+        text = f"{p:.{more}g}"
+        if (float(text) < SIGNIFICANT) == (float(p) < SIGNIFICANT):
+            break
+    return text
 
 
 def women(value: Scalar) -> str:

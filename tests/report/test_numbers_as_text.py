@@ -1,5 +1,9 @@
+import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
+from mammo_pd.evaluation.compare import SIGNIFICANT
 from mammo_pd.report.numbers import between, cutoff, fixed, in_100, significance, with_interval
 
 
@@ -52,6 +56,13 @@ def test_limits_that_differ_are_written_differently():
 )
 def test_no_p_is_0(p, text):
     assert significance(p) == text
+
+
+@given(st.floats(1e-12, 1) | st.floats(0.0499, 0.0501))
+@example(np.nextafter(SIGNIFICANT, 0))
+def test_a_p_is_written_on_its_side_of_the_level(p):
+    assert (float(significance(p)) < SIGNIFICANT) == (p < SIGNIFICANT)
+    assert float(significance(p)) == pytest.approx(p, rel=5e-3)
 
 
 @pytest.mark.parametrize(
