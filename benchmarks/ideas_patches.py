@@ -26,7 +26,6 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -50,7 +49,7 @@ from mammo_pd.inference.predict import Scored
 from mammo_pd.keyed_random import hashed
 from mammo_pd.patches.draw import draw_tissue, take_lowest
 from mammo_pd.patches.sample import probe, read_squares
-from mammo_pd.patches.sampler import Kept, PatchSampler, Placement
+from mammo_pd.patches.sampler import DRAWS, Kept, PatchSampler, Placement
 from mammo_pd.perf.measure import Bench
 from mammo_pd.perf.rows import BenchRow, as_markdown
 from mammo_pd.terms import Draw, ScoredPatches
@@ -314,7 +313,9 @@ TRIALS: dict[str, tuple[type[PatchSampler], type[VitBackbone]]] = {
 
 @contextmanager
 def trying(trial: str | None) -> Iterator[type[PatchSampler]]:
-    """Within the block, models are built for a trial's draw; gives its sampler.
+    """Within the block a trial's draw is in `DRAWS`, by its name; gives its sampler.
+
+    Models are built for it.
 
     Args:
         trial: of `TRIALS`; None for the package's own draws.
@@ -323,11 +324,11 @@ def trying(trial: str | None) -> Iterator[type[PatchSampler]]:
         yield PatchSampler
         return
     before = FAMILIES.pop(VisionTransformer)
-    sampler, FAMILIES[VisionTransformer] = TRIALS[trial]
+    DRAWS[trial], FAMILIES[VisionTransformer] = TRIALS[trial]
     try:
-        yield sampler
+        yield DRAWS[trial]
     finally:
-        del FAMILIES[VisionTransformer]
+        del DRAWS[trial], FAMILIES[VisionTransformer]
         FAMILIES[VisionTransformer] = before
 
 
@@ -357,7 +358,7 @@ def score_again(
         run.info.img_size,
         backbone.patch_size,
         normalization=run.info.normalization,
-        draw=Draw(run.config.patch_dropout.draw),
+        draw=run.config.patch_dropout.draw,
         score_on=ScoredPatches.TISSUE if way == "on tissue" else ScoredPatches.ALL,
         num_prefix=backbone.num_prefix,
     )
@@ -388,18 +389,17 @@ def measure_steps(machine: Bench, cases: list[tuple[str, tuple[int, int], int]])
     rows = []
     for name, img_size, batch_size in cases:
         for trial in (None, "coarse"):
-            with trying(trial) as sampler:
+            with trying(trial):
                 row = machine.ours(
                     name,
                     img_size,
                     0.25,
                     batch_size,
-                    draw=Draw.TISSUE,
+                    draw=trial or Draw.TISSUE,
                     compiled=machine.on_gpu,
                     end_to_end=False,
-                    sampler=sampler,
                 )
-            rows.append(replace(row, draw=trial or row.draw))
+            rows.append(row)
             print(as_markdown(rows[-1:]).splitlines()[2], flush=True)
     return rows
 

@@ -73,10 +73,11 @@ def _work(gpu: int | None, runs: Any, results: Any, store: Path, out: Path, spli
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats()
             own = {"data.split": split, "data.fold": fold, "training.seed": seed, "data.workers": 1}
-            config = load_config(None, own | recipe["set"])
+            trial = {"patch_dropout.draw": recipe["trial"]} if "trial" in recipe else {}
+            config = load_config(None, own | recipe["set"] | trial)
             with trying(recipe.get("trial")) as sampler:
                 started = time.perf_counter()
-                setup = RunSetup.build(store, config, sampler=sampler, say=lambda _: None)
+                setup = RunSetup.build(store, config, say=lambda _: None)
                 run = start_run(out / "runs" / name, setup)
                 history = fit(setup, run)
                 seconds = time.perf_counter() - started

@@ -223,11 +223,12 @@ def _run(cell: Cell, store: Path, out: Path, sampler: "type[PatchSampler]") -> d
     started = time.perf_counter()
     folder = out / "runs" / str(cell)
     if (folder / "run.json").is_file() and RunFolder.open(folder).has_checkpoint:
-        setup, run = reopen_run(folder, store=store, sampler=sampler, say=lambda _: None)
+        setup, run = reopen_run(folder, store=store, say=lambda _: None)
     else:
         shutil.rmtree(folder, ignore_errors=True)
-        config = load_config(None, cell.settings)
-        setup = RunSetup.build(store, config, sampler=sampler, say=lambda _: None)
+        trial = {} if cell.trial is None else {"patch_dropout.draw": cell.trial}
+        config = load_config(None, cell.settings | trial)
+        setup = RunSetup.build(store, config, say=lambda _: None)
         run = start_run(folder.parent, setup, run_id=folder.name)
     history = fit(setup, run)
     fitted = time.perf_counter()

@@ -1,7 +1,8 @@
 """mammo-pd with parts of your own: a program that adds them, then used just like ``mammo-pd``.
 
     python examples/own_parts.py preprocess DICOM_DIR --labels outcomes.csv --source ours
-    python examples/own_parts.py train --model looped_vit --set training.objective=focal
+    python examples/own_parts.py train --model looped_vit --draw near_chest_wall \
+        --set training.objective=focal
     python examples/own_parts.py evaluate
 
 It adds a label table in an archive's own format, a step of `preprocess`, a backbone, a loss, a
@@ -29,6 +30,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mammo_pd.api import (
+    DRAWS,
     FAMILIES,
     OBJECTIVES,
     SOURCES,
@@ -37,6 +39,7 @@ from mammo_pd.api import (
     ImageBatch,
     Objective,
     PatchSampler,
+    Placement,
     Source,
     TrainingSettings,
     VitBackbone,
@@ -147,23 +150,18 @@ class Focal(BinaryLabel):
 OBJECTIVES["focal"] = Focal
 
 
-# ---- another draw: the objective decides what a step reads
-class NearChestWall(BinaryLabel):
-    """Trained on patches from the half at the chest wall (the left one) first, then on others."""
+# ---- another draw
+class NearChestWall(PatchSampler):
+    """Patches from the half at the chest wall (the left one) first, then others."""
 
-    def training_inputs(
-        self, sampler: PatchSampler, batch: ImageBatch, keys: Tensor, num_keep: int
-    ) -> tuple[tuple[Tensor, ...], Tensor]:
-        """The kept patches, their positions and the keys; and the targets."""
-        rows, columns = sampler.grid_size
+    def draw(self, images: ImageBatch, keys: Tensor, placement: Placement, num_keep: int) -> Tensor:
+        """Draw the kept positions (B, K) int64."""
+        rows, columns = self.grid_size
         column = torch.arange(rows * columns, device=keys.device) % columns
-        first = (column < columns // 2).expand(len(keys), -1)
-        positions = draw_tissue(keys, first, num_keep)
-        patches = sampler.read(batch, sampler.place(batch, keys), positions)
-        return (patches, positions, keys), batch.targets
+        return draw_tissue(keys, (column < columns // 2).expand(len(keys), -1), num_keep)
 
 
-OBJECTIVES["near_chest_wall"] = NearChestWall
+DRAWS["near_chest_wall"] = NearChestWall
 
 
 # ---- a number to learn: without a 0/1 label, `evaluate` prints `metrics` instead of a report

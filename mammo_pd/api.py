@@ -45,6 +45,7 @@ if TYPE_CHECKING:  # by a name of its own each is re-exported
     from mammo_pd.patches.draw import draw_grid as draw_grid
     from mammo_pd.patches.draw import draw_tissue as draw_tissue
     from mammo_pd.patches.draw import draw_uniform as draw_uniform
+    from mammo_pd.patches.sampler import DRAWS as DRAWS
     from mammo_pd.patches.sampler import Kept as Kept
     from mammo_pd.patches.sampler import PatchSampler as PatchSampler
     from mammo_pd.patches.sampler import Placement as Placement
@@ -92,6 +93,7 @@ _HOMES = {
     "MammogramStoreDataset": "mammo_pd.data.monai",
     # models
     "PatchSampler": "mammo_pd.patches.sampler",
+    "DRAWS": "mammo_pd.patches.sampler",
     "Placement": "mammo_pd.patches.sampler",
     "Kept": "mammo_pd.patches.sampler",
     "draw_uniform": "mammo_pd.patches.draw",

@@ -91,9 +91,9 @@ class PatchDropoutSettings(_Settings):
     """Fraction of the patches kept: a number; 0.5:0.25 for a linear schedule over the epochs; or
     random, as in the official code. Append +N to keep every patch in the last N epochs."""
 
-    draw: Annotated[Draw, Field(strict=False)] = Draw.UNIFORM
-    """How patches are drawn: uniform, tissue (patches with breast first) or grid (evenly
-    spread)."""
+    draw: str = Draw.UNIFORM.value
+    """How patches are drawn: uniform, tissue (patches with breast first), grid (evenly spread), or
+    a name in `mammo_pd.patches.sampler.DRAWS`."""
 
     score_on: Annotated[ScoredPatches, Field(strict=False)] = ScoredPatches.ALL
     """Which patches are read to score an image, in evaluation and by predict: all; or tissue, those

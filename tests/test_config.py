@@ -68,7 +68,7 @@ def test_overrides_win_over_the_file(tmp_path: Path) -> None:
         ("patch_dropout: {keep_rate: 0}", r"patch_dropout\.keep_rate 0\.0 is not in \(0, 1\]"),
         ("patch_dropout: {keep_rate: abc}", r"patch_dropout\.keep_rate abc is not a keep rate"),
         ("patch_dropout: {keep_rate: null}", r"keep_rate is None; it must be a number or text\."),
-        ("patch_dropout: {draw: crop}", "is 'crop'; it must be 'uniform', 'tissue' or 'grid'"),
+        ("patch_dropout: {score_on: air}", "is 'air'; it must be 'all' or 'tissue'"),
         ("patch_dropout: {keep_rate: 0.5+30}", r"keep_rate 0\.5\+30 keeps every patch in the last"),
         ("device: {compile: maybe}", r"device\.compile is 'maybe'; it must be a boolean or null"),
         ("[1, 2]", "not a mapping"),

@@ -26,6 +26,7 @@ from sklearn.metrics import roc_auc_score
 from mammo_pd import api
 from mammo_pd.api import (
     DECODERS,
+    DRAWS,
     FAMILIES,
     OBJECTIVES,
     SOURCES,
@@ -55,7 +56,7 @@ def parts() -> Iterator[ModuleType]:
     """The example's program, imported as its workers import it; what it adds is taken out again."""
     kept: list[tuple[dict[object, object], dict[object, object]]] = [
         (entries, dict(entries))  # type: ignore[arg-type]
-        for entries in (SOURCES, STEPS, FAMILIES, OBJECTIVES)
+        for entries in (SOURCES, STEPS, FAMILIES, OBJECTIVES, DRAWS)
     ]
     order = list(DECODERS)
     with pytest.MonkeyPatch.context() as patch:
@@ -72,7 +73,7 @@ def parts() -> Iterator[ModuleType]:
 @pytest.mark.filterwarnings("ignore:Overwriting looped_vit:UserWarning")  # timm's register_model
 def test_every_example_is_imported_again(parts: ModuleType) -> None:
     """As a notebook does, which reloads a module or runs a cell once more."""
-    entries: tuple[dict[Any, Any], ...] = (SOURCES, STEPS, FAMILIES, OBJECTIVES)
+    entries: tuple[dict[Any, Any], ...] = (SOURCES, STEPS, FAMILIES, OBJECTIVES, DRAWS)
     names = [list(map(str, one)) for one in entries]
     decoders = list(DECODERS)
     examples = [file.stem for file in (ROOT / "examples").glob("*.py")]
@@ -360,11 +361,10 @@ def test_a_draw_is_what_a_step_reads(
     parts: ModuleType, batch_of: Callable[[int], tuple[ImageBatch, torch.Tensor]]
 ) -> None:
     batch, keys = batch_of(3)
-    sampler = PatchSampler((64, 64), 16)
-    objective = parts.NearChestWall(TrainingSettings())
-    (patches, positions, _), _ = objective.training_inputs(sampler, batch, keys, 5)
+    sampler = DRAWS["near_chest_wall"]((64, 64), 16, draw="near_chest_wall")
+    patches, positions = sampler.for_training(batch, keys, 5)
     assert (positions % 4 < 2).all()
-    whole, _ = sampler.for_training(batch, keys, 16)
+    whole, _ = PatchSampler((64, 64), 16).for_training(batch, keys, 16)
     expected = whole.gather(1, positions[:, :, None].expand(-1, -1, 256))
     torch.testing.assert_close(patches, expected)
 

@@ -167,9 +167,9 @@ def test_a_trial_is_trained_and_scored_in_every_way(
     from mammo_pd.training.setup import RunSetup
     from mammo_pd.training.train import start_run
 
-    config = small(patch_dropout__keep_rate=0.5, patch_dropout__draw="tissue", training__epochs=1)
+    config = small(patch_dropout__keep_rate=0.5, patch_dropout__draw=trial, training__epochs=1)
     with ideas.trying(trial) as sampler:
-        setup = RunSetup.build(phantom_store, config, sampler=sampler, say=lambda _: None)
+        setup = RunSetup.build(phantom_store, config, say=lambda _: None)
         run = start_run(tmp_path, setup)
         fit(setup, run)
         scored = predict(run, say=lambda _: None)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from mammo_pd.cli.options import WholeNumber
-from mammo_pd.terms import Draw
 
 if TYPE_CHECKING:
     from cyclopts import Token
@@ -72,7 +71,7 @@ class ConfigFlags:
 
     res: Annotated[str | None, Parameter(metavar="RES", show_default="1024")] = None
     keep: Annotated[str | None, Parameter(metavar="RATE", show_default="0.25")] = None
-    draw: Annotated[Draw | None, Parameter(show_default="uniform")] = None
+    draw: Annotated[str | None, Parameter(metavar="DRAW", show_default="uniform")] = None
     model: Annotated[
         str | None, Parameter(metavar="NAME", show_default="vit_small_patch16_224")
     ] = None

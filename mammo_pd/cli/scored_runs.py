@@ -45,10 +45,9 @@ def context_of(scored: "Sequence[Scored]", target: str | None = None) -> "Report
     run = first.info
     height, width = run.img_size
     epochs = sorted({one.epoch for one in scored})
-    drawn = "" if run.sampler is None else f", drawn by {run.sampler}"
     notes = [
         f"Trained on {run.num_keep} of {run.num_tokens} patches of each image "
-        f"(PatchDropout{drawn}); scored here on {_read_in(scored)}.",
+        f"(PatchDropout, {first.draw} draw); scored here on {_read_in(scored)}.",
         f"Weights of epoch {', '.join(map(str, epochs))}.",
     ]
     notes += [

@@ -37,7 +37,7 @@ from mammo_pd.inference.predict import load_model
 from mammo_pd.inference.score import IMAGES_AT_ONCE
 from mammo_pd.keyed_random import image_key
 from mammo_pd.locks import locked
-from mammo_pd.patches.sampler import Kept, PatchSampler
+from mammo_pd.patches.sampler import Kept, PatchSampler, sampler_class
 from mammo_pd.terms import Draw
 from mammo_pd.training.checkpoint import OpenCheckpoint, open_checkpoint
 from mammo_pd.training.devices import make_fabric
@@ -70,7 +70,7 @@ class Encoder:
     img_size: tuple[int, int]
     name: str
     weights: str
-    draw: Draw = Draw.UNIFORM
+    draw: str = Draw.UNIFORM
     targets: tuple[str, ...] = ()
 
 
@@ -228,14 +228,16 @@ def embed(
         "store_fingerprint": read_store_info(paths)["fingerprint"],
         "img_size": list(encoder.img_size),
         "num_keep": num_keep,
-        "draw": str(encoder.draw),
+        "draw": encoder.draw,
         "columns": columns,
     }
     # One device is enough, and it need not be of the kind that trained.
     fabric = make_fabric(RunConfig())
     module = fabric.setup_module(_Features(backbone, has_class_token))
     module.eval()
-    sampler = PatchSampler(
+    # A draw of one's own, which this program may lack, is not needed for all patches.
+    reads = PatchSampler if num_keep == backbone.num_tokens else sampler_class(encoder.draw)
+    sampler = reads(
         encoder.img_size,
         backbone.patch_size,
         normalization=backbone.normalization,

@@ -56,6 +56,7 @@ class Scored:
         objective: that the run learnt.
         backbone: in evaluation mode, on its device.
         score_on: which patches of the images were read.
+        draw: how training drew the patches that it kept.
         caveats: what makes results on them doubtful, in sentences.
     """
 
@@ -71,6 +72,7 @@ class Scored:
     objective: Objective
     backbone: Backbone
     score_on: ScoredPatches
+    draw: str
     caveats: Sequence[str] = ()
 
     @property
@@ -273,6 +275,7 @@ def score_images(
         objective=objective,
         backbone=backbone,
         score_on=score_on,
+        draw=run.config.patch_dropout.draw,
     )
 
 

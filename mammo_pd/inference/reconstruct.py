@@ -15,8 +15,8 @@ from mammo_pd.data.dataset import MammogramDataset
 from mammo_pd.data.store import open_store
 from mammo_pd.imaging.pyramid import area_average, fitted_size
 from mammo_pd.inference.predict import load_model
-from mammo_pd.patches.sampler import PatchSampler
-from mammo_pd.terms import Draw, Split
+from mammo_pd.patches.sampler import PatchSampler, sampler_class
+from mammo_pd.terms import Split
 from mammo_pd.training.devices import make_fabric
 from mammo_pd.training.objectives.masked_autoencoder import (
     MaskedAutoencoder,
@@ -81,11 +81,12 @@ def reconstruct(
     config = run.config.replace(device=run.config.device.replace(devices=1, accelerator="auto"))
     fabric = make_fabric(config)
     module = fabric.setup_module(loaded.model).eval()
-    sampler = PatchSampler(
+    draw = run.config.patch_dropout.draw
+    sampler = sampler_class(draw)(
         run.info.img_size,
         loaded.backbone.patch_size,
         normalization=run.info.normalization,
-        draw=Draw(run.config.patch_dropout.draw),
+        draw=draw,
     )
     found = []
     for row in range(len(dataset)):

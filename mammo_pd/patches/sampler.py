@@ -18,6 +18,7 @@ from mammo_pd.patches.affine import affine_of, compose, draw_augmentation, fit_t
 from mammo_pd.patches.draw import draw_grid, draw_tissue, draw_uniform, draw_windows
 from mammo_pd.patches.intensity import change_intensity, intensity_of
 from mammo_pd.patches.sample import probe_tissue, sample_patches
+from mammo_pd.registry import Registry
 from mammo_pd.terms import Draw, ScoredPatches
 from mammo_pd.wording import counted
 
@@ -52,7 +53,7 @@ class Kept(NamedTuple):
     tissue_first: bool = False
 
 
-def check_draw(draw: Draw, window: int | None, score_on: ScoredPatches = ScoredPatches.ALL) -> None:
+def check_draw(draw: str, window: int | None, score_on: ScoredPatches = ScoredPatches.ALL) -> None:
     """Refuse patches that are not the same rows and columns of every window.
 
     Raises:
@@ -63,7 +64,7 @@ def check_draw(draw: Draw, window: int | None, score_on: ScoredPatches = ScoredP
             f"patch_dropout.score_on={score_on} chooses patches one by one, and this model reads "
             f"the same rows and columns of every window of {window}x{window}; leave it out."
         )
-    if window is not None and draw is not Draw.UNIFORM:
+    if window is not None and draw != Draw.UNIFORM:
         raise InputError(
             f"--draw {draw} chooses patches one by one, and this model keeps the same rows and "
             f"columns of every window of {window}x{window}; give --draw uniform."
@@ -76,14 +77,14 @@ class PatchSampler:
     `for_training` is `place`, `draw` and `read` in turn. They are public for objectives that read
     more than the kept patches, such as the pixels that a masked autoencoder is to predict. A draw
     of one's own is a subclass with another `draw`, and another `pixels_at` if its patches are not
-    those of the grid; `mammo_pd.training.setup.RunSetup.build` trains with it. On a GPU both are
-    replayed as part of a CUDA graph, as `mammo_pd.training.objectives.Objective` says of its own.
+    those of the grid, and a name for it in `DRAWS`. On a GPU both are replayed as part of a CUDA
+    graph, as `mammo_pd.training.objectives.Objective` says of its own.
 
     Args:
         img_size: (height, width) in pixels that the model sees.
         patch_size: P, in pixels.
         normalization: of the result.
-        draw: how the kept positions are drawn.
+        draw: how the kept positions are drawn: a name in `DRAWS`.
         score_on: which patches are read to score an image.
         num_prefix: the backbone's tokens beside the patches, which fill tiles too.
         augment: how far training images are moved and changed.
@@ -100,7 +101,7 @@ class PatchSampler:
         patch_size: int,
         *,
         normalization: Normalization | None = None,
-        draw: Draw = Draw.UNIFORM,
+        draw: str = Draw.UNIFORM,
         score_on: ScoredPatches = ScoredPatches.ALL,
         num_prefix: int = 0,
         augment: AugmentSettings | None = None,
@@ -162,9 +163,9 @@ class PatchSampler:
         rows, columns = self.grid_size
         if self._window is not None and num_keep < rows * columns:
             return draw_windows(keys, self.grid_size, self._window, num_keep)
-        if self._draw is Draw.TISSUE and num_keep < rows * columns:
+        if self._draw == Draw.TISSUE and num_keep < rows * columns:
             return draw_tissue(keys, self.tissue(images, placement), num_keep)
-        if self._draw is Draw.GRID and num_keep < rows * columns:
+        if self._draw == Draw.GRID and num_keep < rows * columns:
             return draw_grid(keys, self.grid_size, num_keep)
         return draw_uniform(keys, rows * columns, num_keep)
 
@@ -276,3 +277,24 @@ class PatchSampler:
 
     def _standardise(self, pixels: Tensor) -> Tensor:
         return (pixels - self._normalization.mean) / self._normalization.std
+
+
+DRAWS: Registry[str, type[PatchSampler]] = Registry(
+    "DRAWS", {str(draw): PatchSampler for draw in Draw}
+)
+"""The class that draws so, by the name that ``--draw`` gives; a program may add its own."""
+
+
+def sampler_class(draw: str) -> type[PatchSampler]:
+    """The class that draws so.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    found = DRAWS.get(draw)
+    if found is None:
+        raise InputError(
+            f"there is no draw {draw!r}; choose one of {', '.join(DRAWS)}; a draw of your own "
+            "exists only in the program that adds it (docs/extending.md)."
+        )
+    return found

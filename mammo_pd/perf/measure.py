@@ -29,7 +29,7 @@ from mammo_pd.data.manifest import read_manifest
 from mammo_pd.data.store import StorePaths, open_store
 from mammo_pd.errors import InputError
 from mammo_pd.keep_schedule import count_kept
-from mammo_pd.patches.sampler import PatchSampler
+from mammo_pd.patches.sampler import PatchSampler, sampler_class
 from mammo_pd.perf.cost import shape_of, training_flops
 from mammo_pd.perf.noise_images import write_noise_images, write_noise_store
 from mammo_pd.perf.rows import OURS, PRETRAINING, TIMM, TIMM_WHOLE, BenchRow, EpochRow
@@ -86,14 +86,13 @@ class Bench:
         keep_rate: float,
         batch_size: int,
         *,
-        draw: Draw = Draw.UNIFORM,
+        draw: str = Draw.UNIFORM,
         compiled: bool = True,
         captured: bool = True,
         checkpointing: bool = False,
         end_to_end: bool = True,
         pretraining: bool = False,
         change: Callable[[Backbone], object] = lambda _: None,
-        sampler: type[PatchSampler] = PatchSampler,
     ) -> BenchRow:
         """Measure our step: draw, sparse augmentation, embedding, blocks, backward, optimiser.
 
@@ -110,7 +109,7 @@ class Bench:
         change(backbone)
         model = objective.build_model(backbone)
         num_keep = backbone.allowed_keep(keep_rate)
-        draws = sampler(
+        draws = sampler_class(draw)(
             img_size,
             backbone.patch_size,
             draw=draw,

@@ -53,8 +53,6 @@ class ModelCard:
         environment: versions and device.
         trained_on: images of the training part by ``machine``, ``presentation_intent`` and
             ``voi`` (the kind of grey scale); None in files of earlier versions.
-        sampler: the class that drew the patches, in place of what ``config`` says of the draw; None
-            for the package's own.
     """
 
     model: str
@@ -76,7 +74,6 @@ class ModelCard:
     config: dict[str, Any]
     environment: dict[str, Any]
     trained_on: dict[str, dict[str, int]] | None = None
-    sampler: str | None = None
 
     def run_config(self) -> RunConfig:
         """The configuration, checked; of an earlier version, as that version trained.

@@ -21,8 +21,8 @@ from mammo_pd.data.splits import SplitTable, write_split
 from mammo_pd.data.store import StorePaths, open_store
 from mammo_pd.data.unit_batches import check_units, members_of
 from mammo_pd.errors import InputError
-from mammo_pd.patches.sampler import check_draw
-from mammo_pd.terms import Draw, ScoredPatches, Split
+from mammo_pd.patches.sampler import check_draw, sampler_class
+from mammo_pd.terms import ScoredPatches, Split
 from mammo_pd.training.devices import count_devices
 from mammo_pd.training.earlier_weights import refuse_seen_test_women
 from mammo_pd.training.objectives import Objective, build_objective
@@ -248,7 +248,8 @@ def _check_model(config: RunConfig) -> Backbone:
     schedule = config.patch_dropout.schedule
     described = describe_backbone(config.model.name, global_pool=config.model.global_pool)
     dropout = config.patch_dropout
-    check_draw(Draw(dropout.draw), described.window, ScoredPatches(dropout.score_on))
+    sampler_class(dropout.draw)
+    check_draw(dropout.draw, described.window, ScoredPatches(dropout.score_on))
     for rate in (schedule.first, schedule.last):
         described.allowed_keep(rate)
     return described

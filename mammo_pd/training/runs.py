@@ -61,7 +61,6 @@ class RunInfo:
         finished: when, once it is.
         validation: then, metrics of the epoch that is kept, on the validation images, read as
             `mammo_pd.inference.predict.predict` reads them.
-        sampler: the class that drew its patches, if it is not the package's own.
         targets_hash: of the training images' targets, and of their groups where classes are
             balanced within such; None in earlier versions.
     """
@@ -87,7 +86,6 @@ class RunInfo:
     number: int = 0
     finished: str | None = None
     validation: dict[str, float] | None = None
-    sampler: str | None = None
     targets_hash: str | None = None
 
 

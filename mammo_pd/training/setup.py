@@ -34,7 +34,7 @@ from mammo_pd.data.unit_batches import (
 from mammo_pd.errors import InputError
 from mammo_pd.keep_schedule import KeepSchedule
 from mammo_pd.orphans import signal_when_parent_dies
-from mammo_pd.patches.sampler import Kept, PatchSampler
+from mammo_pd.patches.sampler import Kept, PatchSampler, sampler_class
 from mammo_pd.terms import Draw, ScoredPatches, Split
 from mammo_pd.training.batch_size import find_batch_size
 from mammo_pd.training.captured import CapturedWork
@@ -104,7 +104,6 @@ class RunSetup:
         config: RunConfig,
         *,
         stopped: RunInfo | None = None,
-        sampler: type[PatchSampler] = PatchSampler,
         say: Callable[[str], None] = print,
     ) -> "RunSetup":
         """Check what was given, launch the devices, build the model and the data sets.
@@ -114,9 +113,6 @@ class RunSetup:
             config: of the run.
             stopped: the run to resume, whose checkpoint will replace the initial weights: their
                 file need not exist any more, and the input normalisation stays the same.
-            sampler: the class that draws and reads patches; pass a subclass to try your own draw.
-                It is given `PatchSampler`'s arguments; an ``__init__`` of its own hands on those
-                that it does not know.
             say: takes one line for people.
 
         Raises:
@@ -174,11 +170,11 @@ class RunSetup:
             objective=objective,
             backbone=backbone,
             model=objective.build_model(backbone),
-            sampler=sampler(
+            sampler=sampler_class(config.patch_dropout.draw)(
                 data.img_size,
                 backbone.patch_size,
                 normalization=backbone.normalization,
-                draw=Draw(config.patch_dropout.draw),
+                draw=config.patch_dropout.draw,
                 score_on=ScoredPatches(config.patch_dropout.score_on),
                 num_prefix=backbone.num_prefix,
                 augment=config.augment,
@@ -233,7 +229,6 @@ class RunSetup:
             config=without_paths(self.config).model_dump(mode="json"),
             environment=self.environment,
             trained_on=count_kinds(self.parts[Split.TRAIN]),
-            sampler=name_of_own(type(self.sampler)),
         )
 
     @property
@@ -420,7 +415,6 @@ class RunSetup:
             environment=self.environment,
             normalization=self.backbone.normalization,
             weights=dict(self.weights_report) if self.weights_report is not None else None,
-            sampler=name_of_own(type(self.sampler)),
         )
         return RunFolder(Path(runs) / run_id, info, self.config)
 
@@ -508,11 +502,6 @@ def make_loader(
         cores = available_cores() if device.type == "cuda" else 1
         workers = max(1, min(_MAX_THREADS, cores - 1))
     return BatchLoader(dataset, batches, device, workers)
-
-
-def name_of_own(sampler: type[PatchSampler]) -> str | None:
-    """How a run remembers a sampler that is not the package's own; None for that one."""
-    return None if sampler is PatchSampler else f"{sampler.__module__}.{sampler.__qualname__}"
 
 
 def _end_with_launcher(fabric: Fabric) -> None:

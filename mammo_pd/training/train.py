@@ -5,11 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from mammo_pd.config import RunConfig
-from mammo_pd.errors import InputError
-from mammo_pd.patches.sampler import PatchSampler
 from mammo_pd.training.loop import fit
 from mammo_pd.training.runs import RunFolder, new_run_id
-from mammo_pd.training.setup import RunSetup, name_of_own
+from mammo_pd.training.setup import RunSetup
 
 
 def train(
@@ -82,7 +80,6 @@ def reopen_run(
     folder: Path | str,
     *,
     store: Path | str | None = None,
-    sampler: type[PatchSampler] = PatchSampler,
     say: Callable[[str], None] = print,
 ) -> tuple[RunSetup, RunFolder]:
     """Open a run that was stopped, with a set-up that `fit` can continue; see `resume`.
@@ -90,26 +87,16 @@ def reopen_run(
     Args:
         folder: of the run.
         store: where the store lies now; None for where the run was started from.
-        sampler: what the run was started with.
         say: takes one line for people.
 
     Raises:
-        InputError: as `resume`, or another sampler than the run was started with.
+        InputError: as `resume`.
     """
     run = RunFolder.open(Path(folder))
-    if run.info.sampler != name_of_own(sampler):
-        raise InputError(
-            f"the run {run.info.run_id} was started with patches drawn by "
-            f"{run.info.sampler or 'its configuration'}, not by "
-            f"{name_of_own(sampler) or 'its configuration'}; resume it from the program that "
-            "started it, with reopen_run(folder, sampler=...) and fit, or start a new run without "
-            "--resume."
-        )
     setup = RunSetup.build(
         store or Path(run.info.store),
         run.config,
         stopped=run.info if run.has_checkpoint else None,
-        sampler=sampler,
         say=say,
     )
     run.refuse_resuming_on(setup.cohort, setup.labels_hash, setup.targets_hash)

@@ -211,7 +211,6 @@ def test_bad_input_is_one_sentence_and_a_status(
 @pytest.mark.parametrize(
     ("words", "choices"),
     [
-        (["train", "--draw", "crop"], ("uniform", "tissue", "grid")),
         (["preprocess", "x", "--voi", "y"], ("auto", "lut", "window", "raw")),
         (["preprocess", "x", "--frames", "y"], ("exclude", "middle", "mip", "each")),
         (["evaluate", "--checkpoint", "first"], ("model", "last")),

@@ -1,4 +1,3 @@
-import html
 import json
 import os
 import re
@@ -34,16 +33,15 @@ from mammo_pd.data.store import open_store
 from mammo_pd.errors import InputError
 from mammo_pd.inference.predict import Scored, join_folds, load_model, predict
 from mammo_pd.inference.score import score_dataset
-from mammo_pd.patches.sampler import PatchSampler
+from mammo_pd.patches.sampler import DRAWS, PatchSampler
 from mammo_pd.report.evaluate import evaluate_predictions
 from mammo_pd.terms import Level
 from mammo_pd.training.batch_size import largest_batch, step_memory
 from mammo_pd.training.devices import count_devices, make_fabric
-from mammo_pd.training.loop import fit
 from mammo_pd.training.objectives import build_objective
 from mammo_pd.training.runs import RunFolder
 from mammo_pd.training.setup import RunSetup
-from mammo_pd.training.train import reopen_run, resume, start_run, train
+from mammo_pd.training.train import reopen_run, resume, train
 
 SMALL = {
     "data.res": "128x96",
@@ -264,45 +262,53 @@ def test_batch_larger_than_the_part_train_is_spoken_of(phantom_store: Path, tmp_
     assert any("an epoch is one step" in line for line in said)
 
 
-def test_run_with_a_sampler_of_its_own_is_resumed_with_that_one_alone(
-    phantom_store: Path, tmp_path: Path
+class LastFirst(PatchSampler):
+    """Keeps the patches at the end of the grid, whatever the keys are."""
+
+    def draw(self, images: Any, keys: Any, placement: Any, num_keep: int) -> torch.Tensor:
+        rows, columns = self.grid_size
+        last = torch.arange(rows * columns - num_keep, rows * columns, device=keys.device)
+        return last.expand(len(keys), -1)
+
+
+@pytest.fixture
+def own_draw(monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setitem(DRAWS, "last_first", LastFirst)
+    return "last_first"
+
+
+def test_draw_of_ones_own_trains_is_told_and_resumed_by_its_name(
+    own_draw: str, phantom_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    class Own(PatchSampler):
-        pass
-
-    config = small(training__epochs=1)
-    setup = RunSetup.build(phantom_store, config, sampler=Own, say=silent)
-    own = start_run(tmp_path, setup, run_id="own").path
-    with pytest.raises(InputError, match=r"drawn by .*Own, not by its configuration"):
-        resume(own, say=silent)
-    reopened, _ = reopen_run(own, sampler=Own, say=silent)
-    assert type(reopened.sampler) is Own
-    plain = start_run(
-        tmp_path, RunSetup.build(phantom_store, config, say=silent), run_id="plain"
-    ).path
-    with pytest.raises(InputError, match=r"drawn by its configuration, not by .*Own"):
-        reopen_run(plain, sampler=Own, say=silent)
-
-
-def test_sampler_of_ones_own_is_told_by_file_and_report(
-    phantom_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The configuration alone would say that the draw was uniform."""
-
-    class Own(PatchSampler):
-        pass
-
-    config = small(training__epochs=1, data__res="64x48")
-    setup = RunSetup.build(phantom_store, config, sampler=Own, say=silent)
-    run = start_run(tmp_path, setup)
-    fit(setup, run)
+    words = ["--store", str(phantom_store), "--draw", own_draw, "--res", "64x48", "--epochs", "2"]
+    words += ["--model", "test_vit", "--batch-size", "8", "--runs", str(tmp_path / "runs")]
+    assert main(["train", *words]) == 0
+    run = RunFolder.latest(tmp_path / "runs")
+    assert type(RunSetup.build(phantom_store, run.config, say=silent).sampler) is LastFirst
+    assert resume(run.path, say=silent).path == run.path
     capsys.readouterr()
     assert main(["show", str(run.chosen)]) == 0
-    name = f"{Own.__module__}.{Own.__qualname__}"
-    assert f"\nsampler: {name}\n" in capsys.readouterr().out
+    assert "last_first" in capsys.readouterr().out
+    del DRAWS[own_draw]
+    # Where every patch is read, a program without the draw will do.
     assert main(["evaluate", str(run.path)]) == 0
     page = (run.path / "report" / "index.html").read_text(encoding="utf-8")
-    assert f"(PatchDropout, drawn by {html.escape(name)})" in page
+    assert "(PatchDropout, last_first draw)" in page
+    capsys.readouterr()
+    assert main(["train", *words]) == 2
+    told = capsys.readouterr().err
+    assert "no draw 'last_first'; choose one of uniform, tissue, grid; a draw of your own" in told
+    with pytest.raises(InputError, match="no draw 'last_first'"):
+        reopen_run(run.path, say=silent)
+
+
+def test_draw_of_ones_own_is_refused_for_windows(
+    own_draw: str, phantom_store: Path, tmp_path: Path
+) -> None:
+    config = small(model__name="swin_tiny_patch4_window7_224", data__res="224x224")
+    config = config.replace(patch_dropout=config.patch_dropout.replace(draw=own_draw))
+    with pytest.raises(InputError, match="--draw last_first chooses patches one by one"):
+        RunSetup.build(phantom_store, config, say=silent)
 
 
 def test_run_that_began_with_weights_is_resumed_without_them(
