@@ -4,9 +4,7 @@
     python benchmarks/whole_epoch.py --small    # the same path at a tiny size, on a CPU too
 
 On a store of noise in the outline of a breast (`Bench.whole_epoch`), a tenth of whose images
-validates. The bare step is timed for as long as a short epoch: over its first 20 an H200 was up to
-5 % faster than in the long run. OUT is written anew after each case, so that a call which is cut
-off leaves what it had.
+validates. OUT is written anew after each case, so that a call which is cut off leaves what it had.
 
 A second table says where the host's time of the last epoch went. The host waits for the GPU at the
 ends of training and validation, and where weights are copied, which is done after each epoch and
@@ -41,8 +39,6 @@ CASES = {
     "long": (_VIT, (512, 384), 64, 64_000),
     "small": ("vit_tiny_patch16_224", (96, 64), 8, 60),
 }
-
-_BARE_STEPS = 200
 
 # What is timed: where it is looked up, its name there, and the table's column.
 _PHASES: tuple[tuple[Any, str, str], ...] = (
@@ -122,7 +118,7 @@ def main() -> None:
     rows: list[EpochRow] = []
     phases: list[str] = []
     timer = PhaseTimer()
-    with Bench(steps=20 if options.small else _BARE_STEPS) as machine:
+    with Bench(steps=20) as machine:
         summary = machine.describe_machine()["summary"]
         say(summary)
         for case in ["small"] if options.small else options.cases:

@@ -13,8 +13,11 @@ from mammo_pd.training.data_supply import elapsed, mark
 
 # The first steps compile, and wake a CPU's threads.
 _WARM_UP_STEPS = 5
-# A GPU throttles within seconds under load; the sustained speed is what counts.
+# A GPU throttles within seconds under load; the sustained speed is what counts. Of short steps more
+# are timed, as many as a short epoch has: over 20 of 8 ms an H200 was up to 5 % faster than over
+# 400 (benchmarks/results/whole_epoch_phases_h200_2026-11-27.md).
 _WARM_UP_SECONDS = 5.0
+_TIMED_SECONDS = 2.0
 _WARM_UP_BATCHES = 3
 
 
@@ -23,7 +26,7 @@ class Timer:
 
     Args:
         device: that the work runs on.
-        steps: timed for each result.
+        steps: timed for each result, at least.
     """
 
     def __init__(self, device: torch.device, steps: int) -> None:
@@ -41,19 +44,27 @@ class Timer:
         """
         for _ in range(_WARM_UP_STEPS):
             step()
+        steps = self._steps
         if self._on_gpu:
-            started = time.perf_counter()
-            while time.perf_counter() - started < warm_up_seconds:
-                # Several at a time: waiting for each would let the GPU rest in between.
-                for _ in range(_WARM_UP_STEPS):
-                    step()
-                self._synchronize()
+            steps = max(steps, self._steps_in(_TIMED_SECONDS, step, warm_up_seconds))
         marks = [mark(on_gpu=self._on_gpu)]
-        for _ in range(self._steps):
+        for _ in range(steps):
             step()
             marks.append(mark(on_gpu=self._on_gpu))
         self._synchronize()
         return statistics.median(elapsed(start, end) for start, end in pairwise(marks))
+
+    def _steps_in(self, seconds: float, step: Callable[[], object], warm_up_seconds: float) -> int:
+        """Keep a GPU busy for some time, to learn how many steps it does in so many seconds."""
+        self._synchronize()
+        done, started, taken = 0, time.perf_counter(), 0.0
+        while taken < warm_up_seconds:
+            # Several at a time: waiting for each would let the GPU rest in between.
+            for _ in range(_WARM_UP_STEPS):
+                step()
+            self._synchronize()
+            done, taken = done + _WARM_UP_STEPS, time.perf_counter() - started
+        return round(seconds * done / taken) if done else 0
 
     def host_seconds(self, step: Callable[[], object], rounds: int = 10) -> float:
         """Median time until a step is launched, each on an idle device; it has warmed up."""
