@@ -371,6 +371,17 @@ def test_table_without_a_column_is_refused(lacking: str, tmp_path: Path) -> None
         read_split(tmp_path, "default")
 
 
+@pytest.mark.parametrize("lacking", ["image_id", "patient_id", "split"])
+def test_table_with_one_empty_cell_is_refused(lacking: str, tmp_path: Path) -> None:
+    """As where it was truncated; not as a split that somebody edited."""
+    path = write_split(make_split(manifest_of(30)), tmp_path, {})
+    table = pd.read_csv(path, dtype=str)
+    table.loc[len(table) - 1, lacking] = None
+    table.to_csv(path, index=False)
+    with pytest.raises(InputError, match="rows without an image_id, a patient_id or a side"):
+        read_split(tmp_path, "default")
+
+
 @pytest.mark.parametrize(
     "fractions", [(0.0, 0.5, 0.5), (0.5, 0.5, 0.5), (1.2, -0.1, -0.1), (0.7, 0.1, 0.1)]
 )

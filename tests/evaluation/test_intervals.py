@@ -163,6 +163,25 @@ def test_the_variance_of_an_auc_is_that_of_two_normal_classes(auc, positive, neg
     )
 
 
+@pytest.mark.parametrize("auc", [0.2, 0.7, 0.95])
+@pytest.mark.parametrize("seen", [6.0, 80.0])
+@pytest.mark.parametrize("times", [0.3, 1.0, 4.0])
+def test_an_auc_interval_ends_where_the_score_test_does(auc, seen, times):
+    """With the variance seen beside that of independent patients, weighted by how many saw it."""
+    by_model = _binormal_variance(auc, 30, 60)
+    low, high = auc_interval(auc, Spread(times * by_model, seen), 30, 60, 30)
+    dispersion = (seen * times + 4) / (seen + 4)
+    for end in (low, high):
+        allowed = dispersion * _binormal_variance(end, 30, 60) * t.ppf(0.975, seen + 3) ** 2
+        assert (auc - end) ** 2 == pytest.approx(allowed, rel=1e-6)
+    assert 0 < low < auc < high < 1
+
+
+@pytest.mark.parametrize("limits", [log_limits, logit_limits])
+def test_the_end_of_a_scale_has_no_limits(limits):
+    assert limits(0.0, Spread.of([0.1, 0.1])) is None
+
+
 def test_independent_doubts_add_up_as_squares():
     assert joined(0.5, (0.2, 0.7), (0.1, 0.6)) == pytest.approx((0.0, 0.5 + np.hypot(0.2, 0.1)))
     assert joined(0.5, (0.2, 0.7), (0.5, 0.5)) == pytest.approx((0.2, 0.7))
