@@ -223,8 +223,11 @@ def embed(
     learnt = [name for name in encoder.targets if name in rows and name not in _COLUMNS]
     columns = [*_COLUMNS, *learnt]
     made_of = {
+        "model": encoder.name,
         "weights": _digest_of(backbone.timm_model),
-        "images": hashlib.sha256("\n".join(rows["image_id"]).encode()).hexdigest(),
+        "normalization": str(backbone.normalization),
+        # What the file tells of the images, too: labels may have been corrected meanwhile.
+        "rows": hashlib.sha256(rows[columns].to_csv(index=False).encode()).hexdigest(),
         "store_fingerprint": read_store_info(paths)["fingerprint"],
         "img_size": list(encoder.img_size),
         "num_keep": num_keep,
@@ -242,6 +245,7 @@ def embed(
         backbone.patch_size,
         normalization=backbone.normalization,
         draw=encoder.draw,
+        window=backbone.window,
     )
     keys = torch.tensor([image_key(0, 0, image_id) for image_id in dataset.image_ids])
 

@@ -231,6 +231,7 @@ def score_images(
         # By its file: scores of earlier runs are found again by the name that it had.
         "checkpoint": weights_in(run.path, checkpoint).stem,
         "epoch": epoch,
+        "weights": digest,
         "split_hash": cohort.split.hash,
         "labels_hash": labels_hash(cohort, objective),
     }
@@ -355,7 +356,9 @@ def _read_scores(
 ) -> npt.NDArray[np.float64] | None:
     """The scores (images, T) that ``predictions.csv`` holds; None where it is of something else."""
     try:
-        if json.loads(file.with_suffix(".json").read_text(encoding="utf-8")) != made_of:
+        told = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+        # Earlier versions tell the epoch alone.
+        if {"weights": made_of["weights"], **told} != made_of:
             return None
         # As text, since pandas' own reading of numbers may be off by a bit.
         table = with_formulas(pd.read_csv(file, dtype=str))
@@ -364,7 +367,7 @@ def _read_scores(
         scores: npt.NDArray[np.float64] = (
             table[list(objective.score_columns)].to_numpy(dtype=object).astype(np.float64)
         )
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     return scores
 

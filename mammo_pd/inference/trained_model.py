@@ -30,6 +30,7 @@ from mammo_pd.training.devices import make_fabric
 from mammo_pd.training.model_card import ModelCard
 from mammo_pd.training.objectives import Objective, build_objective
 from mammo_pd.training.scoring import score_batches
+from mammo_pd.wording import counted
 
 _PICTURE_LONG_SIDE = 1024
 # Their attention takes the square of it.
@@ -182,14 +183,15 @@ class TrainedModel:
             (images, T) float64 in [0, 1].
 
         Raises:
-            InputError: what is given is not a list of (h, w) uint16 arrays.
+            InputError: what is given is not a list of (h, w) uint16 arrays, or a score is no
+                number.
         """
         scores = np.empty((len(images), len(self.objective.score_columns)))
         for rows, found in score_batches(
             self._module, self.sampler, self.objective, batches_of(images), self.fabric.device
         ):
             scores[rows.numpy()] = found.double().cpu().numpy()
-        return scores
+        return _checked(scores)
 
     @torch.no_grad()
     def encode(self, images: Sequence[npt.NDArray[np.uint16]]) -> npt.NDArray[np.float32]:
@@ -218,6 +220,9 @@ class TrainedModel:
 
         Returns:
             (images, T) float64 in [0, 1], of each image its breast's.
+
+        Raises:
+            InputError: a score is no number.
         """
         views = self.objective.views(rows)
         assert views is not None, "of images that are judged by themselves there is nothing to fuse"
@@ -229,7 +234,7 @@ class TrainedModel:
             )
             outputs = module.fuse(*own).double()
             scores[chosen] = self.objective.scores(outputs).cpu().numpy()
-        return scores
+        return _checked(scores)
 
     def draw_saliency(self, pixels: npt.NDArray[np.uint16], *, mirror: bool) -> bytes:
         """Draw attention roll-out over an image.
@@ -245,3 +250,15 @@ class TrainedModel:
         size = shape if max(shape) <= _PICTURE_LONG_SIDE else fitted_size(shape, _PICTURE_LONG_SIDE)
         heat = attention_heat(self.backbone, self.sampler, ImageBatch.from_images([pixels]), size)
         return draw_pictures(area_average(pixels, size), heat, None, mirror=mirror)[1]
+
+
+def _checked(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Refuse scores that are no numbers: no table, threshold or record can hold them."""
+    wrong = ~np.isfinite(scores).all(axis=1)
+    if wrong.any():
+        raise InputError(
+            f"the model gives {wrong.sum()} of {counted(len(scores), 'image')} a score that is no "
+            "number: its weights are damaged, or overflow in half precision; give another "
+            "checkpoint, or score on the CPU (with CUDA_VISIBLE_DEVICES set to nothing)."
+        )
+    return scores

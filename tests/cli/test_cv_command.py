@@ -291,6 +291,19 @@ def test_other_checkpoint_and_a_store_that_has_moved(
     assert json.loads((copy / "cv.json").read_text())["store"] == str(moved)
 
 
+def test_scores_of_other_weights_of_the_same_epoch_are_not_taken(
+    whole: Path, store: Path, tmp_path: Path, in_process: list[str]
+) -> None:
+    """As where a run was trained anew, or its weights restored from a copy."""
+    copy = copy_of(whole, tmp_path)
+    run, other = copy / "fold0-seed0", copy / "fold0-seed1"
+    shutil.copyfile(other / "model.safetensors", run / "model.safetensors")
+    assert main(typed(store, copy, "--seeds", "2")) == 0
+    assert not in_process
+    scores, expected = (pd.read_csv(one / "predictions.csv")["score"] for one in (run, other))
+    np.testing.assert_array_equal(scores, expected)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -72,3 +72,18 @@ def test_without_a_draw_every_image_comes_once() -> None:
     batches = EpochBatches(40, 8, seed=3)
     assert sorted(row for rows in batches for row in rows) == list(range(40))
     assert {turn for turns in batches.turns() for turn in turns} == {0}
+
+
+@pytest.mark.parametrize("only", [True, False])
+def test_a_group_of_one_class_is_never_drawn_whichever_it_is(only: bool) -> None:
+    positive = np.array([only] * 5 + [True, False, False])
+    groups = np.array([0] * 5 + [1] * 3)
+    draw = BalancedDraw(positive, 0.5, groups)
+    assert draw.drawn.tolist() == [False] * 5 + [True] * 3
+    rows = draw.draw(np.random.default_rng(0))
+    assert len(rows) == 8
+    assert rows.min() >= 5
+    assert positive[rows].sum() == 4
+    alone = BalancedDraw(positive[:5], 0.5, groups[:5])
+    assert not alone.drawn.any()
+    assert not BalancedDraw(positive[:5], 0.5).drawn.any()

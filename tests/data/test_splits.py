@@ -11,9 +11,12 @@ from hypothesis import strategies as st
 from mammo_pd.data.splits import (
     SplitTable,
     check_split,
+    has_lost_images,
     make_split,
     patient_groups,
+    read_folds,
     read_split,
+    remove_from_split,
     with_joined_patients,
     write_split,
 )
@@ -327,6 +330,66 @@ def test_table_of_a_split_is_held_to_its_words_and_its_hash(tmp_path: Path) -> N
     (tmp_path / "default.json").unlink()
     with pytest.raises(InputError, match=r"default\.csv has no default\.json beside it"):
         read_split(tmp_path, "default")
+
+
+def test_what_lost_images_alone_is_told_from_any_other_split(tmp_path: Path) -> None:
+    split = make_split(manifest_of(30))
+    write_split(split, tmp_path, {"seed": 0})
+    ids = split.table["image_id"]
+    assert not has_lost_images(tmp_path, "default", split.hash)
+    one = remove_from_split(tmp_path, "default", [ids[0]])
+    two = remove_from_split(tmp_path, "default", [ids[1]])
+    assert one is not None and two is not None
+    assert has_lost_images(tmp_path, "default", split.hash)
+    assert has_lost_images(tmp_path, "default", one.hash)
+    assert not has_lost_images(tmp_path, "default", two.hash)
+    assert not has_lost_images(tmp_path, "default", make_split(manifest_of(30), seed=1).hash)
+    assert not has_lost_images(tmp_path, "other", split.hash)
+    # The others are where they were.
+    kept = split.table[~ids.isin(ids[:2])].reset_index(drop=True)
+    pd.testing.assert_frame_equal(two.table, kept, check_dtype=False)
+
+
+def test_folds_are_read_where_there_are_some(tmp_path: Path) -> None:
+    write_split(make_split(manifest_of(30)), tmp_path, {})
+    folds = make_split(manifest_of(30), folds=3, name="three")
+    write_split(folds, tmp_path, {})
+    assert (read_folds(tmp_path, "three").hash, read_folds(tmp_path, "three").folds) == (
+        folds.hash,
+        3,
+    )
+    for name in ("default", "other"):
+        with pytest.raises(InputError, match=f"there is no split '{name}' with folds"):
+            read_folds(tmp_path, name)
+
+
+@pytest.mark.parametrize("lacking", ["image_id", "patient_id", "split"])
+def test_table_without_a_column_is_refused(lacking: str, tmp_path: Path) -> None:
+    path = write_split(make_split(manifest_of(30)), tmp_path, {})
+    pd.read_csv(path).drop(columns=lacking).to_csv(path, index=False)
+    with pytest.raises(InputError, match="needs the columns image_id, patient_id and split or"):
+        read_split(tmp_path, "default")
+
+
+@pytest.mark.parametrize("lacking", ["image_id", "patient_id", "split"])
+def test_table_with_one_empty_cell_is_refused(lacking: str, tmp_path: Path) -> None:
+    """As where it was truncated; not as a split that somebody edited."""
+    path = write_split(make_split(manifest_of(30)), tmp_path, {})
+    table = pd.read_csv(path, dtype=str)
+    table.loc[len(table) - 1, lacking] = None
+    table.to_csv(path, index=False)
+    with pytest.raises(InputError, match="rows without an image_id, a patient_id or a side"):
+        read_split(tmp_path, "default")
+
+
+@pytest.mark.parametrize(
+    "fractions", [(0.0, 0.5, 0.5), (0.5, 0.5, 0.5), (1.2, -0.1, -0.1), (0.7, 0.1, 0.1)]
+)
+def test_fractions_that_are_none_are_refused(fractions: tuple[float, float, float]) -> None:
+    with pytest.raises(InputError, match="three positive numbers that add up to 1"):
+        make_split(manifest_of(30), fractions=fractions)
+    # Of folds they are not asked for.
+    assert make_split(manifest_of(30), fractions=fractions, folds=3).folds == 3
 
 
 def test_missing_split_names_those_there_are(tmp_path: Path) -> None:

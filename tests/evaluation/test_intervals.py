@@ -4,11 +4,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import binom, poisson, t
+from scipy.integrate import quad
+from scipy.special import logit
+from scipy.stats import binom, norm, poisson, t
 
 from mammo_pd.evaluation.compare import paired_by_patient
 from mammo_pd.evaluation.intervals import (
     Spread,
+    _binormal_variance,
     auc_interval,
     count_ratio_limits,
     effective_size,
@@ -19,6 +22,7 @@ from mammo_pd.evaluation.intervals import (
     log_limits,
     logit_limits,
     plain_limits,
+    quantile_limits,
     ratio_interval,
     share_interval,
     share_limits,
@@ -111,6 +115,71 @@ def test_expected_over_observed_is_about_a_poisson_mean():
     inside = mean[(tail > 0.025) & (tail < 0.975)]
     low, high = count_ratio_limits(20.0, observed, Spread(20.0, 1e9))
     assert (low, high) == pytest.approx((20 / inside[-1], 20 / inside[0]), rel=0.04)
+
+
+@pytest.mark.parametrize(("expected", "observed"), [(20.0, 20), (7.5, 30), (400.0, 350)])
+def test_expected_over_observed_is_at_the_ends_of_its_score_interval(expected, observed):
+    """Where the squared distance of the count from its mean is as many variances as allowed."""
+    low, high = count_ratio_limits(expected, observed, Spread(float(observed), np.inf))
+    means = expected / np.array([high, low])
+    assert means[0] < observed < means[1]
+    np.testing.assert_allclose((observed - means) ** 2 / means, norm.ppf(0.975) ** 2)
+
+
+@pytest.mark.parametrize("value", [0.03, 0.5, 0.91])
+def test_limits_on_a_scale_are_symmetrical_there_and_as_wide_as_its_slope_says(value):
+    spread = Spread.of(np.full(9, 1e-4))
+    for limits, scale in ((logit_limits, logit), (log_limits, np.log), (plain_limits, float)):
+        low, high = (scale(end) - scale(value) for end in limits(value, spread))
+        slope = (scale(value + 1e-6) - scale(value - 1e-6)) / 2e-6
+        assert (-low, high) == pytest.approx((spread.reach * slope,) * 2, rel=1e-4)
+
+
+@pytest.mark.parametrize("n", [5, 40, 1000])
+@pytest.mark.parametrize("share", [0.05, 0.1, 0.5, 0.9])
+def test_a_quantile_lies_within_its_order_statistics(share, n):
+    """Those nearest that miss it, on either side, in at most 2.5 % of samples."""
+    low, high = quantile_limits(share, n)
+    few, many = round(float(low) * n), round(float(high) * n)
+    # Fewer than few, or many and more, of the sample lie beyond the true quantile.
+    assert binom.cdf(few - 1, n, share) < 0.025 <= binom.cdf(few, n, share)
+    assert binom.sf(many - 1, n, share) <= 0.025 < binom.sf(many - 2, n, share)
+
+
+@pytest.mark.parametrize("auc", [0.5, 0.7, 0.95])
+@pytest.mark.parametrize(("positive", "negative"), [(10, 10), (8, 200)])
+def test_the_variance_of_an_auc_is_that_of_two_normal_classes(auc, positive, negative):
+    """By integrating over the scores: Hanley and McNeil 1982, with the integrals of normal ones."""
+    apart = np.sqrt(2) * norm.ppf(auc)
+
+    def both(of, other):
+        return quad(lambda x: norm.pdf(x - of) * norm.cdf(x - other) ** 2, -12, 12)[0]
+
+    of_positives, of_negatives = both(apart, 0.0), both(0.0, -apart)
+    variance = auc * (1 - auc) + (negative - 1) * (of_positives - auc**2)
+    variance += (positive - 1) * (of_negatives - auc**2)
+    assert _binormal_variance(auc, positive, negative) == pytest.approx(
+        variance / (positive * negative), rel=1e-6
+    )
+
+
+@pytest.mark.parametrize("auc", [0.2, 0.7, 0.95])
+@pytest.mark.parametrize("seen", [6.0, 80.0])
+@pytest.mark.parametrize("times", [0.3, 1.0, 4.0])
+def test_an_auc_interval_ends_where_the_score_test_does(auc, seen, times):
+    """With the variance seen beside that of independent patients, weighted by how many saw it."""
+    by_model = _binormal_variance(auc, 30, 60)
+    low, high = auc_interval(auc, Spread(times * by_model, seen), 30, 60, 30)
+    dispersion = (seen * times + 4) / (seen + 4)
+    for end in (low, high):
+        allowed = dispersion * _binormal_variance(end, 30, 60) * t.ppf(0.975, seen + 3) ** 2
+        assert (auc - end) ** 2 == pytest.approx(allowed, rel=1e-6)
+    assert 0 < low < auc < high < 1
+
+
+@pytest.mark.parametrize("limits", [log_limits, logit_limits])
+def test_the_end_of_a_scale_has_no_limits(limits):
+    assert limits(0.0, Spread.of([0.1, 0.1])) is None
 
 
 def test_independent_doubts_add_up_as_squares():

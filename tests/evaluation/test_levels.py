@@ -54,6 +54,29 @@ def test_aggregations(aggregation, score):
     assert aggregate(FOUR, Level.PATIENT, aggregation)["score"].iloc[0] == pytest.approx(score)
 
 
+@pytest.mark.parametrize(
+    ("aggregation", "of"),
+    [
+        (Aggregation.MEAN, np.mean),
+        (Aggregation.MAX, np.max),
+        (Aggregation.NOISY_OR, lambda scores: 1 - np.prod(1 - scores)),
+    ],
+)
+def test_aggregations_of_units_of_any_size(aggregation, of):
+    draw = np.random.default_rng(0)
+    scores = {f"p{size}": draw.random(size) for size in range(1, 9)}
+    rows = [
+        (f"{patient}-{place}", patient, "e", "L", "CC", 0, score)
+        for patient, given in scores.items()
+        for place, score in enumerate(given)
+    ]
+    units = aggregate(table(*rows), Level.PATIENT, aggregation).set_index("patient_id")
+    assert units["n_images"].to_dict() == {patient: len(given) for patient, given in scores.items()}
+    assert units["score"].to_dict() == pytest.approx(
+        {patient: of(given) for patient, given in scores.items()}
+    )
+
+
 @pytest.mark.parametrize("aggregation", list(Aggregation))
 def test_scores_stay_probabilities(aggregation):
     rows = [(f"i{i}", "p", "e", "L", "CC", 0, score) for i, score in enumerate([0.1] * 3)]
@@ -105,6 +128,34 @@ def test_incomplete_exams_are_counted_and_kept(predictions):
 def test_the_same_view_twice_does_not_complete_an_exam():
     rows = table(*[(i, "p", "e", "L", "CC", 0, 0.1) for i in "abcd"])
     assert count_units(rows)["incomplete_exams"] == 1
+
+
+@pytest.mark.parametrize(
+    "fourth", [("R", "XCCL"), ("R", ""), ("", "MLO"), ("L", "MLO"), ("R", "ML")]
+)
+def test_another_view_or_side_does_not_complete_an_exam(fourth):
+    sides = [("L", "CC"), ("L", "MLO"), ("R", "CC"), fourth]
+    rows = [(f"i{i}", "p", "e", *given, 0, 0.1) for i, given in enumerate(sides)]
+    assert count_units(table(*rows))["incomplete_exams"] == 1
+    whole = [*rows[:3], ("j", "p", "e", "R", "MLO", 0, 0.1)]
+    assert count_units(table(*whole))["incomplete_exams"] == 0
+
+
+@pytest.mark.parametrize("level", [Level.BREAST, Level.EXAM, Level.PATIENT])
+@pytest.mark.parametrize("aggregation", list(Aggregation))
+def test_rows_in_any_order_give_the_same_table(predictions, level, aggregation):
+    """To the bit, and its own rows in the order of their keys."""
+    named = ["patient_id", "exam_id", "laterality"]
+    first, second = (
+        aggregate(
+            check_predictions(predictions.sample(frac=1, random_state=seed)), level, aggregation
+        )
+        for seed in (1, 2)
+    )
+    assert list(first.columns)[-3:] == ["label", "score", "n_images"]
+    pd.testing.assert_frame_equal(first, second, check_exact=True)
+    keys = [name for name in named if name in first]
+    pd.testing.assert_frame_equal(first, first.sort_values(keys, ignore_index=True))
 
 
 @pytest.mark.parametrize("level", list(Level))

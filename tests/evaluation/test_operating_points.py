@@ -4,8 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from prediction_tables import made_up
+from scipy.special import expit, logit
 
 from mammo_pd.evaluation.levels import Aggregation, aggregate, with_known_label
+from mammo_pd.evaluation.locked import Recalibration
 from mammo_pd.evaluation.operating_points import Choices, OperatingPoints
 from mammo_pd.evaluation.predictions import check_predictions
 from mammo_pd.terms import Level
@@ -24,7 +26,46 @@ def test_what_is_dumped_judges_as_what_was_locked() -> None:
             units = aggregate(with_known_label(rows, level), level, Aggregation.MAX)
             assert (judged["score"] == units["score"]).all()
             threshold = points.threshold(level, code)
+            assert (judged["threshold"] == threshold).all()
             assert (judged["flagged"] == (units["score"] >= threshold)).all()
+        unknown = loaded.judge(unlabelled, level, "no such rule")
+        assert unknown[["threshold", "flagged"]].isna().all(axis=None)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_calibration_meets_the_score_equations_of_its_logistic_line(seed: int) -> None:
+    """At the maximum of the likelihood residuals add up to 0, and so they do times the logit."""
+    draw = np.random.default_rng(seed)
+    label = draw.integers(0, 2, 80).astype(float)
+    score = expit(draw.normal(label - 1, 1))
+    score[:2] = label[:2]  # exactly 0 or 1, which has no logit
+    line = Recalibration.fit(label, score)
+    assert line is not None
+    left = line(score) - label
+    assert np.isfinite(left).all()
+    assert left.sum() == pytest.approx(0, abs=1e-3)
+    assert (left * logit(score.clip(1e-7, 1 - 1e-7))).sum() == pytest.approx(0, abs=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("label", "score", "has_line"),
+    [
+        ([0, 0, 1, 1], [0.1, 0.6, 0.4, 0.9], True),
+        ([1, 1, 0, 0], [0.1, 0.6, 0.4, 0.9], True),
+        ([0, 0, 1, 1], [0.1, 0.4, 0.6, 0.9], False),
+        ([0, 0, 1, 1], [0.1, 0.4, 0.4, 0.9], False),
+        ([1, 1, 0, 0], [0.1, 0.4, 0.6, 0.9], False),
+        ([1, 1, 0, 0], [0.1, 0.4, 0.4, 0.9], False),
+        ([0, 1, 0, 1], [0.3, 0.3, 0.3, 0.3], False),
+        ([1, 1], [0.3, 0.4], False),
+        ([], [], False),
+    ],
+)
+def test_classes_that_do_not_overlap_have_no_calibration(
+    label: list[int], score: list[float], has_line: bool
+) -> None:
+    line = Recalibration.fit(np.array(label, float), np.array(score))
+    assert (line is not None) == has_line
 
 
 @pytest.mark.parametrize(

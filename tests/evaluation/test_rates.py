@@ -57,6 +57,33 @@ def test_what_is_made_of_two_rates_is_covered(ill, well, share):
     assert 0.935 <= cover(benefit, share * sensitivity - cost * false_alarms) <= 0.985
 
 
+@pytest.mark.parametrize("share", [0.01, 0.5])
+@pytest.mark.parametrize(
+    ("hits", "alarms", "at_end"), [(0, 5, 0.0), (7, 0, 1.0), (1, 60, None), (0, 0, np.nan)]
+)
+def test_predictive_value_at_its_ends_and_near_them(hits, alarms, at_end, share):
+    """All that are called are wrong, or right, which bounds it on the other side alone."""
+    units = pd.DataFrame({"patient_id": range(90), "label": [1] * 30 + [0] * 60})
+    made = Decisions.of(units, hits, alarms)
+    sensitivity, false_alarms = made.sensitivity, made.false_alarms
+    ppv = predictive_value(sensitivity, false_alarms, share)
+    if hits + alarms == 0:
+        assert np.isnan([ppv.value, ppv.low, ppv.high]).all()
+        return
+    called = share * hits / 30 + (1 - share) * alarms / 60
+    assert ppv.value == pytest.approx(share * hits / 30 / called)
+    assert ppv.low < ppv.high
+    assert (ppv.low[0] == 0.0) == (at_end == 0.0)
+    assert (ppv.high[0] == 1.0) == (at_end == 1.0)
+
+    # Both rates at an end of their limits at once lie beyond the limits of what is made of both.
+    def bayes(right, wrong):
+        return share * right / (share * right + (1 - share) * wrong)
+
+    assert bayes(sensitivity.low, false_alarms.high) <= ppv.low
+    assert ppv.high <= bayes(sensitivity.high, false_alarms.low)
+
+
 class TestSweep:
     def test_every_row_is_sklearns_confusion_table(self, exams):
         rows = sweep_thresholds(exams, marked=[0.3])

@@ -106,8 +106,25 @@ def test_delong_equals_proc(score, estimate, variance, low, high, partial):
     assert limited == pytest.approx(partial, rel=1e-10)
 
 
-def test_delong_needs_two_of_each():
-    assert np.isnan(delong_standard_error([1, 0, 0], [0.1, 0.2, 0.3]))
+@pytest.mark.parametrize(("positives", "negatives"), [(2, 2), (2, 9), (9, 2), (5, 7)])
+def test_delong_against_comparing_every_pair(positives, negatives):
+    draw = np.random.default_rng(positives + negatives)
+    label = draw.permutation([1] * positives + [0] * negatives)
+    score = draw.integers(0, 6, len(label)) / 6
+    one, other = score[label == 1][:, None], score[label == 0][None]
+    above = (one > other) + (one == other) / 2
+    variance = above.mean(1).var(ddof=1) / positives + above.mean(0).var(ddof=1) / negatives
+    assert delong_standard_error(label, score) == pytest.approx(variance**0.5)
+
+
+@pytest.mark.parametrize("label", [[1, 0, 0], [1, 1, 0], [1, 0], [1, 1], [0, 0]])
+def test_delong_needs_two_of_each(label):
+    if sum(label) == len(label) or not sum(label):
+        assert np.isnan(auc(label, [0.1, 0.2]))
+    assert np.isnan(delong_standard_error(label, [0.1, 0.2, 0.3][: len(label)]))
+
+
+def test_limits_of_a_proportion_end_at_1():
     assert normal_interval(0.98, 0.05) == pytest.approx((0.882, 1.0), abs=1e-3)
 
 

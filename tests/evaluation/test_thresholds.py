@@ -1,10 +1,12 @@
+import math
+
 import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix
 from test_roc import PAIRED_A, PAIRED_LABEL, random_units
 
 from mammo_pd.evaluation.roc import Ranking
-from mammo_pd.evaluation.thresholds import choose_thresholds, rates_at
+from mammo_pd.evaluation.thresholds import choose_thresholds, lift, rates_at
 
 
 def by_code(label, score, **choices):
@@ -32,6 +34,52 @@ def test_the_cost_threshold_is_the_cheapest_of_all(miss_cost):
         return miss_cost * (label & ~flagged).sum() + ((1 - label) & flagged).sum()
 
     assert cost(chosen) == min(cost(t) for t in [*np.unique(score), 2.0])
+
+
+@pytest.mark.parametrize("prevalence", [0.006, 0.3, 0.9])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_cost_threshold_at_a_prevalence_is_the_cheapest_of_all(prevalence, seed):
+    label, score = random_units(seed, ties=True)
+    chosen = by_code(label, score, miss_cost=3, prevalence=prevalence)["cost"]
+
+    def cost(threshold):
+        flagged = score >= threshold
+        missed, alarms = (~flagged)[label == 1].mean(), flagged[label == 0].mean()
+        return 3 * prevalence * missed + (1 - prevalence) * alarms
+
+    assert cost(chosen) == pytest.approx(min(cost(t) for t in [*np.unique(score), 2.0]))
+
+
+@pytest.mark.parametrize("n", [20, 100, 300, 700, 1000])
+def test_a_share_that_is_met_exactly_is_flagged_and_no_more_than_it(n):
+    """Of n scores without ties, for any number of positives."""
+    draw = np.random.default_rng(n)
+    for positives in range(1, n, max(1, n // 40)):
+        label = draw.permutation(np.arange(n) < positives).astype(int)
+        score = draw.permutation(n) / n
+        table = lift(Ranking.of(label, score).curve())
+        for share, row in table.items():
+            flagged = np.argsort(-score)[: math.floor(round(share * n, 9))]
+            hits = label[flagged].sum()
+            assert row["sensitivity"] == pytest.approx(hits / positives), (positives, share)
+            if len(flagged):
+                assert row["ppv"] == pytest.approx(hits / len(flagged))
+                assert row["lift"] == pytest.approx(row["ppv"] / label.mean())
+            else:
+                assert np.isnan([row["ppv"], row["lift"]]).all()
+
+
+@pytest.mark.parametrize("prevalence", [0.006, 0.5])
+def test_a_share_at_a_prevalence_is_that_of_the_units_as_they_would_be_there(prevalence):
+    """Each negative repeated as often as the prevalence asks for, and no weight."""
+    label, score = random_units(2)
+    negatives = round((1 - prevalence) / prevalence * label.sum() / (1 - label).sum() * 60)
+    times = np.where(label == 1, 60, negatives)
+    many = Ranking.of(np.repeat(label, times), np.repeat(score, times)).curve()
+    share = many.positives / (many.positives + many.negatives)
+    weighted = lift(Ranking.of(label, score).curve(), share)
+    for of_share, row in lift(many).items():
+        assert weighted[of_share] == pytest.approx(row, nan_ok=True)
 
 
 def test_dear_misses_flag_all_and_dear_alarms_none():

@@ -121,6 +121,19 @@ def test_an_auc_of_1_is_as_sure_as_its_least_sure_stratum():
     assert found["auc_ci_low"] == pytest.approx(0.025 ** (1 / 29))
 
 
+@pytest.mark.parametrize("shared", [0, 3, 9])
+def test_an_auc_of_1_in_one_stratum_is_as_sure_as_without_strata(shared):
+    """Also of women who have both a positive and a negative, who are no pair with themselves."""
+    label = np.repeat([1, 0], [9, 9])
+    patients = [*range(9), *range(shared), *range(20, 29 - shared)]
+    units = pd.DataFrame({"patient_id": patients, "label": label, "score": 0.2 + 0.5 * label})
+    units = units.assign(patient_id=units["patient_id"].astype(str))
+    plain, within = auc_with_interval(units), auc_within_strata(units, np.zeros(18, int))
+    for name in ("auc", "auc_ci_low", "auc_ci_high"):
+        assert within[name] == pytest.approx(plain[name])
+    assert plain["auc_ci_low"] < within["auc"] == 1
+
+
 def test_ages_are_banded_and_rare_values_are_not_joined():
     table = made_up(300)
     patient = np.arange(1200) // 4

@@ -92,3 +92,4 @@ def test_block_mean_is_numpys():
 def test_fitted_size():
     assert fitted_size((300, 200), 150) == (150, 100)
     assert fitted_size((1000, 1), 10) == (10, 1)
+    assert fitted_size((1, 1000), 10) == (1, 10)

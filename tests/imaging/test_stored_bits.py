@@ -9,6 +9,7 @@ from pydicom.encaps import encapsulate, generate_fragments
 
 from mammo_pd.errors import ImageError
 from mammo_pd.imaging.decode import decode
+from mammo_pd.imaging.stored_bits import keep_stored_bits
 from mammo_pd.terms import Reason
 
 SYNTAXES = [uid.ExplicitVRLittleEndian, uid.RLELossless, uid.JPEGLosslessSV1]
@@ -69,6 +70,33 @@ def test_the_wrong_sign_is_refused_and_the_right_one_is_not(syntax):
     decode(dataset_of(around_zero, syntax, PixelRepresentation=1))
     unsigned = around_zero.view(np.uint16) & 0x0FFF
     assert_refused(dataset_of(unsigned, syntax), "unsigned")
+
+
+@pytest.mark.parametrize("end", ["low", "high"])
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("lossy", [False, True])
+def test_values_beyond_either_end_are_clipped_only_where_a_lossy_codec_overshoots(
+    end, signed, lossy
+):
+    """A little, that is; twice the range is another depth, whatever the codec."""
+    lowest, highest = (-2048, 2047) if signed else (0, 4095)
+    reached = lowest if end == "low" else highest
+    values = np.linspace(lowest, highest, 600).reshape(20, 30)
+    values = values.astype(np.int16 if signed else np.uint16)
+    dataset = make_dataset(values)
+    kept = values.copy()
+    assert keep_stored_bits(kept, dataset, lossy=lossy) is kept
+    for factor, is_little in ((1.01, True), (2.5, False)):
+        beyond = values.copy()
+        beyond[3, 4] = int(reached * factor)
+        if beyond[3, 4] == reached:  # nothing lies below 0
+            continue
+        if lossy and is_little:
+            values[3, 4] = reached
+            np.testing.assert_array_equal(keep_stored_bits(beyond, dataset, lossy=lossy), values)
+        else:
+            with pytest.raises(ImageError, match="The header says 12 bits"):
+                keep_stored_bits(beyond, dataset, lossy=lossy)
 
 
 def test_black_and_white_writing_is_no_wrong_sign():

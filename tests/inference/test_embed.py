@@ -1,11 +1,13 @@
 """Features are timm's own, whatever is left out or interrupted on the way."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import timm
@@ -16,13 +18,16 @@ from small_runs import set_up, small
 from mammo_pd.backbones.build import build_backbone
 from mammo_pd.batch import ImageBatch
 from mammo_pd.cli.app import main
+from mammo_pd.data.dataset import MammogramDataset
 from mammo_pd.data.manifest import read_manifest
 from mammo_pd.data.store import choose_pyramid_level, open_store, read_pyramid_level
 from mammo_pd.errors import InputError
 from mammo_pd.inference import embed as module
 from mammo_pd.inference.embed import Encoder, embed, encoder_of_run
+from mammo_pd.keyed_random import image_key
 from mammo_pd.locks import lock
-from mammo_pd.patches.sampler import PatchSampler
+from mammo_pd.normalization import Normalization
+from mammo_pd.patches.sampler import Kept, PatchSampler
 from mammo_pd.training.checkpoint import weights_of
 from mammo_pd.training.train import start_run
 
@@ -37,6 +42,10 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("weights") / "someones.safetensors"
     save_file(timm.create_model(NAME, img_size=SIZE, in_chans=1).state_dict(), file)
     return file
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def encoder(name: str = NAME, **options: str) -> Encoder:
@@ -166,6 +175,67 @@ def test_kept_patches_depend_on_the_image_alone(phantom_store: Path, tmp_path: P
     )
     embed(encoder(), phantom_store, all_, say=lambda _: None)
     assert not np.allclose(stacked(first, "patch_mean"), stacked(all_, "patch_mean"), atol=1e-3)
+
+
+@pytest.mark.parametrize("name", [NAME, "swin_tiny_patch4_window7_224"])
+def test_kept_patches_are_those_that_training_keeps(
+    name: str, phantom_store: Path, tmp_path: Path
+) -> None:
+    """Of windows the same rows and columns, which is all that their attention takes."""
+    size = (112, 112)
+    torch.manual_seed(2)
+    backbone = build_backbone(name, size)
+    out = tmp_path / "a.parquet"
+    embed(Encoder(backbone, size, name, "random"), phantom_store, out, keep_rate=0.5, say=print)
+    rows = read_manifest(open_store(phantom_store).manifest)
+    dataset = MammogramDataset(phantom_store, rows, size)
+    sampler = PatchSampler(
+        size,
+        backbone.patch_size,
+        normalization=backbone.normalization,
+        window=backbone.window,
+    )
+    keys = torch.tensor([image_key(0, 0, image_id) for image_id in dataset.image_ids])
+    kept = Kept(backbone.allowed_keep(0.5), keys)
+    patches, positions = sampler.for_evaluation(dataset.read(range(len(dataset))), kept)
+    with torch.no_grad():
+        tokens = backbone.eval().forward_features(backbone.embed(patches, positions), positions)
+    torch.testing.assert_close(
+        torch.from_numpy(stacked(out, "patch_mean")),
+        tokens[:, backbone.num_prefix :].mean(1),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("changed", ["label", "patient_id", "normalization", "name"])
+def test_nothing_is_taken_over_of_a_killed_run_that_the_file_would_tell_otherwise(
+    changed: str, phantom_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Labels may be corrected, and the same weights be given with another normalisation."""
+    monkeypatch.setattr(module, "_PART", 10)
+    store, out, anew = tmp_path / "store", tmp_path / "out.parquet", tmp_path / "anew.parquet"
+    shutil.copytree(phantom_store, store)
+    with monkeypatch.context() as patch:
+        # All parts are done, and not joined.
+        patch.setattr(module, "_join", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            embed(encoder(), store, out, say=lambda _: None)
+    one = encoder()
+    if changed == "normalization":
+        one.backbone.normalization = Normalization(0.25, 0.125)
+    elif changed == "name":
+        one = replace(one, name="another")
+    else:
+        manifest = open_store(store).manifest
+        table = pq.read_table(manifest)
+        place = table.schema.get_field_index(changed)
+        field = table.schema.field(place)
+        values = pa.array(table[changed].to_pylist()[::-1], field.type)
+        pq.write_table(table.set_column(place, field, values), manifest)
+    assert embed(one, store, out, say=lambda _: None).resumed == 0
+    embed(one, store, anew, say=lambda _: None)
+    pd.testing.assert_frame_equal(pd.read_parquet(out), pd.read_parquet(anew))
 
 
 def test_killed_run_goes_on_and_another_starts_anew(

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pydicom
 import pytest
+import torch
 from dicom_files import half_disk, make_dataset, write_dicom
 from monai.bundle import ConfigParser, verify_metadata, verify_net_in_out
 from monai.bundle import run as run_bundle
@@ -326,6 +327,27 @@ def test_dcmtk_reads_the_report(predicted: Path) -> None:
     score = pd.read_csv(predicted / "predictions_exam.csv").set_index("exam_id")["score"]
     assert f'"Score of the model, 0 to 1")="{score[folder.name]:.10g}' in told.stdout
     assert not told.stderr
+
+
+@pytest.mark.parametrize("fusion", [None, "breast"])
+def test_scores_that_are_no_numbers_are_told_as_such(
+    fusion: str | None,
+    trained: Trained,
+    phantom_store: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """And not as a record that is damaged, which is what refuses to hold them."""
+    setup = set_up(phantom_store, small(training__fusion=fusion))
+    with torch.no_grad():
+        setup.backbone.timm_model.get_classifier().bias.fill_(torch.nan)
+    file = tmp_path / "model.safetensors"
+    weights_of(setup.model, setup.backbone.timm_model, {"epoch": 1}, setup.card).write(file)
+    out = tmp_path / "out"
+    assert main(["predict", str(file), str(trained.folder), "--out", str(out)]) == 2
+    said = capsys.readouterr().err
+    assert re.search(r"the model gives \d+ of \d+ images? a score that is no number", said)
+    assert "damaged (" not in said
 
 
 @pytest.fixture(scope="module")

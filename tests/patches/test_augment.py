@@ -12,7 +12,7 @@ from mammo_pd.keyed_random import image_key
 from mammo_pd.patches.affine import affine_of, compose, draw_augmentation, fit_to_image_size
 from mammo_pd.patches.draw import draw_uniform
 from mammo_pd.patches.intensity import change_intensity, intensity_of
-from mammo_pd.patches.sample import probe_tissue, sample_patches
+from mammo_pd.patches.sample import probe, probe_tissue, sample_patches
 
 STILL = AugmentSettings.none()
 PATCH = 8
@@ -141,6 +141,46 @@ def test_every_affine_draw_lies_within_its_settings() -> None:
     assert tilt.max() > 14
 
 
+def test_every_number_drawn_is_uniform_and_knows_nothing_of_the_others() -> None:
+    """Flips, angle, zoom, shifts, gamma and contrast, read back out of what they make."""
+    img_size, rate, most = (100, 80), 0.3, 15 * math.pi / 180
+    settings = AugmentSettings(
+        vertical_flip=rate,
+        horizontal_flip=rate,
+        rotation_degrees=15,
+        scale=0.1,
+        shift=0.05,
+        gamma=0.2,
+        contrast=0.3,
+    )
+    drawn = draw_augmentation(keys_of(4000))
+    matrix = affine_of(drawn, img_size, settings).double()
+    intensity = intensity_of(drawn, settings)
+    linear, offset = matrix[:, :, :2], matrix[:, :, 2]
+    flips = torch.sign(torch.stack([linear[:, 0, 0], linear[:, 1, 1]], 1))
+    assert torch.allclose((flips < 0).double().mean(0), torch.tensor(rate).double(), atol=0.03)
+    size = torch.tensor(img_size).double()
+    # Where the input's point is that reads the image's centre.
+    centre = torch.linalg.solve(linear, size / 2 - offset)
+    uniform = torch.stack(
+        [
+            torch.atan2(flips[:, 1] * linear[:, 1, 0], flips[:, 1] * linear[:, 1, 1]) / most,
+            (torch.linalg.det(linear).abs().rsqrt() - 1) / 0.1,
+            *((centre / size - 0.5) / 0.05).T,
+            intensity[:, 0].log() / math.log1p(0.2),
+            (intensity[:, 1] - 1) / 0.3,
+        ],
+        dim=1,
+    )
+    assert uniform.abs().max() < 1.0001
+    quarters = torch.histc(uniform, 4, -1.0001, 1.0001) / uniform.numel()
+    torch.testing.assert_close(quarters, torch.full((4,), 0.25).double(), atol=0.02, rtol=0)
+    assert uniform.mean(0).abs().max() < 0.05
+    assert (uniform.std(0) - 3**-0.5).abs().max() < 0.02
+    together = torch.corrcoef(torch.cat([flips, uniform], 1).T) - torch.eye(8)
+    assert together.abs().max() < 0.06
+
+
 def test_intensity_leaves_air_and_changes_each_image_by_its_own_draw() -> None:
     pixels = torch.linspace(0, 1, 64).expand(5, 2, 64)
     keys = keys_of(5)
@@ -174,6 +214,15 @@ def test_probed_tissue_is_where_a_patch_holds_breast() -> None:
     expected = torch.stack([patchify(image).amax(1) > 0 for image in images])
     assert torch.equal(tissue, expected)
     assert 0.2 < expected.float().mean() < 0.8
+
+
+def test_probes_are_every_pixel_of_a_patch_that_has_no_more() -> None:
+    img_size = (24, 20)
+    images = [random_image(*img_size, seed=seed) for seed in range(2)]
+    batch = ragged(*images)
+    matrix = fit_to_image_size(batch.heights, batch.widths, img_size)
+    found = probe(batch, matrix, (6, 5), 4)
+    assert torch.equal(found.float(), torch.stack([patchify(image, 4) for image in images]))
 
 
 def test_probes_go_through_the_augmentation_and_call_the_outside_air() -> None:

@@ -21,6 +21,7 @@ from mammo_pd.errors import InputError
 from mammo_pd.training import loop
 from mammo_pd.training.averaging import WeightAverage
 from mammo_pd.training.loop import chosen_epoch
+from mammo_pd.training.objectives import build_objective
 from mammo_pd.training.objectives.binary_label import BinaryLabel
 from mammo_pd.training.optimizer import backbone_parameters, parameter_groups
 from mammo_pd.training.runs import RunFolder
@@ -271,6 +272,31 @@ def test_soft_labels_that_are_no_probabilities_are_refused(values: list[object])
     objective = BinaryLabel(TrainingSettings(target_column="grade"))
     with pytest.raises(InputError, match=r"grade.*outside \[0, 1\]"):
         objective.training_targets(rows_of(values))
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([None, None, None], "'grade' is empty for every training image, so"),
+        ([0, 0, 0], "'grade' is 0 for every training image, so"),
+        ([1, None, 1], "'grade' is 1 for every training image that has a value, so"),
+    ],
+)
+@pytest.mark.parametrize("fusion", [None, "breast"])
+def test_soft_labels_that_teach_nothing_are_refused(
+    values: list[object], said: str, fusion: str | None
+) -> None:
+    """They trained to a loss that is no number, or failed where it is held against chance."""
+    objective = build_objective(TrainingSettings(target_column="grade", fusion=fusion))
+    identity = {"image_id": list("abc"), "patient_id": "p", "exam_id": "e", "laterality": "L"}
+    with pytest.raises(InputError, match=said):
+        objective.training_targets(rows_of(values).assign(**identity))
+
+
+@pytest.mark.parametrize("values", [[0, None, 1], [0, 0, 0.1], [1, 0.9, 1], [0.5, None, None]])
+def test_soft_labels_that_teach_something_have_a_finite_chance(values: list[object]) -> None:
+    objective = BinaryLabel(TrainingSettings(target_column="grade"))
+    assert math.isfinite(objective.chance_loss(objective.training_targets(rows_of(values))))
 
 
 def test_columns_and_metrics_that_do_not_exist_are_refused(phantom_store: Path) -> None:

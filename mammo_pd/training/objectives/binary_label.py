@@ -72,7 +72,8 @@ class BinaryLabel(Objective):
         """(rows, 1) float32 in [0, 1] or NaN: the label, or the column of soft labels.
 
         Raises:
-            InputError: there is no such column, or it has other values.
+            InputError: there is no such column, it has other values, or it is empty, 0 or 1 for
+                every row, so that there is nothing to learn.
         """
         column = self._settings.target_column
         if column is None:
@@ -88,6 +89,15 @@ class BinaryLabel(Objective):
             raise InputError(
                 f"training.target_column {column!r} has {counted(int(wrong.sum()), 'value')} "
                 f"outside [0, 1]{such_as(rows[column][wrong])}; targets are probabilities."
+            )
+        known = values[~np.isnan(values)]
+        if known.max(initial=0) == 0 or known.min(initial=1) == 1:
+            every = f"{known[0]:g}" if known.size else "empty"
+            raise InputError(
+                f"training.target_column {column!r} is {every} for every training image"
+                f"{' that has a value' * (0 < known.size < len(values))}, so there is nothing to "
+                "learn from it; give the label table that holds its values: mammo-pd preprocess "
+                f"--labels TABLE --carry {column}"
             )
         return values[:, None]
 
