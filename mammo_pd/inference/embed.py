@@ -38,6 +38,7 @@ from mammo_pd.inference.score import IMAGES_AT_ONCE
 from mammo_pd.keyed_random import image_key
 from mammo_pd.locks import locked
 from mammo_pd.patches.sampler import Kept, PatchSampler, sampler_class
+from mammo_pd.table_file import csv_text
 from mammo_pd.terms import Draw
 from mammo_pd.training.checkpoint import OpenCheckpoint, open_checkpoint
 from mammo_pd.training.devices import make_fabric
@@ -227,7 +228,7 @@ def embed(
         "weights": _digest_of(backbone.timm_model),
         "normalization": str(backbone.normalization),
         # What the file tells of the images, too: labels may have been corrected meanwhile.
-        "rows": hashlib.sha256(rows[columns].to_csv(index=False).encode()).hexdigest(),
+        "rows": hashlib.sha256(csv_text(rows[columns]).encode()).hexdigest(),
         "store_fingerprint": read_store_info(paths)["fingerprint"],
         "img_size": list(encoder.img_size),
         "num_keep": num_keep,
