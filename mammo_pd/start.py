@@ -3,7 +3,7 @@
 import os
 import sys
 
-from mammo_pd.stopping import end_at_once, pass_over_save_requests
+from mammo_pd.stopping import end_at_once, pass_over_interrupts, pass_over_save_requests
 
 
 def main() -> int:
@@ -20,4 +20,5 @@ def main() -> int:
     status = app.main()
     if status in (130, 143):
         end_at_once(status)
+    pass_over_interrupts()
     return status

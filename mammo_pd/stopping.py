@@ -51,6 +51,15 @@ def pass_over_save_requests() -> None:
         signal.signal(signal.SIGUSR1, _nothing_to_save)
 
 
+def pass_over_interrupts() -> None:
+    """Ignore Ctrl-C while the interpreter cleans up, after all that was asked for is done.
+
+    That takes seconds, and each cleaning that was cut short would print a traceback of its own.
+    """
+    if _in_main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def end_at_once(status: int) -> NoReturn:
     """End a process at once that a signal asked to end, after it has done all it had to.
 

@@ -190,3 +190,17 @@ def test_a_command_that_a_signal_ended_does_not_clear_up_what_the_system_does(
     assert done.stderr == ""
     expected = "not flushed yet, exit function\n" + "cleared up\n" * cleared_up
     assert done.stdout == expected
+
+
+def test_ctrl_c_after_the_work_is_done_changes_nothing() -> None:
+    """torch and MLflow clean up for seconds at exit, where it would print a traceback for each."""
+    program = (
+        "import atexit, signal, sys\n"
+        "from mammo_pd import start\n"
+        "from mammo_pd.cli import app\n"
+        "atexit.register(signal.raise_signal, signal.SIGINT)\n"
+        "app.main = lambda: 3\n"
+        "sys.exit(start.main())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (3, "")
