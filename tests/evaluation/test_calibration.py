@@ -1,6 +1,9 @@
 import numpy as np
 import pytest
+from scipy.interpolate import CubicSpline
+from scipy.special import logit as log_odds
 from sklearn.calibration import calibration_curve
+from sklearn.linear_model import LogisticRegression
 from test_roc import PAIRED_A, PAIRED_LABEL, random_units
 
 from mammo_pd.evaluation.calibration import (
@@ -8,6 +11,7 @@ from mammo_pd.evaluation.calibration import (
     reliability_bins,
     smooth_calibration,
 )
+from mammo_pd.evaluation.intervals import Spread
 from mammo_pd.evaluation.roc import Ranking
 
 
@@ -149,3 +153,58 @@ def test_tied_and_extreme_scores_have_a_curve_or_a_sentence(score, said):
     assert not len(smooth_calibration(label * 0, given, np.arange(400)).score)
     separated = smooth_calibration(label, label * 0.5 + 0.2 * given, np.arange(400))
     assert "separates the classes" in separated.remark
+
+
+def natural_splines(x, knots):
+    """Scipy's natural cubic splines of 1 at one knot and 0 at the others, linear beyond."""
+    spline = CubicSpline(knots, np.eye(len(knots)), bc_type="natural")
+    inside = np.clip(x, knots[0], knots[-1])
+    return spline(inside) + spline(inside, 1) * (x - inside)[:, None]
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+@pytest.mark.parametrize(
+    ("rare", "quantiles"), [(49, (0.1, 0.5, 0.9)), (50, (0.05, 0.35, 0.65, 0.95))]
+)
+def test_the_smooth_curve_equals_scikit_learns_fit_of_scipys_natural_splines(
+    rare, quantiles, flipped
+):
+    draw = np.random.default_rng(7)
+    label = np.repeat([1, 0], [rare, 230])
+    score = 1 / (1 + np.exp(-(label * 1.2 - 1 + draw.normal(size=len(label)))))
+    # Bent, so that a line or other knots would fit otherwise.
+    score = np.where(score > 0.4, score**2, score)
+    patient = draw.integers(0, 60, len(label))
+    if flipped:
+        label, score = 1 - label, 1 - score
+    x = log_odds(score)
+    knots = np.quantile(x, quantiles)
+    design = natural_splines(x, knots)
+    # The splines sum up to 1: they hold the intercept.
+    fit = LogisticRegression(C=np.inf, fit_intercept=False, tol=1e-12, max_iter=10_000)
+    fit.fit(design, label)
+    curve = smooth_calibration(label, score, patient)
+    grid = log_odds(curve.score)
+    np.testing.assert_allclose(grid[[0, -1]], np.quantile(x, (0.01, 0.99)))
+    np.testing.assert_allclose(np.diff(grid), np.ptp(grid) / (len(grid) - 1))
+    on_grid = natural_splines(grid, knots)
+    np.testing.assert_allclose(
+        curve.observed, fit.predict_proba(on_grid)[:, 1], rtol=1e-4, atol=1e-6
+    )
+    # The sandwich: gradients summed by patient, through the inverse of the information.
+    found = fit.predict_proba(design)[:, 1]
+    by_patient = np.zeros((len(knots), patient.max() + 1))
+    np.add.at(by_patient.T, patient, design * (label - found)[:, None])
+    information = design.T @ (design * (found * (1 - found))[:, None])
+    influence = on_grid @ np.linalg.solve(information, by_patient)
+    reach = [Spread.of(of_point).reach for of_point in influence]
+    middle = log_odds(curve.observed)
+    np.testing.assert_allclose(log_odds(curve.high) - middle, reach, rtol=1e-3)
+    np.testing.assert_allclose(middle - log_odds(curve.low), reach, rtol=1e-3)
+
+
+@pytest.mark.parametrize("n", [101, 104, 106, 108])
+def test_bins_end_at_the_unit_nearest_to_their_share(n):
+    label, score = random_units(3, n=n)
+    bins = reliability_bins(Ranking.of(label, score), score, 10)
+    assert bins.n.tolist() == np.diff(np.rint(np.arange(11) * n / 10)).tolist()
