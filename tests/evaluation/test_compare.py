@@ -1,3 +1,5 @@
+from dataclasses import astuple
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,6 +13,7 @@ from mammo_pd.evaluation.compare import (
     FOR_PAIRED_DELONG,
     compare,
     holm,
+    not_surpassed,
     on_the_same_images,
     paired_by_patient,
     paired_delong,
@@ -199,6 +202,54 @@ def test_no_interval_of_a_difference_reaches_further_than_two_aucs_can_be_apart(
     limits = [(row["difference_ci_low"], row["difference_ci_high"]) for row in paired]
     assert any(limit in (-1.0, 1.0) for pair in limits for limit in pair)
     assert all(-1.0 <= low <= high <= 1.0 for low, high in limits if low is not None)
+
+
+@pytest.mark.parametrize("shares", [(0.2, 0.8), (0.8, 0.2)])
+@pytest.mark.parametrize("units", [1, 4])
+def test_the_classes_may_change_places(shares, units):
+    """The smaller one decides, whichever it is: the same AUC, error, freedom and p."""
+    draw = np.random.default_rng(3)
+    patients = 40
+    label = np.repeat(draw.choice([0, 1], patients, p=shares), units)
+    label = np.where(draw.random(len(label)) < 0.1, 1 - label, label)
+    patient = np.repeat(np.arange(patients), units)
+    first, second = label + draw.normal(0, 1.5, (2, len(label)))
+    found = paired_by_patient(label, first, second, patient)
+    turned = paired_by_patient(1 - label, -first, -second, patient)
+    assert astuple(found) == pytest.approx(astuple(turned))
+    smaller = min(len(np.unique(patient[label == of_class])) for of_class in (0, 1))
+    if units == 1:
+        assert found.p == pytest.approx(2 * t.sf(abs(found.z), smaller - 1))
+    by_unit = astuple(paired_delong(label, first, second))
+    assert by_unit == pytest.approx(astuple(paired_delong(1 - label, -first, -second)))
+
+
+@pytest.mark.parametrize("few", [0, 1])
+@pytest.mark.parametrize("count", [1, 2])
+def test_delongs_error_needs_two_of_each_class(few, count):
+    label = np.where(np.arange(12) < count, few, 1 - few)
+    first, second = np.random.default_rng(0).random((2, 12))
+    found = paired_delong(label, first, second)
+    assert np.isfinite(found.difference)
+    assert np.isnan(found.standard_error) == np.isnan(found.p) == (count == 1)
+
+
+@pytest.mark.parametrize(("p", "left"), [(0.0499, ["a"]), (0.05, ["a", "b"]), (None, ["a", "b"])])
+def test_a_model_is_surpassed_only_where_each_level_says_so(p, left):
+    def row(level, difference, p):
+        return {
+            "level": level,
+            "first": "a",
+            "second": "b",
+            "difference": difference,
+            "p_holm": p,
+        }
+
+    rows = [row("image", 0.1, 0.001), row("exam", 0.1, p)]
+    assert not_surpassed(["a", "b"], rows) == left
+    assert not_surpassed(["a", "b"], [*rows, row("patient", -0.1, 0.001)]) == ["a", "b"]
+    turned = [one | {"difference": -one["difference"]} for one in rows]
+    assert not_surpassed(["a", "b"], turned) == ["b" if left == ["a"] else "a", "b"][: len(left)]
 
 
 def test_holm_by_hand():
