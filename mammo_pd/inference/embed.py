@@ -36,7 +36,7 @@ from mammo_pd.files import atomic_write, remove_leftovers, write_text
 from mammo_pd.inference.predict import load_model
 from mammo_pd.inference.score import IMAGES_AT_ONCE
 from mammo_pd.keyed_random import image_key
-from mammo_pd.locks import locked
+from mammo_pd.locks import locked_while_there
 from mammo_pd.patches.sampler import Kept, PatchSampler, sampler_class
 from mammo_pd.table_file import csv_text
 from mammo_pd.terms import Draw
@@ -301,10 +301,9 @@ def _alone_at(out: Path) -> Iterator[None]:
             f"--out {out} cannot be written ({error.strerror}); check that its folder exists and "
             "that you have permission."
         ) from error
-    with locked(lock):
+    with locked_while_there(lock):
         remove_leftovers(out.parent, glob.escape(out.name))
         yield
-        lock.unlink()
 
 
 class _Features(nn.Module):

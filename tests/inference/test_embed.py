@@ -1,5 +1,6 @@
 """Features are timm's own, whatever is left out or interrupted on the way."""
 
+import fcntl
 import json
 import shutil
 from dataclasses import replace
@@ -277,6 +278,27 @@ def test_killed_run_goes_on_and_another_starts_anew(
         with pytest.raises(KeyboardInterrupt):
             embed(encoder(), phantom_store, out, say=lambda _: None)
     assert embed(encoder(), phantom_store, out, keep_rate=0.5, say=lambda _: None).resumed == 0
+
+
+def test_of_three_processes_one_writes_while_the_first_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second opens the lock just before the first removes it; then comes a third."""
+    out, flock = tmp_path / "out.parquet", fcntl.flock
+    first = module._alone_at(out)
+    first.__enter__()
+
+    def once_the_first_has_ended(file: object, how: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        first.__exit__(None, None, None)
+        flock(file, how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(fcntl, "flock", once_the_first_has_ended)
+    with module._alone_at(out):
+        assert fcntl.flock is flock
+        with pytest.raises(InputError, match="another process is using"), module._alone_at(out):
+            pass
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
