@@ -174,7 +174,7 @@ def evaluate(
             refuse_without_labels(chosen[0])
         out = out or _report_folder([run.path for run in chosen], external=bool(others))
         # Before hours of scoring, too.
-        for folder in _report_folders(chosen[0], out, external=bool(others)):
+        for folder in _report_folders(chosen[0], out):
             check_replaceable(folder)
         if len(chosen) > 1:
             check_runs(chosen, store=own, accept_other_split=accept_other_split)
@@ -235,12 +235,12 @@ def _report_folder(folders: list[Path], *, external: bool) -> Path:
     return folders[-1].with_name(f"{folders[-1].name}-folds-report")
 
 
-def _report_folders(run: "RunFolder", out: Path, *, external: bool) -> list[Path]:
-    """The folders of the reports that a run has, by target where it has several."""
+def _report_folders(run: "RunFolder", out: Path) -> list[Path]:
+    """The folders of the reports that a run has: one for each target but the label alone."""
     from mammo_pd.training.objectives import build_objective
 
     targets = build_objective(run.config.training).target_columns
-    if targets == ("label",) or (external and len(targets) == 1):
+    if targets == ("label",):
         return [out]
     return [out / target for target in targets]
 

@@ -109,10 +109,11 @@ def evaluate_on_others(
         overlap = overlap_with(own.cohort, one.cohort)
         found = given(one, target)
         said = [*notes[other], overlap.sentence()]
-        if one.cohort.label_definition != own.cohort.label_definition:
+        here = found.context.label_definition
+        there = context_of([own], target).label_definition
+        if here != there:
             said.append(
-                f"A positive is {_quoted(one.cohort.label_definition)} here and "
-                f"{_quoted(own.cohort.label_definition)} in the development store."
+                f"A positive is {_quoted(here)} here and {_quoted(there)} in the development store."
             )
         context = replace(
             found.context,
@@ -134,19 +135,21 @@ def evaluate_on_others(
     rows: list[dict[str, object]] = []
     missing: dict[str, NothingToLockOnError] = {}
     written = out
-    for target in targets if len(targets) > 1 else (None,):
+    # The predictions of any other target, even of one alone, have no columns label and score.
+    for target in (None,) if targets == ("label",) else targets:
         place = out if target is None else out / target
         sources = [SetSource(names[0], names[0], partial(given, own, target))]
         sources += [
             SetSource(name, name, partial(read, other, target))
             for name, other in zip(names[1:], notes, strict=True)
         ]
+        developed = context_of([own], target)
         context = ReportContext(
             title=f"Trained on {names[0]}, tested on {_counted(len(notes))}"
             + ("" if target is None else f": {target}"),
-            model=context_of([own], target).model,
+            model=developed.model,
             run_id=own.info.run_id,
-            label_definition=own.cohort.label_definition if target is None else target,
+            label_definition=developed.label_definition,
             **told,
         )
         try:

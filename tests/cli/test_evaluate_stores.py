@@ -263,6 +263,36 @@ def test_a_target_that_cannot_be_locked_leaves_the_others_their_reports(
     assert f"look at: {out / 'label' / 'index.html'}" in printed
 
 
+def test_a_target_alone_is_tested_on_another_store(
+    phantoms: Path, elsewhere: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its table has no columns label and score, and what a store's label is says nothing of it."""
+    for name, dicom in (("own", phantoms), ("other", elsewhere.parent / "dicom")):
+        table = pd.read_csv(dicom / "labels.csv")
+        table["marked"] = table["label"]
+        table.to_csv(tmp_path / f"{name}.csv", index=False)
+        labels = read_labels(tmp_path / f"{name}.csv", carry=("marked",))
+        preprocess(dicom, tmp_path / name, labels=labels, say=lambda _: None)
+    info = json.loads((tmp_path / "other" / "store.json").read_text())
+    info["labels"]["definition"] = "positive where another column says so"
+    (tmp_path / "other" / "store.json").write_text(json.dumps(info))
+    config = small(
+        training__epochs=1, training__objective="findings", training__targets=("marked",)
+    )
+    trained = train(tmp_path / "own", tmp_path / "runs", config, say=lambda _: None)
+    assert trained is not None
+    out = tmp_path / "report"
+    words = ["evaluate", str(trained.path), "--store", str(tmp_path / "other")]
+    assert main([*words, "--out", str(out)]) == 0
+    assert [path.name for path in out.iterdir() if path.is_dir()] == ["marked"]
+    assert pd.read_csv(out / "targets.csv").groupby("set")["n"].max().to_dict() == {
+        "own": int((pd.read_csv(trained.path / "predictions.csv")["split"] == "test").sum()),
+        "other": 32,
+    }
+    assert "The label is marked." in (out / "marked" / "2-other" / "index.html").read_text()
+    assert "another column" not in capsys.readouterr().out
+
+
 def test_what_is_in_both_stores_is_told_of(
     run: Path, phantoms: Path, elsewhere: Path, phantom_store: Path, tmp_path: Path
 ) -> None:
