@@ -128,9 +128,11 @@ def _predictions_of(model: Path, runs: Path) -> Path:
         if not (runs / model).is_dir():
             raise InputError(f"there is no run or file of predictions {model}.")
         model = runs / model
+    of_targets = sorted(model.glob("report/*/predictions.csv"))
     if (model / "cv.json").is_file():
         file = model / "report" / "predictions.csv"
         if not file.is_file():
+            _refuse_several(model, of_targets)
             raise InputError(
                 f"{model} has no predictions yet: the cross-validation did not finish; continue it "
                 "with the mammo-pd cv command that started it."
@@ -146,4 +148,16 @@ def _predictions_of(model: Path, runs: Path) -> Path:
             f"{model} has no predictions yet; make them with: mammo-pd evaluate "
             f"{shlex.quote(str(model))}"
         )
+    # A run's own table has the label and its score where these are among what it learnt.
+    if "label" not in [report.parent.name for report in of_targets]:
+        _refuse_several(model, of_targets)
     return file
+
+
+def _refuse_several(model: Path, of_targets: Sequence[Path]) -> None:
+    """Refuse a run or cross-validation of other columns than the label, if it has such reports."""
+    if of_targets:
+        raise InputError(
+            f"{model} has a report for each column that it learnt; name the predictions of one: "
+            + " or ".join(shlex.quote(str(file)) for file in of_targets)
+        )

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import shlex
 from pathlib import Path
 from typing import get_args
 
@@ -119,6 +120,34 @@ def test_compare_goes_on_with_the_better_model(
     # One model is one command.
     twice = compared(named_first, named_first)
     assert twice.partition("\n")[2] == f"next: {applying(named_first)}"
+
+
+@pytest.mark.usefixtures("blank_figures")
+@pytest.mark.parametrize("told_by", ["cv.json", "run.json"])
+def test_of_models_of_other_columns_the_reports_are_named(
+    told_by: str, predictions: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not that they never finished, nor that columns are to be renamed; each file named will do."""
+    model = tmp_path / "a model"
+    files = [model / "report" / name / "predictions.csv" for name in ("birads", "dense")]
+    for file in files:
+        file.parent.mkdir(parents=True)
+        predictions.to_csv(file, index=False)
+    (model / told_by).write_text("{}")
+    if told_by == "run.json":
+        table = predictions.rename(columns={"label": "dense", "score": "dense_score"})
+        table.to_csv(model / "predictions.csv", index=False)
+    out = ["--out", str(tmp_path / "out")]
+    assert main(["compare", str(model), str(model), *out]) == 2
+    advice = capsys.readouterr().err.partition("name the predictions of one: ")[2]
+    assert shlex.split(advice.replace(" or ", " ")) == [str(file) for file in files]
+    assert main(["compare", *map(str, files), *out]) == 0
+    # A run that learnt the label, too, has it in its own table.
+    if told_by == "run.json":
+        (model / "report" / "label").mkdir()
+        for file in (model / "report" / "label" / "predictions.csv", model / "predictions.csv"):
+            predictions.to_csv(file, index=False)
+        assert main(["compare", str(model), str(model), *out]) == 0
 
 
 @pytest.mark.usefixtures("blank_figures")
