@@ -1,4 +1,7 @@
+from itertools import pairwise
+
 import numpy as np
+import pandas as pd
 import pytest
 from prediction_tables import made_up
 
@@ -8,7 +11,14 @@ from mammo_pd.evaluation.cutoffs import Cutoff
 from mammo_pd.evaluation.levels import Aggregation, aggregate
 from mammo_pd.evaluation.predictions import check_predictions
 from mammo_pd.evaluation.roc import auc
-from mammo_pd.evaluation.strata import KNOWN_COLUMNS, found_by_lesion, known_strata, stratify
+from mammo_pd.evaluation.strata import (
+    KNOWN_COLUMNS,
+    found_by_lesion,
+    in_order,
+    known_strata,
+    stratify,
+    values_of_units,
+)
 from mammo_pd.terms import Level
 
 HOW = {"aggregation": Aggregation.MEAN}
@@ -172,3 +182,71 @@ def test_what_a_lesion_column_says_of_negatives_is_no_group():
     assert sum(row["n_positive"] for row in found) == len(ill)
     assert sum(row["found"] for row in found) == (ill["score"] >= 0.4).sum()
     assert all(row["found"] + row["missed"] == row["n_positive"] for row in found)
+
+
+EDGES = {"age": [0, 40, 50, 60, 70], "tumour_size_mm": [0, 10, 20, 50]}
+
+
+@pytest.mark.parametrize("column", EDGES)
+def test_bands_are_those_of_pandas(column):
+    edges = EDGES[column]
+    number = np.array([end + more for end in edges for more in (-0.1, 0, 0.1)] + [150, np.nan])
+    table = made_up(5).assign(**{column: np.r_[number, [np.nan] * (20 - len(number))]})
+    names = [f"under {edges[1]}"]
+    names += [f"{low} to under {high}" for low, high in pairwise(edges[1:])]
+    names += [f"{edges[-1]} and over"]
+    expected = pd.cut(table[column], [*edges, np.inf], right=False, labels=names)
+    found = values_of_units(check_predictions(table), column, Level.IMAGE)
+    assert found.tolist() == ["" if name is np.nan else name for name in expected]
+
+
+@pytest.mark.parametrize("few", [0, 1])
+@pytest.mark.parametrize("count", [9, 10])
+def test_an_auc_needs_ten_of_either_class(few, count):
+    table = made_up(40).iloc[: 4 * (count + 15)]
+    women = np.arange(len(table)) // 4
+    # One breast of each woman, labelled alike.
+    table = table.assign(label=np.where(women < count, few, 1 - few), site="a")
+    table = table[table["laterality"] == "L"]
+    row = by_value(table, "site")["a"]
+    assert (row["n"], row["n_positive"]) == (count + 15, count if few else 15)
+    assert (row["auc"] is not None) == (count == 10)
+
+
+@pytest.mark.parametrize("kinds", [12, 13])
+def test_twelve_values_are_shown_each_and_the_rarest_of_more_are_joined(kinds):
+    table = made_up(kinds * 3)
+    site = np.repeat([f"s{i:02d}" for i in range(kinds)], 3)
+    # The first is the most frequent.
+    site[3] = "s00"
+    rows = by_value(table.assign(site=site.repeat(4)), "site")
+    assert len(rows) == 12
+    assert ("other" in rows) == (kinds == 13)
+    assert rows["s00"]["n"] == 8
+    assert sum(row["n"] for row in rows.values()) == 2 * 3 * kinds
+
+
+def test_other_several_and_unknown_stand_last():
+    assert in_order(np.array(["", "several", "z", "other", "10 to under 20", "under 10"])) == [
+        *("under 10", "10 to under 20", "z", "other", "several", "")
+    ]
+
+
+def test_what_is_found_of_each_kind_of_cancer_is_counted_one_by_one():
+    table = made_up(60)
+    kind = np.random.default_rng(1).choice(["mass", "calcification", ""], 60)
+    table["lesion_type"] = kind.repeat(4)
+    cutoff = CUTOFFS[Level.BREAST]
+    found = found_by_lesion(
+        check_predictions(table), level=Level.BREAST, aggregation=Aggregation.MEAN, cutoff=cutoff
+    )
+    breasts = table.groupby(["patient_id", "laterality"]).agg(
+        label=("label", "max"), score=("score", "mean"), kind=("lesion_type", "first")
+    )
+    ill = breasts[breasts["label"] == 1]
+    assert [row["value"] for row in found] == ["calcification", "mass", "not known"]
+    for row, name in zip(found, ("calcification", "mass", ""), strict=True):
+        flagged = ill["score"][ill["kind"] == name] >= 0.4
+        counts = (row["n_positive"], row["found"], row["missed"])
+        assert counts == (len(flagged), flagged.sum(), (~flagged).sum())
+    assert 0 < sum(row["missed"] for row in found) < len(ill)
