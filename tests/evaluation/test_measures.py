@@ -7,7 +7,7 @@ from test_roc import PAIRED_A, PAIRED_B, PAIRED_LABEL
 from mammo_pd.evaluation.levels import aggregate
 from mammo_pd.evaluation.measures import assess, auc_with_interval, calibration_of
 from mammo_pd.evaluation.predictions import check_predictions
-from mammo_pd.evaluation.thresholds import Reader, choose_thresholds
+from mammo_pd.evaluation.thresholds import Reader, Threshold, choose_thresholds
 from mammo_pd.evaluation.within import auc_within_strata
 from mammo_pd.terms import Level
 
@@ -276,3 +276,37 @@ def test_a_few_patients_with_most_of_the_units_are_told_of(images, said):
         assert any("most of the units: one has 30, half" in remark for remark in found) == said
     found = assessed(units_of(label, score[:60])).remarks
     assert not any("most of the units" in remark for remark in found)
+
+
+def test_intervals_at_a_prevalence_follow_from_those_of_the_two_rates():
+    """Bayes' rule moves odds alone; shares flagged add up (Zou and Donner 2008)."""
+    units = aggregate(check_predictions(made_up(120)), Level.EXAM)
+
+    def odds(share):
+        return share / (1 - share)
+
+    def at(threshold, rows, prevalence):
+        given = [Threshold("one", "a rule", threshold)]
+        (row,) = assess(rows, thresholds=given, prevalence=prevalence).operating_points
+        return row
+
+    # With the classes exchanged, the one predictive value is the other.
+    exchanged = units.assign(label=1 - units["label"], score=1 - units["score"])
+    moved = []
+    for share in (0.006, 0.3, 0.7):
+        row = at(0.4, units, share)
+        for end, other in (("low", "high"), ("high", "low")):
+            found = row["sensitivity"] - row[f"sensitivity_ci_{end}"]
+            alarm = row["specificity"] - row[f"specificity_ci_{other}"]
+            reach = np.hypot(share * found, (1 - share) * alarm)
+            assert abs(row["recall_rate"] - row[f"recall_rate_ci_{end}"]) == pytest.approx(reach)
+        ppv = [odds(row[f"ppv{end}"]) / odds(share) for end in ("_ci_low", "", "_ci_high")]
+        npv = [odds(row[f"npv{end}"]) * odds(share) for end in ("_ci_low", "", "_ci_high")]
+        assert ppv[0] < ppv[1] < ppv[2]
+        assert npv[0] < npv[1] < npv[2]
+        moved.append(ppv + npv)
+        turned = at(0.6, exchanged, 1 - share)
+        for end in ("", "_ci_low", "_ci_high"):
+            assert row[f"npv{end}"] == pytest.approx(turned[f"ppv{end}"])
+        assert ppv[1] == pytest.approx(row["sensitivity"] / (1 - row["specificity"]))
+    np.testing.assert_allclose(moved[1:], [moved[0]] * 2)
