@@ -87,6 +87,26 @@ def test_a_window_that_cannot_be_is_no_window(width):
 
 
 @pytest.mark.parametrize(
+    ("function", "width", "usable"),
+    [("LINEAR", 0.5, False), ("LINEAR", 1, True)]
+    + [(function, 0.5, True) for function in ("LINEAR_EXACT", "SIGMOID")],
+)
+def test_only_a_linear_window_needs_a_width_of_one(function, width, usable):
+    """C.11.2.1.2.1 and C.11.2.1.3."""
+    dataset = make_dataset(
+        EVERY_12_BITS, WindowCenter=2000.25, WindowWidth=width, VOILUTFunction=function
+    )
+    told = apply_grey_scale(EVERY_12_BITS, dataset).voi_applied
+    assert told == (f"window:{function}" if usable else "full_range:unusable_WindowWidth")
+
+
+def test_pixels_without_bits_stored_have_16():
+    stored = np.arange(2**16, dtype=np.uint16).reshape(256, 256)
+    dataset = make_dataset(stored, BitsStored=None)
+    np.testing.assert_array_equal(apply_grey_scale(stored, dataset).pixels, stored)
+
+
+@pytest.mark.parametrize(
     ("photometric", "shape", "inverted"),
     [
         ("MONOCHROME2", None, False),

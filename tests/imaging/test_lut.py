@@ -204,6 +204,31 @@ def test_fewer_entries_than_declared_are_refused(held, depth, data_vr):
     assert caught.value.reason == Reason.UNREADABLE
 
 
+@pytest.mark.parametrize(("top", "told"), [(4095, "holds_12_of_16_bits"), (65535, None)])
+def test_what_is_odd_in_a_modality_lut_is_told(top, told):
+    told_of = by_table(np.linspace(0, top, 4096)).voi_applied.split(":")[1:]
+    assert told_of == ([] if told is None else [told])
+
+
+@pytest.mark.parametrize("lacks", ["LUTDescriptor", "LUTData", "one number"])
+def test_an_incomplete_table_is_refused(lacks):
+    item = lut_item(0)
+    if lacks == "one number":
+        item.LUTDescriptor = [4096, 0]
+    else:
+        delattr(item, lacks)
+    with pytest.raises(ImageError, match="incomplete") as caught:
+        voi(EVERY_12_BITS, item)
+    assert caught.value.reason == Reason.UNREADABLE
+
+
+@pytest.mark.parametrize("depth", [1, 8, 16])
+def test_every_depth_from_1_to_16_is_taken(depth):
+    data = np.linspace(0, 2**depth - 1, 4096).astype(int)
+    grey = voi(EVERY_12_BITS, lut_item(0, data, depth=depth))
+    assert (grey.pixels.max(), grey.voi_applied) == (65535, "lut")
+
+
 @pytest.mark.parametrize("depth", [0, 17, 200])
 def test_a_depth_that_cannot_be_is_refused(depth):
     with pytest.raises(ImageError, match=f"declares {depth} bits"):
