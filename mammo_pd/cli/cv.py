@@ -211,7 +211,8 @@ def _report(
             print(f"\n{target}")
             metrics = _report_on(name, scored, out / target, choices, told, target)
             found |= {f"{target}_{key}": value for key, value in metrics.items()}
-    print(f"\nwrote {out}: index.html, metrics.json, predictions, runs.csv")
+    each = "" if targets == ("label",) else ", a folder of each target: "
+    print(f"\nwrote {out}{each or ': '}index.html, metrics.json, predictions, runs.csv")
     return found
 
 

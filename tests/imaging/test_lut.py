@@ -251,3 +251,12 @@ def test_the_byte_order_is_the_files(syntax, order):
     header = make_dataset(EVERY_12_BITS, syntax or uid.ImplicitVRLittleEndian)
     table = read_lut(lut_item(0, order=order), header, (0, 4095))
     np.testing.assert_array_equal(table.entries, CURVE)
+
+
+@pytest.mark.parametrize("first", [0, 1, 32767, 32768, 40000, 65535])
+def test_a_first_value_has_the_sign_of_the_range_in_16_bits(first):
+    item = lut_item(first)
+    header = make_dataset(EVERY_12_BITS)
+    signed = int(np.uint16(first).view(np.int16))
+    assert read_lut(item, header, (-(2**15), 2**15 - 1)).first == signed
+    assert read_lut(item, header, (0, 2**16 - 1)).first == first
