@@ -26,9 +26,11 @@ from mammo_pd.cli.options import (
 from mammo_pd.cli.scored_runs import (
     context_of,
     keep_in_mlflow,
+    of_target,
     only_target,
     provenance_of,
     tell_metrics,
+    write_targets,
 )
 from mammo_pd.errors import InputError
 
@@ -204,15 +206,17 @@ def _report(
         tell_metrics(every)
         return {}
     if targets == ("label",):
-        found = _report_on(name, scored, out, choices, told, None)
-    else:
-        found = {}
-        for target in targets:
-            print(f"\n{target}")
-            metrics = _report_on(name, scored, out / target, choices, told, target)
-            found |= {f"{target}_{key}": value for key, value in metrics.items()}
-    each = "" if targets == ("label",) else ", a folder of each target: "
-    print(f"\nwrote {out}{each or ': '}index.html, metrics.json, predictions, runs.csv")
+        found = _aucs(_report_on(name, scored, out, choices, told, None))
+        print(f"\nwrote {out}: index.html, metrics.json, predictions, runs.csv")
+        return found
+    found, rows = {}, []
+    for target in targets:
+        print(f"\n{target}")
+        metrics = _report_on(name, scored, out / target, choices, told, target)
+        rows += of_target(target, metrics)
+        found |= {f"{target}_{key}": value for key, value in _aucs(metrics).items()}
+    write_targets(rows, out)
+    print(f"\nwrote {out}: targets.csv, and one report folder for each of {', '.join(targets)}")
     return found
 
 
@@ -223,8 +227,8 @@ def _report_on(
     choices: dict[str, Any],
     told: dict[str, Any],
     target: str | None,
-) -> dict[str, float]:
-    """Report on the objective's only target, or on one of several targets."""
+) -> "Mapping[str, Any]":
+    """Report on the objective's only target, or on one of several targets; gives its metrics."""
     import pandas as pd
 
     from mammo_pd.evaluation.cross_validation import average_seeds, run_aucs, seed_aucs
@@ -233,11 +237,10 @@ def _report_on(
     from mammo_pd.inference.predict import join_folds, validation_by_fold
     from mammo_pd.report.cross_validation import run_table, seed_table
     from mammo_pd.report.evaluate import evaluate_predictions, summary_table
-    from mammo_pd.terms import Level
 
     first, *others = scored
 
-    def of_target(table: "pd.DataFrame") -> "pd.DataFrame":
+    def scores_of(table: "pd.DataFrame") -> "pd.DataFrame":
         return table if target is None else only_target(table, scored[first][0].objective, target)
 
     aggregation = Aggregation(choices["aggregation"])
@@ -246,14 +249,14 @@ def _report_on(
             "fold": one.info.fold,
             "seed": seed,
             "epoch": one.epoch,
-            **run_aucs(of_target(one.table), aggregation),
+            **run_aucs(scores_of(one.table), aggregation),
             "seconds": float(pd.read_csv(one.file.with_name("history.csv"))["epoch_seconds"].sum()),
         }
         for seed, folds in scored.items()
         for one in folds
     ]
     print("\n" + run_table(runs))
-    by_seed = {seed: of_target(join_folds(folds)) for seed, folds in scored.items()}
+    by_seed = {seed: scores_of(join_folds(folds)) for seed, folds in scored.items()}
     pictures = ErrorPictures(scored[first])
     context = replace(
         context_of(scored[first], target),
@@ -272,7 +275,7 @@ def _report_on(
         out,
         context=context,
         validation_by_fold={
-            fold: average_seeds([of_target(of_seed[fold]) for of_seed in validation])
+            fold: average_seeds([scores_of(of_seed[fold]) for of_seed in validation])
             for fold in validation[0]
         },
         thumbnail=pictures,
@@ -280,16 +283,19 @@ def _report_on(
     )
     of = f"mean score of {len(scored)} seeds" if others else "out-of-fold scores"
     print(f"\nall folds pooled, {of}\n{summary_table(metrics)}")
+    return metrics
+
+
+def _aucs(metrics: "Mapping[str, Any]") -> dict[str, float]:
+    """The AUCs with their intervals, pooled and within folds, as MLflow names them."""
+    from mammo_pd.terms import Level
+
     found: dict[str, float] = {}
     for level in Level:
-        results = metrics[level]
-        assert isinstance(results, Mapping)
         for key in ("auc", "auc_ci_low", "auc_ci_high"):
-            if results[key] is not None:
-                found[f"test_{key}_{level}"] = results[key]
-    within = metrics["within_folds"]
-    assert isinstance(within, Sequence)
-    for row in within:
+            if metrics[level][key] is not None:
+                found[f"test_{key}_{level}"] = metrics[level][key]
+    for row in metrics["within_folds"]:
         if row["auc"] is not None:
             found[f"test_auc_within_folds_{row['level']}"] = row["auc"]
     return found

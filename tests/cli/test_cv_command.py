@@ -1,4 +1,5 @@
 import json
+import math
 import re
 import shutil
 import sqlite3
@@ -12,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from blank_figures import figures_left_blank
@@ -506,3 +509,27 @@ def test_run_that_fails_later_does_not_keep_the_others(
     weights = ["--weights", str(tmp_path / "none.safetensors")]
     assert main(typed(store, tmp_path / "cv", *weights)) == 2
     assert in_process == ["fold0-seed0", "fold1-seed0"]
+
+
+def test_several_targets_have_a_report_each_and_their_aucs_side_by_side(
+    store: Path, tmp_path: Path, in_process: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy, out = shutil.copytree(store, tmp_path / "store"), tmp_path / "runs" / "cv"
+    table = pq.read_table(copy / "manifest.parquet")
+    healthy = pa.array([1 - label for label in table["label"].to_pylist()])
+    pq.write_table(table.append_column("healthy", healthy), copy / "manifest.parquet")
+    words = typed(copy, out, "--split", "two", "--epochs", "1")
+    assert main([*words, "--target", "label", "--target", "healthy"]) == 0
+    targets = ["label", "healthy"]
+    told = capsys.readouterr().out
+    assert f"wrote {out / 'report'}: targets.csv, and one report folder for each of " in told
+    side_by_side = pd.read_csv(out / "report" / "targets.csv")
+    assert list(side_by_side["target"].unique()) == targets
+    for target, rows in side_by_side.groupby("target"):
+        metrics = json.loads((out / "report" / str(target) / "metrics.json").read_text())
+        for row in rows.to_dict("records"):
+            found = metrics[row["level"]]
+            # A cell is empty where a level cannot be judged.
+            auc = math.nan if found["auc"] is None else found["auc"]
+            assert row["n"] == found["n"]
+            assert row["auc"] == pytest.approx(auc, nan_ok=True)

@@ -12,16 +12,22 @@ from mammo_pd.cli.app import main
 from mammo_pd.data.splits import read_split
 
 
-@pytest.fixture
-def unlabelled(phantom_store: Path, tmp_path: Path) -> Path:
-    store = tmp_path / "store"
+def store_with(table: pa.Table, phantom_store: Path, folder: Path) -> Path:
+    """A store of this manifest, without pixels."""
+    store = folder / "store"
     store.mkdir()
     shutil.copy(phantom_store / "store.json", store)
+    pq.write_table(table, store / "manifest.parquet")
+    return store
+
+
+@pytest.fixture
+def unlabelled(phantom_store: Path, tmp_path: Path) -> Path:
     table = pq.read_table(phantom_store / "manifest.parquet")
     at = table.schema.get_field_index("label")
     empty = pa.nulls(len(table), table.schema.field(at).type)
-    pq.write_table(table.set_column(at, table.schema.field(at), empty), store / "manifest.parquet")
-    return store
+    without = table.set_column(at, table.schema.field(at), empty)
+    return store_with(without, phantom_store, tmp_path)
 
 
 @pytest.mark.parametrize("given", ["positional", "option"])
@@ -49,15 +55,11 @@ def test_a_store_without_labels_is_split_for_pretraining(
 @pytest.fixture
 def with_own_split(phantom_store: Path, tmp_path: Path) -> Path:
     """A store whose label table had a column of parts, without one for validation."""
-    store = tmp_path / "store"
-    store.mkdir()
-    shutil.copy(phantom_store / "store.json", store)
     table = pq.read_table(phantom_store / "manifest.parquet")
     patients = table["patient_id"].to_pylist()
     tested = set(sorted(set(patients))[::3])
     own = pa.array(["test" if patient in tested else "training" for patient in patients])
-    pq.write_table(table.append_column("published_split", own), store / "manifest.parquet")
-    return store
+    return store_with(table.append_column("published_split", own), phantom_store, tmp_path)
 
 
 def test_a_data_sets_own_split_is_taken_over(
