@@ -32,6 +32,9 @@ On a machine with four GPUs (a store in memory waits for no disk; 6,200 images t
     python benchmarks/resolution_vs_keep.py train /tmp/store \
         benchmarks/recipes/rsna_640_resolution.json /tmp/rsna --minutes 8.5
     cp /tmp/grid/results.jsonl /tmp/grid/predictions.parquet "$OUT"
+
+Under torchrun (`torchrun --nproc-per-node 8 benchmarks/resolution_vs_keep.py train ...`) its
+processes train one cell after another together: cells that one GPU has no time or memory for.
 """
 
 import argparse
@@ -62,6 +65,9 @@ _GRACE = 40
 _OVERHEAD_SECONDS = 30.0
 # A step is launched no faster than this, however few patches it reads.
 _LEAST_SECONDS = 1 / 8000
+# Set by torchrun: which of how many processes.
+_RANK = int(os.environ.get("RANK", "0"))
+_WORLD_SIZE = int(os.environ.get("WORLD_SIZE", "1"))
 _FACTS = ["image_id", "patient_id", "exam_id", "laterality", "view", "label", "split"]
 
 
@@ -188,9 +194,7 @@ def _work(gpu: int | None, jobs: Any, answers: Any, slot: int, store: Path, out:
         if cell is None:
             answers.put((slot, None, None))
             return
-        line: dict[str, Any] = {"cell": str(cell), "name": cell.name, "size": cell.size}
-        line |= {name: getattr(cell, name) for name in ("height", "keep", "draw", "variant")}
-        line |= {"seed": cell.seed, "fold": cell.fold}
+        line = _describe(cell)
         try:
             torch._dynamo.reset()  # type: ignore[no-untyped-call]
             gc.collect()
@@ -198,7 +202,7 @@ def _work(gpu: int | None, jobs: Any, answers: Any, slot: int, store: Path, out:
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats()
             with trying(cell.trial) as sampler:
-                line |= _run(cell, store, out, sampler)
+                line |= _run(cell, store, out, sampler) or {}
         except KeyboardInterrupt:
             return
         except Exception:
@@ -209,7 +213,25 @@ def _work(gpu: int | None, jobs: Any, answers: Any, slot: int, store: Path, out:
             return
 
 
-def _run(cell: Cell, store: Path, out: Path, sampler: "type[PatchSampler]") -> dict[str, Any]:
+def _train_together(cell: Cell, store: Path, out: Path) -> None:
+    """Train one cell in all of torchrun's processes, and score it in the first."""
+    from ideas_patches import trying
+
+    with trying(cell.trial) as sampler:
+        found = _run(cell, store, out, sampler)
+    if found is not None:
+        _take(out, {**_describe(cell), **found, "at_once": 1, "gpus": 1})
+
+
+def _describe(cell: Cell) -> dict[str, Any]:
+    names = ("name", "size", "height", "keep", "draw", "variant", "seed", "fold")
+    return {"cell": str(cell), **{name: getattr(cell, name) for name in names}}
+
+
+def _run(
+    cell: Cell, store: Path, out: Path, sampler: "type[PatchSampler]"
+) -> dict[str, Any] | None:
+    """Train a cell and score it; None in all of torchrun's processes but the first."""
     import torch
     from ideas_patches import score_again
 
@@ -225,12 +247,15 @@ def _run(cell: Cell, store: Path, out: Path, sampler: "type[PatchSampler]") -> d
     if (folder / "run.json").is_file() and RunFolder.open(folder).has_checkpoint:
         setup, run = reopen_run(folder, store=store, say=lambda _: None)
     else:
-        shutil.rmtree(folder, ignore_errors=True)
+        if _RANK == 0:
+            shutil.rmtree(folder, ignore_errors=True)
         trial = {} if cell.trial is None else {"patch_dropout.draw": cell.trial}
         config = load_config(None, cell.settings | trial)
         setup = RunSetup.build(store, config, say=lambda _: None)
         run = start_run(folder.parent, setup, run_id=folder.name)
     history = fit(setup, run)
+    if _RANK > 0:
+        return None
     fitted = time.perf_counter()
     run = RunFolder.open(run.path)
     scored = predict(run, store=store, checkpoint="last", say=lambda _: None)
@@ -242,10 +267,11 @@ def _run(cell: Cell, store: Path, out: Path, sampler: "type[PatchSampler]") -> d
     for file in (run.chosen, run.last, run.midway):
         file.unlink(missing_ok=True)
     images = sum(e["epoch_images_per_second"] * e["epoch_seconds"] for e in history)
-    # The first epoch compiles and captures; of several later ones the median.
-    rates = pd.Series([e["train_images_per_second"] for e in history[1:] or history])
+    # The first epoch compiles and captures; of several later ones the median. Of each GPU.
+    rates = pd.Series([e["train_images_per_second"] for e in history[1:] or history]) / _WORLD_SIZE
     return {
         "images": round(images),
+        "devices": _WORLD_SIZE,
         "images_per_second": float(rates.median()),
         # At the steady rate: without compilation, validation and checkpoints.
         "train_seconds": float(images / rates.median()),
@@ -253,7 +279,8 @@ def _run(cell: Cell, store: Path, out: Path, sampler: "type[PatchSampler]") -> d
         "score_seconds": time.perf_counter() - fitted,
         "seconds": time.perf_counter() - started,
         "wait_share": float(pd.Series([e["train_wait_share"] for e in history]).median()),
-        "gib": max(epoch["train_memory_gib"] for epoch in history),
+        # Of all GPUs, each of which holds the model.
+        "gib": _WORLD_SIZE * max(epoch["train_memory_gib"] for epoch in history),
         "val_auc_image": run.info.validation["val_auc_image"],
         "loss": [round(epoch["train_loss"], 4) for epoch in history],
         "num_tokens": run.info.num_tokens,
@@ -286,6 +313,11 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     done = _finished(out)
     waiting = [cell for cell in cells if str(cell) not in done]
+    if _WORLD_SIZE > 1:
+        # Processes that looked at the time might disagree on what there is time for.
+        for cell in waiting:
+            _train_together(cell, store, out)
+        return
     print(f"{len(cells) - len(waiting)} of {len(cells)} cells are done; {gpus} GPUs", flush=True)
     context = multiprocessing.get_context("spawn")
     answers = context.Queue()

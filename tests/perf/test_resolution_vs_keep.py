@@ -1,6 +1,9 @@
 """The benchmark of the paper's claim: plans, tables from stored results, and a whole run."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -187,6 +190,21 @@ def test_a_tiny_grid_is_drawn_trained_scored_and_gone_on_with(
     ]
     assert [line["images"] for line in lines] == [48, 48]
     assert "| 128 | 0.25 | tissue | 12 | 0 |" in tell([out], None)
+    # In two processes together, to the same scores.
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += [str(BENCHMARKS / "resolution_vs_keep.py"), "train"]
+    command += [str(file) for file in (store, plan, tmp_path / "together")]
+    subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    together = [json.loads(line) for line in (tmp_path / "together" / "results.jsonl").open()]
+    assert [(line["cell"], line["images"], line["devices"]) for line in together] == [
+        (line["cell"], line["images"], 2) for line in lines
+    ]
+    for one, two in zip(lines, together, strict=True):
+        assert two["loss"] == pytest.approx(one["loss"], abs=1e-4)
+    alone, both = (
+        pd.read_parquet(folder / "predictions.parquet") for folder in (out, tmp_path / "together")
+    )
+    np.testing.assert_allclose(both["score"], alone["score"], atol=1e-4)
 
 
 def test_a_breast_without_its_lesion_differs_only_where_that_lies() -> None:
