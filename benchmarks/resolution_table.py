@@ -401,6 +401,7 @@ _KEY = (
     "Numbers at the points: the keep rate in training.\n"
     "A point is the mean AUC of one model over the seeds;\n"
     "its bar the 95 % interval by woman, the mean of the seeds'.\n"
+    "Short dashes: the single seeds.\n"
     "Hollow points: patches drawn from tissue first.\n"
     "Broad grey line: the Pareto front, what no cheaper cell reaches."
 )
@@ -426,6 +427,9 @@ def _panel(axis: Any, cells: Sequence[Judged], subset: Subset, *, by_memory: boo
             x, y = place(cell)
             low, high = cell.mean_interval(subset)
             axis.plot([x, x], [low, high], color=colour, linewidth=0.7, zorder=2)
+            if len(cell.seeds) > 1:
+                seeds = cell.aucs(subset)
+                axis.plot([x] * len(seeds), seeds, "_", color=colour, markersize=9, zorder=2)
             fill = colour if cell.draw == "uniform" else "white"
             axis.plot(x, y, marker, color=colour, markerfacecolor=fill, markersize=6, zorder=3)
             _name_keep(axis, cell.keep, x, y, below=cell.draw != "uniform")
