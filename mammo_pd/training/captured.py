@@ -42,6 +42,8 @@ def on_capture_stream(device: torch.device) -> AbstractContextManager[object]:
     DDP takes hold of where gradients are added up, on the stream on which it is set up. That must
     not be the default one, for which no capture can wait. (Lightning enters one of its own.)
     """
+    # Steps before the capture compute on another stream, as is meant; torch waits where it must.
+    torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
     stream = _capture_stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
     return torch.cuda.stream(stream)

@@ -1,14 +1,17 @@
 """The devices of a run: how many, at which precision, with how much memory, compiled or not."""
 
+import logging
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.strategies import DDPStrategy
+from lightning.fabric.utilities.rank_zero import rank_zero_module
 from torch import nn
 
 from mammo_pd.config import RunConfig
@@ -45,6 +48,7 @@ def make_fabric(config: RunConfig, *, devices: int = 1, nodes: int = 1) -> Fabri
     # Buffers are constants here (rotation tables, zero biases). DDP would broadcast them in every
     # forward pass, and hang when one rank alone runs a validation batch.
     strategy = DDPStrategy(broadcast_buffers=False) if devices * nodes > 1 else "auto"
+    _hush_advice_on_tf32()
     try:
         return Fabric(
             accelerator=device.accelerator,
@@ -58,6 +62,19 @@ def make_fabric(config: RunConfig, *, devices: int = 1, nodes: int = 1) -> Fabri
             f"Lightning Fabric cannot use accelerator {device.accelerator}, devices "
             f"{devices}, precision {precision}: {error}"
         ) from error
+
+
+def _hush_advice_on_tf32() -> None:
+    """Keep Lightning and torch from advising how to multiply in float32.
+
+    No user of the command line could heed them, and in bf16 nothing large is multiplied so.
+    """
+    warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")
+    rank_zero_module.log.addFilter(_is_no_advice_on_tf32)
+
+
+def _is_no_advice_on_tf32(record: logging.LogRecord) -> bool:
+    return "set_float32_matmul_precision" not in record.getMessage()
 
 
 def seed_generators(seed: int, device: torch.device) -> None:

@@ -1,13 +1,17 @@
+import logging
 import os
 import shutil
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.fabric.accelerators import cuda
+from lightning.fabric.utilities.rank_zero import rank_zero_info
 
 from mammo_pd.config import RunConfig
-from mammo_pd.training.devices import seed_generators, should_compile
+from mammo_pd.training.devices import make_fabric, seed_generators, should_compile
 
 
 @pytest.fixture
@@ -65,3 +69,22 @@ def test_generators_are_seeded_as_torch_does_it(device: str, seed: int) -> None:
         seed_them(seed)
         drawn.append((torch.rand(5), torch.rand(5, device=device).cpu()))
     assert all(torch.equal(*pair) for pair in zip(*drawn, strict=True))
+
+
+def test_nobody_is_advised_on_tf32_which_no_command_can_switch_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_fabric(RunConfig())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU")
+    monkeypatch.setattr(cuda, "_is_ampere_or_later", lambda _: True)
+    asked = []
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: asked.append(0) or "highest")
+    with caplog.at_level(logging.INFO), warnings.catch_warnings(record=True) as warned:
+        cuda._check_cuda_matmul_precision.__wrapped__(torch.device("cpu"))
+        rank_zero_info("All distributed processes registered.")
+        # As torch 2.11 words it, when it compiles.
+        warnings.warn("TensorFloat32 tensor cores are available but not enabled.", stacklevel=1)
+    assert asked
+    assert caplog.messages == ["All distributed processes registered."]
+    assert not warned
