@@ -55,7 +55,8 @@ def describe_shortage(
     """Say by how much reading is too slow for the steps.
 
     Args:
-        read: how fast the loader of one process reads.
+        read: how fast the loader of one process read in its first pass: with the checksums, which
+            take as long as reading from memory does.
         step_seconds: that a step takes when it need not wait.
         batch_size: images of a step in that process.
         images: of an epoch.
@@ -70,10 +71,11 @@ def describe_shortage(
         return None
     size = read.bytes / read.images
     return (
-        f"waited {percent(1 - gives / takes)} of the time for data: the disk gives "
-        f"{gives * size / 1e6:.0f} MB/s ({gives:.0f} images/s), and the steps of a process would "
-        f"take {takes * size / 1e6:.0f} MB/s ({takes:.0f} images/s). A faster disk would fix this, "
-        f"or enough free memory for the {images * size / 1e9:.3g} GB that an epoch reads"
+        f"waited {percent(1 - gives / takes)} of the time for data: a first reading, in which each "
+        f"image is checked, gives {gives * size / 1e6:.0f} MB/s ({gives:.0f} images/s), and the "
+        f"steps of a process would take {takes * size / 1e6:.0f} MB/s ({takes:.0f} images/s). If "
+        "later epochs wait as well, a faster disk would fix this, or enough free memory for the "
+        f"{images * size / 1e9:.3g} GB that an epoch reads"
     )
 
 

@@ -15,8 +15,9 @@ MB = 10**6
         # 1000 images of 2 MB in 4 s; a step of 100 images takes 0.1, 0.24 and 1 s.
         (
             0.1,
-            "waited 75 % of the time for data: the disk gives 500 MB/s (250 images/s), and the "
-            "steps of a process would take 2000 MB/s (1000 images/s). ",
+            "waited 75 % of the time for data: a first reading, in which each image is checked, "
+            "gives 500 MB/s (250 images/s), and the steps of a process would take 2000 MB/s (1000 "
+            "images/s). If later epochs wait as well, a faster disk would fix this, ",
         ),
         (0.24, "waited 40 % of the time"),
         (0.39, None),
