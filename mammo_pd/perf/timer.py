@@ -87,7 +87,8 @@ class Timer:
         from torch.profiler import ProfilerActivity, profile
 
         work()
-        with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        # There is one cycle; without acc_events torch warns that a second would clear it.
+        with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as profiler:
             for _ in range(3):
                 work()
             torch.cuda.synchronize()
