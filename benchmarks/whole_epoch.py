@@ -1,6 +1,6 @@
 """Measure whole epochs of `mammo-pd train` on a GPU beside the bare step: what is lost, and where.
 
-    python benchmarks/whole_epoch.py [OUT.md] [--cases full 1024 512 short long]
+    python benchmarks/whole_epoch.py [OUT.md] [--cases full 1024 512 short long] [--workers 4]
     python benchmarks/whole_epoch.py --small    # the same path at a tiny size, on a CPU too
 
 On a store of noise in the outline of a breast (`Bench.whole_epoch`), a tenth of whose images
@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from mammo_pd.config import RunConfig
 from mammo_pd.perf.measure import Bench
 from mammo_pd.perf.rows import EpochRow, epochs_as_markdown
 from mammo_pd.training import loop
@@ -112,6 +113,7 @@ def main() -> None:
     parser.add_argument("out", nargs="?", type=Path)
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES)[:4])
+    parser.add_argument("--workers", type=int, help="reader threads; by default as in training")
     options = parser.parse_args()
     started = time.monotonic()
 
@@ -121,8 +123,12 @@ def main() -> None:
     rows: list[EpochRow] = []
     phases: list[str] = []
     timer = PhaseTimer()
-    with Bench(steps=20) as machine:
+    config = RunConfig()
+    config = config.replace(data=config.data.replace(workers=options.workers))
+    with Bench(config, steps=20) as machine:
         summary = machine.describe_machine()["summary"]
+        if options.workers is not None:
+            summary += f" {options.workers} reader threads."
         say(summary)
         for case in ["small"] if options.small else options.cases:
             name, img_size, batch_size, images = CASES[case]
