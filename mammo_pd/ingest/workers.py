@@ -1,6 +1,7 @@
 """Hand out jobs to processes of this machine or to a Dask cluster; results come back in order.
 
-A worker that dies (a decoder crash, or out of memory) costs its own job only.
+A worker that dies (a decoder crash, or out of memory), or the server that forks them, costs its own
+job only.
 """
 
 import multiprocessing
@@ -9,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing import forkserver, resource_tracker
 from typing import TypeVar
 
@@ -115,7 +117,17 @@ def _in_order(
 
 
 def _submitter(pool: ProcessPoolExecutor, work: Callable[[J], R]) -> "Callable[[J], Future[R]]":
-    return lambda job: pool.submit(work, job)
+    def submit(job: J) -> "Future[R]":
+        try:
+            # It starts workers, and another fork server if the first is gone.
+            with _interrupt_blocked():
+                return pool.submit(work, job)
+        except (EOFError, ConnectionError) as error:
+            # Where memory runs out, the kernel ends the largest process first: the fork server,
+            # here while it starts a worker.
+            raise BrokenProcessPool("the fork server was killed") from error
+
+    return submit
 
 
 def _run_one_by_one(jobs: list[J], work: Callable[[J], R]) -> Iterator[tuple[J, R | None]]:
@@ -123,7 +135,7 @@ def _run_one_by_one(jobs: list[J], work: Callable[[J], R]) -> Iterator[tuple[J, 
     try:
         for job in jobs:
             try:
-                yield job, pool.submit(work, job).result()
+                yield job, _submitter(pool, work)(job).result()
             except BrokenProcessPool:
                 yield job, None
                 pool = _start_pool(1)
@@ -136,16 +148,24 @@ def _start_pool(workers: int) -> ProcessPoolExecutor:
     # share its memory. Forking this process instead would copy its threads' locks.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["mammo_pd.ingest.preload"])
-    # The interrupt is for the process that uses the pool, which then stops it; the server and all
-    # that it forks inherit that they get none, from their first moment on.
-    resource_tracker.ensure_running()  # which would unblock it
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
+    resource_tracker.ensure_running()  # which would unblock the interrupt
+    with _interrupt_blocked():
         forkserver.ensure_running()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return ProcessPoolExecutor(
         workers,
         mp_context=context,
         initializer=end_with_parent,
     )
+
+
+@contextmanager
+def _interrupt_blocked() -> Iterator[None]:
+    """Block SIGINT, which a fork server started meanwhile and all that it forks inherit.
+
+    The interrupt is for the process that uses the pool, which then stops it.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
