@@ -300,9 +300,11 @@ def test_a_number_is_learnt_judged_and_written(
     store: Path,
     phantoms: Path,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """By the example's backbone, too; what needs a label of 0 and 1 says so."""
+    monkeypatch.chdir(tmp_path)
     words = (
         "--res 64x48 --model looped_vit --epochs 1 --batch-size 8 --keep 0.5 "
         "--set training.objective=age --set device.compile=false --set device.accelerator=cpu"

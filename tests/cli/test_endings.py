@@ -106,8 +106,11 @@ def test_name_of_a_split_that_leads_out_of_the_store_is_refused(
     name: str,
     words: list[str],
     phantom_store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     before = sorted(phantom_store.parent.rglob("*.csv"))
     if words == ["split"]:
         given = ["split", str(phantom_store), "--name", name]

@@ -45,9 +45,11 @@ def test_the_latest_run_is_named(
     command: str,
     runs: list[RunFolder],
     phantom_store: Path,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MAMMO_PD_STORE", str(phantom_store))
     words = [*COMMANDS[command], "--runs", str(runs[0].path.parent)]
     main(words)

@@ -34,8 +34,12 @@ def prepared(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
 
 
 def test_settings_are_pretrainings_own_unless_they_are_given(
-    prepared: list[RunConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    prepared: list[RunConfig],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     assert main(["pretrain"]) == 2
     file = tmp_path / "of train.yaml"
     file.write_text(

@@ -103,8 +103,9 @@ def make_run(folder: Path) -> RunFolder:
 
 
 def test_flags_win_over_set_and_that_over_the_file(
-    prepared: list[dict[str, Any]], tmp_path: Path
+    prepared: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     file = tmp_path / "recipe.yaml"
     file.write_text("training: {epochs: 3, lr: 0.1, seed: 4}\ndata: {split: five}\n")
     words = ["--config", str(file), "--set", "training.epochs=5", "--set", "training.lr=1e-3"]

@@ -310,14 +310,21 @@ def test_of_three_processes_one_writes_while_the_first_ends(
     ],
 )
 def test_bad_input(
-    words: list[str], message: str, phantom_store: Path, capsys: pytest.CaptureFixture[str]
+    words: list[str],
+    message: str,
+    phantom_store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     assert main(["embed", *words, "--store", str(phantom_store)]) == 2
     assert message in capsys.readouterr().err
 
 
 def test_file_of_weights_needs_its_model(
-    weights: Path, phantom_store: Path, capsys: pytest.CaptureFixture[str]
+    weights: Path, phantom_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["embed", str(weights), "--store", str(phantom_store)]) == 2
+    out = str(tmp_path / "features.parquet")
+    assert main(["embed", str(weights), "--store", str(phantom_store), "--out", out]) == 2
     assert "--model" in capsys.readouterr().err
