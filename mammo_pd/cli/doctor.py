@@ -61,17 +61,13 @@ def doctor(
 
 
 def _checks(folder: Path | None) -> list[tuple[str, "Check"]]:
-    import tempfile
-
     from mammo_pd.doctor import codecs, machine, storage
 
-    places = (
-        ("store", default_store()),
-        ("runs", default_runs()),
-        ("temporary files", Path(tempfile.gettempdir())),
-    )
+    places = (("store", default_store()), ("runs", default_runs()))
     checks: list[tuple[str, Check]] = [
         ("Python", machine.check_python),
+        # First, since most of the others need one.
+        ("temporary files", storage.check_temporary),
         ("packages", machine.check_packages),
         ("extras", machine.check_extras),
         ("torch and torchvision", machine.check_torch),

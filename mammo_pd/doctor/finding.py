@@ -55,10 +55,15 @@ def run_check(name: str, check: Check) -> list[Finding]:
     try:
         return list(check())
     except Exception as error:  # anything may be broken where a doctor is needed
+        first = (
+            "fix what is said about folders"
+            if isinstance(error, OSError)
+            else "reinstall mammo-pd and its dependencies"
+        )
         return [
             fails(
                 name,
                 f"the check itself failed ({type(error).__name__}: {cause_of(error)})",
-                "reinstall mammo-pd and its dependencies; if that does not help, report it.",
+                f"{first}; if that does not help, report it.",
             )
         ]

@@ -30,6 +30,9 @@ _LEAST_SHARED_MEMORY = 2**23
 _OPEN_FILES = 512
 # Memory of a preprocess worker with a full-resolution image, and a reserve for everything else.
 _MEMORY_OF_A_WORKER = 1.5e9
+# Control groups, and those that this process is in.
+_GROUPS = Path("/sys/fs/cgroup")
+_OWN_GROUPS = Path("/proc/self/cgroup")
 _ABSENT = "absent"
 # What each extra is for; dev is for people who change mammo-pd.
 EXTRAS = {
@@ -247,13 +250,10 @@ def check_compiler() -> Iterator[Finding]:
 
 def check_memory() -> Iterator[Finding]:
     """Check cores, memory, shared memory, and the limit on open files."""
-    import psutil  # type: ignore[import-untyped]
-
-    cores, memory = available_cores(), psutil.virtual_memory()
-    available, total = memory.available / 1e9, memory.total / 1e9
-    found = f"{counted(cores, 'core')}, {available:.1f} of {total:.1f} GB free"
-    if memory.available < cores * _MEMORY_OF_A_WORKER:
-        fitting = max(1, int(memory.available / _MEMORY_OF_A_WORKER))
+    cores, (available, total) = available_cores(), _memory()
+    found = f"{counted(cores, 'core')}, {available / 1e9:.1f} of {total / 1e9:.1f} GB free"
+    if available < cores * _MEMORY_OF_A_WORKER:
+        fitting = max(1, int(available / _MEMORY_OF_A_WORKER))
         yield warning(
             "memory",
             f"{found}: too little for one worker per core",
@@ -269,6 +269,41 @@ def check_memory() -> Iterator[Finding]:
         )
     else:
         yield ok("open files", f"at most {soft}")
+
+
+def _memory() -> tuple[int, int]:
+    """Bytes of memory that are free, and in all: the machine's, or a container's or job's limit.
+
+    Source: the kernel's documentation of cgroups, version 1 (memory.rst) and 2 (cgroup-v2.rst).
+    """
+    import psutil  # type: ignore[import-untyped]
+
+    memory = psutil.virtual_memory()
+    available, total = memory.available, memory.total
+    for line in _OWN_GROUPS.read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            base, names = _GROUPS, ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            base = _GROUPS / "memory"
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        # A limit on a group holds for those within it. In a container the path may be the host's,
+        # and the base the container's own group.
+        group = base / path.strip("/")
+        for folder in (group, *group.parents):
+            if not folder.is_relative_to(base):
+                break
+            try:
+                limit, used = (int((folder / name).read_text()) for name in names[:2])
+                stat = dict(map(str.split, (folder / "memory.stat").read_text().splitlines()))
+            except (OSError, ValueError):  # no limit, which version 2 calls "max"
+                continue
+            # Cached files make room for whatever asks for it.
+            free = limit - used + int(stat.get(names[2], 0))
+            available, total = min(available, max(free, 0)), min(total, limit)
+    return available, total
 
 
 def _check_shared_memory() -> Finding:

@@ -35,6 +35,23 @@ def check_places(*folders: tuple[str, Path]) -> Iterator[Finding]:
         yield _check_place(f"{what} ({folder})", folder)
 
 
+def check_temporary() -> Iterator[Finding]:
+    """Check the folder for temporary files, and that for caches if the environment names one."""
+    try:
+        folder = Path(tempfile.gettempdir())
+    except FileNotFoundError:
+        yield fails(
+            "temporary files",
+            "no folder takes any: TMPDIR and /tmp cannot be written to",
+            "in Docker on a read-only root: --tmpfs /tmp:exec; elsewhere name one in TMPDIR.",
+        )
+    else:
+        yield _check_place(f"temporary files ({folder})", folder)
+    # Importing torchvision makes it.
+    if cache := os.environ.get("TORCHINDUCTOR_CACHE_DIR"):
+        yield _check_place(f"caches ({cache})", Path(cache))
+
+
 def _check_place(name: str, folder: Path) -> Finding:
     existing = folder.absolute()
     while not existing.exists() and existing != existing.parent:
@@ -45,12 +62,16 @@ def _check_place(name: str, folder: Path) -> Finding:
         with tempfile.TemporaryDirectory(prefix=".mammo-pd-", dir=existing) as made:
             problem = _write_and_rename(Path(made))
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        return fails(
-            name,
-            f"cannot write to {existing} ({error.strerror})",
-            "free some space." if full else "get write permission there, or name another folder.",
-        )
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            remedy = "free some space."
+        elif error.errno == errno.EROFS:
+            remedy = (
+                "mount it so that it can be written to (in Docker: --volume, for /tmp --tmpfs "
+                "/tmp:exec), or name another folder."
+            )
+        else:
+            remedy = "get write permission there, or name another folder."
+        return fails(name, f"cannot write to {existing} ({error.strerror})", remedy)
     free = shutil.disk_usage(existing).free
     status = os.statvfs(existing)
     if problem:

@@ -4,6 +4,7 @@ import base64
 import errno
 import fcntl
 import json
+import tempfile
 import tomllib
 from collections import namedtuple
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from pydicom import uid
@@ -141,6 +143,98 @@ def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(storage.shutil, "disk_usage", lambda _: namedtuple("U", "free")(10))
         assert states(storage.check_places(("store", tmp_path))) == {State.WARNING}
+
+
+def no_folder() -> str:
+    raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+
+
+def test_folder_for_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    assert states(storage.check_temporary()) == {State.OK}
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    there, cache = storage.check_temporary()
+    assert (there.state, cache.state) == (State.OK, State.FAILS)
+
+    # As in a container on a read-only root to which nobody gave a /tmp.
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tempfile, "TemporaryDirectory", refused)
+        there, _ = storage.check_temporary()
+    assert (there.state, "--tmpfs /tmp:exec" in there.remedy) == (State.FAILS, True)
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_get_default_tempdir", no_folder)
+    found, _ = storage.check_temporary()
+    assert (found.state, "--tmpfs /tmp:exec" in found.remedy) == (State.FAILS, True)
+
+
+def test_doctor_without_any_folder_for_temporary_files_ends_its_rounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_get_default_tempdir", no_folder)
+    monkeypatch.chdir(tmp_path)
+    # Each of these takes seconds, and is tried elsewhere.
+    for name in ("check_codecs", "check_torch", "check_gpu", "check_workers", "check_mlflow"):
+        module = next(one for one in (codecs, machine, storage) if hasattr(one, name))
+        monkeypatch.setattr(module, name, lambda *_: iter(()))
+    assert main(["doctor"]) == 2
+    printed = capsys.readouterr().out
+    assert "fails    temporary files: no folder takes any" in printed
+    assert "shared memory" in printed
+
+
+GROUP = {
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    2: ("memory.max", "memory.current", "inactive_file"),
+}
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize(
+    ("limits", "free", "total"),
+    [
+        # By the path of the group below the base: its limit in GB, what is used, what of it is
+        # cached. In a container the base is the group itself; a job's limit is on a group above.
+        ({"": (3, 2, 0.5)}, 1.5, 3),
+        ({"": (3, 4, 0.5)}, 0, 3),
+        ({"jobs/7": (4, 1, 0)}, 3, 4),
+        ({"jobs": (5, 1, 0), "jobs/7": (None, 1, 0)}, 4, 5),
+        ({"jobs": (5, 4.5, 0), "jobs/7": (4, 1, 0)}, 0.5, 4),
+        ({"jobs": (50, 1, 0)}, 8, 16),
+        ({"jobs/8": (1, 1, 0)}, 8, 16),
+        ({}, 8, 16),
+    ],
+)
+def test_memory_is_that_of_the_container_or_job(
+    version: int,
+    limits: dict[str, tuple[float | None, float, float]],
+    free: float,
+    total: float,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    base = tmp_path / "groups" / ("memory" if version == 1 else "")
+    for path, (limit, used, cached) in limits.items():
+        (folder := base / path).mkdir(parents=True, exist_ok=True)
+        # As the two say that there is none.
+        none = "9223372036854771712" if version == 1 else "max"
+        (folder / GROUP[version][0]).write_text(f"{limit * 1e9:.0f}" if limit else none)
+        (folder / GROUP[version][1]).write_text(f"{used * 1e9:.0f}\n")
+        (folder / "memory.stat").write_text(f"anon 1\n{GROUP[version][2]} {cached * 1e9:.0f}\n")
+    own = tmp_path / "own"
+    own.write_text("0::/jobs/7\n" if version == 2 else "9:cpu,cpuacct:/x\n4:memory:/jobs/7\n0::/\n")
+    monkeypatch.setattr(machine, "_GROUPS", tmp_path / "groups")
+    monkeypatch.setattr(machine, "_OWN_GROUPS", own)
+    of_machine = namedtuple("Memory", "available total")(int(8e9), int(16e9))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: of_machine)
+    monkeypatch.setattr(machine, "available_cores", lambda: 2)
+    found = next(machine.check_memory())
+    assert f"{free:.1f} of {total:.1f} GB free" in found.detail
+    assert found.state == (State.OK if free >= 3 else State.WARNING)
 
 
 def test_private_folder_that_others_may_enter(tmp_path: Path) -> None:
