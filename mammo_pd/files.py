@@ -20,7 +20,13 @@ def atomic_write(path: Path, *, mode: int = 0o666) -> Iterator[Path]:
         mode: its permissions, before the process's umask; 0o600 restricts it to the owner.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    try:
+        handle, name = tempfile.mkstemp(
+            prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent
+        )
+    except OSError as error:
+        error.filename = str(path)  # as it was asked for, and not a name that nobody has seen
+        raise
     os.close(handle)
     beside = Path(name)
     try:

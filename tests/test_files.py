@@ -1,4 +1,6 @@
+import errno
 import stat
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,18 @@ def test_failed_write_leaves_the_old_file_and_nothing_beside(tmp_path: Path) -> 
         raise RuntimeError("killed")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_file_that_cannot_be_begun_is_named_as_it_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(prefix: str, suffix: str, dir: Path) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(dir / f"{prefix}9xq0{suffix}"))
+
+    monkeypatch.setattr(tempfile, "mkstemp", refuse)
+    with pytest.raises(OSError, match="Read-only") as refused, atomic_write(tmp_path / "a.json"):
+        pass
+    assert refused.value.filename == str(tmp_path / "a.json")
 
 
 def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path: Path) -> None:

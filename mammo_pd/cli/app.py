@@ -213,6 +213,12 @@ def explain(error: Exception, images: Sequence[Path] = (), words: Sequence[str] 
             # Commands resolve links to the folder before reading it.
             if any(map(file.is_relative_to, (folder.absolute(), folder.resolve()))):
                 name = f"a file or folder in {folder}"
+        if error.errno == errno.EROFS:
+            return (
+                f"{name} cannot be written ({error.strerror}); name another place, or mount a "
+                "folder there that can be written to (in a container: --volume without :ro, and "
+                "--tmpfs /tmp:exec)."
+            )
         return (
             f"{name} cannot be read or written ({error.strerror}); check that it exists "
             "and that you have permission."

@@ -1,3 +1,4 @@
+import errno
 import importlib
 import inspect
 import re
@@ -249,6 +250,19 @@ def test_file_without_permission_is_named(
     monkeypatch.setattr("mammo_pd.data.store.open_store", refuse)
     assert main(["split"]) == 2
     assert "store/store.json cannot be read or written (Perm" in capsys.readouterr().err
+
+
+def test_place_on_a_read_only_file_system_is_told_with_its_remedy(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", "/store/splits/default.json")
+
+    monkeypatch.setattr("mammo_pd.data.store.open_store", refuse)
+    assert main(["split"]) == 2
+    told = capsys.readouterr().err
+    assert "/store/splits/default.json cannot be written (Read-only file system)" in told
+    assert "--volume" in told and "--tmpfs /tmp:exec" in told
 
 
 def test_file_among_the_images_is_not_named(
