@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 from mammo_pd.cli import container
 
@@ -54,9 +55,11 @@ def test_the_locks_agree_and_hold_all_that_the_package_needs() -> None:
         versions = {lock[name][0] for lock in (torch, others, test) if name in lock}
         assert len(versions) == 1, name
     needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    for requirement in needed:
-        name = normalized(re.match(r"[\w.-]+", requirement)[0])
+    for requirement in map(Requirement, needed):
+        name = normalized(requirement.name)
         assert name in torch or name in others, f"{name}: run make lock"
+        version, _ = torch.get(name) or others[name]
+        assert requirement.specifier.contains(version), f"{requirement}, not {version}: make lock"
     # Another PyTorch brings other CUDA libraries, and no two of them.
     assert not [name for name in others if re.match(r"(torch|torchvision|triton|cuda-.*)$", name)]
     assert [name for name in others if name.startswith("nvidia-")] == ["nvidia-ml-py"]
