@@ -121,6 +121,8 @@ def check_torch() -> Iterator[Finding]:
 
         nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
     except (ImportError, RuntimeError, AttributeError, OSError) as error:
+        if getattr(error, "errno", None) is not None:
+            raise  # importing it makes a folder for caches; a library that does not fit has none
         yield fails(
             "torch and torchvision",
             f"torch {torch.__version__}: torchvision does not fit it ({cause_of(error)})",

@@ -187,6 +187,26 @@ def test_doctor_without_any_folder_for_temporary_files_ends_its_rounds(
     assert "shared memory" in printed
 
 
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (OSError(errno.EROFS, "Read-only file system", "/tmp/cache"), "fix what is said about fol"),
+        (OSError("libtorch_cuda.so: cannot open shared object file"), "install both from one ind"),
+        (RuntimeError("operator torchvision::nms does not exist"), "install both from one index"),
+    ],
+)
+def test_torchvision_that_cannot_make_its_caches_is_not_called_a_misfit(
+    error: Exception, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("torchvision.ops.nms", refuse)
+    (found,) = run_check("torch and torchvision", machine.check_torch)
+    assert found.state == State.FAILS
+    assert found.remedy.startswith(remedy)
+
+
 GROUP = {
     1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     2: ("memory.max", "memory.current", "inactive_file"),
