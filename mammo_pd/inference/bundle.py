@@ -220,6 +220,8 @@ python -m monai.bundle run --config_file configs/train.json --store STORE
 fine-tunes the model, with a new head, on a store that `mammo-pd preprocess` made, and writes a run
 to runs/, which `mammo-pd evaluate` and `predict` take. The settings are those that the model was
 trained with; change them by name: `--epochs 10 --lr 1e-4 --settings#patch_dropout#keep_rate 0.5`.
+The split is the store's `default`; on the store that these weights learnt from, name theirs:
+`--settings#data#split NAME`.
 """
 
 
