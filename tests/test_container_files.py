@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from mlflow.environment_variables import MLFLOW_SERVER_ENABLE_JOB_EXECUTION
 from packaging.requirements import Requirement
 
 from mammo_pd.cli import container
@@ -124,6 +125,9 @@ def test_every_service_is_hardened_and_the_page_of_runs_is_on_this_machine_alone
             False,
             False,
         ]
+    # Else it does not stop.
+    assert services["mlflow"]["environment"] == {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    assert MLFLOW_SERVER_ENABLE_JOB_EXECUTION.name in services["mlflow"]["environment"]
     assert services["mlflow"]["ports"] == ["127.0.0.1:5000:5000"]
     assert "--allowed-hosts localhost:5000,127.0.0.1:5000" in services["mlflow"]["command"]
 
