@@ -203,5 +203,5 @@ def _first_fit(
             return batch
         if batch == least:
             return 0
-        batch = max(least, min(batch - share, int(batch * 0.9)))
+        batch = max(least, int(batch * 0.9))
     return 0

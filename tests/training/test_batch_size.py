@@ -50,12 +50,20 @@ def test_steps_down_where_memory_grows_faster_than_it_seemed() -> None:
     held = step(found)
     assert held is not None
     assert held <= 0.92 * 24 * GIB
-    assert found >= 64
+    # Each try is a tenth smaller than the one before, and then a multiple of 8.
+    held = step(int((found + 7) / 0.9) + 1)
+    assert held is None or held > 0.92 * 24 * GIB
 
 
 def test_one_that_fits_alone_and_none() -> None:
     assert largest_batch(Gpu(24 * GIB, 0, 20 * GIB).step, 24 * GIB, most=100) == 1
     assert largest_batch(Gpu(24 * GIB, 0, 30 * GIB).step, 24 * GIB, most=100) == 0
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 6, 16, 1000])
+def test_every_image_there_is_where_all_fit(most: int) -> None:
+    for each in (0, 1):
+        assert largest_batch(Gpu(24 * GIB, GIB, each).step, 24 * GIB, most=most) == most
 
 
 @pytest.mark.parametrize("fit", [3, 5, 17, 19, 50])

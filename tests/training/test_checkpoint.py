@@ -28,16 +28,24 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     optimizer.zero_grad()
 
 
-def test_training_goes_on_as_if_never_stopped(tmp_path: Path) -> None:
+@pytest.mark.parametrize("decay", [0, 0.7])
+def test_training_goes_on_as_if_never_stopped(tmp_path: Path, decay: float) -> None:
     model, optimizer = trained()
-    state = state_of(model, optimizer, WeightAverage(model, 0), {"history": [1]})
-    state.write(tmp_path / "s.safetensors")
+    average = WeightAverage(model, decay)
+    step(model, optimizer)
+    average.update(0)
+    state_of(model, optimizer, average, {"history": [1]}).write(tmp_path / "s.safetensors")
     other, other_optimizer = trained(seed=1)
-    assert load_state(tmp_path / "s.safetensors", other, other_optimizer) == {"history": [1]}
+    other_average = WeightAverage(other, decay)
+    found = load_state(tmp_path / "s.safetensors", other, other_optimizer, other_average)
+    assert found == {"history": [1]}
     for each in ((model, optimizer), (other, other_optimizer)):
         step(*each)
-    assert torch.equal(model.weight, other.weight)
-    assert torch.equal(model.bias, other.bias)
+    for one in (average, other_average):
+        one.update(1)
+        assert set(one.state()) == ({"weight", "bias"} if decay else set())
+    torch.testing.assert_close(model.state_dict(), other.state_dict(), rtol=0, atol=0)
+    torch.testing.assert_close(average.state(), other_average.state(), rtol=0, atol=0)
 
 
 def test_weights_grouped_otherwise_are_refused(tmp_path: Path) -> None:
