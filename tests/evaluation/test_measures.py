@@ -1,9 +1,12 @@
+from dataclasses import astuple
+
 import numpy as np
 import pandas as pd
 import pytest
 from prediction_tables import made_up
 from test_roc import PAIRED_A, PAIRED_B, PAIRED_LABEL
 
+from mammo_pd.evaluation.intervals import joined, share_interval
 from mammo_pd.evaluation.levels import aggregate
 from mammo_pd.evaluation.measures import assess, auc_with_interval, calibration_of
 from mammo_pd.evaluation.predictions import check_predictions
@@ -37,11 +40,17 @@ def everything(units):
     rows = {"": results.metrics}
     rows |= {f"{row['code']} ": row for row in results.operating_points}
     rows |= {f"top {row['share_flagged']} ": row for row in results.lift}
-    return {
+    found = {
         f"{place}{name}": (row[name], row[f"{name}_ci_low"], row[f"{name}_ci_high"])
         for place, row in rows.items()
         for name in row
         if f"{name}_ci_low" in row and row[f"{name}_ci_low"] is not None
+    }
+    return found | {
+        f"{band} at {x:g}": (y, low, high)
+        for band in ("roc_band", "precision_recall_band")
+        for x, y, low, high in zip(*astuple(getattr(results, band)), strict=True)
+        if np.isfinite(low) and round(100 * x) in (10, 30, 50)
     }
 
 
@@ -64,6 +73,9 @@ def test_of_many_patients_every_interval_is_that_of_copied_patients():
             values |= {f"{row['code']} {name}": row[name] for name in row}
         for row in results.lift:
             values |= {f"top {row['share_flagged']} {name}": row[name] for name in row}
+        for band in ("roc_band", "precision_recall_band"):
+            x, y, *_ = astuple(getattr(results, band))
+            values |= {f"{band} at {at:g}": value for at, value in zip(x, y, strict=True)}
         drawn.append({name: values[name] for name in found})
     spread = pd.DataFrame(drawn).astype(float).std()
     assert len(found) > 60
@@ -310,3 +322,70 @@ def test_intervals_at_a_prevalence_follow_from_those_of_the_two_rates():
             assert row[f"npv{end}"] == pytest.approx(turned[f"ppv{end}"])
         assert ppv[1] == pytest.approx(row["sensitivity"] / (1 - row["specificity"]))
     np.testing.assert_allclose(moved[1:], [moved[0]] * 2)
+
+
+def test_the_share_flagged_at_the_readers_sensitivity_has_the_doubts_of_its_parts():
+    """The specificity there, and how common positives are; none is one of the other (MOVER)."""
+    units = aggregate(check_predictions(made_up(120)), Level.PATIENT)
+    counted = float(units["label"].mean())
+    for given in (None, 0.006, 0.3, 0.7):
+        found = assessed(units, reader=Reader(0.8, 0.8), prevalence=given).metrics
+        share = given or counted
+        rarer, commoner = (given, given) if given else share_interval(counted, len(units))
+        recall = found["recall_rate_at_reader_sensitivity"]
+        alarm = 1 - found["specificity_at_reader_sensitivity"]
+        steep = (recall - alarm) / share
+        for end, other, prevalence in (("low", "high", rarer), ("high", "low", commoner)):
+            moved = 1 - found[f"specificity_at_reader_sensitivity_ci_{other}"] - alarm
+            reach = np.hypot((1 - share) * moved, steep * (prevalence - share))
+            seen = abs(found[f"recall_rate_at_reader_sensitivity_ci_{end}"] - recall)
+            assert seen == pytest.approx(reach, rel=1e-9 if given else 0.01)
+
+
+@pytest.mark.parametrize("digits", [2, 12])
+@pytest.mark.parametrize("given", [None, 0.02])
+def test_the_yield_of_the_highest_scores_has_the_doubts_of_its_threshold_too(given, digits):
+    """Those at a fixed threshold, and how far its own limits move what is found (MOVER)."""
+    units = aggregate(check_predictions(made_up(300)), Level.PATIENT)
+    units["score"] = units["score"].round(digits)
+    share = given or float(units["label"].mean())
+    rarest = given or share_interval(share, len(units))[0]
+    thresholds = [Threshold(str(one), "", one) for one in np.unique(units["score"])[::-1]]
+    found = assessed(units, thresholds=thresholds, prevalence=given)
+    for row in found.lift:
+        rows = pd.DataFrame(found.operating_points)
+
+        def flagged(end, rows=rows):
+            return int((rows["recall_rate"] <= end * (1 + 1e-9)).sum())
+
+        asked = row["share_flagged"]
+        fixed = rows.iloc[flagged(asked) - 1]
+        few, many = (flagged(fixed[f"recall_rate_ci_{end}"]) for end in ("low", "high"))
+        near = rows[max(few - 1, 0) : many]
+        expected = {}
+        for name in ("sensitivity", "ppv"):
+            at_fixed = fixed[f"{name}_ci_low"], fixed[f"{name}_ci_high"]
+            least = 0.0 if name == "sensitivity" and not few else near[name].min()
+            expected[name] = joined(fixed[name], at_fixed, (least, near[name].max()))
+        low, high = expected["sensitivity"]
+        chosen = fixed["recall_rate"]
+        # Fewer than were asked for, where scores are tied.
+        expected["lift"] = low / max(chosen, asked), min(high / chosen, 1 / rarest)
+        if given:
+            expected["ppv"] = tuple(given * end for end in expected["lift"])
+        for name, limits in expected.items():
+            seen = row[f"{name}_ci_low"], row[f"{name}_ci_high"]
+            assert seen == pytest.approx(limits, rel=1e-3), (asked, name)
+
+
+def test_the_roc_band_is_the_interval_of_the_sensitivity_at_each_specificity():
+    """At those that the scores reach exactly, so that nothing lies between two points."""
+    draw = np.random.default_rng(0)
+    label = np.r_[np.ones(100, int), np.zeros(200, int)]
+    units = units_of(label, 1 / (1 + np.exp(-(label + draw.normal(size=300)))))
+    one = assessed(units)
+    for rate in (0.8, 0.9, 0.95):
+        place = round(100 * (1 - rate))
+        for end in ("low", "high"):
+            expected = one.metrics[f"sensitivity_at_specificity_{rate * 100:.0f}_ci_{end}"]
+            assert getattr(one.roc_band, end)[place] == pytest.approx(expected)
