@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from prediction_tables import made_up
+from sklearn.metrics import average_precision_score, roc_auc_score
 from test_roc import PAIRED_A, PAIRED_B, PAIRED_LABEL
 
 from mammo_pd.evaluation.intervals import joined, share_interval
@@ -389,3 +390,30 @@ def test_the_roc_band_is_the_interval_of_the_sensitivity_at_each_specificity():
         for end in ("low", "high"):
             expected = one.metrics[f"sensitivity_at_specificity_{rate * 100:.0f}_ci_{end}"]
             assert getattr(one.roc_band, end)[place] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("rare", "digits"), [(0.1, 12), (0.5, 1)])
+def test_of_many_patients_intervals_are_as_wide_as_the_jackknife_says(rare, digits):
+    """It leaves out one patient at a time and asks scikit-learn; it knows no derivative."""
+    units = aggregate(check_predictions(made_up(800)), Level.BREAST)
+    units["score"] = units["score"].round(digits)
+    label, score, patient = (units[name].to_numpy() for name in ("label", "score", "patient_id"))
+
+    def figures(rows):
+        y, s = label[rows], score[rows]
+        weight = np.where(y == 1, rare / y.sum(), (1 - rare) / (1 - y).sum())
+        return {
+            "partial_auc_90": roc_auc_score(y, s, max_fpr=0.1),
+            "average_precision": average_precision_score(y, s),
+            "average_precision_at_prevalence": average_precision_score(y, s, sample_weight=weight),
+            "brier": np.mean((s - y) ** 2),
+            "pf1": 2 * (s * y).sum() / (s + y).sum(),
+            "expected_observed_ratio": s.sum() / y.sum(),
+        }
+
+    left_out = pd.DataFrame([figures(patient != one) for one in np.unique(patient)])
+    found = assessed(units, prevalence=rare).metrics
+    for name, error in (left_out.std() * np.sqrt(len(left_out) - 1)).items():
+        assert found[name] == pytest.approx(figures(label >= 0)[name])
+        reach = (found[f"{name}_ci_high"] - found[f"{name}_ci_low"]) / 2
+        assert reach == pytest.approx(1.96 * error, rel=0.02), name
