@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from prediction_tables import made_up
+from scipy.special import expit, logit
 from sklearn.metrics import average_precision_score, roc_auc_score
 from test_roc import PAIRED_A, PAIRED_B, PAIRED_LABEL
 
@@ -106,8 +107,11 @@ def test_images_of_one_patient_widen_the_interval():
     label = np.r_[np.ones(100, int), np.zeros(100, int)]
     score = 1 / (1 + np.exp(-(label + draw.normal(size=200))))
     copied = units_of(np.repeat(label, 10), np.repeat(score, 10), np.repeat(np.arange(200), 10))
-    alone = assessed(units_of(label, score)).metrics
-    together = assessed(copied).metrics
+    once, ten_times = assessed(units_of(label, score)), assessed(copied)
+    for end in ("low", "high"):
+        bins = getattr(ten_times.reliability, end)
+        assert bins == pytest.approx(getattr(once.reliability, end), abs=1e-6)
+    alone, together = once.metrics, ten_times.metrics
     for name in ("auc", "brier", "average_precision", "sensitivity_at_specificity_80"):
         for end in ("low", "high"):
             named = f"{name}_ci_{end}"
@@ -181,6 +185,19 @@ def test_classes_that_do_not_overlap_are_no_certainty():
     assert turned.metrics["auc_ci_high"] == pytest.approx(1 - 0.025**0.1)
 
 
+def test_bands_of_classes_that_do_not_overlap_have_closed_forms():
+    one = assessed(units_of([0] * 20 + [1] * 12, np.linspace(0.01, 0.99, 32)))
+    roc, recalled = one.roc_band, one.precision_recall_band
+    # All n patients of a class lie beyond the threshold that keeps x of it with probability x ** n.
+    np.testing.assert_array_equal(np.isfinite(roc.low), (1 - roc.x) ** 20 <= 0.025)
+    np.testing.assert_array_equal(np.isfinite(recalled.low), recalled.x**12 <= 0.025)
+    # Of 20 negatives none is flagged: mid-p, half of the chance of that counts.
+    known = np.isfinite(recalled.low)
+    odds = 12 * recalled.x[known] / (20 * (1 - 0.05 ** (1 / 20)))
+    assert recalled.low[known] == pytest.approx(odds / (1 + odds))
+    assert (recalled.high[known] == 1).all()
+
+
 @pytest.mark.parametrize("shape", ["plain", "tied", "few", "separated", "constant", "saturated"])
 def test_no_interval_has_zero_width(shape):
     units = aggregate(check_predictions(made_up(8 if shape == "few" else 40)), Level.BREAST)
@@ -249,7 +266,8 @@ def test_a_specificity_without_interval_is_a_sentence():
             assert one.metrics[f"sensitivity_at_specificity_{rate}_ci_low"] is not None
         missing = [remark for remark in one.remarks if "No interval of the specificity" in remark]
         assert f"all {positives} patients with positives" in missing[0]
-        assert missing[0].endswith("72 are needed.")
+        needed = ("17, 36 and 72", "36 and 72", "72")[len(known)]
+        assert missing[0].endswith(f"At least {needed} are needed.")
 
 
 def test_an_average_precision_that_few_negatives_make_has_no_interval():
@@ -341,6 +359,23 @@ def test_the_share_flagged_at_the_readers_sensitivity_has_the_doubts_of_its_part
             reach = np.hypot((1 - share) * moved, steep * (prevalence - share))
             seen = abs(found[f"recall_rate_at_reader_sensitivity_ci_{end}"] - recall)
             assert seen == pytest.approx(reach, rel=1e-9 if given else 0.01)
+
+
+@pytest.mark.parametrize("rate", [0.8, 0.9])
+def test_the_precision_band_has_the_doubts_of_specificity_and_prevalence(rate):
+    """On the logit, which is the sum of that of the prevalence and log(recall / false alarms)."""
+    units = aggregate(check_predictions(made_up(300)), Level.PATIENT)
+    share = float(units["label"].mean())
+    rarer, commoner = share_interval(share, len(units))
+    one = assessed(units)
+    band, place = one.precision_recall_band, round(100 * rate) - 1
+    name = f"specificity_at_sensitivity_{rate * 100:.0f}"
+    alarm, fewer, more = (1 - one.metrics[name + end] for end in ("", "_ci_high", "_ci_low"))
+    below = np.hypot(np.log(more / alarm), logit(share) - logit(rarer))
+    above = np.hypot(np.log(alarm / fewer), logit(commoner) - logit(share))
+    middle = logit(band.y[place])
+    assert band.low[place] == pytest.approx(expit(middle - below), rel=1e-3)
+    assert band.high[place] == pytest.approx(expit(middle + above), rel=1e-3)
 
 
 @pytest.mark.parametrize("digits", [2, 12])
