@@ -180,6 +180,7 @@ def test_more_than_32767_entries_whatever_the_vr(vr):
         (4095, 8, 65535, "lut:holds_12_of_8_bits"),
         (65535, 12, 65535, "lut:holds_16_of_12_bits"),
         (4095, 12, 65535, "lut"),
+        (0, 12, 0, "lut:spans_under_25_percent"),
     ],
 )
 def test_more_or_fewer_bits_than_declared_are_recorded(top, depth, brightest, voi_applied):
@@ -188,11 +189,22 @@ def test_more_or_fewer_bits_than_declared_are_recorded(top, depth, brightest, vo
 
 
 @pytest.mark.parametrize("data_vr", ["US", "OW"])
-def test_further_entries_are_passed_over_and_recorded(data_vr):
-    item = lut_item(0, [*CURVE, 0, 0, 9], count=4096, data_vr=data_vr)
+@pytest.mark.parametrize("count", [4096, 4000])
+def test_further_entries_are_passed_over_and_recorded(count, data_vr):
+    """Also by values beyond the table, which take the last entry declared."""
+    item = lut_item(0, [*CURVE[:count], 0, 0, 65535], count=count, data_vr=data_vr)
+    grey = voi(EVERY_12_BITS, item)
+    expected = CURVE[np.minimum(np.arange(4096), count - 1)]
+    np.testing.assert_allclose(grey.pixels.ravel(), expected / 4095 * 65535, atol=1)
+    assert grey.voi_applied == f"lut:holds_{count + 3}_of_{count}_entries"
+
+
+def test_half_an_entry_at_the_end_is_passed_over():
+    item = lut_item(0)
+    item.LUTData += b"\x07"
     grey = voi(EVERY_12_BITS, item)
     np.testing.assert_allclose(grey.pixels.ravel(), CURVE / 4095 * 65535, atol=1)
-    assert grey.voi_applied == "lut:holds_4099_of_4096_entries"
+    assert grey.voi_applied == "lut"
 
 
 @pytest.mark.parametrize("data_vr", ["US", "OW"])
@@ -210,11 +222,16 @@ def test_what_is_odd_in_a_modality_lut_is_told(top, told):
     assert told_of == ([] if told is None else [told])
 
 
-@pytest.mark.parametrize("lacks", ["LUTDescriptor", "LUTData", "one number"])
+@pytest.mark.parametrize("lacks", ["LUTDescriptor", "LUTData", "one number", "numbers", "all"])
 def test_an_incomplete_table_is_refused(lacks):
     item = lut_item(0)
     if lacks == "one number":
         item.LUTDescriptor = [4096, 0]
+    elif lacks == "numbers":
+        del item.LUTData
+        item.add_new("LUTData", "LO", "none of these")
+    elif lacks == "all":
+        item.LUTData = b""
     else:
         delattr(item, lacks)
     with pytest.raises(ImageError, match="incomplete") as caught:
