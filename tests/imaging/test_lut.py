@@ -222,6 +222,12 @@ def test_what_is_odd_in_a_modality_lut_is_told(top, told):
     assert told_of == ([] if told is None else [told])
 
 
+def test_a_modality_lut_that_makes_one_value_of_all_is_refused():
+    with pytest.raises(ImageError, match="one value of all") as caught:
+        by_table(np.full(4096, 7))
+    assert caught.value.reason == Reason.EMPTY_PIXELS
+
+
 @pytest.mark.parametrize("lacks", ["LUTDescriptor", "LUTData", "one number", "numbers", "all"])
 def test_an_incomplete_table_is_refused(lacks):
     item = lut_item(0)
