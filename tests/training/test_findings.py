@@ -151,13 +151,15 @@ def test_one_binary_target_is_learnt_as_the_label_is() -> None:
     assert one.chance_loss(known) == pytest.approx(alone.chance_loss(known))
 
 
-def test_an_ordinal_columns_scores_never_rise_and_begin_at_its_shares() -> None:
+@pytest.mark.parametrize("p", [(0.1, 0.4, 0.3, 0.2), (0.3, 0.4, 0.0, 0.3)])
+def test_an_ordinal_columns_scores_never_rise_and_begin_at_its_shares(p: tuple[float, ...]) -> None:
+    """Also where no image has a category in between."""
     objective = findings("cancer", "density:4")
     outputs = torch.randn(500, 4) * 5
     assert (objective.scores(outputs)[:, 1:].diff(dim=1) <= 0).all()
     backbone = build_backbone("vit_tiny_patch16_224", (32, 32), num_outputs=4)
     generator = np.random.default_rng(0)
-    place = generator.choice(4, size=400, p=[0.1, 0.4, 0.3, 0.2])
+    place = generator.choice(4, size=400, p=p)
     targets = np.stack([generator.random(400) < 0.05, *(place >= k for k in (1, 2, 3))], axis=1)
     targets = targets.astype(np.float32)
     targets[:100] = np.nan
@@ -171,6 +173,19 @@ def test_an_ordinal_columns_scores_never_rise_and_begin_at_its_shares() -> None:
     targets[:, 3] = 0
     with pytest.raises(InputError, match="none count for density_from_4"):
         objective.prepare(backbone, targets)
+
+
+def test_a_part_without_the_rarest_categories_will_do_and_one_of_a_single_one_not() -> None:
+    objective = findings("density:4")
+    for values, enough in ((["A", "B"], True), (["B", "B"], False), (["D", None], False)):
+        rows = pd.DataFrame({"density": pd.array(values, dtype="string")})
+        if enough:
+            objective.check(rows, "the val part")
+        else:
+            with pytest.raises(InputError, match="val part has no two different values of density"):
+                objective.check(rows, "the val part")
+    with pytest.raises(InputError, match="the val part has no image that Findings can use"):
+        objective.check(rows[:0], "the val part")
 
 
 def test_metrics_are_scikit_learns_of_what_is_known() -> None:
