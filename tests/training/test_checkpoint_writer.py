@@ -37,9 +37,10 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 def contents(number: int) -> Contents:
     return Contents(
         {
+            # What follows it is aligned nevertheless.
+            "half": torch.full((7,), number, dtype=torch.bfloat16),
             "weight": torch.full((3, 5), float(number)),
             "step": torch.tensor(float(number)),
-            "half": torch.full((7,), number, dtype=torch.bfloat16),
         },
         {"epoch": str(number)},
     )
@@ -69,6 +70,16 @@ def test_what_is_written_is_the_epochs_though_the_model_learns_on(
         assert not run.last.exists()
         gate.set()
     assert (number_in(run.chosen), number_in(run.last)) == (1, 1)
+
+
+def test_a_run_that_fails_leaves_with_its_checkpoint_written(
+    run: Any, gate: threading.Event
+) -> None:
+    with pytest.raises(KeyError, match="mine"), CheckpointWriter(run) as writer:
+        writer.save(state(1))
+        threading.Timer(0.2, gate.set).start()
+        raise KeyError("mine")
+    assert number_in(run.last) == 1
 
 
 def test_epochs_that_end_while_one_is_written_are_passed_over_but_not_the_last(

@@ -29,8 +29,9 @@ from mammo_pd.data.store import StorePaths
 from mammo_pd.errors import InputError
 from mammo_pd.patches.draw import draw_dropped, draw_uniform
 from mammo_pd.patches.sampler import Kept, PatchSampler
+from mammo_pd.terms import Split
 from mammo_pd.training.earlier_weights import refuse_seen_test_women
-from mammo_pd.training.model_card import METADATA_KEY
+from mammo_pd.training.model_card import METADATA_KEY, CheckpointHeader
 from mammo_pd.training.objectives.masked_autoencoder import MaskedAutoencoder
 from mammo_pd.training.objectives.pixel_decoder import PixelDecoder
 from mammo_pd.training.runs import RunFolder
@@ -293,6 +294,28 @@ def test_weights_remember_the_women_of_the_weights_that_they_were_started_from(
     # On the split that all of it began with there is nothing to refuse.
     refuse_seen_test_women(str(weights), Cohort.read(paths, "default"), told.append)
     assert len(told) == 4
+
+
+def test_weights_of_one_fold_have_seen_the_women_of_the_others(
+    run: Path, phantom_store: Path, tmp_path: Path
+) -> None:
+    paths = another_store(phantom_store, tmp_path / "store")
+    split = split_store(paths, name="cv", folds=3, say=lambda _: None)
+    card = CheckpointHeader.read(run / "model.safetensors").card
+    assert card is not None
+    weights = tmp_path / "fold.safetensors"
+    card = replace(card, split="cv", split_hash=split.hash, fold=0)
+    save_file({"a": torch.zeros(1)}, weights, {METADATA_KEY: "{}", CARD_KEY: card.dump()})
+    told: list[str] = []
+    refuse_seen_test_women(str(weights), Cohort.read(paths, "cv", 0), told.append)
+    for fold in (1, 2):
+        cohort = Cohort.read(paths, "cv", fold)
+        # Every woman of another fold's test part was trained on, or chose the epoch.
+        women = cohort.part(Split.TEST)["patient_id"].nunique()
+        with pytest.raises(InputError, match=f"learnt from {women} of the {women} women") as error:
+            refuse_seen_test_women(str(weights), cohort, told.append)
+        assert "train with --split cv --fold 0." in str(error.value)
+    assert told == []
 
 
 def test_weights_that_have_seen_test_women_are_refused(
