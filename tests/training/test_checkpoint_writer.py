@@ -179,3 +179,23 @@ def test_a_disk_that_is_full_is_told_by_the_next_epoch_and_at_the_end(
         pytest.fail("went on")
     with pytest.raises(OSError, match="No space left"), CheckpointWriter(run) as writer:
         writer.save(state(1))
+
+
+def test_weights_of_an_earlier_epoch_that_are_being_written_do_not_come_last(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, write = threading.Event(), Contents.write
+
+    def write_slowly_in_the_thread(contents: Contents, path: Path) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            assert opened.wait(30)
+        write(contents, path)
+
+    monkeypatch.setattr(Contents, "write", write_slowly_in_the_thread)
+    with CheckpointWriter(run) as writer:
+        writer.take_chosen(contents(1))
+        writer.save(state(1))
+        writer.take_chosen(contents(2))
+        threading.Timer(0.2, opened.set).start()
+        writer.flush_chosen()
+    assert number_in(run.chosen) == 2
