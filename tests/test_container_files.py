@@ -55,7 +55,13 @@ def test_the_locks_agree_and_hold_all_that_the_package_needs() -> None:
     for name in {*torch} & {*others} | {*torch} & {*test} | {*others} & {*test}:
         versions = {lock[name][0] for lock in (torch, others, test) if name in lock}
         assert len(versions) == 1, name
-    needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    # Where the image runs nothing can be installed.
+    extras = {*project["optional-dependencies"]} - {"dev", "docs", "gpu"}
+    needed = [
+        *project["dependencies"],
+        *(one for extra in extras for one in project["optional-dependencies"][extra]),
+    ]
     for requirement in map(Requirement, needed):
         name = normalized(requirement.name)
         assert name in torch or name in others, f"{name}: run make lock"
