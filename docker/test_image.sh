@@ -93,12 +93,13 @@ run "${mounts[@]}" --entrypoint sh "$image" -c 'ls /runs/*/report'
 step "results for a PACS, a model for onnxruntime, a bundle for MONAI"
 run "${mounts[@]}" --entrypoint sh "$image" -c 'set -e
     run=$(dirname /runs/*/model.safetensors)
-    mammo-pd predict "$run" "$(dirname "$(find /dicom/demo/dicom -name "*.dcm" | head -n 1)")" \
-        --out /runs/new --dicom
+    study=$(dirname "$(find /dicom/demo/dicom -name "*.dcm" | head -n 1)")
+    mammo-pd predict "$run" "$study" --out /runs/new --dicom
     find /runs/new -name "*.dcm" | grep -q .
     mammo-pd export "$run" --onnx /runs/model.onnx
     mammo-pd export "$run" --bundle /runs/bundle
-    python -m monai.bundle --help > /dev/null'
+    cd /runs/bundle
+    python -m monai.bundle run --config_file configs/inference.json --dataset_dir "$study"'
 
 step "the fast tests, of the package that is installed in the image"
 # torchrun, which one of them starts, looks its own host up by name, and finds none without a network.
