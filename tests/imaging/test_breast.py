@@ -146,6 +146,49 @@ def test_an_implant_is_part_of_the_breast_and_not_all_of_it(level, darker, side)
     assert region.box.overlap(find_breast(breast(side)).box) > 0.9
 
 
+@pytest.mark.parametrize("darker", [4, 16])
+def test_tissue_beside_an_implant_at_the_end_of_the_range_may_be_nearly_black(darker):
+    pixels = breast() // darker
+    row, column = np.mgrid[:960, :640]
+    pixels[((row - 500) / 280) ** 2 + (column / 250) ** 2 < 1] = 65535
+    region = find_breast(pixels)
+    assert (region.verdict, region.side) == ("ok", "left")
+    assert region.box.overlap(find_breast(breast()).box) > 0.9
+
+
+@pytest.mark.parametrize("level", [64000, 65535])
+def test_tape_that_is_larger_than_the_breast_is_not_taken_for_it(level):
+    pixels = np.hstack([breast(), np.zeros((960, 400), np.uint16)])
+    plain = find_breast(pixels)
+    pixels[:, -300:] = level
+    pixels[5:60, 600:610] = 65535  # letters, by which tape may fall short of the brightest
+    region = find_breast(pixels)
+    assert (region.verdict, region.side) == ("ok", "left")
+    assert region.box.overlap(plain.box) > 0.9
+
+
+@pytest.mark.parametrize("frame", [(752, 640), (960, 640), (757, 380)])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_crop_and_a_sample_are_of_the_masks_blocks_and_no_others(frame, side):
+    """Rows and columns left over by the blocks go by the last ones."""
+    pixels = on_film(breast("left"))[: frame[0], : frame[1]] + np.uint16(1)
+    pixels = pixels if side == "left" else pixels[:, ::-1]
+    region = find_breast(pixels)
+    assert region.verdict == "ok"
+    left_over = [(0, full % region.block) for full in frame]
+    inside = np.kron(region.mask, np.ones((region.block, region.block), bool))
+    inside = np.pad(inside, left_over, mode="edge")
+    # All of the breast, and as little else as a box of blocks can hold.
+    assert inside.sum() == inside[region.box.slices].sum()
+    cropped = inside[region.box.slices]
+    for edge in (cropped[0], cropped[-1], cropped[:, 0], cropped[:, -1]):
+        assert edge.any()
+    crop = region.cut_out(pixels)
+    np.testing.assert_array_equal(crop, np.where(cropped, pixels[region.box.slices], 0))
+    found = region.sample(pixels)
+    np.testing.assert_array_equal(found, crop[::4, ::4][crop[::4, ::4] > 0])
+
+
 def ellipse(centre, radii, shape=(960, 640)):
     row, column = np.mgrid[: shape[0], : shape[1]]
     return ((row - centre[0]) / radii[0]) ** 2 + ((column - centre[1]) / radii[1]) ** 2 < 1
@@ -173,6 +216,15 @@ def test_another_part_of_the_body_at_an_edge_is_cut_off(part, side):
     assert region.box.bottom >= plain.bottom - 60
     # One of two may stay, where what is left is a breast beyond doubt.
     assert region.box.overlap(plain) > (0.6 if part == "abdomen and arm" else 0.85)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_what_was_cut_off_is_no_second_breast(side):
+    """An abdomen may have a breast's shape, and half of its area."""
+    pixels = breast()
+    pixels[ellipse((960, 300), (200, 300)) & (pixels == 0)] = 24000
+    region = find_breast(pixels if side == "left" else pixels[:, ::-1])
+    assert (region.verdict, region.side) == ("ok", side)
 
 
 @pytest.mark.parametrize("width", [4, 10, 20, 40])

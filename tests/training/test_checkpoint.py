@@ -1,3 +1,4 @@
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,8 +8,16 @@ from safetensors.torch import save_file
 from torch import nn
 
 from mammo_pd.errors import InputError
+from mammo_pd.evaluation.operating_points import OperatingPoints
 from mammo_pd.training.averaging import WeightAverage
-from mammo_pd.training.checkpoint import load_state, load_weights, state_of, weights_of
+from mammo_pd.training.checkpoint import (
+    load_state,
+    load_weights,
+    put_operating_points,
+    state_of,
+    weights_digest,
+    weights_of,
+)
 from mammo_pd.training.model_card import CheckpointHeader
 
 
@@ -55,6 +64,38 @@ def test_weights_grouped_otherwise_are_refused(tmp_path: Path) -> None:
     one_group = torch.optim.AdamW(other.parameters(), lr=0.1)
     with pytest.raises(InputError, match="grouped the weights differently for the optimizer"):
         load_state(tmp_path / "s.safetensors", other, one_group)
+
+
+def test_how_the_device_computes_is_not_the_checkpoints_to_say(tmp_path: Path) -> None:
+    model, optimizer = trained()
+    state_of(model, optimizer, WeightAverage(model, 0), {}).write(tmp_path / "s.safetensors")
+    other = nn.Linear(3, 2)
+    # As where steps are captured on a GPU, which reads the rate from its own memory.
+    there = torch.optim.AdamW(
+        [{"params": [other.weight]}, {"params": [other.bias]}],
+        lr=torch.tensor(0.5),
+        weight_decay=0.9,
+        foreach=True,
+        capturable=True,
+    )
+    load_state(tmp_path / "s.safetensors", other, there)
+    for group, of_checkpoint in zip(there.param_groups, optimizer.param_groups, strict=True):
+        assert torch.equal(group["lr"], torch.tensor(0.5))
+        assert group["foreach"]
+        assert group["capturable"]
+        assert group["weight_decay"] == of_checkpoint["weight_decay"]
+
+
+def test_digest_is_that_of_the_weights_bytes(tmp_path: Path) -> None:
+    model = nn.Linear(3, 2, bias=False)
+    expected = hashlib.sha256(model.weight.detach().numpy().tobytes()).hexdigest()
+    file = tmp_path / "w.safetensors"
+    for facts in ({}, {"epoch": 3}, {"epoch": 3, "note": "x" * 301}):
+        weights_of(model, model, facts).write(file)
+        assert weights_digest(file) == expected
+        put_operating_points(file, {"label": OperatingPoints.none()})
+        assert weights_digest(file) == expected
+        assert load_weights(file, model, model) == facts
 
 
 def test_weights_carry_their_own_names_and_facts(tmp_path: Path) -> None:
