@@ -180,7 +180,7 @@ def state_of(
 ) -> Contents:
     """Everything that training needs to go on."""
     tensors = {_MODEL + name: tensor for name, tensor in _tensors(model).items()}
-    tensors |= {_AVERAGE + name: tensor for name, tensor in average.state().items()}
+    tensors |= {_AVERAGE + name: tensor.contiguous() for name, tensor in average.state().items()}
     state = optimizer.state_dict()
     for index, values in state["state"].items():
         for name, value in values.items():

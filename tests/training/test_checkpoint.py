@@ -11,8 +11,11 @@ from mammo_pd.errors import InputError
 from mammo_pd.evaluation.operating_points import OperatingPoints
 from mammo_pd.training.averaging import WeightAverage
 from mammo_pd.training.checkpoint import (
+    OpenCheckpoint,
+    is_finite,
     load_state,
     load_weights,
+    newest_state,
     put_operating_points,
     state_of,
     weights_digest,
@@ -57,6 +60,48 @@ def test_training_goes_on_as_if_never_stopped(tmp_path: Path, decay: float) -> N
     torch.testing.assert_close(average.state(), other_average.state(), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("decay", [0, 0.7])
+def test_what_is_scored_with_are_the_averaged_weights(tmp_path: Path, decay: float) -> None:
+    model, optimizer = trained()
+    average = WeightAverage(model, decay)
+    step(model, optimizer)
+    average.update(0)
+    expected = average.state() if decay else model.state_dict()
+    assert torch.equal(expected["weight"], model.state_dict()["weight"]) == (decay == 0)
+    file = tmp_path / "s.safetensors"
+    state_of(model, optimizer, average, {"history": []}).write(file)
+    for load in (
+        lambda other: load_state(file, other),
+        lambda other: OpenCheckpoint(file, file).load_into(other, other),
+    ):
+        other, _ = trained(seed=1)
+        load(other)
+        torch.testing.assert_close(other.state_dict(), expected, rtol=0, atol=0, check_device=False)
+
+
+def test_weights_that_lie_otherwise_in_memory_are_written(tmp_path: Path) -> None:
+    """As those that are kept channels last; safetensors takes them in order alone."""
+    runs = []
+    for _ in range(2):
+        model = nn.Linear(3, 2)
+        model.weight = nn.Parameter(torch.rand(3, 2).T)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+        runs.append((model, optimizer, WeightAverage(model, 0.7)))
+        step(model, optimizer)
+        assert not optimizer.state[model.weight]["exp_avg"].is_contiguous()
+    (model, optimizer, average), (other, *of_other) = runs
+    file = tmp_path / "s.safetensors"
+    state_of(model, optimizer, average, {}).write(file)
+    load_state(file, other, *of_other)
+    for each in ((model, optimizer), (other, of_other[0])):
+        step(*each)
+    torch.testing.assert_close(other.state_dict(), model.state_dict(), rtol=0, atol=0)
+    torch.testing.assert_close(of_other[1].state(), average.state(), rtol=0, atol=0)
+    weights_of(model, model, {}).write(file)
+    load_weights(file, other, other)
+    torch.testing.assert_close(other.state_dict(), model.state_dict(), rtol=0, atol=0)
+
+
 def test_weights_grouped_otherwise_are_refused(tmp_path: Path) -> None:
     model, optimizer = trained()
     state_of(model, optimizer, WeightAverage(model, 0), {}).write(tmp_path / "s.safetensors")
@@ -96,6 +141,37 @@ def test_digest_is_that_of_the_weights_bytes(tmp_path: Path) -> None:
         put_operating_points(file, {"label": OperatingPoints.none()})
         assert weights_digest(file) == expected
         assert load_weights(file, model, model) == facts
+
+
+@pytest.mark.parametrize(
+    ("last", "midway", "newest"),
+    [
+        (None, None, None),
+        (1, None, "last"),
+        (None, 0, "midway"),
+        (1, 1, "midway"),
+        # A kill between the epoch's own checkpoint and the removal of the one within it.
+        (2, 1, "last"),
+    ],
+)
+def test_training_goes_on_from_the_newest_of_two(
+    tmp_path: Path, last: int | None, midway: int | None, newest: str | None
+) -> None:
+    model, optimizer = trained()
+    for name, epochs in (("last", last), ("midway", midway)):
+        if epochs is not None:
+            facts = {"history": [{"epoch": 1 + epoch} for epoch in range(epochs)]}
+            state_of(model, optimizer, WeightAverage(model, 0), facts).write(tmp_path / name)
+    found = newest_state(tmp_path / "last", tmp_path / "midway")
+    assert found == (None if newest is None else tmp_path / newest)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_one_weight_that_is_no_finite_number_is_seen(value: float) -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))  # which counts in whole numbers
+    assert is_finite(model)
+    model[1].running_mean[1] = value
+    assert not is_finite(model)
 
 
 def test_weights_carry_their_own_names_and_facts(tmp_path: Path) -> None:
