@@ -10,6 +10,8 @@ from mammo_pd.evaluation.levels import Aggregation, aggregate, with_known_label
 from mammo_pd.evaluation.locked import Recalibration
 from mammo_pd.evaluation.operating_points import Choices, OperatingPoints
 from mammo_pd.evaluation.predictions import check_predictions
+from mammo_pd.evaluation.prevalence import prevalence_by_level
+from mammo_pd.evaluation.thresholds import choose_thresholds
 from mammo_pd.terms import Level
 
 
@@ -28,8 +30,38 @@ def test_what_is_dumped_judges_as_what_was_locked() -> None:
             threshold = points.threshold(level, code)
             assert (judged["threshold"] == threshold).all()
             assert (judged["flagged"] == (units["score"] >= threshold)).all()
+            line = points.locked.calibration[level]
+            assert line is not None
+            expected = expit(line.intercept + line.slope * logit(units["score"]))
+            np.testing.assert_allclose(judged["recalibrated"], expected)
         unknown = loaded.judge(unlabelled, level, "no such rule")
         assert unknown[["threshold", "flagged"]].isna().all(axis=None)
+
+
+@pytest.mark.parametrize("named", [Level.EXAM, Level.PATIENT])
+def test_thresholds_are_chosen_on_the_rows_at_the_prevalence_of_those_evaluated(
+    named: Level,
+) -> None:
+    rows = check_predictions(made_up(60))
+    # Women without a positive had four exams each, so that exams and women differ in prevalence.
+    table = made_up(80, seed=5)
+    healthy = table.groupby("patient_id")["label"].transform("max") == 0
+    table.loc[healthy, "exam_id"] += table.loc[healthy, "image_id"]
+    evaluated = check_predictions(table)
+    choices = Choices(Aggregation.MAX, 20.0, 0.02, named)
+    points = OperatingPoints.lock(rows, choices, part="val", evaluated=evaluated)
+    assert (points.locked.images, points.locked.part) == (len(rows), "val")
+    of_evaluated = {level: aggregate(evaluated, level, Aggregation.MAX) for level in Level}
+    shares = prevalence_by_level(of_evaluated, 0.02, named)
+    for level in Level:
+        units = aggregate(with_known_label(rows, level), level, Aggregation.MAX)
+        expected = choose_thresholds(
+            units["label"].to_numpy(float),
+            units["score"].to_numpy(float),
+            miss_cost=20.0,
+            prevalence=shares[level],
+        )
+        assert points.locked.thresholds[level] == expected
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -93,6 +125,7 @@ def test_levels_without_both_classes_have_no_points(
     checked = check_predictions(rows)
     points = OperatingPoints.lock(checked, Choices(), part="val")
     assert [level for level, of in points.locked.thresholds.items() if of] == with_points
+    assert OperatingPoints.load(json.loads(json.dumps(points.dump()))) == points
     for level in Level:
         judged = points.judge(checked, level, "specificity_90")
         assert judged["flagged"].isna().all() == (level not in with_points)
