@@ -201,24 +201,38 @@ def test_scores_are_probabilities_at_the_true_prevalence(settings: dict[str, flo
     assert model.weight.item() == pytest.approx(judge.coef_.item(), rel=0.1)
 
 
+@pytest.mark.parametrize("positive", [0, 4, 40, 996, 1000])
+def test_head_starts_at_the_prevalence_however_rare(positive: int) -> None:
+    """Screening has four positives in a thousand women."""
+    objective = BinaryLabel(TrainingSettings())
+    backbone = build_backbone("test_vit", IMG_SIZE)
+    objective.prepare(backbone, (np.arange(1000) < positive).astype(np.float32)[:, None])
+    bias = backbone.timm_model.head.bias.item()
+    assert math.isfinite(bias)
+    assert 1 / (1 + math.exp(-bias)) == pytest.approx(positive / 1000, abs=2e-4)
+
+
 @pytest.mark.parametrize(
     "settings",
     [{}, {"label_smoothing": 0.2}, {"positive_weight": 4.0}, {"positive_share": 0.5}],
 )
-def test_loss_of_a_constant_score_is_the_least_that_one_gives(settings: dict[str, float]) -> None:
-    label = (np.arange(200) < 30).astype(np.float32)[:, None]
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (0.1, 0.8)])
+def test_loss_of_a_constant_score_is_the_least_that_one_gives(
+    settings: dict[str, float], low: float, high: float
+) -> None:
+    label = np.where(np.arange(200) < 30, high, low).astype(np.float32)[:, None]
     objective = BinaryLabel(TrainingSettings(**settings))
     objective.prepare(build_backbone("test_vit", IMG_SIZE), label)
     rows = np.arange(200)
     if "positive_share" in settings:
-        rows = BalancedDraw(label[:, 0] > 0, 0.5).draw(np.random.default_rng(0))
+        rows = BalancedDraw(label[:, 0] > 0.5, 0.5).draw(np.random.default_rng(0))
     targets = torch.tensor(label[rows])
     losses = [
         objective.loss(torch.full((200, 1), logit), targets).item()
         for logit in np.linspace(-6, 6, 2001)
     ]
     assert objective.chance_loss(label) == pytest.approx(min(losses), abs=1e-4)
-    if not settings:
+    if not settings and high == 1:
         assert objective.chance_loss(label) == pytest.approx(
             log_loss(label[:, 0], np.full(200, 0.15))
         )
@@ -297,6 +311,16 @@ def test_soft_labels_that_teach_nothing_are_refused(
 def test_soft_labels_that_teach_something_have_a_finite_chance(values: list[object]) -> None:
     objective = BinaryLabel(TrainingSettings(target_column="grade"))
     assert math.isfinite(objective.chance_loss(objective.training_targets(rows_of(values))))
+
+
+@pytest.mark.parametrize(("label", "missing"), [(0, "positive"), (1, "negative")])
+def test_images_of_one_class_are_refused(label: int, missing: str) -> None:
+    objective = BinaryLabel(TrainingSettings())
+    rows = pd.DataFrame({"label": pd.array([label, None, label], dtype="Int8")})
+    with pytest.raises(InputError, match=f"the training part has no {missing} image"):
+        objective.check(rows, "the training part")
+    rows.loc[1, "label"] = 1 - label
+    objective.check(rows, "the training part")
 
 
 def test_columns_and_metrics_that_do_not_exist_are_refused(phantom_store: Path) -> None:

@@ -15,7 +15,7 @@ import torch
 from lightning.fabric.plugins import Precision
 from mlflow import MlflowClient
 from safetensors.torch import load_file
-from small_runs import small
+from small_runs import set_up, small
 
 from mammo_pd import stopping
 from mammo_pd.cli.app import main
@@ -27,9 +27,10 @@ from mammo_pd.training import epoch_meter, loop, run_state
 from mammo_pd.training.averaging import WeightAverage
 from mammo_pd.training.checkpoint import is_finite, newest_state, state_of
 from mammo_pd.training.checkpoint_writer import CheckpointWriter
+from mammo_pd.training.epoch_meter import EpochProgress
 from mammo_pd.training.model_card import CheckpointHeader
 from mammo_pd.training.runs import RunFolder
-from mammo_pd.training.train import resume, train
+from mammo_pd.training.train import resume, start_run, train
 
 # Epochs of eight steps or so, and windows of losses that end within them.
 CONFIG = small(training__batch_size=4, training__ema_decay=0.9, model__drop_path_rate=0.2)
@@ -199,6 +200,24 @@ def test_where_a_run_goes_on_is_said_in_epochs_as_they_are_counted(
     finished: int, steps: int, said: str
 ) -> None:
     assert run_state._where(finished, 6, steps) == said
+
+
+def test_a_state_is_restored_as_it_was_written(phantom_store: Path, tmp_path: Path) -> None:
+    setup = set_up(phantom_store, CONFIG)
+    run = start_run(tmp_path, setup)
+    optimizer = torch.optim.SGD(setup.model.parameters(), lr=0.1)
+    state = run_state.RunState(setup, optimizer)
+    assert state.restore(run, optimizer) == EpochProgress()
+    state.history.extend({"epoch": epoch, "val_loss": 1 / epoch} for epoch in (1, 2, 3))
+    progress = EpochProgress(steps=5, images=20, loss=2.5)
+    for contents, file, expected in (
+        (state.after_epoch(), run.last, EpochProgress()),
+        (state.within_epoch(progress), run.midway, progress),
+    ):
+        contents.write(file)
+        again = run_state.RunState(setup, optimizer)
+        assert again.restore(run, optimizer) == expected
+        assert again.history == state.history
 
 
 @pytest.mark.slow
