@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from prediction_tables import made_up
 from safetensors.torch import load_file
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss
+from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 from small_runs import set_up, small
 from torch import nn
 
@@ -238,8 +239,40 @@ def test_loss_of_a_constant_score_is_the_least_that_one_gives(
         )
 
 
+def test_labels_are_smoothed_as_torch_smooths_two_classes() -> None:
+    logits, label = torch.linspace(-3, 5, 8), torch.arange(8) % 2
+    objective = BinaryLabel(TrainingSettings(label_smoothing=0.2))
+    expected = nn.functional.cross_entropy(
+        torch.stack([torch.zeros(8), logits], dim=1), label, label_smoothing=0.2
+    )
+    torch.testing.assert_close(objective.loss(logits[:, None], label[:, None].float()), expected)
+
+
+@pytest.mark.parametrize("level", ["image", "breast", "exam", "patient"])
+def test_epochs_are_judged_by_the_means_of_a_units_images(level: str) -> None:
+    rows = made_up(60).drop(columns="score")
+    scores = np.random.default_rng(0).random((len(rows), 1))
+    monitor = f"val_average_precision_{level}"
+    found = BinaryLabel(TrainingSettings(monitor=monitor)).metrics(rows, scores)
+    units = {
+        "image": ["image_id"],
+        "breast": ["exam_id", "laterality"],
+        "exam": ["exam_id"],
+        "patient": ["patient_id"],
+    }
+    grouped = rows.assign(score=scores[:, 0]).groupby(units[level])
+    label, score = grouped["label"].max(), grouped["score"].mean()
+    assert found[monitor] == pytest.approx(average_precision_score(label, score))
+    if level in ("image", "breast"):
+        assert found[f"val_auc_{level}"] == pytest.approx(roc_auc_score(label, score))
+    assert found["val_loss"] == pytest.approx(log_loss(rows["label"], scores[:, 0]))
+
+
 def test_a_changed_share_is_stated() -> None:
     assert BinaryLabel(TrainingSettings()).prior_note() is None
+    less = BinaryLabel(TrainingSettings(positive_weight=0.5)).prior_note()
+    assert less is not None
+    assert "Training gave positives 0.5 times the weight." in less
     both = BinaryLabel(TrainingSettings(positive_share=0.3, positive_weight=5.0)).prior_note()
     assert both is not None
     assert "positives as 30 % of its images and gave positives 5 times" in both
