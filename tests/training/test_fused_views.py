@@ -255,6 +255,19 @@ def test_numbers_of_images_that_tell_the_label_are_warned_of() -> None:
     assert "images of a breast alone tells label" in line
 
 
+def test_breasts_without_a_label_neither_tell_nor_are_judged() -> None:
+    known = [f"p{n} - L {view} {int(n < 9)}" for n in range(20) for view in ("CC", "MLO")]
+    rows = rows_of("\n".join([*known, *(f"q{n} - L CC 0" for n in range(9))]))
+    rows["label"] = rows["label"].astype("Float64").mask(np.arange(len(rows)) >= len(known))
+    objective = objective_of("breast")
+    assert objective.warnings(rows) == []
+    scores = np.random.default_rng(0).random((len(rows), 1))
+    labelled = rows.iloc[: len(known)]
+    assert objective.metrics(rows, scores) == objective.metrics(labelled, scores[: len(known)])
+    # Nor do numbers of images tell anything where all have one label.
+    assert objective.warnings(rows[rows["label"] != 1].reset_index(drop=True)) == []
+
+
 def test_a_collection_without_anything_to_fuse_is_warned_of() -> None:
     alone = "\n".join(f"p{n} - L CC {n % 2}" for n in range(9))
     for fusion in ("breast", "exam"):
