@@ -21,7 +21,6 @@ onnxruntime = pytest.importorskip(
     "onnxruntime", reason="onnxruntime is not installed (mammo-pd[onnx])"
 )
 pytest.importorskip("onnxscript", reason="onnxscript is not installed (mammo-pd[onnx])")
-pytestmark = pytest.mark.slow  # tracing takes ten seconds a model
 
 
 def untrained(name: str, img_size: tuple[int, int]) -> Any:
@@ -29,6 +28,7 @@ def untrained(name: str, img_size: tuple[int, int]) -> Any:
     torch.manual_seed(0)
     backbone = build_backbone(name, img_size, num_outputs=1).eval()
     torch.nn.init.normal_(backbone.timm_model.head.weight, std=0.5)
+    config = load_config(None, {})
     card = SimpleNamespace(
         model=name,
         img_size=img_size,
@@ -36,12 +36,13 @@ def untrained(name: str, img_size: tuple[int, int]) -> Any:
         objective="binary_label",
         preprocessing={"voi": "auto"},
         trained_on={},
+        run_config=lambda: config,
     )
     return SimpleNamespace(
         card=card,
         trained=backbone,
         backbone=backbone,
-        objective=build_objective(load_config(None, {}).training),
+        objective=build_objective(config.training),
         digest="0" * 64,
         operating_points={},
     )
@@ -49,7 +50,13 @@ def untrained(name: str, img_size: tuple[int, int]) -> Any:
 
 @pytest.mark.parametrize(
     "name",
-    ["vit_tiny_patch16_224", "vit_small_patch14_reg4_dinov2", "eva02_tiny_patch14_224"],
+    [
+        "test_vit",
+        # Tracing takes ten seconds each.
+        pytest.param("vit_tiny_patch16_224", marks=pytest.mark.slow),
+        pytest.param("vit_small_patch14_reg4_dinov2", marks=pytest.mark.slow),
+        pytest.param("eva02_tiny_patch14_224", marks=pytest.mark.slow),
+    ],
 )
 def test_scores_are_those_of_predict(name: str, tmp_path: Path) -> None:
     side = 14 if "14" in name else 16

@@ -40,12 +40,17 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     optimizer.zero_grad()
 
 
-@pytest.mark.parametrize("decay", [0, 0.7])
-def test_training_goes_on_as_if_never_stopped(tmp_path: Path, decay: float) -> None:
+def trained_on(decay: float) -> tuple[nn.Module, torch.optim.Optimizer, WeightAverage]:
     model, optimizer = trained()
     average = WeightAverage(model, decay)
     step(model, optimizer)
     average.update(0)
+    return model, optimizer, average
+
+
+@pytest.mark.parametrize("decay", [0, 0.7])
+def test_training_goes_on_as_if_never_stopped(tmp_path: Path, decay: float) -> None:
+    model, optimizer, average = trained_on(decay)
     state_of(model, optimizer, average, {"history": [1]}).write(tmp_path / "s.safetensors")
     other, other_optimizer = trained(seed=1)
     other_average = WeightAverage(other, decay)
@@ -62,10 +67,7 @@ def test_training_goes_on_as_if_never_stopped(tmp_path: Path, decay: float) -> N
 
 @pytest.mark.parametrize("decay", [0, 0.7])
 def test_what_is_scored_with_are_the_averaged_weights(tmp_path: Path, decay: float) -> None:
-    model, optimizer = trained()
-    average = WeightAverage(model, decay)
-    step(model, optimizer)
-    average.update(0)
+    model, optimizer, average = trained_on(decay)
     expected = average.state() if decay else model.state_dict()
     assert torch.equal(expected["weight"], model.state_dict()["weight"]) == (decay == 0)
     file = tmp_path / "s.safetensors"
