@@ -4,7 +4,7 @@ import re
 
 import pytest
 import timm
-from models_list import FILE, model_names, read, render
+from models_list import FILE, HEAD, model_names, read, render
 
 from mammo_pd.backbones.build import build_backbone, describe_backbone, reason_against
 from mammo_pd.errors import InputError
@@ -47,6 +47,10 @@ def test_listed_reason_is_what_the_code_says(name: str) -> None:
 def test_no_reason_is_only_that_there_is_no_family() -> None:
     """Each name of the list has been looked at."""
     assert not [name for name, reason in REASONS.items() if reason and "so far" in reason]
+
+
+def test_what_stands_before_the_list_is_the_scripts() -> None:
+    assert FILE.read_text(encoding="utf-8").startswith(HEAD.format(version=VERSION))
 
 
 @pytest.mark.slow
