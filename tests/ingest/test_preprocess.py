@@ -983,9 +983,9 @@ from mammo_pd.data.store import create_or_match
 from mammo_pd.ingest import preprocess as stage
 from mammo_pd.ingest.walk import FoundFiles
 
-def peak():
+def mib(kind):
     status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+    return int(status.split(kind + ":")[1].split()[0]) / 1024
 
 number, out = int(sys.argv[1]), Path(sys.argv[2])
 folder = out.parent / "archive"
@@ -1001,7 +1001,8 @@ facts = {
 }
 with Record(paths) as record:
     sources = [folder / f"exam{index // 4}" / f"{index}.dcm" for index in range(number)]
-    before = peak()
+    # Not the peak so far, which is that of the imports, and would hide the first rows' memory.
+    before = mib("VmRSS")
     for index, source in enumerate(sources):
         ids = {"sop_instance_uid": f"1.2.{index}", "patient_id": f"P{index // 4}"}
         image_id = record.hasher.hash("image", f"1.2.{index}")
@@ -1010,7 +1011,7 @@ with Record(paths) as record:
             record.commit()
     target = stage._Target(folder, paths, record, "0" * 16)
     summary, _ = stage._finish(FoundFiles(sources), target, None, number, False, None)
-print(peak() - before)
+print(mib("VmHWM") - before)
 assert summary.by_status == {("ok", ""): number}, summary
 manifest = read_manifest(paths.manifest)
 assert len(manifest) == number and manifest["image_id"].is_unique
