@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import json
 import re
 import runpy
 import shutil
@@ -327,12 +328,42 @@ def test_a_number_is_learnt_judged_and_written(
     other = shutil.copytree(store, tmp_path / "other")
     shutil.rmtree(other / "splits")
     for command, said in (
-        (["predict", str(run / "model.safetensors"), str(phantoms)], "to give a verdict on"),
+        (
+            ["predict", str(run / "model.safetensors"), str(phantoms), "--dicom", "--out", "pacs"],
+            "trained for age, which has none; drop --dicom",
+        ),
         (["evaluate", str(run), "--store", str(other)], "has no 0/1 label"),
         (["evaluate", str(run), "--within", "age"], "--within compares positives with negatives"),
     ):
         assert main(command) == 2
         assert said in capsys.readouterr().err
+    assert not (tmp_path / "pacs").exists()
+
+    # New studies get what evaluate writes, and the means of it.
+    assert main(["predict", str(run), str(phantoms), "--key", str(store / "private" / "key")]) == 0
+    printed = capsys.readouterr()
+    assert "no verdicts: age has no 0/1 target" in printed.out
+    assert "threshold" not in printed.out + printed.err
+    images = pd.read_csv("predictions/predictions.csv")
+    of_store = pd.read_csv(run / "predictions.csv").set_index("image_id")["age_predicted"]
+    assert len(of_store) > 3
+    found = images.set_index("image_id")["age_predicted"]
+    np.testing.assert_allclose(found[of_store.index], of_store, atol=1e-4)
+    for level, keys in (
+        ("breast", ["patient_id", "exam_id", "laterality"]),
+        ("exam", ["patient_id", "exam_id"]),
+        ("patient", ["patient_id"]),
+    ):
+        units = pd.read_csv(f"predictions/predictions_{level}.csv")
+        means = images.groupby(keys)["age_predicted"].mean().reset_index()
+        assert list(units) == [*keys, "n_images", "age_predicted"]
+        pd.testing.assert_frame_equal(units[list(means)], means)
+
+    assert main(["export", str(run), "--bundle", "bundle"]) == 0
+    told = json.loads((tmp_path / "bundle" / "configs" / "metadata.json").read_text())
+    scores = told["network_data_format"]["outputs"]["pred"]
+    assert scores["value_range"] == []
+    assert scores["channel_def"] == {"0": "age_predicted"}
 
 
 def test_what_needs_no_label_needs_none_for_its_split(

@@ -100,6 +100,11 @@ def predict(
 
     model = TrainedModel.load(checkpoint)
     refuse_unknown_point(model.operating_points, operating_point)
+    if dicom and not model.objective.target_columns:
+        raise InputError(
+            f"--dicom writes scores of 0/1 targets and verdicts on them, and {checkpoint} was "
+            f"trained for {model.card.objective}, which has none; drop --dicom."
+        )
     if saliency:
         refuse_unexplained(model.backbone)
     target = PredictionFolder(out.resolve())
@@ -166,7 +171,12 @@ def _introduce(model: "TrainedModel", code: str) -> None:
         f"{score_on.in_words(model.backbone.num_tokens)}, "
         f"weights of epoch {model.epoch}; research use only, not a medical device"
     )
-    if not model.operating_points:
+    if not model.objective.target_columns:
+        print(
+            f"no verdicts: {model.card.objective} has no 0/1 target; a breast, exam or patient "
+            "has the mean of its images' scores"
+        )
+    elif not model.operating_points:
         print(
             "warning: the checkpoint holds no thresholds (it comes from an earlier version or an "
             "unfinished run), so there are scores but no verdicts; mammo-pd evaluate RUN adds them"

@@ -90,6 +90,7 @@ def write_bundle(checkpoint: Path, folder: Path) -> None:
 
 def _metadata(model: TrainedModel) -> dict[str, Any]:
     names = model.objective.score_columns
+    probabilities = len(model.objective.target_columns) == len(names)
     target = model.card.label_definition or "the label that the model was trained on"
     return {
         "schema": _SCHEMA,
@@ -122,12 +123,13 @@ def _metadata(model: TrainedModel) -> dict[str, Any]:
             },
             "outputs": {
                 "pred": {
-                    "type": "probabilities",
-                    "format": "classification",
+                    "type": "probabilities" if probabilities else "scores",
+                    "format": "classification" if probabilities else "regression",
                     "num_channels": len(names),
                     "spatial_shape": [],
                     "dtype": "float32",
-                    "value_range": [0, 1],
+                    # Empty where values are not restricted.
+                    "value_range": [0, 1] if probabilities else [],
                     "is_patch_data": False,
                     "channel_def": {str(place): name for place, name in enumerate(names)},
                 }

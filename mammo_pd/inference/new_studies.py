@@ -31,7 +31,7 @@ from mammo_pd.data.new_image import NewImage
 from mammo_pd.data.record import Record
 from mammo_pd.data.store import StorePaths
 from mammo_pd.errors import InputError, cause_of
-from mammo_pd.evaluation.levels import STANDARD_VIEWS
+from mammo_pd.evaluation.levels import STANDARD_VIEWS, aggregate_scores
 from mammo_pd.evaluation.operating_points import OperatingPoints
 from mammo_pd.files import atomic_write, remove_leftovers, write_text
 from mammo_pd.imaging.settings import ALGORITHM_VERSION
@@ -410,28 +410,35 @@ def judged_tables(
 ) -> dict[Level, pd.DataFrame]:
     """The table of each level: score, calibrated score, threshold and verdict of each target.
 
+    An objective without 0/1 targets has nothing to judge: a breast, exam or patient has the means
+    of its images' scores.
+
     Args:
         images: of `Predictions`.
         model: whose operating points are applied.
         code: of the operating point.
     """
     objective = model.objective
+    judged = dict(zip(objective.score_columns, objective.target_columns, strict=False))
+    told_above = list(judged or objective.score_columns)
     tables = {}
     for level in Level:
         table: pd.DataFrame | None = None
-        judged = list(zip(objective.target_columns, objective.score_columns, strict=False))
-        for target, column in judged:
+        for column in told_above:
             rows = images[list(_IDENTITY)].assign(score=images[column])
-            points = model.operating_points.get(target, OperatingPoints.none())
-            units = points.judge(rows, level, code)
-            values = {name: column_of(column, name) for name in _JUDGED}
+            if judged:
+                points = model.operating_points.get(judged[column], OperatingPoints.none())
+                units = points.judge(rows, level, code)
+                values = {name: column_of(column, name) for name in _JUDGED}
+            else:
+                units = aggregate_scores(rows, level)
+                values = {"score": column}
             if table is None:
                 table = units.drop(columns=list(values))
             for name, called in values.items():
                 table[called] = units[name]
         assert table is not None
         if level is Level.IMAGE:
-            told_above = objective.score_columns[: len(judged)]
             further = images.drop(columns=[*_IDENTITY[1:], *told_above])
             table = table.drop(columns="n_images").merge(further, on="image_id")
         tables[level] = table

@@ -97,11 +97,6 @@ class TrainedModel:
                 f"start another run: mammo-pd train --weights "
                 f"{shlex.quote(str(checkpoint))}"
             )
-        if not objective.target_columns:
-            raise InputError(
-                f"{checkpoint} was trained for {card.objective}, which has no 0/1 label to give a "
-                "verdict on; to score a store's images: mammo-pd evaluate RUN"
-            )
         backbone = build_backbone(
             card.model,
             card.img_size,
@@ -180,7 +175,7 @@ class TrainedModel:
             images: (h, w) each, at the pyramid level that the model reads.
 
         Returns:
-            (images, T) float64 in [0, 1].
+            (images, T) float64, those of 0/1 targets in [0, 1].
 
         Raises:
             InputError: what is given is not a list of (h, w) uint16 arrays, or a score is no
@@ -219,7 +214,7 @@ class TrainedModel:
             rows: their rows of a manifest.
 
         Returns:
-            (images, T) float64 in [0, 1], of each image its breast's.
+            (images, T) float64, those of 0/1 targets in [0, 1]; of each image its breast's.
 
         Raises:
             InputError: a score is no number.

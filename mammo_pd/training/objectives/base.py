@@ -34,7 +34,7 @@ class Objective(ABC):
         num_outputs: of the backbone's head.
         target_columns: names in predictions.csv of the 0/1 targets that `evaluate` reports on;
             empty if there are none, as for an age: `evaluate` then writes the scores and prints
-            `metrics` of the test images.
+            `metrics` of the test images, and `predict` gives scores without verdicts.
         score_columns: names of the scores in predictions.csv, one for each of ``target_columns``,
             in [0, 1], and possibly more that are kept but not reported on. None is named as a
             column of the manifest.
