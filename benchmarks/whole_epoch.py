@@ -4,9 +4,8 @@
     python benchmarks/whole_epoch.py --small    # the same path at a tiny size, on a CPU too
 
 On a store of noise in the outline of a breast (`Bench.whole_epoch`), a tenth of whose images
-validates. The bare step is measured before and after the epochs, and the second counts: the first
-seconds of a cool H200 are 4 % faster than any later ones. OUT is written anew after each case, so
-that a call which is cut off leaves what it had.
+validates. The bare step is measured before and after the epochs, and the second counts. OUT is
+written anew after each case, so that a call which is cut off leaves what it had.
 
 A second table says where the host's time of the last epoch went. The host waits for the GPU at the
 ends of training and validation, and where weights are copied, which is done after each epoch and
@@ -19,7 +18,6 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -133,16 +131,13 @@ def main() -> None:
         for case in ["small"] if options.small else options.cases:
             name, img_size, batch_size, images = CASES[case]
             compiled = machine.on_gpu
-            measure = functools.partial(
-                machine.ours, name, img_size, 0.25, batch_size, compiled=compiled, end_to_end=False
+            bare = machine.ours(
+                name, img_size, 0.25, batch_size, compiled=compiled, end_to_end=False
             )
-            bare = measure()
             say(f"{case}: bare step {bare.images_per_second:.4g} images/s")
             with timer.timing():
                 row = machine.whole_epoch(bare, images, compiled=compiled, say=say)
-            after = measure().images_per_second
-            say(f"{case}: bare step after the epochs {after:.4g} images/s")
-            rows.append(replace(row, bare_images_per_second=after))
+            rows.append(row)
             phases.append(timer.line(case, row.epoch_seconds))
             text = "\n".join(
                 [

@@ -72,7 +72,10 @@ def check_packages() -> Iterator[Finding]:
 
 def check_extras() -> Iterator[Finding]:
     """List which extras are installed and what they are for; none is required."""
-    base = {str(requirement) for requirement in _requirements("")}
+    try:
+        base = {str(requirement) for requirement in _requirements("")}
+    except metadata.PackageNotFoundError:
+        return  # that is told of by `check_packages`
     for extra, purpose in EXTRAS.items():
         own = [one for one in _requirements(extra) if str(one) not in base]
         wrong = _unmet(own)

@@ -232,7 +232,7 @@ def _measure_epoch(
     steps = max(_FEWEST_STEPS, round(_EPOCH_SECONDS * 1000 / row.step_ms))
     trained = min(_MOST_IMAGES, steps * row.batch_size)
     epoch = machine.whole_epoch(row, math.ceil(trained / FRACTIONS[0]), compiled=compiled)
-    share = epoch.epoch_images_per_second / row.images_per_second
+    share = epoch.epoch_images_per_second / epoch.bare_images_per_second
     say(
         f"whole epoch, training on {epoch.train_images}, validating on {epoch.val_images}: "
         f"{epoch.epoch_images_per_second:.4g} images/s, {share:.3f} of the bare step"

@@ -135,11 +135,11 @@ def as_markdown(rows: Sequence[BenchRow]) -> str:
 
 
 _EPOCH_LEGEND = (
-    "Bare: the median step on one batch that lies on the device. Training: all steps of the last "
-    "of three epochs, with the loader. Epoch: the same images over the whole time of that epoch, "
-    "with validation at the same keep rate and the checkpoints of the epoch before. Waiting: "
-    "fraction of the time of the steps spent waiting for data. Images of noise, from files in the "
-    "page cache."
+    "Bare: the median step on one batch that lies on the device, after the epochs. Training: all "
+    "steps of the last of three epochs, with the loader. Epoch: the same images over the whole "
+    "time of that epoch, with validation at the same keep rate and the checkpoints of the epoch "
+    "before. Waiting: fraction of the time of the steps spent waiting for data. Images of noise, "
+    "from files in the page cache."
 )
 
 

@@ -48,7 +48,7 @@ def make_fabric(config: RunConfig, *, devices: int = 1, nodes: int = 1) -> Fabri
     # Buffers are constants here (rotation tables, zero biases). DDP would broadcast them in every
     # forward pass, and hang when one rank alone runs a validation batch.
     strategy = DDPStrategy(broadcast_buffers=False) if devices * nodes > 1 else "auto"
-    _hush_advice_on_tf32()
+    _hush_lightning()
     try:
         return Fabric(
             accelerator=device.accelerator,
@@ -64,17 +64,19 @@ def make_fabric(config: RunConfig, *, devices: int = 1, nodes: int = 1) -> Fabri
         ) from error
 
 
-def _hush_advice_on_tf32() -> None:
-    """Keep Lightning and torch from advising how to multiply in float32.
+def _hush_lightning() -> None:
+    """Keep Lightning from naming the precision, and it and torch from advising on float32.
 
-    No user of the command line could heed them, and in bf16 nothing large is multiplied so.
+    The precision is told with the device. No user of the command line could heed the advice on how
+    to multiply in float32, and in bf16 nothing large is multiplied so.
     """
     warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")
-    rank_zero_module.log.addFilter(_is_no_advice_on_tf32)
+    rank_zero_module.log.addFilter(_is_worth_telling)
 
 
-def _is_no_advice_on_tf32(record: logging.LogRecord) -> bool:
-    return "set_float32_matmul_precision" not in record.getMessage()
+def _is_worth_telling(record: logging.LogRecord) -> bool:
+    told = record.getMessage()
+    return "set_float32_matmul_precision" not in told and "Automatic Mixed Precision" not in told
 
 
 def seed_generators(seed: int, device: torch.device) -> None:

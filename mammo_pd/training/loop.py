@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
+from sklearn.metrics import log_loss
 from torch import Tensor, nn
 
 from mammo_pd import __version__
@@ -206,7 +207,7 @@ def _fit(
                 clock = None  # once is enough
             due = _first_advice(setup)
             if epoch + 1 == due < training.epochs:
-                _warn_if_nothing_is_learnt(setup, metrics["train_loss"], due)
+                _warn_if_nothing_is_learnt(setup, metrics["train_loss"], scores, due)
             # Hand the checkpoint to the writer; a signal then ends the run between two epochs.
             if fabric.is_global_zero:
                 with signals.saving():
@@ -362,9 +363,12 @@ def _first_advice(setup: RunSetup) -> int:
     return max(math.ceil(training.epochs / 3), math.floor(training.warmup_epochs) + 1)
 
 
-def _warn_if_nothing_is_learnt(setup: RunSetup, loss: float, epochs: int) -> None:
+def _warn_if_nothing_is_learnt(
+    setup: RunSetup, loss: float, scores: npt.NDArray[np.float64], epochs: int
+) -> None:
     chance = setup.objective.chance_loss(setup.train_set.judged_targets.numpy())
-    if chance is not None and loss > _STANDSTILL * chance:
+    # The training loss is the mean over an epoch, of augmented images with some of their patches.
+    if chance is not None and loss > _STANDSTILL * chance and not _beat_a_constant(setup, scores):
         start = "" if setup.config.model.weights else "--weights of a pretrained model with "
         setup.say(
             f"warning: after {epochs} epochs the training loss, {loss:.3f}, is hardly, if at all, "
@@ -373,6 +377,20 @@ def _warn_if_nothing_is_learnt(setup: RunSetup, loss: float, epochs: int) -> Non
             "augmentation, a higher --keep, or more --epochs; and look at the images and labels "
             "(mammo-pd preprocess --contact-sheet)"
         )
+
+
+def _beat_a_constant(setup: RunSetup, scores: npt.NDArray[np.float64]) -> bool:
+    """Whether validation scores of a 0/1 target have a lower loss than its share of positives."""
+    objective = setup.objective
+    targets = objective.targets(setup.parts[Split.VAL])
+    for _, target, score in zip(objective.target_columns, targets.T, scores.T, strict=False):
+        known = ~np.isnan(target)
+        target, score = target[known], score[known]
+        if len(np.unique(target)) == 2:
+            constant = np.full_like(score, target.mean())
+            if log_loss(target, score) < _STANDSTILL * log_loss(target, constant):
+                return True
+    return False
 
 
 def _warn_if_chosen_had_learnt_nothing(

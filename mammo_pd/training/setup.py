@@ -189,7 +189,11 @@ class RunSetup:
         )
         if config.training.batch_size == "auto":
             setup = setup._with_batch_size(find_batch_size(setup))
-            say(f"batch size {setup.config.training.batch_size}: the largest that fits")
+            batch_size = setup.config.training.known_batch_size
+            # It may be the images that end first, and not the memory.
+            all_fit = batch_size == len(setup.train_set)
+            what = "all training images fit" if all_fit else "the largest that fits"
+            say(f"batch size {batch_size}: {what}")
         if compiled:
             compile_blocks(setup.model)
         # Last, so that a refused run has written nothing.
@@ -431,11 +435,12 @@ class RunSetup:
             line = self.backbone.describe_keep(rate)
             if line is not None:
                 self.say(line)
-        batch_size = self.config.training.known_batch_size
-        if batch_size > len(self.train_set):
+        steps = self.train_batches().sizes()
+        if len(steps) == 1:
             self.say(
-                f"warning: a batch of {batch_size} is larger than the "
-                f"{counted(len(self.train_set), 'training image')}: an epoch is one step"
+                f"warning: with a batch of {self.config.training.batch_size}, an epoch is one step "
+                f"of {steps[0]} of the {counted(len(self.train_set), 'training image')}; more and "
+                "smaller steps may learn more (--batch-size)"
             )
         if self.cohort.unassigned:
             self.say(

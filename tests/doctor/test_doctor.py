@@ -348,3 +348,14 @@ def test_every_extra_is_told_with_what_it_is_for(monkeypatch: pytest.MonkeyPatch
     # An editable installation that is older than an extra.
     monkeypatch.setattr(machine.metadata, "requires", lambda _: project["dependencies"])
     assert states(machine.check_extras()) == {State.WARNING}
+
+
+def test_a_source_tree_that_is_not_installed_is_told_of_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def absent(name: str) -> list[str]:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(machine.metadata, "requires", absent)
+    found = [*machine.check_packages(), *machine.check_extras()]
+    assert [(one.name, one.state) for one in found] == [("packages", State.FAILS)]

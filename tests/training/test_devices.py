@@ -10,7 +10,7 @@ import torch
 from lightning.fabric.accelerators import cuda
 from lightning.fabric.utilities.rank_zero import rank_zero_info
 
-from mammo_pd.config import RunConfig
+from mammo_pd.config import DeviceSettings, RunConfig
 from mammo_pd.training.devices import make_fabric, seed_generators, should_compile
 
 
@@ -71,7 +71,7 @@ def test_generators_are_seeded_as_torch_does_it(device: str, seed: int) -> None:
     assert all(torch.equal(*pair) for pair in zip(*drawn, strict=True))
 
 
-def test_nobody_is_advised_on_tf32_which_no_command_can_switch_on(
+def test_lightning_says_nothing_that_is_told_or_that_no_command_can_heed(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     make_fabric(RunConfig())
@@ -82,6 +82,9 @@ def test_nobody_is_advised_on_tf32_which_no_command_can_switch_on(
     monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: asked.append(0) or "highest")
     with caplog.at_level(logging.INFO), warnings.catch_warnings(record=True) as warned:
         cuda._check_cuda_matmul_precision.__wrapped__(torch.device("cpu"))
+        make_fabric(
+            RunConfig().replace(device=DeviceSettings(accelerator="cpu", precision="bf16-mixed"))
+        )
         rank_zero_info("All distributed processes registered.")
         # As torch 2.11 words it, when it compiles.
         warnings.warn("TensorFloat32 tensor cores are available but not enabled.", stacklevel=1)

@@ -1,5 +1,6 @@
 """Layer decay, frozen phases, averages, sampling and what it does to scores, stopping, warnings."""
 
+import dataclasses
 import math
 import shutil
 from pathlib import Path
@@ -19,6 +20,7 @@ from mammo_pd.backbones.build import build_backbone
 from mammo_pd.config import TrainingSettings
 from mammo_pd.data.balanced import BalancedDraw
 from mammo_pd.errors import InputError
+from mammo_pd.terms import Split
 from mammo_pd.training import loop
 from mammo_pd.training.averaging import WeightAverage
 from mammo_pd.training.loop import chosen_epoch
@@ -413,6 +415,19 @@ def test_run_that_learns_nothing_says_so_once(
     warnings = [line for line in said if "the model has learnt nothing yet" in line]
     assert len(warnings) == 1
     assert "--weights of a pretrained model with training.layer_decay" in warnings[0]
+
+
+@pytest.mark.parametrize(("score", "told"), [(0.9, False), (0.5, True), (0.1, True)])
+def test_a_loss_at_a_standstill_says_nothing_against_better_validation(
+    phantom_store: Path, score: float, told: bool
+) -> None:
+    """An epoch's mean loss, on parts of augmented images, may lag far behind."""
+    said: list[str] = []
+    setup = dataclasses.replace(set_up(phantom_store, small()), say=said.append)
+    label = setup.parts[Split.VAL]["label"].to_numpy(float)
+    scores = np.where(label == 1, score, 1 - score)[:, None]
+    loop._warn_if_nothing_is_learnt(setup, 10.0, scores, 4)
+    assert len(said) == told
 
 
 # ---- validation

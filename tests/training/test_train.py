@@ -255,11 +255,23 @@ def test_run_killed_before_its_first_step_is_resumed_from_the_start(
         assert torch.equal(tensor, expected[key]), key
 
 
-def test_batch_larger_than_the_part_train_is_spoken_of(phantom_store: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("share", "one_step"), [(20.0, True), (1.0, True), (0.8, True), (0.4, False)]
+)
+def test_batch_that_makes_an_epoch_of_one_step_is_spoken_of(
+    phantom_store: Path, share: float, one_step: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was measured, too; where the images end first, and not the memory, it says so."""
+    images = len(RunSetup.build(phantom_store, small(), say=silent).train_set)
+    size = int(images * share)
     said: list[str] = []
-    config = small(training__batch_size=1000, training__epochs=1)
-    train(phantom_store, tmp_path, config, say=said.append)
-    assert any("an epoch is one step" in line for line in said)
+    monkeypatch.setattr("mammo_pd.training.setup.find_batch_size", lambda _: size)
+    RunSetup.build(phantom_store, small(training__batch_size="auto"), say=said.append).introduce()
+    of = f"one step of {min(size, images)} of the {images} training images"
+    assert any(of in line for line in said) == one_step
+    assert said[0] == f"batch size {size}: " + (
+        "all training images fit" if share == 1.0 else "the largest that fits"
+    )
 
 
 class LastFirst(PatchSampler):
