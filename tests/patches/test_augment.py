@@ -106,6 +106,16 @@ def test_flip_twice_is_the_identity() -> None:
     assert torch.equal(flipped[0], patchify(image.flip(0, 1)))
 
 
+@pytest.mark.parametrize("number", [0.0, 1 - 2**-24])
+def test_a_rate_of_nought_never_flips_and_one_always_does(number: float) -> None:
+    """Also at the least and the greatest number that may be drawn."""
+    drawn = torch.full((1, 8), number)
+    still = affine_of(drawn, (32, 24), STILL)
+    torch.testing.assert_close(still, torch.eye(3)[None, :2])
+    flips = affine_of(drawn, (32, 24), STILL.replace(vertical_flip=1, horizontal_flip=1))
+    torch.testing.assert_close(flips[:, :, :2], -torch.eye(2)[None])
+
+
 def test_fit_keeps_the_aspect_ratio_and_the_chest_wall_at_the_left() -> None:
     matrix = fit_to_image_size(torch.tensor([200, 100]), torch.tensor([50, 100]), (100, 80))
     assert matrix[:, 0, 0].tolist() == [2.0, 1.25]

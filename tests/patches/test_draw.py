@@ -1,17 +1,17 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from timm.layers import PatchDropout
 
-from mammo_pd import keyed_random
 from mammo_pd.batch import ImageBatch
 from mammo_pd.errors import InputError
 from mammo_pd.keep_schedule import choose_num_keep, count_kept
-from mammo_pd.keyed_random import hashed, image_key
+from mammo_pd.keyed_random import image_key
 from mammo_pd.patches.draw import draw_grid, draw_tissue, draw_uniform
 from mammo_pd.patches.sampler import Kept, PatchSampler
 
@@ -74,15 +74,6 @@ def test_pairs_of_positions_are_kept_independently() -> None:
 
 def test_keep_all_is_every_position_in_order() -> None:
     assert torch.equal(draw_uniform(keys_of("a"), 9, 9)[0], torch.arange(9))
-
-
-def test_hash_is_splitmix64() -> None:
-    # The first outputs for seed 1234567 that its authors' implementation prints.
-    published = [6457827717110365317, 3203168211198807973, 9817491932198370423]
-    state = torch.tensor([1234567]) + torch.arange(1, 4) * keyed_random._GOLDEN_GAMMA
-    mixed = [value % 2**64 for value in keyed_random._mix(state).tolist()]
-    assert mixed == published
-    assert hashed(torch.tensor([5]), 3, 0).max() < 2**53
 
 
 @pytest.mark.gpu
@@ -167,6 +158,34 @@ def test_a_quarter_by_grid_is_every_second_patch_of_every_second_row() -> None:
         assert len(set((rows % 2).tolist())) == len(set((columns % 2).tolist())) == 1
         offsets.add((int(rows[0]), int(columns[0])))
     assert offsets == {(0, 0), (0, 1), (1, 0), (1, 1)}
+
+
+def bayer(side: int) -> np.ndarray:
+    """Bayer's matrix by its recursion, of at least so many rows."""
+    matrix = np.zeros((1, 1), int)
+    while len(matrix) < side:
+        matrix = np.block([[4 * matrix, 4 * matrix + 2], [4 * matrix + 3, 4 * matrix + 1]])
+    return matrix
+
+
+@pytest.mark.parametrize("grid_size", [(4, 4), (8, 3), (3, 8), (5, 16), (1, 7)])
+@pytest.mark.parametrize("num_keep", [1, 3, 6])
+def test_grid_draws_are_the_lowest_of_bayers_matrix_at_any_offset(
+    grid_size: tuple[int, int], num_keep: int
+) -> None:
+    rows, columns = grid_size
+    matrix = bayer(max(grid_size))
+    patterns = {
+        tuple(
+            np.sort(
+                np.roll(matrix, (down, right), (0, 1))[:rows, :columns].ravel().argsort()[:num_keep]
+            ).tolist()
+        )
+        for down in range(len(matrix))
+        for right in range(len(matrix))
+    }
+    drawn = draw_grid(keys_of(*map(str, range(4000))), grid_size, num_keep)
+    assert {*map(tuple, drawn.tolist())} == patterns
 
 
 @pytest.mark.parametrize("wrong", [lambda p: p[:, :-1], lambda p: p[0], lambda p: p[:1]])

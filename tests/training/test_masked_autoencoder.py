@@ -14,11 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from small_runs import set_up, small
+from torch import nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from mammo_pd.backbones.build import build_backbone
+from mammo_pd.backbones.build import build_backbone, describe_backbone
 from mammo_pd.backbones.weights.report import CARD_KEY
 from mammo_pd.batch import ImageBatch
 from mammo_pd.config import AugmentSettings, RunConfig, TrainingSettings
@@ -61,15 +62,25 @@ def patches_of(batch: ImageBatch) -> torch.Tensor:
     return F.unfold((whole - 0.5) / 0.5, PATCH, stride=PATCH).mT
 
 
+def make_telling(model: nn.Module) -> None:
+    """Weights that let an error show, biases and norms too."""
+    for weight in model.parameters():
+        nn.init.normal_(weight, std=weight[0].numel() ** -0.5 if weight.ndim > 1 else 0.5)
+
+
 STILL = PatchSampler(IMG_SIZE, PATCH, augment=AugmentSettings.none())
 
 
-def test_targets_are_each_dropped_patchs_own_pixels_normalised() -> None:
+# A quarter of all patches is predicted, or what is left.
+@pytest.mark.parametrize(("num_keep", "predicted"), [(NUM_KEEP, 20), (60, 20), (61, 19), (79, 1)])
+def test_targets_are_each_dropped_patchs_own_pixels_normalised(
+    num_keep: int, predicted: int
+) -> None:
     batch = images()
-    (patches, kept, _, asked), targets = objective().training_inputs(STILL, batch, KEYS, NUM_KEEP)
+    (patches, kept, _, asked), targets = objective().training_inputs(STILL, batch, KEYS, num_keep)
     every = patches_of(batch)
     torch.testing.assert_close(patches, every.gather(1, kept[:, :, None].expand(-1, -1, 64)))
-    assert asked.shape == (3, 20)
+    assert asked.shape == (3, predicted)
     assert not (asked[:, :, None] == kept[:, None, :]).any()
     of_tissue = asked % 8 < 4
     assert torch.equal(~targets.isnan().any(2), of_tissue & (KEYS < 2)[:, None])
@@ -153,6 +164,108 @@ def test_prediction_does_not_depend_on_what_else_is_predicted() -> None:
     # A patch is known by its place, and so is what the encoder has seen.
     assert not torch.allclose(whole[:, 0], whole[:, 1])
     assert not torch.allclose(decoder(tokens, kept.flip(1), asked), whole)
+
+
+def test_decoder_is_torchs_own_without_self_attention() -> None:
+    torch.manual_seed(0)
+    decoder = PixelDecoder(32, (4, 3), 8)
+    make_telling(decoder)
+    layer = nn.TransformerDecoderLayer(
+        256, 4, 1024, dropout=0, activation="gelu", batch_first=True, norm_first=True
+    )
+    theirs = nn.TransformerDecoder(layer, len(decoder.blocks), nn.LayerNorm(256))
+    theirs.norm.load_state_dict(decoder.norm.state_dict())
+    for ours, block in zip(decoder.blocks, theirs.layers, strict=True):
+        nn.init.zeros_(block.self_attn.out_proj.weight)
+        for one, other in (
+            (block.norm2, ours.norm1),
+            (block.multihead_attn, ours.attention),
+            (block.norm3, ours.norm2),
+            (block.linear1, ours.mlp.fc1),
+            (block.linear2, ours.mlp.fc2),
+        ):
+            one.load_state_dict(other.state_dict())
+    kept, asked = torch.tensor([[0, 2, 5, 7, 9], [1, 2, 3, 4, 5]]), torch.tensor([[1, 11], [6, 0]])
+    tokens, places = torch.randn(2, 6, 32), torch.zeros(2, 6, 256)
+    # The class token has no place.
+    places[:, 1:] = decoder.positions[kept]
+    context = decoder.context_norm(decoder.project(tokens) + places)
+    expected = decoder.pixels(theirs(decoder.query + decoder.positions[asked], context))
+    torch.testing.assert_close(decoder(tokens, kept, asked), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_places_are_told_by_row_and_column() -> None:
+    decoder = PixelDecoder(32, (5, 3), 8)
+    places = decoder.positions.view(5, 3, 256)
+    of_row = (places == places[:, :1]).all(1).all(0)
+    of_column = (places == places[:1]).all(1).all(0)
+    assert of_row.sum() >= 128
+    assert of_column.sum() >= 128
+    assert (of_row | of_column).all()
+    assert len(decoder.positions.unique(dim=0)) == 15
+    # They follow from the grid, so no checkpoint has them.
+    assert "positions" not in decoder.state_dict()
+
+
+def test_what_counts_of_a_moved_image_is_where_its_breast_has_come_to() -> None:
+    """Chest wall on the right: the breast is in the patches that were air."""
+    augment = AugmentSettings.none().replace(horizontal_flip=1)
+    sampler = PatchSampler(IMG_SIZE, PATCH, augment=augment)
+    inputs, targets = objective().training_inputs(sampler, images(), KEYS, NUM_KEEP)
+    of_tissue = inputs[3] % 8 >= 4
+    assert torch.equal(~targets.isnan().any(2), of_tissue & (KEYS < 2)[:, None])
+
+
+def test_it_is_judged_on_images_as_they_are() -> None:
+    moved = PatchSampler(IMG_SIZE, PATCH, augment=AugmentSettings(horizontal_flip=1))
+    *inputs, pixels = objective().evaluation_inputs(moved, images(), Kept(NUM_KEEP, KEYS))
+    expected, targets = objective().training_inputs(STILL, images(), KEYS, NUM_KEEP)
+    for one, other in zip((*inputs, pixels), (*expected, targets), strict=True):
+        torch.testing.assert_close(one, other, atol=0, rtol=0, equal_nan=True)
+
+
+def test_error_of_an_image_is_the_mean_of_its_patches_that_count() -> None:
+    """Whatever their number, by torch's own loss of each patch."""
+    generator = torch.Generator().manual_seed(0)
+    outputs, targets = torch.randn(2, 5, 6, 9, generator=generator)
+    for image, count in enumerate((6, 4, 2, 1, 0)):
+        targets[image, count:] = torch.nan
+    each = [
+        F.mse_loss(outputs[image, :count], targets[image, :count])
+        for image, count in enumerate((6, 4, 2, 1))
+    ]
+    loss = objective().loss(outputs, targets)
+    torch.testing.assert_close(loss, sum(each) / 5)
+
+    model = objective().build_model(build_backbone("test_vit", (80, 64)))
+    model.backbone.encode = lambda patches, kept, keys: patches
+    model.backbone.timm_model.fc_norm = nn.Identity()
+    model.decoder.forward = lambda tokens, kept, asked: outputs
+    errors = model(outputs, KEYS, KEYS, KEYS, targets)
+    torch.testing.assert_close(errors[:, 0], torch.tensor([*each, torch.nan]), equal_nan=True)
+    assert objective().metrics(pd.DataFrame(), np.full((3, 1), np.nan)) == {"val_loss": np.inf}
+
+
+@pytest.mark.parametrize("pool", ["token", "avg"])
+def test_decoder_is_given_timms_own_tokens_and_teaches_all_of_the_encoder(pool: str) -> None:
+    torch.manual_seed(0)
+    backbone = build_backbone("vit_tiny_patch16_224", (64, 48), global_pool=pool)
+    model = objective().build_model(backbone).eval()
+    timm_model = model.backbone.timm_model
+    make_telling(model)
+    whole, every = torch.randn(2, 1, 64, 48), torch.arange(12).expand(2, -1)
+    # In another order than the grid's: a token is known by its place.
+    kept, asked = every.roll(5, 1), torch.tensor([[3, 7], [0, 11]])
+    patches = F.unfold(whole, 16, stride=16).mT
+    predicted = model(patches.roll(5, 1), kept, KEYS[:2], asked)
+    tokens = timm_model.fc_norm(timm_model.forward_features(whole))
+    torch.testing.assert_close(predicted, model.decoder(tokens, every, asked), atol=1e-4, rtol=1e-4)
+    predicted.square().sum().backward()
+    for weight_name, weight in timm_model.named_parameters():
+        # What classifies has nothing to do with it.
+        if not weight_name.startswith("head."):
+            assert weight.grad is not None, weight_name
+            assert weight.grad.abs().max() > 0, weight_name
 
 
 def test_model_is_judged_by_the_loss_of_images_that_have_one() -> None:
@@ -250,8 +363,12 @@ def test_what_pretraining_cannot_do_is_refused() -> None:
     pooled = build_backbone("test_vit", (80, 64), global_pool="map")
     with pytest.raises(InputError, match=r"model\.global_pool=avg"):
         objective().build_model(pooled)
+    swin = describe_backbone("swin_tiny_patch4_window7_224")
+    with pytest.raises(InputError, match=r"merges them; choose a ViT"):
+        objective().build_model(swin)
     with pytest.raises(InputError, match="uses no labels"):
         MaskedAutoencoder(TrainingSettings(monitor="val_auc_image"))
+    MaskedAutoencoder(TrainingSettings(monitor="val_loss"))
     with pytest.raises(InputError, match="no score of a whole image"):
         objective().evaluation_inputs(STILL, images())
 
