@@ -5,14 +5,18 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision.transforms.functional import adjust_gamma
 
 from mammo_pd.batch import ImageBatch
 from mammo_pd.config import AugmentSettings
 from mammo_pd.keyed_random import image_key
+from mammo_pd.normalization import Normalization
 from mammo_pd.patches.affine import affine_of, compose, draw_augmentation, fit_to_image_size
-from mammo_pd.patches.draw import draw_uniform
+from mammo_pd.patches.draw import draw_grid, draw_tissue, draw_uniform, draw_windows
 from mammo_pd.patches.intensity import change_intensity, intensity_of
 from mammo_pd.patches.sample import probe, probe_tissue, sample_patches
+from mammo_pd.patches.sampler import Kept, PatchSampler
+from mammo_pd.terms import Draw
 
 STILL = AugmentSettings.none()
 PATCH = 8
@@ -204,6 +208,15 @@ def test_intensity_leaves_air_and_changes_each_image_by_its_own_draw() -> None:
     )
 
 
+def test_intensity_is_torchvisions_gamma_and_gain() -> None:
+    pixels = torch.rand(4, 3, 64, generator=torch.Generator().manual_seed(0))
+    change = torch.tensor([[1.2, 0.8], [0.85, 1.2], [1.1, 1.1], [1.0, 1.0]])
+    for one, (gamma, gain), found in zip(
+        pixels, change.tolist(), change_intensity(pixels, change), strict=True
+    ):
+        torch.testing.assert_close(found, adjust_gamma(one[None], gamma, gain)[0])
+
+
 def test_settings_out_of_range_are_refused() -> None:
     with pytest.raises(ValueError, match="vertical_flip"):
         AugmentSettings(vertical_flip=1.5)
@@ -252,3 +265,84 @@ def test_probes_go_through_the_augmentation_and_call_the_outside_air() -> None:
     assert not tissue[maximum_intensity_projection == 0].any()
     # A patch that only the image's edge touches may be missed.
     assert tissue[maximum_intensity_projection == 9].float().mean() > 0.97
+
+
+MOVED = AugmentSettings(horizontal_flip=0.5, rotation_degrees=30, scale=0.3, shift=0.2, gamma=0.5)
+
+
+def half_air() -> tuple[list[Tensor], ImageBatch]:
+    """Images of unequal sizes, taller, wider and of the input's own, whose right half is air."""
+    images = [random_image(90, 50, 1), random_image(61, 77, 2), random_image(64, 48, 3)]
+    for image in images:
+        image[:, image.shape[1] // 2 :] = 0
+    return images, ragged(*images)
+
+
+def expected_patches(
+    images: list[Tensor], matrix: Tensor, change: Tensor, positions: Tensor
+) -> Tensor:
+    """By grid_sample, torchvision's gamma and torch's unfold, of the whole images."""
+    return torch.stack(
+        [
+            patchify(
+                (adjust_gamma(warp_whole(image, one, (64, 48))[None] / 65535, *how)[0] - 0.3) / 0.2
+            )[place]
+            for image, one, how, place in zip(
+                images, matrix, change.tolist(), positions, strict=True
+            )
+        ]
+    )
+
+
+@pytest.mark.parametrize("num_keep", [7, 48])
+@pytest.mark.parametrize("draw", Draw)
+def test_sampler_gives_the_patches_of_whole_images_moved_changed_and_normalised(
+    draw: Draw, num_keep: int
+) -> None:
+    """The grey values that dropout leaves are those that a model without it would see."""
+    images, batch = half_air()
+    keys, size, grid = keys_of(3), (64, 48), (8, 6)
+    sampler = PatchSampler(
+        size, PATCH, draw=draw, augment=MOVED, normalization=Normalization(0.3, 0.2)
+    )
+    fit = fit_to_image_size(batch.heights, batch.widths, size)
+    drawn = draw_augmentation(keys)
+    moved = compose(fit, affine_of(drawn, size, MOVED))
+    change = intensity_of(drawn, MOVED)
+
+    def drawn_on(matrix: Tensor) -> Tensor:
+        return {
+            Draw.UNIFORM: draw_uniform(keys, 48, num_keep),
+            Draw.TISSUE: draw_tissue(keys, probe_tissue(batch, matrix, grid, PATCH), num_keep),
+            Draw.GRID: draw_grid(keys, grid, num_keep),
+        }[draw]
+
+    patches, positions = sampler.for_training(batch, keys, num_keep)
+    assert torch.equal(positions, drawn_on(moved))
+    expected = expected_patches(images, moved, change, positions)
+    torch.testing.assert_close(patches, expected, atol=2e-3, rtol=0)
+
+    # Scored are images as they are, whatever draws the patches.
+    still = torch.ones(3, 2)
+    for kept, chosen in (
+        (None, torch.arange(48).expand(3, -1)),
+        (Kept(num_keep, keys), drawn_on(fit)),
+        (
+            Kept(num_keep, keys, tissue_first=True),
+            draw_tissue(keys, probe_tissue(batch, fit, grid, PATCH), num_keep),
+        ),
+    ):
+        patches, positions = sampler.for_evaluation(batch, kept)
+        assert torch.equal(positions, chosen)
+        expected = expected_patches(images, fit, still, positions)
+        torch.testing.assert_close(patches, expected, atol=2e-3, rtol=0)
+
+
+def test_windows_are_drawn_where_the_model_has_some_and_all_is_all() -> None:
+    batch, keys = ragged(random_image(56, 84), random_image(50, 90)), keys_of(2)
+    sampler = PatchSampler((56, 84), 4, window=7)
+    assert torch.equal(
+        sampler.for_training(batch, keys, 54)[1], draw_windows(keys, (14, 21), 7, 54)
+    )
+    every = torch.arange(14 * 21).expand(2, -1)
+    assert torch.equal(sampler.for_training(batch, keys, 14 * 21)[1], every)

@@ -1,7 +1,9 @@
 """An objective of one's own that breaks its contract is told so in a sentence that names it."""
 
+import re
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from mammo_pd.data.split_store import split_store
 from mammo_pd.data.store import open_store
 from mammo_pd.errors import InputError
 from mammo_pd.training.objectives import OBJECTIVES, Objective
-from mammo_pd.training.objectives.contract import check_names
+from mammo_pd.training.objectives.contract import check_names, check_scores, check_targets
 
 WORDS = (
     "--res 64x48 --model test_vit --epochs 1 --batch-size 8 --keep 0.5 "
@@ -112,3 +114,60 @@ def test_no_score_takes_the_place_of_what_is_known(column: str) -> None:
     objective = type("Own", (Decades,), {"score_columns": (column,)})(TrainingSettings())
     with pytest.raises(InputError, match=f"such as {column}_predicted"):
         check_names(objective, [*MANIFEST_SCHEMA.names, "split", "fold"])
+
+
+CLEAR = {"target_columns": ("dense",), "score_columns": ("density",)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, None),
+        ({"target_columns": ["dense"], "score_columns": ["density", "age_years"]}, None),
+        ({"target_columns": ()}, None),
+        # The label is what predictions.csv has beside.
+        ({"target_columns": ("label",)}, None),
+        ({"target_columns": "dense"}, "has target_columns 'dense'; give a tuple of names"),
+        ({"target_columns": None}, "has target_columns None; give a tuple of names"),
+        ({"score_columns": ("density", 2)}, r"has score_columns \('density', 2\); give a tuple"),
+        ({"score_columns": ()}, r"\['dense'\] and the score_columns \[\]; give one score for each"),
+        ({"score_columns": ("dense",)}, "name dense; choose other names, such as dense_predicted"),
+        ({"score_columns": ("a", "b", "a")}, "name a; choose other names, such as a_predicted"),
+        ({"target_columns": ("a", "a"), "score_columns": ("b", "c")}, "the name a; choose other"),
+        ({"score_columns": ("label", "a", "a")}, "the name a, label; choose other names"),
+        ({"score_columns": ("label", "label")}, "the name label; choose other names"),
+    ],
+)
+def test_columns_have_a_name_each(changes: dict[str, object], said: str | None) -> None:
+    objective = type("Own", (Decades,), {**CLEAR, **changes})(TrainingSettings())
+    with pytest.raises(InputError, match=said) if said else nullcontext():
+        check_names(objective, ["label", "age"])
+
+
+@pytest.mark.parametrize(
+    ("targets", "fits"),
+    [
+        (np.zeros((3, 1), np.float32), True),
+        (np.zeros((3, 0), np.float32), True),
+        (np.zeros((2, 1), np.float32), False),
+        (np.zeros(3, np.float32), False),
+        (np.zeros((3, 1, 1), np.float32), False),
+        (np.zeros((3, 1)), False),
+        (np.zeros((3, 1), np.int64), False),
+    ],
+)
+def test_targets_are_a_row_of_float32_for_each_image(
+    targets: npt.NDArray[np.generic], fits: bool
+) -> None:
+    objective = type("Own", (Decades,), {"targets": lambda *_: targets})(TrainingSettings())
+    words = re.escape(f"gives targets of shape {targets.shape} and {targets.dtype} for 3 images")
+    with nullcontext() if fits else pytest.raises(InputError, match=words):
+        check_targets(objective, pd.DataFrame(index=range(3)))
+
+
+@pytest.mark.parametrize("shape", [(3, 1), (3,), (3, 2), (2, 1), (1, 3), (3, 1, 1), ()])
+def test_scores_are_one_of_each_column_for_each_image(shape: tuple[int, ...]) -> None:
+    objective = Decades(TrainingSettings())
+    words = re.escape(f"gives scores of shape {shape} for 3 images")
+    with nullcontext() if shape == (3, 1) else pytest.raises(InputError, match=words):
+        check_scores(objective, shape, 3)
