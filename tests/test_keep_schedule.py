@@ -22,6 +22,9 @@ def test_linear_goes_from_the_first_to_the_last_epoch() -> None:
 
 def test_linear_takes_few_values_however_many_epochs() -> None:
     many = rates("0.1:0.8", 100)
+    # Each the nearest to the straight line.
+    line = [0.1 + 0.7 * epoch / 99 for epoch in range(100)]
+    assert max(abs(rate - at) for rate, at in zip(many, line, strict=True)) < 0.7 / 7 / 2
     assert many == sorted(many)
     assert (many[0], many[-1]) == (0.1, pytest.approx(0.8))
     assert len(set(many)) == 8
@@ -52,9 +55,35 @@ def test_random_follows_the_official_code() -> None:
     # All: a half, and one in eleven of the other half; 4000 draws.
     assert abs(counts[20] / 4000 - (0.5 + 0.5 / 11)) < 0.04
     assert max(abs(counts[n] / 4000 - 0.5 / 11) for n in range(10, 20)) < 0.02
-    assert schedule.keep_rate(40, 41, 3, 7) == 1
+    assert {schedule.keep_rate(40, 41, step, 7) for step in range(100)} == {1}
     assert schedule.keep_rate(3, 41, 5, 7) == drawn[305]
     assert [schedule.keep_rate(0, 41, step, 8) for step in range(100)] != drawn[:100]
+
+
+def test_rates_drawn_are_those_of_every_version() -> None:
+    """A run is gone on with by a later version."""
+    schedule = KeepSchedule.parse("random")
+    drawn = [round(20 * schedule.keep_rate(2, 9, step, 7)) for step in range(12)]
+    assert drawn == [20, 20, 20, 20, 14, 20, 20, 20, 10, 20, 20, 20]
+
+
+@pytest.mark.parametrize(
+    ("text", "drops"),
+    [
+        *((text, True) for text in ("0.25", "0.25+2", "1:0.5", "0.5:1", "random", "random+1")),
+        *((text, False) for text in (1, "1.0", "1:1", "1+2")),
+    ],
+)
+def test_patches_are_dropped_where_any_rate_is_below_1(text: str | float, drops: bool) -> None:
+    schedule = KeepSchedule.parse(text)
+    assert schedule.drops == drops
+    drawn = {schedule.keep_rate(epoch, 9, step, 0) for epoch in range(9) for step in range(9)}
+    assert (min(drawn) < 1) == drops
+    assert max(drawn) <= 1
+
+
+def test_spaces_tell_nothing() -> None:
+    assert KeepSchedule.parse(" 0.5 : 0.25 + 2 ") == KeepSchedule.parse("0.5:0.25+2")
 
 
 def test_base_is_what_a_batch_must_fit_at() -> None:
@@ -67,7 +96,10 @@ def test_base_is_what_a_batch_must_fit_at() -> None:
     ("text", "fault"),
     [
         *((text, "is not a keep rate; give") for text in ("", "a", "0.1:0.2:0.3", "0.2+", "0.2+x")),
-        *((text, r"is not in \(0, 1\]; give") for text in ("0", "1.5", "-0.1", "nan", "0.5:2")),
+        *(
+            (text, r"is not in \(0, 1\]; give")
+            for text in ("0", "1.5", "-0.1", "nan", "0.5:2", "0:1", "0.5:0")
+        ),
     ],
 )
 def test_other_forms_are_refused(text: str, fault: str) -> None:

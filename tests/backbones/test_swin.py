@@ -20,7 +20,7 @@ from mammo_pd.keep_schedule import choose_rows_kept
 from mammo_pd.keyed_random import image_key
 from mammo_pd.patches.draw import draw_windows
 from mammo_pd.patches.sampler import PatchSampler
-from mammo_pd.terms import Draw
+from mammo_pd.terms import Draw, ScoredPatches
 
 TINY = "swin_tiny_patch4_window7_224"
 KEYS = torch.tensor([image_key(0, 0, str(number)) for number in range(3)])
@@ -227,6 +227,8 @@ def test_keep_rates_go_to_the_nearest_number_of_rows() -> None:
     assert {rate: choose_rows_kept(7, rate) for rate in expected} == expected
     with pytest.raises(InputError, match=r"keep rate of 0.02 leaves one patch .* at least 0.082"):
         choose_rows_kept(7, 0.02)
+    with pytest.raises(ValueError, match=r"keep_rate 1\.5 is not in"):
+        choose_rows_kept(7, 1.5)
     model = describe_backbone(TINY)
     assert model.allowed_keep(0.25) == 64 * 9
     assert "3 of 7 rows and columns of every window, 18 %" in str(model.describe_keep(0.25))
@@ -244,6 +246,8 @@ def test_sizes_and_draws_that_windows_do_not_allow_are_refused() -> None:
         resolve_img_size(1024, 4, (0, 0), window=7)
     with pytest.raises(InputError, match=r"--draw tissue .* windows? of 7x7"):
         PatchSampler((56, 56), 4, draw=Draw.TISSUE, window=7)
+    with pytest.raises(InputError, match=r"score_on=tissue .* every window of 7x7"):
+        PatchSampler((56, 56), 4, score_on=ScoredPatches.TISSUE, window=7)
 
 
 @pytest.mark.parametrize("kept", [3, 7])

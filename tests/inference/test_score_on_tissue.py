@@ -79,7 +79,7 @@ def test_so_many_patches_as_fill_whole_tiles(count: int, prefix: int, tile: int)
         patch.setattr(sampler_module, "_TILE", tile)
         sampler = PatchSampler(SIZE, PATCH, score_on=ScoredPatches.TISSUE, num_prefix=prefix)
         kept = sampler._whole_tiles(count)
-    assert count <= kept <= N
+    assert max(1, count) <= kept <= N
     # An image without any is read too.
     fewest = max(count, tile - prefix - 3)
     assert kept == N or ((kept + prefix) % tile == 0 and kept - fewest < tile)
@@ -116,10 +116,16 @@ def test_a_score_does_not_depend_on_the_images_beside(batch_of: Batches) -> None
 
 
 def test_parts_hold_no_more_patches_than_asked_for(batch_of: Batches) -> None:
-    images = ragged(batch_of)
-    for part, kept in sampler_on(ScoredPatches.TISSUE).parts_to_score(images, 2):
-        assert kept is not None
-        assert len(part) * kept.num_keep <= 2 * N
+    alike, _ = batch_of(8)
+    for images in (ragged(batch_of), alike):
+        parts = list(sampler_on(ScoredPatches.TISSUE).parts_to_score(images, 2))
+        for part, kept in parts:
+            assert kept is not None
+            assert len(part) * kept.num_keep <= 2 * N
+    # And no fewer than may be.
+    *filled, _ = parts
+    assert len(filled) > 1
+    assert all(kept and (len(part) + 1) * kept.num_keep > 2 * N for part, kept in filled)
 
 
 def test_without_air_it_is_the_usual_score() -> None:

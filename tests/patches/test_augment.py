@@ -226,11 +226,12 @@ def test_settings_out_of_range_are_refused() -> None:
         AugmentSettings(scale=1.0)
 
 
-def test_probed_tissue_is_where_a_patch_holds_breast() -> None:
+@pytest.mark.parametrize("grey", [1, 500, 65535])
+def test_probed_tissue_is_where_a_patch_holds_breast(grey: int) -> None:
     """Against every pixel of each patch, for breast in blocks that no probe can miss."""
     img_size = (64, 48)
     blocks = torch.rand(3, 16, 12, generator=torch.Generator().manual_seed(0)) < 0.15
-    images = [one.repeat_interleave(4, 0).repeat_interleave(4, 1) * 500.0 for one in blocks]
+    images = [one.repeat_interleave(4, 0).repeat_interleave(4, 1) * float(grey) for one in blocks]
     batch = ragged(*images)
     matrix = fit_to_image_size(batch.heights, batch.widths, img_size)
     tissue = probe_tissue(batch, matrix, (8, 6), PATCH)
@@ -246,6 +247,32 @@ def test_probes_are_every_pixel_of_a_patch_that_has_no_more() -> None:
     matrix = fit_to_image_size(batch.heights, batch.widths, img_size)
     found = probe(batch, matrix, (6, 5), 4)
     assert torch.equal(found.float(), torch.stack([patchify(image, 4) for image in images]))
+
+
+def test_probes_are_the_nearest_pixels_and_never_another_images() -> None:
+    """By grid_sample; images lie one behind the other, and each is asked for beyond its edges."""
+    size, grid = (64, 48), (8, 6)
+    images = [random_image(h, w, n) for n, (h, w) in enumerate(((90, 50), (61, 77), (30, 30)) * 4)]
+    batch = ragged(*images)
+    settings = STILL.replace(vertical_flip=0.5, rotation_degrees=40, scale=0.4, shift=0.4)
+    matrix = compose(
+        fit_to_image_size(batch.heights, batch.widths, size),
+        affine_of(draw_augmentation(keys_of(len(images))), size, settings),
+    )
+    found = probe(batch, matrix, grid, PATCH).view(-1, *grid, 4, 4).transpose(2, 3).flatten(3)
+    found = found.flatten(1, 2).view(len(images), 32, 24)
+    row, column = torch.meshgrid(2 * torch.arange(32) + 1, 2 * torch.arange(24) + 1, indexing="ij")
+    points = torch.stack([row, column, torch.ones_like(row)], -1).double()
+    for image, one, nearest in zip(images, matrix.double(), found, strict=True):
+        at = points @ one.T
+        where = torch.stack([at[..., 1] / image.shape[1], at[..., 0] / image.shape[0]], -1) * 2 - 1
+        expected = F.grid_sample(
+            image[None, None].double(), where[None], "nearest", "zeros", align_corners=False
+        )[0, 0]
+        # Between two pixels it may be either.
+        between = ((at - at.round()).abs() < 1e-3).any(-1)
+        assert between.float().mean() < 0.05
+        assert torch.equal(nearest[~between].double(), expected[~between])
 
 
 def test_probes_go_through_the_augmentation_and_call_the_outside_air() -> None:
@@ -336,6 +363,13 @@ def test_sampler_gives_the_patches_of_whole_images_moved_changed_and_normalised(
         assert torch.equal(positions, chosen)
         expected = expected_patches(images, fit, still, positions)
         torch.testing.assert_close(patches, expected, atol=2e-3, rtol=0)
+
+
+def test_white_is_the_highest_grey_value_and_air_is_nought() -> None:
+    image = torch.tensor([[65535.0, 0.0]]).repeat_interleave(8, 0).repeat_interleave(8, 1)
+    sampler = PatchSampler((8, 16), PATCH, normalization=Normalization(0.25, 0.5))
+    patches, _ = sampler.for_evaluation(ragged(image))
+    assert patches[0].unique(dim=1).tolist() == [[1.5], [-0.5]]
 
 
 def test_windows_are_drawn_where_the_model_has_some_and_all_is_all() -> None:

@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from mammo_pd.keep_schedule import choose_num_keep, count_kept
 from mammo_pd.keyed_random import image_key
 from mammo_pd.patches.draw import draw_grid, draw_tissue, draw_uniform
 from mammo_pd.patches.sampler import Kept, PatchSampler
+from mammo_pd.terms import ScoredPatches
 
 
 def keys_of(*image_ids: str, seed: int = 0, epoch: int = 0) -> torch.Tensor:
@@ -22,7 +24,14 @@ def keys_of(*image_ids: str, seed: int = 0, epoch: int = 0) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     ("num_tokens", "keep_rate", "expected"),
-    [(196, 0.25, 49), (3136, 0.25, 784), (140 * 70, 0.1, 980), (4096, 1.0, 4096), (10, 0.01, 1)],
+    [
+        (196, 0.25, 49),
+        (3136, 0.25, 784),
+        (140 * 70, 0.1, 980),
+        (4096, 1.0, 4096),
+        (10, 0.01, 1),
+        (100, 0.29, 28),
+    ],
 )
 def test_kept_count_is_the_papers(num_tokens: int, keep_rate: float, expected: int) -> None:
     assert count_kept(num_tokens, keep_rate) == expected
@@ -93,6 +102,9 @@ def test_draw_is_the_same_on_the_gpu() -> None:
         (4096, 1.0, 1, 4096),  # keep 1 is the plain ViT
         (4096, 0.25, 0, 1024),
         (4096, 0.25, 5, 1019),
+        (26368, 0.25, 1, 6527),  # 65 too many, and not 1
+        (3600, 0.25, 5, 891),  # 9 of 900: 1 % exactly
+        (3600, 0.25, 6, 900),
     ],
 )
 def test_whole_tiles_are_filled_where_that_costs_one_percent_at_most(
@@ -186,6 +198,19 @@ def test_grid_draws_are_the_lowest_of_bayers_matrix_at_any_offset(
     }
     drawn = draw_grid(keys_of(*map(str, range(4000))), grid_size, num_keep)
     assert {*map(tuple, drawn.tolist())} == patterns
+
+
+def test_tissue_is_scored_in_tiles_of_64_tokens(
+    batch_of: Callable[[int], tuple[ImageBatch, torch.Tensor]],
+) -> None:
+    """Thresholds were chosen on scores of so many: another number would change every score."""
+    batch, _ = batch_of(1)
+    sampler = PatchSampler((512, 320), 16, score_on=ScoredPatches.TISSUE, num_prefix=1)
+    count = int(sampler.tissue(batch).sum())
+    ((_, kept),) = sampler.parts_to_score(batch)
+    assert kept is not None
+    assert 64 < count < 20 * 32 - 64
+    assert kept.num_keep == math.ceil((count + 1) / 64) * 64 - 1
 
 
 @pytest.mark.parametrize("wrong", [lambda p: p[:, :-1], lambda p: p[0], lambda p: p[:1]])

@@ -26,7 +26,12 @@ from mammo_pd.training.averaging import WeightAverage
 from mammo_pd.training.loop import chosen_epoch
 from mammo_pd.training.objectives import build_objective
 from mammo_pd.training.objectives.binary_label import BinaryLabel
-from mammo_pd.training.optimizer import backbone_parameters, parameter_groups
+from mammo_pd.training.optimizer import (
+    backbone_parameters,
+    make_optimizer,
+    parameter_groups,
+    set_learning_rate,
+)
 from mammo_pd.training.runs import RunFolder
 from mammo_pd.training.train import train
 
@@ -89,6 +94,48 @@ def test_rates_are_used(phantom_store: Path, tmp_path: Path) -> None:
     assert moved[0] == 0 < moved[1] < moved[2]
 
 
+def test_steps_are_adamws_at_each_groups_own_share_of_the_rate() -> None:
+    torch.manual_seed(0)
+    ours, theirs = (nn.ParameterList(nn.Parameter(torch.ones(3)) for _ in range(2)) for _ in "ab")
+    groups = [
+        {"params": [ours[0]], "weight_decay": 0.1, "lr_scale": 0.25},
+        # As where there is no layer decay.
+        {"params": [ours[1]], "weight_decay": 0.0},
+    ]
+    optimizer = make_optimizer(groups, 1.0, fused=False, captured_on=None)
+    oracle = torch.optim.AdamW(
+        [{"params": [theirs[0]], "weight_decay": 0.1}, {"params": [theirs[1]], "weight_decay": 0}],
+        betas=(0.9, 0.95),
+    )
+    for rate in (0.02, 0.04, 0.01):
+        set_learning_rate(optimizer, rate)
+        oracle.param_groups[0]["lr"], oracle.param_groups[1]["lr"] = rate / 4, rate
+        for one, other in zip(ours, theirs, strict=True):
+            one.grad = torch.randn(3)
+            other.grad = one.grad.clone()
+        optimizer.step()
+        oracle.step()
+        for one, other in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-7)
+
+
+def test_rates_that_a_captured_step_reads_stay_where_they_are() -> None:
+    """A CUDA graph reads that memory, and would go on with the rate of its capture elsewhere."""
+    groups = [
+        {"params": [nn.Parameter(torch.ones(1))], "lr_scale": 0.25},
+        {"params": [nn.Parameter(torch.ones(1))]},
+    ]
+    optimizer = make_optimizer(groups, 1.0, fused=True, captured_on=torch.device("cpu"))
+    rates = [group["lr"] for group in optimizer.param_groups]
+    set_learning_rate(optimizer, 0.02)
+    for group, rate, expected in zip(optimizer.param_groups, rates, (0.005, 0.02), strict=True):
+        assert group["lr"] is rate
+        assert isinstance(rate, torch.Tensor)
+        assert rate.item() == pytest.approx(expected)
+        assert group["capturable"]
+        assert group["fused"]
+
+
 @pytest.mark.parametrize("layer_decay", [0.5, 1])
 def test_what_lies_around_the_backbone_learns_at_the_full_rate(layer_decay: float) -> None:
     backbone = build_backbone("test_vit", IMG_SIZE)
@@ -123,11 +170,18 @@ def test_frozen_backbone_stays_as_it_was(
     assert bool(moved - {"head.weight", "head.bias"}) == moves
 
 
-def test_head_and_norm_behind_the_pooling_are_not_frozen() -> None:
-    backbone = build_backbone("test_vit", IMG_SIZE, global_pool="avg")
+@pytest.mark.parametrize("pool", ["avg", "map"])
+def test_what_lies_behind_the_blocks_is_not_frozen(pool: str) -> None:
+    backbone = build_backbone("test_vit", IMG_SIZE, global_pool=pool)
+    weights = dict(backbone.timm_model.named_parameters())
+    learning = {name for name in weights if name.startswith(("head.", "fc_norm.", "attn_pool."))}
+    assert len(learning) > 2
     held = {id(weight) for weight in backbone_parameters(backbone.timm_model)}
-    for name, weight in backbone.timm_model.named_parameters():
-        assert (id(weight) in held) != name.startswith(("head.", "fc_norm."))
+    assert held == {id(weight) for name, weight in weights.items() if name not in learning}
+    # What never learns is not let go afterwards.
+    weights["pos_embed"].requires_grad_(False)
+    again = {id(weight) for weight in backbone_parameters(backbone.timm_model)}
+    assert held - again == {id(weights["pos_embed"])}
 
 
 # ---- moving average
