@@ -1,7 +1,9 @@
 """Epochs that are shorter than writing a checkpoint, and disks that fill up."""
 
 import threading
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -40,6 +42,7 @@ def contents(number: int) -> Contents:
             # What follows it is aligned nevertheless.
             "half": torch.full((7,), number, dtype=torch.bfloat16),
             "weight": torch.full((3, 5), float(number)),
+            "count": torch.tensor(number),
             "step": torch.tensor(float(number)),
         },
         {"epoch": str(number)},
@@ -93,6 +96,7 @@ def test_epochs_that_end_while_one_is_written_are_passed_over_but_not_the_last(
             writer.save(state(epoch))
         gate.set()
         writer.flush(state(5))
+        writer.flush(lambda: pytest.fail("written again"))
         # The best of those passed over as well.
         assert (number_in(run.chosen), number_in(run.last)) == (4, 5)
         assert not run.midway.exists()
@@ -159,11 +163,68 @@ def test_the_kept_weights_can_be_had_before_a_checkpoint_within_an_epoch(
 
 def test_no_state_is_newer_than_the_kept_weights(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
-    monkeypatch.setattr(Contents, "write", lambda _, path: order.append(path.stem))
+
+    def note(_: Contents, path: Path) -> None:
+        # Whenever it is killed there is a state to go on with.
+        assert run.midway.exists()
+        order.append(path.stem)
+
+    monkeypatch.setattr(Contents, "write", note)
+    run.midway.touch()
     with CheckpointWriter(run) as writer:
         writer.take_chosen(contents(1))
         writer.save(state(1))
     assert order == ["chosen", "last"]
+    assert not run.midway.exists()
+
+
+def test_memory_that_may_not_be_pinned_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    empty = torch.empty
+
+    def refuse(*size: int, pin_memory: bool = False, **options: Any) -> torch.Tensor:
+        if pin_memory:
+            raise RuntimeError("CUDA error: out of memory")
+        return empty(*size, **options)
+
+    monkeypatch.setattr(torch, "empty", refuse)
+    assert checkpoint_writer._allocate(9, pinned=True).nbytes == 9
+
+
+def test_states_may_grow(run: Any) -> None:
+    """As the optimiser's does with the epoch that a frozen backbone begins to learn in."""
+    more = {"more": torch.full((500,), 2.0)}
+    with CheckpointWriter(run) as writer:
+        writer.save(state(1))
+        writer.flush(state(1))
+        writer.save(lambda: replace(contents(2), tensors={**contents(2).tensors, **more}))
+    assert load_file(run.last)["more"].tolist() == [2.0] * 500
+    assert number_in(run.last) == 2
+
+
+def test_kept_weights_are_written_once(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    monkeypatch.setattr(Contents, "write", lambda _, path: order.append(path.stem))
+    with CheckpointWriter(run) as writer:
+        writer.take_chosen(contents(1))
+        for epoch in (1, 2):
+            writer.save(state(epoch))
+            writer.flush(state(epoch))
+        writer.take_chosen(contents(3))
+        writer.flush_chosen()
+        writer.save(state(3))
+    assert order == ["chosen", "last", "last", "chosen", "last"]
+
+
+def test_a_disk_that_is_full_does_not_hide_what_failed_before(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Contents, "write", fail)
+    with pytest.raises(KeyError, match="mine"), CheckpointWriter(run) as writer:
+        writer.save(state(1))
+        raise KeyError("mine")
 
 
 def test_a_disk_that_is_full_is_told_by_the_next_epoch_and_at_the_end(
@@ -179,6 +240,13 @@ def test_a_disk_that_is_full_is_told_by_the_next_epoch_and_at_the_end(
         pytest.fail("went on")
     with pytest.raises(OSError, match="No space left"), CheckpointWriter(run) as writer:
         writer.save(state(1))
+    # An epoch that lasts longer than the writing.
+    with pytest.raises(OSError, match="No space left"), CheckpointWriter(run) as writer:
+        writer.save(state(1))
+        while writer._is_writing():
+            time.sleep(0.001)
+        writer.save(state(2))
+        pytest.fail("went on")
 
 
 def test_weights_of_an_earlier_epoch_that_are_being_written_do_not_come_last(

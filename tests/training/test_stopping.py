@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -29,6 +30,7 @@ from mammo_pd.training.checkpoint import is_finite, newest_state, state_of
 from mammo_pd.training.checkpoint_writer import CheckpointWriter
 from mammo_pd.training.epoch_meter import EpochProgress
 from mammo_pd.training.model_card import CheckpointHeader
+from mammo_pd.training.run_state import MidwaySaver
 from mammo_pd.training.runs import RunFolder
 from mammo_pd.training.train import resume, start_run, train
 
@@ -218,6 +220,10 @@ def test_a_state_is_restored_as_it_was_written(phantom_store: Path, tmp_path: Pa
         again = run_state.RunState(setup, optimizer)
         assert again.restore(run, optimizer) == expected
         assert again.history == state.history
+        # Weights of whatever file are asked what they have learnt from.
+        assert CheckpointHeader.read(file).card == setup.card
+    state.weights({"epoch": 3}).write(run.chosen)
+    assert CheckpointHeader.read(run.chosen).card == setup.card
 
 
 @pytest.mark.slow
@@ -301,6 +307,143 @@ def test_checkpoint_of_an_epoch_that_is_over_does_not_count(whole: RunFolder) ->
         assert newest_state(whole.last, whole.midway) == whole.last
     finally:
         whole.midway.unlink()
+
+
+# ---- what is saved within an epoch, and when
+
+
+class Desk:
+    """Stands for all that a `MidwaySaver` is given, and notes what it does."""
+
+    def __init__(self, minutes: float | None, processes: int = 1, rank: int = 0) -> None:
+        self.done: list[object] = []
+        self.requested = self.ending = False
+        self.now = 0.0
+        training = SimpleNamespace(checkpoint_minutes=minutes)
+        setup = SimpleNamespace(
+            config=SimpleNamespace(training=training),
+            fabric=SimpleNamespace(world_size=processes, is_global_zero=rank == 0),
+            model=torch.nn.Linear(1, 1),
+        )
+        self.weights = setup.model.weight
+        run: Any = SimpleNamespace(midway="midway")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(run_state.time, "perf_counter", self.clock)
+            self.saver = MidwaySaver(setup, run, self, self, self)  # type: ignore[arg-type]
+
+    def clock(self) -> float:
+        return self.now
+
+    def take_request(self) -> bool:
+        requested, self.requested = self.requested, False
+        return requested
+
+    def raise_if_ending(self) -> None:
+        if self.ending:
+            raise TerminatedError
+
+    @contextlib.contextmanager
+    def saving(self) -> Iterator[None]:
+        self.done.append("begin")
+        yield
+        self.done.append("end")
+
+    def flush_chosen(self) -> None:
+        self.done.append("kept weights")
+
+    def within_epoch(self, progress: object) -> Any:
+        return SimpleNamespace(write=lambda path: self.done.append((path, progress)))
+
+    def saved(self, step: int) -> bool:
+        """Whether it saves after a step, and nothing but that step's state."""
+        self.done.clear()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(run_state.time, "perf_counter", self.clock)
+            self.saver.after_step(step, lambda steps: EpochProgress(steps=steps))
+        state = ("midway", EpochProgress(steps=step))
+        assert self.done in ([], ["begin", "kept weights", state, "end"])
+        return bool(self.done)
+
+    def end_epoch(self) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(run_state.time, "perf_counter", self.clock)
+            self.saver.after_epoch()
+
+
+def test_it_is_saved_so_many_minutes_after_the_last_time() -> None:
+    desk = Desk(minutes=30)
+    assert not desk.saved(1)
+    desk.now = 1800
+    assert not desk.saved(2)
+    desk.now = 1801
+    assert desk.saved(3)
+    desk.now = 3601
+    assert not desk.saved(4)
+    # An epoch's own checkpoint counts.
+    desk.end_epoch()
+    desk.now = 5401
+    assert not desk.saved(1)
+    desk.now = 5402
+    assert desk.saved(2)
+    never = Desk(minutes=None)
+    never.now = 1e9
+    assert not never.saved(1)
+
+
+def test_a_request_is_answered_once() -> None:
+    desk = Desk(minutes=30)
+    desk.requested = True
+    assert desk.saved(1)
+    assert not desk.saved(2)
+    # Also where a save is due anyway, and where the epoch ends.
+    desk.now, desk.requested = 1801, True
+    assert desk.saved(3)
+    assert not desk.saved(4)
+    desk.requested = True
+    desk.end_epoch()
+    assert not desk.saved(1)
+
+
+def test_what_ends_is_saved_first_and_ended_between_epochs_too() -> None:
+    desk = Desk(minutes=30)
+    desk.requested = desk.ending = True
+    with pytest.raises(TerminatedError):
+        desk.saved(1)
+    assert ("midway", EpochProgress(steps=1)) in desk.done
+    with pytest.raises(TerminatedError):
+        desk.end_epoch()
+
+
+def test_processes_save_at_the_same_steps_and_the_first_alone_writes() -> None:
+    """Where all have read the same losses."""
+    for rank in (0, 1):
+        desk = Desk(minutes=30, processes=2, rank=rank)
+        for step in range(1, 2 * WINDOW + 1):
+            desk.requested = True
+            assert desk.saved(step) == (rank == 0 and step % WINDOW == 0)
+    alone = Desk(minutes=30)
+    for step in range(1, 2 * WINDOW + 1):
+        alone.requested = True
+        assert alone.saved(step)
+
+
+def test_weights_that_are_no_numbers_do_not_replace_a_checkpoint() -> None:
+    desk = Desk(minutes=30)
+    desk.weights.data.fill_(torch.nan)
+    desk.requested = True
+    assert not desk.saved(1)
+
+
+def test_epoch_whose_validation_is_interrupted_is_saved() -> None:
+    desk, done = Desk(minutes=30), EpochProgress(steps=9)
+    with desk.saver.saving_if_interrupted(done):
+        pass
+    with pytest.raises(KilledError), desk.saver.saving_if_interrupted(done):
+        die()
+    assert desk.done == []
+    with pytest.raises(TerminatedError), desk.saver.saving_if_interrupted(done):
+        raise TerminatedError
+    assert desk.done == ["begin", "kept weights", ("midway", done), "end"]
 
 
 # ---- the signals alone
