@@ -80,6 +80,12 @@ def test_women_count_once_under_whatever_ids(
     same = manifest["image_id"] == unseen["image_id"]
     manifest.loc[same, "pixel_hash"] = elsewhere["pixel_hash"]
     assert seen(replace(cohort, manifest=manifest)) == seen(cohort) + 1
+    # One is one too many.
+    table = cohort.split.table.copy()
+    one = tested[tested["patient_id"].isin(learnt["patient_id"])]["patient_id"].iloc[0]
+    others = tested["image_id"][tested["patient_id"] != one]
+    table.loc[table["image_id"].isin(others), "split"] = Split.TRAIN
+    assert seen(replace(cohort, split=replace(cohort.split, table=table))) == 1
 
 
 def test_a_split_of_the_same_name_is_not_taken_for_that_of_the_weights(

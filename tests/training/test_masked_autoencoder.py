@@ -30,6 +30,7 @@ from mammo_pd.data.store import StorePaths
 from mammo_pd.errors import InputError
 from mammo_pd.patches.draw import draw_dropped, draw_uniform
 from mammo_pd.patches.sampler import Kept, PatchSampler
+from mammo_pd.perf.cost import forward_macs, shape_of
 from mammo_pd.terms import Split
 from mammo_pd.training.earlier_weights import refuse_seen_test_women
 from mammo_pd.training.model_card import METADATA_KEY, CheckpointHeader
@@ -192,6 +193,14 @@ def test_decoder_is_torchs_own_without_self_attention() -> None:
     context = decoder.context_norm(decoder.project(tokens) + places)
     expected = decoder.pixels(theirs(decoder.query + decoder.positions[asked], context))
     torch.testing.assert_close(decoder(tokens, kept, asked), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kept", [49, 256, 784])
+def test_decoder_is_light(kept: int) -> None:
+    """A sixth of a ViT-S that gives all tokens, for as many patches as it is given."""
+    encoder = replace(shape_of("vit_small_patch16_224"), class_token_alone=False)
+    macs = PixelDecoder(encoder.width, (4, 3), encoder.patch_size).macs(kept + 1, kept)
+    assert macs / sum(forward_macs(encoder, kept)) == pytest.approx(1 / 6, rel=0.1)
 
 
 def test_places_are_told_by_row_and_column() -> None:
