@@ -17,6 +17,7 @@ from cyclopts import App, CycloptsError, Parameter, UnknownOptionError, UnusedCl
 
 from mammo_pd import __version__
 from mammo_pd.cli.help_page import HelpPage
+from mammo_pd.cli.options import is_first_process
 from mammo_pd.cores import keep_threads_within_quota
 from mammo_pd.errors import InputError
 from mammo_pd.stopping import TerminatedError, sigterm_interrupts
@@ -140,9 +141,9 @@ def _main(arguments: Sequence[str] | None) -> int:
             # `train` names its own command, which needs --resume.
             again = str(interrupt) or "the same command"
             kept = f"finished work is kept, and {again} continues from there."
-        print(
-            f"\nmammo-pd: {'terminated' if terminated else 'interrupted'}; {kept}", file=sys.stderr
-        )
+        if is_first_process():
+            what = "terminated" if terminated else "interrupted"
+            print(f"\nmammo-pd: {what}; {kept}", file=sys.stderr)
         return 143 if terminated else 130
     except BrokenPipeError:
         raise

@@ -102,6 +102,12 @@ def unless_default(flag: str, value: object, default: object) -> str:
     return "" if value == default else f" {flag} {shlex.quote(str(value))}"
 
 
+def is_first_process() -> bool:
+    """Whether this process speaks: of several that train together the first one alone."""
+    # torchrun counts over all machines, Lightning over those that it started on this one.
+    return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
+
+
 def find_run(runs: Path, named: Path | None) -> "RunFolder":
     """Find a run by its folder, or its ID in ``runs``; None finds the latest and says which it is.
 
@@ -112,8 +118,8 @@ def find_run(runs: Path, named: Path | None) -> "RunFolder":
 
     if named is None:
         latest = run_folders.RunFolder.latest(runs)
-        # One of torchrun's processes is enough; and show --json has stdout for programs to read.
-        if os.environ.get("RANK", "0") == "0":
+        # show --json has stdout for programs to read.
+        if is_first_process():
             print(f"no run was named: taking the latest, {latest.path}", file=sys.stderr)
         return latest
     return run_folders.RunFolder.find(runs, named)

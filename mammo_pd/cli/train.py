@@ -1,6 +1,5 @@
 """``mammo-pd train``: train on a store, into a run folder."""
 
-import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ from mammo_pd.cli.options import (
     default_runs,
     default_store,
     find_run,
+    is_first_process,
     unless_default,
 )
 from mammo_pd.errors import InputError
@@ -164,8 +164,8 @@ def train_or_resume(
 
 def _leave_finished(run: "RunFolder") -> Path | None:
     """Say that a run has finished training, and send MLflow what it missed of it."""
-    if os.environ.get("RANK", "0") != "0":
-        return None  # one of torchrun's further processes
+    if not is_first_process():
+        return None
     print(
         f"the run {run.info.run_id} has finished: there is nothing left to train (for more epochs, "
         "start a new run with --epochs)"

@@ -25,7 +25,8 @@ def test_next_command_of_bench_and_of_budget_can_be_typed(
     assert [row["batch_size"] for row in found["small_batches"]] == [1, 1]
     [epoch] = found["epochs"]
     assert (epoch["train_images"], epoch["val_images"]) == (40, 4)
-    assert epoch["bare_images_per_second"] == found["rows"][0]["images_per_second"]
+    # Measured again, after the epochs.
+    assert epoch["bare_images_per_second"] not in (0, found["rows"][0]["images_per_second"])
     # Validation and checkpoints come on top.
     assert epoch["epoch_images_per_second"] < epoch["train_images_per_second"]
     seconds = epoch["train_images"] / epoch["epoch_images_per_second"]

@@ -132,6 +132,30 @@ def test_terminated_command_says_so(
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+@pytest.mark.parametrize(
+    ("given", "speaks"),
+    [
+        ({"LOCAL_RANK": "0"}, True),
+        ({"LOCAL_RANK": "1"}, False),
+        ({"RANK": "0", "LOCAL_RANK": "0"}, True),
+        ({"RANK": "2", "LOCAL_RANK": "0"}, False),
+    ],
+)
+def test_of_several_processes_that_train_together_one_says_that_it_was_ended(
+    given: dict[str, str],
+    speaks: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(
+        "mammo_pd.data.store.open_store", lambda _: os.kill(os.getpid(), signal.SIGTERM)
+    )
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert main(["split"]) == 143
+    assert ("terminated" in capsys.readouterr().err) == speaks
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 @pytest.mark.parametrize(
     ("words", "under_way", "goes_on"),

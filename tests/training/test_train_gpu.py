@@ -1,5 +1,8 @@
 """What only a GPU can show: run with -m gpu where there is one."""
 
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -137,3 +140,32 @@ def test_automatic_batch_is_the_largest_that_trains(phantom_store: Path, tmp_pat
     found = load_config(run.path / "config.yaml").training.batch_size
     assert isinstance(found, int) and 1 < found < 32
     assert RunFolder.open(run.path).info.finished
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ended_by_a_signal_once_its_steps_are_captured_it_says_how_to_go_on(
+    number: int, status: int, phantom_store: Path, tmp_path: Path
+) -> None:
+    """In a process of its own: what ends it may be the driver's doing, without a word."""
+    command = [sys.executable, "-X", "faulthandler", "-m", "mammo_pd", "train"]
+    words = (
+        "--res 128x96 --model vit_tiny_patch16_224 --keep 0.25 --batch-size 8 --epochs 100000 "
+        "--set training.warmup_epochs=1"
+    )
+    places = ["--store", str(phantom_store), "--runs", str(tmp_path)]
+    with subprocess.Popen(
+        [*command, *words.split(), *places],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as training:
+        assert training.stdout is not None
+        for line in training.stdout:
+            if line.startswith("epoch 20/"):
+                training.send_signal(number)
+                break
+        _, errors = training.communicate(timeout=120)
+    assert training.returncode == status, errors
+    assert "--resume continues from there" in errors
+    run = RunFolder.latest(tmp_path)
+    assert run.last.is_file() or run.midway.is_file()
