@@ -36,9 +36,9 @@ def refuse_unbounded(path: Path) -> None:
         OSError: it cannot be read.
     """
     with path.open("rb") as file:
-        head = file.read(_CHUNK)
-        file.seek(0)
-        deflated = uid.DeflatedExplicitVRLittleEndian.encode() in head[:4096]
+        deflated = _is_deflated(file)
+        if not deflated:
+            file.seek(0)
         chunks = _inflated(file) if deflated else iter(lambda: file.read(_CHUNK), b"")
         items = 0
         for chunk in chunks:
@@ -52,13 +52,24 @@ def refuse_unbounded(path: Path) -> None:
                 break
 
 
+def _is_deflated(file: BinaryIO) -> bool:
+    """Whether pydicom will inflate a file; it then stands where its deflated dataset begins.
+
+    The file meta information is read to its end, as pydicom does: it may be of any length.
+    """
+    read_preamble(file, force=True)
+    meta = read_dataset(
+        file, is_implicit_VR=False, is_little_endian=True, stop_when=_is_behind_meta
+    )
+    syntax: object = meta.get("TransferSyntaxUID")
+    return syntax == uid.DeflatedExplicitVRLittleEndian
+
+
 def _inflated(file: BinaryIO) -> Iterator[bytes]:
-    """The dataset of a deflated file, piece by piece, none of it held.
+    """The dataset of a deflated file, from where it begins, piece by piece, none of it held.
 
     Source: DICOM PS3.5 A.5.
     """
-    read_preamble(file, force=True)
-    read_dataset(file, is_implicit_VR=False, is_little_endian=True, stop_when=_is_behind_meta)
     inflate = zlib.decompressobj(-zlib.MAX_WBITS)
     size = 0
     while rest := inflate.unconsumed_tail or file.read(_CHUNK):

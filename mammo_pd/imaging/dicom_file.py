@@ -100,7 +100,7 @@ def read_header(path: Path) -> DicomHeader:
             size = os.fstat(file.fileno()).st_size
             head = file.read(_HEAD)
         # The beginning of deflated data cannot be inflated alone.
-        deflated = uid.DeflatedExplicitVRLittleEndian.encode() in head[:4096]
+        deflated = uid.DeflatedExplicitVRLittleEndian.encode() in head
         header = None if deflated else _parse_head(BytesIO(head), head, size)
         if header is None:  # or the header is longer than what was read
             refuse_unbounded(path)
