@@ -20,6 +20,7 @@ from mammo_pd.cli.help_page import HelpPage
 from mammo_pd.cores import keep_threads_within_quota
 from mammo_pd.errors import InputError
 from mammo_pd.stopping import TerminatedError, sigterm_interrupts
+from mammo_pd.wording import on_one_line
 
 # In the order in which a project uses them; --help lists them in this order.
 COMMANDS = (
@@ -150,7 +151,9 @@ def _main(arguments: Sequence[str] | None) -> int:
         message = explain(error, _folders_of_images(words), words)
         if message is None:
             raise
-        print(f"mammo-pd: error: {message}", file=sys.stderr)
+        # Names of folders and keys of configurations come from others, too.
+        lines = "\n".join(map(on_one_line, message.split("\n")))
+        print(f"mammo-pd: error: {lines}", file=sys.stderr)
         return 2
     return status if isinstance(status, int) else 0
 

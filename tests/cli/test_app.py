@@ -1,6 +1,7 @@
 import errno
 import importlib
 import inspect
+import json
 import re
 import subprocess
 import sys
@@ -207,6 +208,20 @@ def test_bad_input_is_one_sentence_and_a_status(
     assert re.search(message, printed.err)
     assert not printed.out
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("control", ["\x1b]0;owned\x07", "\x1b[2K", "\r", "\x9b2K"])
+def test_no_error_steers_the_terminal(
+    control: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What an error names may come from others: keys of their settings, their folders."""
+    settings = tmp_path / "a.yaml"
+    settings.write_text(json.dumps({f"x{control}y": 1}))
+    for words in (["train", "--config", str(settings)], ["show", f"{tmp_path}/no{control}run"]):
+        assert main(words) == 2
+        told = capsys.readouterr().err
+        assert told.startswith("mammo-pd: error: ")
+        assert told.endswith("\n") and told[:-1].isprintable()
 
 
 @pytest.mark.parametrize(
