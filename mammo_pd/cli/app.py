@@ -5,6 +5,7 @@ docstring become its options and its ``--help``. Heavy imports go inside that fu
 """
 
 import errno
+import io
 import os
 import select
 import sqlite3
@@ -87,6 +88,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         read and the others are done (``predict``); 130 after Ctrl-C; 143 after SIGTERM; 141 if the
         reader of the output has gone, as after ``| head``.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # As stderr is from the start: names of folders need not be text in the terminal's encoding.
+        sys.stdout.reconfigure(errors="backslashreplace")
     with sigterm_interrupts():
         try:
             status = _main(arguments)

@@ -175,9 +175,16 @@ def create_or_match(root: Path, settings: Mapping[str, Any]) -> StorePaths:
     """Create a store, or open one that was made with the same settings.
 
     Raises:
-        InputError: the folder holds something else, or a store made with other settings.
+        InputError: the folder holds something else, or a store made with other settings, or its
+            path is no text.
     """
     paths = StorePaths(root)
+    if str(root.absolute()) != os.fsencode(root.absolute()).decode(errors="replace"):
+        # Parquet's reader and writer take no other paths: it would fail once all is decoded.
+        raise InputError(
+            f"the path {root.absolute()} is not text in UTF-8, in which a store cannot be written; "
+            "name another --out."
+        )
     if paths.info.is_file():
         made_with = read_store_info(paths)
         wanted = fingerprint_of(settings)

@@ -1,6 +1,7 @@
 import errno
 import importlib
 import inspect
+import io
 import json
 import re
 import subprocess
@@ -14,6 +15,7 @@ from cyclopts import CycloptsError
 
 from mammo_pd.cli.app import COMMANDS, app, main
 from mammo_pd.cli.config_flags import ConfigFlags
+from mammo_pd.training.model_card import CheckpointHeader
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "timm", "monai", "lightning", "sklearn", "pandas", "numpy", "mlflow", "pydicom")
@@ -208,6 +210,22 @@ def test_bad_input_is_one_sentence_and_a_status(
     assert re.search(message, printed.err)
     assert not printed.out
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
+@pytest.mark.parametrize("name", ["Gr\udcf6\udcdfe", "−"])
+def test_a_folder_whose_name_the_terminal_cannot_print_is_read(
+    encoding: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of an archive whose names are Latin-1, where the terminal is strict about UTF-8."""
+    file = tmp_path / name / "model.safetensors"
+    file.parent.mkdir()
+    file.touch()
+    monkeypatch.setattr(CheckpointHeader, "read", lambda _: CheckpointHeader(None, {}))
+    printed = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(printed, encoding, errors="strict"))
+    assert main(["show", str(file)]) == 0
+    assert b"next: mammo-pd embed" in printed.getvalue()
 
 
 @pytest.mark.parametrize("control", ["\x1b]0;owned\x07", "\x1b[2K", "\r", "\x9b2K"])
