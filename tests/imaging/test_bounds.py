@@ -71,6 +71,52 @@ def test_sequences_that_can_be_read_are(tmp_path: Path, elements: bytes) -> None
     np.testing.assert_array_equal(decode(dataset, None).values, half_disk())
 
 
+_MANY = 3_000
+_ITEMS = (_OPEN + _CLOSE) * _MANY
+_LOOKS_LIKE_PIXELS = b"\x09\x00\x01\x10OB\0\0" + struct.pack("<I", 2**21 + 8) + b"\xe0\x7f\x10\x00"
+_VIEW_CODE = b"\x54\x00\x20\x02SQ\0\0"
+
+
+@pytest.mark.parametrize("read", [read_dataset, read_header])
+@pytest.mark.parametrize(
+    ("elements", "what"),
+    [
+        (_SEQUENCE + _ITEMS + _END, "sequence items"),
+        (_VIEW_CODE + struct.pack("<I", len(_ITEMS)) + _ITEMS, "sequence items"),
+        (b"".join(struct.pack("<HH", 0x0B, n) + b"LO\0\0" for n in range(_MANY)), "elements"),
+    ],
+    ids=["without length", "with length", "elements"],
+)
+def test_bytes_that_look_like_pixels_hide_nothing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    read: Callable[[Path], object],
+    elements: bytes,
+    what: str,
+) -> None:
+    hidden = _LOOKS_LIKE_PIXELS + bytes(2**21 + 4) + elements
+    path = with_private(tmp_path / "a.dcm", hidden)
+    assert read(path)
+    limit = "MOST_ELEMENTS" if what == "elements" else "MOST_ITEMS"
+    monkeypatch.setattr(bounds, limit, 1_000)
+    with pytest.raises(ImageError, match=f"more than 1000 {what}"):
+        read(path)
+
+
+@pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, uid.JPEGLSLossless])
+def test_nothing_hides_behind_the_pixels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, syntax: str
+) -> None:
+    path = write_dicom(tmp_path / "a.dcm", make_dataset(half_disk(), syntax))
+    padding = b"\xfc\xff\xfc\xffOB\0\0" + struct.pack("<I", 2**21) + bytes(2**21)
+    signatures = b"\xfa\xff\xfa\xffSQ\0\0\xff\xff\xff\xff"
+    path.write_bytes(path.read_bytes() + padding + signatures + _ITEMS + _END)
+    np.testing.assert_array_equal(decode(read_dataset(path), None).values, half_disk())
+    monkeypatch.setattr(bounds, "MOST_ITEMS", 1_000)
+    with pytest.raises(ImageError, match="more than 1000 sequence items"):
+        read_dataset(path)
+
+
 def deflated(path: Path, change: Callable[[bytes], bytes]) -> Path:
     """A deflated mammogram whose dataset is changed before it is deflated."""
     syntax = uid.DeflatedExplicitVRLittleEndian
