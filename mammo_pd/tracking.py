@@ -415,7 +415,7 @@ def _make_database(runs: Path) -> None:
 
     if (runs / _DATABASE).exists():
         return
-    with (runs / f".{_DATABASE}.lock").open("w") as lock:
+    with (runs / f".{_DATABASE}.lock").open("a") as lock:
         # Without locks in the file system we have to assume a single process.
         with contextlib.suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_EX)

@@ -175,3 +175,18 @@ def test_no_password_of_a_server_is_printed(
         assert main(["sync", "--runs", str(tmp_path)]) == 2
         told += capsys.readouterr()
     assert not [text for text in told if "PASS" in text or "drsmith" in text]
+
+
+def test_a_link_in_place_of_the_databases_lock_empties_no_file(
+    tmp_path: Path, databases_are_made: None
+) -> None:
+    """A folder of runs may have been made by others."""
+    thesis = tmp_path / "thesis.txt"
+    thesis.write_text("years of work")
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    (runs / ".mlflow.db.lock").symlink_to(thesis)
+    with MlflowRun(runs, "a"):
+        pass
+    assert (runs / "mlflow.db").is_file()
+    assert thesis.read_text() == "years of work"
