@@ -5,6 +5,7 @@ Sizes called ``img_size`` are (height, width) in pixels.
 
 import json
 import re
+import reprlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
@@ -29,6 +30,10 @@ from mammo_pd.wording import counted
 IMG_ASPECT = 0.8
 # Pixels per side, three times a mammogram's. Anything larger is a typing error.
 _MAX_SIDE = 16384
+
+
+# ValueError: a date that is none, a number of thousands of digits, text that is not UTF-8.
+_NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
 
 
 def _read_number(value: Any) -> Any:
@@ -438,8 +443,8 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Given]:
             raise InputError(f"--set {assignment} names no key; write --set training.lr=0.0001")
         try:
             parsed[path] = Given(yaml.safe_load(text), f"--set {path}")
-        except yaml.YAMLError as error:
-            raise InputError(f"--set {assignment}: the value is not YAML ({error})") from error
+        except _NOT_YAML as error:
+            raise InputError(f"--set {path}: the value is not YAML ({cause_of(error)})") from error
     return parsed
 
 
@@ -512,7 +517,7 @@ def resolve_img_size(
 def _read_yaml(file: Path) -> Any:
     try:
         return yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, *_NOT_YAML) as error:
         raise InputError(f"the configuration {file} cannot be read: {cause_of(error)}") from error
 
 
@@ -582,6 +587,11 @@ def _explain(error: ValidationError, where: str, origins: Mapping[tuple[str, ...
     return f"{origin} is {_shown(first['input'])}; it must be {wanted}."
 
 
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel = 2
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 200
+
+
 def _section(name: str) -> type[_Settings]:
     section = RunConfig.model_fields[name].annotation
     assert isinstance(section, type)
@@ -595,7 +605,8 @@ def _requirement(item: ErrorDetails) -> str:
 
 
 def _shown(value: Any) -> str:
-    return repr(value) if isinstance(value, str) else str(value)
+    # Not as a whole: of aliases within aliases, a file of 300 bytes makes gigabytes of text.
+    return _SHORT.repr(value)
 
 
 def _keys_of(section: type[_Settings]) -> str:

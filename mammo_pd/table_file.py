@@ -15,7 +15,7 @@ from typing import TextIO
 import pandas as pd
 
 from mammo_pd.errors import InputError
-from mammo_pd.wording import counted
+from mammo_pd.wording import counted, on_one_line
 
 _SEPARATORS = (",", ";", "\t", "|")
 _SEPARATOR_NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
@@ -88,7 +88,7 @@ def read_csv(path: Path, called: str = "the label table", *, whole: bool = False
     frame = _refuse_long_rows(frame, called, separator)
     if whole:
         _refuse_short_rows(path, called, encoding, separator, to_skip)
-    frame.columns = frame.columns.str.strip()
+    frame.columns = frame.columns.map(on_one_line).str.strip()
     # A short row has missing values at its end, even though empty cells are read as text.
     stripped = frame.fillna("").apply(unless_equal, args=(lambda cells: cells.str.strip(),))
     # A separator at the end of the header makes an empty column, which pandas names.

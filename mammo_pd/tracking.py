@@ -342,7 +342,12 @@ def keep_page(runs: Path, mlflow_run_id: str, page: Path) -> str | None:
 def reason_of(error: Exception) -> str:
     """What failed in MLflow, in one line; for its database, the database's own message."""
     found = re.search(r"\(sqlite3\.\w+\) (.+)", str(error))
-    return found[1][:200] if found else cause_of(error)
+    return _without_credentials(found[1][:200] if found else cause_of(error))
+
+
+def _without_credentials(text: str) -> str:
+    """A text whose URIs name no user and no password: what is printed goes to logs."""
+    return re.sub(r"(?<=://)[^/\s]*@", "", text)
 
 
 def patience_with_server() -> float:
@@ -373,7 +378,7 @@ def page_of_runs(runs: Path) -> str:
     """How to view a folder's runs in MLflow's web page."""
     uri = tracking_uri(runs)
     if uri != _local_uri(runs):
-        return f"open {uri}"
+        return f"open {_without_credentials(uri)}"
     # Without workflowType, a browser new to MLflow opens its pages for language models.
     return (
         f"mlflow ui --backend-store-uri {shlex.quote(uri)}, and open "
@@ -410,7 +415,7 @@ def _make_database(runs: Path) -> None:
 
     if (runs / _DATABASE).exists():
         return
-    with (runs / f".{_DATABASE}.lock").open("w") as lock:
+    with (runs / f".{_DATABASE}.lock").open("a") as lock:
         # Without locks in the file system we have to assume a single process.
         with contextlib.suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_EX)

@@ -1,4 +1,18 @@
-"""Numbers in messages: one image, two images, 12 %."""
+"""Numbers in messages: one image, two images, 12 %; and texts of others, on one line."""
+
+import re
+
+# Those of ASCII and Latin-1, by which a terminal is steered and a line of a log ended.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+
+
+def on_one_line(text: str) -> str:
+    """A text in which each run of control characters, line ends among them, is a space.
+
+    What others wrote is read through this before it can be printed: it might otherwise hide or
+    forge lines on a terminal and in logs.
+    """
+    return _CONTROL.sub(" ", text)
 
 
 def counted(count: int, one: str, many: str | None = None) -> str:

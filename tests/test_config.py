@@ -233,3 +233,37 @@ def test_absurd_sizes_are_refused_in_a_sentence(res: int | str) -> None:
     with pytest.raises(InputError, match="--res") as raised:
         resolve_img_size(res, 32, (3000, 2000))
     assert len(str(raised.value)) < 250
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "9" * 5000,
+        "2001-13-45",
+        "[" * 3000,
+        "{a: " * 3000,
+        '"unclosed',
+        "!!python/object/apply:os.getcwd []",
+        "*unknown",
+    ],
+)
+def test_what_is_no_yaml_is_told_in_a_sentence(tmp_path: Path, value: str) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(f"training: {{lr: {value}}}\n")
+    with pytest.raises(InputError, match=r"a\.yaml cannot be read: ") as of_file:
+        load_config(file)
+    with pytest.raises(InputError, match=r"^--set training\.lr: the value is not YAML") as of_flag:
+        parse_assignments([f"training.lr={value}"])
+    assert max(len(str(one.value)) for one in (of_file, of_flag)) < len(str(file)) + 300
+
+
+def test_aliases_within_aliases_are_not_written_out(tmp_path: Path) -> None:
+    """A billion elements in 700 bytes."""
+    lines = ["_0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"_{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
+    file = tmp_path / "a.yaml"
+    for use in ("model: {name: *a8}", "training: {targets: *a8}", "training: *a8", "data: [*a8]"):
+        file.write_text("\n".join([*lines, use]))
+        with pytest.raises(InputError) as refused:
+            load_config(file)
+        assert len(str(refused.value)) < len(str(file)) + 1000

@@ -122,3 +122,16 @@ def test_every_table_is_written_by_these() -> None:
         nodes = ast.walk(ast.parse(file.read_text()))
         names = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
         assert not names & {"to_csv", "to_excel", "DictWriter", "writerow", "writerows"}, file
+
+
+@pytest.mark.parametrize(
+    "control", ["\x1b]0;owned\x07", "\x1b[2K", "\n", "\r\n", "\x9b2K", "\x7f\b"]
+)
+def test_a_name_of_a_column_steers_no_terminal_and_ends_no_line(
+    tmp_path: Path, control: str
+) -> None:
+    """Names of columns are printed in errors and lists; spreadsheets break long ones into lines."""
+    path = tmp_path / "t.csv"
+    path.write_bytes(f'path,"site{control}code"\na.png,x\n'.encode())
+    (name,) = set(read_csv(path).columns) - {"path"}
+    assert name.isprintable() and name.startswith("site ") and name.endswith("code")

@@ -6,8 +6,10 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from mammo_pd.cli.app import main
+from mammo_pd.doctor.storage import check_mlflow
 from mammo_pd.errors import InputError
-from mammo_pd.tracking import EXPERIMENT, MlflowRun, reason_of, tracking_uri
+from mammo_pd.tracking import EXPERIMENT, MlflowRun, page_of_runs, reason_of, tracking_uri
 
 
 def statuses(runs: Path) -> dict[str, str]:
@@ -150,3 +152,41 @@ def test_database_lies_in_the_folder_whatever_that_is_called(name: str, tmp_path
     engine.dispose()
     assert [file.name for file in runs.iterdir()] == ["mlflow.db"]
     assert list(tmp_path.iterdir()) == [runs]
+
+
+@pytest.mark.parametrize("password", ["PASSW0RD", "PASS%40W0RD", "PASSW@RD"])
+@pytest.mark.parametrize("scheme", ["http", "https", "postgresql"])
+def test_no_password_of_a_server_is_printed(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    scheme: str,
+    password: str,
+) -> None:
+    """A tracking URI may hold one; what is printed goes to logs."""
+    uri = f"{scheme}://drsmith:{password}@127.0.0.1:9/mlflow"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    assert page_of_runs(tmp_path) == f"open {scheme}://127.0.0.1:9/mlflow"
+    told = [reason_of(MlflowException(f"API request to {uri}/api/2.0 failed (see {uri})."))]
+    if scheme == "http":
+        (finding,) = check_mlflow(tmp_path)
+        told.append(str(finding))
+        assert main(["sync", "--runs", str(tmp_path)]) == 2
+        told += capsys.readouterr()
+    assert not [text for text in told if "PASS" in text or "drsmith" in text]
+
+
+def test_a_link_in_place_of_the_databases_lock_empties_no_file(
+    tmp_path: Path, databases_are_made: None
+) -> None:
+    """A folder of runs may have been made by others."""
+    thesis = tmp_path / "thesis.txt"
+    thesis.write_text("years of work")
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    (runs / ".mlflow.db.lock").symlink_to(thesis)
+    with MlflowRun(runs, "a"):
+        pass
+    assert (runs / "mlflow.db").is_file()
+    assert thesis.read_text() == "years of work"

@@ -2,13 +2,14 @@
 
 import ast
 import re
+import unicodedata
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
 import mammo_pd
 from mammo_pd.report.notes import _NOTES
-from mammo_pd.wording import counted, percent
+from mammo_pd.wording import counted, on_one_line, percent
 
 # What messages count; a rate (images/s) is none of it.
 _COUNTED = {
@@ -123,3 +124,10 @@ def _plurals(file: Path) -> Iterator[tuple[str, str]]:
             name = ast.unparse(value.value)
             if words and words[1] in _COUNTED and not name.isupper():
                 yield name, text.value
+
+
+def test_every_control_character_is_a_space_and_nothing_else_changes() -> None:
+    for code in range(0x3000):
+        control = unicodedata.category(chr(code)) == "Cc"
+        assert on_one_line(f"a{chr(code)}b") == ("a b" if control else f"a{chr(code)}b")
+    assert on_one_line("a\r\n\x1bb\n") == "a b "

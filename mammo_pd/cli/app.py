@@ -5,6 +5,7 @@ docstring become its options and its ``--help``. Heavy imports go inside that fu
 """
 
 import errno
+import io
 import os
 import select
 import sqlite3
@@ -21,6 +22,7 @@ from mammo_pd.cli.options import is_first_process
 from mammo_pd.cores import keep_threads_within_quota
 from mammo_pd.errors import InputError
 from mammo_pd.stopping import TerminatedError, sigterm_interrupts
+from mammo_pd.wording import on_one_line
 
 # In the order in which a project uses them; --help lists them in this order.
 COMMANDS = (
@@ -87,6 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         read and the others are done (``predict``); 130 after Ctrl-C; 143 after SIGTERM; 141 if the
         reader of the output has gone, as after ``| head``.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # As stderr is from the start: names of folders need not be text in the terminal's encoding.
+        sys.stdout.reconfigure(errors="backslashreplace")
     with sigterm_interrupts():
         try:
             status = _main(arguments)
@@ -151,7 +156,9 @@ def _main(arguments: Sequence[str] | None) -> int:
         message = explain(error, _folders_of_images(words), words)
         if message is None:
             raise
-        print(f"mammo-pd: error: {message}", file=sys.stderr)
+        # Names of folders and keys of configurations come from others, too.
+        lines = "\n".join(map(on_one_line, message.split("\n")))
+        print(f"mammo-pd: error: {lines}", file=sys.stderr)
         return 2
     return status if isinstance(status, int) else 0
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from mammo_pd.data.store import LEADS_AWAY
 from mammo_pd.errors import InputError, cause_of
 from mammo_pd.files import atomic_write
 from mammo_pd.machines import is_machine_name, machine_name
@@ -146,6 +147,7 @@ def read_manifest(path: Path, *, status: Status | None = Status.OK) -> pd.DataFr
             f"{path} lacks the columns {', '.join(missing)}; it was written by another version: "
             "recreate it with: mammo-pd preprocess DICOM_DIR"
         )
+    _refuse_paths(path, table["image_id"])
     # pandas would turn integers with gaps into floats, and booleans into objects.
     types = {
         pa.string(): pd.StringDtype(),
@@ -158,6 +160,15 @@ def read_manifest(path: Path, *, status: Status | None = Status.OK) -> pd.DataFr
     for name in ("manufacturer", "model"):
         frame[name] = _machine_names(name, frame[name])
     return frame.sort_values("image_id", ignore_index=True)
+
+
+def _refuse_paths(path: Path, image_ids: pa.ChunkedArray) -> None:
+    """Refuse names of images that are paths: files from anywhere would be read as pixels."""
+    if pc.any(pc.match_substring_regex(image_ids, LEADS_AWAY)).as_py():
+        raise InputError(
+            f"{path} names an image by a path that leads away from its pixels; mammo-pd makes no "
+            "such names, so do not trust the store: get it anew from its owner."
+        )
 
 
 def _machine_names(column: str, texts: pd.Series) -> pd.Series:

@@ -19,6 +19,7 @@ or gets a further level, becomes one file; the others stay as they lie.
 import hashlib
 import json
 import os
+import re
 import shlex
 import shutil
 from collections.abc import Callable, Mapping
@@ -37,6 +38,10 @@ from mammo_pd.files import sync_folder, write_text
 from mammo_pd.terms import PYRAMID_LONG_SIDES, Compression
 
 FORMAT = 2
+
+# What an image's name must not hold: with it, its file would not be in the folder named by the
+# first two characters.
+LEADS_AWAY = r"/|\x00|^\.{0,2}$|^\.\."
 
 _READ_FORMATS = (1, FORMAT)
 
@@ -79,15 +84,29 @@ class StorePaths:
 
     def image(self, image_id: str) -> Path:
         """The file of one image's levels."""
-        return self.root / "pixels" / image_id[:2] / f"{image_id}{image_file.SUFFIX}"
+        return self.root / "pixels" / _folder_of(image_id) / f"{image_id}{image_file.SUFFIX}"
 
     def image_folder(self, image_id: str) -> Path:
         """The folder of one image's levels in stores of format 1."""
-        return self.root / "pixels" / image_id[:2] / image_id
+        return self.root / "pixels" / _folder_of(image_id) / image_id
 
     def thumbnail(self, image_id: str) -> Path:
         """The whole frame of one image, small: it can show a burned-in name, so owner only."""
-        return self.private / "thumbnails" / image_id[:2] / f"{image_id}.npy"
+        return self.private / "thumbnails" / _folder_of(image_id) / f"{image_id}.npy"
+
+
+def _folder_of(image_id: str) -> str:
+    """The folder that an image's file lies in.
+
+    Raises:
+        InputError: it would lie elsewhere: whoever made a store has made its record and manifest.
+    """
+    if re.search(LEADS_AWAY, image_id):
+        raise InputError(
+            f"the store names an image {image_id!r}, a path that leads away from its pixels; "
+            "mammo-pd makes no such names, so do not trust the store: get it anew from its owner."
+        )
+    return image_id[:2]
 
 
 def open_store(root: Path | str) -> StorePaths:
@@ -156,9 +175,16 @@ def create_or_match(root: Path, settings: Mapping[str, Any]) -> StorePaths:
     """Create a store, or open one that was made with the same settings.
 
     Raises:
-        InputError: the folder holds something else, or a store made with other settings.
+        InputError: the folder holds something else, or a store made with other settings, or its
+            path is no text.
     """
     paths = StorePaths(root)
+    if str(root.absolute()) != os.fsencode(root.absolute()).decode(errors="replace"):
+        # Parquet's reader and writer take no other paths: it would fail once all is decoded.
+        raise InputError(
+            f"the path {root.absolute()} is not text in UTF-8, in which a store cannot be written; "
+            "name another --out."
+        )
     if paths.info.is_file():
         made_with = read_store_info(paths)
         wanted = fingerprint_of(settings)
@@ -233,8 +259,15 @@ def remove_image(paths: StorePaths, image_id: str) -> None:
     """Remove an image's pixels, and its thumbnail.
 
     Raises:
+        InputError: they lie elsewhere than in the store.
         OSError: something of it cannot be removed.
     """
+    for place in (paths.image(image_id).parent, paths.thumbnail(image_id).parent):
+        if place.is_symlink():
+            raise InputError(
+                f"{place} is a link, and mammo-pd makes none: what it leads to may not be the "
+                "store's to remove; put the folder itself in its place."
+            )
     paths.image(image_id).unlink(missing_ok=True)
     folder = paths.image_folder(image_id)
     if folder.is_dir():

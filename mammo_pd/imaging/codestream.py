@@ -13,7 +13,9 @@ _START_OF_FRAME_JPEG_LS = 0xF7
 _LOSSLESS_FRAME = frozenset({0xC3, 0xC7, 0xCB, 0xCF})
 _SEQUENTIAL_HUFFMAN = frozenset({0xC0, 0xC1, 0xC3})
 _HUFFMAN_TABLES, _SCAN = 0xC4, 0xDA
-_CODING_STYLE = 0x52  # JPEG 2000's COD
+# JPEG 2000's COD and COC, SOT and SOD.
+_CODING_STYLE, _CODING_STYLE_OF_COMPONENT = 0x52, 0x53
+_TILE_PART, _TILE_DATA = 0x90, 0x93
 _END = b"\xff\xd9"
 # Bytes of zeros that a file's missing piece has at least: a block of a disk.
 _HOLE = 4096
@@ -128,6 +130,23 @@ def has_hole(frame: bytes) -> bool:
     return False
 
 
+def most_coded_parts(frame: bytes) -> int:
+    """How many precincts and code-blocks a JPEG 2000 decoder sets up for one tile, at most.
+
+    It needs some hundred bytes for each, whatever follows: with the smallest ones a codestream of
+    hundreds of bytes takes tens of gigabytes. 0 for other codestreams.
+
+    Source: ISO/IEC 15444-1 A.4.2 (SOT), A.6.1 (COD), A.6.2 (COC), B.6 and B.7 (their sizes).
+    """
+    start = frame.find(_JPEG_2000_START)
+    if start < 0 or not frame.startswith((_JPEG_2000_START, _JPEG_2000_BOX)):
+        return 0
+    tile = _tile_size(frame[start : start + 40])
+    return max(
+        (sum(map(sum, _parts(style, *tile))) for style in _coding_styles(frame, start)), default=0
+    )
+
+
 def _segments(frame: bytes) -> Iterator[int]:
     """Where the marker segments of a JPEG file lie that come before its first scan."""
     offset = 2
@@ -228,12 +247,22 @@ def _most_zeros(head: bytes) -> int | None:
     high_throughput = head[6] & 0x40  # Rsiz: its coefficients can be zeros
     if style is None or len(style) < 10 or high_throughput:
         return None
+    layers = int.from_bytes(style[2:4], "big")
+    parts = _parts(style, *_tile_size(head))
+    return sum(layers * (precincts + blocks // 4) for precincts, blocks in parts)
+
+
+def _tile_size(head: bytes) -> tuple[int, int]:
+    """Width and height of the largest tile of a JPEG 2000 codestream, in pixels."""
     width, height, left, top, tile_width, tile_height = (
         int.from_bytes(head[at : at + 4], "big") for at in range(8, 32, 4)
     )
-    width, height = min(tile_width, width - left), min(tile_height, height - top)
-    layers, levels = int.from_bytes(style[2:4], "big"), style[5]
-    found = 0
+    return min(tile_width, width - left), min(tile_height, height - top)
+
+
+def _parts(style: bytes, width: int, height: int) -> Iterator[tuple[int, int]]:
+    """Precincts and code-blocks of each resolution of a tile, at most."""
+    levels = style[5]
     for level in range(levels + 1):
         precinct = style[10 + level] if style[0] & 1 and len(style) > 10 + level else 0xFF
         scale = levels - level
@@ -242,9 +271,29 @@ def _most_zeros(head: bytes) -> int | None:
             return ((width >> scale + right) + 2) * ((height >> scale + down) + 2)
 
         right, down = precinct & 15, precinct >> 4
-        blocks = cells(min(right, style[6] + 2), min(down, style[7] + 2))
-        found += layers * (cells(right, down) + blocks // 4)
-    return found
+        yield cells(right, down), cells(min(right, style[6] + 2), min(down, style[7] + 2))
+
+
+def _coding_styles(frame: bytes, start: int) -> Iterator[bytes]:
+    """The parameters of each COD of a JPEG 2000 codestream, and of each COC as if it were one."""
+    offset = start + 2
+    tile_part, size = 0, 0
+    while offset + 4 <= len(frame) and frame[offset] == 0xFF:
+        marker, length = frame[offset + 1], int.from_bytes(frame[offset + 2 : offset + 4], "big")
+        content = frame[offset + 4 : offset + 2 + length]
+        if marker == _TILE_DATA:
+            if size <= offset - tile_part:  # 0: the last one
+                return
+            offset = tile_part + size
+            continue
+        if marker == _TILE_PART:
+            tile_part, size = offset, int.from_bytes(content[2:6], "big")
+        elif marker == _CODING_STYLE_OF_COMPONENT:
+            # Of the first component, the only one of a grey image.
+            content = content[1:2] + bytes(4) + content[2:]
+        if marker in (_CODING_STYLE, _CODING_STYLE_OF_COMPONENT) and len(content) >= 10:
+            yield content
+        offset += 2 + length
 
 
 def _codestream_of_container(frame: bytes) -> bytes:

@@ -22,6 +22,7 @@ from mammo_pd.imaging.codestream import (
     CodestreamSize,
     has_hole,
     is_whole,
+    most_coded_parts,
     read_codestream_size,
 )
 from mammo_pd.imaging.decoders import (
@@ -41,6 +42,8 @@ MAX_PIXELS = 2**27
 MAX_FRAMES = 512
 # Two bytes of a replicate run decode to at most 128 bytes (PS3.5 G.3.1).
 _MAX_RLE_RATIO = 64
+# Six times those of the largest image in the usual code-blocks of 32 x 32; .4 GB in OpenJPEG.
+_MOST_CODED_PARTS = 2**20
 
 # pydicom's decoder plugins by name, in the order in which they are asked. A program adds its own by
 # `add_decoder` (docs/extending.md).
@@ -436,6 +439,12 @@ def _check_codestream(dataset: Dataset, frame: bytes, rows: int, columns: int) -
             Reason.DECODE_FAILED, f"The pixel data do not begin as {syntax.name} does."
         )
     _check_codestream_size(dataset, size, rows, columns)
+    if most_coded_parts(frame) > _MOST_CODED_PARTS:
+        raise ImageError(
+            Reason.DECODE_FAILED,
+            "The pixel data are divided into more pieces than memory should be taken for; are "
+            "they damaged?",
+        )
     # JPEG XL has no end marker; its decoder itself notices truncation.
     if size.kind != "jpeg_xl" and not is_whole(frame):
         raise ImageError(

@@ -21,7 +21,7 @@ from pydicom.filereader import read_partial
 from pydicom.tag import BaseTag
 
 from mammo_pd.errors import ImageError
-from mammo_pd.imaging.bounds import refuse_unbounded
+from mammo_pd.imaging.bounds import BoundedFile, refuse_unbounded
 from mammo_pd.imaging.header import number_of_frames
 from mammo_pd.terms import Reason
 
@@ -55,11 +55,15 @@ def read_dataset(path: Path) -> Dataset:
         refuse_unbounded(path)
         # Large private elements stay on the disk until they are asked for, which nobody does.
         defer = _DEFERRED if path.stat().st_size > _LARGE_FILE else None
-        try:
-            dataset = pydicom.dcmread(path, defer_size=defer)
-        except InvalidDicomError:
-            dataset = pydicom.dcmread(path, force=True)
-            _refuse_other_formats(dataset)
+        with path.open("rb") as file:
+            try:
+                dataset = pydicom.dcmread(BoundedFile(file), defer_size=defer)
+            except InvalidDicomError:
+                file.seek(0)
+                dataset = pydicom.dcmread(BoundedFile(file), force=True)
+                _refuse_other_formats(dataset)
+        # What was left on the disk is read from there.
+        dataset.fileobj_type, dataset.buffer = open, None
         _refuse_empty(dataset)
         _complete_file_meta(dataset)
     return dataset
@@ -100,19 +104,19 @@ def read_header(path: Path) -> DicomHeader:
             size = os.fstat(file.fileno()).st_size
             head = file.read(_HEAD)
         # The beginning of deflated data cannot be inflated alone.
-        deflated = uid.DeflatedExplicitVRLittleEndian.encode() in head[:4096]
+        deflated = uid.DeflatedExplicitVRLittleEndian.encode() in head
         header = None if deflated else _parse_head(BytesIO(head), head, size)
         if header is None:  # or the header is longer than what was read
             refuse_unbounded(path)
             with path.open("rb") as file:
-                header = _parse_head(file, b"", size)
+                header = _parse_head(BoundedFile(file), b"", size)
         assert header is not None
         _refuse_empty(header.dataset)
         _complete_file_meta(header.dataset)
     return header
 
 
-def _parse_head(file: BinaryIO, head: bytes, size: int) -> DicomHeader | None:
+def _parse_head(file: BinaryIO | BoundedFile, head: bytes, size: int) -> DicomHeader | None:
     """Parse a header; None where it goes on behind ``head``, which is empty for the whole file."""
     found: list[tuple[int, int]] = []  # tag and length of the element that ended the reading
 
@@ -150,7 +154,7 @@ def _parse_head(file: BinaryIO, head: bytes, size: int) -> DicomHeader | None:
     return DicomHeader(dataset, start, rest, codestream, codestream_bytes)
 
 
-def _read_until(file: BinaryIO, stop: object) -> Dataset:
+def _read_until(file: BinaryIO | BoundedFile, stop: object) -> Dataset:
     try:
         return read_partial(file, stop_when=stop)  # type: ignore[arg-type]
     except InvalidDicomError:
@@ -190,6 +194,8 @@ def _parsing() -> Iterator[None]:
                 Reason.UNREADABLE, "Permission to read the file is denied; grant it."
             ) from None
         except (Exception, RecursionError) as error:  # a bad file can raise almost anything
+            if isinstance(error.__context__, ImageError):  # of `BoundedFile`, in a sequence
+                raise error.__context__ from None
             raise ImageError(
                 Reason.UNREADABLE, f"pydicom cannot parse the file ({type(error).__name__})."
             ) from error

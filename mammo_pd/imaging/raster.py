@@ -17,6 +17,9 @@ _PHOTOMETRIC_TAG = 262
 _PHOTOMETRIC = {0: "MONOCHROME1", 1: "MONOCHROME2"}
 # Bit depths at which detectors and digitisers store.
 _STANDARD_DEPTHS = (8, 10, 12, 14, 16)
+# Of the many that Pillow goes by the content for, whatever the name: it reads PostScript, for one,
+# by running Ghostscript on it.
+_FORMATS = ("PNG", "PPM", "TIFF", "JPEG")
 _LOSSY_FORMATS = frozenset({"JPEG", "MPO"})
 _COLOUR_MODES = frozenset({"RGB", "RGBA", "P", "PA", "CMYK", "YCbCr", "LAB", "HSV", "RGBX"})
 
@@ -90,7 +93,7 @@ def read_raster(path: Path) -> RasterImage:
 def _opened(path: Path) -> Iterator[Image.Image]:
     """Open a file of one page; whatever fails in opening it or within is an ImageError."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_FORMATS) as image:
             if _has_pages(image):
                 raise ImageError(
                     Reason.MULTI_FRAME,

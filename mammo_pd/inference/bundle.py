@@ -38,6 +38,8 @@ _SCHEMA = (
 # The configuration last: without it, there is no bundle.
 _PARTS = ("models", "docs", "configs")
 _UNFINISHED = ".unfinished"
+# What MONAI evaluates as Python, looks up in the configuration, or reads from another file.
+_EVALUATED = ("$", "@", "%")
 
 
 def write_bundle(checkpoint: Path, folder: Path) -> None:
@@ -48,7 +50,8 @@ def write_bundle(checkpoint: Path, folder: Path) -> None:
         folder: new or empty, or one that a killed command has left unfinished.
 
     Raises:
-        InputError: the folder holds something, or the model cannot be run by other tools.
+        InputError: the folder holds something, the model cannot be run by other tools, or its
+            checkpoint holds what MONAI would run as code.
     """
     # Within it, since it may be a mount, which no other folder can be renamed to.
     new = folder / _UNFINISHED
@@ -68,6 +71,11 @@ def write_bundle(checkpoint: Path, folder: Path) -> None:
                 f"({', '.join(model.settings.steps)}), which a bundle does not hold; score files "
                 "with predict, from the program that adds them."
             )
+        configs = {
+            "metadata": _metadata(model),
+            "inference": _inference(model),
+            "train": _train(model),
+        }
         # It is there for as long as the bundle is not, so that a killed command can be told.
         new.mkdir(parents=True, exist_ok=True)
         for name in _PARTS:
@@ -76,11 +84,6 @@ def write_bundle(checkpoint: Path, folder: Path) -> None:
             (new / name).mkdir()
         shutil.copyfile(opened.held, new / "models" / "model.safetensors")
         (new / "docs" / "README.md").write_text(_readme(model), encoding="utf-8")
-        configs = {
-            "metadata": _metadata(model),
-            "inference": _inference(model),
-            "train": _train(model),
-        }
         for name, content in configs.items():
             write_text(new / "configs" / f"{name}.json", json.dumps(content, indent=2) + "\n")
         for name in _PARTS:
@@ -88,8 +91,25 @@ def write_bundle(checkpoint: Path, folder: Path) -> None:
         new.rmdir()
 
 
+def _as_text(value: Any) -> Any:
+    """What a checkpoint holds, to be written into a configuration, where none of it may be code.
+
+    Raises:
+        InputError: MONAI would evaluate a text in it.
+    """
+    if isinstance(value, str) and value.startswith(_EVALUATED):
+        raise InputError(
+            f"the checkpoint holds the text {value!r}, which MONAI would run as code or look up, "
+            "as it begins with $, @ or %: if it is the name of a column of yours, rename that and "
+            "train again; if the checkpoint is from others, do not trust it."
+        )
+    if isinstance(value, Mapping):
+        return {_as_text(name): _as_text(one) for name, one in value.items()}
+    return [*map(_as_text, value)] if isinstance(value, (list, tuple)) else value
+
+
 def _metadata(model: TrainedModel) -> dict[str, Any]:
-    names = model.objective.score_columns
+    names = _as_text(model.objective.score_columns)
     probabilities = len(model.objective.target_columns) == len(names)
     target = model.card.label_definition or "the label that the model was trained on"
     return {
@@ -169,7 +189,7 @@ def _inference(model: TrainedModel) -> dict[str, Any]:
             "transform": "@preprocessing",
         },
         "inferer": {"_target_": "SimpleInferer"},
-        "score_names": list(model.objective.score_columns),
+        "score_names": _as_text(model.objective.score_columns),
         "run": [
             "$mammo_pd.inference.bundle.write_scores(@dataset, @inferer, @network, @device, "
             "@score_names, @dataset_dir, @output_dir)"
@@ -184,7 +204,7 @@ def _train(model: TrainedModel) -> dict[str, Any]:
         split="default", fold=None, res="x".join(map(str, model.card.img_size)), workers=None
     )
     changed = config.replace(data=data, device=DeviceSettings(), study=StudySettings())
-    settings = changed.model_dump(mode="json")
+    settings: dict[str, Any] = _as_text(changed.model_dump(mode="json"))
     often = ("epochs", "batch_size", "lr", "seed")
     told = {name: settings["training"][name] for name in often}
     settings["training"] |= {name: f"@{name}" for name in often}

@@ -9,6 +9,7 @@ import json
 import logging
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -62,9 +63,19 @@ def export_onnx(model: TrainedModel, file: Path) -> None:
         )
     assert program is not None
     proto = program.model_proto
+    _drop_notes_of(proto.graph)
     onnx.helper.set_model_props(proto, _facts(model))
     with atomic_write(file) as beside:
         onnx.save(proto, beside)
+
+
+def _drop_notes_of(graph: Any) -> None:
+    """Drop what torch noted of each node: stack traces, with this machine's folders in them."""
+    for node in graph.node:
+        del node.metadata_props[:]
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                _drop_notes_of(inner)
 
 
 def _facts(model: TrainedModel) -> dict[str, str]:

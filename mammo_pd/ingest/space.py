@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pydicom
-from PIL import Image
 from pydicom import config
 
 from mammo_pd.data.kept_levels import levels_of
 from mammo_pd.data.store import StorePaths
 from mammo_pd.errors import InputError
-from mammo_pd.imaging.raster import RASTER_SUFFIXES
+from mammo_pd.imaging.raster import RASTER_SUFFIXES, read_raster_header
 from mammo_pd.ingest.add_levels import bytes_of
 from mammo_pd.terms import Compression, Frames
 
@@ -97,8 +96,7 @@ def _frame_shape(file: Path) -> tuple[int, int, int]:
     """Height, width and number of frames; zeros if the header does not tell."""
     try:
         if file.suffix.lower() in RASTER_SUFFIXES:
-            with Image.open(file) as image:
-                return image.height, image.width, 1
+            return *read_raster_header(file).size, 1
         with file.open("rb") as opened:
             head = io.BytesIO(opened.read(_HEAD))
         tags = ["Rows", "Columns", "NumberOfFrames"]

@@ -15,6 +15,7 @@ from mammo_pd.errors import InputError, cause_of
 from mammo_pd.evaluation.operating_points import OperatingPoints
 from mammo_pd.machines import machine_key
 from mammo_pd.normalization import Normalization
+from mammo_pd.wording import on_one_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -128,10 +129,10 @@ class CheckpointHeader:
         try:
             with safe_open(held or path, "np") as file:
                 header = file.metadata() or {}
-            metadata: dict[str, Any] = json.loads(header[METADATA_KEY])
+            metadata: dict[str, Any] = _load_json(header[METADATA_KEY])
             history = metadata.get("history", [metadata])
             card = _load(header[CARD_KEY]) if CARD_KEY in header else None
-            points = json.loads(header.get(POINTS_KEY, "{}"))
+            points = _load_json(header.get(POINTS_KEY, "{}"))
             for given in points.values():
                 OperatingPoints.load(given)
             return cls(card, history[-1] if history else {}, points)
@@ -174,7 +175,7 @@ def kinds_of(row: Mapping[Any, Any]) -> dict[str, str]:
 
 
 def _load(text: str) -> ModelCard:
-    given = json.loads(text)
+    given = _load_json(text)
     # A later version may say more, an earlier one less.
     card = {
         one.name: given[one.name]
@@ -185,6 +186,19 @@ def _load(text: str) -> ModelCard:
         first, second = card[name]
         card[name] = (int(first), int(second))
     return ModelCard(**{**card, "normalization": Normalization(**card["normalization"])})
+
+
+def _load_json(text: str) -> Any:
+    """Read JSON whose texts are printed, drawn and written into DICOM: each of them on one line."""
+    return _on_one_line(json.loads(text))
+
+
+def _on_one_line(value: Any) -> Any:
+    if isinstance(value, str):
+        return on_one_line(value)
+    if isinstance(value, dict):
+        return {on_one_line(name): _on_one_line(one) for name, one in value.items()}
+    return [_on_one_line(one) for one in value] if isinstance(value, list) else value
 
 
 def without_paths(config: RunConfig) -> RunConfig:

@@ -1,6 +1,8 @@
 import errno
 import importlib
 import inspect
+import io
+import json
 import re
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from cyclopts import CycloptsError
 
 from mammo_pd.cli.app import COMMANDS, app, main
 from mammo_pd.cli.config_flags import ConfigFlags
+from mammo_pd.training.model_card import CheckpointHeader
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "timm", "monai", "lightning", "sklearn", "pandas", "numpy", "mlflow", "pydicom")
@@ -207,6 +210,36 @@ def test_bad_input_is_one_sentence_and_a_status(
     assert re.search(message, printed.err)
     assert not printed.out
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
+@pytest.mark.parametrize("name", ["Gr\udcf6\udcdfe", "−"])
+def test_a_folder_whose_name_the_terminal_cannot_print_is_read(
+    encoding: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of an archive whose names are Latin-1, where the terminal is strict about UTF-8."""
+    file = tmp_path / name / "model.safetensors"
+    file.parent.mkdir()
+    file.touch()
+    monkeypatch.setattr(CheckpointHeader, "read", lambda _: CheckpointHeader(None, {}))
+    printed = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(printed, encoding, errors="strict"))
+    assert main(["show", str(file)]) == 0
+    assert b"next: mammo-pd embed" in printed.getvalue()
+
+
+@pytest.mark.parametrize("control", ["\x1b]0;owned\x07", "\x1b[2K", "\r", "\x9b2K"])
+def test_no_error_steers_the_terminal(
+    control: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What an error names may come from others: keys of their settings, their folders."""
+    settings = tmp_path / "a.yaml"
+    settings.write_text(json.dumps({f"x{control}y": 1}))
+    for words in (["train", "--config", str(settings)], ["show", f"{tmp_path}/no{control}run"]):
+        assert main(words) == 2
+        told = capsys.readouterr().err
+        assert told.startswith("mammo-pd: error: ")
+        assert told.endswith("\n") and told[:-1].isprintable()
 
 
 @pytest.mark.parametrize(

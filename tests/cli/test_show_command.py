@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from small_runs import set_up, small
 from torch import nn
 
@@ -80,6 +81,42 @@ def _leaves(found: object) -> list[object]:
 
 def _is_missing(leaf: object) -> bool:
     return leaf in (None, "None", "", {}, []) or leaf != leaf
+
+
+def test_no_text_of_a_checkpoint_steers_the_terminal(
+    phantom_store: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Each text of its header, names included, with a control sequence and a line of its own."""
+    evil = "\x1b]0;owned\x07\x1b[2K\nnext: mammo-pd forget --missing"
+
+    def spoilt(value: object) -> object:
+        if isinstance(value, str):
+            return value + evil
+        if isinstance(value, dict):
+            return {**value, "further" + evil: "more" + evil} | {
+                name: spoilt(one) for name, one in value.items()
+            }
+        return [*map(spoilt, value)] if isinstance(value, list) else value
+
+    setup = set_up(phantom_store, small(training__epochs=1))
+    run = start_run(tmp_path, setup)
+    fit(setup, run)
+    with safe_open(run.chosen, "pt") as file:
+        header = file.metadata()
+    card = json.loads(header["model_card"])
+    card = {
+        name: spoilt(value) if name != "normalization" else value for name, value in card.items()
+    }
+    facts = spoilt(json.loads(header["facts"]))
+    spoilt_header = {"model_card": json.dumps(card), "facts": json.dumps(facts)}
+    save_file(load_file(run.chosen), tmp_path / "bad.safetensors", spoilt_header)
+    capfd.readouterr()
+    assert main(["show", str(tmp_path / "bad.safetensors")]) == 0
+    printed = capfd.readouterr().out
+    assert "owned" in printed
+    lines = printed.splitlines()
+    assert all(line.isprintable() for line in lines)
+    assert [line for line in lines if line.startswith("next:")] == lines[-1:]
 
 
 def test_older_and_foreign_and_damaged_files(

@@ -319,3 +319,38 @@ def test_pixels_that_cannot_be_removed_are_not_said_to_be_gone(
     forget(paths, record, again)
     assert not folder.exists()
     assert not plan.image_ids & ids_in_store(paths, record)[-1]
+
+
+@pytest.mark.parametrize("prefix", ["../", "..", "../../", "/", ".", ""])
+def test_a_name_that_leads_out_of_the_store_removes_nothing(
+    paths: StorePaths, record: Record, prefix: str, tmp_path: Path
+) -> None:
+    victim = tmp_path / "victim"
+    for folder in (victim, tmp_path / "store" / "victim", tmp_path / "store" / "..victim"):
+        folder.mkdir()
+        (folder / "thesis.txt").touch()
+    named = {"/": str(victim), ".": ".", "": ""}.get(prefix, f"{prefix}victim")
+    before = {file for file in tmp_path.rglob("*") if not file.is_relative_to(paths.private)}
+    # As a store can be whose private folder somebody else made.
+    hers = next(record.rows())
+    images = [RecordedImage(hers.source, named, hers.columns, hers.identifiers, 1)]
+    record.put(hers.source.path, (0, 1), images)
+    plan = plan_forgetting(paths, record, images=[named])
+    with pytest.raises(InputError, match=r"leads away from its pixels.*do not trust the store"):
+        forget(paths, record, plan)
+    assert before <= {*tmp_path.rglob("*")}
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_a_link_in_place_of_a_folder_of_images_is_not_followed(
+    paths: StorePaths, record: Record, private: bool, tmp_path: Path
+) -> None:
+    image_id = next(record.rows()).image_id
+    folder = (paths.thumbnail(image_id) if private else paths.image(image_id)).parent
+    victim = folder.rename(tmp_path / "victim")
+    folder.symlink_to(victim)
+    (victim / f"{image_id[:2]}-thesis").mkdir()
+    before = sorted(victim.iterdir())
+    with pytest.raises(InputError, match="is a link, and mammo-pd makes none"):
+        forget(paths, record, plan_forgetting(paths, record, images=[image_id]))
+    assert sorted(victim.iterdir()) == before

@@ -158,3 +158,11 @@ def test_200_000_rows_are_written_and_read_within_bounded_memory(tmp_path: Path)
     read = measure("read", 200_000, tmp_path / "200000.parquet")
     print(f"MiB beside the imports: {written} to write, {read:.0f} to read 200,000 rows")
     assert read < 500
+
+
+@pytest.mark.parametrize("image_id", ["../../secret", "/etc/secret", "..", ".", "", "a\0b", "..ab"])
+def test_a_path_in_place_of_an_images_name_is_refused(tmp_path: Path, image_id: str) -> None:
+    file = tmp_path / "manifest.parquet"
+    write_manifest(file, [row(1), row(2) | {"image_id": image_id}], NOTHING)
+    with pytest.raises(InputError, match=r"leads away from its pixels; .*do not trust the store"):
+        read_manifest(file)

@@ -28,6 +28,13 @@ def test_store_of_other_settings_is_refused_and_names_them(tmp_path: Path) -> No
         create_or_match(tmp_path / "s", SETTINGS | {"voi": "raw"})
 
 
+def test_a_path_in_which_no_parquet_can_be_written_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"is not text in UTF-8.*name another --out"):
+        create_or_match(tmp_path / "Gr\udcf6\udcdfe" / "store", SETTINGS)
+    assert not [*tmp_path.iterdir()]
+    create_or_match(tmp_path / "Größe" / "store", SETTINGS)
+
+
 def test_folder_that_holds_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").touch()
     with pytest.raises(InputError, match="is not a mammo-pd store"):

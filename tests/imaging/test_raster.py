@@ -1,3 +1,5 @@
+import subprocess
+
 import numpy as np
 import pytest
 from dicom_files import half_disk
@@ -98,3 +100,18 @@ def test_depth_is_the_smallest_usual_one(highest, depth):
 
 def test_eight_bits_stay_eight_whatever_they_hold():
     assert reached_depth(np.array([[0, 3]], np.uint8)) == 8
+
+
+@pytest.mark.parametrize(
+    "kind", ["EPS", "BMP", "GIF", "ICO", "JPEG2000", "PCX", "SGI", "TGA", "WEBP"]
+)
+def test_nothing_but_the_named_formats_is_read_whatever_a_file_is_called(
+    tmp_path, kind, monkeypatch
+):
+    """Pillow goes by the content: it would run Ghostscript on PostScript that is called a PNG."""
+    path = tmp_path / "a.png"
+    Image.fromarray((half_disk() >> 4).astype(np.uint8)).save(path, kind)
+    with Image.open(path) as opened:
+        assert opened.format == kind
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("ran a program"))
+    assert refusal(path) is Reason.NOT_AN_IMAGE

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import mammo_pd
 from mammo_pd.backbones.build import build_backbone
 from mammo_pd.batch import ImageBatch
 from mammo_pd.config import load_config
@@ -78,3 +79,12 @@ def test_scores_are_those_of_predict(name: str, tmp_path: Path) -> None:
         assert abs(found.item() - wanted) < 1e-4
     several = np.repeat(image[None, None].astype(np.float32), 3, axis=0)
     assert np.allclose(session.run(None, {"image": several})[0], wanted, atol=1e-4)
+
+
+def test_no_folder_of_the_machine_is_handed_on(tmp_path: Path) -> None:
+    """torch writes a stack trace beside each node: home folders name people, others projects."""
+    export_onnx(untrained("test_vit", (64, 48)), tmp_path / "model.onnx")
+    content = (tmp_path / "model.onnx").read_bytes()
+    folders = {Path(mammo_pd.__file__).parent, Path(torch.__file__).parent, tmp_path, Path.cwd()}
+    assert not [folder for folder in folders if str(folder).encode() in content]
+    assert b".py" not in content

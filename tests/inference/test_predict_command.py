@@ -30,10 +30,11 @@ from mammo_pd.cli.app import main
 from mammo_pd.cli.evaluate import lock_in_checkpoint
 from mammo_pd.data.record import Record
 from mammo_pd.data.store import StorePaths
+from mammo_pd.errors import InputError
 from mammo_pd.evaluation.levels import Aggregation, aggregate
 from mammo_pd.evaluation.predictions import check_predictions
 from mammo_pd.imaging.settings import ImagingSettings
-from mammo_pd.inference.bundle import _inference
+from mammo_pd.inference.bundle import _inference, write_bundle
 from mammo_pd.inference.new_studies import PredictionFolder, judged_tables
 from mammo_pd.inference.predict import Scored
 from mammo_pd.inference.predict import predict as score_run
@@ -398,6 +399,38 @@ def test_bundle_prepares_images_by_every_setting_of_the_store(tmp_path: Path) ->
     brightest = (2000 + row)[breast].max()
     image = prepare({"image": tmp_path / "x.png"})["image"]
     assert image.max() == pytest.approx(brightest * 65535 / 4095, abs=1)
+
+
+@pytest.mark.parametrize("mark", ["$", "@", "%"])
+def test_no_text_of_a_checkpoint_becomes_code_in_a_bundle(
+    mark: str, trained: Trained, tmp_path: Path
+) -> None:
+    """Every text of its configuration, one by one: MONAI would evaluate it."""
+    with safe_open(trained.checkpoint, "pt") as file:
+        header = file.metadata()
+    tensors = load_file(trained.checkpoint)
+    card = json.loads(header["model_card"])
+    code = f"{mark}__import__('pathlib').Path('ran').touch()"
+    refused = set()
+    for section, settings in card["config"].items():
+        for name, value in settings.items():
+            changed = {**card["config"], section: {**settings, name: code}}
+            if name == "targets":
+                changed["training"] = {**settings, "objective": "findings", name: [code]}
+            bad = {**header, "model_card": json.dumps({**card, "config": changed})}
+            save_file(tensors, tmp_path / "bad.safetensors", bad)
+            bundle = tmp_path / f"{section}-{name}"
+            try:
+                write_bundle(tmp_path / "bad.safetensors", bundle)
+            except InputError as error:
+                # Most are no text, or one of a few.
+                assert not bundle.exists()
+                if "MONAI would run" in str(error):
+                    refused.add(name)
+                continue
+            written = [file.read_text() for file in (bundle / "configs").iterdir()]
+            assert not any("__import__" in text for text in written), (section, name, value)
+    assert "target_column" in refused
 
 
 def test_metadata_has_what_monai_asks_of_it(bundle: Path, tmp_path: Path) -> None:
