@@ -1,5 +1,6 @@
 """Entry point of ``mammo-pd``: Ctrl-C during imports ends without a traceback."""
 
+import faulthandler
 import os
 import sys
 
@@ -8,6 +9,9 @@ from mammo_pd.stopping import end_at_once, pass_over_interrupts, pass_over_save_
 
 def main() -> int:
     """Run the command line; see `mammo_pd.cli.app.main`."""
+    if sys.__stderr__ is not None:
+        # A crash in a driver's or a library's code would otherwise end without a word.
+        faulthandler.enable(sys.__stderr__)
     pass_over_save_requests()
     # Arrow's own allocator keeps the memory of text columns; the C library's returns it. The
     # setting is read once, when pandas is imported.

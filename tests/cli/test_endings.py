@@ -79,6 +79,24 @@ def test_interrupt_while_the_program_is_imported_is_one_line() -> None:
     assert done.stderr.strip() == "mammo-pd: interrupted during start-up."
 
 
+@pytest.mark.parametrize("closed", [False, True], ids=["stderr", "no stderr"])
+def test_a_crash_in_a_librarys_code_is_not_without_a_word(closed: bool) -> None:
+    program = (
+        "import faulthandler\n"
+        "from mammo_pd import start\n"
+        "from mammo_pd.cli import app\n"
+        "app.main = faulthandler._sigsegv\n"
+        "start.main()\n"
+    )
+    command = [sys.executable, "-c", program]
+    if closed:
+        command = ["sh", "-c", '"$@" 2>&-', "sh", *command]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode in (-signal.SIGSEGV, 128 + signal.SIGSEGV)
+    told = "Fatal Python error: Segmentation fault" in done.stderr
+    assert told != closed
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_at_any_time_of_the_first_seconds_leaves_no_traceback(
