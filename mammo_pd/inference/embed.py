@@ -21,7 +21,6 @@ import pyarrow.parquet as pq
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from mammo_pd.backbones.base import Backbone
 from mammo_pd.backbones.build import build_backbone, describe_backbone
@@ -38,6 +37,7 @@ from mammo_pd.inference.score import IMAGES_AT_ONCE
 from mammo_pd.keyed_random import image_key
 from mammo_pd.locks import locked_while_there
 from mammo_pd.patches.sampler import Kept, PatchSampler, sampler_class
+from mammo_pd.progress import Progress
 from mammo_pd.table_file import csv_text
 from mammo_pd.terms import Draw
 from mammo_pd.training.checkpoint import OpenCheckpoint, open_checkpoint
@@ -258,7 +258,7 @@ def embed(
         for batch in make_loader(dataset, batches, None, fabric.device):
             kept = None if num_keep == backbone.num_tokens else keys[batch.rows]
             found.append(_features(module, sampler, batch, num_keep, kept, fabric.device))
-            bar.update(len(batch))
+            progress.update(len(batch))
         return np.concatenate(found)
 
     parts = out.with_name(f".{out.name}.parts")
@@ -270,9 +270,7 @@ def embed(
         resumed = len(rows) - sum(min(_PART, len(rows) - start) for start in todo)
         if resumed:
             say(f"{resumed} of {counted(len(rows), 'image')} already done")
-        with tqdm(
-            total=len(rows), initial=resumed, desc="embed", unit="image", disable=None
-        ) as bar:
+        with Progress("embed", len(rows), say, done=resumed) as progress:
             for start in todo:
                 chosen = range(start, min(start + _PART, len(rows)))
                 table = _table(rows[columns].iloc[chosen.start : chosen.stop], features_of(chosen))

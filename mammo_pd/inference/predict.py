@@ -217,7 +217,8 @@ def score_images(
         checkpoint: ``model``, or ``last`` for the last epoch.
         file: CSV of the predictions; a JSON file beside it says what they were made of.
         reuse: take the file that is there, if these weights made it of these images.
-        say: takes one line for people, on how many of each part; None to say nothing.
+        say: takes lines for people: how far it is, and how many of each part were scored; None to
+            print the first alone.
 
     Raises:
         InputError: no checkpoint yet.
@@ -251,6 +252,7 @@ def score_images(
             objective,
             MammogramDataset(cohort.paths, images, run.info.img_size, views=views),
             workers=config.data.workers,
+            say=say or print,
         )
         table = _as_predictions(images, scores, objective, run.config)
         _write_predictions(file, table, made_of)

@@ -1,13 +1,12 @@
 """From images to scores: no split and no labels are needed."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 from lightning.fabric import Fabric
 from torch import nn
-from tqdm import tqdm
 
 from mammo_pd.backbones.base import Backbone
 from mammo_pd.batch import ImageBatch
@@ -15,6 +14,7 @@ from mammo_pd.data.dataset import MammogramDataset
 from mammo_pd.data.unit_batches import batches_of_units
 from mammo_pd.normalization import Normalization
 from mammo_pd.patches.sampler import PatchSampler
+from mammo_pd.progress import Progress
 from mammo_pd.terms import ScoredPatches
 from mammo_pd.training.objectives import Objective
 from mammo_pd.training.scoring import score_batches
@@ -59,6 +59,7 @@ def score_dataset(
     *,
     workers: int | None = None,
     images_at_once: int = IMAGES_AT_ONCE,
+    say: Callable[[str], None] | None = None,
 ) -> npt.NDArray[np.float64]:
     """Score every image of a data set.
 
@@ -70,6 +71,7 @@ def score_dataset(
         dataset: of stored images.
         workers: threads that read ahead; None to choose by the device.
         images_at_once: that the model takes, with all their patches.
+        say: takes a line on how far it is, where there is no terminal; None to show nothing.
 
     Returns:
         (images, T) float64, in the data set's order; in [0, 1] of the targets that are labels.
@@ -85,12 +87,13 @@ def score_dataset(
         together = max(images_at_once, small_enough)
     batches = batches_of_units(units, together)
     loader = make_loader(dataset, batches, workers, fabric.device)
-    shown = tqdm(loader, total=len(batches), desc="score", unit="batch", leave=False, disable=None)
     scores = np.empty((len(dataset), len(objective.score_columns)))
-    for rows, found in score_batches(
-        module, sampler, objective, shown, fabric.device, images_at_once=images_at_once
-    ):
-        scores[rows.numpy()] = found.double().cpu().numpy()
+    with Progress("score", len(dataset), say, leave=False) as progress:
+        for rows, found in score_batches(
+            module, sampler, objective, loader, fabric.device, images_at_once=images_at_once
+        ):
+            scores[rows.numpy()] = found.double().cpu().numpy()
+            progress.update(len(rows))
     return scores
 
 

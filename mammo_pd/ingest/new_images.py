@@ -35,10 +35,10 @@ from mammo_pd.ingest.process import (
     time_limit_of,
     worker_died,
 )
-from mammo_pd.ingest.progress import Progress
 from mammo_pd.ingest.time_limit import time_limit
 from mammo_pd.ingest.walk import FoundFiles
 from mammo_pd.ingest.workers import run_in_processes
+from mammo_pd.progress import Progress
 from mammo_pd.terms import Frames, Reason, Status
 from mammo_pd.wording import counted
 

@@ -70,7 +70,6 @@ from mammo_pd.ingest.process import (
     process_file,
     worker_died,
 )
-from mammo_pd.ingest.progress import Progress
 from mammo_pd.ingest.space import Space, expected_space, tell_space
 from mammo_pd.ingest.summary import FolderTally, PreprocessSummary
 from mammo_pd.ingest.verify import find_damaged
@@ -78,6 +77,7 @@ from mammo_pd.ingest.walk import FoundFiles, find_images
 from mammo_pd.ingest.workers import run_in_processes, run_on_cluster
 from mammo_pd.machines import machine_column
 from mammo_pd.main_guard import refuse_unguarded_script
+from mammo_pd.progress import Progress
 from mammo_pd.table_file import write_rows
 from mammo_pd.terms import PYRAMID_LONG_SIDES, Compression, Prefer, Reason, Status
 from mammo_pd.wording import counted

@@ -39,10 +39,10 @@ from mammo_pd.imaging.image_kind import find_image_kind, names_synthetic_product
 from mammo_pd.imaging.raster import RASTER_SUFFIXES, read_raster_header
 from mammo_pd.ingest.label_join import naming_none, refuse_naming_none
 from mammo_pd.ingest.process import failed, not_in_table, worker_died
-from mammo_pd.ingest.progress import Progress
 from mammo_pd.ingest.walk import PassedOver, find_images
 from mammo_pd.ingest.workers import run_in_processes
 from mammo_pd.machines import OTHER, known_manufacturer, known_model
+from mammo_pd.progress import Progress
 from mammo_pd.terms import ImageKind, Laterality, Reason, Status
 
 # Before the format of a file that is not DICOM, where others have a transfer syntax.

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from mammo_pd.data.loader import BatchLoader
 from mammo_pd.errors import InputError
+from mammo_pd.progress import Progress
 from mammo_pd.tracking import Tracker
 from mammo_pd.training.setup import RunSetup
 
@@ -74,21 +74,20 @@ class EpochMeter:
         self._images = before.images
         self._started = time.perf_counter() - before.seconds
         self._losses = _AsyncLosses(setup.fabric, self._report, before, at)
-        self.bar = tqdm(
-            total=steps,
-            initial=before.steps,
-            desc=f"epoch {epoch + 1}",
+        self.shown = Progress(
+            f"epoch {epoch + 1}",
+            steps,
+            setup.say if setup.fabric.is_global_zero else None,
             unit="step",
+            done=before.steps,
             leave=False,
-            # None shows it on a terminal only.
-            disable=None if setup.fabric.is_global_zero else True,
         )
 
     def add(self, loss: Tensor, number: int, rate: float, images: int) -> None:
         """Count one step; its loss is read later, since reading it waits for the device."""
         self._images += images
         self._losses.add(loss, number, rate)
-        self.bar.update()
+        self.shown.update()
 
     def finish(self) -> None:
         """Read the losses that are left."""
@@ -108,9 +107,7 @@ class EpochMeter:
         self._tracker.log({"step_loss": mean, "learning_rate": rate}, step=step)
         images_per_second = self._images / (time.perf_counter() - self._started)
         memory = peak_memory_gib(self._device)
-        self.bar.set_postfix_str(
-            f"loss {mean:.3f}, {images_per_second:.0f} images/s, {memory:.1f} GiB"
-        )
+        self.shown.note(f"loss {mean:.3f}, {images_per_second:.0f} images/s, {memory:.1f} GiB")
 
 
 class _AsyncLosses:

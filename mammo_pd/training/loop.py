@@ -27,6 +27,7 @@ from mammo_pd.errors import InputError
 from mammo_pd.files import write_text
 from mammo_pd.locks import locked
 from mammo_pd.patches.sampler import Kept
+from mammo_pd.progress import Progress
 from mammo_pd.stopping import StopSignals
 from mammo_pd.table_file import csv_text
 from mammo_pd.terms import Level, ScoredPatches, Split
@@ -450,7 +451,7 @@ def _train_epoch(
     meter = EpochMeter(
         setup, tracker, loader, epoch, steps, before, at=(last, rate_of(max(0, last)))
     )
-    with meter.bar:
+    with meter.shown:
         for number, batch in enumerate(loader, start=before.steps):
             done = epoch * steps + number
             # Dropout inside a model draws from torch's own generator.
@@ -485,12 +486,16 @@ def _validate(
     # An empty start, so that a process without any image has something to concatenate.
     scored = [torch.empty(0, columns, device=setup.device)]
     rows = [torch.empty(0, dtype=torch.int64)]
-    for index, scores in score_batches(
-        model, setup.sampler, setup.objective, loader, setup.device, kept, captured
-    ):
-        check_scores(setup.objective, tuple(scores.shape), len(index))
-        rows.append(index)
-        scored.append(scores)
+    say = setup.say if setup.fabric.is_global_zero else None
+    share = math.ceil(len(setup.val_set) / setup.fabric.world_size)
+    with Progress("validation", share, say, leave=False) as progress:
+        for index, scores in score_batches(
+            model, setup.sampler, setup.objective, loader, setup.device, kept, captured
+        ):
+            check_scores(setup.objective, tuple(scores.shape), len(index))
+            rows.append(index)
+            scored.append(scores)
+            progress.update(len(index))
     own = (torch.cat(scored).cpu(), torch.cat(rows))
     gathered: list[Any] = [own]
     if setup.fabric.world_size > 1:

@@ -274,6 +274,23 @@ def test_batch_that_makes_an_epoch_of_one_step_is_spoken_of(
     )
 
 
+def test_long_epochs_and_validations_tell_a_log_how_far_they_are(
+    phantom_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every minute, where there is no terminal for a bar; here at every step."""
+    monkeypatch.setattr("mammo_pd.progress._EVERY", 0)
+    said: list[str] = []
+    run = train(phantom_store, tmp_path, small(training__epochs=1), say=said.append)
+    assert run is not None
+    steps = [line for line in said if line.startswith("epoch 1: ")]
+    count = len(steps)
+    assert count > 1
+    assert steps[-1].startswith(f"epoch 1: {count} of {count} steps, ")
+    validated = [line for line in said if line.startswith("validation: ")]
+    images = validated[-1].partition(" of ")[2].split()[0]
+    assert validated[-1].startswith(f"validation: {images} of {images} images, ")
+
+
 class LastFirst(PatchSampler):
     """Keeps the patches at the end of the grid, whatever the keys are."""
 

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from mammo_pd.ingest.progress import Progress
+from mammo_pd.progress import Progress
 
 
 @pytest.fixture
@@ -27,6 +27,31 @@ def test_without_a_terminal_a_line_a_minute_tells_count_rate_and_time_left(
         "preprocess: 960 of 7200 images, 8 images/s, 13 min left",
         "preprocess: 1440 of 7200 images, 8 images/s, 12 min left",
     ]
+
+
+def test_what_was_done_before_counts_for_no_rate_and_a_note_is_told_beside(
+    clock: list[float],
+) -> None:
+    said: list[str] = []
+    with Progress("epoch 2", 400, said.append, unit="step", done=100) as progress:
+        for step in range(60):
+            clock[0] += 2
+            progress.note(f"loss {1 / (step + 1):.3f}")
+            progress.update()
+    assert said == [
+        "epoch 2: 130 of 400 steps, 0.5 steps/s, 9 min left; loss 0.033",
+        "epoch 2: 160 of 400 steps, 0.5 steps/s, 8 min left; loss 0.017",
+    ]
+
+
+def test_who_is_not_to_speak_shows_no_bar_either(
+    clock: list[float], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with Progress("epoch 1", 2, None) as progress:
+        clock[0] += 300
+        progress.update()
+    assert capsys.readouterr() == ("", "")
 
 
 def test_slow_images_and_hours_are_told_too(clock: list[float]) -> None:
