@@ -4,7 +4,12 @@ import faulthandler
 import os
 import sys
 
-from mammo_pd.stopping import end_at_once, pass_over_interrupts, pass_over_save_requests
+from mammo_pd.stopping import (
+    end_at_once,
+    pass_over_interrupts,
+    pass_over_save_requests,
+    repeat_swallowed_interrupts,
+)
 
 
 def main() -> int:
@@ -13,6 +18,7 @@ def main() -> int:
         # A crash in a driver's or a library's code would otherwise end without a word.
         faulthandler.enable(sys.__stderr__)
     pass_over_save_requests()
+    repeat_swallowed_interrupts()
     # Arrow's own allocator keeps the memory of text columns; the C library's returns it. The
     # setting is read once, when pandas is imported.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")

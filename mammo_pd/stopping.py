@@ -17,6 +17,8 @@ from typing import Any, NoReturn, Self
 _PATIENCE_SECONDS = 2.0
 # One request may arrive twice: SLURM signals every process of a job, and Apptainer forwards it.
 _SAME_REQUEST_SECONDS = 0.5
+# Until an interrupt that Python swallowed is raised again.
+_SWALLOWED_SECONDS = 0.01
 # After SIGTERM, an unresponsive process is ended; docker stop kills after ten seconds.
 _LIMIT_SECONDS = 8.0
 
@@ -49,6 +51,30 @@ def pass_over_save_requests() -> None:
     """
     if _in_main_thread() and signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL:
         signal.signal(signal.SIGUSR1, _nothing_to_save)
+
+
+def repeat_swallowed_interrupts() -> None:
+    """Raise Ctrl-C and SIGTERM again where Python swallows the exception, instead of going on.
+
+    That is in what the garbage collector and the import system call back. Python would print a
+    traceback, and what was asked for would be lost.
+    """
+    otherwise = sys.unraisablehook
+
+    def hook(swallowed: "sys.UnraisableHookArgs") -> None:
+        if not issubclass(swallowed.exc_type, KeyboardInterrupt):
+            otherwise(swallowed)
+            return
+        number = (
+            signal.SIGTERM if issubclass(swallowed.exc_type, TerminatedError) else signal.SIGINT
+        )
+        # Not at once: raised within this function, it would be swallowed again.
+        main = threading.main_thread().ident or 0
+        again = threading.Timer(_SWALLOWED_SECONDS, signal.pthread_kill, (main, number))
+        again.daemon = True
+        again.start()
+
+    sys.unraisablehook = hook
 
 
 def pass_over_interrupts() -> None:

@@ -97,6 +97,37 @@ def test_a_crash_in_a_librarys_code_is_not_without_a_word(closed: bool) -> None:
     assert told != closed
 
 
+@pytest.mark.parametrize(("number", "said"), [(2, "interrupted"), (15, "terminated")])
+def test_signal_that_python_swallows_in_a_callback_is_heeded(
+    number: int, said: str, tmp_path: Path
+) -> None:
+    """As it does in one of the import system's, and then goes on."""
+    program = (
+        "import os, sys, time, weakref\n"
+        "from mammo_pd import start\n"
+        "from mammo_pd.data import store\n"
+        "def callback(_):\n"
+        f"    os.kill(os.getpid(), {number})\n"
+        "    time.sleep(60)\n"
+        "def work(_):\n"
+        "    watched = {1}\n"
+        "    reference = weakref.ref(watched, callback)\n"
+        "    del watched\n"
+        "    time.sleep(30)\n"
+        "    print('went on')\n"
+        "store.open_store = work\n"
+        "sys.argv = ['mammo-pd', 'split']\n"
+        "sys.exit(start.main())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, timeout=50
+    )
+    assert done.returncode == 128 + number, done.stderr
+    assert "Traceback" not in done.stderr
+    assert said in done.stderr
+    assert "went on" not in done.stdout
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_at_any_time_of_the_first_seconds_leaves_no_traceback(
