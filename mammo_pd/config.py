@@ -606,7 +606,7 @@ def _requirement(item: ErrorDetails) -> str:
 
 def _shown(value: Any) -> str:
     # Not as a whole: of aliases within aliases, a file of 300 bytes makes gigabytes of text.
-    return _SHORT.repr(value)
+    return str(value) if isinstance(value, Path) else _SHORT.repr(value)
 
 
 def _keys_of(section: type[_Settings]) -> str:

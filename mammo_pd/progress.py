@@ -62,10 +62,10 @@ class Progress:
             self._bar.update(count)
             return
         now = time.monotonic()
-        if self._say is not None and now - self._said >= _EVERY:
+        if self._say is not None and count and now - self._said >= _EVERY:
             self._said = now
             rate = (self._done - self._before) / (now - self._started)
-            left = _in_words((self._total - self._done) / rate)
+            left = _in_words(max(0, self._total - self._done) / rate)
             beside = f"; {self._note}" if self._note else ""
             self._say(
                 f"{self._name}: {self._done} of {counted(self._total, self._unit)}, {rate:.3g} "

@@ -65,6 +65,8 @@ def repeat_swallowed_interrupts() -> None:
         if not issubclass(swallowed.exc_type, KeyboardInterrupt):
             otherwise(swallowed)
             return
+        if sys.is_finalizing():  # when no thread starts any more
+            return
         number = (
             signal.SIGTERM if issubclass(swallowed.exc_type, TerminatedError) else signal.SIGINT
         )

@@ -347,7 +347,7 @@ def reason_of(error: Exception) -> str:
 
 def _without_credentials(text: str) -> str:
     """A text whose URIs name no user and no password: what is printed goes to logs."""
-    return re.sub(r"(?<=://)[^/\s]*@", "", text)
+    return re.sub(r"(?<=://)[^/?#\s]*@", "", text)
 
 
 def patience_with_server() -> float:

@@ -54,6 +54,16 @@ def test_who_is_not_to_speak_shows_no_bar_either(
     assert capsys.readouterr() == ("", "")
 
 
+def test_nothing_done_yet_and_more_done_than_there_is_are_no_errors(clock: list[float]) -> None:
+    """Of several processes that share images unevenly one reckons for all."""
+    said: list[str] = []
+    with Progress("validation", 3, said.append) as progress:
+        clock[0] += 100
+        progress.update(0)
+        progress.update(4)
+    assert said == ["validation: 4 of 3 images, 0.04 images/s, 0 min left"]
+
+
 def test_slow_images_and_hours_are_told_too(clock: list[float]) -> None:
     said: list[str] = []
     with Progress("levels", 100, said.append) as progress:

@@ -168,6 +168,10 @@ def test_no_password_of_a_server_is_printed(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     assert page_of_runs(tmp_path) == f"open {scheme}://127.0.0.1:9/mlflow"
+    asked = f"{scheme}://127.0.0.1:9?by=d@s.org"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", asked)
+    assert page_of_runs(tmp_path) == f"open {asked}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     told = [reason_of(MlflowException(f"API request to {uri}/api/2.0 failed (see {uri})."))]
     if scheme == "http":
         (finding,) = check_mlflow(tmp_path)

@@ -157,8 +157,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         if message is None:
             raise
         # Names of folders and keys of configurations come from others, too.
-        lines = "\n".join(map(on_one_line, message.split("\n")))
-        print(f"mammo-pd: error: {lines}", file=sys.stderr)
+        print(f"mammo-pd: error: {on_one_line(message)}", file=sys.stderr)
         return 2
     return status if isinstance(status, int) else 0
 

@@ -55,8 +55,9 @@ def refuse_unbounded(path: Path) -> None:
 class BoundedFile:
     """A DICOM file for pydicom to read, that ends the reading after too many elements or items.
 
-    `refuse_unbounded` sees in time most files that hold so many; this holds of all, wherever
-    they are: behind the pixels, or behind bytes that look like the pixels' tag.
+    `refuse_unbounded` sees in time most files that hold so many; this holds wherever they are:
+    behind the pixels, or behind bytes that look like the pixels' tag. Deflated data, which pydicom
+    inflates on its own, are bounded by their size and their items alone.
 
     Args:
         file: open, and to be kept open while it is read.

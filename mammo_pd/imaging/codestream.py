@@ -16,6 +16,10 @@ _HUFFMAN_TABLES, _SCAN = 0xC4, 0xDA
 # JPEG 2000's COD and COC, SOT and SOD.
 _CODING_STYLE, _CODING_STYLE_OF_COMPONENT = 0x52, 0x53
 _TILE_PART, _TILE_DATA = 0x90, 0x93
+# Those that OpenJPEG knows: ISO/IEC 15444-1 A.2 and, of part 2, what it reads.
+_JPEG_2000_MARKERS = frozenset(
+    bytes.fromhex("50 51 52 53 55 57 58 59 5c 5d 5e 5f 60 61 63 64 74 75 77 78 90 93 d9")
+)
 _END = b"\xff\xd9"
 # Bytes of zeros that a file's missing piece has at least: a block of a disk.
 _HOLE = 4096
@@ -278,7 +282,11 @@ def _coding_styles(frame: bytes, start: int) -> Iterator[bytes]:
     """The parameters of each COD of a JPEG 2000 codestream, and of each COC as if it were one."""
     offset = start + 2
     tile_part, size = 0, 0
-    while offset + 4 <= len(frame) and frame[offset] == 0xFF:
+    while offset + 4 <= len(frame):
+        if frame[offset] != 0xFF or frame[offset + 1] not in _JPEG_2000_MARKERS:
+            # As OpenJPEG does, which looks for the next marker that it knows.
+            offset += 2
+            continue
         marker, length = frame[offset + 1], int.from_bytes(frame[offset + 2 : offset + 4], "big")
         content = frame[offset + 4 : offset + 2 + length]
         if marker == _TILE_DATA:

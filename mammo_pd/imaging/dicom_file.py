@@ -62,8 +62,9 @@ def read_dataset(path: Path) -> Dataset:
                 file.seek(0)
                 dataset = pydicom.dcmread(BoundedFile(file), force=True)
                 _refuse_other_formats(dataset)
-        # What was left on the disk is read from there.
-        dataset.fileobj_type, dataset.buffer = open, None
+        if isinstance(dataset.buffer, BoundedFile):  # deflated data are read from memory
+            # What was left on the disk is read from there.
+            dataset.fileobj_type, dataset.buffer = open, None
         _refuse_empty(dataset)
         _complete_file_meta(dataset)
     return dataset

@@ -487,15 +487,15 @@ def _validate(
     scored = [torch.empty(0, columns, device=setup.device)]
     rows = [torch.empty(0, dtype=torch.int64)]
     say = setup.say if setup.fabric.is_global_zero else None
-    share = math.ceil(len(setup.val_set) / setup.fabric.world_size)
-    with Progress("validation", share, say, leave=False) as progress:
+    with Progress("validation", len(setup.val_set), say, leave=False) as progress:
         for index, scores in score_batches(
             model, setup.sampler, setup.objective, loader, setup.device, kept, captured
         ):
             check_scores(setup.objective, tuple(scores.shape), len(index))
             rows.append(index)
             scored.append(scores)
-            progress.update(len(index))
+            # The others are about as far.
+            progress.update(len(index) * setup.fabric.world_size)
     own = (torch.cat(scored).cpu(), torch.cat(rows))
     gathered: list[Any] = [own]
     if setup.fabric.world_size > 1:

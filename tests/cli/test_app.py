@@ -228,7 +228,7 @@ def test_a_folder_whose_name_the_terminal_cannot_print_is_read(
     assert b"next: mammo-pd embed" in printed.getvalue()
 
 
-@pytest.mark.parametrize("control", ["\x1b]0;owned\x07", "\x1b[2K", "\r", "\x9b2K"])
+@pytest.mark.parametrize("control", ["\x1b]0;owned\x07", "\x1b[2K", "\r", "\x9b2K", "\n"])
 def test_no_error_steers_the_terminal(
     control: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -177,7 +177,10 @@ def test_a_long_file_meta_information_hides_no_deflated_data(
         read(bomb)
 
 
-@pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, uid.JPEGLSLossless])
+@pytest.mark.parametrize(
+    "syntax",
+    [uid.ExplicitVRLittleEndian, uid.JPEGLSLossless, uid.DeflatedExplicitVRLittleEndian],
+)
 def test_large_private_elements_stay_on_the_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, syntax: str
 ) -> None:
@@ -257,13 +260,15 @@ def with_pieces(codestream: bytes, size: tuple[int, int], place: str, style: byt
         return codestream[:cod] + segment + codestream[cod + length :]
     if place == "COC":
         return codestream[:sot] + segment + codestream[sot:]
+    if place.startswith("COD behind "):
+        return codestream[:cod] + bytes.fromhex(place[-4:]) + segment + codestream[sot:]
     # Tile-parts of no data come before the one that says it.
     empty = b"\xff\x90\0\x0a\0\0" + (14).to_bytes(4, "big") + b"\0\3\xff\x93"
     last = b"\xff\x90\0\x0a\0\0" + bytes(4) + b"\1\3" + segment
     return codestream[:sot] + empty + last + codestream[sot + 12 :]
 
 
-@pytest.mark.parametrize("place", ["COD", "COC", "tile"])
+@pytest.mark.parametrize("place", ["COD", "COC", "tile", "COD behind ff30", "COD behind ff20"])
 @pytest.mark.parametrize(
     ("style", "sound"),
     [
