@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import time
 import urllib.request
 from contextlib import contextmanager
 
@@ -40,6 +41,11 @@ class Browser:
 
     def open(self, path):
         self.call("POST", "/url", {"url": path.as_uri()})
+        # On a busy machine the driver has answered while the page was still being read.
+        deadline = time.monotonic() + 60
+        while self.run("return document.readyState") != "complete":
+            assert time.monotonic() < deadline, f"{path} is not read to its end"
+            time.sleep(0.05)
 
     def run(self, script):
         return self.call("POST", "/execute/sync", {"script": script, "args": []})
