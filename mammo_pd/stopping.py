@@ -141,6 +141,17 @@ class StopSignals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    def take_back(self) -> None:
+        """Handle the signals again, where native code has installed its own handlers since.
+
+        Triton's compiler does so, by LLVM, when it first compiles in a process: from then on
+        SIGUSR1 does nothing, and the second of two SIGINT or SIGTERM at once, as ``timeout`` and
+        SLURM send them, ends the process before Python hears of either. Costs a microsecond.
+        Source: LLVM, lib/Support/Unix/Signals.inc.
+        """
+        for number in self._before:
+            signal.signal(number, signal.getsignal(number))
+
     def take_request(self) -> bool:
         """Whether a checkpoint was requested since the last call; the caller must then write it."""
         asked, self._asked = self._asked, False

@@ -85,4 +85,5 @@ def only_image(number: int, image_id: str, shape: tuple[int, int]) -> dict[str, 
         "label": int(number % 3 == 0),
         "crop_height": shape[0],
         "crop_width": shape[1],
+        "flipped": False,
     }

@@ -144,6 +144,8 @@ class MidwaySaver:
         Raises:
             KeyboardInterrupt: after Ctrl-C or SIGTERM.
         """
+        # The first steps compile, and each kind of step may.
+        self._signals.take_back()
         if steps % self._every:
             return
         # In this order: the request must be taken even if a save is due anyway.

@@ -34,6 +34,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 import yaml
 from safetensors.numpy import load_file
 
@@ -849,6 +850,11 @@ def main() -> None:
     given = parser.parse_args()
     started = time.monotonic()
     import_what_commands_import()
+    if given.accelerator != "cpu":
+        # Forks inherit it. Atomic sums of a GPU add up in any order, so that not even two unbroken
+        # runs would be equal.
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+        torch.use_deterministic_algorithms(True)
     soak = Soak(given.work, tuple(given.stages), given.accelerator)
     print({name: f"{seconds:.1f} s" for name, seconds in soak.seconds.items()}, flush=True)
     file = soak.work / "trials.jsonl"
