@@ -21,6 +21,8 @@ _SAME_REQUEST_SECONDS = 0.5
 _SWALLOWED_SECONDS = 0.01
 # After SIGTERM, an unresponsive process is ended; docker stop kills after ten seconds.
 _LIMIT_SECONDS = 8.0
+# For what others have registered to be done at the end.
+_EXIT_SECONDS = 2.0
 
 
 class TerminatedError(KeyboardInterrupt):
@@ -93,9 +95,13 @@ def end_at_once(status: int) -> NoReturn:
 
     The interpreter would first clean up every object. With torch and MLflow imported that takes 2 s
     of a core, and several times as long on a busy machine, while docker stop kills after ten
-    seconds.
+    seconds. What is to be done at exit gets some seconds: torch 2.11 waits until each of its
+    processes has compiled its kernel, and they end by themselves when this one is gone.
     """
-    atexit._run_exitfuncs()
+    pass_over_interrupts()
+    at_exit = threading.Thread(target=atexit._run_exitfuncs, daemon=True)
+    at_exit.start()
+    at_exit.join(_EXIT_SECONDS)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, AttributeError):
             stream.flush()

@@ -268,6 +268,28 @@ def test_a_command_that_a_signal_ended_does_not_clear_up_what_the_system_does(
     assert done.stdout == expected
 
 
+def test_what_takes_long_at_exit_does_not_keep_a_command_that_a_signal_ended() -> None:
+    """As torch, which waits for the processes that compile; Ctrl-C again has nothing to end."""
+    program = (
+        "import atexit, os, signal, sys, threading\n"
+        "from mammo_pd import start, stopping\n"
+        "from mammo_pd.cli import app\n"
+        "stopping._EXIT_SECONDS = 0.2\n"
+        "def wait():\n"
+        "    print('waits', flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    threading.Event().wait(3600)\n"
+        "    print('was waited for', flush=True)\n"
+        "atexit.register(wait)\n"
+        "app.main = lambda: 143\n"
+        "sys.exit(start.main())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (143, "waits\n", "")
+
+
 def test_ctrl_c_after_the_work_is_done_changes_nothing() -> None:
     """torch and MLflow clean up for seconds at exit, where it would print a traceback for each."""
     program = (
