@@ -1,11 +1,13 @@
-"""Files that are either complete or absent: write next to the target, then rename."""
+"""Files: written whole or not at all, next to the target and then renamed; read though damaged."""
 
+import json
 import os
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -58,6 +60,18 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def load_json(text: str | bytes) -> Any:
+    """Read JSON that may be damaged or another's.
+
+    Raises:
+        ValueError: it is none, or is nested too deeply to be read.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def write_text(path: Path, text: str) -> None:

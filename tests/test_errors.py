@@ -8,6 +8,7 @@ import pytest
 
 import mammo_pd
 from mammo_pd.errors import cause_of
+from mammo_pd.files import load_json
 
 # What catches errors whose text begins with [Errno 2].
 _OF_THE_SYSTEM = {"OSError", "FileNotFoundError", "PermissionError", "Exception", "_UNREADABLE"}
@@ -46,3 +47,21 @@ def _quoting(file: Path) -> list[str]:
         if caught & _OF_THE_SYSTEM and any(getattr(n, "id", 0) == handler.name for n in told):
             found.append(ast.unparse(handler))
     return found
+
+
+# What they read was written by this program into this installation, or a moment before.
+_READ_THEIR_OWN = {"doctor/codecs.py", "data/record.py", "perf/bench.py", "files.py"}
+
+
+def test_json_that_may_be_anothers_is_read_by_what_bears_any_depth() -> None:
+    package = Path(mammo_pd.__file__).parent
+    plain = {
+        str(file.relative_to(package))
+        for file in package.rglob("*.py")
+        if any(call in file.read_text(encoding="utf-8") for call in ("json.loads(", "json.load("))
+    }
+    assert plain == _READ_THEIR_OWN
+    assert load_json('{"a": [1]}') == {"a": [1]}
+    for nested in ("[" * 100_000, '{"a":' * 100_000):
+        with pytest.raises(ValueError, match="it is nested too deeply"):
+            load_json(nested)

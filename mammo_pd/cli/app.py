@@ -202,6 +202,13 @@ def explain(error: Exception, images: Sequence[Path] = (), words: Sequence[str] 
             "them, for instance with: pip install --force-reinstall 'torch>=2.11' "
             "'torchvision>=0.26'"
         )
+    if isinstance(error, UnicodeEncodeError) and _is_undecoded(error.object):
+        named = next((word for word in words if _is_undecoded(word)), "a folder's or file's name")
+        shown = named.encode("utf-8", "backslashreplace").decode("utf-8")
+        return (
+            f"{shown} is not text in UTF-8, as the libraries for Parquet and MLflow need it; "
+            "rename it, or name another place."
+        )
     if isinstance(error, sqlite3.OperationalError) and "locked" in text:
         return (
             f"another program has the store's record open ({text}); close it and run the same "
@@ -231,6 +238,11 @@ def explain(error: Exception, images: Sequence[Path] = (), words: Sequence[str] 
             "and that you have permission."
         )
     return None
+
+
+def _is_undecoded(text: str) -> bool:
+    """Whether it holds bytes of a name that Python could not decode."""
+    return any("\udc80" <= character <= "\udcff" for character in text)
 
 
 def _several_values(unused: Sequence[str], words: Sequence[str]) -> str:

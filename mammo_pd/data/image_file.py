@@ -32,6 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mammo_pd.data import strips
+from mammo_pd.files import load_json
 
 SUFFIX = ".safetensors"
 
@@ -152,7 +153,7 @@ def find_levels(handle: int) -> dict[str, LevelPlace]:
     try:
         if int.from_bytes(page[:8], "little") != _PAGE - 8:
             raise ValueError("another length")
-        tensors = json.loads(page[8:])
+        tensors = load_json(page[8:])
         told = tensors.pop(_METADATA, {})
         for name, tensor in tensors.items():
             if not name.startswith(_PADDING):

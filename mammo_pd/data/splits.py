@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from mammo_pd.errors import InputError, cause_of
-from mammo_pd.files import atomic_write, write_text
+from mammo_pd.files import atomic_write, load_json, write_text
 from mammo_pd.table_file import write_csv
 from mammo_pd.terms import Split, Status
 from mammo_pd.wording import counted
@@ -408,7 +408,7 @@ def _read(folder: Path, name: str) -> tuple[SplitTable, dict[str, Any]]:
         )
     try:
         table = pd.read_csv(path, dtype=dict.fromkeys(_TEXT_COLUMNS, "string"))
-        made_with: dict[str, Any] = json.loads(path.with_suffix(".json").read_text("utf-8"))
+        made_with: dict[str, Any] = load_json(path.with_suffix(".json").read_text("utf-8"))
         if not isinstance(made_with["hash"], str):
             raise TypeError("its hash is not text")
     except (OSError, ValueError, KeyError, TypeError) as error:

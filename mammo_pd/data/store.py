@@ -34,7 +34,7 @@ import numpy.typing as npt
 from mammo_pd.data import image_file, image_folder
 from mammo_pd.data.image_file import LevelPlace
 from mammo_pd.errors import InputError, cause_of
-from mammo_pd.files import sync_folder, write_text
+from mammo_pd.files import load_json, sync_folder, write_text
 from mammo_pd.terms import PYRAMID_LONG_SIDES, Compression
 
 FORMAT = 2
@@ -144,7 +144,7 @@ def read_store_info(paths: StorePaths) -> dict[str, Any]:
         InputError: it cannot be read, or has another format.
     """
     try:
-        info: dict[str, Any] = json.loads(paths.info.read_text(encoding="utf-8"))
+        info: dict[str, Any] = load_json(paths.info.read_text(encoding="utf-8"))
         found = info["format"]
         if not isinstance(info["settings"], dict) or not isinstance(info["fingerprint"], str):
             raise TypeError("settings or fingerprint are damaged")

@@ -31,7 +31,7 @@ from mammo_pd.data.dataset import MammogramDataset
 from mammo_pd.data.manifest import read_manifest
 from mammo_pd.data.store import open_store, read_store_info
 from mammo_pd.errors import InputError
-from mammo_pd.files import atomic_write, remove_leftovers, write_text
+from mammo_pd.files import atomic_write, load_json, remove_leftovers, write_text
 from mammo_pd.inference.predict import load_model
 from mammo_pd.inference.score import IMAGES_AT_ONCE
 from mammo_pd.keyed_random import image_key
@@ -376,7 +376,7 @@ def _parts_of_before(parts: Path, made_of: dict[str, object]) -> set[int]:
     """
     told = parts / "made_of.json"
     try:
-        same = json.loads(told.read_text(encoding="utf-8")) == made_of
+        same = load_json(told.read_text(encoding="utf-8")) == made_of
     except (OSError, ValueError):
         same = False
     if not same:

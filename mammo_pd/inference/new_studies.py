@@ -33,7 +33,7 @@ from mammo_pd.data.store import StorePaths
 from mammo_pd.errors import InputError, cause_of
 from mammo_pd.evaluation.levels import STANDARD_VIEWS, aggregate_scores
 from mammo_pd.evaluation.operating_points import OperatingPoints
-from mammo_pd.files import atomic_write, remove_leftovers, write_text
+from mammo_pd.files import atomic_write, load_json, remove_leftovers, write_text
 from mammo_pd.imaging.settings import ALGORITHM_VERSION
 from mammo_pd.inference.score import IMAGES_AT_ONCE
 from mammo_pd.inference.trained_model import TrainedModel
@@ -121,7 +121,7 @@ class PredictionFolder:
         }
         if self.about.is_file():
             try:
-                before = json.loads(self.about.read_text(encoding="utf-8"))["made_by"]
+                before = load_json(self.about.read_text(encoding="utf-8"))["made_by"]
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise InputError(
                     f"{self.about} is damaged ({cause_of(error)}); name another --out."
@@ -483,7 +483,7 @@ def write_tables(
             write_csv(table, beside)
     with atomic_write(out.not_scored) as beside:
         write_csv(predictions.not_scored, beside)
-    before = json.loads(out.about.read_text(encoding="utf-8"))
+    before = load_json(out.about.read_text(encoding="utf-8"))
     card = model.card
     about = {
         "made_by": before["made_by"],

@@ -23,7 +23,7 @@ from mammo_pd.data.split_store import count_parts
 from mammo_pd.data.splits import read_split_and_past
 from mammo_pd.data.store import open_store
 from mammo_pd.errors import InputError
-from mammo_pd.files import atomic_write, write_text
+from mammo_pd.files import atomic_write, load_json, write_text
 from mammo_pd.inference.score import score_dataset, scoring_sampler
 from mammo_pd.table_file import with_formulas, write_csv
 from mammo_pd.terms import ScoredPatches, Split, Status
@@ -358,7 +358,7 @@ def _read_scores(
 ) -> npt.NDArray[np.float64] | None:
     """The scores (images, T) that ``predictions.csv`` holds; None where it is of something else."""
     try:
-        told = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+        told = load_json(file.with_suffix(".json").read_text(encoding="utf-8"))
         # Earlier versions tell the epoch alone.
         if {"weights": made_of["weights"], **told} != made_of:
             return None

@@ -1,6 +1,5 @@
 """Compare the estimates with a bench of the user's own GPU."""
 
-import json
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from mammo_pd.backbones.base import ModelShape
 from mammo_pd.errors import InputError, cause_of
+from mammo_pd.files import load_json
 from mammo_pd.perf.cost import estimate_seconds, forward_macs, shape_of, training_bytes
 from mammo_pd.perf.rows import OURS
 
@@ -55,7 +55,7 @@ def read_calibration(file: Path) -> Calibration:
         InputError: not a ``bench.json``, or none of our rows in it.
     """
     try:
-        record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        record: dict[str, Any] = load_json(file.read_text(encoding="utf-8"))
         named = [
             {_RENAMED.get(key, key): value for key, value in row.items()} for row in record["rows"]
         ]

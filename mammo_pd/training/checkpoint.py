@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mammo_pd.backbones.weights.report import CARD_KEY
 from mammo_pd.errors import InputError, cause_of
 from mammo_pd.evaluation.operating_points import OperatingPoints
-from mammo_pd.files import atomic_write
+from mammo_pd.files import atomic_write, load_json
 from mammo_pd.training.averaging import WeightAverage
 from mammo_pd.training.model_card import METADATA_KEY, POINTS_KEY, CheckpointHeader, ModelCard
 
@@ -216,7 +216,7 @@ def load_state(
             index, _, key = name.removeprefix(_OPTIMIZER).partition(".")
             state.setdefault(int(index), {})[key] = tensor
     try:
-        groups = json.loads(content.header["param_groups"])
+        groups = load_json(content.header["param_groups"])
     except (KeyError, ValueError) as error:
         raise InputError(
             f"{path} holds only weights, not the state needed to resume; start a new run without "
@@ -305,7 +305,7 @@ def _read(path: Path, held: Path | None = None) -> _Content:
     try:
         with safe_open(held or path, "pt") as file:
             header = dict(file.metadata() or {})
-            metadata: dict[str, Any] = json.loads(header[METADATA_KEY])
+            metadata: dict[str, Any] = load_json(header[METADATA_KEY])
             if not isinstance(metadata, dict):
                 raise TypeError("its header is another's")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

@@ -20,7 +20,7 @@ from mammo_pd.config import EARLIER_DEFAULTS, RunConfig, dump_config, load_confi
 from mammo_pd.data.splits import has_lost_images, read_folds
 from mammo_pd.data.store import StorePaths, open_store
 from mammo_pd.errors import InputError, cause_of
-from mammo_pd.files import write_text
+from mammo_pd.files import load_json, write_text
 from mammo_pd.locks import locked
 from mammo_pd.training.model_card import without_paths
 from mammo_pd.training.objectives import build_objective
@@ -139,7 +139,7 @@ class CrossValidation:
         """
         file = path / "cv.json"
         try:
-            info = CrossValidationInfo(**json.loads(file.read_text(encoding="utf-8")))
+            info = CrossValidationInfo(**load_json(file.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
             raise InputError(
                 f"{path} is not a cross-validation ({file.name} cannot be read: "

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from mammo_pd.errors import InputError
-from mammo_pd.files import write_text
+from mammo_pd.files import load_json, write_text
 from mammo_pd.tracking import MlflowRun, TrackedDataset, reason_of, tracking_uri
 from mammo_pd.training.runs import RunFolder
 
@@ -182,7 +182,7 @@ class Journal:
     def _recall(self) -> tuple[str | None, int]:
         """The record in the MLflow that is being told, and how many messages that has."""
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            states = json.loads(self.run.journal_state.read_text(encoding="utf-8"))
+            states = load_json(self.run.journal_state.read_text(encoding="utf-8"))
             found = states[self._where]
             return str(found["record"]), min(int(found["sent"]), self.count)
         return None, 0
@@ -191,7 +191,7 @@ class Journal:
         self._record, self._sent = record, sent
         states: dict[str, Any] = {}
         with contextlib.suppress(OSError, ValueError):
-            states = json.loads(self.run.journal_state.read_text(encoding="utf-8"))
+            states = load_json(self.run.journal_state.read_text(encoding="utf-8"))
         states[self._where] = {"record": record, "sent": sent}
         write_text(self.run.journal_state, json.dumps(states, indent=1) + "\n")
 
@@ -209,7 +209,7 @@ def _read_lines(file: Path) -> list[dict[str, Any]]:
     if whole != text:
         write_text(file, whole)
     try:
-        return [json.loads(line) for line in whole.splitlines()]
+        return [load_json(line) for line in whole.splitlines()]
     except ValueError as error:
         raise InputError(
             f"{file} is damaged ({error}); restore it from a copy, or delete it: MLflow will then "

@@ -13,6 +13,7 @@ from mammo_pd.backbones.weights.report import CARD_KEY
 from mammo_pd.config import EARLIER_DEFAULTS, RunConfig, load_config
 from mammo_pd.errors import InputError, cause_of
 from mammo_pd.evaluation.operating_points import OperatingPoints
+from mammo_pd.files import load_json
 from mammo_pd.machines import machine_key
 from mammo_pd.normalization import Normalization
 from mammo_pd.wording import on_one_line
@@ -190,7 +191,10 @@ def _load(text: str) -> ModelCard:
 
 def _load_json(text: str) -> Any:
     """Read JSON whose texts are printed, drawn and written into DICOM: each of them on one line."""
-    return _on_one_line(json.loads(text))
+    try:
+        return _on_one_line(load_json(text))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def _on_one_line(value: Any) -> Any:

@@ -25,7 +25,7 @@ from mammo_pd.config import EARLIER_DEFAULTS, RunConfig, dump_config, load_confi
 from mammo_pd.data.cohort import Cohort
 from mammo_pd.data.splits import has_lost_images
 from mammo_pd.errors import InputError, cause_of
-from mammo_pd.files import remove_leftovers, write_text
+from mammo_pd.files import load_json, remove_leftovers, write_text
 from mammo_pd.normalization import Normalization
 
 # Keys of run.json that earlier versions wrote under another name.
@@ -137,7 +137,7 @@ class RunFolder:
                 f"{path} is not a run: {cause}; name a folder that mammo-pd train made."
             )
         try:
-            given: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            given: dict[str, Any] = load_json(file.read_text(encoding="utf-8"))
             known = {one.name for one in fields(RunInfo)}
             named = {_RENAMED.get(name, name): value for name, value in given.items()}
             info = RunInfo(**{name: value for name, value in named.items() if name in known})
@@ -379,7 +379,7 @@ class RunFolder:
 def _number_in(file: Path) -> float:
     """A run's number; infinite where it cannot be read, for it may be the latest."""
     try:
-        number = json.loads(file.read_text(encoding="utf-8")).get("number", 0)
+        number = load_json(file.read_text(encoding="utf-8")).get("number", 0)
     except (OSError, ValueError, AttributeError):
         return math.inf
     return number if isinstance(number, int) else math.inf

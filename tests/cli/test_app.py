@@ -3,7 +3,9 @@ import importlib
 import inspect
 import io
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import fields
@@ -347,3 +349,21 @@ def test_interrupt_is_status_130_and_says_how_to_continue(
     monkeypatch.setattr("mammo_pd.data.store.open_store", interrupt)
     assert main(["split"]) == 130
     assert "the same command continues from there" in capsys.readouterr().err
+
+
+def test_name_that_is_not_utf_8_is_told_with_its_remedy(
+    phantom_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A name of bytes, which the libraries for Parquet and for MLflow's record cannot take."""
+    odd = os.fsdecode(bytes(tmp_path) + b"/caf\xe9")
+    shutil.copytree(phantom_store, f"{odd}/store")
+    small = ["--res", "64x48", "--model", "vit_tiny_patch16_224", "--epochs", "1"]
+    for words in (
+        ["train", "--store", f"{odd}/store", "--runs", str(tmp_path / "runs"), *small],
+        ["train", "--store", str(phantom_store), "--runs", f"{odd}/runs", *small],
+        ["split", "--store", f"{odd}/store", "--name", "other"],
+    ):
+        assert main(words) == 2
+        told = capsys.readouterr().err.splitlines()[-1]
+        assert told.startswith("mammo-pd: error: ") and "caf" in told
+        assert "is not text in UTF-8" in told and "rename it, or name another place" in told

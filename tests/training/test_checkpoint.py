@@ -220,7 +220,7 @@ def damaged_files(folder: Path, whole: Path) -> Iterator[Path]:
         file = folder / f"{number}.safetensors"
         file.write_bytes(damaged)
         yield file
-    for facts in ("3", "[]", "null", "{", '"text"'):
+    for facts in ("3", "[]", "null", "{", '"text"', "[" * 10_000, "[" * 400 + "]" * 400):
         file = folder / "facts.safetensors"
         save_file({"x": torch.ones(1)}, file, {"facts": facts})
         yield file

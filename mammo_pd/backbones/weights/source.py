@@ -3,7 +3,6 @@
 Out comes a state dict of one encoder in float32, under the names that its authors gave it.
 """
 
-import json
 import math
 import pickle
 import re
@@ -28,6 +27,7 @@ from mammo_pd.backbones.weights.normalization import ChannelNormalization, norma
 from mammo_pd.backbones.weights.report import CARD_KEY, LearntFrom
 from mammo_pd.backbones.wide_heads import has_wide_heads
 from mammo_pd.errors import InputError, cause_of
+from mammo_pd.files import load_json
 from mammo_pd.wording import counted
 
 # Around a state dict, by those who train; where two stand side by side, the first is evaluated.
@@ -127,7 +127,7 @@ def _read_file(file: Path) -> SourceWeights:
         if is_safetensors:
             with safe_open(file, "pt") as tensors:
                 content = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
-                metadata = json.loads((tensors.metadata() or {}).get(CARD_KEY, "{}"))
+                metadata = load_json((tensors.metadata() or {}).get(CARD_KEY, "{}"))
         else:
             content = load_state_dict(str(file), weights_only=True)
     except SafetensorError as error:

@@ -19,7 +19,6 @@
   Artificial Intelligence 3:e200103 (2021), describes the database.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -29,6 +28,7 @@ import pandas as pd
 
 from mammo_pd.data.sources.source import Source
 from mammo_pd.errors import InputError, cause_of
+from mammo_pd.files import load_json
 
 _TABLE = "OPTIMAM's folder data, with a folder such as optm1 for each woman"
 _CLIENT = re.compile(r"(optm|demd)\d+")
@@ -127,7 +127,7 @@ def _header(folder: Path, image: str) -> dict[str, Any]:
     # Both endings are in use.
     for name in (f"{image}.json", f"{image}.dcm.json"):
         try:
-            header = json.loads((folder / name).read_text(encoding="utf-8"))
+            header = load_json((folder / name).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
         return header if isinstance(header, dict) else {}
@@ -152,7 +152,7 @@ def _read_json(client: Path, kind: str, called: str) -> dict[str, Any]:
         if not path.is_file():
             continue
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = load_json(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise InputError(
                 f"the file {kind}_….json of {called} cannot be read as JSON ({cause_of(error)}); "
