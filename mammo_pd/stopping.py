@@ -26,7 +26,7 @@ _EXIT_SECONDS = 2.0
 
 
 class TerminatedError(KeyboardInterrupt):
-    """SIGTERM came: from docker stop, SLURM or Kubernetes."""
+    """SIGTERM came, from docker stop, SLURM or Kubernetes; or SIGHUP, to a training."""
 
 
 @contextmanager
@@ -111,9 +111,9 @@ def end_at_once(status: int) -> NoReturn:
 class StopSignals:
     """Within the block, a signal requests a checkpoint instead of interrupting a step.
 
-    SIGINT and SIGTERM request a checkpoint and then the end; SIGUSR1, with which SLURM announces a
-    requeue, only a checkpoint. If the training does not respond within seconds, or is asked a
-    second time, it is interrupted where it is.
+    SIGINT, SIGTERM and SIGHUP, which comes when the terminal goes, request a checkpoint and then
+    the end; SIGUSR1, with which SLURM announces a requeue, only a checkpoint. If the training does
+    not respond within seconds, or is asked a second time, it is interrupted where it is.
     """
 
     def __init__(self) -> None:
@@ -123,6 +123,8 @@ class StopSignals:
         self._answered = threading.Event()
         self._is_saving = False
         self._before: dict[int, Any] = {}
+        # Of output and errors.
+        self._on_terminal = [stream for stream in (1, 2) if os.isatty(stream)]
 
     def __enter__(self) -> Self:
         if not _in_main_thread():
@@ -133,6 +135,7 @@ class StopSignals:
         for number, handler in (
             (signal.SIGINT, self._end),
             (signal.SIGTERM, self._end),
+            (signal.SIGHUP, self._hang_up),
             (signal.SIGUSR1, self._save),
         ):
             before = signal.getsignal(number)
@@ -190,6 +193,13 @@ class StopSignals:
     def _save(self, number: int, frame: FrameType | None) -> None:
         self._asked = True
 
+    def _hang_up(self, number: int, frame: FrameType | None) -> None:
+        # Whatever is written to a terminal that is gone fails, and would end the training unsaved.
+        with open(os.devnull, "wb") as nothing:  # noqa: PTH123
+            for stream in self._on_terminal:
+                os.dup2(nothing.fileno(), stream)
+        self._end(number, frame)
+
     def _end(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         if self._ending is not None and now - self._asked_at < _SAME_REQUEST_SECONDS:
@@ -198,7 +208,7 @@ class StopSignals:
         self._asked = True
         self._asked_at = now
         self._answered.clear()
-        self._ending = TerminatedError if number == signal.SIGTERM else KeyboardInterrupt
+        self._ending = KeyboardInterrupt if number == signal.SIGINT else TerminatedError
         threading.Thread(target=self._insist, args=(number,), daemon=True).start()
 
     def _insist(self, number: int) -> None:
@@ -211,7 +221,7 @@ class StopSignals:
         # Sent to the main thread, which may be blocked in a call that only a signal interrupts.
         with contextlib.suppress(ProcessLookupError):
             signal.pthread_kill(threading.main_thread().ident or 0, number)
-        if number != signal.SIGTERM or self._answered.wait(_LIMIT_SECONDS - _PATIENCE_SECONDS):
+        if number == signal.SIGINT or self._answered.wait(_LIMIT_SECONDS - _PATIENCE_SECONDS):
             return
         # A device waiting for another that is gone never returns to Python.
         os._exit(128 + number)

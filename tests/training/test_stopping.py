@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -117,6 +118,7 @@ def assert_equal(one: RunFolder, other: RunFolder) -> None:
     [
         (signal.SIGTERM, 143, 12),
         pytest.param(signal.SIGINT, 130, 4, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, 143, 4, marks=pytest.mark.slow),
     ],
 )
 def test_stopped_within_an_epoch_and_resumed_equals_unbroken(
@@ -152,6 +154,31 @@ def test_stopped_within_an_epoch_and_resumed_equals_unbroken(
     assert f"resuming in epoch {epoch + 1} of 2, after {steps} steps" in said
     assert not again.midway.exists()
     assert_equal(whole, again)
+
+
+def test_terminal_that_goes_while_it_trains_leaves_a_checkpoint(
+    phantom_store: Path, tmp_path: Path
+) -> None:
+    """As when an SSH connection breaks off: what is then printed fails."""
+    config = tmp_path / "config.yaml"
+    config.write_text(dump_config(CONFIG.replace(training=CONFIG.training.replace(epochs=100_000))))
+    runs = tmp_path / "runs"
+    places = ["--store", str(phantom_store), "--config", str(config), "--runs", str(runs)]
+    process, terminal = pty.fork()
+    if process == 0:
+        os.execv(sys.executable, [sys.executable, "-m", "mammo_pd", "train", *places])
+    shown = b""
+    while b"epoch 2/" not in shown:
+        shown += os.read(terminal, 4096)
+    os.close(terminal)
+    _, status = os.waitpid(process, 0)
+    assert os.waitstatus_to_exitcode(status) == 143, shown
+    run = RunFolder.latest(runs)
+    client = MlflowClient(f"sqlite:///{runs / 'mlflow.db'}")
+    assert client.get_run(run.info.mlflow_run_id).info.status == "KILLED"
+    saved = newest_state(run.last, run.midway)
+    assert saved is not None
+    assert CheckpointHeader.read(saved).epochs >= 2
 
 
 @pytest.mark.slow
