@@ -23,6 +23,8 @@ R = TypeVar("R")
 
 # Jobs under way for each worker: enough that none waits, few enough to hold little.
 _JOBS_PER_WORKER = 4
+# Workers that may die before they can do anything, one after the other.
+_STARTS = 5
 
 
 def run_in_processes(
@@ -39,7 +41,7 @@ def run_in_processes(
         Each job and its result; None if its worker died.
 
     Raises:
-        InputError: a script asks for it from its top level.
+        InputError: a script asks for it from its top level, or no worker can be started.
         Exception: whatever ``work`` raises.
     """
     refuse_unguarded_script()
@@ -131,16 +133,38 @@ def _submitter(pool: ProcessPoolExecutor, work: Callable[[J], R]) -> "Callable[[
 
 
 def _run_one_by_one(jobs: list[J], work: Callable[[J], R]) -> Iterator[tuple[J, R | None]]:
-    pool = _start_pool(1)
+    pool = _start_ready_pool(work)
     try:
         for job in jobs:
             try:
-                yield job, _submitter(pool, work)(job).result()
+                done = _submitter(pool, work)(job).result()
             except BrokenProcessPool:
-                yield job, None
-                pool = _start_pool(1)
+                done = None
+                pool = _start_ready_pool(work)
+            yield job, done
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_ready_pool(work: Callable[[J], R]) -> ProcessPoolExecutor:
+    """Start one worker that is known to live, so that whatever job it dies of is to blame."""
+    for _ in range(_STARTS):
+        pool = _start_pool(1)
+        try:
+            _submitter(pool, _take)(work).result()
+        except BrokenProcessPool:
+            pool.shutdown(wait=True, cancel_futures=True)
+        else:
+            return pool
+    raise InputError(
+        f"worker processes die before they read any file ({_STARTS} in a row), for want of memory "
+        "or because the installation is damaged; free memory, raise the container's limit, or run: "
+        "mammo-pd doctor"
+    )
+
+
+def _take(work: object) -> None:
+    """Nothing is done but what comes before all work: its modules are imported."""
 
 
 def _start_pool(workers: int) -> ProcessPoolExecutor:
