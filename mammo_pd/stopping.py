@@ -99,9 +99,15 @@ def end_at_once(status: int) -> NoReturn:
     processes has compiled its kernel, and they end by themselves when this one is gone.
     """
     pass_over_interrupts()
-    at_exit = threading.Thread(target=atexit._run_exitfuncs, daemon=True)
-    at_exit.start()
-    at_exit.join(_EXIT_SECONDS)
+    limit = threading.Timer(_EXIT_SECONDS, _flush_and_end, (status,))
+    limit.daemon = True
+    limit.start()
+    # In this thread: Lightning, as it leaves NCCL, sets signal handlers, which no other may do.
+    atexit._run_exitfuncs()
+    _flush_and_end(status)
+
+
+def _flush_and_end(status: int) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, AttributeError):
             stream.flush()
