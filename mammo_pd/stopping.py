@@ -128,6 +128,12 @@ class StopSignals:
         self._asked_at = -math.inf
         self._answered = threading.Event()
         self._is_saving = False
+        self._handlers = {
+            signal.SIGINT: self._end,
+            signal.SIGTERM: self._end,
+            signal.SIGHUP: self._hang_up,
+            signal.SIGUSR1: self._save,
+        }
         self._before: dict[int, Any] = {}
         # Of output and errors.
         self._on_terminal = [stream for stream in (1, 2) if os.isatty(stream)]
@@ -138,12 +144,7 @@ class StopSignals:
         terminate = signal.getsignal(signal.SIGTERM)
         if isinstance(terminate, _Terminate) and terminate.came:
             raise TerminatedError
-        for number, handler in (
-            (signal.SIGINT, self._end),
-            (signal.SIGTERM, self._end),
-            (signal.SIGHUP, self._hang_up),
-            (signal.SIGUSR1, self._save),
-        ):
+        for number, handler in self._handlers.items():
             before = signal.getsignal(number)
             # A handler that ignores the signal, as with nohup, or the caller's own, stays in place.
             default = before in (signal.SIG_DFL, signal.default_int_handler, _nothing_to_save)
@@ -157,15 +158,21 @@ class StopSignals:
             signal.signal(number, handler)
 
     def take_back(self) -> None:
-        """Handle the signals again, where native code has installed its own handlers since.
+        """Handle the signals as before, where native code has installed its own handlers since.
 
         Triton's compiler does so, by LLVM, when it first compiles in a process: from then on
         SIGUSR1 does nothing, and the second of two SIGINT or SIGTERM at once, as ``timeout`` and
-        SLURM send them, ends the process before Python hears of either. Costs a microsecond.
+        SLURM send them, ends the process before Python hears of either. The caller's own handlers
+        are lost likewise, and the second SIGHUP ends the process even under nohup. Costs a few
+        microseconds.
         Source: LLVM, lib/Support/Unix/Signals.inc.
         """
-        for number in self._before:
-            signal.signal(number, signal.getsignal(number))
+        if not _in_main_thread():
+            return
+        for number in self._handlers:
+            # None if it was not Python that installed it.
+            if (handler := signal.getsignal(number)) is not None:
+                signal.signal(number, handler)
 
     def take_request(self) -> bool:
         """Whether a checkpoint was requested since the last call; the caller must then write it."""

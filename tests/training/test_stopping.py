@@ -540,6 +540,11 @@ def twice(x, y, n: tl.constexpr):
 
 kinds = {"x": "*fp32", "y": "*fp32", "n": "constexpr"}
 number = getattr(signal, sys.argv[1])
+callers = []
+if sys.argv[3] == "ignored":
+    signal.signal(number, signal.SIG_IGN)
+elif sys.argv[3] == "the caller's":
+    signal.signal(number, lambda *_: callers.append("told the caller"))
 with StopSignals() as signals:
     source = ASTSource(fn=twice, signature=kinds, constexprs={(2,): 128})
     triton.compile(source, target=GPUTarget("cuda", 90, 32))
@@ -550,12 +555,25 @@ with StopSignals() as signals:
     os.kill(os.getpid(), number)
     signal.pthread_kill(threading.main_thread().ident, number)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])
-    print("saves" if signals.take_request() else "knows nothing of it")
+    print(*callers or ["saves" if signals.take_request() else "knows nothing of it"])
 """
 
 
-@pytest.mark.parametrize("number", ["SIGUSR1", "SIGINT", "SIGTERM"])
-def test_signals_are_heeded_after_triton_has_compiled(number: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "handler", "expected"),
+    [
+        ("SIGUSR1", "ours", "saves"),
+        ("SIGINT", "ours", "saves"),
+        ("SIGTERM", "ours", "saves"),
+        ("SIGHUP", "ours", "saves"),
+        # As nohup has it.
+        ("SIGHUP", "ignored", "knows nothing of it"),
+        ("SIGUSR1", "the caller's", "told the caller"),
+    ],
+)
+def test_signals_are_heeded_after_triton_has_compiled(
+    number: str, handler: str, expected: str, tmp_path: Path
+) -> None:
     """Its compiler installs handlers of its own, with which they are lost."""
     pytest.importorskip("triton")
     script = tmp_path / "compiles.py"
@@ -563,14 +581,14 @@ def test_signals_are_heeded_after_triton_has_compiled(number: str, tmp_path: Pat
     ended = {}
     for case in ("taken back", "left"):
         ended[case] = subprocess.run(
-            [sys.executable, script, number, case],
+            [sys.executable, script, number, case, handler],
             env={**os.environ, "TRITON_CACHE_DIR": str(tmp_path / case)},
             capture_output=True,
             text=True,
         )
     heeded = ended["taken back"]
-    assert (heeded.returncode, heeded.stdout) == (0, "saves\n"), heeded.stderr
-    if ended["left"].stdout == "saves\n":
+    assert (heeded.returncode, heeded.stdout) == (0, f"{expected}\n"), heeded.stderr
+    if ended["left"].stdout == heeded.stdout:
         pytest.skip("the Triton installed here leaves signals alone, so nothing was shown")
 
 
