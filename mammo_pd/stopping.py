@@ -211,7 +211,10 @@ class StopSignals:
         with open(os.devnull, "wb") as nothing:  # noqa: PTH123
             for stream in self._on_terminal:
                 os.dup2(nothing.fileno(), stream)
-        self._end(number, frame)
+        # Shell and kernel tell it one after the other, which is no second request.
+        is_told_again = self._ending is not None and self._asked_at != -math.inf
+        if not is_told_again:
+            self._end(number, frame)
 
     def _end(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()

@@ -615,6 +615,34 @@ def test_what_is_being_written_is_not_interrupted_by_a_first_signal(
     assert written
 
 
+def test_terminal_that_goes_is_told_twice_and_no_second_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By the shell, and by the kernel when the shell ends, which may be seconds later."""
+    monkeypatch.setattr(stopping, "_SAME_REQUEST_SECONDS", 0.0)
+    written = False
+    with pytest.raises(TerminatedError), StopSignals() as signals:
+        # Nothing of these tests' own terminal is to be lost.
+        signals._on_terminal = []
+        with signals.saving():
+            send(signal.SIGHUP)()
+            send(signal.SIGHUP)()
+            written = True
+            send(signal.SIGTERM)()
+            written = False
+    assert written
+
+
+def test_training_that_does_not_answer_ends_when_its_terminal_goes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stopping, "_PATIENCE_SECONDS", 0.05)
+    with pytest.raises(TerminatedError), StopSignals() as signals:
+        signals._on_terminal = []
+        send(signal.SIGHUP)()
+        threading.Event().wait(3600)
+
+
 def test_save_requests_are_passed_over_where_there_is_nothing_to_save() -> None:
     before = signal.signal(signal.SIGUSR1, signal.SIG_DFL)
     try:
