@@ -178,8 +178,17 @@ def check_workers() -> Iterator[Finding]:
     from mammo_pd.ingest.workers import run_in_processes
 
     name, started = "workers", time.monotonic()
-    # None if the worker was killed along with its task, as in a decoder that never returns.
-    ((_, state),) = run_in_processes([_LIMIT], overstay, 1)
+    try:
+        # None if the worker was killed along with its task, as in a decoder that never returns.
+        ((_, state),) = run_in_processes([_LIMIT], overstay, 1)
+    except InputError:
+        yield fails(
+            name,
+            "die before they read any file",
+            "free memory, or raise the container's limit; if that does not help, reinstall "
+            "mammo-pd and its dependencies.",
+        )
+        return
     if state in (None, "ended"):
         yield ok(
             name, f"start, and stop files that take too long ({time.monotonic() - started:.1f} s)"

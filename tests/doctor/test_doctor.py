@@ -8,8 +8,11 @@ import tempfile
 import tomllib
 from collections import namedtuple
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from importlib import metadata
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import psutil
@@ -22,6 +25,7 @@ from mammo_pd.doctor import codecs, machine, storage
 from mammo_pd.doctor.finding import Finding, State, run_check
 from mammo_pd.imaging.decode import LOSSY_SYNTAXES
 from mammo_pd.imaging.decoders import imagecodecs_plugin
+from mammo_pd.ingest import workers
 from mammo_pd.terms import Reason
 
 ROOT = Path(__file__).parents[2]
@@ -185,6 +189,21 @@ def test_doctor_without_any_folder_for_temporary_files_ends_its_rounds(
     printed = capsys.readouterr().out
     assert "fails    temporary files: no folder takes any" in printed
     assert "shared memory" in printed
+
+
+def test_workers_of_which_none_lives_fail_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error of other commands sends one to this command, which must not do so itself."""
+
+    def break_off(*_: object) -> NoReturn:
+        raise BrokenProcessPool
+
+    monkeypatch.setattr(workers, "_start_pool", lambda _: ProcessPoolExecutor(1))
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", break_off)
+    (finding,) = storage.check_workers()
+    assert (finding.name, finding.state) == ("workers", State.FAILS)
+    assert "die before they read any file" in finding.detail
+    assert "free memory" in finding.remedy
+    assert "doctor" not in finding.detail + finding.remedy
 
 
 @pytest.mark.parametrize(
