@@ -6,6 +6,7 @@ import sys
 
 from mammo_pd.stopping import (
     end_at_once,
+    outlive_terminal,
     pass_over_interrupts,
     pass_over_save_requests,
     repeat_swallowed_interrupts,
@@ -17,6 +18,7 @@ def main() -> int:
     if sys.__stderr__ is not None:
         # A crash in a driver's or a library's code would otherwise end without a word.
         faulthandler.enable(sys.__stderr__)
+    outlive_terminal()
     pass_over_save_requests()
     repeat_swallowed_interrupts()
     # Arrow's own allocator keeps the memory of text columns; the C library's returns it. The

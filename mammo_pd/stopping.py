@@ -2,6 +2,8 @@
 
 import atexit
 import contextlib
+import errno
+import io
 import math
 import os
 import signal
@@ -81,6 +83,37 @@ def repeat_swallowed_interrupts() -> None:
     sys.unraisablehook = hook
 
 
+def outlive_terminal() -> None:
+    """Let what is written to a terminal that is gone vanish, instead of raising an error.
+
+    It goes when an SSH connection breaks off, or without a signal when a shell ends that started
+    the command in the background.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper) and stream.isatty():
+            # The stream that was there keeps the terminal open, as Python refers to it further on.
+            terminal = io.BufferedWriter(_Terminal(stream.fileno(), "wb", closefd=False))
+            lasting = io.TextIOWrapper(
+                terminal,
+                encoding=stream.encoding,
+                errors=stream.errors,
+                line_buffering=stream.line_buffering,
+                write_through=stream.write_through,
+            )
+            setattr(sys, name, lasting)
+
+
+class _Terminal(io.FileIO):
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            return len(data)
+
+
 def pass_over_interrupts() -> None:
     """Ignore Ctrl-C while the interpreter cleans up, after all that was asked for is done.
 
@@ -135,8 +168,6 @@ class StopSignals:
             signal.SIGUSR1: self._save,
         }
         self._before: dict[int, Any] = {}
-        # Of output and errors.
-        self._on_terminal = [stream for stream in (1, 2) if os.isatty(stream)]
 
     def __enter__(self) -> Self:
         if not _in_main_thread():
@@ -207,10 +238,6 @@ class StopSignals:
         self._asked = True
 
     def _hang_up(self, number: int, frame: FrameType | None) -> None:
-        # Whatever is written to a terminal that is gone fails, and would end the training unsaved.
-        with open(os.devnull, "wb") as nothing:  # noqa: PTH123
-            for stream in self._on_terminal:
-                os.dup2(nothing.fileno(), stream)
         # Shell and kernel tell it one after the other, which is no second request.
         is_told_again = self._ending is not None and self._asked_at != -math.inf
         if not is_told_again:

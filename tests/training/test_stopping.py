@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
@@ -156,6 +157,35 @@ def test_stopped_within_an_epoch_and_resumed_equals_unbroken(
     assert_equal(whole, again)
 
 
+def read_until(words: bytes, terminal: int) -> bytes:
+    shown = b""
+    with contextlib.suppress(OSError):  # who writes there has ended
+        while words not in shown:
+            assert select.select([terminal], [], [], 240)[0], shown
+            shown += os.read(terminal, 4096)
+    assert words in shown, shown
+    return shown
+
+
+def test_terminal_that_goes_without_a_signal_does_not_end_a_training(
+    phantom_store: Path, tmp_path: Path
+) -> None:
+    """As when a shell ends that started it in the background: what it prints vanishes."""
+    config = tmp_path / "config.yaml"
+    config.write_text(dump_config(CONFIG))
+    runs = tmp_path / "runs"
+    places = ["--store", str(phantom_store), "--config", str(config), "--runs", str(runs)]
+    terminal, place = pty.openpty()
+    command = [sys.executable, "-m", "mammo_pd", "train", *places]
+    # Of a session of its own, for which it is any file.
+    training = subprocess.Popen(command, stdout=place, stderr=place, start_new_session=True)
+    os.close(place)
+    read_until(b"epoch 1/", terminal)
+    os.close(terminal)
+    assert training.wait() == 0
+    assert RunFolder.latest(runs).info.finished is not None
+
+
 def test_terminal_that_goes_while_it_trains_leaves_a_checkpoint(
     phantom_store: Path, tmp_path: Path
 ) -> None:
@@ -167,9 +197,7 @@ def test_terminal_that_goes_while_it_trains_leaves_a_checkpoint(
     process, terminal = pty.fork()
     if process == 0:
         os.execv(sys.executable, [sys.executable, "-m", "mammo_pd", "train", *places])
-    shown = b""
-    while b"epoch 2/" not in shown:
-        shown += os.read(terminal, 4096)
+    shown = read_until(b"epoch 2/", terminal)
     os.close(terminal)
     _, status = os.waitpid(process, 0)
     assert os.waitstatus_to_exitcode(status) == 143, shown
@@ -621,15 +649,12 @@ def test_terminal_that_goes_is_told_twice_and_no_second_request(
     """By the shell, and by the kernel when the shell ends, which may be seconds later."""
     monkeypatch.setattr(stopping, "_SAME_REQUEST_SECONDS", 0.0)
     written = False
-    with pytest.raises(TerminatedError), StopSignals() as signals:
-        # Nothing of these tests' own terminal is to be lost.
-        signals._on_terminal = []
-        with signals.saving():
-            send(signal.SIGHUP)()
-            send(signal.SIGHUP)()
-            written = True
-            send(signal.SIGTERM)()
-            written = False
+    with pytest.raises(TerminatedError), StopSignals() as signals, signals.saving():
+        send(signal.SIGHUP)()
+        send(signal.SIGHUP)()
+        written = True
+        send(signal.SIGTERM)()
+        written = False
     assert written
 
 
@@ -637,8 +662,7 @@ def test_training_that_does_not_answer_ends_when_its_terminal_goes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(stopping, "_PATIENCE_SECONDS", 0.05)
-    with pytest.raises(TerminatedError), StopSignals() as signals:
-        signals._on_terminal = []
+    with pytest.raises(TerminatedError), StopSignals():
         send(signal.SIGHUP)()
         threading.Event().wait(3600)
 
