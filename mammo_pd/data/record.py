@@ -180,6 +180,8 @@ class Record:
         """Undo what was written since the last commit."""
         self._database.execute("ROLLBACK")
         self._begin()
+        # Those of a new record are undone, too, if nothing was committed yet.
+        self._make_tables()
 
     def _begin(self) -> None:
         try:

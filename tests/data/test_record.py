@@ -38,6 +38,22 @@ def test_hashes_are_keyed_and_differ_by_kind() -> None:
     assert one.hash("patient", "10011") != one.hash("exam", "10011")
 
 
+@pytest.mark.parametrize(
+    ("kind", "value", "name"),
+    [
+        ("patient", "M\u00fcller^1", "6a1638af9084e2026062"),
+        ("exam", "1.2.3", "cf1a5fd501513fca7448"),
+        ("image", "1.2.3", "43085d275144ff92e159"),
+        ("pixels", b"abc", "029e368d435956ea9656"),
+    ],
+)
+def test_names_are_those_of_the_stores_that_there_are(
+    kind: str, value: str | bytes, name: str
+) -> None:
+    """Under another name a woman would come into an old store, and its split, a second time."""
+    assert Hasher(b"k" * 32).hash(kind, value) == name
+
+
 def test_record_is_for_the_owner_only_and_its_key_stays(paths: StorePaths) -> None:
     with Record(paths) as record:
         first = record.hasher.hash("patient", "a")
@@ -63,6 +79,16 @@ def test_key_of_another_store_gives_its_names_and_is_not_replaced(
         assert record.hasher.hash("patient", "a") == Hasher(b"k" * 32).hash("patient", "a")
     with pytest.raises(InputError, match=r"drop --key, or make another store with --out"):
         Record(paths, b"l" * 32)
+
+
+def test_a_record_that_was_refused_is_free_for_the_next(paths: StorePaths) -> None:
+    with Record(paths, b"k" * 32):
+        pass
+    # Whoever catches the error may hold it, and all that it refers to.
+    with pytest.raises(InputError) as refused:
+        Record(paths, b"l" * 32)
+    with Record(paths, b"k" * 32):
+        assert "a key other than the one given" in str(refused.value)
 
 
 def test_images_of_a_file_are_recorded_together_and_keep_its_labels(paths: StorePaths) -> None:
@@ -175,6 +201,25 @@ def test_program_that_keeps_the_record_open_is_named_as_the_cause(
         reader.execute("SELECT * FROM images").fetchall()
         record.put(Path("a"), (1, 1), [image(Path("a"), "x")])
         record.commit()
+
+
+def test_who_looks_at_the_record_for_a_moment_is_waited_for(paths: StorePaths) -> None:
+    with Record(paths):
+        pass
+    with (
+        closing(
+            sqlite3.connect(paths.private / "images.sqlite", check_same_thread=False)
+        ) as reader,
+        Record(paths) as record,
+    ):
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM images").fetchall()
+        # For longer than SQLite waits of itself here.
+        leaves = threading.Timer(1.5, reader.rollback)
+        leaves.start()
+        record.put(Path("a"), (1, 1), [image(Path("a"), "x")])
+        record.commit()
+        leaves.join()
 
 
 def test_second_writer_is_refused(paths: StorePaths) -> None:
