@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from mammo_pd.data.forget import forget, plan_forgetting, take_again
+from mammo_pd.data.forget import Forgotten, forget, plan_forgetting, take_again
 from mammo_pd.data.image_file import write_image_file
 from mammo_pd.data.manifest import read_manifest, write_manifest
 from mammo_pd.data.manifest_row import manifest_row
@@ -107,16 +107,18 @@ def test_a_woman_who_withdraws_leaves_nothing_and_moves_no_other(
         assert hashes == {split.hash, after.hash}
         rest = split.table[~split.table["image_id"].isin(plan.image_ids)]
         pd.testing.assert_frame_equal(after.table, rest.reset_index(drop=True))
-    record.commit()
+    # It is committed: a caller that is killed takes nothing back.
+    record.discard()
+    assert ids_in_store(paths, record)[-1] == everyone - plan.image_ids
     for file in paths.root.rglob("*"):
         assert not file.is_file() or b"W03" not in file.read_bytes()
 
 
-@pytest.mark.parametrize("spelling", ["W03", " W03 ", "hash", "table"])
+@pytest.mark.parametrize("spelling", ["W03", " W03 ", "hash", " hash ", "table"])
 def test_a_woman_is_found_by_each_of_her_names(
     paths: StorePaths, record: Record, spelling: str
 ) -> None:
-    given = record.hasher.hash("patient", "W03") if spelling == "hash" else spelling
+    given = spelling.replace("hash", record.hasher.hash("patient", "W03"))
     if spelling == "table":
         for image in list(record.rows()):
             if image.identifiers["patient_id"] == "W03":
@@ -147,6 +149,38 @@ def test_who_was_named_is_kept_out_and_what_was_missing_is_not(
     assert not record.keeps_anyone_out
     with pytest.raises(InputError, match="patient number 1 of --patient was not forgotten"):
         take_again(paths, record, patients=["W03"])
+
+
+@pytest.mark.parametrize("spelling", ["W03", " W03 ", "{hash}", " {hash} "])
+def test_each_is_taken_again_by_the_name_that_it_was_forgotten_by(
+    tmp_path: Path, paths: StorePaths, record: Record, spelling: str
+) -> None:
+    """An image that was named itself stays out when its woman is taken again."""
+    hers, hers_too, alone = (
+        record.hasher.hash("image", str(tmp_path / "d" / name))
+        for name in ("W03/CC.dcm", "W03/MLO.dcm", "W04/CC.dcm")
+    )
+    forget(paths, record, plan_forgetting(paths, record, patients=["W03"], images=[hers, alone]))
+    with pytest.raises(InputError, match="patient number 1 of --patient was not forgotten"):
+        take_again(paths, record, patients=["W04"])
+    assert all(map(record.is_kept_out, [hers, hers_too, alone]))
+    given = spelling.format(hash=record.hasher.hash("patient", "W03"))
+    take_again(paths, record, patients=[given])
+    assert [record.is_kept_out(name) for name in (hers, hers_too, alone)] == [True, False, True]
+    take_again(paths, record, images=[hers, alone])
+    assert not record.keeps_anyone_out
+
+
+def test_who_is_taken_again_is_read_by_the_next_preprocess(
+    tmp_path: Path, paths: StorePaths, record: Record
+) -> None:
+    passed_over = {"status": "excluded", "reason": "forgotten", "pixel_hash": None}
+    record.keep_out({record.hasher.hash("patient", "W99"): None})
+    record_image(paths, record, tmp_path / "d" / "new.dcm", "W99", passed_over)
+    write(paths, record)
+    take_again(paths, record, patients=["W99"])
+    assert not record.known(tmp_path / "d" / "new.dcm")
+    assert {len(holds) for holds in ids_in_store(paths, record)} == {2 * WOMEN}
 
 
 def test_what_was_deleted_is_found_and_nothing_else(
@@ -189,8 +223,45 @@ def test_copies_go_with_their_image_or_take_its_place(
     original.unlink()
     plan = plan_forgetting(paths, record, missing=True)
     assert (plan.image_ids, plan.to_read_again) == ({image_id}, {copy_id})
+    with_copy = plan_forgetting(paths, record, images=[copy_id], missing=True)
+    assert (with_copy.image_ids, with_copy.to_read_again) == ({image_id, copy_id}, frozenset())
+    copy.unlink()
+    both = plan_forgetting(paths, record, missing=True)
+    assert (both.image_ids, both.to_read_again) == ({image_id, copy_id}, frozenset())
     forget(paths, record, plan)
     assert not record.known(copy)
+
+
+@pytest.mark.parametrize("compared", [False, True])
+def test_a_shared_uid_makes_copies_of_images_whose_pixels_were_never_compared(
+    tmp_path: Path, paths: StorePaths, record: Record, compared: bool
+) -> None:
+    """Stores of earlier versions left images out by their UID, and kept no hash of them."""
+    pixels = {"pixel_hash": "others" if compared else None}
+    copy = tmp_path / "d" / "copy" / "MLO.dcm"
+    record_image(
+        *(paths, record, copy, "W99"), {"status": "excluded", "reason": "duplicate_image", **pixels}
+    )
+    image_id = record.hasher.hash("image", str(tmp_path / "d" / "W07" / "MLO.dcm"))
+    copies = set() if compared else {record.hasher.hash("image", str(copy))}
+    assert plan_forgetting(paths, record, images=[image_id]).image_ids == {image_id, *copies}
+
+
+def test_frames_of_one_file_are_one_file_that_is_left(
+    tmp_path: Path, paths: StorePaths, record: Record
+) -> None:
+    file = tmp_path / "d" / "frames.dcm"
+    file.touch()
+    columns = {"status": "failed", "reason": "damaged_pixel_data"}
+    frames = [
+        RecordedImage(ImageOrigin(file, frame), str(frame), columns, {"patient_id": "F"}, 0)
+        for frame in (1, 2)
+    ]
+    record.put(file, (0, 1), frames)
+    plan = plan_forgetting(paths, record, patients=["F"])
+    assert (len(plan.image_ids), plan.files_left) == (2, 1)
+    # They are in no split.
+    assert forget(paths, record, plan) == Forgotten((), ())
 
 
 def test_a_woman_under_two_names_is_pointed_out(
@@ -201,6 +272,7 @@ def test_a_woman_under_two_names_is_pointed_out(
     plan = plan_forgetting(paths, record, patients=["W03"])
     assert plan.relatives == (record.hasher.hash("patient", "W99"),)
     assert len(plan.image_ids) == 2
+    assert plan_forgetting(paths, record, images=list(plan.image_ids)).relatives == ()
 
 
 def test_a_split_left_without_a_part_is_removed(paths: StorePaths, record: Record) -> None:
@@ -263,6 +335,8 @@ def test_pixels_that_a_killed_preprocess_left_unrecorded_go_with_her(
         assert (plan.image_ids, plan.not_found, plan.unrecorded) == (frozenset(), 1, 2)
         forget(paths, record, plan)
         assert record.is_kept_out(hers) and not record.is_kept_out("W99")
+        # It may be another woman's, whom the next preprocess takes in.
+        assert not record.is_kept_out("abc")
         left = {file.stem for file in paths.root.rglob("*") if b"hers" in _content(file)}
         assert not left
         assert {file.stem for file in paths.root.rglob("*.safetensors")} == kept
@@ -270,6 +344,18 @@ def test_pixels_that_a_killed_preprocess_left_unrecorded_go_with_her(
         message = "already been forgotten" if recorded else "holds no image"
         with pytest.raises(InputError, match=message):
             plan_forgetting(paths, record, patients=["W99"])
+
+
+def test_images_that_a_killed_preprocess_had_recorded_stay(
+    tmp_path: Path, paths: StorePaths, record: Record
+) -> None:
+    """They are in no manifest yet, but it is known whose they are."""
+    record_image(paths, record, tmp_path / "d" / "new.dcm", "W99", {})
+    new = record.hasher.hash("image", str(tmp_path / "d" / "new.dcm"))
+    plan = plan_forgetting(paths, record, patients=["W03"])
+    assert plan.unrecorded == 0
+    forget(paths, record, plan)
+    assert paths.image(new).is_file() and record.source_of(new) is not None
 
 
 def test_an_identifier_that_looks_like_a_hash_is_kept_out_all_the_same(
