@@ -12,7 +12,7 @@ import pytest
 from mammo_pd.data.labels import read_labels
 from mammo_pd.data.manifest import read_manifest
 from mammo_pd.data.record import ImageOrigin, Record, RecordedImage
-from mammo_pd.data.store import create_or_match
+from mammo_pd.data.store import create_or_match, open_store
 from mammo_pd.ingest.content import content_digest
 from mammo_pd.ingest.moved import recognise_moved
 from mammo_pd.ingest.preprocess import preprocess
@@ -159,3 +159,23 @@ def test_a_moved_folder_is_neither_decoded_again_nor_called_duplicates(
     same = [file for file, time in pixels.items() if file.stat().st_mtime_ns == time]
     rewritten_id = set(after["image_id"]) - {file.stem for file in same}
     assert len(rewritten_id) == 1
+
+
+def test_a_gone_image_whose_pixels_lie_in_a_known_file_changes_no_other_row(
+    phantoms: Path, tmp_path: Path
+) -> None:
+    """The file is recorded as itself: it does not take the gone one's place in the record."""
+    folder, store = tmp_path / "d", tmp_path / "s"
+    shutil.copytree(sorted(phantoms.glob("PHANTOM*"))[0], folder)
+    options = {"workers": 1, "say": lambda _: None}
+    preprocess(folder, store, **options)  # type: ignore[arg-type]
+    gone, known = (next(folder.rglob(name)) for name in ("L_CC.dcm", "R_CC.dcm"))
+    dataset = pydicom.dcmread(gone)
+    dataset.InstitutionName = "a longer name"
+    dataset.save_as(known)
+    gone.unlink()
+    summary = preprocess(folder, store, **options)  # type: ignore[arg-type]
+    assert summary.by_status == {("ok", ""): 2, ("excluded", "duplicate_image"): 1}
+    with Record(open_store(store)) as record:
+        files = sorted(image.source.path.name for image in record.rows())
+    assert files == ["L_CC.dcm", "L_MLO.dcm", "R_CC.dcm", "R_MLO.dcm"]

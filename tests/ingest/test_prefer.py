@@ -104,6 +104,17 @@ def test_what_is_one_view_and_what_is_not(tmp_path: Path) -> None:
     assert kinds(out).to_dict() == {"synthetic": 5}
 
 
+def test_only_an_image_that_can_be_used_takes_the_place_of_another(tmp_path: Path) -> None:
+    """A copy that was left out is of no use to the view that it names."""
+    folder, out = tmp_path / "in", tmp_path / "store"
+    write(folder / "a.dcm", 1)
+    write(folder / "b.dcm", 1, SOPInstanceUID="1.9.2", StudyInstanceUID="1.2")  # the same pixels
+    write(folder / "c.dcm", 3, StudyInstanceUID="1.2", ImageType=SYNTHETIC)
+    summary = run(folder, out, Prefer.FFDM)
+    assert summary.by_status == {("ok", ""): 2, ("excluded", "duplicate_image"): 1}
+    assert kinds(out).to_dict() == {"ffdm": 1, "synthetic": 1}
+
+
 def test_choice_is_kept_can_be_changed_and_decodes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

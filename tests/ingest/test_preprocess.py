@@ -583,6 +583,21 @@ def test_table_whose_uids_name_no_image_loses_nothing(phantoms: Path, tmp_path: 
     assert quiet(folder, tmp_path / "s").done_before == 4
 
 
+def test_a_column_of_which_one_table_holds_numbers_and_another_text_is_text(
+    phantoms: Path, tmp_path: Path
+) -> None:
+    women = sorted(phantoms.glob("PHANTOM*"))[:2]
+    for woman, density in zip(women, ("3", "c"), strict=True):
+        shutil.copytree(woman, tmp_path / woman.name)
+        table = tmp_path / woman.name / "t.csv"
+        files = [str(file.relative_to(table.parent)) for file in table.parent.rglob("*.dcm")]
+        rows = "".join(f"{file},0,{density}\n" for file in files)
+        table.write_text(f"path,label,density\n{rows}")
+        quiet(tmp_path / woman.name, tmp_path / "s", labels=read_labels(table))
+    manifest = read_manifest(tmp_path / "s" / "manifest.parquet", status=None)
+    assert manifest["density"].value_counts().to_dict() == {"3.0": 4, "c": 4}
+
+
 def test_row_that_names_two_images_is_refused(phantoms: Path, tmp_path: Path) -> None:
     folder = some(phantoms, tmp_path / "d")
     table = tmp_path / "t.csv"

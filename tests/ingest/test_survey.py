@@ -304,6 +304,9 @@ def test_with_a_table_the_survey_says_what_the_manifest_says(
     assert found.views == Counter((row["laterality"], row["view"]) for row in used + of_pixels)
     assert found.patients == len({row["patient_id"] for row in used + of_pixels})
     assert found.exams == len({row["exam_id"] for row in used + of_pixels} - {None})
+    # An image file that is not DICOM has no intent that it could fail to tell.
+    of_dicom = sum(count for kind, count in found.kinds.items() if kind is not None)
+    assert sum(found.intents.values()) == of_dicom
     # What is timed is what will be done, so that it can be.
     expected = estimate(found.samples, found.pixels, found.usable, 1)
     assert expected is not None

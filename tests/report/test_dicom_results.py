@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from pydicom import config, uid
 from pydicom.dataset import Dataset
 from pydicom.valuerep import STR_VR, validate_value
 
+from mammo_pd.report import dicom_results
 from mammo_pd.report.dicom_results import (
     NoResultError,
     ScoredExam,
@@ -236,6 +238,43 @@ def test_exam_without_a_result_says_why(
     with pytest.raises(NoResultError, match=why):
         write_exam(exam, MODEL, tmp_path / "none")
     assert not (tmp_path / "none").exists()
+
+
+def test_an_instance_is_another_if_anything_that_made_it_is_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an instance whose UID it has already an archive keeps the first and drops the next."""
+    verdict = Verdict("cancer", 0.25, True, "specificity of 90 %", 0.2, 0.125)
+    results(tmp_path, {})
+
+    def write(verdict: Verdict = verdict, model: ScoringModel = MODEL) -> dict[str, str]:
+        """The UIDs of report and capture, each with that of its series."""
+        image = ScoredImage(
+            tmp_path / "1.dcm", None, "L", "CC", [verdict], tmp_path / "saliency.png"
+        )
+        exam = ScoredExam([image], {"L": [verdict]}, [verdict])
+        opened = map(pydicom.dcmread, write_exam(exam, model, tmp_path / "one"))
+        return {str(one.SOPInstanceUID): str(one.SeriesInstanceUID) for one in opened}
+
+    before = write()
+    times = {file: file.stat().st_mtime_ns for file in (tmp_path / "one").iterdir()}
+    assert write() == before
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "one").iterdir()} == times
+    for change in (
+        {"target": "mass"},
+        {"score": 0.26},
+        {"flagged": False},
+        {"rule": "specificity of 95 %"},
+        {"threshold": 0.21},
+        {"recalibrated": None},
+    ):
+        after = write(replace(verdict, **change))
+        assert not {*before} & {*after}, change
+        assert [*before.values()] == [*after.values()], change
+    after = write(model=replace(MODEL, weights="1f" * 32))
+    assert not {*before, *before.values()} & {*after, *after.values()}
+    monkeypatch.setattr(dicom_results, "__version__", "0.0.1")
+    assert not {*before} & {*write()}
 
 
 def test_capture_says_of_its_pixels_what_the_image_says(tmp_path: Path) -> None:
