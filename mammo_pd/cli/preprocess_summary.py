@@ -143,9 +143,9 @@ def _chosen(summary: "PreprocessSummary") -> Iterator[str]:
         )
     if summary.repeated_views:
         yield (
-            f"{counted(summary.repeated_views, 'view has', 'views have')} several images of the "
-            "kind that --prefer takes (repeated exposures, parts of a breast, FOR PROCESSING "
-            "beside FOR PRESENTATION); all of them are kept"
+            f"{counted(summary.repeated_views, 'view has', 'views have')} several images of one "
+            "kind (repeated exposures, parts of a breast, FOR PROCESSING beside FOR "
+            "PRESENTATION); all of them are kept"
         )
     if summary.disagreeing:
         yield (

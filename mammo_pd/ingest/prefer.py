@@ -29,7 +29,7 @@ class LeftOut:
         details: for each image_id that is left out, the sentence for the manifest.
         only_label: of these, those that have a label which the image taken instead lacks.
         both: views that have images of both kinds; None where both are taken.
-        repeated: views of which several images of the wanted kind stay.
+        repeated: views of which several images of one kind stay.
         unknown: images of which it is not known how they were made.
     """
 

@@ -126,8 +126,11 @@ def test_a_woman_is_found_by_each_of_her_names(
     images = plan_forgetting(paths, record, patients=[given]).image_ids
     assert len(images) == 2
     if spelling == "table":
-        # Her files' own name finds her, too.
-        assert plan_forgetting(paths, record, patients=["W03"]).image_ids == images
+        # Her files' own name finds her, too, and then keeps her out under both.
+        by_tag = plan_forgetting(paths, record, patients=["W03"])
+        assert by_tag.image_ids == images
+        names = {record.hasher.hash("patient", name) for name in ("W03", "table")}
+        assert names <= {*by_tag.keep_out}
 
 
 def test_who_was_named_is_kept_out_and_what_was_missing_is_not(
@@ -210,6 +213,19 @@ def test_a_disk_that_is_not_mounted_is_not_taken_for_deleted_files(
     assert len(plan.image_ids) == 1
 
 
+def test_a_disk_that_is_not_mounted_is_told_where_no_folder_is_recorded(tmp_path: Path) -> None:
+    """As in stores of earlier versions."""
+    paths = create_or_match(tmp_path / "store", {})
+    with Record(paths) as record:
+        for name in ("x", "y"):
+            record_image(paths, record, tmp_path / "d" / name, "X", {})
+        (tmp_path / "d" / "x").unlink()
+        assert len(plan_forgetting(paths, record, missing=True).image_ids) == 1
+        (tmp_path / "d" / "y").unlink()
+        with pytest.raises(InputError, match=r"2 images that came from / is left; is its disk"):
+            plan_forgetting(paths, record, missing=True)
+
+
 def test_copies_go_with_their_image_or_take_its_place(
     tmp_path: Path, paths: StorePaths, record: Record
 ) -> None:
@@ -245,6 +261,10 @@ def test_a_shared_uid_makes_copies_of_images_whose_pixels_were_never_compared(
     image_id = record.hasher.hash("image", str(tmp_path / "d" / "W07" / "MLO.dcm"))
     copies = set() if compared else {record.hasher.hash("image", str(copy))}
     assert plan_forgetting(paths, record, images=[image_id]).image_ids == {image_id, *copies}
+    # That two images have no hash does not make one a copy of the other.
+    record_image(paths, record, tmp_path / "d" / "old.dcm", "W98", {"pixel_hash": None})
+    old = record.hasher.hash("image", str(tmp_path / "d" / "old.dcm"))
+    assert plan_forgetting(paths, record, images=[old]).image_ids == {old}
 
 
 def test_frames_of_one_file_are_one_file_that_is_left(

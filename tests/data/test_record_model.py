@@ -240,4 +240,4 @@ class RecordMachine(RuleBasedStateMachine):
 
 
 TestRecord = RecordMachine.TestCase
-TestRecord.settings = settings(deadline=None, max_examples=60, stateful_step_count=25)
+TestRecord.settings = settings(deadline=None, max_examples=25, stateful_step_count=60)

@@ -21,7 +21,13 @@ from mammo_pd.batch import ImageBatch
 from mammo_pd.cli.app import main
 from mammo_pd.data.dataset import MammogramDataset
 from mammo_pd.data.manifest import read_manifest
-from mammo_pd.data.store import choose_pyramid_level, open_store, read_pyramid_level
+from mammo_pd.data.store import (
+    choose_pyramid_level,
+    open_store,
+    read_pyramid_level,
+    read_store_info,
+    write_store_info,
+)
 from mammo_pd.errors import InputError
 from mammo_pd.inference import embed as module
 from mammo_pd.inference.embed import Encoder, embed, encoder_of_run
@@ -209,7 +215,9 @@ def test_kept_patches_are_those_that_training_keeps(
     )
 
 
-@pytest.mark.parametrize("changed", ["label", "patient_id", "normalization", "name"])
+@pytest.mark.parametrize(
+    "changed", ["label", "patient_id", "normalization", "name", "weights", "store"]
+)
 def test_nothing_is_taken_over_of_a_killed_run_that_the_file_would_tell_otherwise(
     changed: str, phantom_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,6 +235,12 @@ def test_nothing_is_taken_over_of_a_killed_run_that_the_file_would_tell_otherwis
         one.backbone.normalization = Normalization(0.25, 0.125)
     elif changed == "name":
         one = replace(one, name="another")
+    elif changed == "weights":
+        # Under the same name, as of a file that was replaced.
+        one.backbone.timm_model.patch_embed.proj.weight.data += 0.1
+    elif changed == "store":
+        paths = open_store(store)
+        write_store_info(paths, {**read_store_info(paths), "fingerprint": "made otherwise"})
     else:
         manifest = open_store(store).manifest
         table = pq.read_table(manifest)

@@ -102,6 +102,9 @@ def test_what_is_one_view_and_what_is_not(tmp_path: Path) -> None:
     assert summary.views_of_both == 1
     run(folder, out, Prefer.SYNTHETIC)
     assert kinds(out).to_dict() == {"synthetic": 5}
+    # Several of the other kind stay, too, where there is none that is preferred.
+    write(folder / "i.dcm", 9, ImageType=SYNTHETIC, ViewPosition="MLO")
+    assert run(folder, out, Prefer.FFDM).repeated_views == 2
 
 
 def test_only_an_image_that_can_be_used_takes_the_place_of_another(tmp_path: Path) -> None:
