@@ -427,7 +427,7 @@ def test_pixels_that_cannot_be_removed_are_not_said_to_be_gone(
     assert not plan.image_ids & ids_in_store(paths, record)[-1]
 
 
-@pytest.mark.parametrize("prefix", ["../", "..", "../../", "/", ".", ""])
+@pytest.mark.parametrize("prefix", ["../", "..", "../../", "/", ".", "", "\0"])
 def test_a_name_that_leads_out_of_the_store_removes_nothing(
     paths: StorePaths, record: Record, prefix: str, tmp_path: Path
 ) -> None:

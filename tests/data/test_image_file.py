@@ -11,12 +11,14 @@ from safetensors.numpy import load_file
 
 from mammo_pd.data.image_file import (
     find_levels,
+    has_checksum,
     is_damaged,
     level_checksum,
     read_level_into,
     write_image_file,
 )
 from mammo_pd.data.strips import compress, decompress
+from mammo_pd.imaging.decode import MAX_PIXELS
 
 SHAPES = {"native": (1500, 601), "1024": (1024, 2), "512": (512, 204)}
 
@@ -139,6 +141,49 @@ def test_every_byte_that_changes_is_damage(file: Path, levels: dict[str, np.ndar
     assert is_damaged(file, checksums)
 
 
+def test_a_file_of_an_earlier_version_holds_no_checksums_and_is_whole(
+    file: Path, levels: dict[str, np.ndarray]
+) -> None:
+    checksums = write_image_file(file, levels)
+    content = bytearray(file.read_bytes())
+    header = json.loads(content[8:4096])
+    del header["__metadata__"]
+    content[8:4096] = json.dumps(header, separators=(",", ":")).encode().ljust(4088)
+    file.write_bytes(content)
+    with file.open("rb") as opened:
+        for name, place in find_levels(opened.fileno()).items():
+            out = np.zeros(SHAPES[name], np.uint16)
+            read_level_into(opened.fileno(), place, out.data.cast("B"))
+            assert np.array_equal(out, levels[name])
+            assert place.checksum is None and has_checksum(out.data.cast("B"), place)
+    # In the record there may be some, which were made when a level was added.
+    for recorded in ({}, checksums):
+        assert not is_damaged(file, recorded)
+    content[-1] ^= 1
+    file.write_bytes(content)
+    assert is_damaged(file, checksums)
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_a_level_has_no_more_pixels_than_imaging_decodes(file: Path, more: int) -> None:
+    """A few compressed bytes may claim any number."""
+    size = f"{2**14}x{MAX_PIXELS // 2**14 + more}"
+    header = {
+        "__metadata__": {"native": size},
+        "native": {"dtype": "U8", "shape": [16], "data_offsets": [0, 16]},
+    }
+    file.write_bytes((4088).to_bytes(8, "little") + json.dumps(header).encode().ljust(4088))
+    with file.open("ab") as opened:
+        opened.write(bytes(16))
+    with file.open("rb") as opened:
+        if more:
+            with pytest.raises(ValueError, match="header is damaged"):
+                find_levels(opened.fileno())
+        else:
+            (place,) = find_levels(opened.fileno()).values()
+            assert place.height * place.width == MAX_PIXELS
+
+
 @pytest.mark.parametrize(
     "header",
     [
@@ -149,6 +194,10 @@ def test_every_byte_that_changes_is_damage(file: Path, levels: dict[str, np.ndar
         b"\xff",
         b'{"native": 3}',
         b'{"native": {}}',
+        *(
+            b'{"__metadata__":%s,"native":{"dtype":"U8","shape":[16],"data_offsets":[0,16]}}' % told
+            for told in (b"[]", b'{"native":4}', b'{"native":"4x2","crc32.native":"x"}')
+        ),
         *(
             b'{"__metadata__":{"native":"%s"},"native":'
             b'{"dtype":"U8","shape":[16],"data_offsets":[0,16]}}' % size
@@ -178,6 +227,16 @@ def test_a_header_that_no_level_can_have_is_refused(file: Path, header: bytes) -
             find_levels(handle)
     finally:
         os.close(handle)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_level_that_is_cut_short_is_not_found(
+    file: Path, levels: dict[str, np.ndarray], compressed: bool
+) -> None:
+    write_image_file(file, levels, compressed=compressed)
+    os.truncate(file, file.stat().st_size - 1)
+    with file.open("rb") as opened, pytest.raises(ValueError, match="too short"):
+        find_levels(opened.fileno())
 
 
 def test_a_file_of_more_levels_than_a_page_names_is_damaged(file: Path) -> None:
