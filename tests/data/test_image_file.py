@@ -15,6 +15,7 @@ from mammo_pd.data.image_file import (
     is_damaged,
     level_checksum,
     read_level_into,
+    version_of,
     write_image_file,
 )
 from mammo_pd.data.strips import compress, decompress
@@ -132,12 +133,18 @@ def test_every_byte_that_changes_is_damage(file: Path, levels: dict[str, np.ndar
         content[place] ^= 1
         file.write_bytes(content)
         assert is_damaged(file, checksums), place
+        # Of a level that a killed run had just added the record knows no checksum.
+        assert is_damaged(file, {}), place
     for content in (whole[:-1], whole + b"0", whole[:5000], b"", bytes(len(whole))):
         file.write_bytes(content)
         assert is_damaged(file, checksums)
     file.write_bytes(whole)
     assert is_damaged(file, {**checksums, "2048": 0})
+    # Whole, and of another image.
+    assert is_damaged(file, {**checksums, "512": checksums["512"] ^ 1})
     file.unlink()
+    assert is_damaged(file, checksums)
+    file.mkdir()
     assert is_damaged(file, checksums)
 
 
@@ -203,12 +210,15 @@ def test_a_level_has_no_more_pixels_than_imaging_decodes(file: Path, more: int) 
             b'{"dtype":"U8","shape":[16],"data_offsets":[0,16]}}' % size
             for size in (b"4", b"4x", b"axb", b"0x4", b"-2x-4", b"9999999x9999999", b"2x2x2")
         ),
+        b'{"__metadata__":{"native":"4x2"},"native":'
+        b'{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}',
         *(
             json.dumps({"native": {"dtype": dtype, "shape": shape, "data_offsets": ends}}).encode()
             for dtype, shape, ends in [
                 ("U16", [4, 2, 1], [0, 16]),
                 ("U8", [4, 2], [0, 16]),
                 ("U16", [4, 2], [0, 15]),
+                ("U16", [3, 2], [0, 16]),
                 ("U16", [-4, 2], [0, -16]),
                 ("U16", [4, 2], [-8, 8]),
                 ("U16", [4, 2], [0.0, 16.0]),
@@ -229,6 +239,43 @@ def test_a_header_that_no_level_can_have_is_refused(file: Path, header: bytes) -
         os.close(handle)
 
 
+@pytest.mark.parametrize("changed", ["file", "size", "time"])
+def test_each_way_to_write_a_file_anew_makes_another_version(file: Path, changed: str) -> None:
+    """Clocks tick slowly, file systems reuse inodes, and levels have one size."""
+    file.write_bytes(b"level")
+    before = file.stat()
+    if changed == "file":
+        other = file.with_name("other")
+        other.write_bytes(b"lever")
+        other.replace(file)
+    elif changed == "size":
+        file.write_bytes(b"levels")
+    later = before.st_mtime_ns + (10**9 if changed == "time" else 0)
+    os.utime(file, ns=(before.st_atime_ns, later))
+    assert version_of(file.stat()) != version_of(before)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_level_is_read_whole_in_pieces_and_refused_if_it_shrinks(
+    file: Path,
+    levels: dict[str, np.ndarray],
+    compressed: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A read may give less than was asked for: of more than 2 GiB, or from a network disk."""
+    write_image_file(file, levels, compressed=compressed)
+    read = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda at, to, start: read(at, [to[0][:1000]], start))
+    out = np.zeros(SHAPES["512"], np.uint16)
+    with file.open("r+b") as opened:
+        place = find_levels(opened.fileno())["512"]
+        read_level_into(opened.fileno(), place, out.data.cast("B"))
+        assert np.array_equal(out, levels["512"])
+        opened.truncate(place.start + place.size - 1)
+        with pytest.raises(ValueError, match="too short"):
+            read_level_into(opened.fileno(), place, out.data.cast("B"))
+
+
 @pytest.mark.parametrize("compressed", [False, True])
 def test_a_level_that_is_cut_short_is_not_found(
     file: Path, levels: dict[str, np.ndarray], compressed: bool
@@ -247,3 +294,5 @@ def test_a_file_of_more_levels_than_a_page_names_is_damaged(file: Path) -> None:
     file.write_bytes((4088).to_bytes(8, "little") + header.ljust(4088) + bytes(52))
     assert len(header) < 4088
     assert is_damaged(file, {})
+    with pytest.raises(ValueError, match="50 levels are too many for one page"):
+        write_image_file(file, dict.fromkeys(ends, np.ones((1, 1), np.uint16)))

@@ -1,3 +1,4 @@
+import json
 import os
 from pathlib import Path
 
@@ -6,12 +7,14 @@ import pytest
 
 from mammo_pd.data.image_file import write_image_file
 from mammo_pd.data.store import (
+    FORMAT,
     choose_pyramid_level,
     create_or_match,
     find_pyramid_level,
     open_store,
     read_pyramid_level,
     read_pyramid_level_into,
+    read_store_info,
     take_in,
 )
 from mammo_pd.errors import InputError
@@ -26,6 +29,18 @@ def test_store_of_other_settings_is_refused_and_names_them(tmp_path: Path) -> No
         InputError, match=r"voi was 'auto', is 'raw': fingerprint \w{16}, now \w{16}"
     ):
         create_or_match(tmp_path / "s", SETTINGS | {"voi": "raw"})
+    # In whatever order they come; also one that earlier versions did not have, or that is no more.
+    create_or_match(tmp_path / "s", dict(reversed(SETTINGS.items())))
+    with pytest.raises(InputError, match=r"\(algorithm was 1, is None; new was None, is 7: finger"):
+        create_or_match(tmp_path / "s", {"voi": "auto", "new": 7})
+
+
+@pytest.mark.parametrize("found", [0, FORMAT + 1, str(FORMAT), None, 1.5])
+def test_another_format_is_refused(tmp_path: Path, found: object) -> None:
+    paths = create_or_match(tmp_path / "s", SETTINGS)
+    paths.info.write_text(json.dumps({**read_store_info(paths), "format": found}))
+    with pytest.raises(InputError, match=f"has store format {found}, and this version reads 1 and"):
+        read_store_info(paths)
 
 
 def test_a_path_in_which_no_parquet_can_be_written_is_refused_at_once(tmp_path: Path) -> None:
@@ -45,6 +60,34 @@ def test_folder_that_holds_something_else_is_refused(tmp_path: Path) -> None:
 def test_missing_store_is_named_with_the_command_that_makes_it(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="mammo-pd preprocess DICOM_DIR"):
         open_store(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("made", "sentence"),
+    [
+        ("nothing", "there is no store at"),
+        ("folder", "there is no store at"),
+        ("file", "is not a mammo-pd store; name one with --store"),
+        ("full folder", "is not a mammo-pd store; name one with --store"),
+    ],
+)
+def test_what_is_in_the_place_of_a_store_is_told(made: str, sentence: str, tmp_path: Path) -> None:
+    """The advice to make one there is one that preprocess follows."""
+    place = tmp_path / "place"
+    if made == "file":
+        place.touch()
+    elif made != "nothing":
+        place.mkdir()
+    if made == "full folder":
+        (place / "thesis.txt").touch()
+    with pytest.raises(InputError, match=sentence):
+        open_store(place)
+    if "no store" in sentence:
+        create_or_match(place, SETTINGS)
+        assert open_store(place).root == place
+    else:
+        with pytest.raises(InputError, match="exists and is not a mammo-pd store"):
+            create_or_match(place, SETTINGS)
 
 
 def test_levels_are_read_back_memory_mapped(tmp_path: Path) -> None:

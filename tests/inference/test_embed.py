@@ -30,7 +30,7 @@ from mammo_pd.data.store import (
 )
 from mammo_pd.errors import InputError
 from mammo_pd.inference import embed as module
-from mammo_pd.inference.embed import Encoder, embed, encoder_of_run
+from mammo_pd.inference.embed import Encoder, embed, encoder_of_checkpoint, encoder_of_run
 from mammo_pd.keyed_random import image_key
 from mammo_pd.locks import lock
 from mammo_pd.normalization import Normalization
@@ -152,6 +152,21 @@ def test_run_and_its_file_alone_give_the_same(phantom_store: Path, tmp_path: Pat
         atol=1e-5,
     )
     assert main(["embed", str(run.path), "--store", str(phantom_store), "--res", "96x64"]) == 2
+
+
+def test_features_are_of_images_normalised_as_the_encoder_was_trained(
+    phantom_store: Path, tmp_path: Path
+) -> None:
+    """As pretrained weights want it, so that it is another than the default."""
+    setup = set_up(phantom_store, small(data__res="96x64"))
+    told = Normalization(0.25, 0.125)
+    run = start_run(tmp_path / "runs", setup)
+    run = replace(run, info=replace(run.info, normalization=told))
+    card = replace(setup.card, normalization=told)
+    weights_of(setup.model, setup.backbone.timm_model, {"epoch": 1}, card).write(run.chosen)
+    assert setup.backbone.normalization != told
+    for encoder in (encoder_of_run(run), encoder_of_checkpoint(run.chosen)):
+        assert encoder.backbone.normalization == told
 
 
 def test_model_without_a_class_token_has_no_such_column(

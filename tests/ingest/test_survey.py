@@ -325,7 +325,7 @@ def test_a_table_that_preprocess_refuses_is_refused_and_rows_for_several_files_a
     shutil.copy(labelled / "one.png", labelled / "again" / "one.png")
     table.write_text("path\none.png\n")
     found = survey(labelled, labels=read_rows(table), workers=1, say=lambda _: None)
-    assert (found.usable - 3, found.ambiguous_rows) == (2, 1)
+    assert (found.usable - 3, found.ambiguous_rows, found.unmatched_rows) == (2, 1, 0)
 
 
 @pytest.mark.corpus
