@@ -1,4 +1,5 @@
 import errno
+import os
 import stat
 import tempfile
 from pathlib import Path
@@ -56,3 +57,22 @@ def test_files_come_in_sorted_order(tmp_path: Path) -> None:
         write_text(tmp_path / name, "")
     found = [path.relative_to(tmp_path).as_posix() for path in each_file(tmp_path, closed=print)]
     assert found == ["c", "a/10", "a/9", "b/2"]
+
+
+def test_what_is_renamed_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut may otherwise keep the rename and lose the content."""
+    synced: set[int] = set()
+    sync, rename = os.fsync, Path.replace
+
+    def watched_sync(handle: int) -> None:
+        sync(handle)
+        synced.add(os.fstat(handle).st_ino)
+
+    def watched_rename(self: Path, target: Path) -> Path:
+        assert self.stat().st_ino in synced
+        return rename(self, target)
+
+    monkeypatch.setattr(os, "fsync", watched_sync)
+    monkeypatch.setattr(Path, "replace", watched_rename)
+    write_text(tmp_path / "a", "text")
+    assert (tmp_path / "a").read_text() == "text"

@@ -64,10 +64,11 @@ def test_record_is_for_the_owner_only_and_its_key_stays(paths: StorePaths) -> No
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
-def test_damaged_key_is_refused(paths: StorePaths) -> None:
+@pytest.mark.parametrize("content", [b"", b"short", b"k" * 33])
+def test_damaged_key_is_refused(paths: StorePaths, content: bytes) -> None:
     with Record(paths):
         pass
-    (paths.private / "key").write_bytes(b"short")
+    (paths.private / "key").write_bytes(content)
     with pytest.raises(InputError, match="not a key of 32 bytes"):
         Record(paths)
 

@@ -103,6 +103,18 @@ def test_levels_are_read_back_memory_mapped(tmp_path: Path) -> None:
         read_pyramid_level(paths, "abcd", "512")
 
 
+@pytest.mark.parametrize("compressed", [False, True])
+def test_what_is_read_cannot_be_written_to(tmp_path: Path, compressed: bool) -> None:
+    paths = create_or_match(tmp_path / "s", SETTINGS)
+    paths.image("abcd").parent.mkdir(parents=True)
+    native = np.ones((3, 4), np.uint16)
+    write_image_file(paths.image("abcd"), {"native": native}, compressed=compressed)
+    pixels = read_pyramid_level(paths, "abcd", "native")
+    assert np.array_equal(pixels, native)
+    with pytest.raises(ValueError, match="read-only"):
+        pixels[0, 0] = 2
+
+
 @pytest.mark.parametrize(
     ("size", "img_size", "level"),
     [
@@ -114,6 +126,10 @@ def test_levels_are_read_back_memory_mapped(tmp_path: Path) -> None:
         # A wide image: the canvas's width decides.
         ((1500, 3000), (1024, 816), "1024"),
         ((1500, 3000), (1024, 1040), "2048"),
+        # 1024.3 pixels are wanted, of which the level's rounded width of 512 is as many as fit.
+        ((3001, 1500), (4000, 512), "1024"),
+        # An image has no level of its native size.
+        ((1024, 600), (1024, 600), "native"),
     ],
 )
 def test_level_is_the_smallest_that_is_as_fine_as_the_canvas(
