@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mammo_pd.files import atomic_write, each_file, remove_leftovers, write_text
+from mammo_pd.files import atomic_write, each_file, is_gone, remove_leftovers, write_text
 
 
 def test_failed_write_leaves_the_old_file_and_nothing_beside(tmp_path: Path) -> None:
@@ -76,3 +76,14 @@ def test_what_is_renamed_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(Path, "replace", watched_rename)
     write_text(tmp_path / "a", "text")
     assert (tmp_path / "a").read_text() == "text"
+
+
+def test_what_cannot_be_reached_is_not_gone(tmp_path: Path) -> None:
+    """As on a disk that answers with an error: what is gone is forgotten, with its pixels."""
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "broken").symlink_to("nowhere")
+    gone = {name: is_gone(tmp_path / name) for name in ("file", "loop", "x" * 300)}
+    assert gone == dict.fromkeys(gone, False)
+    gone = {name: is_gone(tmp_path / name) for name in ("nothing", "file/below", "broken")}
+    assert gone == dict.fromkeys(gone, True)

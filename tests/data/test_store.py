@@ -1,5 +1,7 @@
 import json
 import os
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from mammo_pd.data.store import (
     choose_pyramid_level,
     create_or_match,
     find_pyramid_level,
+    is_damaged,
     open_store,
     read_pyramid_level,
     read_pyramid_level_into,
@@ -156,3 +159,43 @@ def test_a_file_that_took_another_ones_place_within_a_tick_of_the_clock_is_notic
     out = np.empty(6, np.int16)
     read_pyramid_level_into(paths, "ab12", "native", place, out)
     assert out.tolist() == native.ravel().tolist()
+
+
+@pytest.mark.parametrize("shape", [(2, 4), (3, 3)])
+def test_an_image_that_was_rebuilt_with_another_size_is_refused(
+    tmp_path: Path, shape: tuple[int, int]
+) -> None:
+    paths = create_or_match(tmp_path / "store", {})
+    file = paths.image("ab12")
+    file.parent.mkdir(parents=True)
+    write_image_file(file, {"native": np.ones((2, 3), np.uint16)})
+    place = find_pyramid_level(paths, "ab12", "native")
+    file.unlink()
+    write_image_file(file, {"native": np.ones(shape, np.uint16)})
+    with pytest.raises(InputError, match="rebuilt with another size while it was in use"):
+        read_pyramid_level_into(paths, "ab12", "native", place, np.empty(6, np.int16))
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_no_file_stays_open(tmp_path: Path, compressed: bool) -> None:
+    """Thousands of images are read in one process, and some of them cannot be."""
+    paths = create_or_match(tmp_path / "store", {})
+    for image_id in ("good", "bad!"):
+        paths.image(image_id).parent.mkdir(parents=True)
+        levels = {"native": np.ones((2, 3), np.uint16)}
+        write_image_file(paths.image(image_id), levels, compressed=compressed)
+    place = find_pyramid_level(paths, "good", "native")
+    os.truncate(paths.image("bad!"), 4096)
+    out = np.empty(6, np.int16)
+    handles = Path("/proc/self/fd")
+    before = sorted(handle.name for handle in handles.iterdir())
+    for image_id, level in (("good", "native"), ("good", "512"), ("bad!", "native"), ("no", "512")):
+        for read in (
+            partial(read_pyramid_level, paths, image_id, level),
+            partial(find_pyramid_level, paths, image_id, level),
+            partial(read_pyramid_level_into, paths, image_id, level, place, out),
+            partial(is_damaged, paths, image_id, {level: 0}),
+        ):
+            with suppress(InputError):
+                read()
+    assert sorted(handle.name for handle in handles.iterdir()) == before
