@@ -59,7 +59,7 @@ REQUIRED_METADATA = (
 BROKEN = {
     "text.dcm": "not_an_image",
     "copy.dcm": "duplicate_image",
-    "scan.png": "not_dicom",
+    "scan.PNG": "not_dicom",
     "ct.dcm": "not_mammography",
 }
 
@@ -99,7 +99,7 @@ def trained(phantoms: Path, phantom_store: Path, tmp_path_factory: pytest.TempPa
     # Its folder is the last by name, so that it is the copy.
     (folder / "Z").mkdir()
     (folder / "Z" / "copy.dcm").write_bytes(content)
-    (folder / "scan.png").write_bytes(b"\x89PNG")
+    (folder / "scan.PNG").write_bytes(b"\x89PNG")
     return Trained(scored, run.chosen, phantom_store / "private" / "key", folder)
 
 

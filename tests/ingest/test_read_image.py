@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dicom_files import half_disk, make_dataset, write_dicom
 
 from mammo_pd.api import (
     ImageError,
@@ -30,6 +31,16 @@ def test_a_file_has_the_pixels_that_its_store_has(
     read = [read_image(file, img_size) for file in phantoms.rglob("*.dcm")]
     assert all(pixels.dtype == np.uint16 for pixels in read)
     assert sorted((pixels.shape, pixels.tobytes()) for pixels in read) == sorted(stored)
+
+
+@pytest.mark.parametrize(("img_size", "long_side"), [((1024, 340), 1024), ((500, 500), 512)])
+def test_the_level_is_the_smallest_that_need_not_be_enlarged(
+    img_size: tuple[int, int], long_side: int, tmp_path: Path
+) -> None:
+    """Of a breast of about 1200x540 pixels; where the width decides, it is not the height's."""
+    pixels = half_disk((1500, 900))
+    file = write_dicom(tmp_path / "a.dcm", make_dataset(pixels, ImageLaterality="L"))
+    assert max(read_image(file, img_size).shape) == long_side
 
 
 def test_settings_decide_the_pixels_and_what_is_no_image_is_refused(
