@@ -166,7 +166,9 @@ class Record:
             InputError: another program holds the record.
         """
         try:
-            self._database.execute("COMMIT")
+            # None if an interrupt came between the last commit and what begins after it.
+            if self._database.in_transaction:
+                self._database.execute("COMMIT")
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
                 raise

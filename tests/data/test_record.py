@@ -134,6 +134,24 @@ def test_what_was_not_committed_is_forgotten(paths: StorePaths) -> None:
         assert not record.known(Path("b"))
 
 
+def test_an_interrupt_right_after_a_commit_is_no_damage(
+    paths: StorePaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before what is written next has begun."""
+    begin, file = Record._begin, Path("/images/a.dcm")
+
+    def be_interrupted(record: Record) -> None:
+        monkeypatch.setattr(Record, "_begin", begin)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), Record(paths) as record:
+        record.put(file, (1, 1), [image(file, "a")])
+        monkeypatch.setattr(Record, "_begin", be_interrupted)
+        record.commit()
+    with Record(paths) as record:
+        assert record.known(file)
+
+
 def test_a_record_of_an_earlier_version_is_read_and_goes_on(paths: StorePaths) -> None:
     paths.private.mkdir()
     (paths.private / "key").write_bytes(b"k" * 32)
