@@ -194,9 +194,8 @@ class StopSignals:
         Triton's compiler does so, by LLVM, when it first compiles in a process: from then on
         SIGUSR1 does nothing, and the second of two SIGINT or SIGTERM at once, as ``timeout`` and
         SLURM send them, ends the process before Python hears of either. The caller's own handlers
-        are lost likewise, and the second SIGHUP ends the process even under nohup. Costs a few
-        microseconds.
-        Source: LLVM, lib/Support/Unix/Signals.inc.
+        are lost likewise, and the second SIGHUP ends the process even under nohup. Costs some
+        20 microseconds. Source: LLVM, lib/Support/Unix/Signals.inc.
         """
         if not _in_main_thread():
             return
