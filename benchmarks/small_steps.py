@@ -9,8 +9,7 @@ OUT is written anew after each row.
 """
 
 import argparse
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from mammo_pd.perf.measure import Bench
 from mammo_pd.perf.rows import BenchRow, as_markdown
 from mammo_pd.terms import Draw
 from mammo_pd.training.captured import CapturedWork
-from mammo_pd.training.devices import make_fabric
+from mammo_pd.training.devices import deterministic_kernels, make_fabric
 from mammo_pd.training.objectives import build_objective
 from mammo_pd.training.optimizer import make_optimizer, parameter_groups, set_learning_rate
 from mammo_pd.training.step import TrainingStep
@@ -36,17 +35,6 @@ TINY = "vit_tiny_patch16_224"
 STEPS = 40
 # Of each kind of run, since what atomic sums change differs from one to the next.
 REPEATS = 2
-
-
-@contextmanager
-def deterministic(*, wanted: bool) -> Iterator[None]:
-    """Within the block, no kernel adds up in an order that differs from one run to the next."""
-    torch.use_deterministic_algorithms(wanted, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(False)
 
 
 def learn(
@@ -116,7 +104,8 @@ def equality(add: Callable[[str], object], *, small: bool) -> None:
     ]
     options = {"name": TINY, "steps": 3} if small else {}
     for name, compiled, precision, in_order in kinds[3:] if small else kinds:
-        with deterministic(wanted=in_order):
+        device = RunConfig().device.replace(deterministic=in_order)
+        with deterministic_kernels(RunConfig().replace(device=device)):
             runs = [
                 learn(captured=captured, compiled=compiled, precision=precision, **options)
                 for captured in (False, *[True] * REPEATS, *[False] * REPEATS)

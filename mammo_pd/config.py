@@ -292,6 +292,10 @@ class DeviceSettings(_Settings):
     compile: bool | None = None
     """Compile the blocks; null to compile on a GPU if a C compiler is found."""
 
+    deterministic: bool = False
+    """Have a GPU add up in the same order each time, so that two runs, or a resumed one and an
+    unbroken one, have the same weights to the bit; slower (docs/speed.md)."""
+
 
 class StudySettings(_Settings):
     """Facts that a report must state and that no image contains; null is reported as not stated."""

@@ -120,6 +120,7 @@ class PatchSampler:
         self._place: Callable[..., tuple[Tensor, Tensor]] = self._affine_and_intensity
         self._probe: Callable[..., Tensor] = probe_tissue
         self._read_changed: Callable[..., Tensor] = self._read_and_change
+        self.compiled = compiled
         if compiled:
             self._place = torch.compile(self._affine_and_intensity)
             self._probe = torch.compile(probe_tissue)
@@ -172,7 +173,9 @@ class PatchSampler:
     @torch.no_grad()
     def read(self, images: ImageBatch, placement: Placement, positions: Tensor) -> Tensor:
         """Read the patches at some positions (B, K): (B, K, P * P) float32, augmented."""
-        return self._read_changed(images, placement.matrix, positions, placement.intensity)
+        return self._read_changed(
+            self._of_any_size(images), placement.matrix, positions, placement.intensity
+        )
 
     @torch.no_grad()
     def for_evaluation(self, images: ImageBatch, kept: Kept | None = None) -> tuple[Tensor, Tensor]:
@@ -244,12 +247,23 @@ class PatchSampler:
             placement: of the images; None for the images as they are.
         """
         placed = placement or self.place(images, None)
-        return self._probe(images, placed.matrix, self.grid_size, self.patch_size)
+        return self._probe(
+            self._of_any_size(images), placed.matrix, self.grid_size, self.patch_size
+        )
 
     def pixels_at(self, images: ImageBatch, matrix: Tensor, positions: Tensor) -> Tensor:
         """The pixels at some positions (B, K), as they are: (B, K, P * P) float32 in [0, 1]."""
         pixels = sample_patches(images, matrix, positions, self.grid_size[1], self.patch_size)
         return pixels / 65535
+
+    def _of_any_size(self, images: ImageBatch) -> ImageBatch:
+        """The same images, which code for any number of pixels is to read, from the first batch on.
+
+        No two batches have equally many.
+        """
+        if self.compiled:
+            torch._dynamo.maybe_mark_dynamic(images.pixels, 0)
+        return images
 
     def _checked(self, positions: Tensor, keys: Tensor, num_keep: int) -> Tensor:
         """Refuse a draw of another shape; its values are on the device, and stay unread."""

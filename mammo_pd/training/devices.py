@@ -5,7 +5,8 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -121,6 +122,53 @@ def what_hinders_compiling() -> tuple[str, str] | None:
             "TORCHINDUCTOR_CACHE_DIR and TRITON_CACHE_DIR.",
         )
     return None
+
+
+@contextmanager
+def deterministic_kernels(config: RunConfig) -> Iterator[None]:
+    """Within the block, equal training gives equal weights to the bit, if the run asks for that.
+
+    A GPU's fastest kernels add up in any order; compiled ones in one that was found by timing; and
+    code for any size in another than code for one, of which the sizes that this process has seen
+    before decide.
+
+    Source: https://docs.pytorch.org/docs/stable/notes/randomness.html
+    """
+    if not config.device.deterministic:
+        yield
+        return
+    from torch._dynamo import config as dynamo
+    from torch._inductor import config as inductor
+
+    # Asked for by torch. It is heeded by cuBLAS and by torch when each is first used.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    enabled = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    filled = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    torch.use_deterministic_algorithms(True)
+    # Nothing of ours reads memory before it has been written.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    try:
+        with (
+            dynamo.patch(automatic_dynamic_shapes=False),
+            inductor.patch(deterministic=True),
+        ):
+            yield
+    finally:
+        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+        torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
+
+
+@contextmanager
+def compiled_for_any_size(*, wanted: bool) -> Iterator[None]:
+    """Within the block, what is compiled takes any size, from the first one on."""
+    if not wanted:
+        yield
+        return
+    from torch._dynamo import config as dynamo
+
+    with dynamo.patch(assume_static_by_default=False):
+        yield
 
 
 def compile_blocks(model: nn.Module) -> None:

@@ -41,7 +41,7 @@ from mammo_pd.training.checkpoint import (
 )
 from mammo_pd.training.checkpoint_writer import CheckpointWriter
 from mammo_pd.training.data_supply import StepClock, describe_shortage
-from mammo_pd.training.devices import seed_generators
+from mammo_pd.training.devices import deterministic_kernels, seed_generators
 from mammo_pd.training.epoch_meter import (
     EpochMeter,
     EpochProgress,
@@ -87,7 +87,7 @@ def fit(setup: RunSetup, run: RunFolder) -> list[dict[str, float]]:
             that it is not mistaken for the latest run.
     """
     setup.introduce()
-    with StopSignals() as signals:
+    with StopSignals() as signals, deterministic_kernels(setup.config):
         if not setup.fabric.is_global_zero:
             history = _fit(setup, run, NoTracking(), signals)
             _score_chosen(setup, run)
@@ -105,7 +105,7 @@ def fit_untracked(setup: RunSetup, run: RunFolder) -> list[dict[str, float]]:
 
     Arguments, return value and errors are those of `fit`.
     """
-    with StopSignals() as signals:
+    with StopSignals() as signals, deterministic_kernels(setup.config):
         return _fit(setup, run, NoTracking(), signals)
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from mammo_pd.batch import ImageBatch
 from mammo_pd.patches.sampler import Kept, PatchSampler
 from mammo_pd.training.captured import CapturedWork
+from mammo_pd.training.devices import compiled_for_any_size
 from mammo_pd.training.objectives import Objective
 
 
@@ -49,14 +50,23 @@ def score_batches(
         )
         for batch, some in parts:
             keys = some.keys if some else torch.zeros(len(batch), dtype=torch.int64, device=device)
+            # Parts of all sizes would need code each, and a graph.
+            of_all_sizes = some is not None and some.tissue_first
+            any_size = of_all_sizes and sampler.compiled
 
-            def score(batch: ImageBatch, keys: Tensor, some: Kept | None = some) -> Tensor:
+            def score(
+                batch: ImageBatch,
+                keys: Tensor,
+                some: Kept | None = some,
+                any_size: bool = any_size,
+            ) -> Tensor:
                 read = None if some is None else some._replace(keys=keys)
-                outputs = model(*objective.evaluation_inputs(sampler, batch, read))
+                inputs = objective.evaluation_inputs(sampler, batch, read)
+                with compiled_for_any_size(wanted=any_size):
+                    outputs = model(*inputs)
                 return objective.scores(outputs.double())
 
-            # Parts of all sizes would need a graph each.
-            if captured is None or (some is not None and some.tissue_first):
+            if captured is None or of_all_sizes:
                 scores = score(batch, keys)
             else:
                 name = ("scores", None if some is None else some.num_keep)

@@ -41,6 +41,7 @@ from mammo_pd.training.captured import CapturedWork
 from mammo_pd.training.devices import (
     compile_blocks,
     count_devices,
+    deterministic_kernels,
     make_fabric,
     should_compile,
 )
@@ -188,8 +189,10 @@ class RunSetup:
             say=say,
         )
         if config.training.batch_size == "auto":
-            setup = setup._with_batch_size(find_batch_size(setup))
-            batch_size = setup.config.training.known_batch_size
+            # Other kernels take other memory.
+            with deterministic_kernels(config):
+                batch_size = find_batch_size(setup)
+            setup = setup._with_batch_size(batch_size)
             # It may be the images that end first, and not the memory.
             all_fit = batch_size == len(setup.train_set)
             what = "all training images fit" if all_fit else "the largest that fits"

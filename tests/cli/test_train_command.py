@@ -160,7 +160,10 @@ def test_run_that_is_being_trained_is_not_trained_or_told_of_a_second_time(
         assert main(["sync", str(run.path)]) == 2
         assert "another process is using" in capsys.readouterr().err
         setup: Any = SimpleNamespace(
-            introduce=lambda: None, fabric=SimpleNamespace(is_global_zero=True), say=print
+            introduce=lambda: None,
+            fabric=SimpleNamespace(is_global_zero=True),
+            say=print,
+            config=RunConfig(),
         )
         with pytest.raises(InputError, match="another process is using"):
             fit(setup, run)

@@ -34,7 +34,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 import yaml
 from safetensors.numpy import load_file
 
@@ -331,7 +330,9 @@ class Soak:
     def _make_inputs(self) -> None:
         from mammo_pd.phantoms import PhantomSettings, write_phantoms
 
-        settings = {**_SETTINGS, "device": {"accelerator": self.accelerator}}
+        # Without it not even two unbroken runs would be equal on a GPU.
+        device = {"accelerator": self.accelerator, "deterministic": True}
+        settings = {**_SETTINGS, "device": device}
         (self.work / "config.yaml").write_text(yaml.safe_dump(settings))
         begun = (self.work / "store").is_dir()
         if not begun and not (self.work / "dicom" / "labels.csv").is_file():
@@ -850,11 +851,6 @@ def main() -> None:
     given = parser.parse_args()
     started = time.monotonic()
     import_what_commands_import()
-    if given.accelerator != "cpu":
-        # Forks inherit it. Atomic sums of a GPU add up in any order, so that not even two unbroken
-        # runs would be equal.
-        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
-        torch.use_deterministic_algorithms(True)
     soak = Soak(given.work, tuple(given.stages), given.accelerator)
     print({name: f"{seconds:.1f} s" for name, seconds in soak.seconds.items()}, flush=True)
     file = soak.work / "trials.jsonl"

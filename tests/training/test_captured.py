@@ -14,12 +14,12 @@ import torch
 
 from mammo_pd.backbones.build import build_backbone
 from mammo_pd.batch import ImageBatch
-from mammo_pd.config import RunConfig
+from mammo_pd.config import DeviceSettings, RunConfig
 from mammo_pd.patches.sampler import PatchSampler
 from mammo_pd.terms import Draw
 from mammo_pd.training import captured
 from mammo_pd.training.captured import CapturedWork
-from mammo_pd.training.devices import compile_blocks, make_fabric
+from mammo_pd.training.devices import compile_blocks, deterministic_kernels, make_fabric
 from mammo_pd.training.objectives import build_objective
 from mammo_pd.training.optimizer import make_optimizer, parameter_groups, set_learning_rate
 from mammo_pd.training.step import TrainingStep
@@ -476,8 +476,8 @@ def test_captured_steps_equal_others(draw: Draw, learnt: str) -> None:
         (True, "bf16-mixed", 0, True),
     ):
         # Atomic sums differ from one run to the next, in bf16 by more than any tolerance.
-        torch.use_deterministic_algorithms(compiled, warn_only=True)
-        try:
+        device = DeviceSettings(deterministic=compiled)
+        with deterministic_kernels(RunConfig().replace(device=device)):
             plain, graph = (
                 learn(
                     capture=capture,
@@ -489,6 +489,4 @@ def test_captured_steps_equal_others(draw: Draw, learnt: str) -> None:
                 )
                 for capture in (False, True)
             )
-        finally:
-            torch.use_deterministic_algorithms(False)
         torch.testing.assert_close(graph, plain, atol=tolerance, rtol=0)

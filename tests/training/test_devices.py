@@ -2,6 +2,7 @@ import logging
 import os
 import shutil
 import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +12,13 @@ from lightning.fabric.accelerators import cuda
 from lightning.fabric.utilities.rank_zero import rank_zero_info
 
 from mammo_pd.config import DeviceSettings, RunConfig
-from mammo_pd.training.devices import make_fabric, seed_generators, should_compile
+from mammo_pd.training.devices import (
+    compiled_for_any_size,
+    deterministic_kernels,
+    make_fabric,
+    seed_generators,
+    should_compile,
+)
 
 
 @pytest.fixture
@@ -59,6 +66,106 @@ def test_where_nothing_can_be_executed_it_is_not_and_says_so(
     assert asked == [on_gpu.parents[1]]
     insisted = RunConfig().replace(device=RunConfig().device.replace(compile=True))
     assert should_compile(insisted, said.append)
+
+
+DETERMINISTIC = RunConfig().replace(device=DeviceSettings(deterministic=True))
+
+
+def settings_of_torch() -> tuple[object, ...]:
+    from torch._dynamo import config as dynamo
+    from torch._inductor import config as inductor
+
+    return (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.utils.deterministic.fill_uninitialized_memory,  # type: ignore[attr-defined]
+        dynamo.automatic_dynamic_shapes,
+        inductor.deterministic,
+    )
+
+
+@pytest.fixture
+def _as_torch_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    # So that it is put back, too.
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("_as_torch_was")
+def test_deterministic_kernels_end_with_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = settings_of_torch()
+    with deterministic_kernels(RunConfig()):
+        assert settings_of_torch() == before
+        assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    with pytest.raises(ZeroDivisionError), deterministic_kernels(DETERMINISTIC):
+        assert settings_of_torch() == (True, False, False, False, True)
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+        _ = 1 / 0
+    assert settings_of_torch() == before
+    # What a user's own program asks for stays, and so does a workspace of their own.
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    with deterministic_kernels(RunConfig()):
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+    with deterministic_kernels(DETERMINISTIC):
+        assert not torch.is_deterministic_algorithms_warn_only_enabled()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+    assert torch.are_deterministic_algorithms_enabled()
+    assert torch.is_deterministic_algorithms_warn_only_enabled()
+
+
+class Compiled:
+    """What is compiled of a block: the sizes of each graph's input, in place of machine code."""
+
+    def __init__(self) -> None:
+        torch.compiler.reset()
+        self.sizes: list[tuple[int | torch.SymInt, ...]] = []
+        self.block = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.GELU())
+        self.block.compile(backend=self.keep)
+
+    def keep(self, module: torch.fx.GraphModule, _: object) -> Callable[..., object]:
+        (given,) = (
+            value.shape
+            for node in module.graph.nodes
+            if getattr(value := node.meta.get("example_value"), "ndim", 0) == 3
+            and node.op == "placeholder"
+        )
+        self.sizes.append(tuple(given))
+        return module.forward
+
+    def run(self, *sizes: tuple[int, int]) -> None:
+        for images, tokens in sizes:
+            self.block(torch.zeros(images, tokens, 4))
+
+    @property
+    def concrete(self) -> list[tuple[int | torch.SymInt, ...]]:
+        """Sizes that code was made for alone."""
+        return [size for size in self.sizes if all(isinstance(number, int) for number in size)]
+
+
+@pytest.mark.usefixtures("_as_torch_was")
+def test_which_code_runs_does_not_depend_on_what_ran_before() -> None:
+    """Code for any size adds up in another order than code for one."""
+    with deterministic_kernels(DETERMINISTIC):
+        compiled = Compiled()
+        compiled.run((8, 5), (3, 5), (8, 17), (8, 5), (3, 5))
+        assert compiled.sizes == compiled.concrete == [(8, 5, 4), (3, 5, 4), (8, 17, 4)]
+        with compiled_for_any_size(wanted=True):
+            compiled = Compiled()
+            compiled.run((8, 5), (3, 5), (8, 17), (8, 6))
+            assert len(compiled.sizes) == 1
+            assert not compiled.concrete
+        with compiled_for_any_size(wanted=False):
+            compiled = Compiled()
+            compiled.run((8, 5))
+            assert compiled.concrete
+    # The oracle: otherwise it does.
+    compiled = Compiled()
+    compiled.run((8, 5), (3, 5), (2, 5))
+    assert len(compiled.sizes) == 2
+    assert len(compiled.concrete) == 1
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

@@ -3,13 +3,14 @@
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from mammo_pd.backbones.build import build_backbone
 from mammo_pd.batch import ImageBatch
@@ -142,30 +143,81 @@ def test_automatic_batch_is_the_largest_that_trains(phantom_store: Path, tmp_pat
     assert RunFolder.open(run.path).info.finished
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_ended_by_a_signal_once_its_steps_are_captured_it_says_how_to_go_on(
-    number: int, status: int, phantom_store: Path, tmp_path: Path
-) -> None:
-    """In a process of its own: what ends it may be the driver's doing, without a word."""
+_FEW_PATCHES = [
+    "--res",
+    "128x96",
+    "--model",
+    "vit_tiny_patch16_224",
+    "--keep",
+    "0.25",
+    "--batch-size",
+    "8",
+]
+
+
+def train_in_a_process(
+    runs: Path, arguments: Sequence[str], *, interrupt_at: str = "", number: int = signal.SIGINT
+) -> tuple[int, str]:
+    """What its user sees: the exit status, and the lines on stderr."""
     command = [sys.executable, "-X", "faulthandler", "-m", "mammo_pd", "train"]
-    words = (
-        "--res 128x96 --model vit_tiny_patch16_224 --keep 0.25 --batch-size 8 --epochs 100000 "
-        "--set training.warmup_epochs=1"
-    )
-    places = ["--store", str(phantom_store), "--runs", str(tmp_path)]
     with subprocess.Popen(
-        [*command, *words.split(), *places],
+        [*command, *arguments, "--runs", str(runs)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     ) as training:
         assert training.stdout is not None
-        for line in training.stdout:
-            if line.startswith("epoch 20/"):
+        for line in training.stdout if interrupt_at else ():
+            if line.startswith(interrupt_at):
                 training.send_signal(number)
                 break
-        _, errors = training.communicate(timeout=120)
-    assert training.returncode == status, errors
+        _, errors = training.communicate(timeout=240)
+    return training.returncode, errors
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        "--draw uniform",
+        "--draw tissue --set patch_dropout.score_on=tissue",
+        "--draw grid --set training.grad_accum_steps=3",
+    ],
+)
+def test_deterministic_training_interrupted_and_resumed_equals_an_unbroken_one(
+    others: str, phantom_store: Path, tmp_path: Path
+) -> None:
+    """Each in a process of its own: what is compiled depends on what came before it."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    settings = [*_FEW_PATCHES, "--epochs", "40", "--set", "training.checkpoint_minutes=0.01"]
+    settings += ["--set", "device.deterministic=true", *others.split()]
+    settings += ["--store", str(phantom_store)]
+    status, errors = train_in_a_process(whole, settings)
+    assert status == 0, errors
+    status, errors = train_in_a_process(broken, settings, interrupt_at="epoch 7/")
+    assert status == 130, errors
+    status, errors = train_in_a_process(broken, ["--resume"])
+    assert status == 0, errors
+    one, other = RunFolder.latest(whole), RunFolder.latest(broken)
+    for file, again in ((one.chosen, other.chosen), (one.last, other.last)):
+        tensors, others_tensors = load_file(file), load_file(again)
+        assert tensors.keys() == others_tensors.keys()
+        assert [
+            name for name in tensors if not torch.equal(tensors[name], others_tensors[name])
+        ] == []
+    columns = ["train_loss", "val_auc_image"]
+    histories = [pd.read_csv(run.history)[columns] for run in (one, other)]
+    pd.testing.assert_frame_equal(*histories, check_exact=True)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ended_by_a_signal_once_its_steps_are_captured_it_says_how_to_go_on(
+    number: int, status: int, phantom_store: Path, tmp_path: Path
+) -> None:
+    """In a process of its own: what ends it may be the driver's doing, without a word."""
+    settings = [*_FEW_PATCHES, "--epochs", "100000", "--set", "training.warmup_epochs=1"]
+    settings += ["--store", str(phantom_store)]
+    ended, errors = train_in_a_process(tmp_path, settings, interrupt_at="epoch 20/", number=number)
+    assert ended == status, errors
     assert "--resume continues from there" in errors
     run = RunFolder.latest(tmp_path)
     assert run.last.is_file() or run.midway.is_file()
