@@ -1,8 +1,10 @@
 """Entry point of ``mammo-pd``: Ctrl-C during imports ends without a traceback."""
 
+import contextlib
 import faulthandler
 import os
 import sys
+import time
 
 from mammo_pd.stopping import (
     end_at_once,
@@ -11,6 +13,9 @@ from mammo_pd.stopping import (
     pass_over_save_requests,
     repeat_swallowed_interrupts,
 )
+
+# For the last checkpoint of several processes, which the first one writes.
+_SAVING_SECONDS = 60.0
 
 
 def main() -> int:
@@ -31,6 +36,20 @@ def main() -> int:
         return 130
     status = app.main()
     if status in (130, 143):
+        _let_the_first_process_save()
         end_at_once(status)
     pass_over_interrupts()
     return status
+
+
+def _let_the_first_process_save() -> None:
+    """Of several processes that Lightning has started, end after the first.
+
+    It kills the first as soon as another has ended with an error, which the status of an interrupt
+    is to it. The kernel ends this one when the first has gone. torchrun waits for all by itself.
+    """
+    from mammo_pd.cli.options import is_first_process
+
+    if not is_first_process() and "TORCHELASTIC_RUN_ID" not in os.environ:
+        with contextlib.suppress(KeyboardInterrupt):
+            time.sleep(_SAVING_SECONDS)

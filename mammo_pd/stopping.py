@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import IntEnum
 from types import FrameType
 from typing import Any, NoReturn, Self
 
@@ -29,6 +30,26 @@ _EXIT_SECONDS = 2.0
 
 class TerminatedError(KeyboardInterrupt):
     """SIGTERM came, from docker stop, SLURM or Kubernetes; or SIGHUP, to a training."""
+
+
+class Request(IntEnum):
+    """What signals ask of a training, the most urgent last; the two last ones also to be saved."""
+
+    NOTHING = 0
+    SAVE = 1
+    INTERRUPT = 2
+    TERMINATE = 3
+
+    def raise_if_ending(self) -> None:
+        """End the training, if that is what is asked.
+
+        Raises:
+            KeyboardInterrupt: after Ctrl-C; `TerminatedError` after SIGTERM or SIGHUP.
+        """
+        if self is Request.INTERRUPT:
+            raise KeyboardInterrupt
+        if self is Request.TERMINATE:
+            raise TerminatedError
 
 
 @contextmanager
@@ -156,8 +177,9 @@ class StopSignals:
     """
 
     def __init__(self) -> None:
-        self._asked = False
-        self._ending: type[KeyboardInterrupt] | None = None
+        # What has been asked and not been taken yet, and the end that has ever been asked for.
+        self._asked = Request.NOTHING
+        self._ending = Request.NOTHING
         self._asked_at = -math.inf
         self._answered = threading.Event()
         self._is_saving = False
@@ -204,9 +226,9 @@ class StopSignals:
             if (handler := signal.getsignal(number)) is not None:
                 signal.signal(number, handler)
 
-    def take_request(self) -> bool:
-        """Whether a checkpoint was requested since the last call; the caller must then write it."""
-        asked, self._asked = self._asked, False
+    def take_request(self) -> Request:
+        """What was asked since the last call; the caller must then do it."""
+        asked, self._asked = self._asked, Request.NOTHING
         if asked:
             self._answered.set()
         return asked
@@ -223,34 +245,26 @@ class StopSignals:
         finally:
             self._is_saving = False
 
-    def raise_if_ending(self) -> None:
-        """End the training, if that was requested.
-
-        Raises:
-            KeyboardInterrupt: after Ctrl-C; `TerminatedError` after SIGTERM.
-        """
-        if self._ending is not None:
-            self._answered.set()
-            raise self._ending
-
     def _save(self, number: int, frame: FrameType | None) -> None:
-        self._asked = True
+        self._asked = max(self._asked, Request.SAVE)
 
     def _hang_up(self, number: int, frame: FrameType | None) -> None:
         # Shell and kernel tell it one after the other, which is no second request.
-        is_told_again = self._ending is not None and self._asked_at != -math.inf
+        is_told_again = self._ending and self._asked_at != -math.inf
         if not is_told_again:
             self._end(number, frame)
 
     def _end(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
-        if self._ending is not None and now - self._asked_at < _SAME_REQUEST_SECONDS:
+        if self._ending and now - self._asked_at < _SAME_REQUEST_SECONDS:
             return
-        self.raise_if_ending()
-        self._asked = True
+        if self._ending:
+            self._answered.set()
+            self._ending.raise_if_ending()
         self._asked_at = now
         self._answered.clear()
-        self._ending = KeyboardInterrupt if number == signal.SIGINT else TerminatedError
+        self._ending = Request.INTERRUPT if number == signal.SIGINT else Request.TERMINATE
+        self._asked = self._ending
         threading.Thread(target=self._insist, args=(number,), daemon=True).start()
 
     def _insist(self, number: int) -> None:

@@ -126,6 +126,14 @@ def _databases_are_copied(request: pytest.FixtureRequest, monkeypatch: pytest.Mo
 
 
 @pytest.fixture
+def process_group() -> Iterator[None]:
+    """Of this process alone, so that what several exchange can be called."""
+    torch.distributed.init_process_group(store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture
 def blank_figures() -> Iterator[None]:
     """For tests of reports that do not look at the figures in them."""
     with figures_left_blank():

@@ -7,6 +7,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from lightning.fabric import Fabric
 from lightning.fabric.strategies import DDPStrategy
 from lightning.fabric.utilities.rank_zero import rank_zero_module
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from mammo_pd.config import RunConfig
 from mammo_pd.errors import InputError
@@ -37,6 +39,16 @@ def count_devices(config: RunConfig) -> tuple[int, int]:
     return local, world // local
 
 
+# Buffers are constants here (rotation tables, zero biases). DDP would broadcast them in every
+# forward pass, and hang when one rank alone runs a validation batch. Since torch 2.15 the old name
+# brings a warning.
+_KEEP_BUFFERS = {
+    "forward_sync_buffers"
+    if "forward_sync_buffers" in signature(DistributedDataParallel).parameters
+    else "broadcast_buffers": False
+}
+
+
 def make_fabric(config: RunConfig, *, devices: int = 1, nodes: int = 1) -> Fabric:
     """Lightning Fabric for a configuration, in bf16 where the device has it."""
     device = config.device
@@ -46,9 +58,7 @@ def make_fabric(config: RunConfig, *, devices: int = 1, nodes: int = 1) -> Fabri
         # Older GPUs emulate bf16, at no gain; they are fast in fp16.
         bf16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
         precision = "bf16-mixed" if bf16 else "16-mixed" if on_gpu else "32-true"
-    # Buffers are constants here (rotation tables, zero biases). DDP would broadcast them in every
-    # forward pass, and hang when one rank alone runs a validation batch.
-    strategy = DDPStrategy(broadcast_buffers=False) if devices * nodes > 1 else "auto"
+    strategy = DDPStrategy(**_KEEP_BUFFERS) if devices * nodes > 1 else "auto"
     _hush_lightning()
     try:
         return Fabric(

@@ -94,7 +94,10 @@ class EpochMeter:
         self._losses.finish()
 
     def progress(self, steps: int) -> EpochProgress:
-        """How far the epoch has come after that many steps, for a checkpoint."""
+        """How far the epoch has come after that many steps, for a checkpoint.
+
+        To be called by all processes.
+        """
         total, window = self._losses.state()
         seconds = time.perf_counter() - self._started
         waited = self._before.waited + self._loader.waited
@@ -150,13 +153,15 @@ class _AsyncLosses:
         """The sum of the losses read so far, and the window of those not yet read."""
         # Reading a window in flight now rather than later changes no sum.
         self._read()
-        return self._total, [loss.item() for loss in self._window]
+        if not self._window:
+            return self._total, []
+        window = self._mean_of_processes()
+        return self._total, window.tolist()
 
     def _copy(self) -> None:
         # The previous window was computed long ago, so reading it does not wait.
         self._read()
-        # The mean across ranks: each holds an equal share of the images.
-        values = self._fabric.all_reduce(torch.stack(self._window), reduce_op="mean")
+        values = self._mean_of_processes()
         self._window.clear()
         event = None
         if values.is_cuda:
@@ -164,6 +169,11 @@ class _AsyncLosses:
             values = host.copy_(values, non_blocking=True)
             event = torch.cuda.current_stream().record_event()
         self._copied = (values, event, *self._at)
+
+    def _mean_of_processes(self) -> Tensor:
+        # Each holds an equal share of the images.
+        mean: Tensor = self._fabric.all_reduce(torch.stack(self._window), reduce_op="mean")
+        return mean
 
     def _read(self) -> None:
         if self._copied is None:

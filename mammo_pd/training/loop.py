@@ -468,7 +468,7 @@ def _train_epoch(
                 loss = step(batch, keys, num_keep, parts, weight)
             average.update(done)
             meter.add(loss, number, rate, sizes[number])
-            saver.after_step(number + 1, meter.progress)
+            saver.after_step(number + 1, meter.progress, last=number + 1 == steps)
         meter.finish()
         return meter.progress(steps)
 

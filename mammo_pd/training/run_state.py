@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 import torch
 
-from mammo_pd.stopping import StopSignals
+from mammo_pd.stopping import Request, StopSignals
 from mammo_pd.training.averaging import WeightAverage
 from mammo_pd.training.checkpoint import (
     Contents,
@@ -19,9 +19,10 @@ from mammo_pd.training.checkpoint import (
     weights_of,
 )
 from mammo_pd.training.checkpoint_writer import CheckpointWriter
-from mammo_pd.training.epoch_meter import LOG_EVERY, EpochProgress
+from mammo_pd.training.epoch_meter import EpochProgress
 from mammo_pd.training.runs import RunFolder
 from mammo_pd.training.setup import RunSetup
+from mammo_pd.training.shared_request import SharedRequest
 from mammo_pd.wording import counted
 
 
@@ -120,8 +121,7 @@ class MidwaySaver:
         self._writer = writer
         self._signals = signals
         self._seconds = math.inf if minutes is None else 60 * minutes
-        # With several processes, save only at steps where all of them have read the same losses.
-        self._every = 1 if setup.fabric.world_size == 1 else LOG_EVERY
+        self._shared = SharedRequest(setup.fabric.world_size, setup.device)
         self._saved = time.perf_counter()
 
     def after_epoch(self) -> None:
@@ -130,29 +130,39 @@ class MidwaySaver:
         Raises:
             KeyboardInterrupt: after Ctrl-C or SIGTERM.
         """
-        self._signals.take_request()
+        asked = self._shared.now(self._signals.take_request())
         self._saved = time.perf_counter()
-        self._signals.raise_if_ending()
+        asked.raise_if_ending()
 
-    def after_step(self, steps: int, progress: Callable[[int], EpochProgress]) -> None:
+    def after_step(
+        self, steps: int, progress: Callable[[int], EpochProgress], *, last: bool = False
+    ) -> None:
         """Save if it is time, and end the training if a signal asked for it.
 
         Args:
             steps: completed in this epoch.
             progress: describes the epoch after that many steps.
+            last: whether the epoch has no further step, so that what is asked must be done now.
 
         Raises:
             KeyboardInterrupt: after Ctrl-C or SIGTERM.
         """
         # The first steps compile, and each kind of step may.
         self._signals.take_back()
-        if steps % self._every:
-            return
-        # In this order: the request must be taken even if a save is due anyway.
-        if self._signals.take_request() or time.perf_counter() - self._saved > self._seconds:
+        own = max(self._signals.take_request(), self._due())
+        asked = self._shared.now(own) if last else self._shared.after_step(own)
+        if asked:
             self._save(progress(steps))
             self._saved = time.perf_counter()
-        self._signals.raise_if_ending()
+        asked.raise_if_ending()
+
+    def _due(self) -> Request:
+        # One clock for all processes. Counted anew from when it is asked, which is answered later.
+        now = time.perf_counter()
+        if not self._setup.fabric.is_global_zero or now - self._saved <= self._seconds:
+            return Request.NOTHING
+        self._saved = now
+        return Request.SAVE
 
     def _save(self, progress: EpochProgress) -> None:
         # Weights that are no longer finite are not saved; the loop will soon report the loss.

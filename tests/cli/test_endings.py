@@ -268,6 +268,44 @@ def test_a_command_that_a_signal_ended_does_not_clear_up_what_the_system_does(
     assert done.stdout == expected
 
 
+@pytest.mark.parametrize(
+    ("status", "environment", "waits"),
+    [
+        (130, {"LOCAL_RANK": "1"}, True),
+        (143, {"LOCAL_RANK": "1"}, True),
+        (130, {"LOCAL_RANK": "0"}, False),
+        (130, {}, False),
+        (0, {"LOCAL_RANK": "1"}, False),
+        (2, {"LOCAL_RANK": "1"}, False),
+        # It waits for all by itself.
+        (143, {"LOCAL_RANK": "1", "RANK": "1", "TORCHELASTIC_RUN_ID": "none"}, False),
+    ],
+)
+def test_of_several_processes_the_others_let_the_first_one_save(
+    status: int, environment: dict[str, str], waits: bool
+) -> None:
+    """Lightning kills the first when another has ended with an error; Ctrl-C again ends all."""
+    program = (
+        "import os, signal, sys\n"
+        "from mammo_pd import start\n"
+        "from mammo_pd.cli import app\n"
+        "def sleep(seconds):\n"
+        "    print('waits', seconds, flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "start.time.sleep = sleep\n"
+        f"app.main = lambda: {status}\n"
+        "sys.exit(start.main())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+    )
+    assert done.returncode == status
+    assert (done.stdout, done.stderr) == ("waits 60.0\n" if waits else "", "")
+
+
 def test_what_takes_long_at_exit_does_not_keep_a_command_that_a_signal_ended() -> None:
     """As torch, which waits for the processes that compile; Ctrl-C again has nothing to end."""
     program = (

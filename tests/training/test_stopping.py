@@ -27,7 +27,7 @@ from mammo_pd.cli.app import main
 from mammo_pd.config import dump_config
 from mammo_pd.errors import InputError
 from mammo_pd.patches.sampler import PatchSampler
-from mammo_pd.stopping import StopSignals, TerminatedError
+from mammo_pd.stopping import Request, StopSignals, TerminatedError
 from mammo_pd.training import epoch_meter, loop, run_state
 from mammo_pd.training.averaging import WeightAverage
 from mammo_pd.training.checkpoint import is_finite, newest_state, state_of
@@ -50,8 +50,7 @@ class KilledError(Exception):
 @pytest.fixture(scope="module", autouse=True)
 def _short_windows() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        for module in (epoch_meter, run_state):
-            patch.setattr(module, "LOG_EVERY", WINDOW)
+        patch.setattr(epoch_meter, "LOG_EVERY", WINDOW)
         yield
 
 
@@ -155,6 +154,79 @@ def test_stopped_within_an_epoch_and_resumed_equals_unbroken(
     assert f"resuming in epoch {epoch + 1} of 2, after {steps} steps" in said
     assert not again.midway.exists()
     assert_equal(whole, again)
+
+
+_SAVES_SLOWLY = """
+import os, sys, time
+from mammo_pd.start import main
+from mammo_pd.training.checkpoint import Contents
+
+write = Contents.write
+
+def write_slowly(self, path):
+    # Lightning looks every five seconds whether a process has failed.
+    time.sleep(6.5 if "midway" in str(path) else 0)
+    write(self, path)
+
+if __name__ == "__main__":
+    Contents.write = write_slowly
+    sys.exit(main())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("asked", "number", "status"),
+    [("all", signal.SIGINT, 130), ("first", signal.SIGTERM, 143), ("second", signal.SIGTERM, 143)],
+)
+def test_two_processes_stopped_within_an_epoch_and_resumed_equal_unbroken_ones(
+    asked: str, number: int, status: int, phantom_store: Path, tmp_path: Path
+) -> None:
+    """Whichever of them is asked: all end at one step, after the first has saved, however long."""
+    program = tmp_path / "program.py"
+    program.write_text(_SAVES_SLOWLY)
+    command = [sys.executable, str(program), "train"]
+    words = [
+        "--store",
+        str(phantom_store),
+        "--res",
+        "768x576",
+        "--model",
+        "test_vit",
+        "--keep",
+        "1",
+    ]
+    words += ["--batch-size", "2", "--epochs", "2", "--devices", "2"]
+    words += ["--set", "device.accelerator=cpu", "--set", "training.warmup_epochs=0"]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    subprocess.run([*command, *words, "--runs", str(whole)], check=True, timeout=300)
+    with subprocess.Popen(
+        [*command, *words, "--runs", str(broken)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    ) as training:
+        assert training.stdout is not None
+        for line in training.stdout:
+            if line.startswith("epoch 1/"):
+                break
+        # Into the second epoch, which takes about five.
+        time.sleep(2)
+        if asked == "all":
+            os.killpg(training.pid, number)
+        else:
+            found = subprocess.check_output(
+                ["pgrep", "-P", str(training.pid), "-f", str(program)], text=True
+            )
+            os.kill(training.pid if asked == "first" else int(found.split()[0]), number)
+        _, errors = training.communicate(timeout=120)
+    assert training.returncode == status, errors
+    assert "--resume continues from there" in errors
+    assert RunFolder.latest(broken).midway.is_file()
+    subprocess.run([*command, "--resume", "--runs", str(broken)], check=True, timeout=300)
+    assert_equal(RunFolder.latest(whole), RunFolder.latest(broken))
 
 
 def read_until(words: bytes, terminal: int) -> bytes:
@@ -375,13 +447,14 @@ class Desk:
 
     def __init__(self, minutes: float | None, processes: int = 1, rank: int = 0) -> None:
         self.done: list[object] = []
-        self.requested = self.ending = False
+        self.requested = Request.NOTHING
         self.taken_back = 0
         self.now = 0.0
         training = SimpleNamespace(checkpoint_minutes=minutes)
         setup = SimpleNamespace(
             config=SimpleNamespace(training=training),
             fabric=SimpleNamespace(world_size=processes, is_global_zero=rank == 0),
+            device=torch.device("cpu"),
             model=torch.nn.Linear(1, 1),
         )
         self.weights = setup.model.weight
@@ -393,16 +466,12 @@ class Desk:
     def clock(self) -> float:
         return self.now
 
-    def take_request(self) -> bool:
-        requested, self.requested = self.requested, False
+    def take_request(self) -> Request:
+        requested, self.requested = self.requested, Request.NOTHING
         return requested
 
     def take_back(self) -> None:
         self.taken_back += 1
-
-    def raise_if_ending(self) -> None:
-        if self.ending:
-            raise TerminatedError
 
     @contextlib.contextmanager
     def saving(self) -> Iterator[None]:
@@ -416,12 +485,12 @@ class Desk:
     def within_epoch(self, progress: object) -> Any:
         return SimpleNamespace(write=lambda path: self.done.append((path, progress)))
 
-    def saved(self, step: int) -> bool:
+    def saved(self, step: int, *, last: bool = False) -> bool:
         """Whether it saves after a step, and nothing but that step's state."""
         self.done.clear()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(run_state.time, "perf_counter", self.clock)
-            self.saver.after_step(step, lambda steps: EpochProgress(steps=steps))
+            self.saver.after_step(step, lambda steps: EpochProgress(steps=steps), last=last)
         state = ("midway", EpochProgress(steps=step))
         assert self.done in ([], ["begin", "kept weights", state, "end"])
         return bool(self.done)
@@ -454,45 +523,63 @@ def test_it_is_saved_so_many_minutes_after_the_last_time() -> None:
 
 def test_a_request_is_answered_once() -> None:
     desk = Desk(minutes=30)
-    desk.requested = True
+    desk.requested = Request.SAVE
     assert desk.saved(1)
     assert not desk.saved(2)
     # Also where a save is due anyway, and where the epoch ends.
-    desk.now, desk.requested = 1801, True
+    desk.now, desk.requested = 1801, Request.SAVE
     assert desk.saved(3)
     assert not desk.saved(4)
-    desk.requested = True
+    desk.requested = Request.SAVE
     desk.end_epoch()
     assert not desk.saved(1)
 
 
 def test_what_ends_is_saved_first_and_ended_between_epochs_too() -> None:
     desk = Desk(minutes=30)
-    desk.requested = desk.ending = True
+    desk.requested = Request.TERMINATE
     with pytest.raises(TerminatedError):
         desk.saved(1)
     assert ("midway", EpochProgress(steps=1)) in desk.done
+    desk.requested = Request.TERMINATE
     with pytest.raises(TerminatedError):
         desk.end_epoch()
 
 
-def test_processes_save_at_the_same_steps_and_the_first_alone_writes() -> None:
-    """Where all have read the same losses."""
+@pytest.mark.usefixtures("process_group")
+def test_processes_act_together_and_the_first_alone_writes() -> None:
     for rank in (0, 1):
         desk = Desk(minutes=30, processes=2, rank=rank)
-        for step in range(1, 2 * WINDOW + 1):
-            desk.requested = True
-            assert desk.saved(step) == (rank == 0 and step % WINDOW == 0)
-    alone = Desk(minutes=30)
-    for step in range(1, 2 * WINDOW + 1):
-        alone.requested = True
-        assert alone.saved(step)
+        desk.requested = Request.SAVE
+        assert [desk.saved(step) for step in range(1, 6)] == [
+            rank == 0 and step == 3 for step in range(1, 6)
+        ]
+        # Nothing is left open when the steps of an epoch end: validation may take long.
+        desk.requested = Request.INTERRUPT
+        assert not desk.saved(6)
+        with pytest.raises(KeyboardInterrupt):
+            desk.saved(7, last=True)
+        assert (("midway", EpochProgress(steps=7)) in desk.done) == (rank == 0)
+        desk.requested = Request.TERMINATE
+        with pytest.raises(TerminatedError):
+            desk.end_epoch()
 
 
+@pytest.mark.usefixtures("process_group")
+def test_processes_have_one_clock_and_save_once_when_it_is_time() -> None:
+    for rank in (0, 1):
+        desk = Desk(minutes=30, processes=2, rank=rank)
+        desk.now = 1801
+        assert [desk.saved(step) for step in range(1, 8)] == [
+            rank == 0 and step == 3 for step in range(1, 8)
+        ]
+
+
+@pytest.mark.usefixtures("process_group")
 def test_signals_are_taken_back_after_each_step_that_may_have_compiled() -> None:
     for processes in (1, 2):
         desk = Desk(minutes=30, processes=processes)
-        for step in range(1, WINDOW + 1):
+        for step in range(1, 5):
             desk.saved(step)
             assert desk.taken_back == step
 
@@ -500,7 +587,7 @@ def test_signals_are_taken_back_after_each_step_that_may_have_compiled() -> None
 def test_weights_that_are_no_numbers_do_not_replace_a_checkpoint() -> None:
     desk = Desk(minutes=30)
     desk.weights.data.fill_(torch.nan)
-    desk.requested = True
+    desk.requested = Request.SAVE
     assert not desk.saved(1)
 
 
@@ -524,12 +611,11 @@ def test_signal_waits_to_be_answered_and_a_second_one_does_not(
 ) -> None:
     monkeypatch.setattr(stopping, "_SAME_REQUEST_SECONDS", 0.0)
     with pytest.raises(TerminatedError), StopSignals() as signals:
-        assert not signals.take_request()
+        assert signals.take_request() is Request.NOTHING
         send(signal.SIGUSR1)()
-        assert signals.take_request()
-        signals.raise_if_ending()
+        assert signals.take_request() is Request.SAVE
         send(signal.SIGTERM)()
-        assert signals.take_request()
+        assert signals.take_request() is Request.TERMINATE
         send(signal.SIGTERM)()
         pytest.fail("went on")
 
@@ -540,10 +626,33 @@ def test_a_request_that_comes_twice_at_once_is_one() -> None:
     with pytest.raises(TerminatedError), StopSignals() as signals:
         send(signal.SIGTERM)()
         send(signal.SIGTERM)()
-        assert signals.take_request()
+        asked = signals.take_request()
+        # Not a second request to save, either.
+        assert signals.take_request() is Request.NOTHING
         ended = True
-        signals.raise_if_ending()
+        asked.raise_if_ending()
     assert ended
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_request_to_save_beside_one_to_end_changes_nothing(number: int) -> None:
+    """SLURM announces the end by SIGUSR1, and then ends."""
+    end = Request.INTERRUPT if number == signal.SIGINT else Request.TERMINATE
+    for numbers in ((signal.SIGUSR1, number), (number, signal.SIGUSR1)):
+        with StopSignals() as signals:
+            for one in numbers:
+                send(one)()
+            assert signals.take_request() is end
+
+
+def test_only_requests_to_end_end() -> None:
+    Request.NOTHING.raise_if_ending()
+    Request.SAVE.raise_if_ending()
+    with pytest.raises(KeyboardInterrupt) as interrupted:
+        Request.INTERRUPT.raise_if_ending()
+    assert not isinstance(interrupted.value, TerminatedError)
+    with pytest.raises(TerminatedError):
+        Request.TERMINATE.raise_if_ending()
 
 
 def test_sigterm_that_an_import_swallowed_ends_what_is_begun_later() -> None:
@@ -650,7 +759,7 @@ def test_what_is_being_written_is_not_interrupted_by_a_first_signal(
             send(signal.SIGTERM)()
             time.sleep(0.4)
             written = True
-        signals.raise_if_ending()
+        signals.take_request().raise_if_ending()
     assert written
 
 
@@ -685,7 +794,7 @@ def test_save_requests_are_passed_over_where_there_is_nothing_to_save() -> None:
         send(signal.SIGUSR1)()
         with StopSignals() as signals:
             send(signal.SIGUSR1)()
-            assert signals.take_request()
+            assert signals.take_request() is Request.SAVE
         send(signal.SIGUSR1)()
     finally:
         signal.signal(signal.SIGUSR1, before)
@@ -711,8 +820,8 @@ def test_other_threads_train_without_signals() -> None:
         with stopping.sigterm_interrupts(), StopSignals() as signals:
             done.append(signals.take_request())
 
-    done: list[bool] = []
+    done: list[Request] = []
     thread = threading.Thread(target=train_elsewhere)
     thread.start()
     thread.join()
-    assert done == [False]
+    assert done == [Request.NOTHING]
