@@ -14,8 +14,8 @@ from mammo_pd.stopping import (
     repeat_swallowed_interrupts,
 )
 
-# For the last checkpoint of several processes, which the first one writes.
-_SAVING_SECONDS = 60.0
+# For the checkpoint that the first of several processes writes.
+_SAVING_SECONDS = 10.0
 
 
 def main() -> int:
@@ -43,10 +43,11 @@ def main() -> int:
 
 
 def _let_the_first_process_save() -> None:
-    """Of several processes that Lightning has started, end after the first.
+    """Of several processes that are interrupted wherever they are, as in validation, end later.
 
-    It kills the first as soon as another has ended with an error, which the status of an interrupt
-    is to it. The kernel ends this one when the first has gone. torchrun waits for all by itself.
+    Lightning, if it has started them, kills the first as soon as another has ended with an error, which the status of an
+    interrupt is to it. The kernel ends this one when the first has gone. That one may also hang,
+    waiting for this one, so not for long. torchrun waits for all by itself.
     """
     from mammo_pd.cli.options import is_first_process
 

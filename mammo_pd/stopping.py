@@ -52,6 +52,10 @@ class Request(IntEnum):
             raise TerminatedError
 
 
+class FollowedError(KeyboardInterrupt):
+    """This process of several ends together with the first, which has saved and tells why."""
+
+
 @contextmanager
 def sigterm_interrupts() -> Iterator[None]:
     """Within the block, SIGTERM raises `TerminatedError`, unless it is ignored or handled.

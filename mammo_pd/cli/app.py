@@ -21,7 +21,7 @@ from mammo_pd.cli.help_page import HelpPage
 from mammo_pd.cli.options import is_first_process
 from mammo_pd.cores import keep_threads_within_quota
 from mammo_pd.errors import InputError
-from mammo_pd.stopping import TerminatedError, sigterm_interrupts
+from mammo_pd.stopping import FollowedError, TerminatedError, sigterm_interrupts
 from mammo_pd.wording import on_one_line
 
 # In the order in which a project uses them; --help lists them in this order.
@@ -86,8 +86,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0; 2 after an error that the user can fix; 3 if some images could not be
-        read and the others are done (``predict``); 130 after Ctrl-C; 143 after SIGTERM; 141 if the
-        reader of the output has gone, as after ``| head``.
+        read and the others are done (``predict``); 130 after Ctrl-C; 143 after SIGTERM, but 0 in
+        processes that end with the first one of them; 141 if the reader of the output has gone, as
+        after ``| head``.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         # As stderr is from the start: names of folders need not be text in the terminal's encoding.
@@ -149,6 +150,10 @@ def _main(arguments: Sequence[str] | None) -> int:
         if is_first_process():
             what = "terminated" if terminated else "interrupted"
             print(f"\nmammo-pd: {what}; {kept}", file=sys.stderr)
+        if isinstance(interrupt, FollowedError):
+            # The first process has the status. For another one Lightning, torchrun or SLURM would
+            # take this process to have failed, and kill the first before it has ended.
+            return 0
         return 143 if terminated else 130
     except BrokenPipeError:
         raise

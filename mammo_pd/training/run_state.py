@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 import torch
 
-from mammo_pd.stopping import Request, StopSignals
+from mammo_pd.stopping import FollowedError, Request, StopSignals
 from mammo_pd.training.averaging import WeightAverage
 from mammo_pd.training.checkpoint import (
     Contents,
@@ -128,11 +128,12 @@ class MidwaySaver:
         """Count the epoch's own checkpoint as the one requested, and end if that was requested.
 
         Raises:
-            KeyboardInterrupt: after Ctrl-C or SIGTERM.
+            KeyboardInterrupt: after Ctrl-C or SIGTERM; `FollowedError` in all processes but the
+                first.
         """
         asked = self._shared.now(self._signals.take_request())
         self._saved = time.perf_counter()
-        asked.raise_if_ending()
+        self._end_if(asked)
 
     def after_step(
         self, steps: int, progress: Callable[[int], EpochProgress], *, last: bool = False
@@ -145,7 +146,8 @@ class MidwaySaver:
             last: whether the epoch has no further step, so that what is asked must be done now.
 
         Raises:
-            KeyboardInterrupt: after Ctrl-C or SIGTERM.
+            KeyboardInterrupt: after Ctrl-C or SIGTERM; `FollowedError` in all processes but the
+                first.
         """
         # The first steps compile, and each kind of step may.
         self._signals.take_back()
@@ -154,7 +156,15 @@ class MidwaySaver:
         if asked:
             self._save(progress(steps))
             self._saved = time.perf_counter()
-        asked.raise_if_ending()
+        self._end_if(asked)
+
+    def _end_if(self, asked: Request) -> None:
+        try:
+            asked.raise_if_ending()
+        except KeyboardInterrupt:
+            if self._setup.fabric.is_global_zero:
+                raise
+            raise FollowedError from None
 
     def _due(self) -> Request:
         # One clock for all processes. Counted anew from when it is asked, which is answered later.

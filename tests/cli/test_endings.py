@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from mammo_pd.cli.app import main
+from mammo_pd.stopping import FollowedError
 
 HELP = [sys.executable, "-m", "mammo_pd", "--help"]
 
@@ -205,6 +206,20 @@ def test_of_several_processes_that_train_together_one_says_that_it_was_ended(
     assert ("terminated" in capsys.readouterr().err) == speaks
 
 
+def test_process_that_ends_with_the_first_one_has_not_failed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Otherwise whoever started them would kill the first before it has ended."""
+
+    def end(_: object) -> None:
+        raise FollowedError
+
+    monkeypatch.setattr("mammo_pd.data.store.open_store", end)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert main(["split"]) == 0
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 @pytest.mark.parametrize(
     ("words", "under_way", "goes_on"),
@@ -303,7 +318,7 @@ def test_of_several_processes_the_others_let_the_first_one_save(
         env={**os.environ, **environment},
     )
     assert done.returncode == status
-    assert (done.stdout, done.stderr) == ("waits 60.0\n" if waits else "", "")
+    assert (done.stdout, done.stderr) == ("waits 10.0\n" if waits else "", "")
 
 
 def test_what_takes_long_at_exit_does_not_keep_a_command_that_a_signal_ended() -> None:

@@ -27,7 +27,7 @@ from mammo_pd.cli.app import main
 from mammo_pd.config import dump_config
 from mammo_pd.errors import InputError
 from mammo_pd.patches.sampler import PatchSampler
-from mammo_pd.stopping import Request, StopSignals, TerminatedError
+from mammo_pd.stopping import FollowedError, Request, StopSignals, TerminatedError
 from mammo_pd.training import epoch_meter, loop, run_state
 from mammo_pd.training.averaging import WeightAverage
 from mammo_pd.training.checkpoint import is_finite, newest_state, state_of
@@ -557,11 +557,12 @@ def test_processes_act_together_and_the_first_alone_writes() -> None:
         # Nothing is left open when the steps of an epoch end: validation may take long.
         desk.requested = Request.INTERRUPT
         assert not desk.saved(6)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt) as ended:
             desk.saved(7, last=True)
+        assert isinstance(ended.value, FollowedError) == (rank == 1)
         assert (("midway", EpochProgress(steps=7)) in desk.done) == (rank == 0)
         desk.requested = Request.TERMINATE
-        with pytest.raises(TerminatedError):
+        with pytest.raises(TerminatedError if rank == 0 else FollowedError):
             desk.end_epoch()
 
 
