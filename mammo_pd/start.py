@@ -45,9 +45,9 @@ def main() -> int:
 def _let_the_first_process_save() -> None:
     """Of several processes that are interrupted wherever they are, as in validation, end later.
 
-    Lightning, if it has started them, kills the first as soon as another has ended with an error, which the status of an
-    interrupt is to it. The kernel ends this one when the first has gone. That one may also hang,
-    waiting for this one, so not for long. torchrun waits for all by itself.
+    Lightning, if it has started them, kills the first as soon as another has ended with an error,
+    which the status of an interrupt is to it. The kernel ends this one when the first has gone.
+    That one may also hang, waiting for this one, so not for long. torchrun waits by itself.
     """
     from mammo_pd.cli.options import is_first_process
 
