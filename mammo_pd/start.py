@@ -3,10 +3,12 @@
 import contextlib
 import faulthandler
 import os
+import signal
 import sys
 import time
 
 from mammo_pd.stopping import (
+    FollowedError,
     end_at_once,
     outlive_terminal,
     pass_over_interrupts,
@@ -31,12 +33,20 @@ def main() -> int:
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     try:
         from mammo_pd.cli import app
+        from mammo_pd.cli.options import is_first_process
     except KeyboardInterrupt:
         print("\nmammo-pd: interrupted during start-up.", file=sys.stderr)
         return 130
-    status = app.main()
+    try:
+        status = app.main()
+    except FollowedError:
+        # The first process has the status. To whoever started this one, as Lightning, another than
+        # 0 is a failure, for which it would kill the first before that has ended.
+        _pass_over_ends()
+        end_at_once(0)
     if status in (130, 143):
-        _let_the_first_process_save()
+        if not is_first_process():
+            _let_the_first_process_save()
         end_at_once(status)
     pass_over_interrupts()
     return status
@@ -45,12 +55,16 @@ def main() -> int:
 def _let_the_first_process_save() -> None:
     """Of several processes that are interrupted wherever they are, as in validation, end later.
 
-    Lightning, if it has started them, kills the first as soon as another has ended with an error,
-    which the status of an interrupt is to it. The kernel ends this one when the first has gone.
-    That one may also hang, waiting for this one, so not for long. torchrun waits by itself.
+    Lightning or torchrun, which started them, ends the first as soon as another has ended with an
+    error, which the status of an interrupt is to them. If it was Lightning, the kernel ends this
+    one when the first has gone. That one may also hang, waiting for this one, so not for long.
     """
-    from mammo_pd.cli.options import is_first_process
+    _pass_over_ends()
+    with contextlib.suppress(KeyboardInterrupt):
+        time.sleep(_SAVING_SECONDS)
 
-    if not is_first_process() and "TORCHELASTIC_RUN_ID" not in os.environ:
-        with contextlib.suppress(KeyboardInterrupt):
-            time.sleep(_SAVING_SECONDS)
+
+def _pass_over_ends() -> None:
+    """Ignore SIGTERM and SIGHUP, which this process has answered, and by which it would fail."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)

@@ -181,8 +181,9 @@ class StopSignals:
     """
 
     def __init__(self) -> None:
-        # What has been asked and not been taken yet, and the end that has ever been asked for.
-        self._asked = Request.NOTHING
+        # Since the last time that it was taken.
+        self._is_asked_to_save = False
+        # For good. Apart, so that no handler writes what another has written in between.
         self._ending = Request.NOTHING
         self._asked_at = -math.inf
         self._answered = threading.Event()
@@ -231,8 +232,9 @@ class StopSignals:
                 signal.signal(number, handler)
 
     def take_request(self) -> Request:
-        """What was asked since the last call; the caller must then do it."""
-        asked, self._asked = self._asked, Request.NOTHING
+        """What is asked; the caller must then do it. A request to save is told once."""
+        save, self._is_asked_to_save = self._is_asked_to_save, False
+        asked = max(self._ending, Request.SAVE if save else Request.NOTHING)
         if asked:
             self._answered.set()
         return asked
@@ -250,7 +252,7 @@ class StopSignals:
             self._is_saving = False
 
     def _save(self, number: int, frame: FrameType | None) -> None:
-        self._asked = max(self._asked, Request.SAVE)
+        self._is_asked_to_save = True
 
     def _hang_up(self, number: int, frame: FrameType | None) -> None:
         # Shell and kernel tell it one after the other, which is no second request.
@@ -268,7 +270,6 @@ class StopSignals:
         self._asked_at = now
         self._answered.clear()
         self._ending = Request.INTERRUPT if number == signal.SIGINT else Request.TERMINATE
-        self._asked = self._ending
         threading.Thread(target=self._insist, args=(number,), daemon=True).start()
 
     def _insist(self, number: int) -> None:

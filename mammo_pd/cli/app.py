@@ -86,9 +86,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0; 2 after an error that the user can fix; 3 if some images could not be
-        read and the others are done (``predict``); 130 after Ctrl-C; 143 after SIGTERM, but 0 in
-        processes that end with the first one of them; 141 if the reader of the output has gone, as
-        after ``| head``.
+        read and the others are done (``predict``); 130 after Ctrl-C; 143 after SIGTERM; 141 if the
+        reader of the output has gone, as after ``| head``.
+
+    Raises:
+        FollowedError: as the training that it was did, in a process that is not the first.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         # As stderr is from the start: names of folders need not be text in the terminal's encoding.
@@ -139,6 +141,8 @@ def _main(arguments: Sequence[str] | None) -> int:
         elif not {*app.help_flags, *app.version_flags} & {*words}:
             keep_threads_within_quota()
         status = app(words)
+    except FollowedError:
+        raise
     except KeyboardInterrupt as interrupt:
         terminated = isinstance(interrupt, TerminatedError)
         if words[0] in _BEGIN_ANEW:
@@ -150,10 +154,6 @@ def _main(arguments: Sequence[str] | None) -> int:
         if is_first_process():
             what = "terminated" if terminated else "interrupted"
             print(f"\nmammo-pd: {what}; {kept}", file=sys.stderr)
-        if isinstance(interrupt, FollowedError):
-            # The first process has the status. For another one Lightning, torchrun or SLURM would
-            # take this process to have failed, and kill the first before it has ended.
-            return 0
         return 143 if terminated else 130
     except BrokenPipeError:
         raise

@@ -49,6 +49,9 @@ _KEEP_BUFFERS = {
 }
 
 
+_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+
+
 def make_fabric(config: RunConfig, *, devices: int = 1, nodes: int = 1) -> Fabric:
     """Lightning Fabric for a configuration, in bf16 where the device has it."""
     device = config.device
@@ -148,10 +151,16 @@ def deterministic_kernels(config: RunConfig) -> Iterator[None]:
         yield
         return
     from torch._dynamo import config as dynamo
+    from torch._functorch import config as functorch
     from torch._inductor import config as inductor
 
-    # Asked for by torch. It is heeded by cuBLAS and by torch when each is first used.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # Torch refuses without it; cuBLAS heeds it when it is first used.
+    workspace = os.environ.get(_WORKSPACE)
+    os.environ[_WORKSPACE] = workspace or ":4096:8"
+    # Settings of the compiler hold in one thread, and GPUs have threads of their own for backward
+    # passes, in which these would be compiled.
+    at_once = "force_non_lazy_backward_lowering"
+    with_forward = {at_once: True} if hasattr(functorch, at_once) else {}
     enabled = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     filled = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
@@ -161,10 +170,13 @@ def deterministic_kernels(config: RunConfig) -> Iterator[None]:
     try:
         with (
             dynamo.patch(automatic_dynamic_shapes=False),
+            functorch.patch(with_forward),
             inductor.patch(deterministic=True),
         ):
             yield
     finally:
+        if workspace is None:
+            del os.environ[_WORKSPACE]
         torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
         torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
 

@@ -156,6 +156,9 @@ class MidwaySaver:
         if asked:
             self._save(progress(steps))
             self._saved = time.perf_counter()
+            # What was asked meanwhile is answered by what was just saved. The others wait here
+            # until the first has written it.
+            asked = max(asked, self._shared.now(self._signals.take_request()))
         self._end_if(asked)
 
     def _end_if(self, asked: Request) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from mammo_pd.stopping import Request
 
 # Steps from a request to its answer. In the meantime it is exchanged behind the work that is
-# queued on the devices, so that no step waits for one.
+# queued on the devices, so that no step waits for its own exchange.
 _STEPS = 2
 
 
@@ -35,7 +35,7 @@ class SharedRequest:
         To be called by all after each step.
 
         Args:
-            own: what this process has been asked since the last call; alone, it is to be done now.
+            own: what this process has been asked; alone, it is to be done now.
         """
         if self._alone:
             return own

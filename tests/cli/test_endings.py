@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from mammo_pd.cli.app import main
-from mammo_pd.stopping import FollowedError
 
 HELP = [sys.executable, "-m", "mammo_pd", "--help"]
 
@@ -206,18 +205,23 @@ def test_of_several_processes_that_train_together_one_says_that_it_was_ended(
     assert ("terminated" in capsys.readouterr().err) == speaks
 
 
-def test_process_that_ends_with_the_first_one_has_not_failed(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_process_that_ends_with_the_first_one_has_not_failed() -> None:
     """Otherwise whoever started them would kill the first before it has ended."""
-
-    def end(_: object) -> None:
-        raise FollowedError
-
-    monkeypatch.setattr("mammo_pd.data.store.open_store", end)
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    assert main(["split"]) == 0
-    assert capsys.readouterr().err == ""
+    program = (
+        "import atexit, os, signal, sys\n"
+        "from mammo_pd import start\n"
+        "from mammo_pd.data import store\n"
+        "from mammo_pd.stopping import FollowedError\n"
+        "def end(_):\n"
+        "    raise FollowedError\n"
+        "store.open_store = end\n"
+        "for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):\n"
+        "    atexit.register(os.kill, os.getpid(), number)\n"
+        "sys.argv = ['mammo-pd', 'split']\n"
+        "sys.exit(start.main())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
@@ -292,8 +296,7 @@ def test_a_command_that_a_signal_ended_does_not_clear_up_what_the_system_does(
         (130, {}, False),
         (0, {"LOCAL_RANK": "1"}, False),
         (2, {"LOCAL_RANK": "1"}, False),
-        # It waits for all by itself.
-        (143, {"LOCAL_RANK": "1", "RANK": "1", "TORCHELASTIC_RUN_ID": "none"}, False),
+        (143, {"LOCAL_RANK": "0", "RANK": "2", "TORCHELASTIC_RUN_ID": "none"}, True),
     ],
 )
 def test_of_several_processes_the_others_let_the_first_one_save(
@@ -306,7 +309,8 @@ def test_of_several_processes_the_others_let_the_first_one_save(
         "from mammo_pd.cli import app\n"
         "def sleep(seconds):\n"
         "    print('waits', seconds, flush=True)\n"
-        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):\n"
+        "        os.kill(os.getpid(), number)\n"
         "start.time.sleep = sleep\n"
         f"app.main = lambda: {status}\n"
         "sys.exit(start.main())\n"

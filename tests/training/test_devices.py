@@ -1,6 +1,7 @@
 import logging
 import os
 import shutil
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -104,6 +105,7 @@ def test_deterministic_kernels_end_with_the_run(monkeypatch: pytest.MonkeyPatch)
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
         _ = 1 / 0
     assert settings_of_torch() == before
+    assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
     # What a user's own program asks for stays, and so does a workspace of their own.
     torch.use_deterministic_algorithms(True, warn_only=True)
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
@@ -114,6 +116,31 @@ def test_deterministic_kernels_end_with_the_run(monkeypatch: pytest.MonkeyPatch)
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
     assert torch.are_deterministic_algorithms_enabled()
     assert torch.is_deterministic_algorithms_warn_only_enabled()
+
+
+@pytest.mark.usefixtures("_as_torch_was")
+def test_backward_passes_are_compiled_as_deterministic_ones_too() -> None:
+    """A GPU's run in a thread of torch's own, where no setting of this one holds."""
+    from functorch.compile import make_boxed_func
+    from torch._dynamo.backends.common import aot_autograd
+    from torch._inductor import config as inductor
+
+    found: list[bool] = []
+
+    def keep(module: torch.fx.GraphModule, _: object) -> object:
+        found.append(inductor.deterministic)
+        return make_boxed_func(module.forward)
+
+    torch.compiler.reset()
+    layer = torch.nn.Linear(4, 4)
+    layer.compile(backend=aot_autograd(fw_compiler=keep, bw_compiler=keep))
+    with deterministic_kernels(DETERMINISTIC):
+        total = layer(torch.ones(3, 4)).sum()
+        backward = threading.Thread(target=total.backward)
+        backward.start()
+        backward.join()
+    assert layer.weight.grad is not None
+    assert found == [True, True]
 
 
 class Compiled:
