@@ -157,10 +157,6 @@ def deterministic_kernels(config: RunConfig) -> Iterator[None]:
     # Torch refuses without it; cuBLAS heeds it when it is first used.
     workspace = os.environ.get(_WORKSPACE)
     os.environ[_WORKSPACE] = workspace or ":4096:8"
-    # Settings of the compiler hold in one thread, and GPUs have threads of their own for backward
-    # passes, in which these would be compiled.
-    at_once = "force_non_lazy_backward_lowering"
-    with_forward = {at_once: True} if hasattr(functorch, at_once) else {}
     enabled = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     filled = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
@@ -170,8 +166,10 @@ def deterministic_kernels(config: RunConfig) -> Iterator[None]:
     try:
         with (
             dynamo.patch(automatic_dynamic_shapes=False),
-            functorch.patch(with_forward),
             inductor.patch(deterministic=True),
+            # Settings of the compiler hold in one thread, and GPUs have threads of their own for
+            # backward passes, in which these would be compiled.
+            functorch.patch(force_non_lazy_backward_lowering=True),
         ):
             yield
     finally:
